@@ -1,0 +1,275 @@
+"""Spaces and the embeddings that lie in them.
+
+A vector means nothing without its space: two models of 384 dimensions are not compatible because
+their dimensions agree. Whatever compares embeddings calls `check_same_space` first. Nothing here
+knows of images, models or databases.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from onward.errors import EmbeddingsError, SpaceMismatchError
+
+Metric = Literal["l2", "cosine"]
+Ids = tuple[str, ...]
+Vectors = Float32[np.ndarray, "item dim"]
+Labels = Int64[np.ndarray, " item"]
+
+SPACE_KEY = b"onward.space"
+
+
+@dataclass(frozen=True)
+class Space:
+    """What makes vectors comparable: equal only to itself.
+
+    Attributes:
+        name: `<given name>@<digest of the weights>` where Onward trained the model, so that two
+            trainings never share a space by accident; any unique name where the user brings one.
+        dim: number of dimensions.
+        metric: the distance of this space: "l2" (Euclidean) or "cosine" (one minus the cosine).
+    """
+
+    name: str
+    dim: int
+    metric: Metric = "l2"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise EmbeddingsError("a space needs a name, such as 'resnet50@2f1c90ab'")
+        if self.dim < 1:
+            raise EmbeddingsError(
+                f"space {self.name} has {self.dim} dimensions; it needs at least 1"
+            )
+        if self.metric not in ("l2", "cosine"):
+            raise EmbeddingsError(
+                f"space {self.name} has the metric {self.metric!r}; choose 'l2' or 'cosine'"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.dim}, {self.metric})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {"name": self.name, "dim": self.dim, "metric": self.metric}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Return the space that `to_json` wrote."""
+        return cls(str(fields["name"]), int(fields["dim"]), fields["metric"])
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors of items in one space, with the items' ids.
+
+    Checked once, here: ids are unique strings, one a row; vectors are finite, of the space's
+    dimension, and not zero where the metric is the cosine. The arrays are read-only.
+
+    Attributes:
+        ids: identity of each item.
+        vectors: one row an item.
+        space: where the vectors lie.
+        labels: class of each item, where it is known.
+
+    Raises:
+        EmbeddingsError: if any of this does not hold; the message names the row.
+    """
+
+    ids: Ids
+    vectors: Vectors
+    space: Space
+    labels: Labels | None = None
+
+    def __post_init__(self) -> None:
+        vectors = np.ascontiguousarray(self.vectors, dtype=np.float32)
+        object.__setattr__(self, "ids", tuple(self.ids))
+        object.__setattr__(self, "vectors", _read_only(vectors))
+        if vectors.ndim != 2 or vectors.shape[1] != self.space.dim:
+            raise EmbeddingsError(
+                f"vectors of shape {vectors.shape} do not lie in {self.space}; "
+                f"give one row of {self.space.dim} numbers an item"
+            )
+        if len(self.ids) != len(vectors):
+            raise EmbeddingsError(
+                f"{len(self.ids)} ids for {len(vectors)} vectors; give one id a vector"
+            )
+        check_unique(self.ids)
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise EmbeddingsError(
+                f"the vector of item {self.ids[row]!r} (row {row}) has NaN or infinite values; "
+                f"{int((~finite).sum())} of {len(vectors)} vectors do. "
+                "Leave these items out or mend the model that made them"
+            )
+        nonzero = np.any(vectors != 0, axis=1)
+        if self.space.metric == "cosine" and not nonzero.all():
+            row = int(np.argmin(nonzero))
+            raise EmbeddingsError(
+                f"the vector of item {self.ids[row]!r} (row {row}) is zero and has no "
+                f"direction; {self.space} needs one. Leave the item out or use the l2 metric"
+            )
+        if self.labels is not None:
+            labels = np.ascontiguousarray(self.labels, dtype=np.int64)
+            if labels.shape != (len(self.ids),):
+                raise EmbeddingsError(
+                    f"labels of shape {labels.shape} for {len(self.ids)} items; give one an item"
+                )
+            object.__setattr__(self, "labels", _read_only(labels))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __str__(self) -> str:
+        return f"{len(self):,} embeddings in {self.space}"
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Embeddings":
+        """Return the embeddings of some rows (positions or a mask), in that order."""
+        chosen = np.arange(len(self))[np.asarray(rows)]
+        labels = None if self.labels is None else self.labels[chosen]
+        ids = tuple(self.ids[row] for row in chosen)
+        return Embeddings(ids, self.vectors[chosen], self.space, labels)
+
+    def align(self, ids: Iterable[str]) -> "Embeddings":
+        """Return the embeddings of these ids, in their order.
+
+        Raises:
+            EmbeddingsError: if an id has no embedding here.
+        """
+        row_of = {item: row for row, item in enumerate(self.ids)}
+        wanted = tuple(ids)
+        missing = [item for item in wanted if item not in row_of]
+        if missing:
+            raise EmbeddingsError(
+                f"{len(missing)} of {len(wanted)} ids have no embedding in {self.space}, "
+                f"the first {missing[0]!r}; embed these items or leave them out"
+            )
+        return self.select([row_of[item] for item in wanted])
+
+    def save(self, path: Path | str) -> None:
+        """Write a Parquet file: `id`, `vector`, `label`, and the space in the schema metadata.
+
+        The file is written aside, synced and renamed, so that a reader sees all of it or nothing.
+
+        Raises:
+            EmbeddingsError: if the path does not end in `.parquet`.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from onward.artifacts import write_aside
+
+        target = Path(path)
+        if target.suffix != ".parquet":
+            raise EmbeddingsError(f"embeddings are saved as Parquet; {target} must end in .parquet")
+        flat = pa.array(self.vectors.reshape(-1), pa.float32())
+        columns = {
+            "id": pa.array(self.ids, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(flat, self.space.dim),
+        }
+        if self.labels is not None:
+            columns["label"] = pa.array(self.labels)
+        metadata = {SPACE_KEY: json.dumps(self.space.to_json()).encode()}
+        table = pa.table(columns).replace_schema_metadata(metadata)
+        with write_aside(target) as aside:
+            pq.write_table(table, aside)
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, ids: Iterable[str] | None = None, space: Space | None = None
+    ) -> "Embeddings":
+        """Read what `save` wrote, or a `.npy` array whose ids and space are given.
+
+        Args:
+            path: a `.parquet` or a `.npy` file.
+            ids: the ids of a `.npy` array's rows.
+            space: the space of a `.npy` array, or of a Parquet file that names none.
+
+        Raises:
+            EmbeddingsError: if the file is missing or unreadable, has no `id` and `vector`, or
+                nothing says which space its vectors are in.
+        """
+        target = Path(path)
+        if not target.exists():
+            raise EmbeddingsError(f"there is no file {target}; make it with: onward embed")
+        if target.suffix == ".npy":
+            if ids is None or space is None:
+                raise EmbeddingsError(f"{target} holds numbers only; give its ids and its space")
+            return cls(tuple(ids), np.load(target, allow_pickle=False), space)
+        return _load_parquet(target, space)
+
+
+def check_same_space(query: Space, gallery: Space) -> None:
+    """Refuse to compare vectors of different spaces.
+
+    Raises:
+        SpaceMismatchError: if the spaces differ; it says which upgrade is missing.
+    """
+    if query != gallery:
+        raise SpaceMismatchError(
+            f"the queries are in {query}, the gallery in {gallery}; distances between them mean "
+            f"nothing. Upgrade the gallery from {gallery.name} to {query.name} first "
+            "(onward upgrade GALLERY TRANSFORMATION), or embed the queries with the old model"
+        )
+
+
+def check_unique(ids: Ids) -> None:
+    """Refuse ids that are empty, not strings or not unique.
+
+    Raises:
+        EmbeddingsError: naming the first bad id and its rows.
+    """
+    seen: dict[str, int] = {}
+    for row, item in enumerate(ids):
+        if not isinstance(item, str) or not item:
+            raise EmbeddingsError(
+                f"the id in row {row} is {item!r}; ids are strings that are not empty"
+            )
+        first = seen.setdefault(item, row)
+        if first != row:
+            raise EmbeddingsError(
+                f"id {item!r} stands in rows {first} and {row}; every item needs an id of its own"
+            )
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _load_parquet(path: Path, space: Space | None) -> Embeddings:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise EmbeddingsError(f"{path} is not a readable Parquet file: {error}") from error
+    missing = {"id", "vector"} - set(table.column_names)
+    if missing:
+        raise EmbeddingsError(
+            f"{path} has the columns {table.column_names}, not {sorted(missing)}; "
+            "embeddings have `id` (string) and `vector` (fixed-size list of float32)"
+        )
+    stored = (table.schema.metadata or {}).get(SPACE_KEY)
+    found = Space.from_json(json.loads(stored)) if stored else space
+    if found is None:
+        raise EmbeddingsError(f"{path} does not say which space its vectors are in; give one")
+    if space is not None and found != space:
+        raise SpaceMismatchError(f"{path} holds vectors in {found}, not in {space} as asked for")
+    lists = table["vector"].combine_chunks()
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    if len(flat) != len(table) * found.dim:
+        raise EmbeddingsError(
+            f"{path} holds {len(flat)} numbers for {len(table)} items; {found} needs "
+            f"{len(table) * found.dim}"
+        )
+    labels = table["label"].to_numpy() if "label" in table.column_names else None
+    return Embeddings(tuple(table["id"].to_pylist()), flat.reshape(-1, found.dim), found, labels)
