@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -59,7 +59,7 @@ class Space:
         return {"name": self.name, "dim": self.dim, "metric": self.metric}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
+    def from_json(cls, fields: dict[str, Any]) -> "Space":
         """Return the space that `to_json` wrote."""
         return cls(str(fields["name"]), int(fields["dim"]), fields["metric"])
 
