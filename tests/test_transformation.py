@@ -1,22 +1,42 @@
-import numpy as np
+import json
+import re
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
 
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onward.errors import ArtifactError, SpaceMismatchError, TransformationError
+from onward.onnx_graph import BLOCK_ROWS
 from onward.spaces import Embeddings, Space
-from onward.transformation import Dense, Step, Transformation
+from onward.transformation import Dense, Step, Transformation, compose, linear
 
 OLD, SIDE, NEW = Space("v1@11111111", 5), Space("s@22222222", 3), Space("v2@33333333", 4)
+NEWEST = Space("v3@44444444", 6, "cosine")
+FILES = ("config.json", "model.safetensors", "model.onnx", "README.md")
+DIMS = st.integers(1, 40)
+
+
+def layer(weight, bias, relu=False):
+    return Dense(np.asarray(weight, np.float32), np.asarray(bias, np.float32), relu)
 
 
 def dense(rng, into, out, relu=True):
-    weight = rng.normal(size=(out, into)) / np.sqrt(into)
-    return Dense(weight.astype(np.float32), rng.normal(size=out).astype(np.float32), relu)
+    return layer(rng.normal(size=(out, into)) / np.sqrt(into), rng.normal(size=out), relu)
 
 
-def embeddings(rng, items, space):
+def embeddings(rng, items, space, labels=None):
     ids = tuple(f"item-{row}" for row in range(items))
-    return Embeddings(ids, rng.normal(size=(items, space.dim)).astype(np.float32), space)
+    return Embeddings(ids, rng.normal(size=(items, space.dim)).astype(np.float32), space, labels)
 
 
-def mlp(seed=0, old=OLD, side=SIDE, new=NEW, made_by=None):
+def mlp(old=OLD, side=SIDE, new=NEW, seed=0, made_by=None):
     rng = np.random.default_rng(seed)
     second = old if side is None else side
     step = Step(
@@ -25,18 +45,493 @@ def mlp(seed=0, old=OLD, side=SIDE, new=NEW, made_by=None):
         (dense(rng, 12, 9), dense(rng, 9, new.dim, relu=False)),
         uses_side=side is not None,
     )
-    return Transformation(old, side, new, (step,), made_by or {})
+    return Transformation(old, side, new, (step,), made_by or {"recipe": "test", "seed": seed})
 
 
-def test_onnxruntime_gives_what_the_numpy_reference_gives():
-    rng = np.random.default_rng(1)
-    old, side = embeddings(rng, 300, OLD), embeddings(rng, 300, SIDE)
-    got, want = mlp().apply(old, side), mlp().apply_reference(old, side)
-    assert got.ids == old.ids
-    assert got.space == NEW
+def inputs(items, side=SIDE, seed=1):
+    rng = np.random.default_rng(seed)
+    old = embeddings(rng, items, OLD)
+    return (old,) if side is None else (old, embeddings(rng, items, side))
+
+
+def assert_close(got, want):
+    assert got.ids == want.ids
+    assert got.space == want.space
     np.testing.assert_allclose(got.vectors, want.vectors, atol=1e-5 * np.abs(want.vectors).max())
 
 
-def test_a_saved_transformation_is_read_back_the_same(tmp_path):
+# What it gives
+
+
+def test_a_transformation_worked_by_hand():
+    old, side, new = Space("o", 2), Space("s", 1), Space("n", 1)
+    step = Step(
+        (layer([[1, -1]], [0.5], relu=True),),
+        (layer([[2]], [1]),),
+        (layer([[10, 1]], [-3]),),
+        uses_side=True,
+    )
+    h = Transformation(old, side, new, (step,), {})
+    items = Embeddings(("a", "b"), np.array([[3, 1], [1, 3]], np.float32), old)
+    known = Embeddings(("a", "b"), np.array([[4], [-4]], np.float32), side)
+    by_hand = [[10 * 2.5 + 9 - 3], [10 * 0 - 7 - 3]]
+    np.testing.assert_array_equal(h.apply(items, known).vectors, by_hand)
+    np.testing.assert_array_equal(h.apply_reference(items, known).vectors, by_hand)
+
+
+def test_ids_and_labels_are_kept():
+    old = embeddings(np.random.default_rng(0), 3, OLD, np.array([4, 0, 7]))
+    new = mlp(side=None).apply(old)
+    assert (new.ids, new.space) == (old.ids, NEW)
+    np.testing.assert_array_equal(new.labels, [4, 0, 7])
+
+
+def test_no_items_give_no_vectors():
+    assert mlp().apply(*inputs(0)).vectors.shape == (0, 4)
+
+
+@pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
+def test_onnxruntime_gives_what_the_numpy_reference_gives(side):
+    h, given = mlp(side=side), inputs(300, side)
+    assert_close(h.apply(*given), h.apply_reference(*given))
+
+
+def test_onnxruntime_gives_what_the_numpy_reference_gives_at_the_papers_size():
+    rng = np.random.default_rng(0)
+    old, side, new = Space("o", 128), Space("s", 128), Space("n", 128)
+    branch = [(dense(rng, 128, 256), dense(rng, 256, 256)) for _ in range(2)]
+    mixer = (dense(rng, 512, 2048), dense(rng, 2048, 2048), dense(rng, 2048, 128, relu=False))
+    h = Transformation(old, side, new, (Step(*branch, mixer, uses_side=True),), {})
+    given = embeddings(rng, 20, old), embeddings(rng, 20, side)
+    assert_close(h.apply(*given), h.apply_reference(*given))
+    assert 5.7e6 < h.multiply_adds < h.parameters < 5.72e6
+
+
+def test_without_side_information_the_second_branch_is_fed_the_old_vector():
+    branch = (layer(np.eye(5), np.zeros(5)),)
+    mixer = (layer(np.hstack([np.eye(5), np.eye(5)]), np.zeros(5)),)
+    h = Transformation(OLD, None, replace(NEW, dim=5), (Step((), branch, mixer, False),), {})
+    (old,) = inputs(3, side=None)
+    np.testing.assert_array_equal(h.apply(old).vectors, 2 * old.vectors)
+    np.testing.assert_array_equal(h.apply_reference(old).vectors, 2 * old.vectors)
+
+
+@pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
+def test_a_linear_transformation_is_a_matrix_on_old_and_side(side):
+    old, *known = inputs(10, side)
+    together = np.hstack([old.vectors, *(of.vectors for of in known)])
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(4, together.shape[1])), rng.normal(size=4)
+    h = linear(OLD, side, NEW, weight, bias, made_by={"recipe": "ridge"})
+    np.testing.assert_allclose(h.apply(old, *known).vectors, together @ weight.T + bias, atol=1e-5)
+
+
+def test_a_step_without_layers_leaves_the_vectors_as_they_are():
+    h = Transformation(OLD, None, replace(NEW, dim=5), (Step((), (), (), False),), {})
+    (old,) = inputs(3, side=None)
+    np.testing.assert_array_equal(h.apply(old).vectors, old.vectors)
+
+
+# The same rows for any batching
+
+
+@settings(max_examples=60, deadline=None)
+@given(old=DIMS, side=DIMS, new=DIMS, inner=st.integers(1, 300), data=st.data())
+def test_rows_are_bitwise_the_same_in_any_order_and_any_batch(old, side, new, inner, data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    step = Step(
+        (dense(rng, old, 2 * old),),
+        (dense(rng, side, new),),
+        (dense(rng, 2 * old + new, inner), dense(rng, inner, new, relu=False)),
+        uses_side=True,
+    )
+    spaces = Space("o", old), Space("s", side), Space("n", new)
+    h = Transformation(*spaces, (step,), {})
+    items = 2 * BLOCK_ROWS + 37
+    x = rng.normal(size=(items, old)).astype(np.float32)
+    s = rng.normal(size=(items, side)).astype(np.float32)
+    together = h.apply_arrays(x, s)
+    order = rng.permutation(items)
+    np.testing.assert_array_equal(h.apply_arrays(x[order], s[order]), together[order])
+    cuts = sorted(data.draw(st.lists(st.integers(0, items), max_size=5)))
+    apart = [h.apply_arrays(*of) for of in zip(np.split(x, cuts), np.split(s, cuts), strict=True)]
+    np.testing.assert_array_equal(np.concatenate(apart), together)
+    row = data.draw(st.integers(0, items - 1))
+    alone = h.apply_arrays(x[row : row + 1], s[row : row + 1])
+    np.testing.assert_array_equal(alone, together[row : row + 1])
+
+
+def test_arrays_that_are_not_contiguous_give_the_same_rows():
+    h, (old, side) = mlp(), inputs(600)
+    apart = [np.repeat(of.vectors, 2, axis=0)[::2] for of in (old, side)]
+    assert not apart[0].flags.c_contiguous
+    np.testing.assert_array_equal(h.apply_arrays(*apart), h.apply(old, side).vectors)
+
+
+def test_memory_beyond_the_output_does_not_grow_with_the_number_of_items():
+    h, x = mlp(side=None), np.ones((200_000, 5), np.float32)
+    h.apply_arrays(x[:1])
+    tracemalloc.start()
+    new = h.apply_arrays(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - new.nbytes < 200_000 < x.nbytes
+
+
+# What it refuses
+
+
+def test_old_embeddings_in_another_space_are_refused_with_both_names():
+    other = embeddings(np.random.default_rng(0), 2, Space("v0@55555555", 5))
+    with pytest.raises(
+        SpaceMismatchError,
+        match=r"in v0@55555555 \(5, l2\), but the transformation goes from v1@11111111 \(5, l2\) "
+        r"to v2@33333333 \(4, l2\); give embeddings in v1@11111111",
+    ):
+        mlp(side=None).apply(other)
+
+
+def test_embeddings_of_the_new_space_are_said_to_go_the_wrong_way_round():
+    new = embeddings(np.random.default_rng(0), 2, NEW)
+    with pytest.raises(
+        SpaceMismatchError,
+        match=r"goes from v1@11111111 .* to v2@33333333 .* probably given the wrong way round",
+    ):
+        mlp(side=None).apply(new)
+
+
+def test_old_and_side_in_each_others_place_are_refused():
+    old, side = inputs(2)
+    with pytest.raises(SpaceMismatchError, match=r"in each other's place; give the old .* first"):
+        mlp().apply(side, old)
+
+
+def test_side_information_of_another_space_is_refused_with_both_names():
+    old, side = inputs(2, replace(SIDE, name="simclr@66666666"))
+    with pytest.raises(
+        SpaceMismatchError, match=r"is in simclr@66666666 .* was fitted with .* in s@22222222"
+    ):
+        mlp().apply(old, side)
+
+
+@pytest.mark.parametrize("arrays", [False, True], ids=["embeddings", "arrays"])
+def test_missing_side_information_is_named(arrays):
+    (old,) = inputs(2, side=None)
+    with pytest.raises(
+        TransformationError,
+        match=r"v1@11111111 -> v2@33333333 needs side-information in s@22222222 \(3, l2\)",
+    ):
+        mlp().apply_arrays(old.vectors) if arrays else mlp().apply(old)
+
+
+@pytest.mark.parametrize("arrays", [False, True], ids=["embeddings", "arrays"])
+def test_side_information_that_is_not_wanted_is_refused(arrays):
+    h, (old, side) = mlp(side=None), inputs(2)
+    with pytest.raises(TransformationError, match="uses none; leave it away"):
+        h.apply_arrays(old.vectors, side.vectors) if arrays else h.apply(old, side)
+
+
+def test_side_information_in_another_order_names_the_first_row_that_differs():
+    old, side = inputs(4)
+    with pytest.raises(
+        TransformationError,
+        match=r"row 1 is item 'item-1' in the old embeddings and 'item-3' in the side-information: "
+        r"the same items in another order. Give side.align\(old.ids\)",
+    ):
+        mlp().apply(old, side.select([0, 3, 2, 1]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([0, 1], "row 2 is item 'item-2' .* and nothing in .*: 3 and 2 items, not the same"),
+        ([0, 3, 2], "row 1 is item 'item-1' .* and 'item-3' in .*: 3 and 3 items, not the same"),
+        ([0, 1, 2, 3], "row 3 is item nothing .* and 'item-3' in .*: 3 and 4 items, not the same"),
+    ],
+    ids=["fewer", "others", "more"],
+)
+def test_side_information_of_other_items_names_the_first_row_that_differs(rows, words):
+    old, side = inputs(4)
+    with pytest.raises(TransformationError, match=words):
+        mlp().apply(old.select([0, 1, 2]), side.select(rows))
+
+
+@pytest.mark.parametrize(
+    ("old", "side", "words"),
+    [
+        ((3, 4), (3, 3), r"'old' has the shape \(3, 4\), where \(3, 5\) is needed"),
+        ((3, 5), (2, 3), r"'side' has the shape \(2, 3\), where \(3, 3\) is needed: as many rows"),
+    ],
+    ids=["dimension", "rows"],
+)
+def test_arrays_of_the_wrong_shape_are_refused(old, side, words):
+    with pytest.raises(TransformationError, match=words):
+        mlp().apply_arrays(np.zeros(old, np.float32), np.zeros(side, np.float32))
+
+
+def test_a_vector_that_comes_out_infinite_names_the_item():
+    old, side = inputs(300)
+    wild = old.vectors.copy()
+    wild[280] = 3e38
+    with pytest.raises(TransformationError, match=r"new vector of item 'item-280' \(row 280\) has"):
+        mlp().apply(Embeddings(old.ids, wild, OLD), side)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["old", "side"])
+def test_a_vector_that_goes_in_as_nan_names_the_row(which):
+    arrays = [of.vectors.copy() for of in inputs(300)]
+    arrays[which][270, 1] = np.nan
+    with pytest.raises(
+        TransformationError, match=f"the {['old', 'side'][which]} vector of row 270"
+    ):
+        mlp().apply_arrays(*arrays)
+
+
+@pytest.mark.parametrize(
+    ("branch", "name"),
+    [
+        ("old_branch", "steps.0.old.1"),
+        ("side_branch", "steps.0.side.1"),
+        ("mixer", "steps.0.mixer.1"),
+    ],
+)
+def test_layers_that_do_not_chain_are_named(branch, name):
+    step = mlp().steps[0]
+    first, second = getattr(step, branch)
+    broken = layer(np.zeros((second.weight.shape[0], 8)), second.bias, second.relu)
+    with pytest.raises(TransformationError, match=f"layer {name} takes 8 numbers, but is fed"):
+        Transformation(OLD, SIDE, NEW, (replace(step, **{branch: (first, broken)}),), {})
+
+
+def test_a_mixer_that_does_not_fit_both_branches_is_named():
+    step = replace(mlp().steps[0], side_branch=())
+    with pytest.raises(
+        TransformationError, match=r"steps\.0\.mixer\.0 takes 12 numbers, but is fed 9"
+    ):
+        Transformation(OLD, SIDE, NEW, (step,), {})
+
+
+def test_an_output_of_another_dimension_than_the_new_space_is_refused():
+    with pytest.raises(TransformationError, match=r"give 4 numbers, but v2 \(9, l2\) has 9 dim"):
+        Transformation(OLD, SIDE, Space("v2", 9), mlp().steps, {})
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_layer_that_is_not_finite_is_named(part, value):
+    step = mlp().steps[0]
+    wild = getattr(step.mixer[1], part).copy()
+    wild.flat[0] = value
+    mixer = (step.mixer[0], replace(step.mixer[1], **{part: wild}))
+    with pytest.raises(TransformationError, match=r"layer steps.0.mixer.1 holds NaN or infinite"):
+        Transformation(OLD, SIDE, NEW, (replace(step, mixer=mixer),), {})
+
+
+def test_a_weight_and_a_bias_that_do_not_fit_are_refused():
+    with pytest.raises(TransformationError, match=r"weight of shape \(2, 3\) and a bias of .*\(3,"):
+        layer(np.zeros((2, 3)), np.zeros(3))
+
+
+def test_a_side_space_that_no_step_uses_is_refused():
+    with pytest.raises(TransformationError, match=r"there is a space .* none does use it"):
+        Transformation(OLD, SIDE, NEW, mlp(side=None).steps, {})
+
+
+def test_a_step_that_uses_side_information_without_a_side_space_is_refused():
+    with pytest.raises(TransformationError, match=r"there is no space .* one does use it"):
+        Transformation(OLD, None, NEW, mlp().steps, {})
+
+
+def test_a_transformation_without_steps_is_refused():
+    with pytest.raises(TransformationError, match="has no steps; give at least one"):
+        Transformation(OLD, None, NEW, (), {})
+
+
+@pytest.mark.parametrize("value", [object(), float("nan")], ids=["object", "nan"])
+def test_what_made_it_must_be_plain_values(value):
+    with pytest.raises(TransformationError, match="made_by cannot be written as JSON"):
+        mlp(made_by={"settings": value})
+
+
+def test_arrays_given_to_a_layer_are_copied_and_read_only():
+    weight = np.zeros((2, 3), np.float32)
+    kept = layer(weight, [0, 0])
+    weight[:] = 1
+    assert not kept.weight.any()
+    with pytest.raises(ValueError, match="read-only"):
+        kept.weight[:] = 1
+
+
+# On the disk
+
+
+@pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
+def test_a_saved_transformation_is_read_back_the_same(tmp_path, side):
+    h = mlp(side=side)
+    h.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    assert (again.old, again.side, again.new) == (h.old, h.side, h.new)
+    assert (again.digest, again.to_json()) == (h.digest, h.to_json())
+    given = inputs(20, side)
+    np.testing.assert_array_equal(again.apply(*given).vectors, h.apply(*given).vectors)
+
+
+def test_equal_transformations_are_saved_as_equal_bytes(tmp_path):
+    mlp().save(tmp_path / "one")
+    mlp().save(tmp_path / "two")
+    Transformation.load(tmp_path / "one").save(tmp_path / "three")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(FILES)
+    for name in FILES:
+        saved = {(tmp_path / where / name).read_bytes() for where in ("one", "two", "three")}
+        assert len(saved) == 1, name
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_one_flipped_bit_in_any_file_is_noticed(tmp_path_factory, name, data):
+    directory = tmp_path_factory.mktemp("flipped") / "h"
+    mlp().save(directory)
+    content = bytearray((directory / name).read_bytes())
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[bit // 8] ^= 1 << bit % 8
+    (directory / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=name):
+        Transformation.load(directory)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_noticed(tmp_path, name):
     mlp().save(tmp_path / "h")
-    assert Transformation.load(tmp_path / "h").digest == mlp().digest
+    (tmp_path / "h" / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        Transformation.load(tmp_path / "h")
+
+
+def test_the_direction_stands_in_the_header_and_in_the_digest(tmp_path):
+    square = replace(NEW, dim=5)
+    there = linear(OLD, None, square, np.eye(5), np.zeros(5), made_by={})
+    back = linear(square, None, OLD, np.eye(5), np.zeros(5), made_by={})
+    assert there.digest != back.digest
+    there.save(tmp_path / "h")
+    header = json.loads((tmp_path / "h" / "config.json").read_text())
+    assert header["config"]["direction"] == "v1@11111111 -> v2@33333333"
+
+
+def test_the_digest_is_of_the_map_and_not_of_what_made_it():
+    assert mlp(made_by={"a": 1}).digest == mlp(made_by={"a": 2}).digest
+    assert mlp(seed=1).digest != mlp(seed=2).digest
+
+
+def test_the_cards_example_runs_and_its_sizes_are_stated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    h, (old, side) = mlp(), inputs(5)
+    h.save("TRANSFORMATION")
+    old.save("old.parquet")
+    side.save("side.parquet")
+    card = (tmp_path / "TRANSFORMATION" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names = {}
+    exec(example, names)
+    np.testing.assert_array_equal(names["new"].vectors, h.apply(old, side).vectors)
+    for said in ("v1@11111111 (5, l2)", "s@22222222 (3, l2)", "| parameters | 323 |", h.digest):
+        assert said in card
+
+
+# The ONNX graph
+
+
+@pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
+def test_the_graph_serves_any_number_of_rows_in_any_runtime(tmp_path, side):
+    h, given = mlp(side=side), inputs(300, side)
+    h.save(tmp_path / "h")
+    session = onnxruntime.InferenceSession(tmp_path / "h" / "model.onnx")
+    names = ["old", "side"][: len(given)]
+    assert [of.name for of in session.get_inputs()] == names
+    assert [of.shape for of in session.get_inputs()] == [["items", of.space.dim] for of in given]
+    for rows in (1, 300):
+        fed = {name: of.vectors[:rows] for name, of in zip(names, given, strict=True)}
+        (new,) = session.run(["new"], fed)
+        np.testing.assert_allclose(new, h.apply(*given).vectors[:rows], atol=1e-5)
+
+
+def test_the_graph_names_its_spaces_and_its_opset():
+    graph = onnx.load_from_string(mlp().to_onnx())
+    assert [(of.domain, of.version) for of in graph.opset_import] == [("", 13)]
+    said = {of.key: of.value for of in graph.metadata_props}
+    assert said.pop("onward.digest") == mlp().digest
+    spaces = {key: Space.from_json(json.loads(value)) for key, value in said.items()}
+    assert spaces == {"onward.old": OLD, "onward.side": SIDE, "onward.new": NEW}
+
+
+# Composition
+
+
+@pytest.mark.parametrize(
+    ("first_side", "second_side"),
+    [(SIDE, SIDE), (SIDE, None), (None, SIDE), (None, None)],
+    ids=["both", "first", "second", "none"],
+)
+def test_a_composed_transformation_gives_what_one_after_the_other_gives(first_side, second_side):
+    first, second = mlp(side=first_side), mlp(NEW, second_side, NEWEST, seed=5)
+    old, side = inputs(300)
+    step = first.apply(old, *([side] if first_side else []))
+    want = second.apply(step, *([side] if second_side else []))
+    both = compose(first, second)
+    got = both.apply(old, *([side] if both.side else []))
+    assert (both.old, both.new, got.space) == (OLD, NEWEST, NEWEST)
+    np.testing.assert_array_equal(got.vectors, want.vectors)
+
+
+def test_a_composed_transformation_is_saved_with_both_of_its_makers(tmp_path):
+    first, second = mlp(), mlp(NEW, SIDE, NEWEST, seed=5)
+    compose(first, second).save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    given = inputs(3)
+    assert_close(again.apply(*given), compose(first, second).apply_reference(*given))
+    assert [part["made_by"]["seed"] for part in again.made_by["parts"]] == [0, 5]
+    assert [part["digest"] for part in again.made_by["parts"]] == [first.digest, second.digest]
+
+
+def test_transformations_that_do_not_meet_are_not_composed():
+    with pytest.raises(
+        SpaceMismatchError, match=r"first .* ends in v2@33333333 .* second starts from v1@11111111"
+    ):
+        compose(mlp(), mlp())
+
+
+def test_transformations_with_different_side_information_are_not_composed():
+    other = replace(SIDE, name="layers@77777777")
+    with pytest.raises(SpaceMismatchError, match=r"s@22222222 .* layers@77777777 .* one only"):
+        compose(mlp(), mlp(NEW, other, NEWEST))
+
+
+# What it says
+
+
+def test_a_transformation_prints_itself_on_a_line():
+    text = str(mlp())
+    assert text.startswith(f"transformation {mlp().digest[:8]}: v1@11111111 (5, l2) -> v2@33333333")
+    assert text.endswith("323 parameters, 1,292 bytes, 284 multiply-adds an item")
+    assert "no side-information" in str(mlp(side=None))
+
+
+def test_a_transformation_gives_plain_json():
+    said = json.loads(json.dumps(mlp().to_json()))
+    assert said["side"] == {"name": "s@22222222", "dim": 3, "metric": "l2"}
+    assert (said["parameters"], said["bytes"], said["multiply_adds"]) == (323, 1292, 284)
+    assert said["steps"][0]["mixer"][1] == {"in": 9, "out": 4, "relu": False}
+
+
+def test_importing_and_making_one_loads_neither_torch_nor_onnx():
+    code = """
+import sys
+import numpy as np
+from onward.spaces import Space
+from onward.transformation import linear
+h = linear(Space("a", 2), None, Space("b", 2), np.eye(2), np.zeros(2), made_by={})
+str(h), h.to_json()
+print([name for name in ("torch", "onnx", "onnxruntime", "pyarrow") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,191 @@
+"""Networks of dense layers as plain arrays: what a transformation is made of.
+
+A `Step` takes an old vector, and side-information where it uses any, and gives a new one. Here it
+is checked, named, stored as arrays, and computed in NumPy as the reference for every faster way.
+Nothing here knows of spaces, ids or onnxruntime.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from onward.errors import TransformationError
+
+Rows64 = Float64[np.ndarray, "item _"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A layer `weight @ x + bias`, then ReLU where `relu` is true; BatchNorm is folded into it.
+
+    Weight is (out, in), bias (out,); both are copied and read-only.
+
+    Raises:
+        TransformationError: if weight and bias do not fit together.
+    """
+
+    weight: Float32[np.ndarray, "out in"]
+    bias: Float32[np.ndarray, " bias"]
+    relu: bool
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "bias"):
+            array = np.array(getattr(self, name), dtype=np.float32, order="C")
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
+            raise TransformationError(
+                f"a dense layer has a weight of shape {self.weight.shape} and a bias of shape "
+                f"{self.bias.shape}; give a weight of (out, in) and a bias of (out,)"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One network from two vectors to one: `mixer(concatenate(old_branch, side_branch))`.
+
+    Attributes:
+        old_branch: layers on the vector that is to be carried over; none means as it is.
+        side_branch: layers on the side-information. Where the step uses no side-information they
+            are fed the old vector, and where there are none of them either, nothing is
+            concatenated.
+        mixer: layers on what the branches give.
+        uses_side: whether the step reads side-information.
+    """
+
+    old_branch: tuple[Dense, ...]
+    side_branch: tuple[Dense, ...]
+    mixer: tuple[Dense, ...]
+    uses_side: bool
+
+    @property
+    def branches(self) -> dict[str, tuple[Dense, ...]]:
+        """The three chains of layers by name, in the order in which they run."""
+        return {"old": self.old_branch, "side": self.side_branch, "mixer": self.mixer}
+
+    @property
+    def concatenates(self) -> bool:
+        """Whether the mixer is fed what both branches give, not the first one's alone."""
+        return self.uses_side or bool(self.side_branch)
+
+
+def layers_of(steps: Sequence[Step]) -> Iterator[tuple[str, Dense]]:
+    """Give every layer with its name, such as `steps.0.old.1`, in the order in which they run."""
+    for number, step in enumerate(steps):
+        for branch, layers in step.branches.items():
+            for i, layer in enumerate(layers):
+                yield f"steps.{number}.{branch}.{i}", layer
+
+
+def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> int:
+    """Return how many numbers the steps give, or refuse steps that cannot be run.
+
+    Args:
+        steps: run one after the other; all that use side-information are fed the same.
+        old_dim: how many numbers the first step is fed.
+        side_dim: how many numbers the side-information has; None if there is none.
+
+    Raises:
+        TransformationError: naming the layer that does not fit the one before it, or that holds
+            NaN or infinite values.
+    """
+    if not steps:
+        raise TransformationError("a transformation has no steps; give at least one")
+    if any(step.uses_side for step in steps) != (side_dim is not None):
+        has, does = ("no ", "one does") if side_dim is None else ("a ", "none does")
+        raise TransformationError(
+            f"there is {has}space for side-information, but of the steps {does} use it; "
+            "give a side space exactly where a step has uses_side=True"
+        )
+    for name, layer in layers_of(steps):
+        if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
+            raise TransformationError(
+                f"layer {name} holds NaN or infinite values, so the fit went astray; fit again "
+                "with a smaller learning rate, or look for wild values in the embeddings"
+            )
+    dim = old_dim
+    for number, step in enumerate(steps):
+        second = side_dim if step.uses_side and side_dim is not None else dim
+        mixed = _chained(f"steps.{number}.old", step.old_branch, dim)
+        if step.concatenates:
+            mixed += _chained(f"steps.{number}.side", step.side_branch, second)
+        dim = _chained(f"steps.{number}.mixer", step.mixer, mixed)
+    return dim
+
+
+def run_steps(steps: Sequence[Step], old: Rows64, side: Rows64 | None) -> Rows64:
+    """Return what the steps give, computed in float64: the reference."""
+    current = old
+    for step in steps:
+        mixed = _run_layers(step.old_branch, current)
+        if step.concatenates:
+            second = side if step.uses_side and side is not None else current
+            mixed = np.concatenate([mixed, _run_layers(step.side_branch, second)], axis=1)
+        current = _run_layers(step.mixer, mixed)
+    return current
+
+
+def arrays_of(steps: Sequence[Step]) -> dict[str, np.ndarray]:
+    """Return all weights and biases by name, such as `steps.0.old.1.weight`."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, layer in layers_of(steps):
+        arrays |= {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+    return arrays
+
+
+def describe_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Return what `arrays_of` leaves out, as plain values: how the layers are put together."""
+    return [
+        {"uses_side": step.uses_side}
+        | {
+            branch: [
+                {"in": layer.weight.shape[1], "out": layer.weight.shape[0], "relu": layer.relu}
+                for layer in layers
+            ]
+            for branch, layers in step.branches.items()
+        }
+        for step in steps
+    ]
+
+
+def rebuild_steps(
+    described: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]
+) -> tuple[Step, ...]:
+    """Return the steps that `describe_steps` and `arrays_of` wrote.
+
+    Raises:
+        KeyError: if a part is missing.
+    """
+
+    def layers(number: int, branch: str) -> tuple[Dense, ...]:
+        name = f"steps.{number}.{branch}"
+        return tuple(
+            Dense(arrays[f"{name}.{i}.weight"], arrays[f"{name}.{i}.bias"], bool(layer["relu"]))
+            for i, layer in enumerate(described[number][branch])
+        )
+
+    return tuple(
+        Step(layers(i, "old"), layers(i, "side"), layers(i, "mixer"), bool(step["uses_side"]))
+        for i, step in enumerate(described)
+    )
+
+
+def _chained(name: str, layers: tuple[Dense, ...], dim: int) -> int:
+    for number, layer in enumerate(layers):
+        if layer.weight.shape[1] != dim:
+            raise TransformationError(
+                f"layer {name}.{number} takes {layer.weight.shape[1]} numbers, but is fed {dim}; "
+                "give it a weight of as many columns as it is fed"
+            )
+        dim = layer.weight.shape[0]
+    return dim
+
+
+def _run_layers(layers: tuple[Dense, ...], values: Rows64) -> Rows64:
+    for layer in layers:
+        values = values @ layer.weight.T.astype(np.float64) + layer.bias
+        values = np.maximum(values, 0) if layer.relu else values
+    return values
