@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.errors import ArtifactError, SpaceMismatchError, TransformationError
-from onward.onnx_graph import BLOCK_ROWS
+from onward.onnx_graph import BLOCK_ROWS, run_in_blocks
 from onward.spaces import Embeddings, Space
 from onward.transformation import Dense, Step, Transformation, compose, linear
 
@@ -159,6 +159,21 @@ def test_rows_are_bitwise_the_same_in_any_order_and_any_batch(old, side, new, in
     row = data.draw(st.integers(0, items - 1))
     alone = h.apply_arrays(x[row : row + 1], s[row : row + 1])
     np.testing.assert_array_equal(alone, together[row : row + 1])
+
+
+@pytest.mark.parametrize("items", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1])
+def test_every_run_is_fed_a_block_of_the_same_size_whatever_the_processor(items):
+    fed = []
+
+    class Recorder:
+        def run(self, outputs, inputs):
+            fed.append(inputs["old"].shape)
+            return [inputs["old"] + 1]
+
+    old = np.arange(3.0 * items, dtype=np.float32).reshape(items, 3)
+    new = run_in_blocks(Recorder(), {"old": old}, 3, str)
+    np.testing.assert_array_equal(new, old + 1)
+    assert fed == [(BLOCK_ROWS, 3)] * -(-items // BLOCK_ROWS)
 
 
 def test_arrays_that_are_not_contiguous_give_the_same_rows():
