@@ -6,56 +6,23 @@ trained, nor where images come from.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from onward.errors import ModelError
+from onward.nn.specs import SMALL_RESNET, TIMM, BackboneSpec
+
+__all__ = ["Backbone", "BackboneSpec", "SmallResNet", "build_backbone", "normalise", "projection"]
 
 Images = Float[Tensor, "item channel height width"]
 Vectors = Float[Tensor, "item dim"]
 StageMap = Float[Tensor, "item _ _ _"]  # channel, height and width differ from stage to stage
 
-SMALL_RESNET = "small-resnet"
-TIMM = "timm:"
 SMALLEST_MAP = 4  # pixels a side below which a small ResNet does not stride
-
-
-class BackboneSpec(BaseModel):
-    """What a backbone is built from; two backbones of one spec differ in their weights alone.
-
-    Attributes:
-        name: `small-resnet`, or `timm:` and the name of any timm model, such as `timm:resnet50`.
-        dim: dimensions of the embedding. `None`, for timm models only: the model's own pooled
-            output, which is what a pretrained model should give where nothing is trained on it.
-        size: height and width of the images, in pixels.
-        channels: 1 for grey images, 3 for colour.
-        width: channels of a small ResNet's first stage; timm models have their own.
-        blocks: residual blocks in each stage of a small ResNet; timm models have their own.
-        pretrained: begin with the weights that timm offers, which are fetched from the hub.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = SMALL_RESNET
-    dim: int | None = Field(default=128, ge=1)
-    size: int = Field(default=32, ge=1)
-    channels: int = Field(default=3, ge=1)
-    width: int = Field(default=32, ge=1)
-    blocks: int = Field(default=1, ge=1)
-    pretrained: bool = False
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "BackboneSpec":
-        if self.name == SMALL_RESNET:
-            if self.dim is None:
-                raise ValueError(f"{SMALL_RESNET} needs a dim, such as 128")
-            if self.pretrained:
-                raise ValueError(f"{SMALL_RESNET} has no pretrained weights; train it")
-        return self
 
 
 class Backbone(nn.Module, ABC):
@@ -159,6 +126,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: StageMap) -> StageMap:
         """Return the next map."""
         return torch.relu(self.convolutions(x) + self.short_cut(x))
+
+
+def normalise(images: Images, mean: Sequence[float], std: Sequence[float]) -> Images:
+    """Return images of [0, 1] as backbones take them: less the mean, over the deviation."""
+    shape = (1, len(mean), 1, 1)
+    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
 
 
 def projection(channels: int, dim: int) -> nn.Sequential:

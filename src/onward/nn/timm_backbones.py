@@ -1,21 +1,15 @@
 """Any timm model, CNN or transformer, as a backbone with an embedding size of one's choice."""
 
 import difflib
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onward.errors import MissingExtraError, ModelError
-from onward.nn.backbones import (
-    TIMM,
-    Backbone,
-    BackboneSpec,
-    Images,
-    StageMap,
-    Vectors,
-    projection,
-)
+from onward.nn.backbones import Backbone, Images, StageMap, Vectors, projection
+from onward.nn.specs import TIMM, BackboneSpec
 
 MOST_STAGES = 6  # a model with more (a transformer tells each block's output) is read four times
 
@@ -67,10 +61,27 @@ class TimmBackbone(Backbone):
         return vectors
 
 
-def _create(spec: BackboneSpec) -> Any:
+def timm_normalisation(spec: BackboneSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the deviation, a channel, that the model's pretrained weights expect.
+
+    Grey images get the means over the colours, as timm sums the colours' filters for them.
+
+    Raises:
+        ModelError: if timm has no such model.
+        MissingExtraError: if timm is not installed.
+    """
+    known = _timm_with(spec).get_pretrained_cfg(spec.name.removeprefix(TIMM))
+    mean, std = (known.mean, known.std) if known else ((0.5,) * 3, (0.5,) * 3)
+    if spec.channels == len(mean):
+        return tuple(mean), tuple(std)
+    return (fmean(mean),) * spec.channels, (fmean(std),) * spec.channels
+
+
+def _timm_with(spec: BackboneSpec) -> Any:
+    """Return timm, once it is sure that it has the model."""
     try:
         import timm
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError("timm", "vision") from error
     name = spec.name.removeprefix(TIMM)
     if not timm.is_model(name):
@@ -79,6 +90,11 @@ def _create(spec: BackboneSpec) -> Any:
         raise ModelError(
             f"timm has no model {name!r}; {offer or 'timm.list_models() lists what it has'}"
         )
+    return timm
+
+
+def _create(spec: BackboneSpec) -> Any:
+    timm, name = _timm_with(spec), spec.name.removeprefix(TIMM)
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": spec.channels}
     known = timm.get_pretrained_cfg(name)
     if known is not None and known.fixed_input_size:  # transformers; others take any size

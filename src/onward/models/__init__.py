@@ -1,0 +1,7 @@
+"""Embedding models: load one, embed items, save it. torch is loaded only where a model needs it."""
+
+from onward.models.embedding import EmbeddingModel
+from onward.models.inputs import InputSpec
+from onward.models.layers import LayersReadout
+
+__all__ = ["EmbeddingModel", "InputSpec", "LayersReadout"]

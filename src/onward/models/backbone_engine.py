@@ -1,0 +1,93 @@
+"""Runs a torch backbone in eval mode."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from onward.errors import ArtifactError, ModelError
+from onward.models.engines import Engine, Forward, Vectors, check_vectors
+from onward.models.inputs import InputSpec, Pixels
+from onward.models.layers import PooledStages
+from onward.nn.backbones import Backbone, BackboneSpec, build_backbone, normalise
+
+
+@dataclass(frozen=True, eq=False)
+class BackboneEngine(Engine):
+    """A backbone of its own: a copy in eval mode on the CPU, which later training cannot change."""
+
+    backbone: Backbone
+    spec: BackboneSpec
+
+    def __post_init__(self) -> None:
+        own = copy.deepcopy(self.backbone).cpu().float().eval().requires_grad_(False)
+        object.__setattr__(self, "backbone", own)
+        object.__setattr__(self, "dim", own.dim)
+        object.__setattr__(self, "stage_channels", own.stage_channels)
+
+    @classmethod
+    def of_arrays(cls, spec: BackboneSpec, arrays: Mapping[str, np.ndarray]) -> "BackboneEngine":
+        """Build the backbone and give it saved weights; torch's generator is left as it was.
+
+        Raises:
+            ArtifactError: if the weights are not those of such a backbone.
+        """
+        with torch.random.fork_rng(devices=[]):
+            backbone = build_backbone(spec.model_copy(update={"pretrained": False}))
+        weights = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        try:
+            backbone.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ArtifactError(f"the weights are not those of {spec.name}: {error}") from error
+        return cls(backbone, spec)
+
+    def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
+        """Return a function that runs the backbone on a device."""
+        place = _device(device)
+        on_cpu = place.type == "cpu"
+        backbone = self.backbone if on_cpu else copy.deepcopy(self.backbone).to(place)
+
+        def run(pixels: Pixels) -> tuple[Vectors, PooledStages | None]:
+            taken.check(pixels)
+            with torch.inference_mode():
+                images = torch.tensor(pixels).to(place).float() / 255
+                normal = normalise(images, taken.mean, taken.std)
+                if grid is None:
+                    return self._vectors(backbone(normal)), None
+                vectors, maps = backbone.stages(normal)
+                pooled = [adaptive_avg_pool2d(stage, grid).flatten(1) for stage in maps]
+                return self._vectors(vectors), torch.cat(pooled, dim=1).cpu().numpy()
+
+        return run
+
+    def _vectors(self, vectors: Tensor) -> Vectors:
+        return check_vectors(vectors.cpu().numpy(), len(vectors), self.dim, self.spec.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its kind and what it is built from."""
+        return {"kind": "backbone", "backbone": self.spec.model_dump()}
+
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Return the weights."""
+        state = self.backbone.state_dict()
+        return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state.items()}
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return none."""
+        return {}
+
+
+def _device(device: str) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"the device {device!r} cannot be used here ({str(error).splitlines()[0]}); give 'cpu'"
+        ) from error
+    return place

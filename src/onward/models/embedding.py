@@ -1,0 +1,400 @@
+"""Embedding models: frozen values that turn items into embeddings, and know their space.
+
+What runs the model (a torch backbone, an ONNX file, a callable) is hidden behind an engine. torch
+is loaded only where a torch backbone is. Nothing here knows of galleries or of training.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from onward.artifacts import digest, read_artifact, write_artifact
+from onward.data import Items
+from onward.errors import ArtifactError, ModelError
+from onward.models.engines import CallableEngine, Engine, Vectors
+from onward.models.files import (
+    CLASSIFIER,
+    DIGITS,
+    KIND,
+    import_backbone_engine,
+    mint,
+    pack,
+    read_engine,
+    read_layers,
+)
+from onward.models.inputs import InputSpec, Pixels
+from onward.models.layers import LayersReadout, PooledStages, Side
+from onward.models.running import Rows, run_batches
+from onward.nn.specs import BackboneSpec
+from onward.progress import Progress, silent
+from onward.spaces import Embeddings, Metric, Space
+
+BATCH_ITEMS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingModel:
+    """A model that turns items into embeddings.
+
+    Made by training, `load`, `of_backbone`, `from_onnx` or `from_callable`; it never changes. An
+    item's embedding does not depend on the batch it stands in, beyond the rounding of float32.
+
+    Attributes:
+        space: where its embeddings lie.
+        input: what its images are to be.
+        engine: what runs it.
+        classes: label numbers it was trained on, if any.
+        classifier: one row a class, of a linear classifier without bias on the embedding.
+        readout: how side-information of kind `layers` is read in the same forward pass, if it is.
+        made_by: recipe, seed, versions, digest of the data: plain JSON values.
+
+    Raises:
+        ModelError: if these do not fit together.
+    """
+
+    space: Space
+    input: InputSpec
+    engine: Engine = field(repr=False)
+    classes: tuple[int, ...] | None = None
+    classifier: Float32[np.ndarray, "class dim"] | None = None
+    readout: LayersReadout | None = field(default=None, repr=False)
+    made_by: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.space.dim != self.engine.dim:
+            raise ModelError(
+                f"{self.space} is no space for a model that gives {self.engine.dim} dimensions"
+            )
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(int(label) for label in self.classes))
+        if self.classifier is not None:
+            kept = np.array(self.classifier, dtype=np.float32, order="C")
+            kept.flags.writeable = False
+            object.__setattr__(self, "classifier", kept)
+            count = None if self.classes is None else len(self.classes)
+            if kept.shape != (count, self.space.dim):
+                raise ModelError(
+                    f"a classifier of shape {kept.shape} for {count} classes in {self.space}; give "
+                    "classes, and one row of the space's dimensions for each"
+                )
+        if self.readout is not None and self.readout.stages != self.stage_channels:
+            raise ModelError(
+                f"the read-out is for stages of {self.readout.stages} channels, {self.space.name} "
+                f"has {self.stage_channels or 'none to read'}; fit it on this model"
+            )
+
+    @cached_property
+    def side(self) -> Space | None:
+        """The space of the side-information read in the same forward pass, if any."""
+        if self.readout is None:
+            return None
+        minted = digest(self.space.name.encode(), self.readout.digest.encode())[:DIGITS]
+        return Space(f"{self.name}-layers@{minted}", self.readout.dim)
+
+    @property
+    def name(self) -> str:
+        """The given name: the space's without the digest."""
+        return self.space.name.rpartition("@")[0] or self.space.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest in the space's name; for a callable, the name itself."""
+        return self.space.name.rpartition("@")[2]
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of each stage that side-information can be read from; empty where none can."""
+        return self.engine.stage_channels
+
+    @classmethod
+    def of_backbone(
+        cls,
+        backbone: Any,
+        spec: BackboneSpec,
+        *,
+        name: str,
+        input: InputSpec | None = None,
+        classes: tuple[int, ...] | None = None,
+        classifier: Float32[np.ndarray, "class dim"] | None = None,
+        metric: Metric = "l2",
+        made_by: Mapping[str, Any] | None = None,
+    ) -> "EmbeddingModel":
+        """Return the model that a torch backbone is now; the backbone is copied, and may go on.
+
+        Args:
+            backbone: what `onward.nn.backbones.build_backbone` built from the spec.
+            spec: what it was built from.
+            name: what the model is called; the digest of the weights is added for its space.
+            input: what its images are to be; `InputSpec.of_spec(spec)` where left out.
+            classes: label numbers it was trained on.
+            classifier: one row a class.
+            metric: the distance of its space.
+            made_by: plain JSON values.
+
+        Raises:
+            ModelError: if these do not fit together.
+        """
+        taken = InputSpec.of_spec(spec) if input is None else input
+        if (taken.size, taken.channels) != (spec.size, spec.channels):
+            raise ModelError(
+                f"the backbone was built for {spec.size} px and {spec.channels} channels, the "
+                f"input is {taken.size} px and {taken.channels} channels; make them the same"
+            )
+        engine = import_backbone_engine()(backbone, spec)
+        space = Space(mint(name, engine, taken), engine.dim, metric)
+        return cls(space, taken, engine, classes, classifier, None, made_by or {})
+
+    @classmethod
+    def from_onnx(
+        cls,
+        path: Path | str,
+        *,
+        name: str,
+        input: InputSpec,
+        metric: Metric = "l2",
+    ) -> "EmbeddingModel":
+        """Return the model that an ONNX file holds.
+
+        The file has one input of images, float32 (they come normalised) or uint8 (they come as they
+        are), and as its first output one vector an image.
+
+        Raises:
+            ModelError: if there is no such file, or it takes or gives something else.
+        """
+        from onward.models.onnx_engine import OnnxEngine
+
+        file = Path(path)
+        if not file.is_file():
+            raise ModelError(f"there is no ONNX file {file}; make one with torch.onnx.export")
+        engine = OnnxEngine(file.read_bytes(), input)
+        return cls(Space(mint(name, engine, input), engine.dim, metric), input, engine)
+
+    @classmethod
+    def from_callable(
+        cls,
+        function: Callable[[Pixels], Any],
+        *,
+        name: str,
+        dim: int,
+        input: InputSpec,
+        metric: Metric = "l2",
+    ) -> "EmbeddingModel":
+        """Return a model that runs a function of the user's.
+
+        Args:
+            function: is given pixels (uint8, B x C x H x W), not normalised, and returns an array
+                of B x dim.
+            name: names the space. Nothing else tells one function from another: give each version
+                of it a name of its own.
+            dim: how many numbers it returns an image.
+            input: size and channels of the pixels.
+            metric: the distance of its space.
+        """
+        return cls(Space(name, dim, metric), input, CallableEngine(function, dim))
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "EmbeddingModel":
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: if it is missing or damaged, or its weights are not those in the name of
+                its space.
+            MissingExtraError: if it needs torch or timm and they are not installed.
+        """
+        artifact = read_artifact(directory, KIND)
+        config = artifact.config
+        space, taken = Space.from_json(config["space"]), InputSpec.from_json(config["input"])
+        engine = read_engine(directory, artifact, taken)
+        classes = None if config["classes"] is None else tuple(config["classes"])
+        readout = read_layers(artifact)
+        classifier = artifact.arrays.get(CLASSIFIER)
+        model = cls(space, taken, engine, classes, classifier, readout, artifact.made_by)
+        computed = mint(model.name, engine, taken)
+        if computed != space.name:
+            raise ArtifactError(
+                f"{directory} says that its space is {space.name}, but its weights make it "
+                f"{computed}; they were changed after training. Restore it from a copy"
+            )
+        return model
+
+    def save(self, directory: Path | str) -> None:
+        """Write `config.json`, `model.safetensors` and a card; an ONNX file goes in as it is.
+
+        Equal models give equal bytes.
+
+        Raises:
+            ArtifactError: if something else stands in the way.
+            ModelError: if the model is made from a callable, which cannot be saved.
+        """
+        artifact = pack(self.to_json(), self.engine, self.classifier, self.readout)
+        write_artifact(directory, artifact)
+
+    def with_layers(
+        self, readout: LayersReadout, *, made_by: Mapping[str, Any] | None = None
+    ) -> "EmbeddingModel":
+        """Return the same model that gives side-information of kind `layers` as well.
+
+        Its space and its embeddings stay what they are.
+
+        Args:
+            readout: how the side-information is read.
+            made_by: what made the read-out; it is kept beside what made the model.
+
+        Raises:
+            ModelError: if the read-out is not for this model's stages.
+        """
+        both = self.made_by if made_by is None else {**self.made_by, "layers": dict(made_by)}
+        return replace(self, readout=readout, made_by=both)
+
+    def embed(
+        self,
+        items: Items,
+        *,
+        batch_items: int = BATCH_ITEMS,
+        device: str = "cpu",
+        progress: Progress = silent,
+    ) -> Embeddings:
+        """Return the embeddings of items, with their ids and labels.
+
+        Memory is bounded by two batches of images beside the vectors themselves.
+
+        Args:
+            items: what to embed.
+            batch_items: how many go through the model at a time.
+            device: "cpu", or a GPU such as "cuda".
+            progress: told after each batch, in items.
+
+        Raises:
+            DataError: if an image cannot be opened; the message names it.
+            ModelError: if the model gives NaN, infinite values or another shape, or the device
+                cannot be used.
+        """
+        return self._embed(items, (self.space,), batch_items, device, progress)[0]
+
+    def embed_with_side(
+        self,
+        items: Items,
+        *,
+        batch_items: int = BATCH_ITEMS,
+        device: str = "cpu",
+        progress: Progress = silent,
+    ) -> tuple[Embeddings, Embeddings]:
+        """Return embeddings and side-information of items, in one forward pass; else like `embed`.
+
+        Raises:
+            ModelError: as `embed` does, and if the model has no side-information to read.
+        """
+        spaces = (self.space, self._need_side())
+        embeddings, side = self._embed(items, spaces, batch_items, device, progress)
+        return embeddings, side
+
+    def stages(
+        self,
+        items: Items,
+        *,
+        grid: int = 2,
+        batch_items: int = BATCH_ITEMS,
+        device: str = "cpu",
+        progress: Progress = silent,
+    ) -> Iterator[PooledStages]:
+        """Yield, batch by batch, what the stages say: what a `LayersReadout` is fitted on.
+
+        Each stage's output is averaged over the cells of a grid and flattened, channel after
+        channel; the stages stand one after the other.
+
+        Raises:
+            ModelError: as `embed` does, and if there are no stages to read.
+        """
+        forward = self.engine.forward(self.input, device, grid)
+
+        def pool(pixels: Pixels) -> tuple[PooledStages | None]:
+            return (forward(pixels)[1],)
+
+        for _, (pooled,) in self._run(items, pool, batch_items, progress):
+            yield pooled
+
+    def pixel_embedder(
+        self, *, device: str = "cpu", with_side: bool = False
+    ) -> Callable[[Pixels], tuple[Vectors, Side | None]]:
+        """Return a function from pixels (uint8, B x C x H x W) to vectors and side-information.
+
+        For images that are no items, such as augmented views. Where it is called again and again,
+        keep it: on a GPU, each holds a copy of the weights.
+
+        Raises:
+            ModelError: if there is no side-information to read, or the device cannot be used.
+        """
+        readout = self.readout if with_side and self._need_side() else None
+        forward = self.engine.forward(self.input, device, None if readout is None else readout.grid)
+
+        def embed_pixels(pixels: Pixels) -> tuple[Vectors, Side | None]:
+            vectors, pooled = forward(pixels)
+            if readout is None or pooled is None:
+                return vectors, None
+            return vectors, readout.project(pooled)
+
+        return embed_pixels
+
+    def to_json(self) -> dict[str, Any]:
+        """Return spaces, input, classes, engine and what made it, as plain values."""
+        return {
+            "space": self.space.to_json(),
+            "side": None if self.side is None else self.side.to_json(),
+            "input": self.input.to_json(),
+            "classes": None if self.classes is None else list(self.classes),
+            "engine": self.engine.to_json(),
+            "made_by": dict(self.made_by),
+        }
+
+    def __str__(self) -> str:
+        side = "" if self.side is None else f", and side-information in {self.side}"
+        size, channels = self.input.size, self.input.channels
+        return f"model of {self.space}{side}; images of {size} px, {channels} channels"
+
+    def _need_side(self) -> Space:
+        if self.side is None:
+            raise ModelError(
+                f"{self.space.name} has no side-information to read; fit it once on the old data "
+                "(onward.training.add_layers_side_information), or embed the items with a "
+                "side-information model"
+            )
+        return self.side
+
+    def _embed(
+        self,
+        items: Items,
+        spaces: tuple[Space, ...],
+        batch_items: int,
+        device: str,
+        progress: Progress,
+    ) -> tuple[Embeddings, ...]:
+        run = self.pixel_embedder(device=device, with_side=len(spaces) == 2)
+        arrays = [np.empty((len(items), space.dim), np.float32) for space in spaces]
+        for rows, given in self._run(items, run, batch_items, progress):
+            for array, of_batch in zip(arrays, given, strict=True):
+                array[rows] = of_batch
+        return tuple(
+            Embeddings(items.ids, array, space, items.labels)
+            for array, space in zip(arrays, spaces, strict=True)
+        )
+
+    def _run(
+        self,
+        items: Items,
+        run: Callable[[Pixels], tuple[Vectors | None, ...]],
+        batch_items: int,
+        progress: Progress,
+    ) -> Iterator[tuple[slice, list[Rows]]]:
+        return run_batches(
+            items,
+            run,
+            self.input,
+            who=self.space.name,
+            batch_items=batch_items,
+            progress=progress,
+        )

@@ -1,0 +1,149 @@
+"""How an embedding model's engine is named, written and read, and the card that goes with it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onward.artifacts import Artifact, canonical_json, digest, digest_arrays
+from onward.errors import ArtifactError, MissingExtraError, ModelError
+from onward.models.engines import Engine
+from onward.models.inputs import InputSpec
+from onward.models.layers import LayersReadout
+from onward.nn.specs import BackboneSpec
+
+KIND = "embedding-model"
+DIGITS = 8  # of the digest, in a space's name
+WEIGHTS, LAYERS, CLASSIFIER = "weights.", "layers.", "classifier"  # names of arrays
+
+
+def mint(name: str, engine: Engine, taken: InputSpec) -> str:
+    """Return the name of the space of a model: the given name and the digest of what it computes.
+
+    The digest is of weights, architecture and normalisation, for all three make the vectors.
+
+    Raises:
+        ModelError: if the name is empty or has an `@` of its own.
+    """
+    if not name or "@" in name:
+        raise ModelError(
+            f"a model cannot be called {name!r}; give a name without '@', such as 'photos-2', "
+            "and the digest of the weights is added to it"
+        )
+    settings = canonical_json({"engine": engine.to_json(), "input": taken.to_json()})
+    parts = (settings, digest_arrays(engine.arrays()).encode(), *engine.files().values())
+    return f"{name}@{digest(*parts)[:DIGITS]}"
+
+
+def import_backbone_engine() -> Any:
+    """Return the class that runs torch backbones; only here is torch loaded.
+
+    Raises:
+        MissingExtraError: if torch is not installed.
+    """
+    try:
+        from onward.models.backbone_engine import BackboneEngine
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "vision") from error
+    return BackboneEngine
+
+
+def pack(
+    description: Mapping[str, Any],
+    engine: Engine,
+    classifier: np.ndarray | None,
+    readout: LayersReadout | None,
+) -> Artifact:
+    """Return what is written of a model, from what its `to_json` says and what it is made of.
+
+    Raises:
+        ModelError: if the engine cannot be saved.
+    """
+    arrays = {WEIGHTS + name: array for name, array in engine.arrays().items()}
+    if classifier is not None:
+        arrays[CLASSIFIER] = classifier
+    layers = None
+    if readout is not None:
+        arrays |= {LAYERS + name: array for name, array in readout.arrays().items()}
+        layers = {"grid": readout.grid, "stages": list(readout.stages)}
+    config = {**description, "layers": layers}
+    made_by = config.pop("made_by")
+    return Artifact(KIND, config, arrays, made_by, _card(description), engine.files())
+
+
+def read_layers(artifact: Artifact) -> LayersReadout | None:
+    """Return the read-out of a saved model, if it has one."""
+    layers = artifact.config["layers"]
+    if layers is None:
+        return None
+    arrays = _strip(LAYERS, artifact.arrays)
+    return LayersReadout(layers["grid"], tuple(layers["stages"]), **arrays)
+
+
+def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> Engine:
+    """Return the engine of a saved model.
+
+    Raises:
+        ArtifactError: if it is of a kind that this Onward does not know.
+    """
+    config = artifact.config["engine"]
+    if config["kind"] == "backbone":
+        spec = BackboneSpec(**config["backbone"])
+        engine: Engine = import_backbone_engine().of_arrays(spec, _strip(WEIGHTS, artifact.arrays))
+        return engine
+    if config["kind"] == "onnx":
+        from onward.models.onnx_engine import ONNX_FILE, OnnxEngine
+
+        return OnnxEngine(artifact.files[ONNX_FILE], taken)
+    raise ArtifactError(
+        f"{directory} holds a model of kind {config['kind']!r}; this Onward runs backbones and "
+        "ONNX files. Install a newer Onward"
+    )
+
+
+def _strip(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays whose name begins with the prefix, without it."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _card(description: Mapping[str, Any]) -> str:
+    """Return the card of a model for a person, from what its `to_json` says."""
+    space, taken = description["space"], description["input"]
+    colours = "grey" if taken["channels"] == 1 else "colour"
+    facts = {
+        "space": f"`{space['name']}`, {space['dim']} dimensions, metric {space['metric']}",
+        "images": f"{taken['size']} x {taken['size']} pixels, {colours}",
+        "runs by": _engine_words(description["engine"]),
+    }
+    if description["classes"] is not None:
+        facts["trained on"] = f"{len(description['classes'])} classes"
+    if description["side"] is not None:
+        facts["side-information"] = (
+            f"`{description['side']['name']}`, {description['side']['dim']} dimensions, "
+            "read from the layers in the same forward pass"
+        )
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    made_by = json.dumps(description["made_by"], indent=2, sort_keys=True)
+    return (
+        f"# {space['name']}\n\nAn embedding model: it turns images into vectors that are nearer "
+        "the more alike the images are.\nVectors of other spaces cannot be compared with its own.\n"
+        f"\n| | |\n| --- | --- |\n{table}\n\n## Use\n\n```python\n"
+        "from onward.data import open_items\nfrom onward.models import EmbeddingModel\n\n"
+        'model = EmbeddingModel.load("this-directory")\n'
+        'embeddings = model.embed(open_items("digits"))\n```\n\n'
+        f"## Made by\n\n```json\n{made_by}\n```\n"
+    )
+
+
+def _engine_words(engine: Mapping[str, Any]) -> str:
+    if engine["kind"] == "backbone":
+        return f"torch, backbone `{engine['backbone']['name']}`"
+    return "onnxruntime, `model.onnx`"

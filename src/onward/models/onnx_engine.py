@@ -1,0 +1,128 @@
+"""Runs an ONNX file by onnxruntime; needs no torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from onward.errors import ModelError
+from onward.models.engines import Engine, Forward, Vectors, check_vectors, refuse_stages
+from onward.models.inputs import InputSpec, Pixels
+
+ONNX_FILE = "model.onnx"
+_FLOATS, _BYTES = "tensor(float)", "tensor(uint8)"
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxEngine(Engine):
+    """An ONNX graph with one input of images and, as its first output, one vector an image.
+
+    An input of float32 is given normalised images, one of uint8 the pixels as they are. A graph
+    with a fixed batch is run on batches of just that size, the last one filled up.
+
+    Raises:
+        ModelError: if the graph cannot be read or takes or gives something else.
+    """
+
+    graph: bytes
+    taken: InputSpec
+    dim: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        inputs = self._session.get_inputs()
+        taken, size = self.taken, self.taken.size
+        wanted = f"one float32 or uint8 input of (images, {taken.channels}, {size}, {size})"
+        shape = inputs[0].shape if inputs else []
+        fits = (
+            len(inputs) == 1
+            and inputs[0].type in (_FLOATS, _BYTES)
+            and len(shape) == 4
+            and all(
+                not isinstance(given, int) or given == needed
+                for given, needed in zip(shape[1:], (taken.channels, size, size), strict=True)
+            )
+        )
+        if not fits:
+            given = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
+            raise ModelError(
+                f"the ONNX file takes {given or 'nothing'}; it needs {wanted}. "
+                "Export it again, or give the InputSpec that it was made for"
+            )
+        empty = np.zeros((1, taken.channels, size, size), np.uint8)
+        output = next(self._outputs(self._session, empty))
+        if output.ndim != 2:
+            raise ModelError(
+                f"the ONNX file's first output has shape {output.shape} for one image; it needs "
+                "(images, dimensions). Export the model with its pooling, as one vector an image"
+            )
+        object.__setattr__(self, "dim", int(output.shape[1]))
+
+    def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
+        """Return a function that runs the graph on the CPU, or on a GPU by CUDA."""
+        refuse_stages(grid, "an ONNX file")
+        session = self._session if device == "cpu" else _session(self.graph, device)
+
+        def run(pixels: Pixels) -> tuple[Vectors, None]:
+            taken.check(pixels)
+            outputs = list(self._outputs(session, pixels))
+            vectors = np.concatenate(outputs) if outputs else np.empty((0, self.dim), np.float32)
+            return check_vectors(vectors, len(pixels), self.dim, "the ONNX file"), None
+
+        return run
+
+    def _outputs(self, session: Any, pixels: Pixels) -> Iterator[np.ndarray]:
+        """Run the graph on batches of the size it wants; what a last one is filled with is cut."""
+        wanted = session.get_inputs()[0]
+        fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
+        step = fixed or max(len(pixels), 1)
+        for start in range(0, len(pixels), step):
+            batch = pixels[start : start + step]
+            images = batch if wanted.type == _BYTES else self.taken.normalise(batch)
+            if fixed:
+                missing = fixed - len(batch)
+                images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
+            output: np.ndarray = session.run(None, {wanted.name: images})[0]
+            yield output[: len(batch)]
+
+    @cached_property
+    def _session(self) -> Any:
+        return _session(self.graph, "cpu")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its kind."""
+        return {"kind": "onnx"}
+
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Return none: the weights stand in the graph."""
+        return {}
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the graph."""
+        return {ONNX_FILE: self.graph}
+
+
+def _session(graph: bytes, device: str) -> Any:
+    import onnxruntime
+
+    kind, _, number = device.partition(":")
+    providers: dict[str, Any] = {
+        "cpu": "CPUExecutionProvider",
+        "cuda": ("CUDAExecutionProvider", {"device_id": int(number or 0)}),
+    }
+    available = onnxruntime.get_available_providers()
+    if kind not in providers or (kind == "cuda" and "CUDAExecutionProvider" not in available):
+        raise ModelError(
+            f"onnxruntime cannot run on {device!r} here (it has {', '.join(available)}); "
+            "give 'cpu', or install onnxruntime-gpu for 'cuda'"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=[providers[kind]])
+    except Exception as error:  # onnxruntime's own errors have no common class
+        raise ModelError(
+            f"the ONNX file cannot be loaded ({error}); it must be one whole ONNX model, with its "
+            "weights inside"
+        ) from error

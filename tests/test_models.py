@@ -1,0 +1,571 @@
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from onward.artifacts import Artifact, read_artifact, write_artifact
+from onward.data import open_items
+from onward.errors import (
+    ArtifactError,
+    ConfigurationError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+)
+from onward.models import EmbeddingModel, InputSpec, LayersReadout
+from onward.nn.backbones import BackboneSpec, build_backbone
+
+GREY_8 = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
+SPEC = BackboneSpec(size=8, channels=1, width=4, dim=6)
+BATCH_TOLERANCE = 1e-6  # of an embedding whose values are around 1: rounding of float32
+
+
+@pytest.fixture(scope="module")
+def items():
+    return open_items("digits").select(range(11))
+
+
+def make_model(seed=0, **settings):
+    torch.manual_seed(seed)
+    backbone = build_backbone(SPEC)
+    for _ in range(3):  # running statistics that are not those of the beginning
+        backbone(torch.rand(8, 1, 8, 8))
+    return EmbeddingModel.of_backbone(backbone, SPEC, **{"name": "tiny"} | settings)
+
+
+def make_readout(model, dim=5, grid=2, seed=0):
+    generator = np.random.default_rng(seed)
+    total = sum(model.stage_channels) * grid**2
+    mean, scale = generator.random((2, total), np.float32) + 0.5
+    components = generator.normal(size=(dim, total)).astype(np.float32)
+    return LayersReadout(grid, model.stage_channels, mean, scale, components)
+
+
+def onnx_file(path, *, batch="N", kind=TensorProto.FLOAT, shape=(1, 8, 8), pooled=True):
+    """Mean and maximum over the pixels of each image, as one ONNX graph."""
+    axes = numpy_helper.from_array(np.array([1, 2, 3]), "axes")
+    cast = helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT)
+    nodes = [
+        cast,
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
+        helper.make_node("ReduceMax", ["x", "axes"], ["max"], keepdims=1),
+        helper.make_node("Concat", ["mean", "max"], ["both"], axis=1),
+        helper.make_node("Flatten", ["both"], ["flat"], axis=1),
+    ]
+    output = "flat" if pooled else "both"
+    graph = helper.make_graph(
+        nodes,
+        "two numbers an image",
+        [helper.make_tensor_value_info("pixels", kind, [batch, *shape])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [axes],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+# embedding
+
+
+def test_embeddings_carry_ids_labels_and_the_space(items):
+    model = make_model()
+    embeddings = model.embed(items)
+    assert embeddings.ids == items.ids
+    assert embeddings.space == model.space
+    assert embeddings.vectors.shape == (11, 6)
+    np.testing.assert_array_equal(embeddings.labels, items.labels)
+
+
+def test_embeddings_are_what_the_backbone_gives_in_eval_mode_for_normalised_pixels(items):
+    torch.manual_seed(5)
+    backbone = build_backbone(SPEC)
+    taken = InputSpec(8, 1, mean=(0.2,), std=(0.4,))
+    model = EmbeddingModel.of_backbone(backbone, SPEC, name="tiny", input=taken)
+    pixels = np.stack([np.asarray(items.open(row)) for row in range(11)])[:, None] / 255
+    with torch.inference_mode():
+        expected = backbone.eval()(torch.tensor((pixels - 0.2) / 0.4, dtype=torch.float32))
+    np.testing.assert_allclose(model.embed(items).vectors, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_items", [1, 2, 5, 10, 11, 100])
+def test_an_embedding_does_not_depend_on_its_batch_beyond_rounding(items, batch_items):
+    model = make_model()
+    expected = model.embed(items).vectors
+    vectors = model.embed(items, batch_items=batch_items).vectors
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=BATCH_TOLERANCE)
+
+
+def test_a_batch_of_one_works_with_side_information_too(items):
+    model = make_model()
+    model = model.with_layers(make_readout(model))
+    embeddings, side = model.embed_with_side(items.select([3]))
+    assert embeddings.vectors.shape == (1, 6)
+    assert side.vectors.shape == (1, 5)
+
+
+def test_no_items_give_no_embeddings(items):
+    model = make_model()
+    assert len(model.embed(items.select([]))) == 0
+    assert list(model.stages(items.select([]))) == []
+
+
+def test_progress_is_told_after_each_batch_in_items(items):
+    told = []
+    make_model().embed(items, batch_items=4, progress=lambda *counts: told.append(counts))
+    assert told == [(4, 11), (8, 11), (11, 11)]
+
+
+def test_only_two_batches_are_decoded_at_a_time(items, monkeypatch):
+    alive, most = set(), []
+
+    def load_images(of, size, channels, rows):
+        alive.add(rows[0])
+        most.append(len(alive))
+        return np.zeros((len(rows), channels, size, size), np.uint8)
+
+    def function(pixels):
+        alive.discard(min(alive))
+        return np.ones((len(pixels), 2))
+
+    monkeypatch.setattr("onward.models.running.load_images", load_images)
+    model = EmbeddingModel.from_callable(function, name="ones", dim=2, input=GREY_8)
+    model.embed(items, batch_items=1)
+    assert max(most) <= 2
+
+
+def test_an_image_that_cannot_be_opened_is_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "class").mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / "class" / f"{name}.png")
+    items = open_items(tmp_path)
+    (tmp_path / "class" / "b.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b\.png"):
+        make_model().embed(items)
+
+
+def test_nan_names_the_item(items):
+    def function(pixels):
+        vectors = np.ones((len(pixels), 2))
+        vectors[len(pixels) // 2] = np.nan
+        return vectors
+
+    model = EmbeddingModel.from_callable(function, name="broken", dim=2, input=GREY_8)
+    words = rf"broken gives NaN or infinite values for item '{items.ids[5]}' \(row 5\)"
+    with pytest.raises(ModelError, match=words):
+        model.embed(items)
+
+
+def test_empty_batches_are_refused(items):
+    with pytest.raises(ConfigurationError, match="batches of 0 items were asked for"):
+        make_model().embed(items, batch_items=0)
+
+
+@pytest.mark.parametrize("device", ["cuda:97", "no-such-device"])
+def test_a_device_that_cannot_be_used_is_named(items, device):
+    with pytest.raises(ModelError, match=f"the device '{device}' cannot be used here"):
+        make_model().embed(items, device=device)
+
+
+def test_embedding_leaves_torch_s_generator_and_the_trainer_s_backbone_alone(items, tmp_path):
+    torch.manual_seed(0)
+    backbone = build_backbone(SPEC)
+    before = torch.get_rng_state()
+    model = EmbeddingModel.of_backbone(backbone, SPEC, name="tiny")
+    vectors = model.embed(items).vectors
+    model.save(tmp_path / "model")
+    EmbeddingModel.load(tmp_path / "model")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert backbone.training
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(model.embed(items).vectors, vectors)
+
+
+# spaces
+
+
+def test_the_space_is_named_by_the_digest_of_the_weights():
+    first, same, other = make_model(0), make_model(0), make_model(1)
+    assert first.space == same.space != other.space
+    assert first.space.name == f"tiny@{first.fingerprint}"
+    assert len(first.fingerprint) == 8
+    assert first.name == "tiny"
+
+
+def test_another_normalisation_is_another_space():
+    assert make_model().space != make_model(input=InputSpec(8, 1, (0.1,), (0.5,))).space
+
+
+def test_a_name_with_an_at_sign_is_refused():
+    with pytest.raises(ModelError, match="cannot be called 'a@b'; give a name without '@'"):
+        make_model(name="a@b")
+
+
+def test_an_input_that_the_backbone_was_not_built_for_is_refused():
+    with pytest.raises(ModelError, match="built for 8 px and 1 channels, the input is 16 px"):
+        make_model(input=InputSpec(16, 1, (0.5,), (0.5,)))
+
+
+def test_a_classifier_has_one_row_a_class():
+    model = make_model(classes=(3, 7), classifier=np.ones((2, 6), np.float32))
+    assert model.classes == (3, 7)
+    assert not model.classifier.flags.writeable
+    with pytest.raises(ModelError, match=r"shape \(2, 6\) for 3 classes"):
+        make_model(classes=(3, 7, 8), classifier=np.ones((2, 6), np.float32))
+    with pytest.raises(ModelError, match="for None classes"):
+        make_model(classifier=np.ones((2, 6), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ((0, 1, (0.5,), (0.5,)), "0 px and 1 channels"),
+        ((8, 2, (0.5,) * 2, (0.5,) * 2), "8 px and 2 channels"),
+        ((8, 3, (0.5,), (0.5,)), "do not normalise 3 channels"),
+        ((8, 1, (0.5,), (0.0,)), "std above 0"),
+    ],
+)
+def test_an_input_that_does_not_fit_together_is_refused(fields, words):
+    with pytest.raises(ModelError, match=words):
+        InputSpec(*fields)
+
+
+def test_pixels_of_another_size_are_refused():
+    embed_pixels = make_model().pixel_embedder()
+    with pytest.raises(ModelError, match=r"shape \(1, 1, 9, 8\); it needs \(images, 1, 8, 8\)"):
+        embed_pixels(np.zeros((1, 1, 9, 8), np.uint8))
+
+
+def test_a_timm_model_is_normalised_as_its_weights_expect():
+    colour = InputSpec.of_spec(BackboneSpec(name="timm:resnet18", size=32))
+    assert colour.mean == (0.485, 0.456, 0.406)
+    grey = InputSpec.of_spec(BackboneSpec(name="timm:resnet18", size=32, channels=1))
+    assert grey.mean == pytest.approx((0.449,))
+    assert InputSpec.of_spec(SPEC) == GREY_8
+
+
+# side-information of kind layers
+
+
+def test_layers_change_neither_the_space_nor_the_vectors(items):
+    model = make_model()
+    with_layers = model.with_layers(make_readout(model))
+    assert with_layers.space == model.space
+    embeddings, side = with_layers.embed_with_side(items)
+    np.testing.assert_array_equal(embeddings.vectors, model.embed(items).vectors)
+    assert side.space == with_layers.side
+    assert side.space.name.startswith("tiny-layers@")
+    assert side.ids == items.ids
+    assert model.side is None
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_stages_are_means_over_cells_standardised_and_projected(items, grid):
+    torch.manual_seed(0)
+    backbone = build_backbone(SPEC).eval()
+    model = EmbeddingModel.of_backbone(backbone, SPEC, name="tiny")
+    pixels = np.stack([np.asarray(items.open(row)) for row in range(11)])[:, None]
+    with torch.inference_mode():
+        _, maps = backbone.stages(torch.tensor(pixels / 127.5 - 1, dtype=torch.float32))
+    expected = []
+    for stage in maps:
+        size = stage.shape[-1]
+        cells = [slice(size * cell // grid, -(-size * (cell + 1) // grid)) for cell in range(grid)]
+        means = [stage[:, :, rows, columns].mean((2, 3)) for rows in cells for columns in cells]
+        expected.append(torch.stack(means, dim=2).flatten(1))
+    expected = torch.cat(expected, dim=1).numpy()
+    pooled = np.concatenate(list(model.stages(items, grid=grid, batch_items=4)))
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5)
+    readout = make_readout(model, grid=grid)
+    _, side = model.with_layers(readout).embed_with_side(items)
+    projected = ((expected - readout.mean) / readout.scale) @ readout.components.T
+    np.testing.assert_allclose(side.vectors, projected, rtol=1e-3, atol=1e-4)
+
+
+def test_stages_come_in_batches(items):
+    model = make_model()
+    told = []
+    batches = model.stages(items, batch_items=4, progress=lambda *counts: told.append(counts))
+    assert [batch.shape for batch in batches] == [(4, 160), (4, 160), (3, 160)]
+    assert told[-1] == (11, 11)
+    assert sum(model.stage_channels) * 4 == 160
+
+
+def test_another_read_out_is_another_side_space():
+    model = make_model()
+    first, second = (model.with_layers(make_readout(model, seed=seed)) for seed in (0, 1))
+    assert first.side != second.side
+    other = make_model(1)
+    assert other.with_layers(make_readout(other)).side != first.side
+
+
+def test_side_information_that_is_not_there_says_how_to_get_it(items):
+    with pytest.raises(ModelError, match="no side-information to read; fit it once on the old"):
+        make_model().embed_with_side(items)
+
+
+def test_a_read_out_of_another_model_is_refused():
+    torch.manual_seed(0)
+    wide = BackboneSpec(size=8, channels=1, width=8, dim=6)
+    other = EmbeddingModel.of_backbone(build_backbone(wide), wide, name="wide")
+    with pytest.raises(ModelError, match=r"for stages of \(8, 16, 24, 32\) channels"):
+        make_model().with_layers(make_readout(other))
+
+
+def test_a_read_out_that_does_not_fit_together_is_refused():
+    values = np.ones(8, np.float32)
+    with pytest.raises(ModelError, match=r"give \(12,\), \(12,\), \(dim, 12\)"):
+        LayersReadout(2, (3,), values, values, np.ones((5, 8), np.float32))
+    with pytest.raises(ModelError, match="give constant values a scale of 1"):
+        LayersReadout(2, (2,), values, 0 * values, np.ones((5, 8), np.float32))
+
+
+def test_a_pixel_embedder_gives_what_embed_gives(items):
+    model = make_model()
+    model = model.with_layers(make_readout(model))
+    pixels = np.stack([np.asarray(items.open(row)) for row in range(11)])[:, None]
+    vectors, side = model.pixel_embedder(with_side=True)(pixels)
+    embeddings, expected = model.embed_with_side(items)
+    np.testing.assert_array_equal(vectors, embeddings.vectors)
+    np.testing.assert_array_equal(side, expected.vectors)
+    assert model.pixel_embedder()(pixels)[1] is None
+
+
+# saved models
+
+
+def test_a_saved_model_is_the_same_when_loaded(items, tmp_path):
+    classifier = np.arange(12, dtype=np.float32).reshape(2, 6)
+    model = make_model(classes=(0, 4), classifier=classifier, made_by={"seed": 3}, metric="cosine")
+    model = model.with_layers(make_readout(model), made_by={"dim": 5})
+    model.save(tmp_path / "model")
+    loaded = EmbeddingModel.load(tmp_path / "model")
+    assert (loaded.space, loaded.side) == (model.space, model.side)
+    assert loaded.input == model.input
+    assert loaded.classes == (0, 4)
+    assert loaded.made_by == {"seed": 3, "layers": {"dim": 5}}
+    assert loaded.to_json() == model.to_json()
+    np.testing.assert_array_equal(loaded.classifier, classifier)
+    for given, expected in zip(
+        loaded.embed_with_side(items), model.embed_with_side(items), strict=True
+    ):
+        np.testing.assert_array_equal(given.vectors, expected.vectors)
+
+
+def test_a_timm_model_is_the_same_when_loaded(tmp_path):
+    items = open_items("digits").select(range(3))
+    spec = BackboneSpec(name="timm:vit_tiny_patch16_224", size=32, dim=4)
+    model = EmbeddingModel.of_backbone(build_backbone(spec), spec, name="vit")
+    model.save(tmp_path / "model")
+    loaded = EmbeddingModel.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.embed(items).vectors, model.embed(items).vectors)
+
+
+def test_equal_models_give_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        make_model(made_by={"seed": 0}).save(tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["README.md", "config.json", "model.safetensors"]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_card_says_what_the_model_is_and_how_to_use_it(items, tmp_path, monkeypatch):
+    model = make_model(classes=(0, 4), made_by={"recipe": "digits"})
+    model.with_layers(make_readout(model)).save(tmp_path / "this-directory")
+    card = (tmp_path / "this-directory" / "README.md").read_text()
+    assert f"# {model.space.name}" in card
+    assert "6 dimensions, metric l2" in card
+    assert "8 x 8 pixels, grey" in card
+    assert "small-resnet" in card
+    assert "2 classes" in card
+    assert "5 dimensions, read from the layers" in card
+    assert '"recipe": "digits"' in card
+    code = card.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert len(names["embeddings"]) == len(open_items("digits"))
+
+
+def test_weights_that_are_not_those_of_the_space_are_refused(tmp_path):
+    make_model().save(tmp_path / "model")
+    saved = read_artifact(tmp_path / "model", "embedding-model")
+    arrays = dict(saved.arrays)
+    arrays["weights.stem.0.weight"] = arrays["weights.stem.0.weight"] + 1
+    fields = (saved.config, arrays, saved.made_by, saved.card, saved.files)
+    write_artifact(tmp_path / "model", Artifact("embedding-model", *fields))
+    with pytest.raises(ArtifactError, match=r"its weights make it tiny@.*changed after training"):
+        EmbeddingModel.load(tmp_path / "model")
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    make_model().save(tmp_path / "model")
+    saved = read_artifact(tmp_path / "model", "embedding-model")
+    arrays = {name: array for name, array in saved.arrays.items() if "stem" not in name}
+    fields = (saved.config, arrays, saved.made_by, saved.card, saved.files)
+    write_artifact(tmp_path / "model", Artifact("embedding-model", *fields))
+    with pytest.raises(ArtifactError, match="the weights are not those of small-resnet"):
+        EmbeddingModel.load(tmp_path / "model")
+
+
+def test_a_kind_of_a_newer_onward_is_refused(tmp_path):
+    make_model().save(tmp_path / "model")
+    saved = read_artifact(tmp_path / "model", "embedding-model")
+    config = dict(saved.config) | {"engine": {"kind": "quantum"}}
+    fields = (config, saved.arrays, saved.made_by, saved.card, saved.files)
+    write_artifact(tmp_path / "model", Artifact("embedding-model", *fields))
+    with pytest.raises(ArtifactError, match="model of kind 'quantum'"):
+        EmbeddingModel.load(tmp_path / "model")
+
+
+def test_a_model_prints_itself():
+    model = make_model()
+    model = model.with_layers(make_readout(model))
+    assert str(model) == (
+        f"model of {model.space}, and side-information in {model.side}; images of 8 px, 1 channels"
+    )
+
+
+# callables
+
+
+def test_a_callable_is_given_pixels_as_they_are(items):
+    def function(pixels):
+        assert pixels.dtype == np.uint8
+        return pixels.reshape(len(pixels), -1)
+
+    model = EmbeddingModel.from_callable(function, name="raw-pixels", dim=64, input=GREY_8)
+    embeddings = model.embed(items, batch_items=4)
+    assert model.space.name == "raw-pixels"
+    assert model.fingerprint == "raw-pixels"
+    assert embeddings.vectors.dtype == np.float32
+    np.testing.assert_array_equal(embeddings.vectors[7], np.asarray(items.open(7)).reshape(-1))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda pixels: np.ones((2, 3)), r"given 11 images and returned shape \(2, 3\)"),
+        (lambda pixels: np.ones(len(pixels)), r"returned shape \(11,\); it must return one row"),
+        (lambda pixels: "vectors", r"returned a str that is no array of numbers"),
+        (lambda pixels: None, r"shape \(11, 3\)"),
+    ],
+)
+def test_a_callable_of_the_wrong_shape_says_what_is_needed(items, function, words):
+    model = EmbeddingModel.from_callable(function, name="wrong", dim=3, input=GREY_8)
+    with pytest.raises(ModelError, match=words):
+        model.embed(items)
+
+
+def test_a_callable_cannot_be_saved_and_says_what_to_do(tmp_path):
+    model = EmbeddingModel.from_callable(lambda pixels: pixels, name="f", dim=3, input=GREY_8)
+    with pytest.raises(ModelError, match=r"cannot be saved.*from_onnx"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_callable_has_no_stages(items):
+    model = EmbeddingModel.from_callable(lambda pixels: pixels, name="f", dim=3, input=GREY_8)
+    with pytest.raises(ModelError, match="a callable does not tell what its stages say"):
+        list(model.stages(items))
+
+
+# ONNX files
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 4])
+def test_an_onnx_file_is_given_normalised_images_in_batches_of_its_own(items, tmp_path, batch):
+    path = onnx_file(tmp_path / "two.onnx", batch=batch)
+    model = EmbeddingModel.from_onnx(path, name="two", input=GREY_8)
+    pixels = np.stack([np.asarray(items.open(row)) for row in range(11)]) / 127.5 - 1
+    expected = np.stack([pixels.mean((1, 2)), pixels.max((1, 2))], axis=1)
+    np.testing.assert_allclose(model.embed(items).vectors, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model.embed(items, batch_items=3).vectors, expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_an_onnx_file_that_takes_bytes_is_given_the_pixels(items, tmp_path):
+    path = onnx_file(tmp_path / "two.onnx", kind=TensorProto.UINT8)
+    model = EmbeddingModel.from_onnx(path, name="two", input=GREY_8)
+    expected = [np.asarray(items.open(row)).max() for row in range(11)]
+    np.testing.assert_array_equal(model.embed(items).vectors[:, 1], expected)
+
+
+def test_an_onnx_model_is_the_same_when_loaded(items, tmp_path):
+    path = onnx_file(tmp_path / "two.onnx")
+    model = EmbeddingModel.from_onnx(path, name="two", input=GREY_8, metric="cosine")
+    model.save(tmp_path / "model")
+    assert (tmp_path / "model" / "model.onnx").read_bytes() == path.read_bytes()
+    loaded = EmbeddingModel.load(tmp_path / "model")
+    assert loaded.space == model.space
+    np.testing.assert_array_equal(loaded.embed(items).vectors, model.embed(items).vectors)
+
+
+def test_an_onnx_model_s_space_is_named_by_its_file(tmp_path):
+    a = onnx_file(tmp_path / "a.onnx")
+    b = onnx_file(tmp_path / "b.onnx", batch=4)
+    spaces = [EmbeddingModel.from_onnx(f, name="two", input=GREY_8).space for f in (a, a, b)]
+    assert spaces[0] == spaces[1] != spaces[2]
+    assert spaces[0].dim == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kind": TensorProto.DOUBLE}, r"takes pixels: tensor\(double\).*float32 or uint8 input"),
+        ({"shape": (3, 8, 8)}, r"it needs one float32 or uint8 input of \(images, 1, 8, 8\)"),
+        ({"pooled": False}, r"first output has shape \(1, 2, 1, 1\) for one image"),
+    ],
+)
+def test_an_onnx_file_of_another_shape_says_what_is_needed(tmp_path, settings, words):
+    path = onnx_file(tmp_path / "other.onnx", **settings)
+    with pytest.raises(ModelError, match=words):
+        EmbeddingModel.from_onnx(path, name="other", input=GREY_8)
+
+
+def test_a_file_that_is_no_onnx_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="there is no ONNX file"):
+        EmbeddingModel.from_onnx(tmp_path / "none.onnx", name="none", input=GREY_8)
+    (tmp_path / "bad.onnx").write_bytes(b"bad")
+    with pytest.raises(ModelError, match="the ONNX file cannot be loaded"):
+        EmbeddingModel.from_onnx(tmp_path / "bad.onnx", name="bad", input=GREY_8)
+
+
+def test_an_onnx_file_on_a_device_that_is_not_there_says_so(items, tmp_path):
+    model = EmbeddingModel.from_onnx(onnx_file(tmp_path / "two.onnx"), name="two", input=GREY_8)
+    with pytest.raises(ModelError, match="onnxruntime cannot run on 'tpu' here"):
+        model.embed(items, device="tpu")
+
+
+# torch
+
+
+def test_torch_is_loaded_only_where_a_backbone_is(tmp_path):
+    path = onnx_file(tmp_path / "two.onnx")
+    code = f"""
+import sys
+from onward.data import open_items
+from onward.models import EmbeddingModel, InputSpec
+taken = InputSpec(8, 1, (0.5,), (0.5,))
+EmbeddingModel.from_onnx({str(path)!r}, name="two", input=taken).save({str(tmp_path / "m")!r})
+EmbeddingModel.load({str(tmp_path / "m")!r}).embed(open_items("digits"))
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_torch_a_backbone_names_the_extra(tmp_path, monkeypatch):
+    make_model().save(tmp_path / "model")
+    monkeypatch.delitem(sys.modules, "onward.models.backbone_engine")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"torch is not installed.*onward\[vision\]"):
+        EmbeddingModel.load(tmp_path / "model")
