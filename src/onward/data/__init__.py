@@ -1,0 +1,11 @@
+"""Images to embed: the bundled digits, image folders, image Parquet; opened lazily, one by one.
+
+Only `onward.data.augmentation` needs torch.
+"""
+
+from onward.data.images import load_images
+from onward.data.items import Items, LeftOut
+from onward.data.payloads import open_payload
+from onward.data.sources import open_items, open_splits
+
+__all__ = ["Items", "LeftOut", "load_images", "open_items", "open_payload", "open_splits"]

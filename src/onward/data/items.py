@@ -1,0 +1,162 @@
+"""Items: what a gallery holds, as ids, labels and where each image is. No image is held here.
+
+Labels are numbers with a meaning of their own, kept whatever is left out: class splits are by label
+number, never by position or name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onward.artifacts import digest
+from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
+from onward.errors import DataError
+from onward.spaces import Ids, Labels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that could not be used and was left out because the user said so.
+
+    Attributes:
+        where: the file, and the row in it.
+        why: what is wrong with it.
+    """
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Images that can be opened one by one, each with an id and a label.
+
+    Checked once, here: ids are unique strings, and there is a label, a class name and a payload for
+    each. Nothing is opened.
+
+    Attributes:
+        ids: identity of each item; stays the same when other items come or go.
+        labels: class of each item; read-only.
+        class_names: what each label is called, also of classes that have no item here.
+        payloads: where each image is; see `onward.data.payloads`.
+        source: where the items come from, for a person.
+        left_out: what was left out when the source was opened with `skip_bad`.
+
+    Raises:
+        DataError: if any of this does not hold; the message names the item and where it is.
+    """
+
+    ids: Ids
+    labels: Labels
+    class_names: Mapping[int, str]
+    payloads: tuple[Payload, ...]
+    source: str
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __post_init__(self) -> None:
+        labels = np.array(self.labels, dtype=np.int64)
+        labels.flags.writeable = False
+        object.__setattr__(self, "ids", tuple(self.ids))
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "payloads", tuple(self.payloads))
+        if not (labels.shape == (len(self.ids),) == (len(self.payloads),)):
+            raise DataError(
+                f"{self.source}: {len(self.ids)} ids, labels of shape {labels.shape} and "
+                f"{len(self.payloads)} payloads; give one of each an item"
+            )
+        self._check_ids()
+        unnamed = [label for label in self.classes if label not in self.class_names]
+        if unnamed:
+            raise DataError(f"{self.source}: class {unnamed[0]} has no name in class_names")
+
+    def _check_ids(self) -> None:
+        seen: dict[str, int] = {}
+        for row, item in enumerate(self.ids):
+            if not isinstance(item, str) or not item:
+                raise DataError(
+                    f"the id of {describe_payload(self.payloads[row])} is {item!r}; "
+                    "ids are strings that are not empty"
+                )
+            first = seen.setdefault(item, row)
+            if first != row:
+                raise DataError(
+                    f"id {item!r} stands twice, at {describe_payload(self.payloads[first])} and at "
+                    f"{describe_payload(self.payloads[row])}; every item needs an id of its own"
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __str__(self) -> str:
+        omitted = f", {len(self.left_out):,} left out" if self.left_out else ""
+        return f"{len(self):,} items of {len(self.classes):,} classes from {self.source}{omitted}"
+
+    @cached_property
+    def classes(self) -> tuple[int, ...]:
+        """Label numbers that have an item, ascending."""
+        return tuple(np.unique(self.labels).tolist())
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when ids, their order, labels, or the length of an image file change.
+
+        The same for the same data in another folder; `digest_payloads` says what it cannot see.
+        """
+        labels = self.labels.astype("<i8").tobytes()
+        ids = [item.encode() for item in self.ids]
+        return digest(*ids, labels, digest_payloads(self.payloads).encode())
+
+    def open(self, row: int) -> "Image.Image":
+        """Return the image of one item, decoded, as grey ("L") or colour ("RGB") pixels.
+
+        Raises:
+            DataError: if it cannot be read; the message names its file and row.
+        """
+        return open_payload(self.payloads[row])
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Items":
+        """Return the items of some rows (positions or a mask), in that order."""
+        wanted = np.asarray(rows)
+        chosen = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in chosen),
+            labels=self.labels[chosen],
+            payloads=tuple(self.payloads[row] for row in chosen),
+        )
+
+    def of_classes(self, classes: Iterable[int]) -> "Items":
+        """Return the items whose label is one of these numbers, in their order here.
+
+        Raises:
+            DataError: if one of these classes has no item, or none is given.
+        """
+        wanted = sorted(set(classes))
+        missing = [label for label in wanted if label not in self.classes]
+        if missing or not wanted:
+            lacking = f"class {missing[0]} has no item" if missing else "no class was asked for"
+            raise DataError(
+                f"{lacking} in {self.source}; its classes are {_ranges(self.classes)}. "
+                "Classes are given by label number"
+            )
+        return self.select(np.flatnonzero(np.isin(self.labels, wanted)))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers shortly: 0-4, 7, 9-10."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs) or "none"

@@ -1,0 +1,198 @@
+"""Images of every kind become upright grey or colour pixels, in arrays of one size."""
+
+import sys
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from onward.data import Items, load_images
+from onward.data.decoding import decode, is_image
+from onward.data.images import to_pixels
+from onward.errors import ConfigurationError, DataError, MissingExtraError
+
+RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
+
+
+def encode(image, kind="PNG", **options):
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decode_image(image, kind="PNG", **options):
+    return decode(encode(image, kind, **options), "an image")
+
+
+def two_pixels(mode, left, right):
+    image = Image.new(mode, (2, 1))
+    image.putpixel((0, 0), left)
+    image.putpixel((1, 0), right)
+    return image
+
+
+def pixels_of(image):
+    return [image.getpixel((x, 0)) for x in range(image.width)]
+
+
+@pytest.mark.parametrize(
+    ("image", "mode", "expected"),
+    [
+        pytest.param(two_pixels("L", 0, 200), "L", [0, 200], id="grey"),
+        pytest.param(two_pixels("RGB", RED, GREEN), "RGB", [RED, GREEN], id="colour"),
+        pytest.param(two_pixels("1", 0, 1), "L", [0, 255], id="black-and-white"),
+        pytest.param(two_pixels("I;16", 0x0101, 0xFFFF), "L", [1, 255], id="sixteen-bit"),
+        pytest.param(
+            two_pixels("RGBA", (*RED, 255), (*GREEN, 0)), "RGB", [RED, WHITE], id="transparent"
+        ),
+        pytest.param(two_pixels("LA", (10, 255), (10, 0)), "L", [10, 255], id="grey-transparent"),
+        pytest.param(
+            two_pixels("RGB", RED, GREEN).convert("P", palette=Image.Palette.ADAPTIVE),
+            "RGB",
+            [RED, GREEN],
+            id="palette",
+        ),
+    ],
+)
+def test_images_of_every_mode_become_grey_or_colour(image, mode, expected):
+    decoded = decode_image(image)
+    assert decoded.mode == mode
+    assert pixels_of(decoded) == expected
+
+
+def test_a_transparent_palette_is_laid_on_white():
+    image = two_pixels("P", 0, 1)
+    image.putpalette([*RED, *GREEN])
+    assert pixels_of(decode_image(image, transparency=1)) == [RED, WHITE]
+
+
+def test_cmyk_becomes_colour():
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    decoded = decode_image(image, "TIFF")
+    assert decoded.mode == "RGB"
+    assert decoded.getpixel((4, 4)) == RED
+
+
+def test_the_orientation_that_the_camera_noted_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    image = two_pixels("RGB", RED, GREEN)
+    assert pixels_of(decode_image(image, exif=exif)) == [GREEN, RED]
+
+
+def test_of_an_animation_the_first_picture_counts():
+    pictures = [Image.new("RGB", (2, 2), color) for color in (RED, GREEN)]
+    decoded = decode_image(pictures[0], "GIF", save_all=True, append_images=pictures[1:])
+    assert decoded.getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param(b"", "photo.png cannot be read as an image: it has 0 bytes", id="empty"),
+        pytest.param(b"hello", "no image format was recognised", id="text"),
+        pytest.param(
+            encode(Image.effect_noise((64, 64), 50))[:2000], "(?i)truncated", id="truncated"
+        ),
+        pytest.param(
+            encode(Image.new("F", (2, 2)), "TIFF"), "values are floating-point", id="floating-point"
+        ),
+        pytest.param(
+            encode(Image.new("I", (2, 2), -5), "TIFF"), "go from -5 to -5, not 0 to", id="negative"
+        ),
+    ],
+)
+def test_an_unreadable_image_is_an_error_that_names_it(content, words):
+    with pytest.raises(DataError, match=words) as raised:
+        decode(content, "photo.png")
+    assert str(raised.value).startswith("photo.png cannot be read as an image")
+    assert "--skip-bad" in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_an_image_cut_off_anywhere_is_an_error(kind):
+    content = encode(Image.effect_noise((32, 32), 50), kind)
+    for kept in (10, len(content) // 2, len(content) * 9 // 10):
+        with pytest.raises(DataError, match="cut-off cannot be read as an image"):
+            decode(content[:kept], "cut-off")
+
+
+@given(st.binary(max_size=200))
+def test_whatever_the_bytes_are_the_only_error_is_a_data_error(content):
+    with pytest.raises(DataError):
+        decode(content, "noise")
+
+
+def test_without_pillow_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    for opens in (lambda: decode(b"x", "photo.png"), lambda: is_image("photo")):
+        with pytest.raises(MissingExtraError, match=r"pip install 'onward\[vision\]'"):
+            opens()
+
+
+def test_an_image_of_the_right_size_is_not_resampled():
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    np.testing.assert_array_equal(to_pixels(Image.fromarray(values), 8, 1)[0], values)
+
+
+def test_the_centre_of_a_longer_image_is_kept():
+    values = np.arange(8 * 14, dtype=np.uint8).reshape(8, 14)
+    np.testing.assert_array_equal(to_pixels(Image.fromarray(values), 8, 1)[0], values[:, 3:11])
+    np.testing.assert_array_equal(to_pixels(Image.fromarray(values.T), 8, 1)[0], values.T[3:11])
+
+
+def test_resizing_the_centre_is_resizing_the_shorter_side_and_cropping():
+    image = Image.effect_noise((60, 40), 50)
+    cropped = image.resize((30, 20), Image.Resampling.BICUBIC).crop((5, 0, 25, 20))
+    ours = to_pixels(image, 20, 1)[0].astype(int)
+    np.testing.assert_array_equal(ours[:, 2:-2], np.asarray(cropped).astype(int)[:, 2:-2])
+
+
+def test_shrinking_averages_fine_patterns():
+    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))
+    assert np.ptp(to_pixels(Image.fromarray(stripes), 8, 1)[0, :, 1:-1]) < 60
+
+
+def test_grey_becomes_three_equal_channels_and_colour_becomes_its_luma():
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    tripled = to_pixels(Image.fromarray(grey), 8, 3)
+    assert tripled.shape == (3, 8, 8)
+    np.testing.assert_array_equal(tripled, np.stack([grey] * 3))
+    luma = to_pixels(Image.new("RGB", (4, 4), (100, 150, 200)), 4, 1)
+    assert luma[0, 0, 0] == round(0.299 * 100 + 0.587 * 150 + 0.114 * 200)
+
+
+def test_channels_come_first():
+    pixels = to_pixels(two_pixels("RGB", RED, GREEN).resize((2, 2), 0), 2, 3)
+    assert pixels[:, 0, 0].tolist() == list(RED)
+    assert pixels[:, 0, 1].tolist() == list(GREEN)
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (1, 1), (5, 7)])
+def test_images_of_any_shape_become_squares(shape):
+    assert to_pixels(Image.new("RGB", shape, RED), 6, 3).shape == (3, 6, 6)
+
+
+def test_rows_are_loaded_in_the_order_asked_for():
+    items = Items(
+        ids=("a", "b", "c"),
+        labels=np.zeros(3, dtype=np.int64),
+        class_names={0: "zero"},
+        payloads=({"digits": 0}, {"digits": 1}, {"digits": 2}),
+        source="a test",
+    )
+    pixels = load_images(items, 8, 1)
+    assert (pixels.shape, pixels.dtype) == ((3, 1, 8, 8), np.uint8)
+    np.testing.assert_array_equal(load_images(items, 8, 1, rows=[2, 0, 2]), pixels[[2, 0, 2]])
+    assert load_images(items, 8, 3, rows=[]).shape == (0, 3, 8, 8)
+
+
+def test_a_size_or_number_of_channels_that_makes_no_sense_is_refused():
+    image = Image.new("L", (4, 4))
+    with pytest.raises(ConfigurationError, match="images of 0 pixels were asked for"):
+        to_pixels(image, 0, 1)
+    with pytest.raises(ConfigurationError, match=r"images of 4 channels .* give 1 .* or 3"):
+        to_pixels(image, 4, 4)
