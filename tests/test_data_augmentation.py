@@ -1,0 +1,166 @@
+"""Augmentation: whole batches, each image its own, repeated by a seed."""
+
+import importlib
+import sys
+
+import pytest
+import torch
+from kornia.augmentation import RandomGaussianBlur
+from torch.nn import functional
+
+from onward.data.augmentation import simclr_augmentation, supervised_augmentation
+from onward.errors import ConfigurationError, MissingExtraError
+
+
+def batch(size, channels, count=8, seed=0):
+    """Smooth random images: noise of a quarter of the size, enlarged."""
+    noise = torch.rand(count, channels, max(2, size // 4), max(2, size // 4),
+                       generator=torch.Generator().manual_seed(seed))  # fmt: skip
+    return functional.interpolate(noise, size=(size, size), mode="bilinear")
+
+
+def augmentations(size, channels):
+    return [
+        simclr_augmentation(size, channels, flip=True),
+        supervised_augmentation(size, channels, flip=True),
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [2, 8, 32, 64])
+def test_a_batch_keeps_its_shape_and_range(size, channels):
+    images = batch(size, channels)
+    for augment in augmentations(size, channels):
+        changed = augment(images)
+        assert changed.shape == images.shape
+        assert changed.dtype == torch.float32
+        assert torch.isfinite(changed).all()
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_a_seed_repeats_the_changes(size):
+    images = batch(size, 3)
+    for augment in augmentations(size, 3):
+        torch.manual_seed(5)
+        first, second = augment(images), augment(images)
+        torch.manual_seed(5)
+        assert torch.equal(augment(images), first)
+        assert torch.equal(augment(images), second)
+        assert not torch.equal(first, second)
+
+
+def test_each_image_is_changed_in_its_own_way():
+    images = batch(8, 1, count=1).repeat(16, 1, 1, 1)
+    for augment in augmentations(8, 1):
+        torch.manual_seed(0)
+        changed = augment(images)
+        assert len({image.numpy().tobytes() for image in changed}) > 8
+
+
+def test_images_given_are_left_as_they_are():
+    images = batch(8, 3)
+    before = images.clone()
+    for augment in augmentations(8, 3):
+        augment(images)
+        assert torch.equal(images, before)
+
+
+def test_a_batch_of_one_stays_a_batch():
+    for augment in augmentations(8, 1):
+        assert augment(batch(8, 1, count=1)).shape == (1, 1, 8, 8)
+
+
+def test_small_images_are_shifted_with_a_mirrored_border():
+    images = batch(8, 1, count=32)
+    torch.manual_seed(0)
+    shifted = supervised_augmentation(8, 1, flip=False)(images)
+    padded = functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    offsets = set()
+    for image, result in zip(padded, shifted, strict=True):
+        fits = [
+            (top, left)
+            for top in range(3)
+            for left in range(3)
+            if torch.equal(image[:, top : top + 8, left : left + 8], result)
+        ]
+        assert len(fits) == 1
+        offsets.add(fits[0])
+    assert len(offsets) > 5
+
+
+def test_images_are_mirrored_only_if_asked_for():
+    ramp = torch.linspace(0, 1, 8).repeat(64, 1, 8, 1)
+    for make in (simclr_augmentation, supervised_augmentation):
+        torch.manual_seed(0)
+        kept, mirrored = make(8, 1, flip=False)(ramp), make(8, 1, flip=True)(ramp)
+        assert (kept[..., -1] >= kept[..., 0]).all()
+        share = (mirrored[..., -1] < mirrored[..., 0]).any(dim=(1, 2)).float().mean()
+        assert 0.25 < share < 0.75
+
+
+def test_a_crop_of_the_whole_without_jitter_changes_nothing():
+    images = batch(8, 1)
+    same = simclr_augmentation(8, 1, crop_scale=(1.0, 1.0), strength=0.0)
+    changed = same(images)
+    unchanged = (changed - images).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert unchanged.any()  # others are stretched: the aspect of a crop varies
+
+
+def test_crops_of_tiny_images_keep_half_and_others_a_fifth():
+    def smallest_share(size):
+        ramp = torch.linspace(0, 1, size).repeat(200, 1, size, 1)
+        augment = simclr_augmentation(size, 1, strength=0.0)
+        spans = []
+        for images in (ramp, ramp.transpose(2, 3)):
+            torch.manual_seed(0)  # the same crops across and down
+            changed = augment(images).flatten(1)
+            spans.append(changed.amax(dim=1) - changed.amin(dim=1))
+        return (spans[0] * spans[1]).min()
+
+    assert 0.35 < smallest_share(8) < 0.6
+    assert 0.15 < smallest_share(32) < 0.3
+
+
+def test_blur_is_for_images_above_32_pixels():
+    def blurs(size):
+        return any(isinstance(step, RandomGaussianBlur) for step in simclr_augmentation(size, 3))
+
+    assert [blurs(size) for size in (8, 32, 33, 224)] == [False, False, True, True]
+
+
+def test_grey_images_get_brightness_and_contrast():
+    flat = torch.full((64, 1, 8, 8), 0.5)
+    torch.manual_seed(0)
+    changed = simclr_augmentation(8, 1)(flat)
+    assert changed.std() > 0.05
+
+
+def test_without_kornia_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    monkeypatch.delitem(sys.modules, "onward.data.augmentation")
+    with pytest.raises(MissingExtraError, match=r"kornia .* pip install 'onward\[vision\]'"):
+        importlib.import_module("onward.data.augmentation")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: simclr_augmentation(1, 3), "images of 1 pixels cannot be augmented"),
+        (lambda: simclr_augmentation(8, 2), "images of 2 channels were given"),
+        (lambda: supervised_augmentation(8, 4, flip=False), "images of 4 channels were given"),
+        (lambda: simclr_augmentation(8, 1, crop_scale=(0.9, 0.2)), r"scale of \(0.9, 0.2\)"),
+        (
+            lambda: supervised_augmentation(64, 1, False, crop_scale=(0.0, 1.0)),
+            r"scale of \(0.0, 1",
+        ),
+        (
+            lambda: simclr_augmentation(8, 1, strength=2.0),
+            "strength 2.0 was asked for; give 0 to 1",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, words):
+    with pytest.raises(ConfigurationError, match=words):
+        make()
