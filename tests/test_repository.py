@@ -1,0 +1,138 @@
+"""What holds for the repository as a whole: layers, imports, sizes, and nothing of one machine."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "src").rglob("*.py"))
+TARGETS = ("demo", "test", "check", "bench", "docs", "clean")
+MAY_LOAD_TORCH = ("nn", "training", "models", "experiments", "data.augmentation")
+
+
+def dotted(module: Path) -> str:
+    parts = module.relative_to(ROOT / "src").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after importing these."""
+    code = f"import sys, {', '.join(modules)}; print(*{{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def files() -> list[Path]:
+    """The text files that are tracked, or would be."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip(f"this is no git checkout: {listed.stderr.strip()}")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()]
+
+
+def test_importing_onward_loads_neither_torch_nor_a_database_nor_a_runtime():
+    loaded = loaded_by("onward")
+    assert "onward" in loaded
+    heavy = {"torch", "torchvision", "timm", "lancedb", "lance", "onnxruntime", "onnx", "pandas"}
+    assert not loaded & heavy
+
+
+def test_only_the_modules_that_may_load_torch_do():
+    allowed = tuple(f"onward.{name}" for name in MAY_LOAD_TORCH)
+    names = [dotted(module) for module in MODULES]
+    light = [
+        name
+        for name in names
+        if not any(name == of or name.startswith(f"{of}.") for of in allowed)
+        and not name.endswith("__main__")
+    ]
+    assert "onward.spaces" in light
+    assert not loaded_by(*light) & {"torch", "torchvision", "timm", "kornia", "lightning_fabric"}
+
+
+def test_onward_is_imported_in_half_a_second_of_computing():
+    code = "from time import process_time as now; t = now(); import onward; print(now() - t)"
+    command = [sys.executable, "-c", code]
+    taken = [float(subprocess.check_output(command, text=True)) for _ in range(3)]
+    assert min(taken) < 0.5
+
+
+def test_the_layers_hold():
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", MODULES, ids=dotted)
+def test_a_module_has_at_most_400_lines_and_says_what_it_is(module):
+    text = module.read_text()
+    assert len(text.splitlines()) <= 400, f"{module.name}: split it by what it does"
+    assert re.match(r'r?"""\S', text), f"{module.name} does not begin with a docstring"
+
+
+@pytest.mark.parametrize("word", ["utils", "common", "helpers", "core", "base", "manager"])
+def test_no_module_is_a_drawer_for_what_fits_nowhere(word):
+    assert not [module for module in MODULES if word in (module.stem, module.parent.name)]
+
+
+def test_no_file_names_a_directory_of_one_machine():
+    directory = re.compile(r"(?<![\w.}~-])/(?:work|home|root|Users|tmp|mnt)/\w|\b[A-Z]:\\\w")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for path in files()
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if path != Path(__file__) and directory.search(line)
+    ]
+    assert not found
+
+
+def test_no_file_names_a_package_registry():
+    # The hosts of the public registries, and the settings that would name another one.
+    registry = re.compile(
+        r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs|anaconda\.org"
+        r"|(extra-)?index-url|PIP_INDEX|find-links|trusted-host"
+    )
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for path in files()
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if path != Path(__file__) and registry.search(line)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_makefile_has_the_target_and_describes_it(target):
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE)
+    assert re.search(rf"^\.PHONY:.*\b{target}\b", makefile, re.MULTILINE)
+
+
+def test_continuous_integration_runs_what_a_contributor_runs():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_constraints_are_exact_versions_and_nothing_else():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    assert pinned
+    wrong = [
+        line for line in pinned if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line)
+    ]
+    assert not wrong, "renew constraints.txt as CONTRIBUTING.md says"
+    names = [re.split("==", line)[0].lower().replace("_", "-") for line in pinned]
+    assert "onward" not in names
+    assert len(set(names)) == len(names)
