@@ -1,0 +1,235 @@
+"""Exact search: against naive loops, and the same whatever the blocks, threads and order."""
+
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onward.errors import EvaluationError, SpaceMismatchError
+from onward.retrieval import rank, search
+from onward.spaces import Embeddings, Space
+
+
+def embeddings(vectors, ids=None, *, metric="l2", name="old"):
+    vectors = np.array(vectors, np.float32)
+    ids = tuple(ids or (f"i{row}" for row in range(len(vectors))))
+    return Embeddings(ids, vectors, Space(name, vectors.shape[1], metric))
+
+
+def random_embeddings(rows, dim, *, seed=0, metric="l2", prefix="i"):
+    vectors = np.random.default_rng(seed).standard_normal((rows, dim))
+    return embeddings(vectors, [f"{prefix}{row}" for row in range(rows)], metric=metric)
+
+
+def naive(queries, gallery, *, exclude_self):
+    """For each query the (distance, id) of all items, computed one pair at a time."""
+    results = []
+    for query_id, query in zip(queries.ids, queries.vectors.astype(np.float64), strict=True):
+        found = []
+        for item_id, item in zip(gallery.ids, gallery.vectors.astype(np.float64), strict=True):
+            if exclude_self and item_id == query_id:
+                continue
+            if gallery.space.metric == "cosine":
+                u, v = (x / np.sqrt((x**2).sum()) for x in (query, item))
+                distance = ((u - v) ** 2).sum() / 2
+            else:
+                distance = np.sqrt(((query - item) ** 2).sum())
+            found.append((float(np.float32(distance)), item_id))
+        results.append(sorted(found))
+    return results
+
+
+def all_ranks(queries, gallery, **settings):
+    blocks = list(rank(queries, gallery, **settings))
+    rows = np.concatenate([block.rows for block in blocks])
+    distances = np.concatenate([block.distances for block in blocks])
+    ids = [item for block in blocks for item in block.query_ids]
+    assert ids == list(queries.ids)
+    return rows, distances
+
+
+def test_ranks_worked_by_hand():
+    gallery = embeddings([[0, 0], [3, 4], [1, 0], [0, -2]], "abcd")
+    found = search(embeddings([[0, 0]], "q"), gallery, 3, exclude_self=False)
+    assert found.ids_of(0) == ["a", "c", "d"]
+    np.testing.assert_array_equal(found.distances, [[0, 1, 2]])
+    assert search(embeddings([[0, 0]], "q"), gallery, 9, exclude_self=False).distances[0, 3] == 5
+
+
+def test_cosine_distances_worked_by_hand():
+    gallery = embeddings([[0, 2], [-3, 0], [5, 5], [7, 0]], "abcd", metric="cosine")
+    found = search(embeddings([[1, 0]], "q", metric="cosine"), gallery, 4, exclude_self=False)
+    assert found.ids_of(0) == ["d", "c", "a", "b"]
+    np.testing.assert_allclose(found.distances, [[0, 1 - np.sqrt(0.5), 1, 2]], rtol=1e-7)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_the_ranking_is_that_of_naive_loops(metric, exclude_self):
+    gallery = random_embeddings(40, 5, metric=metric)
+    queries = embeddings(
+        np.vstack([gallery.vectors[:6], random_embeddings(4, 5, seed=1).vectors]),
+        [*gallery.ids[3:9], *"wxyz"],
+        metric=metric,
+    )
+    rows, distances = all_ranks(queries, gallery, exclude_self=exclude_self)
+    for row, expected in enumerate(naive(queries, gallery, exclude_self=exclude_self)):
+        there = rows[row] >= 0
+        assert [gallery.ids[x] for x in rows[row][there]] == [item for _, item in expected]
+        expected_distances = [distance for distance, _ in expected]
+        np.testing.assert_allclose(distances[row][there], expected_distances, rtol=1e-6, atol=1e-30)
+
+
+def test_every_distance_is_the_float64_one_rounded_to_float32():
+    gallery = random_embeddings(300, 64)
+    _, distances = all_ranks(gallery, gallery, exclude_self=False)
+    vectors = gallery.vectors.astype(np.float64)
+    for row in range(0, 300, 25):
+        exact = np.sqrt(((vectors[row] - vectors) ** 2).sum(axis=1)).astype(np.float32)
+        np.testing.assert_array_equal(distances[row], np.sort(exact))
+
+
+def test_equal_vectors_far_from_the_origin_are_at_distance_zero():
+    vectors = 1000 + np.random.default_rng(0).random((8, 3)).astype(np.float32)
+    gallery = embeddings(np.vstack([vectors, vectors]))
+    _, distances = all_ranks(gallery, gallery, exclude_self=False)
+    assert (distances[:, :2] == 0).all()
+    assert (distances[:, 2:] > 0).all()
+
+
+def test_vectors_that_nearly_cancel_keep_their_order():
+    step = np.spacing(np.float32(4096))
+    gallery = embeddings(4096 + step * np.array([[3], [1], [2], [0]], np.float32), "abcd")
+    found = search(gallery, gallery, 4, exclude_self=False)
+    assert found.ids_of(3) == ["d", "b", "c", "a"]
+    np.testing.assert_array_equal(found.distances[3], step * np.arange(4))
+
+
+def test_items_at_the_same_distance_come_in_the_order_of_their_ids():
+    gallery = embeddings([[1, 0], [0, 1], [-1, 0], [0, -1], [0, 0.5]], ["d", "B", "a", "10", "9"])
+    assert search(embeddings([[0, 0]], "q"), gallery, 5, exclude_self=False).ids_of(0) == [
+        "9",
+        "10",
+        "B",
+        "a",
+        "d",
+    ]
+    assert search(embeddings([[0, 0]], "q"), gallery, 3, exclude_self=False).ids_of(0) == [
+        "9",
+        "10",
+        "B",
+    ]
+
+
+def test_a_query_is_left_out_by_id_and_not_by_rank():
+    gallery = embeddings([[0], [0], [5]], "abc")
+    queries = embeddings([[0], [5]], ["b", "a"])
+    found = search(queries, gallery, 3, exclude_self=True)
+    assert found.ids_of(0) == ["a", "c"]  # its duplicate stays
+    assert found.ids_of(1) == ["c", "b"]  # its own entry goes, wherever its vector is
+
+
+def test_where_only_some_queries_stand_in_the_gallery_their_rows_are_padded():
+    gallery = embeddings([[0], [1]], "ab")
+    found = search(embeddings([[0], [0]], ["a", "x"]), gallery, 5, exclude_self=True)
+    assert found.rows.tolist() == [[1, -1], [0, 1]]
+    assert found.distances.tolist() == [[1, np.inf], [0, 1]]
+
+
+def test_a_gallery_of_the_query_alone_gives_nothing_back():
+    alone = embeddings([[1]], "a")
+    assert search(alone, alone, 3, exclude_self=True).ids_of(0) == []
+
+
+def test_an_empty_gallery_gives_nothing_back_and_no_queries_make_no_ranks():
+    empty = Embeddings((), np.empty((0, 2), np.float32), Space("old", 2))
+    one = embeddings([[0, 1]])
+    assert search(one, empty, 3, exclude_self=False).ids_of(0) == []
+    assert len(search(empty, one, 3, exclude_self=False)) == 0
+    assert list(rank(empty, one, exclude_self=True)) == []
+
+
+def test_huge_and_tiny_vectors_have_finite_distances():
+    largest = np.finfo(np.float32).max
+    gallery = embeddings([[largest, largest], [1e-44, 0], [0, 0]], "abc")
+    found = search(embeddings([[-largest, -largest]], "q"), gallery, 3, exclude_self=False)
+    assert found.distances.tolist() == [[largest] * 3]  # as far as float32 can say
+    assert search(gallery.select([2]), gallery, 2, exclude_self=False).distances[0, 1] > 0
+
+
+@pytest.mark.parametrize("k", [None, 1, 7])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("block_bytes", [1, 3_000, 20_000, 1 << 30])
+def test_the_size_of_a_block_changes_nothing_bit_for_bit(block_bytes, metric, k):
+    gallery = random_embeddings(20, 33, metric=metric)
+    twins = embeddings(np.vstack([gallery.vectors, gallery.vectors]), metric=metric)
+    expected = all_ranks(twins, twins, exclude_self=True, k=k)
+    found = all_ranks(twins, twins, exclude_self=True, k=k, block_bytes=block_bytes)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1].view(np.uint32), expected[1].view(np.uint32))
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_the_gallery_changes_nothing(data):
+    metric = data.draw(st.sampled_from(["l2", "cosine"]))
+    size, dim = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+    small = st.integers(-2, 2).map(float)  # many ties
+    rows = st.lists(st.lists(small, min_size=dim, max_size=dim), min_size=size, max_size=size)
+    vectors = np.array(data.draw(rows))
+    if metric == "cosine":
+        vectors[:, 0] = np.where(np.any(vectors != 0, axis=1), vectors[:, 0], 1)
+    gallery = embeddings(vectors, metric=metric)
+    shuffled = gallery.select(data.draw(st.permutations(range(size))))
+    k = data.draw(st.none() | st.integers(1, size))
+    block = data.draw(st.sampled_from([1, 500, 1 << 20]))
+    rows, distances = all_ranks(gallery, gallery, exclude_self=True, k=k)
+    again, same = all_ranks(gallery, shuffled, exclude_self=True, k=k, block_bytes=block)
+    np.testing.assert_array_equal(distances, same)
+    names, others = (np.array([*where.ids, "pad"]) for where in (gallery, shuffled))
+    np.testing.assert_array_equal(names[rows], others[again])
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_k_nearest_are_the_first_k_of_all(size, k, exclude_self):
+    gallery = random_embeddings(size, 3, seed=size)
+    every, distances = all_ranks(gallery, gallery, exclude_self=exclude_self)
+    found = search(gallery, gallery, k, exclude_self=exclude_self)
+    np.testing.assert_array_equal(found.rows, every[:, :k])
+    np.testing.assert_array_equal(found.distances, distances[:, :k])
+
+
+@pytest.mark.parametrize("k", [None, 10])
+def test_memory_is_bounded_by_the_block(k):
+    gallery = random_embeddings(2000, 4)
+    matrix = 2000 * 2000 * 8
+    block = 1 << 20
+    list(rank(gallery.select(range(5)), gallery, exclude_self=True))  # warm up
+    tracemalloc.start()
+    for _ in rank(gallery, gallery, exclude_self=True, k=k, block_bytes=block):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * block  # the order of the ids is kept too
+    assert peak < matrix / 10
+
+
+def test_spaces_are_checked_before_anything_is_computed():
+    words = (
+        "the queries are in new (1, l2), the gallery in old (1, l2); distances between them mean "
+        "nothing. Upgrade the gallery from old to new first"
+    )
+    with pytest.raises(SpaceMismatchError, match=re.escape(words)):
+        rank(embeddings([[1]], name="new"), embeddings([[1]]), exclude_self=False)
+
+
+def test_the_nearest_none_are_refused():
+    one = embeddings([[1]])
+    with pytest.raises(
+        EvaluationError, match="the nearest 0 items were asked for; ask for at least 1"
+    ):
+        search(one, one, 0, exclude_self=False)
