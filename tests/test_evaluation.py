@@ -1,0 +1,324 @@
+"""Metrics: worked by hand, against naive loops and against other libraries."""
+
+import json
+
+import ir_measures
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import average_precision_score
+
+from onward.errors import EvaluationError
+from onward.evaluation import Evaluation, average_precision, evaluate, first_hits
+from onward.rankings import Ranking, Relevance
+from onward.retrieval import rank, search
+from onward.spaces import Embeddings, Space
+
+SPACE = Space("old", 3)
+
+
+def labelled(rows, *, seed=0, classes=4, prefix="i"):
+    random = np.random.default_rng(seed)
+    ids = tuple(f"{prefix}{row}" for row in range(rows))
+    vectors = random.standard_normal((rows, SPACE.dim)).astype(np.float32)
+    return Embeddings(ids, vectors, SPACE, random.integers(0, classes, rows))
+
+
+def evaluated(first_hit, relevant, scores, depth=None):
+    ids = tuple(f"q{row}" for row in range(len(first_hit)))
+    return Evaluation(
+        ids,
+        np.array(first_hit, np.int64),
+        np.array(relevant, np.int64),
+        np.array(scores, np.float64),
+        depth,
+    )
+
+
+HITS = hnp.arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 12)))
+
+
+@pytest.mark.parametrize(
+    ("ranking", "relevant", "expected"),
+    [
+        pytest.param("--+", 1, 1 / 3, id="found-last"),
+        pytest.param("+-+", 2, (1 / 1 + 2 / 3) / 2, id="both-found"),
+        pytest.param("+--", 3, 1 / 3, id="two-of-three-missed"),
+        pytest.param("---", 2, 0.0, id="none-found"),
+        pytest.param("+++", 3, 1.0, id="perfect"),
+        pytest.param("---", 0, np.nan, id="nothing-to-find"),
+        pytest.param("", 2, 0.0, id="nothing-came-back"),
+    ],
+)
+def test_average_precision_worked_by_hand(ranking, relevant, expected):
+    hits = np.array([[mark == "+" for mark in ranking]], dtype=bool)
+    np.testing.assert_allclose(average_precision(hits, np.array([relevant])), [expected])
+
+
+@given(HITS, st.integers(0, 3))
+def test_average_precision_is_that_of_naive_loops(hits, missed):
+    for row, score in zip(hits, average_precision(hits, hits.sum(axis=1) + missed), strict=True):
+        found, total = 0, 0.0
+        for position, hit in enumerate(row, start=1):
+            if hit:
+                found += 1
+                total += found / position
+        relevant = found + missed
+        assert np.isnan(score) if relevant == 0 else np.isclose(score, total / relevant, rtol=1e-12)
+
+
+@given(HITS.filter(lambda hits: hits.any(axis=1).all()))
+def test_average_precision_of_a_whole_ranking_is_scikit_learns(hits):
+    nearness = -np.arange(hits.shape[1])
+    expected = [average_precision_score(row, nearness) for row in hits]
+    np.testing.assert_allclose(average_precision(hits, hits.sum(axis=1)), expected, rtol=1e-12)
+
+
+@given(hits=hnp.arrays(bool, st.tuples(st.just(1), st.integers(2, 20))), data=st.data())
+def test_moving_a_hit_up_never_lowers_average_precision(hits, data):
+    position = data.draw(st.integers(1, hits.shape[1] - 1))
+    better = hits.copy()
+    better[0, [position - 1, position]] = np.sort(hits[0, [position - 1, position]])[::-1]
+    relevant = hits.sum(axis=1) + 1
+    assert average_precision(better, relevant)[0] >= average_precision(hits, relevant)[0]
+
+
+def test_more_hits_than_relevant_items_names_the_query():
+    with pytest.raises(
+        EvaluationError,
+        match="query 1 has 2 hits but only 1 relevant items; count relevance over the whole",
+    ):
+        average_precision(np.array([[True, False], [True, True]]), np.array([1, 1]))
+
+
+@given(HITS)
+def test_the_first_hit_is_that_of_naive_loops(hits):
+    expected = [next((r for r, hit in enumerate(row) if hit), -1) for row in hits]
+    assert first_hits(hits).tolist() == expected
+
+
+def test_cmc_worked_by_hand():
+    result = evaluated([0, 2, -1, 1, -1], [1, 1, 2, 3, 0], [1.0, 1 / 3, 0.0, 0.5, np.nan])
+    assert [result.cmc(k) for k in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 0.75]
+    assert result.curve(4).tolist() == [0.25, 0.5, 0.75, 0.75]
+    assert result.map == pytest.approx((1 + 1 / 3 + 0 + 0.5) / 4)
+    assert (result.queries, result.skipped) == (4, 1)
+
+
+def test_a_cmc_of_no_rank_or_below_the_cut_is_refused():
+    result = evaluated([0], [1], [1.0], depth=3)
+    assert result.cmc(3) == 1.0
+    with pytest.raises(EvaluationError, match="cmc@0 does not exist; k starts at 1"):
+        result.cmc(0)
+    with pytest.raises(
+        EvaluationError,
+        match="cmc@4 needs 4 ranks but the rankings were cut after 3; rank at least the 4 nearest",
+    ):
+        result.curve(4)
+
+
+def test_an_evaluation_in_which_nothing_can_be_found_says_so_without_a_number():
+    nothing = evaluated([-1, -1], [0, 0], [np.nan, np.nan])
+    assert np.isnan([nothing.map, nothing.cmc(1)]).all()
+    assert nothing.to_json() == {
+        "cmc@1": None,
+        "cmc@5": None,
+        "map": None,
+        "queries": 0,
+        "skipped": 2,
+    }
+    assert evaluated([], [], []).to_json()["queries"] == 0
+    assert str(nothing).splitlines()[1].split() == ["-", "-", "-"]
+
+
+def test_an_evaluation_prints_percent_and_writes_fractions():
+    result = evaluated([0, 2, -1, -1], [1, 1, 2, 0], [1.0, 0.25, 0.0, np.nan])
+    assert str(result).splitlines() == [
+        "(percent)     cmc@1  cmc@5    map",
+        "               33.3   66.7   41.7",
+        "3 queries; 1 more have nothing to find.",
+    ]
+    written = result.to_json()
+    assert written == {
+        "cmc@1": pytest.approx(1 / 3),
+        "cmc@5": pytest.approx(2 / 3),
+        "map": pytest.approx(1.25 / 3),
+        "queries": 3,
+        "skipped": 1,
+    }
+    assert {type(value) for value in written.values()} == {int, float}
+    json.dumps(written, allow_nan=False)
+
+
+def test_a_short_ranking_has_no_cmc_below_its_cut():
+    written = evaluated([0], [1], [1.0], depth=1).to_json()
+    assert (written["cmc@1"], written["cmc@5"]) == (1.0, None)
+    assert str(evaluated([0], [1], [1.0], depth=1)).splitlines()[1].split() == [
+        "100.0",
+        "-",
+        "100.0",
+    ]
+
+
+def test_some_queries_can_be_looked_at_apart():
+    result = evaluated([0, 2, -1], [1, 1, 2], [1.0, 1 / 3, 0.0], depth=5)
+    some = result.select(["q2", "q0"])
+    assert some.query_ids == ("q2", "q0")
+    assert (some.cmc(1), some.map, some.depth) == (0.5, 0.5, 5)
+    with pytest.raises(
+        EvaluationError, match="1 of 2 queries were not evaluated, the first 'x'; evaluate them"
+    ):
+        result.select(["q0", "x"])
+
+
+def test_an_evaluation_refuses_a_query_twice_and_arrays_that_do_not_fit():
+    one = np.array([0]), np.array([1]), np.array([1.0])
+    two = np.array([0, 0]), np.array([1, 1]), np.array([1.0, 1.0])
+    with pytest.raises(EvaluationError, match="2 results for 1 queries; rank every query once"):
+        Evaluation(("q", "q"), *two)
+    with pytest.raises(EvaluationError, match=r"first_hit of shape \(1,\) for 2 queries; give one"):
+        Evaluation(("p", "q"), *one)
+    with pytest.raises(ValueError, match="read-only"):
+        Evaluation(("p",), *one).relevant[0] = 3
+
+
+def naive_evaluation(queries, gallery, *, exclude_self):
+    """CMC@1, CMC@5 and mAP, one pair at a time."""
+    first, scores = [], []
+    for q in range(len(queries)):
+        pairs = []
+        for g in range(len(gallery)):
+            if exclude_self and queries.ids[q] == gallery.ids[g]:
+                continue
+            difference = queries.vectors[q].astype(float) - gallery.vectors[g].astype(float)
+            pairs.append((np.sqrt((difference**2).sum()), gallery.ids[g], g))
+        hits = [gallery.labels[g] == queries.labels[q] for _, _, g in sorted(pairs)]
+        if any(hits):
+            first.append(hits.index(True))
+            at = [position for position, hit in enumerate(hits, start=1) if hit]
+            scores.append(np.mean([n / position for n, position in enumerate(at, start=1)]))
+    return np.mean(np.array(first) < 1), np.mean(np.array(first) < 5), np.mean(scores)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_an_evaluation_is_that_of_naive_loops(exclude_self):
+    gallery = labelled(30)
+    extra = labelled(10, seed=1, classes=6, prefix="x")
+    queries = Embeddings(
+        gallery.ids[:15] + extra.ids,
+        np.vstack([gallery.vectors[:15], extra.vectors]),
+        SPACE,
+        np.concatenate([gallery.labels[:15], extra.labels]),
+    )
+    for these in (gallery, queries):
+        relevance = Relevance.between(these, gallery, exclude_self=exclude_self)
+        result = evaluate(rank(these, gallery, exclude_self=exclude_self), relevance)
+        expected = naive_evaluation(these, gallery, exclude_self=exclude_self)
+        np.testing.assert_allclose((result.cmc(1), result.cmc(5), result.map), expected)
+    assert result.skipped > 0
+
+
+@pytest.mark.parametrize("depth", [3, 40])
+def test_an_evaluation_is_that_of_ir_measures(depth):
+    gallery, queries = labelled(40), labelled(12, seed=1, prefix="q")
+    result = evaluate(
+        search(queries, gallery, depth, exclude_self=False),
+        Relevance.between(queries, gallery, exclude_self=False),
+    )
+    found = search(queries, gallery, depth, exclude_self=False)
+    run = [
+        ir_measures.ScoredDoc(query, item, float(-position))
+        for row, query in enumerate(queries.ids)
+        for position, item in enumerate(found.ids_of(row))
+    ]
+    judged = [
+        ir_measures.Qrel(query, item, int(query_label == label))
+        for query, query_label in zip(queries.ids, queries.labels.tolist(), strict=True)
+        for item, label in zip(gallery.ids, gallery.labels.tolist(), strict=True)
+    ]
+    measures = [ir_measures.AP, ir_measures.Success @ 1, ir_measures.Success @ 3]
+    expected = ir_measures.calc_aggregate(measures, judged, run)
+    assert result.map == pytest.approx(expected[ir_measures.AP])
+    assert result.cmc(1) == pytest.approx(expected[ir_measures.Success @ 1])
+    assert result.cmc(3) == pytest.approx(expected[ir_measures.Success @ 3])
+
+
+def test_blocks_and_their_size_change_nothing_bit_for_bit():
+    gallery = labelled(50)
+    relevance = Relevance.between(gallery, gallery, exclude_self=True)
+    results = [
+        evaluate(rank(gallery, gallery, exclude_self=True, block_bytes=size), relevance)
+        for size in (1, 30_000, 1 << 26)
+    ]
+    for result in results[1:]:
+        assert result.query_ids == results[0].query_ids
+        np.testing.assert_array_equal(result.average_precision, results[0].average_precision)
+        np.testing.assert_array_equal(result.first_hit, results[0].first_hit)
+
+
+@given(st.permutations(range(20)))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_the_gallery_changes_nothing(order):
+    gallery = labelled(20)
+    coarse = Embeddings(gallery.ids, np.round(gallery.vectors), SPACE, gallery.labels)  # ties
+    shuffled = coarse.select(order)
+    results = [
+        evaluate(
+            rank(coarse, where, exclude_self=True),
+            Relevance.between(coarse, where, exclude_self=True),
+        )
+        for where in (coarse, shuffled)
+    ]
+    np.testing.assert_array_equal(results[0].average_precision, results[1].average_precision)
+    np.testing.assert_array_equal(results[0].first_hit, results[1].first_hit)
+
+
+def test_a_cut_is_remembered_only_where_it_hides_something():
+    gallery = labelled(6)
+    relevance = Relevance.between(gallery, gallery, exclude_self=True)
+    depth_of = {
+        k: evaluate(search(gallery, gallery, k, exclude_self=True), relevance).depth
+        for k in (3, 4, 5, 9)
+    }
+    assert depth_of == {3: 3, 4: 4, 5: None, 9: None}
+
+
+def test_queries_that_were_not_ranked_are_missed():
+    gallery = labelled(6)
+    relevance = Relevance.between(gallery, gallery, exclude_self=False)
+    with pytest.raises(
+        EvaluationError,
+        match="2 of 6 queries were not ranked, the first 'i2'; rank them all, or make the relev",
+    ):
+        evaluate(rank(gallery.select([0, 1, 3, 5]), gallery, exclude_self=False), relevance)
+
+
+def test_a_query_that_was_ranked_twice_is_refused():
+    gallery = labelled(6)
+    relevance = Relevance.between(gallery, gallery, exclude_self=False)
+    found = search(gallery, gallery, 2, exclude_self=False)
+    with pytest.raises(EvaluationError, match="12 results for 6 queries; rank every query once"):
+        evaluate([found, found], relevance)
+
+
+def test_no_queries_make_an_empty_evaluation():
+    gallery, none = labelled(3), labelled(0)
+    relevance = Relevance.between(none, gallery, exclude_self=False)
+    result = evaluate(rank(none, gallery, exclude_self=False), relevance)
+    assert (result.queries, result.skipped, result.depth) == (0, 0, None)
+
+
+def test_a_ranking_with_padding_counts_what_did_not_come_back_as_missed():
+    found = Ranking(
+        ("q",),
+        ("a", "b"),
+        np.array([[1, -1, -1]]),
+        np.array([[0.5, np.inf, np.inf]], np.float32),
+        False,
+    )
+    relevance = Relevance(("q",), ("a", "b", "c"), np.array([1]), np.array([1, 0, 1]), False)
+    result = evaluate(found, relevance)
+    assert (result.map, result.cmc(3)) == (0, 0)
+    assert result.relevant.tolist() == [2]
