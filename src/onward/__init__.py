@@ -1,3 +1,88 @@
-"""Upgrade the embedding model of a retrieval system without embedding the gallery again."""
+"""Upgrade the embedding model of a retrieval system without embedding the gallery again.
+
+The public names. They are imported when first used, so that `import onward` loads neither torch
+nor a database client.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onward.compatibility import Comparison, compare, evaluate_embeddings
+    from onward.data.sources import open_items, open_splits
+    from onward.errors import OnwardError
+    from onward.evaluation import Evaluation, evaluate
+    from onward.gallery import Gallery, create_gallery, open_gallery
+    from onward.models import EmbeddingModel
+    from onward.rankings import Ranking, Relevance
+    from onward.retrieval import rank, search
+    from onward.spaces import Embeddings, Space
+    from onward.training.embedding_models import train_embedding_model
+    from onward.training.side_information import train_side_information_model
+    from onward.training.transformations import fit
+    from onward.transformation import Transformation, compose
+    from onward.upgrading import Upgrade, plan_upgrade
 
 __version__ = "0.1.0"
+
+_MODULE_OF = {
+    "Comparison": "compatibility",
+    "EmbeddingModel": "models",
+    "Embeddings": "spaces",
+    "Evaluation": "evaluation",
+    "Gallery": "gallery",
+    "OnwardError": "errors",
+    "Ranking": "rankings",
+    "Relevance": "rankings",
+    "Space": "spaces",
+    "Transformation": "transformation",
+    "Upgrade": "upgrading",
+    "compare": "compatibility",
+    "compose": "transformation",
+    "create_gallery": "gallery",
+    "evaluate": "evaluation",
+    "evaluate_embeddings": "compatibility",
+    "fit": "training.transformations",
+    "open_gallery": "gallery",
+    "open_items": "data.sources",
+    "open_splits": "data.sources",
+    "plan_upgrade": "upgrading",
+    "rank": "retrieval",
+    "search": "retrieval",
+    "train_embedding_model": "training.embedding_models",
+    "train_side_information_model": "training.side_information",
+}
+
+__all__ = [
+    "Comparison",
+    "EmbeddingModel",
+    "Embeddings",
+    "Evaluation",
+    "Gallery",
+    "OnwardError",
+    "Ranking",
+    "Relevance",
+    "Space",
+    "Transformation",
+    "Upgrade",
+    "compare",
+    "compose",
+    "create_gallery",
+    "evaluate",
+    "evaluate_embeddings",
+    "fit",
+    "open_gallery",
+    "open_items",
+    "open_splits",
+    "plan_upgrade",
+    "rank",
+    "search",
+    "train_embedding_model",
+    "train_side_information_model",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'onward' has no attribute {name!r}")
+    return getattr(import_module(f"onward.{_MODULE_OF[name]}"), name)

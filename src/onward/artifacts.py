@@ -116,13 +116,10 @@ def read_artifact(directory: Path | str, kind: str) -> Artifact:
     target = Path(directory)
     if not target.exists() and _replaced(target).exists():  # killed between two renames
         _replaced(target).rename(target)
-    if not (target / CONFIG).is_file():
-        what = "has no config.json" if target.exists() else "does not exist"
-        raise ArtifactError(f"{target} {what}; give a directory that holds a saved {kind}")
-    header = _read_header(target)
+    header = read_header(target)
     if header.get("kind") != kind:
         raise ArtifactError(f"{target} holds a {header.get('kind')}, not a {kind}")
-    if header.get("format", 0) > FORMAT:
+    if header["format"] > FORMAT:
         raise ArtifactError(
             f"{target} has format {header['format']}, this Onward reads up to {FORMAT}; "
             "install a newer Onward"
@@ -134,6 +131,28 @@ def read_artifact(directory: Path | str, kind: str) -> Artifact:
         raise ArtifactError(f"{target / ARRAYS} cannot be read: {error}") from error
     card = contents.pop(CARD).decode()
     return Artifact(kind, header["config"], arrays, header["made_by"], card, contents)
+
+
+def read_header(directory: Path | str) -> dict[str, Any]:
+    """Read an artefact's header alone, whatever its kind, and check its own digest.
+
+    Raises:
+        ArtifactError: if there is none, or it was changed after it was written.
+    """
+    target = Path(directory)
+    if not (target / CONFIG).is_file():
+        what = "has no config.json" if target.exists() else "does not exist"
+        raise ArtifactError(f"{target} {what}; give a directory that Onward wrote")
+    try:
+        header: dict[str, Any] = dict(json.loads((target / CONFIG).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{target / CONFIG} is no JSON object: {error}") from error
+    rest = {name: value for name, value in header.items() if name != "digest"}
+    if header.get("digest") != digest(canonical_json(rest)):
+        raise ArtifactError(
+            f"{target / CONFIG} was changed after it was written; restore it from a copy"
+        )
+    return header
 
 
 @contextmanager
@@ -161,25 +180,12 @@ def _replaced(target: Path) -> Path:
 def _refuse_to_replace_others(target: Path, kind: str) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    header = _read_header(target) if (target / CONFIG).is_file() else {}
+    header = read_header(target) if (target / CONFIG).is_file() else {}
     if header.get("kind") != kind:
         raise ArtifactError(
             f"{target} is there already and holds no {kind}; it was left as it is. "
             "Give another directory"
         )
-
-
-def _read_header(target: Path) -> dict[str, Any]:
-    try:
-        header = json.loads((target / CONFIG).read_bytes())
-    except ValueError as error:
-        raise ArtifactError(f"{target / CONFIG} is not JSON: {error}") from error
-    stated = header.pop("digest", None) if isinstance(header, dict) else None
-    if stated is None or stated != digest(canonical_json(header)):
-        raise ArtifactError(
-            f"{target / CONFIG} was changed after it was written; restore it from a copy"
-        )
-    return dict(header)
 
 
 def _read_checked(path: Path, stated: str) -> bytes:

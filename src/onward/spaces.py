@@ -131,7 +131,8 @@ class Embeddings:
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "Embeddings":
         """Return the embeddings of some rows (positions or a mask), in that order."""
-        chosen = np.arange(len(self))[np.asarray(rows)]
+        wanted = np.asarray(rows)
+        chosen = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
         labels = None if self.labels is None else self.labels[chosen]
         ids = tuple(self.ids[row] for row in chosen)
         return Embeddings(ids, self.vectors[chosen], self.space, labels)

@@ -1,0 +1,30 @@
+"""The table of commands."""
+
+import typer
+
+from onward.cli import compare, demo, embed, evaluate, fit, gallery, info, report, search, train
+from onward.cli import upgrade as upgrade_command
+from onward.cli.output import print_version
+
+app = typer.Typer(
+    name="onward",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Upgrade the embedding model of a retrieval system without embedding the gallery again.",
+)
+for command in (
+    demo.demo,
+    train.train,
+    embed.embed,
+    fit.fit,
+    search.search,
+    evaluate.evaluate,
+    compare.compare,
+    report.report,
+    info.info,
+):
+    app.command()(command)
+app.add_typer(gallery.app, name="gallery")
+app.add_typer(upgrade_command.app, name="upgrade")
+app.callback()(print_version)

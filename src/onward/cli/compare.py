@@ -1,0 +1,38 @@
+"""`onward compare`: do nothing, upgrade or embed everything again: what each gives."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onward.cli.evaluate import ExcludeSelf
+from onward.cli.output import AsJson, show
+
+if TYPE_CHECKING:
+    from onward.spaces import Embeddings
+
+Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
+Upgraded = Annotated[Path, typer.Option(help="The items after the upgrade: .parquet.")]
+New = Annotated[Path, typer.Option(help="The items by the new model: .parquet.")]
+
+
+def compare(
+    old: Old, upgraded: Upgraded, new: New, exclude_self: ExcludeSelf, as_json: AsJson = False
+) -> None:
+    """Compare old/old, new/old and new/new on the same items, each searched by the others.
+
+    Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
+    """
+    from onward.compatibility import compare_embeddings
+
+    show(compare_embeddings(read_cells(old, upgraded, new), exclude_self=exclude_self), as_json)
+
+
+def read_cells(old: Path, upgraded: Path, new: Path) -> "dict[str, tuple[Embeddings, Embeddings]]":
+    """Return queries and gallery of each cell from three files that hold the same items."""
+    from onward.spaces import Embeddings
+
+    by_new = Embeddings.load(new)
+    by_old = Embeddings.load(old).align(by_new.ids)
+    carried = Embeddings.load(upgraded).align(by_new.ids)
+    return {"old/old": (by_old, by_old), "new/old": (by_new, carried), "new/new": (by_new, by_new)}

@@ -1,0 +1,55 @@
+"""`onward demo`: a gallery of real images moves to a new model, from beginning to end."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onward.cli.options import Device, IdColumn, ImageColumn, LabelColumn, SkipBad
+from onward.cli.output import AsJson, show, tell
+
+
+def demo(
+    data: Annotated[
+        str | None, typer.Option(help="Your images: a folder, a sub-folder a class, or Parquet.")
+    ] = None,
+    old_classes: Annotated[
+        int | None, typer.Option(min=1, help="How many classes the old model knows.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each model that sees images.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    id_column: IdColumn = None,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train old and new models, fill a gallery, upgrade it without its images, and compare.
+
+    Example: onward demo --data photos/ --old-classes 10
+    """
+    from onward.experiments.learning import Stage
+    from onward.experiments.recipe import load_recipe
+    from onward.experiments.study import run_study
+    from onward.progress import progress_bar
+
+    overrides: dict[str, Any] = {"seed": seed}
+    given = {
+        "data.source": data,
+        "data.old_classes": old_classes,
+        "data.image_column": image_column,
+        "data.label_column": label_column,
+        "data.id_column": id_column,
+        "data.skip_bad": skip_bad or None,
+        "embedding_model.epochs": epochs,
+        "side_information.epochs": epochs,
+        "backward_compatible.epochs": epochs,
+    }
+    overrides |= {key: value for key, value in given.items() if value is not None}
+    recipe = load_recipe("digits" if data in (None, "digits") else "images", overrides)
+    comparison = run_study(recipe, out, Stage(device, tell, progress_bar))
+    show(comparison, as_json)

@@ -1,0 +1,81 @@
+"""Arguments and options that several commands share, and how their words are read."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from onward.cli.output import tell
+from onward.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from onward.data.items import Items
+
+
+class Split(StrEnum):
+    """Which part of a source of images."""
+
+    TRAIN = "train"
+    TEST = "test"
+    ALL = "all"
+
+
+DataSource = Annotated[
+    str, typer.Argument(help="'digits', an image folder (a sub-folder a class) or image Parquet.")
+]
+GalleryUrl = Annotated[str, typer.Argument(help="A gallery, such as photos.lance.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Parquet: the struct {bytes, path}.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Parquet: the integer label.")]
+IdColumn = Annotated[str | None, typer.Option(help="Parquet: ids; otherwise file and row.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out bad images; say which.")]
+Classes = Annotated[
+    str | None, typer.Option(help="Label numbers, such as 0-4 or 0,2,7-9; all if not given.")
+]
+Seed = Annotated[int, typer.Option(help="Same seed and device, same bytes.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU where there is one.")
+]
+Directory = Annotated[Path, typer.Argument(help="A directory to write.")]
+EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
+
+
+def parse_classes(text: str) -> tuple[int, ...]:
+    """Read label numbers: `0-4,7` is 0, 1, 2, 3, 4, 7.
+
+    Raises:
+        ConfigurationError: if a part is neither a number nor a range.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ConfigurationError(
+                f"{part!r} in the classes {text!r} is no label number; write them as 0-4 or 0,2,7-9"
+            )
+        numbers += range(int(first), int(last or first) + 1)
+    return tuple(numbers)
+
+
+def open_data(
+    source: str,
+    *,
+    split: Split = Split.ALL,
+    classes: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+    skip_bad: bool = False,
+) -> "Items":
+    """Open the images that the options name; tell what was left out."""
+    from onward.data.sources import open_items, open_splits
+
+    columns = {"image_column": image_column, "label_column": label_column, "id_column": id_column}
+    if split is Split.ALL:
+        items = open_items(source, skip_bad=skip_bad, **columns)
+    else:
+        train, test = open_splits(source, skip_bad=skip_bad, **columns)
+        items = train if split is Split.TRAIN else test
+    for left in items.left_out:
+        tell(f"left out: {left}")
+    return items if classes is None else items.of_classes(parse_classes(classes))

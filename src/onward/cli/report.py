@@ -1,0 +1,55 @@
+"""`onward report`: one HTML page from embeddings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onward.cli.compare import New, Old, Upgraded, read_cells
+from onward.cli.evaluate import ExcludeSelf
+from onward.cli.options import IdColumn, ImageColumn, LabelColumn, SkipBad, open_data
+from onward.cli.output import tell
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="The page to write: .html.")],
+    old: Old,
+    upgraded: Upgraded,
+    new: New,
+    exclude_self: ExcludeSelf,
+    data: Annotated[
+        str | None, typer.Option(help="The items' images, for the grid of what was found.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="The page's title.")] = "An upgrade and what it gave",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    id_column: IdColumn = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Write a page that compares doing nothing, upgrading and embedding everything again.
+
+    Example: onward report page.html --old old.parquet --upgraded up.parquet --new new.parquet
+    --exclude-self --data digits
+    """
+    from onward.compatibility import compare_embeddings
+    from onward.report import make_grid, write_report
+    from onward.retrieval import search
+
+    cells = read_cells(old, upgraded, new)
+    grid = None
+    if data is not None:
+        items = open_data(
+            data,
+            image_column=image_column,
+            label_column=label_column,
+            id_column=id_column,
+            skip_bad=skip_bad,
+        )
+        rankings = {
+            name: search(queries, gallery, 5, exclude_self=exclude_self)
+            for name, (queries, gallery) in cells.items()
+        }
+        grid = make_grid(items, rankings)
+    comparison = compare_embeddings(cells, exclude_self=exclude_self)
+    write_report(out, comparison, title=title, introduction="", grid=grid, facts={})
+    tell(f"written: {out}")

@@ -1,0 +1,179 @@
+"""`onward upgrade`: bring a gallery into a new space. Reads no image."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from onward.cli.options import GalleryUrl
+from onward.cli.output import AsJson, show, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onward.upgrading import Upgrade
+
+TransformationPath = Annotated[Path, typer.Argument(help="Directory written by `fit`.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it although checks failed; is logged.")]
+QueryModel = Annotated[
+    str | None,
+    typer.Option(help="Fingerprint of the model that embeds queries; default: the new space."),
+]
+
+
+class WholeUpgradeByDefault(TyperGroup):
+    """Take `upgrade GALLERY TRANSFORMATION` for `upgrade all GALLERY TRANSFORMATION`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert the default command where the first word is no command."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["all", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=WholeUpgradeByDefault,
+    no_args_is_help=True,
+    help="Bring a gallery into a new space with a transformation. Reads no image.\n\n"
+    "`onward upgrade GALLERY TRANSFORMATION` shows the plan; with --yes it does everything.",
+)
+
+
+@app.command(name="all")
+def everything(
+    gallery: GalleryUrl,
+    transformation: TransformationPath,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
+    query_model: QueryModel = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan; with --yes also run, verify and cut over.
+
+    Example: onward upgrade photos.lance old-to-new/ --yes
+    """
+    from onward.gallery import open_gallery
+    from onward.upgrading import plan_upgrade
+
+    if not yes:
+        upgrade = _open(gallery, transformation)
+        show(plan_upgrade(open_gallery(gallery), upgrade.transformation), as_json)
+        tell("Nothing was written. To do it: add --yes")
+        return
+    upgrade = _open(gallery, transformation)
+    tell(str(plan_upgrade(upgrade.gallery, upgrade.transformation)))
+    upgrade.start()
+    _run(upgrade)
+    tell(str(upgrade.verify()))
+    show(upgrade.cut_over(query_model=query_model), as_json)
+
+
+@app.command()
+def plan(gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False) -> None:
+    """Say what an upgrade would do and cost; write nothing.
+
+    Example: onward upgrade plan photos.lance old-to-new/
+    """
+    from onward.upgrading import plan_upgrade
+
+    upgrade = _open(gallery, transformation)
+    show(plan_upgrade(upgrade.gallery, upgrade.transformation), as_json)
+
+
+@app.command()
+def start(gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False) -> None:
+    """Write the new vectors, batch by batch; go on where an earlier run was stopped.
+
+    Example: onward upgrade start photos.lance old-to-new/
+    """
+    upgrade = _open(gallery, transformation)
+    upgrade.start()
+    show(_run(upgrade), as_json)
+
+
+@app.command()
+def status(
+    gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False
+) -> None:
+    """Say how far an upgrade is and what comes next.
+
+    Example: onward upgrade status photos.lance old-to-new/
+    """
+    show(_open(gallery, transformation).status(), as_json)
+
+
+@app.command()
+def verify(
+    gallery: GalleryUrl,
+    transformation: TransformationPath,
+    sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that every row is there and right; exit with 1 if not.
+
+    Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
+    """
+    verification = _open(gallery, transformation).verify(sample=sample)
+    show(verification, as_json)
+    if not verification.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cutover(
+    gallery: GalleryUrl,
+    transformation: TransformationPath,
+    query_model: QueryModel = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the new space answer queries, at once and as a whole.
+
+    Example: onward upgrade cutover photos.lance old-to-new/
+    """
+    upgrade = _open(gallery, transformation)
+    show(upgrade.cut_over(query_model=query_model, force=force), as_json)
+
+
+@app.command()
+def rollback(
+    gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False
+) -> None:
+    """Let the space answer queries that did so before the cut over.
+
+    Example: onward upgrade rollback photos.lance old-to-new/
+    """
+    show(_open(gallery, transformation).roll_back(), as_json)
+
+
+@app.command()
+def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
+    """Show every step that was taken on GALLERY.
+
+    Example: onward upgrade log photos.lance --json
+    """
+    import json
+
+    from onward.gallery import open_gallery
+
+    for entry in open_gallery(gallery).journal():
+        typer.echo(json.dumps(dict(entry)) if as_json else _line(entry))
+
+
+def _line(entry: "Mapping[str, Any]") -> str:
+    return "  ".join(f"{name}={value}" for name, value in entry.items())
+
+
+def _open(gallery: str, transformation: Path) -> "Upgrade":
+    from onward.gallery import open_gallery
+    from onward.transformation import Transformation
+    from onward.upgrading import Upgrade
+
+    return Upgrade(open_gallery(gallery), Transformation.load(transformation))
+
+
+def _run(upgrade: "Upgrade") -> Any:
+    from onward.progress import progress_bar
+
+    with progress_bar("Upgrade", unit="rows") as progress:
+        return upgrade.run(progress=progress)

@@ -1,0 +1,242 @@
+"""The command line: what it loads, what it says, and how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from onward.cli.app import app
+from onward.cli.options import parse_classes
+from onward.errors import ConfigurationError
+from onward.gallery import open_gallery
+from onward.spaces import Embeddings, Space
+from onward.transformation import linear
+
+COMMANDS = [
+    "demo",
+    "train",
+    "embed",
+    "fit",
+    "search",
+    "evaluate",
+    "compare",
+    "report",
+    "info",
+    "gallery create",
+    "gallery add",
+    "gallery delete",
+    "gallery describe",
+    "gallery export",
+    "upgrade all",
+    "upgrade plan",
+    "upgrade start",
+    "upgrade status",
+    "upgrade verify",
+    "upgrade cutover",
+    "upgrade rollback",
+    "upgrade log",
+]
+OLD, NEW = Space("old@1", 4), Space("new@2", 4)
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Run the real command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from onward.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def answer(*arguments: object) -> str:
+    """Run a command in this process and return its standard output."""
+    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def vectors():
+    return np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def files(tmp_path, vectors):
+    """Old, upgraded and new embeddings of twelve items, and the transformation between them."""
+    ids = tuple(f"item-{row}" for row in range(12))
+    labels = np.arange(12) % 3
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0].astype(np.float32)
+    transformation = linear(OLD, None, NEW, turn, np.zeros(4, np.float32))
+    old = Embeddings(ids, vectors, OLD, labels)
+    upgraded = transformation.apply(old)
+    old.save(tmp_path / "old.parquet")
+    upgraded.save(tmp_path / "upgraded.parquet")
+    Embeddings(ids, upgraded.vectors, NEW, labels).save(tmp_path / "new.parquet")
+    transformation.save(tmp_path / "old-to-new")
+    return tmp_path
+
+
+@pytest.fixture
+def gallery(files):
+    url = str(files / "photos.lance")
+    answer("gallery", "create", url, files / "old.parquet")
+    return url
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example(command):
+    assert f"Example: onward {command.removesuffix(' all')}" in " ".join(
+        answer(*command.split(), "--help").split()
+    )
+
+
+def test_help_lists_every_command():
+    listed = answer("--help")
+    assert all(command.split()[0] in listed for command in COMMANDS)
+
+
+def test_help_loads_neither_torch_nor_a_database():
+    program = (
+        "import sys; sys.argv = ['onward', '--help']\n"
+        "from onward.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'lancedb', 'pyarrow', 'onnxruntime', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_what_the_user_can_put_right_ends_with_1_and_one_message(tmp_path):
+    code, out, err = run("info", tmp_path / "nothing")
+    assert (code, out) == (1, "")
+    assert err.startswith("onward: ")
+    assert "is no model, transformation, embeddings or gallery" in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_refused_file_ends_with_1_and_one_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run("embed", tmp_path / "file" / "model", "digits", tmp_path / "out.parquet")
+    assert code == 1
+    assert "Traceback" not in err
+
+
+def test_wrong_usage_ends_with_2():
+    code, _, err = run("evaluate", "only-one.parquet")
+    assert code == 2
+    assert "Missing" in err
+
+
+def test_version_is_printed():
+    assert answer("--version").strip().count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0-4", (0, 1, 2, 3, 4)), ("7", (7,)), ("0,2,7-9", (0, 2, 7, 8, 9))]
+)
+def test_classes_are_read_as_numbers_and_ranges(text, numbers):
+    assert parse_classes(text) == numbers
+
+
+def test_classes_that_are_no_numbers_are_refused_with_an_example():
+    with pytest.raises(ConfigurationError, match=r"'cat' in the classes '0,cat' is no label"):
+        parse_classes("0,cat")
+
+
+def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, gallery):
+    plan = json.loads(answer("upgrade", gallery, files / "old-to-new", "--json"))
+    assert plan["rows"] == 12
+    assert open_gallery(gallery).describe().serving == OLD
+    answer("upgrade", gallery, files / "old-to-new", "--yes")
+    assert open_gallery(gallery).describe().serving == NEW
+    answer("upgrade", "rollback", gallery, files / "old-to-new")
+    assert open_gallery(gallery).describe().serving == OLD
+
+
+def test_upgrade_step_by_step(files, gallery):
+    steps = ["plan", "start", "status", "verify", "cutover"]
+    answers = {
+        step: json.loads(answer("upgrade", step, gallery, files / "old-to-new", "--json"))
+        for step in steps
+    }
+    assert all(each["next_steps"] for each in answers.values())
+    assert open_gallery(gallery).describe().serving == NEW
+    logged = [json.loads(line) for line in answer("upgrade", "log", gallery, "--json").splitlines()]
+    assert len(logged) >= 4
+
+
+def test_upgraded_gallery_is_searched_exported_and_compared(files, gallery):
+    answer("upgrade", gallery, files / "old-to-new", "--yes")
+    found = json.loads(answer("search", gallery, files / "new.parquet", "-k", "2", "--json"))
+    assert found["queries"][0]["items"][0]["id"] == found["queries"][0]["id"]
+    answer("gallery", "export", gallery, files / "exported.parquet")
+    compared = json.loads(
+        answer(
+            *("compare", "--old", files / "old.parquet", "--upgraded", files / "exported.parquet"),
+            *("--new", files / "new.parquet", "--exclude-self", "--json"),
+        )
+    )
+    assert compared["cells"]["new/old"] == compared["cells"]["new/new"]
+    scored = json.loads(
+        answer(
+            "evaluate",
+            files / "new.parquet",
+            files / "exported.parquet",
+            "--exclude-self",
+            "--json",
+        )
+    )
+    assert scored == compared["cells"]["new/old"]
+
+
+def test_queries_of_the_wrong_model_are_refused_by_the_command(files, gallery):
+    code, _, err = run("search", gallery, files / "new.parquet")
+    assert code == 1
+    assert "old@1" in err
+    assert "new@2" in err
+
+
+def test_payloads_come_from_json_lines(files):
+    lines = [json.dumps({"id": f"item-{row}", "path": f"{row}.jpg"}) for row in range(12)]
+    (files / "payloads.jsonl").write_text("\n".join(lines))
+    url = str(files / "with-payloads.lance")
+    answer("gallery", "create", url, files / "old.parquet", "--payloads", files / "payloads.jsonl")
+    assert open_gallery(url).describe().rows == 12
+
+
+def test_a_payload_that_is_missing_is_named(files):
+    (files / "payloads.jsonl").write_text(json.dumps({"id": "item-0"}))
+    url = files / "with-payloads.lance"
+    code, _, err = run(
+        "gallery", "create", url, files / "old.parquet", "--payloads", files / "payloads.jsonl"
+    )
+    assert code == 1
+    assert "no payload for 11 of 12 items, the first 'item-1'" in err
+    assert not url.exists()
+
+
+def test_items_are_added_and_deleted(files, gallery):
+    more = Embeddings(("late",), np.ones((1, 4), np.float32), OLD, np.array([1]))
+    more.save(files / "more.parquet")
+    answer("gallery", "add", gallery, files / "more.parquet")
+    assert json.loads(answer("gallery", "describe", gallery, "--json"))["rows"] == 13
+    assert json.loads(answer("gallery", "delete", gallery, "late", "gone", "--json")) == {
+        "deleted": 1
+    }
+
+
+def test_info_says_what_things_are(files, gallery):
+    kinds = {
+        path: json.loads(answer("info", path, "--json"))["kind"]
+        for path in (files / "old.parquet", files / "old-to-new", Path(gallery))
+    }
+    assert list(kinds.values()) == ["embeddings", "transformation", "gallery"]
+
