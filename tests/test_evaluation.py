@@ -138,7 +138,7 @@ def test_an_evaluation_prints_percent_and_writes_fractions():
     assert str(result).splitlines() == [
         "(percent)     cmc@1  cmc@5    map",
         "               33.3   66.7   41.7",
-        "3 queries; 1 more have nothing to find.",
+        "3 queries; 1 more skipped (nothing to find).",
     ]
     written = result.to_json()
     assert written == {

@@ -191,7 +191,7 @@ class Evaluation:
 
     def counted_text(self) -> str:
         """Return a sentence that says how many queries count."""
-        return f"{self.queries:,} queries; {self.skipped:,} more have nothing to find."
+        return f"{self.queries:,} queries; {self.skipped:,} more skipped (nothing to find)."
 
     def _reaches(self, k: int) -> bool:
         return self.queries > 0 and (self.depth is None or k <= self.depth)

@@ -1,0 +1,199 @@
+"""Compare upgrading a gallery with doing nothing and with embedding all of it again.
+
+A cell is named `query model/gallery model`: "old/old" is doing nothing, "new/new" is full
+backfill, "new/old" is what an upgrade gives. Every cell answers the same queries from the same
+items, so they differ in the vectors alone. Nothing here knows how vectors or rankings were made
+except `evaluate_embeddings`, which joins search and evaluation in one step.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from onward.errors import EvaluationError
+from onward.evaluation import Evaluation, evaluate
+from onward.rankings import Relevance
+from onward.retrieval import rank
+from onward.spaces import Embeddings
+
+OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
+METRICS = ("cmc@1", "cmc@5", "map")
+
+
+def evaluate_embeddings(
+    queries: Embeddings, gallery: Embeddings, *, exclude_self: bool
+) -> Evaluation:
+    """Rank the whole gallery for every query and judge by labels, in bounded memory.
+
+    Args:
+        queries: with labels; the same embeddings as the gallery if that is what is asked.
+        gallery: with labels, in the same space.
+        exclude_self: leave out a query's own gallery entry, the one of the same id.
+
+    Raises:
+        SpaceMismatchError: if the two are in different spaces.
+        EvaluationError: if labels are missing.
+    """
+    relevance = Relevance.between(queries, gallery, exclude_self=exclude_self)
+    return evaluate(rank(queries, gallery, exclude_self=exclude_self), relevance)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What doing nothing, upgrading and full backfill give, and what follows.
+
+    Attributes:
+        cells: evaluations by name: "old/old", "new/old" and "new/new", and any others.
+
+    Raises:
+        EvaluationError: if one of the three is missing, or the cells do not answer the same
+            queries from galleries of the same items.
+    """
+
+    cells: Mapping[str, Evaluation]
+
+    def __post_init__(self) -> None:
+        missing = [name for name in (OLD, UPGRADED, NEW) if name not in self.cells]
+        if missing:
+            raise EvaluationError(
+                f"a comparison of the cells {sorted(self.cells)} lacks {missing}; it needs "
+                f"{OLD} (do nothing), {UPGRADED} (upgrade) and {NEW} (full backfill)"
+            )
+        ids = self.cells[OLD].query_ids
+        aligned = {}
+        for name, cell in self.cells.items():
+            if set(cell.query_ids) != set(ids):
+                raise EvaluationError(
+                    f"{name} has {len(cell.query_ids)} queries, {OLD} has {len(ids)}, and they "
+                    "are not the same; evaluate every cell with the same queries"
+                )
+            aligned[name] = cell if cell.query_ids == ids else cell.select(ids)
+            differ = np.flatnonzero(aligned[name].relevant != self.cells[OLD].relevant)
+            if len(differ):
+                query = int(differ[0])
+                raise EvaluationError(
+                    f"query {ids[query]!r} has {aligned[name].relevant[query]} relevant items in "
+                    f"{name} and {self.cells[OLD].relevant[query]} in {OLD}; evaluate every cell "
+                    "on the same gallery items, with the same exclude_self"
+                )
+        object.__setattr__(self, "cells", MappingProxyType(aligned))
+
+    def value(self, metric: str, cell: str) -> float:
+        """Return "cmc@1", "cmc@5" or "map" of a cell, in [0, 1]; NaN if it is not known."""
+        if cell not in self.cells:
+            raise EvaluationError(f"there is no cell {cell!r}; there are {list(self.cells)}")
+        if metric not in METRICS:
+            raise EvaluationError(f"there is no metric {metric!r}; choose one of {list(METRICS)}")
+        value = self.cells[cell].to_json()[metric]
+        return float("nan") if value is None else float(value)
+
+    def update_gain(self, metric: str, cell: str = UPGRADED) -> float:
+        """Return the share of what full backfill gains that the cell gains.
+
+        `(M(cell) - M(old/old)) / (M(new/new) - M(old/old))`: 0 is doing nothing, 1 is full
+        backfill; below 0 is worse than doing nothing, above 1 better than full backfill. Where
+        full backfill loses, the sign turns round, so read it beside the cells. NaN where full
+        backfill changes nothing.
+        """
+        nothing, everything = self.value(metric, OLD), self.value(metric, NEW)
+        if everything == nothing:
+            return float("nan")
+        return (self.value(metric, cell) - nothing) / (everything - nothing)
+
+    @property
+    def compatible(self) -> bool:
+        """Whether map(new/old) > map(old/old).
+
+        References:
+            Shen et al., Towards backward-compatible representation learning, CVPR 2020.
+        """
+        return self.value("map", UPGRADED) > self.value("map", OLD)
+
+    def negative_flips(self, cell: str = UPGRADED) -> float:
+        """Return the share of queries whose first item was relevant in old/old and is not here.
+
+        In [0, 1], of the queries that have something to find; NaN if there are none.
+        """
+        self.value("cmc@1", cell)  # refuses a cell that is not there
+        old, new = self.cells[OLD], self.cells[cell]
+        if not old.queries:
+            return float("nan")
+        return float(((old.first_hit == 0) & (new.first_hit != 0)).sum() / old.queries)
+
+    def select(self, query_ids: Iterable[str]) -> "Comparison":
+        """Return the comparison over some queries only, such as those of new classes."""
+        ids = tuple(query_ids)
+        return Comparison({name: cell.select(ids) for name, cell in self.cells.items()})
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether upgrading is worth it, against doing nothing and full backfill."""
+        nothing, upgrade, backfill = (self.value("map", name) for name in (OLD, UPGRADED, NEW))
+        if any(np.isnan((nothing, upgrade, backfill))):
+            return "Nothing can be said: no query has anything to find."
+        first = self.value("cmc@1", UPGRADED) - self.value("cmc@1", OLD)
+        moved = f"map from {_percent(nothing)} (doing nothing) to {_percent(upgrade)}"
+        top = (
+            f"cmc@1 from {_percent(self.value('cmc@1', OLD))} "
+            f"to {_percent(self.value('cmc@1', UPGRADED))}"
+        )
+        full = f"full backfill gives {_percent(backfill)}"
+        if backfill <= nothing and upgrade <= nothing:
+            return f"Keep the old model: upgrading takes {moved}, and even {full}."
+        if upgrade < nothing:
+            return f"Do not upgrade: it takes {moved}, worse than doing nothing; {full}."
+        if upgrade == nothing and first <= 0:
+            return f"Do not upgrade: it gains nothing, {moved} and {top}; {full}."
+        if first < 0:
+            return f"Upgrade with care: it takes {moved}, but {top}, which is worse; {full}."
+        gain = self.update_gain("map")
+        if backfill > nothing and gain < 1:
+            full = f"{_percent(gain, 0)} of what full backfill ({_percent(backfill)}) gains"
+        return f"Upgrade: it takes {moved} and {top}; {full}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions as plain Python values; None for what is not known."""
+        others = [name for name in self.cells if name not in (OLD, NEW)]
+        gains = {
+            cell: {metric: _known(self.update_gain(metric, cell)) for metric in METRICS}
+            for cell in others
+        }
+        return {
+            "cells": {name: cell.to_json() for name, cell in self.cells.items()},
+            "update_gain": gains[UPGRADED],
+            "update_gain_by_cell": gains,
+            "negative_flips": _known(self.negative_flips()),
+            "compatible": self.compatible,
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        width = max(len("query/gallery"), *map(len, self.cells))
+        header = f"{'cmc@1':>7}{'cmc@5':>7}{'map':>7}{'update gain':>13}"
+        lines = [f"{'query/gallery':<{width}}{header}   (percent; update gain of map)"]
+        for name, cell in self.cells.items():
+            gain = float("nan") if name in (OLD, NEW) else self.update_gain("map", name)
+            shown = "-" if np.isnan(gain) else f"{100 * gain:.1f}"
+            lines.append(f"{name:<{width}}{cell.columns()}{shown:>13}")
+        if not np.isnan(flips := self.negative_flips()):
+            lines.append(
+                f"{_percent(flips)} of queries have a right first item in {OLD} and a wrong one in "
+                f"{UPGRADED}."
+            )
+        return "\n".join([*lines, self.cells[OLD].counted_text(), self.verdict])
+
+
+def compare(cells: Mapping[str, Evaluation]) -> Comparison:
+    """Compare evaluations by the name of their cell; see `Comparison`."""
+    return Comparison(dict(cells))
+
+
+def _percent(fraction: float, digits: int = 1) -> str:
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

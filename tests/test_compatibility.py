@@ -1,0 +1,237 @@
+"""Comparing cells: update gain, negative flips, the verdict, and what cannot be compared."""
+
+import json
+
+import numpy as np
+import pytest
+
+from onward.compatibility import Comparison, compare, evaluate_embeddings
+from onward.errors import EvaluationError, SpaceMismatchError
+from onward.evaluation import Evaluation
+from onward.spaces import Embeddings, Space
+
+
+def cell(scores, first_hit=None, *, relevant=None, ids=None):
+    """An evaluation with these average precisions; the first hit is rank 0 where it is 1."""
+    scores = np.array(scores, np.float64)
+    if first_hit is None:
+        first_hit = np.where(scores == 1, 0, 1)
+    if relevant is None:
+        relevant = np.where(np.isnan(scores), 0, 1)
+    ids = tuple(ids or (f"q{row}" for row in range(len(scores))))
+    return Evaluation(ids, np.array(first_hit), np.array(relevant), scores)
+
+
+def comparison(old, upgraded, new, **others):
+    cells = {"old/old": old, "new/old": upgraded, "new/new": new, **others}
+    return compare({name: x if isinstance(x, Evaluation) else cell(x) for name, x in cells.items()})
+
+
+USUAL = {
+    "old": [1.0, 0.2, 0.2, 0.2, np.nan],
+    "upgraded": [0.5, 1.0, 1.0, 0.3, np.nan],
+    "new": [1.0, 1.0, 1.0, 0.4, np.nan],
+}
+
+
+def test_update_gain_worked_by_hand():
+    made = comparison(**USUAL)
+    assert made.value("map", "new/old") == pytest.approx(0.7)
+    assert made.update_gain("map") == pytest.approx((0.7 - 0.4) / (0.85 - 0.4))
+    assert made.update_gain("cmc@1") == pytest.approx((0.5 - 0.25) / (0.75 - 0.25))
+    assert made.update_gain("map", "new/new") == 1
+    assert made.update_gain("map", "old/old") == 0
+
+
+def test_update_gain_is_not_a_number_where_full_backfill_changes_nothing():
+    made = comparison([0.5], [0.7], [0.5])
+    assert np.isnan(made.update_gain("map"))
+    assert made.to_json()["update_gain"]["map"] is None
+
+
+def test_compatible_is_bcts_criterion():
+    assert comparison([0.5], [0.6], [0.7]).compatible
+    assert not comparison([0.5], [0.5], [0.7]).compatible
+    assert not comparison([0.5], [0.4], [0.7]).compatible
+
+
+def test_negative_flips_are_right_answers_that_were_lost():
+    made = comparison(**USUAL, independent=cell([0.1, 0.1, 1.0, 0.1, np.nan]))
+    assert made.negative_flips() == 0.25
+    assert made.negative_flips("new/new") == 0
+    assert made.negative_flips("independent") == 0.25
+
+
+def test_the_cells_are_compared_query_by_query_whatever_their_order():
+    upgraded = cell([1.0, 0.2], ids=["b", "a"])
+    made = comparison(cell([1.0, 0.2], ids=["a", "b"]), upgraded, cell([1.0, 1.0], ids=["a", "b"]))
+    assert made.negative_flips() == 0.5
+    assert made.cells["new/old"].query_ids == ("a", "b")
+
+
+def test_some_queries_can_be_compared_apart():
+    made = comparison(**USUAL).select(["q1", "q2"])
+    assert made.value("map", "old/old") == pytest.approx(0.2)
+    assert made.update_gain("map") == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("old", "upgraded", "new", "sentence"),
+    [
+        pytest.param(
+            [1.0, 0.0],
+            [1.0, 0.8],
+            [1.0, 1.0],
+            "Upgrade: it takes map from 50.0 % (doing nothing) to 90.0 % and cmc@1 from 50.0 % to "
+            "50.0 %; 80 % of what full backfill (100.0 %) gains.",
+            id="better",
+        ),
+        pytest.param(
+            [1.0, 0.0],
+            [1.0, 1.0],
+            [1.0, 0.5],
+            "Upgrade: it takes map from 50.0 % (doing nothing) to 100.0 % and cmc@1 from 50.0 % to "
+            "100.0 %; full backfill gives 75.0 %.",
+            id="better-than-full-backfill",
+        ),
+        pytest.param(
+            [1.0, 0.5],
+            [1.0, 0.3],
+            [1.0, 0.9],
+            "Do not upgrade: it takes map from 75.0 % (doing nothing) to 65.0 %, worse than doing "
+            "nothing; full backfill gives 95.0 %.",
+            id="worse",
+        ),
+        pytest.param(
+            [1.0, 0.5],
+            [1.0, 0.5],
+            [1.0, 0.9],
+            "Do not upgrade: it gains nothing, map from 75.0 % (doing nothing) to 75.0 % and cmc@1 "
+            "from 50.0 % to 50.0 %; full backfill gives 95.0 %.",
+            id="no-gain",
+        ),
+        pytest.param(
+            [1.0, 0.0],
+            [0.9, 0.9],
+            [1.0, 1.0],
+            "Upgrade with care: it takes map from 50.0 % (doing nothing) to 90.0 %, but cmc@1 from "
+            "50.0 % to 0.0 %, which is worse; full backfill gives 100.0 %.",
+            id="first-ranks-worse",
+        ),
+        pytest.param(
+            [1.0, 0.5],
+            [1.0, 0.3],
+            [1.0, 0.2],
+            "Keep the old model: upgrading takes map from 75.0 % (doing nothing) to 65.0 %, and "
+            "even full backfill gives 60.0 %.",
+            id="new-model-worse",
+        ),
+        pytest.param(
+            [np.nan],
+            [np.nan],
+            [np.nan],
+            "Nothing can be said: no query has anything to find.",
+            id="nothing-to-find",
+        ),
+    ],
+)
+def test_the_verdict_is_one_plain_sentence(old, upgraded, new, sentence):
+    assert comparison(old, upgraded, new).verdict == sentence
+
+
+def test_a_comparison_prints_an_aligned_table_in_percent():
+    assert str(
+        comparison(**USUAL, **{"bct new/old": [0.4, 0.2, 0.2, 0.2, np.nan]})
+    ).splitlines() == [
+        "query/gallery  cmc@1  cmc@5    map  update gain   (percent; update gain of map)",
+        "old/old         25.0  100.0   40.0            -",
+        "new/old         50.0  100.0   70.0         66.7",
+        "new/new         75.0  100.0   85.0            -",
+        "bct new/old      0.0  100.0   25.0        -33.3",
+        "25.0 % of queries have a right first item in old/old and a wrong one in new/old.",
+        "4 queries; 1 more skipped (nothing to find).",
+        "Upgrade: it takes map from 40.0 % (doing nothing) to 70.0 % and cmc@1 from 25.0 % to "
+        "50.0 %; 67 % of what full backfill (85.0 %) gains.",
+    ]
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return all(type(name) is str and plain(x) for name, x in value.items())
+    return value is None or type(value) in (str, int, float, bool)
+
+
+@pytest.mark.parametrize("scores", [[1.0, 0.5], [np.nan, np.nan]])
+def test_a_comparison_is_written_as_plain_fractions(scores):
+    made = comparison(scores, scores, scores, independent=cell(scores))
+    written = made.to_json()
+    assert plain(written)
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert list(written["cells"]) == ["old/old", "new/old", "new/new", "independent"]
+    assert set(written["update_gain_by_cell"]) == {"new/old", "independent"}
+    assert written["update_gain"] == written["update_gain_by_cell"]["new/old"]
+    assert set(written["update_gain"]) == {"cmc@1", "cmc@5", "map"}
+    assert written["verdict"] == made.verdict
+    str(made)
+
+
+def test_a_comparison_that_lacks_a_cell_says_what_it_is_for():
+    with pytest.raises(
+        EvaluationError,
+        match=r"lacks \['new/old', 'new/new'\]; it needs old/old \(do nothing\), new/old \(upgr",
+    ):
+        compare({"old/old": cell([1.0])})
+
+
+def test_cells_with_other_queries_are_refused():
+    with pytest.raises(
+        EvaluationError, match="new/new has 1 queries, old/old has 2, and they are not the same; ev"
+    ):
+        comparison([1.0, 0.5], [1.0, 0.5], [1.0])
+
+
+def test_cells_over_other_galleries_are_refused():
+    with pytest.raises(
+        EvaluationError,
+        match="query 'q1' has 3 relevant items in new/old and 1 in old/old; evaluate every cell on",
+    ):
+        comparison([1.0, 0.5], cell([1.0, 0.5], relevant=[1, 3]), [1.0, 0.5])
+
+
+def test_cells_and_metrics_that_are_not_there_are_named():
+    made = comparison(**USUAL)
+    with pytest.raises(EvaluationError, match="there is no cell 'bct'; there are "):
+        made.negative_flips("bct")
+    with pytest.raises(EvaluationError, match="there is no metric 'mAP'; choose one of "):
+        made.update_gain("mAP")
+
+
+def test_the_cells_of_a_comparison_cannot_be_changed():
+    with pytest.raises(TypeError):
+        comparison(**USUAL).cells["new/old"] = cell([1.0])
+
+
+def embedded(vectors, labels, name="old"):
+    ids = tuple(f"i{row}" for row in range(len(vectors)))
+    space = Space(name, len(vectors[0]))
+    return Embeddings(ids, np.array(vectors, np.float32), space, np.array(labels))
+
+
+def test_embeddings_are_evaluated_over_the_whole_gallery():
+    made = embedded([[0], [1], [5], [7]], [0, 0, 1, 0])
+    result = evaluate_embeddings(made, made, exclude_self=True)
+    assert result.relevant.tolist() == [2, 2, 0, 2]
+    expected = [(1 + 2 / 3) / 2, (1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2]
+    np.testing.assert_allclose(result.average_precision[[0, 1, 3]], expected)
+    assert (result.queries, result.skipped, result.depth) == (3, 1, None)
+    assert evaluate_embeddings(made, made, exclude_self=False).cmc(1) == 1
+
+
+def test_evaluating_across_spaces_is_refused():
+    with pytest.raises(SpaceMismatchError, match="Upgrade the gallery from old to new first"):
+        evaluate_embeddings(embedded([[1]], [0], "new"), embedded([[1]], [0]), exclude_self=False)
+
+
+def test_a_comparison_can_be_made_directly():
+    cells = {name: cell([1.0]) for name in ("old/old", "new/old", "new/new")}
+    assert Comparison(cells).verdict.startswith("Keep the old model")
