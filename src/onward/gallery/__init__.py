@@ -1,0 +1,29 @@
+"""Galleries: items with one nullable vector a space, and a record of which space answers queries.
+
+`open_gallery` and `create_gallery` take a URL; what they give behaves the same in every store.
+"""
+
+from onward.gallery.gallery import Gallery
+from onward.gallery.opening import create_gallery, open_gallery
+from onward.gallery.values import (
+    Batch,
+    FieldCounts,
+    GalleryDescription,
+    JournalEntry,
+    Origin,
+    Revisions,
+    Served,
+)
+
+__all__ = [
+    "Batch",
+    "FieldCounts",
+    "Gallery",
+    "GalleryDescription",
+    "JournalEntry",
+    "Origin",
+    "Revisions",
+    "Served",
+    "create_gallery",
+    "open_gallery",
+]

@@ -1,0 +1,179 @@
+"""How a gallery's rows lie in Arrow tables: a few columns of the item, three for every field.
+
+And the conditions, in SQL, that choose rows by their fields or their ids.
+
+Only `onward.gallery.lancedb` imports this. Nothing here reads or writes a database.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int64
+
+from onward.gallery.record import Field
+from onward.gallery.store import Rows, Writing
+from onward.gallery.values import Batch, Origin
+from onward.spaces import Ids, Vectors
+
+IDS_A_QUERY = 4096
+
+ITEM_COLUMNS = (
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("label", pa.int64()),
+    pa.field("payload", pa.string()),
+    pa.field("revision", pa.int64(), nullable=False),
+    pa.field("change", pa.int64(), nullable=False),
+)
+"""`revision` changes with what is given, `change` with anything: so whole rows are rewritten only
+where nobody else has written meanwhile."""
+
+
+def origin_column(of: Field) -> str:
+    """Return the column that says how the vectors came to be; null where there is none."""
+    return f"{of.column}__origin"
+
+
+def field_columns(of: Field) -> tuple[pa.Field, ...]:
+    """Return the columns of a field: vector, origin, uncertainty."""
+    return (
+        pa.field(of.column, pa.list_(pa.float32(), of.space.dim)),
+        pa.field(origin_column(of), pa.string()),
+        pa.field(f"{of.column}__uncertainty", pa.float32()),
+    )
+
+
+def items_schema(fields: Sequence[Field]) -> pa.Schema:
+    """Return the schema of the table of items."""
+    return pa.schema([*ITEM_COLUMNS, *(column for of in fields for column in field_columns(of))])
+
+
+def given_rows(rows: Rows, schema: pa.Schema, token: int) -> pa.Table:
+    """Return a table of new rows; columns that nothing is given for are null."""
+    given = _given_columns(rows) | {
+        "id": pa.array(rows.ids, pa.string()),
+        "revision": pa.array(np.full(len(rows.ids), token)),
+        "change": pa.array(np.full(len(rows.ids), token)),
+    }
+    count = len(rows.ids)
+    return pa.table(
+        [given.get(column.name, pa.nulls(count, column.type)) for column in schema], schema=schema
+    )
+
+
+def with_given(stored: pa.Table, rows: Rows, token: int, step: int) -> pa.Table:
+    """Return stored rows with what is given anew; every field that is not given becomes null."""
+    order = _positions(stored, rows.ids)
+    given = {name: array.take(order) for name, array in _given_columns(rows).items()}
+    given["revision"] = pa.array(np.full(len(stored), token))
+    given["change"] = _next_change(stored, step)
+    kept = {column.name for column in ITEM_COLUMNS}
+    columns = []
+    for column in stored.schema:
+        if column.name in given:
+            columns.append(given[column.name])
+        elif column.name in kept:
+            columns.append(stored[column.name])
+        else:
+            columns.append(pa.nulls(len(stored), column.type))
+    return pa.table(columns, schema=stored.schema)
+
+
+def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
+    """Return those of the stored rows that may get a vector, with it.
+
+    These are the rows that have the revision from which the vector was made, and no vector of
+    origin "embedded" in the field.
+    """
+    vector, origin, uncertainty = field_columns(writing.to)
+    positions = _positions(stored, writing.embeddings.ids).to_numpy()
+    same = stored["revision"].to_numpy() == writing.revisions[positions]
+    embedded = pc.fill_null(pc.equal(stored[origin.name], "embedded"), False).to_numpy()
+    free = same & ~embedded
+    stored, positions = stored.filter(pa.array(free)), positions[free]
+    unsure = pa.nulls(len(stored), pa.float32())
+    if writing.uncertainty is not None:
+        unsure = pa.array(writing.uncertainty[positions])
+    given = {
+        vector.name: vector_array(writing.embeddings.vectors[positions]),
+        origin.name: pa.array([writing.origin] * len(stored), pa.string()),
+        uncertainty.name: unsure,
+        "change": _next_change(stored, step),
+    }
+    columns = [given.get(column.name, stored[column.name]) for column in stored.schema]
+    return pa.table(columns, schema=stored.schema)
+
+
+def without_changes(stored: pa.Table, changes: Mapping[str, int]) -> pa.Table:
+    """Return the stored rows without those whose column `change` is what is given."""
+    rows = zip(stored["id"].to_pylist(), stored["change"].to_pylist(), strict=True)
+    return stored.filter(pa.array([changes.get(item) != at for item, at in rows], pa.bool_()))
+
+
+def read_batch(table: pa.Table, wanted: Sequence[Field]) -> Batch:
+    """Return the rows of a table as a batch."""
+    return Batch(
+        ids=tuple(table["id"].to_pylist()),
+        revisions=table["revision"].to_numpy(),
+        labels=tuple(table["label"].to_pylist()),
+        vectors={of.space: vectors_of(table, of) for of in wanted},
+        origins={of.space: tuple(table[origin_column(of)].to_pylist()) for of in wanted},
+        uncertainties={
+            of.space: table[field_columns(of)[2].name].to_numpy().astype(np.float32)
+            for of in wanted
+        },
+    )
+
+
+def vectors_of(table: pa.Table, of: Field) -> Vectors:
+    """Return the vectors of a field that is filled in every row."""
+    lists = table[of.column].combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
+    flat: Vectors = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, of.space.dim)
+    return flat
+
+
+def vector_array(vectors: Vectors) -> pa.FixedSizeListArray:
+    """Return vectors as an Arrow array of lists."""
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def rows_where(filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None) -> str:
+    """Return the condition that some fields are filled, of that origin if given, others not."""
+    filled_if = "IS NOT NULL" if origin is None else f"= '{origin}'"
+    conditions = [f"{origin_column(of)} {filled_if}" for of in filled]
+    conditions += [f"{origin_column(of)} IS NULL" for of in empty]
+    return " AND ".join(conditions)
+
+
+def rows_of(ids: Ids, also: str = "") -> Iterator[str]:
+    """Give conditions that together choose these ids, some thousands in each."""
+    for start in range(0, len(ids), IDS_A_QUERY):
+        quoted = (item.replace("'", "''") for item in ids[start : start + IDS_A_QUERY])
+        chosen = "id IN ('" + "','".join(quoted) + "')"
+        yield f"{chosen} AND {also}" if also else chosen
+
+
+def _given_columns(rows: Rows) -> dict[str, pa.Array]:
+    given: dict[str, pa.Array] = {}
+    if rows.labels is not None:
+        given["label"] = pa.array(rows.labels, pa.int64())
+    if rows.payloads is not None:
+        given["payload"] = pa.array(rows.payloads, pa.string())
+    for of, vectors in rows.vectors.items():
+        given[of.column] = vector_array(vectors)
+        given[origin_column(of)] = pa.array(["embedded"] * len(vectors), pa.string())
+    return given
+
+
+def _positions(stored: pa.Table, ids: Sequence[str]) -> pa.Array:
+    at = {item: position for position, item in enumerate(ids)}
+    return pa.array([at[item] for item in stored["id"].to_pylist()], pa.int64())
+
+
+def _next_change(stored: pa.Table, step: int) -> pa.Array:
+    changes: Int64[np.ndarray, " item"] = stored["change"].to_numpy()
+    return pa.array(changes + step)

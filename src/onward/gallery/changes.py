@@ -1,0 +1,137 @@
+"""How a gallery's record changes: from one record to the next, and never by halves.
+
+Every change is a function from a record to the next one, so that a store needs one operation only:
+replace the record if nobody else has, and log the event with it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from onward.artifacts import canonical_json
+from onward.errors import GalleryError
+from onward.gallery.record import Field, Record
+from onward.gallery.store import Store
+from onward.gallery.values import Served
+from onward.spaces import Space
+
+TRIES = 100
+"""How often a change is tried again when other processes change the record too."""
+
+
+def change_record(
+    store: Store, changed: Callable[[Record], Record | None], event: Mapping[str, Any]
+) -> Record:
+    """Replace the record and log the event, in one step; do nothing if `changed` gives None.
+
+    Args:
+        store: that keeps the record.
+        changed: gives the next record from the present one; called again when another process was
+            quicker, so it may not change anything.
+        event: plain JSON values, with the name under `event`.
+
+    Returns:
+        The record as it is afterwards.
+
+    Raises:
+        GalleryError: if other processes were quicker every time.
+    """
+    for _ in range(TRIES):
+        record = store.read_record()
+        new = changed(record)
+        if new is None:
+            return record
+        new = replace(new, revision=record.revision + 1)
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = json.loads(canonical_json({"number": new.revision, "time": moment, **event}))
+        if store.change_record(new, entry):
+            return new
+    raise GalleryError(
+        f"the record of gallery {store.url} was changed by others {TRIES} times while it was to be "
+        "changed here; try again when fewer processes change it"
+    )
+
+
+def with_space(
+    record: Record, url: str, added: Field, made_by: Mapping[str, Any] | None
+) -> Record | None:
+    """Return the record with one more space, or with what is recorded of its transformation.
+
+    Args:
+        record: as it is.
+        url: of the gallery, for messages.
+        added: the space; its column counts only if the record does not have the space yet.
+        made_by: what is recorded of the transformation, with its `digest`.
+
+    Returns:
+        None if it says all of that already.
+
+    Raises:
+        GalleryError: if it says that another transformation fills this space.
+    """
+    at = record.find(added.space)
+    if at is None:
+        at = added
+        record = replace(record, fields=(*record.fields, at))
+    elif made_by is None:
+        return None
+    if made_by is None:
+        return record
+    stated = record.made_by.get(at.column)
+    if stated is None:
+        return replace(record, made_by={**record.made_by, at.column: dict(made_by)})
+    if stated.get("digest") != made_by.get("digest"):
+        raise GalleryError(
+            f"the vectors of {at.space} in gallery {url} are made by the transformation "
+            f"{str(stated.get('digest'))[:8]}, not by {str(made_by.get('digest'))[:8]}; go on with "
+            "the first, or drop the space and start again"
+        )
+    return None
+
+
+def without_space(record: Record, url: str, space: Space) -> Record | None:
+    """Return the record without a space; None if it does not have it.
+
+    Raises:
+        GalleryError: if the space answers queries, or rolling back would return to it.
+    """
+    at = record.find(space)
+    if at is None:
+        return None
+    if space == record.serving.space:
+        raise GalleryError(
+            f"{space} answers the queries of gallery {url} and cannot be dropped; serve another "
+            "space first"
+        )
+    if record.previous is not None and space == record.previous.space:
+        raise GalleryError(
+            f"{space} is what rolling back gallery {url} returns to and cannot be dropped; "
+            "complete the upgrade first"
+        )
+    fields = tuple(one for one in record.fields if one != at)
+    made_by = {column: made for column, made in record.made_by.items() if column != at.column}
+    return replace(record, fields=fields, made_by=made_by)
+
+
+def with_serving(record: Record, now: Served) -> Record | None:
+    """Return the record with something else answering queries; None if it does so already."""
+    was = record.serving
+    if was == now:
+        return None
+    return replace(record, serving=now, previous=record.previous if was.space == now.space else was)
+
+
+def rolled_back(record: Record, url: str) -> Record:
+    """Return the record with what served before serving again.
+
+    Raises:
+        GalleryError: if nothing did.
+    """
+    if record.previous is None:
+        raise GalleryError(
+            f"gallery {url} has nothing to roll back to: no space has served before "
+            f"{record.serving.space.name}"
+        )
+    return replace(record, serving=record.previous, previous=None)

@@ -1,0 +1,191 @@
+"""What a gallery refuses before its store is called, and in which words.
+
+Nothing here reads or writes a store.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onward.errors import GalleryError, SpaceMismatchError
+from onward.gallery.record import Field, Record
+from onward.gallery.store import Rows
+from onward.gallery.values import Revisions
+from onward.spaces import Embeddings, Labels, Space
+
+NAMED = 3
+"""How many ids a message names."""
+
+
+def find_field(url: str, record: Record, space: Space) -> Field:
+    """Return where a space is stored.
+
+    Raises:
+        GalleryError: if the gallery does not have it, or has one of that name that is different.
+    """
+    found = record.find(space)
+    if found is not None:
+        return found
+    check_name_is_free(url, record, space)
+    known = ", ".join(str(one) for one in record.spaces)
+    raise GalleryError(
+        f"gallery {url} has no space {space}; it has {known}. Add it with add_space, or give "
+        "embeddings in one of these"
+    )
+
+
+def check_name_is_free(url: str, record: Record, space: Space) -> None:
+    """Refuse a space whose name the gallery has with other dimensions or another metric.
+
+    Raises:
+        GalleryError: saying what the gallery has.
+    """
+    for one in record.spaces:
+        if one.name == space.name and one != space:
+            raise GalleryError(
+                f"gallery {url} knows the space {one.name} with {one.dim} dimensions and the "
+                f"metric {one.metric}; these have {space.dim} and {space.metric}. One name is one "
+                "model: check which model made them"
+            )
+
+
+def check_served(url: str, record: Record, counts: tuple[int, int], space: Space) -> None:
+    """Refuse to search in a space that does not answer queries.
+
+    Args:
+        url: of the gallery.
+        record: of the gallery.
+        counts: how many rows have a vector in the queries' space, and how many rows there are.
+        space: the queries' space.
+
+    Raises:
+        SpaceMismatchError: naming the space that serves and the upgrade that is missing.
+    """
+    serving = record.serving.space
+    if space == serving:
+        return
+    opening = f"the queries are in {space}, but gallery {url} answers from {serving}"
+    if record.find(space) is not None:
+        raise SpaceMismatchError(
+            f"{opening}; {counts[0]:,} of {counts[1]:,} rows have a vector in {space.name}. Finish "
+            f"the upgrade from {serving.name} to {space.name} and cut over, or look into it as it "
+            "is with allow_unserved=True"
+        )
+    raise SpaceMismatchError(
+        f"{opening}; distances between them mean nothing. Upgrade the gallery from {serving.name} "
+        f"to {space.name} first (onward upgrade {url} TRANSFORMATION), or embed the queries with "
+        "the model that serves"
+    )
+
+
+def make_rows(
+    url: str,
+    record: Record,
+    embeddings: Sequence[Embeddings],
+    payloads: Sequence[Mapping[str, Any]] | None,
+) -> Rows:
+    """Return the rows that these embeddings of the same items make.
+
+    Raises:
+        GalleryError: if there are none, two are in the same space, a space is unknown, their ids
+            or labels differ, or a payload is no JSON object.
+    """
+    if not embeddings:
+        raise GalleryError("no embeddings were given; give the items' vectors in one space or more")
+    first = embeddings[0]
+    vectors: dict[Field, np.ndarray] = {}
+    for one in embeddings:
+        to = find_field(url, record, one.space)
+        if to in vectors:
+            raise GalleryError(f"embeddings in {one.space} were given twice; give each space once")
+        _check_aligned(first, one)
+        vectors[to] = one.vectors
+    texts = None if payloads is None else _payload_texts(first, payloads)
+    return Rows(first.ids, _common_labels(embeddings), texts, vectors)
+
+
+def check_writing(
+    embeddings: Embeddings, revisions: Revisions, origin: str, uncertainty: np.ndarray | None
+) -> None:
+    """Refuse what does not fit together in a call of `Gallery.write`.
+
+    Raises:
+        GalleryError: if revisions or uncertainty are not one a vector, or the origin is unknown.
+    """
+    for what, given in (("revisions", revisions), ("uncertainty", uncertainty)):
+        if given is not None and np.shape(given) != (len(embeddings),):
+            raise GalleryError(
+                f"{what} of shape {np.shape(given)} for {len(embeddings)} vectors; give one a "
+                "vector, as the batch has them"
+            )
+    if origin not in ("embedded", "upgraded"):
+        raise GalleryError(f"the origin is {origin!r}; it is 'embedded' or 'upgraded'")
+
+
+def check_batch_rows(batch_rows: int) -> int:
+    """Return the number of rows of a batch.
+
+    Raises:
+        GalleryError: if it is not positive.
+    """
+    if batch_rows < 1:
+        raise GalleryError(f"batches of {batch_rows} rows hold nothing; ask for at least 1")
+    return batch_rows
+
+
+def name_ids(ids: Sequence[str]) -> str:
+    """Return the first few ids for a message, and how many more there are."""
+    named = ", ".join(repr(item) for item in ids[:NAMED])
+    more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
+    return named + more
+
+
+def _check_aligned(first: Embeddings, other: Embeddings) -> None:
+    if first.ids == other.ids:
+        return
+    if set(first.ids) == set(other.ids):
+        raise GalleryError(
+            f"the embeddings in {first.space} and in {other.space} are of the same items in "
+            "different order; bring the second into the order of the first: .align(first.ids)"
+        )
+    apart = sorted(set(first.ids) ^ set(other.ids))
+    raise GalleryError(
+        f"the embeddings in {first.space} and in {other.space} are not of the same items: "
+        f"{name_ids(apart)} stand in one only. Embed the same items in both spaces"
+    )
+
+
+def _common_labels(embeddings: Sequence[Embeddings]) -> Labels | None:
+    common: Labels | None = None
+    for one in embeddings:
+        if one.labels is None:
+            continue
+        if common is not None and not np.array_equal(common, one.labels):
+            row = int(np.argmax(common != one.labels))
+            raise GalleryError(
+                f"item {one.ids[row]!r} has the label {common[row]} in one of the embeddings and "
+                f"{one.labels[row]} in those in {one.space}; an item has one label"
+            )
+        common = one.labels
+    return common
+
+
+def _payload_texts(items: Embeddings, payloads: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    if len(payloads) != len(items):
+        raise GalleryError(
+            f"{len(payloads)} payloads for {len(items)} items; give one an item, {{}} if empty"
+        )
+    texts = []
+    for item, payload in zip(items.ids, payloads, strict=True):
+        try:
+            if not isinstance(payload, Mapping):
+                raise TypeError(f"it is a {type(payload).__name__}, not a mapping")
+            texts.append(json.dumps(dict(payload), sort_keys=True, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise GalleryError(
+                f"the payload of item {item!r} cannot be kept as JSON: {error}. Give a mapping of "
+                "strings, finite numbers, lists and mappings"
+            ) from error
+    return tuple(texts)

@@ -1,0 +1,397 @@
+"""A gallery: items with one nullable vector a space, and a record of which space answers queries.
+
+The same for every store: this module checks, `onward.gallery.store` says what a store must do.
+Nothing here knows of models, images or transformations.
+"""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float32
+
+from onward.artifacts import canonical_json, digest
+from onward.errors import EvaluationError, GalleryError
+from onward.gallery.changes import (
+    change_record,
+    rolled_back,
+    with_serving,
+    with_space,
+    without_space,
+)
+from onward.gallery.checks import (
+    check_batch_rows,
+    check_name_is_free,
+    check_served,
+    check_writing,
+    find_field,
+    make_rows,
+    name_ids,
+)
+from onward.gallery.record import Field, Record, column_names
+from onward.gallery.store import Store, Writing
+from onward.gallery.values import (
+    Batch,
+    FieldCounts,
+    GalleryDescription,
+    JournalEntry,
+    Origin,
+    Revisions,
+    Served,
+)
+from onward.rankings import Ranking
+from onward.spaces import Embeddings, Ids, Space, check_unique
+
+BATCH_ROWS = 8192
+
+
+@final
+class Gallery:
+    """Items, their vectors in one space or more, and what answers queries.
+
+    A row is an item: `id`, maybe a label, maybe a JSON payload, and one nullable vector for each
+    space with its origin, "embedded" or "upgraded". What an upgrade still has to do is read from
+    the rows themselves: those that have a vector in one space and none in another. Made by
+    `open_gallery` and `create_gallery`.
+
+    Every method may raise a GalleryError: the gallery is gone, damaged, or too busy.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def url(self) -> str:
+        """Where the gallery is, as `open_gallery` takes it."""
+        return self._store.url
+
+    def describe(self) -> GalleryDescription:
+        """Return what the gallery holds and which space answers queries."""
+        record = self._store.read_record()
+        counts = {one.space: self._field_counts(one) for one in record.fields}
+        made_by = {
+            one.space: record.made_by[one.column]
+            for one in record.fields
+            if one.column in record.made_by
+        }
+        rows, serving = self._store.count((), ()), record.serving
+        return GalleryDescription(
+            self.url, rows, counts, serving.space, serving.query_model, record.previous, made_by
+        )
+
+    # Items
+
+    def add(
+        self, *embeddings: Embeddings, payloads: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Insert items with their vectors in one space or more.
+
+        Args:
+            embeddings: of the same items in the same order, each in a space of the gallery. Labels
+                are taken from those that have them.
+            payloads: JSON objects, one an item: where the image is, for instance.
+
+        Raises:
+            GalleryError: if an item is there already, or what is given does not fit together;
+                then nothing is written.
+        """
+        rows = make_rows(self.url, self._store.read_record(), embeddings, payloads)
+        there = self._store.insert(rows) if rows.ids else ()
+        if there:
+            raise GalleryError(
+                f"{len(there)} of {len(rows.ids)} items are in gallery {self.url} already: "
+                f"{name_ids(there)}. Nothing was written; leave them out, or give changed items "
+                "to update()"
+            )
+
+    def update(
+        self, *embeddings: Embeddings, payloads: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Replace the vectors of items whose content has changed.
+
+        The vectors in all other spaces were made from the old content: they are cleared, so that
+        the rows are pending again. Labels and payloads stay where none are given.
+
+        Raises:
+            GalleryError: if an item is not there, or what is given does not fit together; then
+                nothing is written.
+        """
+        rows = make_rows(self.url, self._store.read_record(), embeddings, payloads)
+        unknown = self._store.update(rows) if rows.ids else ()
+        if unknown:
+            raise GalleryError(
+                f"{len(unknown)} of {len(rows.ids)} items are not in gallery {self.url}: "
+                f"{name_ids(unknown)}. Nothing was written; leave them out, or give new items "
+                "to add()"
+            )
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete items; ids that are not there are passed over. Return how many were deleted."""
+        return self._store.delete(tuple(dict.fromkeys(ids)))
+
+    def ids(
+        self,
+        with_spaces: Sequence[Space] = (),
+        without: Sequence[Space] = (),
+        *,
+        limit: int | None = None,
+    ) -> Ids:
+        """Return the ids of the items with vectors in some spaces and none in others, sorted.
+
+        Args:
+            with_spaces: spaces in which the item has a vector.
+            without: spaces in which it has none.
+            limit: only the first so many.
+        """
+        filled, empty = self._fields(with_spaces), self._fields(without)
+        batches = self._store.scan((), filled, empty, BATCH_ROWS)
+        every = (item for batch in batches for item in batch.ids)
+        return tuple(sorted(every) if limit is None else heapq.nsmallest(limit, every))
+
+    def payloads(self, ids: Iterable[str]) -> list[dict[str, Any] | None]:
+        """Return the payload of each item, None where it has none.
+
+        Raises:
+            GalleryError: if an item is not there.
+        """
+        chosen = self._known(ids)
+        texts = self._store.payloads(chosen)
+        return [json.loads(texts[item]) if item in texts else None for item in chosen]
+
+    # Spaces
+
+    def add_space(self, space: Space, *, made_by: Mapping[str, Any] | None = None) -> None:
+        """Give every row room for a vector in a space; nothing happens if it is there.
+
+        Args:
+            space: the space.
+            made_by: what is recorded of the transformation that will fill it, with its `digest`.
+
+        Raises:
+            GalleryError: if the gallery has a space of that name that is different, or recorded
+                that another transformation fills this one.
+        """
+        made = None if made_by is None else dict(made_by)
+        added: Field | None = None
+
+        def changed(record: Record) -> Record | None:
+            nonlocal added
+            check_name_is_free(self.url, record, space)
+            at = record.find(space) or added
+            if at is None:
+                at = added = self._add_column(space)
+            return with_space(record, self.url, at, made)
+
+        change_record(
+            self._store, changed, {"event": "add space", "space": space.to_json(), "made_by": made}
+        )
+
+    def drop_space(self, space: Space) -> None:
+        """Forget a space and all vectors in it; nothing happens if it is not there.
+
+        Raises:
+            GalleryError: if the space answers queries, or rolling back would return to it.
+        """
+        at = self._store.read_record().find(space)
+        event = {"event": "drop space", "space": space.to_json()}
+        change_record(self._store, lambda record: without_space(record, self.url, space), event)
+        if at is not None:
+            self._store.drop_column(at)
+
+    # What is there, and what is missing
+
+    def count(self, with_spaces: Sequence[Space] = (), without: Sequence[Space] = ()) -> int:
+        """Count the items with vectors in some spaces and none in others."""
+        return self._store.count(self._fields(with_spaces), self._fields(without))
+
+    def scan(self, spaces: Sequence[Space], *, batch_rows: int = BATCH_ROWS) -> Iterator[Batch]:
+        """Give all rows with a vector in each of these spaces, in no order, in bounded memory."""
+        wanted = self._fields(spaces)
+        return self._store.scan(wanted, (), (), check_batch_rows(batch_rows))
+
+    def pending(
+        self, needed: Sequence[Space], missing: Space, *, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[Batch]:
+        """Give the rows with a vector in each needed space and none in the missing one.
+
+        Each row comes once at most; what others add meanwhile may come now or in the next call.
+        """
+        wanted, empty = self._fields(needed), self._fields([missing])
+        return self._store.scan(wanted, (), empty, check_batch_rows(batch_rows))
+
+    def count_pending(self, needed: Sequence[Space], missing: Space) -> int:
+        """Count the rows that `pending` would give."""
+        return self.count(needed, [missing])
+
+    def read(self, space: Space, ids: Iterable[str] | None = None) -> Embeddings:
+        """Return the vectors in a space: of these items in their order, or of all, sorted by id.
+
+        They carry labels if every one of the items has a label.
+
+        Raises:
+            GalleryError: if an item is not there or has no vector in the space.
+        """
+        at = self._fields([space])
+        chosen = None if ids is None else self._known(ids)
+        batches = list(self._store.scan(at, (), (), BATCH_ROWS, chosen))
+        found = tuple(item for batch in batches for item in batch.ids)
+        order = sorted(found) if chosen is None else chosen
+        missing = sorted(set(order) - set(found))
+        if missing:
+            raise GalleryError(
+                f"{len(missing)} of {len(order)} items have no vector in {space}: "
+                f"{name_ids(missing)}. Leave them out, or upgrade the gallery into that space"
+            )
+        labels = [label for batch in batches for label in batch.labels]
+        parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
+        known = np.array(labels, np.int64) if found and None not in labels else None
+        return Embeddings(found, np.concatenate(parts), space, known).align(order)
+
+    def write(
+        self,
+        embeddings: Embeddings,
+        revisions: Revisions,
+        *,
+        origin: Origin,
+        uncertainty: Float32[np.ndarray, " vector"] | None = None,
+    ) -> int:
+        """Write vectors in one space into rows that are there.
+
+        A row that was deleted, or changed since its revision was read, is left alone; so is a row
+        whose vector in this space was embedded: only `update` replaces what a model has made.
+        Writing the same again changes nothing.
+
+        Args:
+            embeddings: the vectors.
+            revisions: of the same rows, as the batch had them from which the vectors were made.
+            origin: how the vectors came to be.
+            uncertainty: of each vector, where it is known; what to embed again first.
+
+        Returns:
+            How many rows were written.
+        """
+        check_writing(embeddings, revisions, origin, uncertainty)
+        to = find_field(self.url, self._store.read_record(), embeddings.space)
+        if not len(embeddings):
+            return 0
+        return self._store.write(Writing(to, embeddings, revisions, origin, uncertainty))
+
+    # Answering queries
+
+    def search(
+        self,
+        queries: Embeddings,
+        k: int,
+        *,
+        exclude_self: bool = False,
+        allow_unserved: bool = False,
+        approximate: bool = False,
+    ) -> Ranking:
+        """Return the k nearest items of every query, from the space that answers queries.
+
+        Distances and ties are those of `onward.retrieval`. Items without a vector in the space do
+        not come back.
+
+        Args:
+            queries: in the serving space.
+            k: how many, at least 1.
+            exclude_self: leave out a query's own entry, the one of the same id.
+            allow_unserved: look into a space that does not answer queries yet, however many rows
+                have a vector in it.
+            approximate: let an index built by `build_index` choose what is looked at. The
+                distances are exact, but near items may be missing.
+
+        Raises:
+            SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
+        """
+        if k < 1:
+            raise EvaluationError(f"the nearest {k} items were asked for; ask for at least 1")
+        record = self._store.read_record()
+        at = record.find(queries.space)
+        if not (allow_unserved and at is not None):
+            filled = 0 if at is None else self._store.count([at], ())
+            counts = (filled, self._store.count((), ()))
+            check_served(self.url, record, counts, queries.space)
+        at = find_field(self.url, record, queries.space)
+        return self._store.search(
+            at, queries, k, exclude_self=exclude_self, approximate=approximate
+        )
+
+    def build_index(self, space: Space) -> None:
+        """Build what `search(approximate=True)` uses, where the store has such a thing."""
+        self._store.build_index(self._fields([space])[0])
+
+    def serve(self, space: Space, *, query_model: str | None) -> None:
+        """Let a space answer queries from now on, and record which model embeds them: one step.
+
+        What served before can be rolled back to. Nothing happens if it is so already.
+        """
+        now = Served(space, query_model)
+
+        def changed(record: Record) -> Record | None:
+            find_field(self.url, record, space)
+            return with_serving(record, now)
+
+        change_record(self._store, changed, {"event": "serve", **now.to_json()})
+
+    def roll_back(self) -> Space:
+        """Let the space that served before answer queries again, and its query model; one step.
+
+        Returns:
+            The space that serves now.
+
+        Raises:
+            GalleryError: if no other space has served.
+        """
+        event = {"event": "roll back"}
+        after = change_record(self._store, lambda record: rolled_back(record, self.url), event)
+        return after.serving.space
+
+    # The journal
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Append an event to the journal: plain JSON values, with the name under `event`."""
+        change_record(self._store, lambda record: record, event)
+
+    def journal(self) -> list[JournalEntry]:
+        """Return what was done to this gallery's spaces and by its upgrades, oldest first."""
+        return self._store.journal()
+
+    def state(self) -> str:
+        """Return a digest that changes when items are added, updated, deleted or written to."""
+        record = self._store.read_record()
+        counts = {one.column: self._field_counts(one).to_json() for one in record.fields}
+        rows, revisions = self._store.count((), ()), self._store.revision_sum()
+        return digest(canonical_json({"rows": rows, "revisions": revisions, "counts": counts}))
+
+    def bytes_of_writing(self, space: Space) -> int:
+        """Return about how many bytes writing one vector of a space into a row takes."""
+        return 4 * space.dim + self._store.rewritten_bytes()
+
+    def _field_counts(self, of: Field) -> FieldCounts:
+        embedded = self._store.count([of], (), "embedded")
+        return FieldCounts(embedded, self._store.count([of], (), "upgraded"))
+
+    def _fields(self, spaces: Sequence[Space]) -> list[Field]:
+        if not spaces:
+            return []
+        record = self._store.read_record()
+        return [find_field(self.url, record, space) for space in spaces]
+
+    def _known(self, ids: Iterable[str]) -> Ids:
+        chosen = tuple(ids)
+        check_unique(chosen)
+        batches = self._store.scan((), (), (), BATCH_ROWS, chosen)
+        unknown = sorted(set(chosen) - {item for batch in batches for item in batch.ids})
+        if unknown:
+            raise GalleryError(
+                f"{len(unknown)} of {len(chosen)} items are not in gallery {self.url}: "
+                f"{name_ids(unknown)}"
+            )
+        return chosen
+
+    def _add_column(self, space: Space) -> Field:
+        fields = (Field(space, column) for column in column_names(space))
+        return next(added for added in fields if self._store.add_column(added))

@@ -1,0 +1,378 @@
+"""The gallery in a directory: a LanceDB database with two tables, `items` and `record`.
+
+Every write is one commit of Lance, so a process may be killed at any moment. A row is rewritten as
+a whole, in a merge that only updates, on the condition that its column `change` is what it was when
+the row was read: a deleted row is not born again, and nobody's writing is lost. In the table
+`record`, row 0 is the record and row n the n-th entry of the journal; a merge replaces the one and
+inserts the other on the condition that nobody else has.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from onward.errors import GalleryError
+from onward.gallery.arrow_rows import (
+    IDS_A_QUERY,
+    field_columns,
+    given_rows,
+    items_schema,
+    read_batch,
+    rows_of,
+    rows_where,
+    with_given,
+    with_vectors,
+    without_changes,
+)
+from onward.gallery.lance_commits import commit, speaking
+from onward.gallery.lance_search import search_table
+from onward.gallery.record import FORMAT, Field, Record
+from onward.gallery.store import Rows, Writing
+from onward.gallery.values import Batch, JournalEntry, Origin
+from onward.rankings import Ranking
+from onward.spaces import Embeddings, Ids
+
+ITEMS, RECORD = "items", "record"
+RECORD_SCHEMA = pa.schema(
+    [
+        pa.field("number", pa.int64(), nullable=False),
+        pa.field("revision", pa.int64(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
+    ]
+)
+REWRITE_TRIES = 20
+FIRST_BITS, STEP_BITS = 60, 40
+"""`revision` and `change` start anywhere below 2^60 and grow by less than 2^40 a time: they are
+never the same again, and eight million changes of one row fit."""
+
+
+class LanceStore:
+    """A store in a directory; see `onward.gallery.store.Store`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last_read: pa.Table | None = None
+        with speaking(self.url):
+            database = lancedb.connect(path, read_consistency_interval=timedelta(0))
+            self._items: Any = database.open_table(ITEMS)
+            self._record: Any = database.open_table(RECORD)
+
+    @property
+    def url(self) -> str:
+        """The directory."""
+        return str(self._path)
+
+    def read_record(self) -> Record:
+        """Return row 0 of the table `record`."""
+        with speaking(self.url):
+            contents = self._record.search().where("number = 0").to_arrow()["content"].to_pylist()
+            written = json.loads(contents[0])
+            if written["format"] <= FORMAT:
+                return Record.from_json(written)
+        raise GalleryError(
+            f"gallery {self.url} has format {written['format']}, this Onward reads up to {FORMAT}; "
+            "install a newer Onward"
+        )
+
+    def change_record(self, record: Record, entry: JournalEntry) -> bool:
+        """Replace row 0 and insert the entry, in one merge."""
+        table = _record_table(record, entry)
+
+        def merge() -> bool:
+            merging = self._record.merge_insert("number").when_matched_update_all(
+                where="target.number = 0 AND target.revision = source.revision - 1"
+            )
+            result = merging.when_not_matched_insert_all().execute(table)
+            return bool(result.num_updated_rows == 1)
+
+        return commit(self.url, merge)
+
+    def journal(self) -> list[JournalEntry]:
+        """Return the other rows of the table `record`, by number."""
+        with speaking(self.url):
+            table = self._record.search().where("number > 0").to_arrow().sort_by("number")
+            return [json.loads(content) for content in table["content"].to_pylist()]
+
+    def add_column(self, added: Field) -> bool:
+        """Add three columns of nulls: a change of the schema, whatever the number of rows."""
+        names = {column.name for column in field_columns(added)}
+        with speaking(self.url):
+            if names & set(self._items.schema.names):
+                return False
+            try:
+                self._items.add_columns(pa.schema(field_columns(added)))
+            except Exception:
+                if names & set(self._items.schema.names):  # another process was quicker
+                    return False
+                raise
+            return True
+
+    def drop_column(self, dropped: Field) -> None:
+        """Drop the three columns."""
+        names = {column.name for column in field_columns(dropped)}
+
+        def drop() -> None:
+            there = sorted(names & set(self._items.schema.names))
+            if there:
+                self._items.drop_columns(there)
+
+        commit(self.url, drop)
+
+    def insert(self, rows: Rows) -> Ids:
+        """Insert rows by a merge that inserts only.
+
+        If another process inserts one of the ids at the same moment, what was inserted here is
+        taken back.
+        """
+        there = self._there(rows.ids)
+        if there:
+            return tuple(item for item in rows.ids if item in there)
+        token = secrets.randbits(FIRST_BITS)
+
+        def merge() -> int:
+            table = given_rows(rows, self._items.schema, token)
+            merging = self._items.merge_insert("id").when_not_matched_insert_all()
+            result = merging.use_index(False).execute(table, on_bad_vectors="null")
+            return int(result.num_inserted_rows)
+
+        if commit(self.url, merge) == len(rows.ids):
+            return ()
+        commit(self.url, lambda: self._items.delete(f"revision = {token}"))
+        there = self._there(rows.ids)
+        return tuple(item for item in rows.ids if item in there)
+
+    def update(self, rows: Rows) -> Ids:
+        """Rewrite rows with what is given anew."""
+        unknown = set(rows.ids) - self._there(rows.ids)
+        if not unknown:
+            token = secrets.randbits(FIRST_BITS)
+            self._rewrite(rows.ids, lambda stored, step: with_given(stored, rows, token, step))
+        return tuple(item for item in rows.ids if item in unknown)
+
+    def delete(self, ids: Ids) -> int:
+        """Delete rows, some thousands in a commit."""
+        deleted = 0
+        for condition in rows_of(ids):
+            result: Any = commit(self.url, partial(self._items.delete, condition))
+            deleted += int(result.num_deleted_rows)
+        return deleted
+
+    def write(self, writing: Writing) -> int:
+        """Rewrite those rows that may get the vectors."""
+        ids = writing.embeddings.ids
+        return self._rewrite(ids, lambda stored, step: with_vectors(stored, writing, step))
+
+    def count(
+        self, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None = None
+    ) -> int:
+        """Count rows by their columns of origins; vectors are not read."""
+        with speaking(self.url):
+            return int(self._items.count_rows(rows_where(filled, empty, origin) or None))
+
+    def scan(
+        self,
+        wanted: Sequence[Field],
+        filled: Sequence[Field],
+        empty: Sequence[Field],
+        batch_rows: int,
+        ids: Ids | None = None,
+    ) -> Iterator[Batch]:
+        """Stream the rows of one version of the table."""
+        columns = ["id", "revision", "label"]
+        columns += [column.name for of in wanted for column in field_columns(of)]
+        to_be_written = bool(wanted) and bool(empty)
+        condition = rows_where([*wanted, *filled], empty, None)
+        conditions = [condition] if ids is None else rows_of(ids, condition)
+        for one in conditions:
+            for table in self._stream(one, None if to_be_written else columns, batch_rows):
+                if to_be_written:
+                    self._last_read = table
+                yield read_batch(table, wanted)
+
+    def payloads(self, ids: Ids) -> Mapping[str, str]:
+        """Return the payloads that there are."""
+        found: dict[str, str] = {}
+        for condition in rows_of(ids, "payload IS NOT NULL"):
+            for table in self._stream(condition, ["id", "payload"], IDS_A_QUERY):
+                found |= dict(
+                    zip(table["id"].to_pylist(), table["payload"].to_pylist(), strict=True)
+                )
+        return found
+
+    def search(
+        self, of: Field, queries: Embeddings, k: int, *, exclude_self: bool, approximate: bool
+    ) -> Ranking:
+        """Let Lance choose candidates, and rank these by exact distances."""
+        with speaking(self.url):
+            return search_table(
+                self._items, of, queries, k, exclude_self=exclude_self, approximate=approximate
+            )
+
+    def build_index(self, of: Field) -> None:
+        """Build an inverted file of vectors in 8 bits a number, for approximate search."""
+        from lancedb.index import IvfSq
+
+        config = IvfSq(distance_type=of.space.metric)
+        with speaking(self.url):
+            self._items.create_index(of.column, config=config, replace=True)
+
+    def revision_sum(self) -> int:
+        """Return the sum of the column `revision`, modulo 2^64."""
+        total = 0
+        for table in self._stream("", ["revision"], 1 << 16):
+            total += int(table["revision"].to_numpy().astype(np.uint64).sum(dtype=np.uint64))
+        return total % 2**64
+
+    def rewritten_bytes(self) -> int:
+        """Return the mean size of a row: a row is rewritten as a whole."""
+        with speaking(self.url):
+            stats = self._items.stats()
+        rows = int(stats["num_rows"])
+        return int(stats["total_bytes"]) // rows if rows else 0
+
+    def _there(self, ids: Ids) -> set[str]:
+        """Return those of the ids that are there."""
+        if len(ids) <= IDS_A_QUERY:
+            conditions, wanted = list(rows_of(ids)), None
+        else:  # a long list of ids takes longer to parse than the column to read
+            conditions, wanted = [""], pa.array(ids, pa.string())
+        there: set[str] = set()
+        for condition in conditions:
+            for table in self._stream(condition, ["id"], 1 << 16):
+                found = table["id"]
+                if wanted is not None:
+                    found = found.filter(pc.is_in(found, value_set=wanted))
+                there.update(found.to_pylist())
+        return there
+
+    def _stream(
+        self, condition: str, columns: list[str] | None, batch_rows: int
+    ) -> Iterator[pa.Table]:
+        """Give what one version of the table holds, in tables of `batch_rows` and a last one."""
+        with speaking(self.url):
+            query = self._items.search()
+            query = query.where(condition) if condition else query
+            query = query.select(columns) if columns else query
+            reader = query.to_batches(batch_rows)
+            parts: list[pa.Table] = []
+            held = 0
+            for part in reader:
+                parts.append(pa.Table.from_batches([part]))
+                held += part.num_rows
+                while held >= batch_rows:
+                    together = pa.concat_tables(parts)
+                    yield together.slice(0, batch_rows)
+                    parts, held = [together.slice(batch_rows)], held - batch_rows
+            if held:
+                yield pa.concat_tables(parts)
+
+    def _rows(self, ids: Ids) -> pa.Table:
+        """Return whole rows: of the batch read last if it holds them, else of the table."""
+        last, self._last_read = self._last_read, None
+        schema = self._items.schema
+        if last is not None and last.schema.names == schema.names:
+            chosen = pc.is_in(last["id"], value_set=pa.array(ids, pa.string()))
+            if pc.sum(chosen).as_py() == len(ids):
+                return last.filter(chosen).cast(schema)
+        parts = [schema.empty_table()]
+        for condition in rows_of(ids):
+            parts += [part.cast(schema) for part in self._stream(condition, None, IDS_A_QUERY)]
+        return pa.concat_tables(parts)
+
+    def _rewrite(self, ids: Ids, changed: Callable[[pa.Table, int], pa.Table]) -> int:
+        """Write changed rows where nobody else has written since they were read.
+
+        Args:
+            ids: of the rows.
+            changed: gives, of rows as they are stored, those to be written, with the step added to
+                their column `change`.
+
+        Returns:
+            How many rows were written.
+        """
+        step = 1 + secrets.randbits(STEP_BITS)
+        condition = f"target.change = source.change - {step}"
+        written, expected = 0, dict[str, int]()
+        for _ in range(REWRITE_TRIES):
+            with speaking(self.url):
+                new = changed(without_changes(self._rows(ids), expected), step)
+            if not len(new):
+                return written
+            count = commit(self.url, partial(self._merge, new, condition))
+            written += count
+            if count == len(new):
+                return written
+            ids = tuple(new["id"].to_pylist())
+            expected = dict(zip(ids, new["change"].to_pylist(), strict=True))
+        raise GalleryError(
+            f"{len(ids)} rows of gallery {self.url} were changed by others {REWRITE_TRIES} times "
+            "while they were to be written here; try again when fewer processes write them"
+        )
+
+    def _merge(self, table: pa.Table, condition: str) -> int:
+        merging = self._items.merge_insert("id").when_matched_update_all(where=condition)
+        result = merging.use_index(False).execute(table, on_bad_vectors="null")
+        return int(result.num_updated_rows)
+
+
+def create_lancedb(path: Path, record: Record, entry: JournalEntry) -> LanceStore:
+    """Make a database in a directory that is not there or empty; it is there whole or not at all.
+
+    Raises:
+        GalleryError: if something stands there already.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        what = "a gallery" if _is_gallery(path) else "something that is no gallery"
+        raise GalleryError(
+            f"{path} holds {what} already; it was left as it is. Open it, or give another directory"
+        )
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    with speaking(str(path), "created"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            database = lancedb.connect(aside)
+            items: Any = database.create_table(ITEMS, schema=items_schema(record.fields))
+            items.set_unenforced_primary_key("id")  # makes two inserts of one id conflict
+            database.create_table(RECORD, data=_record_table(record, entry))
+            aside.rename(path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return LanceStore(path)
+
+
+def open_lancedb(path: Path) -> LanceStore:
+    """Open the database in a directory.
+
+    Raises:
+        GalleryError: if it is not there, or is no gallery.
+    """
+    if not path.exists():
+        raise GalleryError(f"there is no gallery {path}; make it with create_gallery")
+    if not _is_gallery(path):
+        raise GalleryError(
+            f"{path} is not a gallery: a gallery is a directory that holds {ITEMS}.lance and "
+            f"{RECORD}.lance. Give the directory that create_gallery made"
+        )
+    return LanceStore(path)
+
+
+def _is_gallery(path: Path) -> bool:
+    return all((path / f"{table}.lance").is_dir() for table in (ITEMS, RECORD))
+
+
+def _record_table(record: Record, entry: JournalEntry) -> pa.Table:
+    contents = [json.dumps(record.to_json()), json.dumps(dict(entry))]
+    revisions = [record.revision] * 2
+    return pa.table([[0, record.revision], revisions, contents], schema=RECORD_SCHEMA)

@@ -1,0 +1,252 @@
+"""The gallery in memory: the specification that every store is tested against.
+
+It lives as long as the process, under a name. One lock makes every call atomic; what is right is
+meant to be plain to see, nothing here is meant to be fast.
+"""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float32
+
+from onward import retrieval
+from onward.errors import GalleryError
+from onward.gallery.record import Field, Record
+from onward.gallery.store import Rows, Writing
+from onward.gallery.values import Batch, JournalEntry, Origin
+from onward.rankings import Ranking
+from onward.spaces import Embeddings, Ids
+
+SCHEME = "memory:"
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    vector: Float32[np.ndarray, " dim"]
+    origin: Origin
+    uncertainty: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    revision: int
+    label: int | None = None
+    payload: str | None = None
+    stored: Mapping[str, _Stored] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """A store in memory; see `onward.gallery.store.Store`."""
+
+    def __init__(self, name: str, record: Record, entry: JournalEntry) -> None:
+        self._name = name
+        self._record = record
+        self._journal = [entry]
+        self._rows: dict[str, _Row] = {}
+        self._columns = {one.column for one in record.fields}
+        self._newest_revision = 0
+        self._lock = threading.RLock()
+
+    @property
+    def url(self) -> str:
+        """`memory:` and the name."""
+        return SCHEME + self._name
+
+    def read_record(self) -> Record:
+        """Return the record as it is now."""
+        return self._record
+
+    def change_record(self, record: Record, entry: JournalEntry) -> bool:
+        """Replace the record and append to the journal if nobody else has replaced it."""
+        with self._lock:
+            if self._record.revision != record.revision - 1:
+                return False
+            self._record = record
+            self._journal.append(entry)
+            return True
+
+    def journal(self) -> list[JournalEntry]:
+        """Return the journal."""
+        return list(self._journal)
+
+    def add_column(self, added: Field) -> bool:
+        """Reserve the name; an empty field needs no room."""
+        with self._lock:
+            fresh = added.column not in self._columns
+            self._columns.add(added.column)
+            return fresh
+
+    def drop_column(self, dropped: Field) -> None:
+        """Forget the vectors and free the name."""
+        with self._lock:
+            self._columns.discard(dropped.column)
+            for item, row in self._rows.items():
+                kept = {c: stored for c, stored in row.stored.items() if c != dropped.column}
+                self._rows[item] = replace(row, stored=kept)
+
+    def insert(self, rows: Rows) -> Ids:
+        """Insert rows, or none if an id is there."""
+        with self._lock:
+            there = tuple(item for item in rows.ids if item in self._rows)
+            if not there:
+                self._put(rows)
+            return there
+
+    def update(self, rows: Rows) -> Ids:
+        """Replace what was given of rows, or of none if an id is not there."""
+        with self._lock:
+            unknown = tuple(item for item in rows.ids if item not in self._rows)
+            if not unknown:
+                self._put(rows)
+            return unknown
+
+    def delete(self, ids: Ids) -> int:
+        """Delete rows."""
+        with self._lock:
+            return sum(self._rows.pop(item, None) is not None for item in ids)
+
+    def write(self, writing: Writing) -> int:
+        """Write vectors where the row is there, not changed, and has no embedded one."""
+        column, vectors, unsure = writing.to.column, writing.embeddings.vectors, writing.uncertainty
+        written = 0
+        with self._lock:
+            for at, item in enumerate(writing.embeddings.ids):
+                row = self._rows.get(item)
+                if row is None or row.revision != writing.revisions[at]:
+                    continue
+                if column in row.stored and row.stored[column].origin == "embedded":
+                    continue
+                uncertainty = math.nan if unsure is None else float(unsure[at])
+                new = _Stored(vectors[at].copy(), writing.origin, uncertainty)
+                self._rows[item] = replace(row, stored={**row.stored, column: new})
+                written += 1
+        return written
+
+    def count(
+        self, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None = None
+    ) -> int:
+        """Count rows by which fields are filled and which are empty."""
+        rows = list(self._rows.values())
+        return sum(_matches(row, filled, empty, origin) for row in rows)
+
+    def scan(
+        self,
+        wanted: Sequence[Field],
+        filled: Sequence[Field],
+        empty: Sequence[Field],
+        batch_rows: int,
+        ids: Ids | None = None,
+    ) -> Iterator[Batch]:
+        """Give the rows as they are when the first batch is asked for."""
+        asked = None if ids is None else set(ids)
+        with self._lock:
+            found = [
+                (item, row)
+                for item, row in self._rows.items()
+                if (asked is None or item in asked)
+                and _matches(row, [*wanted, *filled], empty, None)
+            ]
+        for start in range(0, len(found), batch_rows):
+            yield _batch(found[start : start + batch_rows], wanted)
+
+    def payloads(self, ids: Ids) -> Mapping[str, str]:
+        """Return the payloads that there are."""
+        found = {item: self._rows[item].payload for item in ids if item in self._rows}
+        return {item: payload for item, payload in found.items() if payload is not None}
+
+    def search(
+        self, of: Field, queries: Embeddings, k: int, *, exclude_self: bool, approximate: bool
+    ) -> Ranking:
+        """Search exactly, whatever was asked for."""
+        del approximate
+        batches = list(self.scan([of], (), (), max(1, len(self._rows))))
+        ids = tuple(item for batch in batches for item in batch.ids)
+        parts = [np.empty((0, of.space.dim), np.float32)]
+        parts += [batch.vectors[of.space] for batch in batches]
+        gallery = Embeddings(ids, np.concatenate(parts), of.space)
+        return retrieval.search(queries, gallery, k, exclude_self=exclude_self)
+
+    def build_index(self, of: Field) -> None:
+        """Do nothing: every search is exact."""
+
+    def revision_sum(self) -> int:
+        """Return the sum of all rows' revisions, modulo 2^64."""
+        with self._lock:
+            return sum(row.revision for row in self._rows.values()) % 2**64
+
+    def rewritten_bytes(self) -> int:
+        """Return 0: a vector is written alone."""
+        return 0
+
+    def _put(self, rows: Rows) -> None:
+        for at, item in enumerate(rows.ids):
+            self._newest_revision += 1
+            was = self._rows.get(item, _Row(0))
+            stored = {
+                one.column: _Stored(vectors[at].copy(), "embedded")
+                for one, vectors in rows.vectors.items()
+            }
+            label = was.label if rows.labels is None else int(rows.labels[at])
+            payload = was.payload if rows.payloads is None else rows.payloads[at]
+            self._rows[item] = _Row(self._newest_revision, label, payload, stored)
+
+
+_stores: dict[str, MemoryStore] = {}
+_stores_lock = threading.Lock()
+
+
+def create_memory(name: str, record: Record, entry: JournalEntry) -> MemoryStore:
+    """Make a store of this name.
+
+    Raises:
+        GalleryError: if there is one already.
+    """
+    with _stores_lock:
+        if name in _stores:
+            raise GalleryError(
+                f"there is a gallery {SCHEME}{name} already; open it, or choose another name"
+            )
+        _stores[name] = MemoryStore(name, record, entry)
+        return _stores[name]
+
+
+def open_memory(name: str) -> MemoryStore:
+    """Return the store of this name.
+
+    Raises:
+        GalleryError: if there is none in this process.
+    """
+    if name not in _stores:
+        raise GalleryError(
+            f"there is no gallery {SCHEME}{name} in this process; make it with create_gallery. "
+            "What must outlive the process goes into a directory"
+        )
+    return _stores[name]
+
+
+def _matches(
+    row: _Row, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None
+) -> bool:
+    there = [row.stored.get(one.column) for one in filled]
+    if any(one is None or (origin is not None and one.origin != origin) for one in there):
+        return False
+    return not any(one.column in row.stored for one in empty)
+
+
+def _batch(found: Sequence[tuple[str, _Row]], wanted: Sequence[Field]) -> Batch:
+    rows = [row for _, row in found]
+    stored = {one.space: [row.stored[one.column] for row in rows] for one in wanted}
+    return Batch(
+        ids=tuple(item for item, _ in found),
+        revisions=np.array([row.revision for row in rows], np.int64),
+        labels=tuple(row.label for row in rows),
+        vectors={space: np.stack([one.vector for one in all_]) for space, all_ in stored.items()},
+        origins={space: tuple(one.origin for one in all_) for space, all_ in stored.items()},
+        uncertainties={
+            space: np.array([one.uncertainty for one in all_], np.float32)
+            for space, all_ in stored.items()
+        },
+    )

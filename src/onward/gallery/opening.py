@@ -1,0 +1,100 @@
+"""Open and create galleries by URL: the only place that knows which stores there are."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from onward.errors import GalleryError
+from onward.gallery.gallery import Gallery
+from onward.gallery.memory import SCHEME, create_memory, open_memory
+from onward.gallery.record import Field, Record, column_names
+from onward.gallery.values import Served
+from onward.spaces import Space
+
+KNOWN = "memory:NAME, which lives as long as the process, and a directory such as photos.lance"
+
+
+def open_gallery(url: str | Path) -> Gallery:
+    """Open a gallery that is there.
+
+    Args:
+        url: `memory:NAME`, or the directory of a LanceDB database that `create_gallery` made.
+
+    Raises:
+        GalleryError: if it is not there, is no gallery, is damaged, or the URL is of a kind that is
+            not known.
+    """
+    name = _memory_name(url)
+    if name is not None:
+        return Gallery(open_memory(name))
+    from onward.gallery.lancedb import open_lancedb
+
+    return Gallery(open_lancedb(_directory(url)))
+
+
+def create_gallery(
+    url: str | Path,
+    *spaces: Space,
+    serving: Space | None = None,
+    query_model: str | None = None,
+) -> Gallery:
+    """Make an empty gallery.
+
+    Args:
+        url: `memory:NAME`, or a directory that is not there yet or empty; `.lance` at its end is
+            usual.
+        spaces: the spaces of the vectors to be stored, side-information among them.
+        serving: the space that answers queries; the first one if None.
+        query_model: fingerprint of the model that embeds the queries, if it is known.
+
+    Raises:
+        GalleryError: if something stands there already, or the URL is of a kind that is not known.
+    """
+    record = _first_record(spaces, serving, query_model)
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+    created = {"event": "create", "spaces": [space.to_json() for space in spaces]}
+    entry = {"number": 1, "time": moment, **created, "serving": record.serving.to_json()}
+    name = _memory_name(url)
+    if name is not None:
+        return Gallery(create_memory(name, record, entry))
+    from onward.gallery.lancedb import create_lancedb
+
+    return Gallery(create_lancedb(_directory(url), record, entry))
+
+
+def _first_record(
+    spaces: tuple[Space, ...], serving: Space | None, query_model: str | None
+) -> Record:
+    if not spaces:
+        raise GalleryError("a gallery needs a space; give the space of the items' embeddings")
+    served = spaces[0] if serving is None else serving
+    if served not in spaces:
+        raise GalleryError(
+            f"{served} is to answer queries but is not among the gallery's spaces: "
+            f"{', '.join(str(space) for space in spaces)}"
+        )
+    fields: list[Field] = []
+    for space in spaces:
+        if space.name in {one.space.name for one in fields}:
+            raise GalleryError(f"the space {space.name} was given twice; give each space once")
+        taken = {one.column for one in fields}
+        column = next(name for name in column_names(space) if name not in taken)
+        fields.append(Field(space, column))
+    return Record(1, tuple(fields), Served(served, query_model))
+
+
+def _memory_name(url: str | Path) -> str | None:
+    if isinstance(url, Path) or not url.startswith(SCHEME):
+        return None
+    name = url.removeprefix(SCHEME)
+    if not name:
+        raise GalleryError("a gallery in memory needs a name, such as memory:photos")
+    return name
+
+
+def _directory(url: str | Path) -> Path:
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", str(url))
+    if isinstance(url, str) and (scheme or not url):
+        what = f"the scheme {scheme[0]}" if scheme else "an empty URL"
+        raise GalleryError(f"{url!r}: no store is known for {what}; give {KNOWN}")
+    return Path(url)

@@ -1,0 +1,102 @@
+"""The record of a gallery: its spaces, which of them answers queries, and what that was before.
+
+It is a value; `onward.gallery.changes` makes the next one. Nothing here reads or writes a store.
+"""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onward.gallery.values import Served
+from onward.spaces import Space
+
+FORMAT = 1
+"""Of the record; a newer one is refused."""
+
+
+RESERVED = frozenset({"id", "label", "payload", "revision", "change"})
+"""Columns that every row has besides those of its fields."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a store keeps the vectors of one space.
+
+    Attributes:
+        space: the space.
+        column: letters, digits and underscores; unique in a gallery.
+    """
+
+    space: Space
+    column: str
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What a gallery says of itself, kept in the store and replaced as a whole.
+
+    Attributes:
+        revision: one more with every change; also the number of the journal's newest entry.
+        fields: the spaces, in the order in which they were added.
+        serving: what answers queries.
+        previous: what rolling back returns to.
+        made_by: for a column that an upgrade fills, what was recorded of its transformation.
+    """
+
+    revision: int
+    fields: tuple[Field, ...]
+    serving: Served
+    previous: Served | None = None
+    made_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """The spaces, in the order in which they were added."""
+        return tuple(one.space for one in self.fields)
+
+    def find(self, space: Space) -> Field | None:
+        """Return where the vectors of a space are, if the gallery has that space."""
+        return next((one for one in self.fields if one.space == space), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return {
+            "format": FORMAT,
+            "revision": self.revision,
+            "fields": [{**one.space.to_json(), "column": one.column} for one in self.fields],
+            "serving": self.serving.to_json(),
+            "previous": None if self.previous is None else self.previous.to_json(),
+            "made_by": {column: dict(made_by) for column, made_by in self.made_by.items()},
+        }
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> "Record":
+        """Return the record that `to_json` wrote."""
+        fields = tuple(Field(Space.from_json(one), str(one["column"])) for one in written["fields"])
+        previous = None if written["previous"] is None else _served(written["previous"])
+        made_by = dict(written["made_by"])
+        return cls(int(written["revision"]), fields, _served(written["serving"]), previous, made_by)
+
+
+def column_names(space: Space) -> Iterator[str]:
+    """Give names for the column of a space, the best one first, without end.
+
+    Letters, digits and underscores of the space's name, at most 40; a name that would differ from
+    the space's only in what was left out carries a digest.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "_", space.name.lower()).strip("_")[:40].strip("_")
+    name = f"space_{plain}" if not plain or plain[0].isdigit() else plain
+    if name in RESERVED:
+        name = f"space_{name}"
+    yield name
+    marked = f"{name}_{hashlib.sha256(str(space).encode()).hexdigest()[:6]}"
+    yield marked
+    for number in itertools.count(2):
+        yield f"{marked}_{number}"
+
+
+def _served(written: Mapping[str, Any]) -> Served:
+    return Served(Space.from_json(written["space"]), written["query_model"])

@@ -1,0 +1,169 @@
+"""What a store must do to hold a gallery: rows with one nullable vector a field, and one record.
+
+`onward.gallery.memory` is the specification; every store passes the same suite against it. A store
+checks nothing that `Gallery` has checked before it calls: spaces are known, ids are unique, arrays
+fit together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from onward.gallery.record import Field, Record
+from onward.gallery.values import Batch, JournalEntry, Origin, Revisions
+from onward.rankings import Ranking
+from onward.spaces import Embeddings, Ids, Labels, Vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Items as they are given: to be inserted, or to replace what was given before.
+
+    Attributes:
+        ids: unique.
+        labels: class of each item; None leaves the labels as they are.
+        payloads: JSON text of each item; None leaves the payloads as they are.
+        vectors: for some fields, one vector an item. The other fields become empty.
+    """
+
+    ids: Ids
+    labels: Labels | None
+    payloads: tuple[str, ...] | None
+    vectors: Mapping[Field, Vectors]
+
+
+@dataclass(frozen=True, eq=False)
+class Writing:
+    """Vectors that are to be written into rows that are there.
+
+    Attributes:
+        to: the field.
+        embeddings: the vectors, with the ids of the rows.
+        revisions: of these rows when that was read from which the vectors were made.
+        origin: how the vectors came to be.
+        uncertainty: of each vector, where it is known.
+    """
+
+    to: Field
+    embeddings: Embeddings
+    revisions: Revisions
+    origin: Origin
+    uncertainty: Float32[np.ndarray, " item"] | None
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Rows and a record; see the module.
+
+    Everything is atomic, and safe when several processes call it at the same time. What fails
+    raises a GalleryError that names the gallery.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the gallery is, as `open_gallery` takes it."""
+        ...
+
+    def read_record(self) -> Record:
+        """Return the record as it is now."""
+        ...
+
+    def change_record(self, record: Record, entry: JournalEntry) -> bool:
+        """Replace the record and append to the journal, in one step.
+
+        Returns:
+            False, and nothing is written, if the record's revision is no longer the one before.
+        """
+        ...
+
+    def journal(self) -> list[JournalEntry]:
+        """Return what `change_record` appended, in order."""
+        ...
+
+    def add_column(self, added: Field) -> bool:
+        """Make room for a field, empty in every row; false if that column is there already."""
+        ...
+
+    def drop_column(self, dropped: Field) -> None:
+        """Forget a field's vectors; nothing happens if they are gone."""
+        ...
+
+    def insert(self, rows: Rows) -> Ids:
+        """Insert rows, their vectors of origin "embedded", or none if an id is there already.
+
+        Returns:
+            The ids that are there already; then nothing is written.
+        """
+        ...
+
+    def update(self, rows: Rows) -> Ids:
+        """Replace what was given of some rows, empty the other fields, give new revisions.
+
+        Returns:
+            The ids that are not there; then nothing is written.
+        """
+        ...
+
+    def delete(self, ids: Ids) -> int:
+        """Delete rows; ids that are not there are passed over. Return how many were deleted."""
+        ...
+
+    def write(self, writing: Writing) -> int:
+        """Write vectors of one field where the row is there and has still this revision.
+
+        A vector of origin "embedded" is never replaced. Return how many rows were written.
+        """
+        ...
+
+    def count(
+        self, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None = None
+    ) -> int:
+        """Count rows with vectors in some fields, all of that origin if given, none in others."""
+        ...
+
+    def scan(
+        self,
+        wanted: Sequence[Field],
+        filled: Sequence[Field],
+        empty: Sequence[Field],
+        batch_rows: int,
+        ids: Ids | None = None,
+    ) -> Iterator[Batch]:
+        """Give rows with vectors in the wanted and the filled fields and none in the empty ones.
+
+        Memory is bounded by the batch. Every row comes once at most; rows that others write
+        meanwhile may come or not. The order is the store's own.
+
+        Args:
+            wanted: the fields whose vectors the batches carry.
+            filled: other fields that must be filled.
+            empty: fields that must not.
+            batch_rows: at most so many rows at a time.
+            ids: only these rows.
+        """
+        ...
+
+    def payloads(self, ids: Ids) -> Mapping[str, str]:
+        """Return the JSON text of those of the rows that are there and have a payload."""
+        ...
+
+    def search(
+        self, of: Field, queries: Embeddings, k: int, *, exclude_self: bool, approximate: bool
+    ) -> Ranking:
+        """Return the k nearest rows of every query among those with a vector in the field."""
+        ...
+
+    def build_index(self, of: Field) -> None:
+        """Build what makes approximate search fast, where the store has such a thing."""
+        ...
+
+    def revision_sum(self) -> int:
+        """Return the sum of all rows' revisions, modulo 2^64."""
+        ...
+
+    def rewritten_bytes(self) -> int:
+        """Return about how many bytes of a row are written again with any one of its vectors."""
+        ...

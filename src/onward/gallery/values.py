@@ -1,0 +1,162 @@
+"""What a gallery gives back: batches of rows, and a description of itself.
+
+Nothing here knows how a gallery is stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from onward.spaces import Ids, Space, Vectors
+
+Origin = Literal["embedded", "upgraded"]
+"""How a stored vector came to be: a model embedded the item, or a transformation made it."""
+
+Revisions = Int64[np.ndarray, " item"]
+"""Of each row: changes whenever the item's given content does, and is never used again."""
+
+JournalEntry = Mapping[str, Any]
+"""`number`, `time` (UTC, ISO 8601), `event`, and what belongs to the event: plain JSON values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows of a gallery, as they were at one moment.
+
+    Attributes:
+        ids: identity of each item.
+        revisions: to be given back with what is written, so that rows changed since are left alone.
+        labels: class of each item, None where it has none.
+        vectors: one row an item, for each space that was asked for.
+        origins: how each of these vectors came to be.
+        uncertainties: what was stored with each of these vectors; NaN where nothing was.
+    """
+
+    ids: Ids
+    revisions: Revisions
+    labels: tuple[int | None, ...]
+    vectors: Mapping[Space, Vectors]
+    origins: Mapping[Space, tuple[Origin, ...]]
+    uncertainties: Mapping[Space, Float32[np.ndarray, " item"]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class FieldCounts:
+    """How many rows have a vector in one space, and how these came to be.
+
+    Attributes:
+        embedded: vectors that a model made.
+        upgraded: vectors that a transformation made.
+    """
+
+    embedded: int
+    upgraded: int
+
+    @property
+    def filled(self) -> int:
+        """How many rows have a vector in this space."""
+        return self.embedded + self.upgraded
+
+    def to_json(self) -> dict[str, int]:
+        """Return the counts as plain values."""
+        return {"filled": self.filled, "embedded": self.embedded, "upgraded": self.upgraded}
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers queries.
+
+    Attributes:
+        space: the one space that is searched.
+        query_model: fingerprint of the model that embeds the queries, if it is known.
+    """
+
+    space: Space
+    query_model: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {"space": self.space.to_json(), "query_model": self.query_model}
+
+
+@dataclass(frozen=True, eq=False)
+class GalleryDescription:
+    """What a gallery holds and which space answers queries.
+
+    Attributes:
+        url: where the gallery is.
+        rows: number of items.
+        spaces: for each space, how many rows have a vector in it.
+        serving: the space that answers queries.
+        query_model: fingerprint of the model that embeds the queries, if it is known.
+        previous: what rolling back returns to, if anything.
+        transformations: for each space that an upgrade fills, what was recorded of the
+            transformation: `digest`, `old`, `side`.
+    """
+
+    url: str
+    rows: int
+    spaces: Mapping[Space, FieldCounts]
+    serving: Space
+    query_model: str | None
+    previous: Served | None
+    transformations: Mapping[Space, Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return {
+            "url": self.url,
+            "rows": self.rows,
+            "spaces": [
+                {
+                    **space.to_json(),
+                    **counts.to_json(),
+                    "serving": space == self.serving,
+                    "transformation": _plain(self.transformations.get(space)),
+                }
+                for space, counts in self.spaces.items()
+            ],
+            "serving": self.serving.to_json(),
+            "query_model": self.query_model,
+            "previous": None if self.previous is None else self.previous.to_json(),
+        }
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            ("space", "dim", "metric", "filled", "embedded", "upgraded", "")
+        ]
+        for space, counts in self.spaces.items():
+            numbers = (f"{n:,}" for n in (counts.filled, counts.embedded, counts.upgraded))
+            rows.append((space.name, str(space.dim), space.metric, *numbers, self._note(space)))
+        model = "not recorded" if self.query_model is None else self.query_model
+        head = f"gallery {self.url}: {self.rows:,} rows, queries embedded by model {model}"
+        return "\n".join([head, *aligned(rows)])
+
+    def _note(self, space: Space) -> str:
+        if space == self.serving:
+            return "serving"
+        if self.previous is not None and space == self.previous.space:
+            return "rolling back returns here"
+        return ""
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    last = len(widths) - 1
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [row[c].rjust(widths[c]) if c < last else row[c] for c in range(1, len(row))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _plain(recorded: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if recorded is None else dict(recorded)

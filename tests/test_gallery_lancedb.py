@@ -1,0 +1,208 @@
+"""What is special about a gallery in a directory: files, processes, damage, and memory."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onward.errors import GalleryError
+from onward.gallery import create_gallery, lance_commits, open_gallery
+from onward.spaces import Embeddings, Space
+
+OLD = Space("old@1", 4)
+NEW = Space("new@2", 5)
+EVERY_STORE = "memory:NAME, which lives as long as the process, and a directory such as"
+
+
+def embed(space, ids, seed=0):
+    rng = np.random.default_rng([seed, *space.name.encode()])
+    return Embeddings(tuple(ids), rng.standard_normal((len(ids), space.dim)).astype("f4"), space)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "photos.lance"
+
+
+@pytest.fixture
+def gallery(path):
+    gallery = create_gallery(path, OLD)
+    gallery.add(embed(OLD, "abc"))
+    return gallery
+
+
+def test_importing_the_galleries_does_not_load_a_database():
+    code = (
+        "import sys, onward.gallery; "
+        "print([m for m in ('lancedb', 'pyarrow', 'torch', 'onnxruntime') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_a_path_and_its_string_are_the_same_gallery(path, gallery):
+    assert open_gallery(str(path)).ids() == open_gallery(path).ids() == ("a", "b", "c")
+    assert gallery.url == str(path)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/photos", "qdrant:photos", "postgresql://host/db"])
+def test_an_unknown_scheme_lists_those_known(url):
+    for verb in (open_gallery, create_gallery):
+        with pytest.raises(GalleryError, match=f"no store is known for.*{EVERY_STORE}"):
+            verb(url) if verb is open_gallery else verb(url, OLD)
+
+
+def test_urls_without_a_name_are_refused():
+    with pytest.raises(GalleryError, match="no store is known for an empty URL"):
+        open_gallery("")
+    with pytest.raises(GalleryError, match="a gallery in memory needs a name"):
+        open_gallery("memory:")
+    with pytest.raises(GalleryError, match="there is no gallery memory:nobody in this process"):
+        open_gallery("memory:nobody")
+
+
+def test_a_gallery_that_is_not_there_is_not_made_by_opening_it(path):
+    with pytest.raises(GalleryError, match=r"there is no gallery .*; make it with create_gallery"):
+        open_gallery(path)
+    assert not path.exists()
+
+
+def test_a_directory_or_a_file_that_is_no_gallery_is_refused_and_left_alone(path):
+    path.mkdir()
+    (path / "cat.png").write_bytes(b"cat")
+    with pytest.raises(GalleryError, match=r"is not a gallery: .* items.lance and record.lance"):
+        open_gallery(path)
+    with pytest.raises(GalleryError, match="holds something that is no gallery already"):
+        create_gallery(path, OLD)
+    assert [file.name for file in path.iterdir()] == ["cat.png"]
+    with pytest.raises(GalleryError, match="is not a gallery"):
+        open_gallery(path / "cat.png")
+    with pytest.raises(GalleryError, match="holds something that is no gallery already"):
+        create_gallery(path / "cat.png", OLD)
+
+
+def test_an_empty_directory_becomes_a_gallery_and_nothing_is_left_beside_it(path):
+    path.mkdir()
+    create_gallery(path, OLD)
+    assert open_gallery(path).count() == 0
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_gallery_that_was_moved_is_still_whole(path, gallery, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.move(path, moved)
+    with pytest.raises(GalleryError, match=r"photos.lance is gone; restore it"):
+        gallery.count()
+    assert open_gallery(moved).ids() == ("a", "b", "c")
+
+
+def test_damaged_files_are_named_as_such(path, gallery):
+    for file in (path / "items.lance" / "data").iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    words = r"gallery .*photos.lance cannot be read or written: .*damaged, restore it from a copy"
+    with pytest.raises(GalleryError, match=words):
+        open_gallery(path).read(OLD)
+
+
+def test_a_record_that_is_gone_or_torn_is_damage(path, gallery):
+    for file in (path / "record.lance" / "data").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(GalleryError, match="cannot be read or written"):
+        open_gallery(path).describe()
+    shutil.rmtree(path / "record.lance" / "_versions")
+    with pytest.raises(GalleryError, match="cannot be read or written"):
+        open_gallery(path)
+
+
+def test_a_gallery_of_a_newer_format_is_refused(path, gallery, monkeypatch):
+    monkeypatch.setattr("onward.gallery.record.FORMAT", 99)
+    gallery.log({"event": "written by a newer Onward"})
+    with pytest.raises(GalleryError, match="has format 99, this Onward reads up to 1; install"):
+        open_gallery(path).describe()
+
+
+def test_an_open_gallery_sees_what_another_has_written(path, gallery):
+    other = open_gallery(path)
+    other.add_space(NEW)
+    batch = next(iter(other.pending([OLD], NEW)))
+    gallery.update(embed(OLD, "a", 1))
+    gallery.delete("b")
+    assert other.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded") == 1
+    assert gallery.ids([NEW]) == ("c",)
+    gallery.serve(NEW, query_model="new")
+    assert other.describe().serving == NEW
+
+
+def test_an_update_also_clears_a_space_that_another_process_has_just_added(path, gallery):
+    other = open_gallery(path)
+    gallery.count()
+    other.add_space(NEW)
+    batch = next(iter(other.pending([OLD], NEW)))
+    other.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded")
+    gallery.update(embed(OLD, "a", 1))
+    assert other.ids([NEW]) == ("b", "c")
+
+
+def test_conflicts_are_tried_again_but_not_for_ever(monkeypatch):
+    monkeypatch.setattr("onward.gallery.lance_commits.LONGEST_PAUSE", 0)
+    tried = []
+
+    def conflicting():
+        tried.append(1)
+        if len(tried) % 3:
+            raise RuntimeError("Retryable commit conflict for version 7")
+        return "done"
+
+    assert lance_commits.commit("g", conflicting) == "done"
+    assert len(tried) == 3
+
+    def never():
+        raise RuntimeError("Too many concurrent writers")
+
+    with pytest.raises(GalleryError, match=r"gallery g is being changed by others: 20 tries .*run"):
+        lance_commits.commit("g", never)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_is_closed_to_writing_is_said_to_be(path, gallery):
+    for directory in [path, *path.rglob("*")]:
+        if directory.is_dir():
+            directory.chmod(0o500)
+    with pytest.raises(GalleryError, match="cannot be read or written"):
+        gallery.delete("a")
+
+
+def _add(path, first):
+    gallery = open_gallery(Path(path))
+    added = 0
+    for number in range(10):
+        try:
+            gallery.add(embed(OLD, [f"{number}-{item}" for item in (first, "shared")]))
+            added += 1
+        except GalleryError as error:
+            if "already: " not in str(error):
+                raise
+    gallery.log({"event": "added", "by": first, "batches": added})
+
+
+@pytest.mark.slow
+def test_two_processes_that_add_the_same_ids_make_each_row_once_and_whole(path):
+    gallery = create_gallery(path, OLD)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_add, args=(str(path), who)) for who in ("left", "right")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    ids = [item for batch in gallery.scan([OLD]) for item in batch.ids]
+    assert len(ids) == len(set(ids)) == 20
+    assert sum(item.endswith("shared") for item in ids) == 10
+    entries = gallery.journal()[1:]
+    assert sorted(entry["by"] for entry in entries) == ["left", "right"]
+    assert sum(entry["batches"] for entry in entries) == 10
