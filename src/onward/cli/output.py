@@ -1,13 +1,14 @@
 """How a command prints its answer: a table for a person, JSON for a machine."""
 
 import json
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
+@runtime_checkable
 class Answer(Protocol):
     """What a command can print."""
 
