@@ -48,7 +48,8 @@ def _row(comparison: Comparison, name: str) -> str:
     about = explain(name, comparison.cells)
     return (
         f'<tr role="row" class="tone-{kind}" data-cell="{escape(name)}">'
-        f'<th scope="row" role="rowheader"><b>{escape(name)}</b><span>{escape(about)}</span></th>{cells}</tr>'
+        f'<th scope="row" role="rowheader"><b>{escape(name)}</b><span>{escape(about)}</span></th>'
+        f"{cells}</tr>"
     )
 
 
