@@ -24,13 +24,16 @@ LEFT_OUT = np.uint64(2**64 - 1)
 """The key of a query's own entry: greater than that of any distance."""
 
 POSITION_BITS = np.uint64(32)
-BLOCK_QUERIES, TILE_ITEMS = 256, 1024
-"""At most; larger matrices leave the processor's cache and are slower."""
+BLOCK_QUERIES, TILE_ITEMS = 256, 8192
+"""At most. Large matrix products wait less for each other's threads on a busy machine."""
+
+SLICE_ITEMS = 1024
+"""What is done to each pair is done by slices that stay in the processor's cache."""
 
 BYTES_A_KEY = 48
 """Keys, their sorted copy, rows, distances and the checks of a Ranking, for one item of a row."""
-BYTES_A_PAIR = 64
-"""All that stands while the distance of one pair in a tile is computed."""
+BYTES_A_PAIR = 32
+"""Product, distance and key of one pair in a tile."""
 
 
 def rank(
@@ -105,6 +108,7 @@ def _blocks(
     width = there if k is None else min(k, there)
     tile = max(1, min(size, TILE_ITEMS, block_bytes // (64 * dim)))
     a_query = BYTES_A_KEY * min(size, 2 * width + tile) + BYTES_A_PAIR * tile + 16 * dim
+    a_query += 48 * min(tile, SLICE_ITEMS)
     step = max(1, min(BLOCK_QUERIES, block_bytes // a_query))
     for start in range(0, len(queries), step):
         stop = min(start + step, len(queries))
@@ -179,9 +183,25 @@ def exact_distances(
         metric: what to make of the squared distance: its root, or half of it.
     """
     products = (-2 * queries) @ gallery.T
+    distances = np.empty(products.shape, dtype=np.float32)
+    for start in range(0, len(gallery), SLICE_ITEMS):
+        part = slice(start, start + SLICE_ITEMS)
+        distances[:, part] = _round(queries, gallery[part], products[:, part], metric)
+    return distances
+
+
+def _round(
+    queries: Doubles,
+    gallery: Float64[np.ndarray, "other dim"],
+    products: Float64[np.ndarray, "item other"],
+    metric: Metric,
+) -> Float32[np.ndarray, "item other"]:
+    """Return the distances of pairs whose matrix product, times -2, is given."""
     squares = (queries**2).sum(axis=1)[:, None] + (gallery**2).sum(axis=1)
-    products += squares
-    squares *= (2 * queries.shape[1] + 16) * np.finfo(np.float64).eps
+    products = products + squares
+    squares *= (2 * queries.shape[1] + 16) * np.finfo(
+        np.float64
+    ).eps  # more than rounding can add up to
     high = _finish(products + squares, metric)
     products -= squares
     low = _finish(np.maximum(products, 0, out=products), metric)
