@@ -1,0 +1,279 @@
+"""Artefacts: round trips, damage, and writing that is interrupted."""
+
+import itertools
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onward.artifacts import (
+    Artifact,
+    canonical_json,
+    digest,
+    digest_arrays,
+    read_artifact,
+    read_header,
+    write_artifact,
+    write_aside,
+)
+from onward.errors import ArtifactError
+
+ARTIFACT = Artifact(
+    kind="transformation",
+    config={"dim": 2, "names": ["Ä", "b"], "nested": {"share": 0.5, "none": None}},
+    arrays={"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "rows": np.array([7, 8])},
+    made_by={"seed": 3},
+    card="# A card\n",
+    files={"model.onnx": b"\x00\x01\x02"},
+)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    write_artifact(tmp_path / "h", ARTIFACT)
+    return tmp_path / "h"
+
+
+def assert_same(found, expected):
+    for name in ("kind", "config", "made_by", "card", "files"):
+        assert getattr(found, name) == getattr(expected, name)
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name, array in expected.arrays.items():
+        assert found.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(found.arrays[name], array)
+
+
+def test_what_is_written_is_read(saved):
+    assert_same(read_artifact(saved, "transformation"), ARTIFACT)
+    names = {"config.json", "model.safetensors", "README.md", "model.onnx"}
+    assert {path.name for path in saved.iterdir()} == names
+    assert [path.name for path in saved.parent.iterdir()] == ["h"]
+
+
+def test_arrays_in_any_layout_are_read_as_they_were_meant(tmp_path):
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    write_artifact(tmp_path / "h", replace(ARTIFACT, arrays={"weight": turned}))
+    read = read_artifact(tmp_path / "h", "transformation").arrays["weight"]
+    np.testing.assert_array_equal(read, turned)
+
+
+def test_equal_artefacts_are_equal_bytes(tmp_path):
+    turned = replace(ARTIFACT, arrays=dict(reversed(ARTIFACT.arrays.items())))
+    write_artifact(tmp_path / "a", ARTIFACT)
+    write_artifact(tmp_path / "b", turned)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_the_header_can_be_read_alone(saved):
+    header = read_header(saved)
+    assert (header["kind"], header["format"]) == ("transformation", 1)
+    assert header["config"] == ARTIFACT.config
+    assert set(header["digests"]) == {"model.safetensors", "README.md", "model.onnx"}
+
+
+def test_missing_parents_are_made_and_an_empty_directory_is_filled(tmp_path):
+    write_artifact(tmp_path / "new" / "h", ARTIFACT)
+    (tmp_path / "empty").mkdir()
+    write_artifact(tmp_path / "empty", ARTIFACT)
+    for directory in (tmp_path / "new" / "h", tmp_path / "empty"):
+        assert_same(read_artifact(directory, "transformation"), ARTIFACT)
+
+
+def test_an_artefact_of_the_same_kind_is_replaced_as_a_whole(saved):
+    later = replace(ARTIFACT, card="# Later\n", files={})
+    write_artifact(saved, later)
+    assert_same(read_artifact(saved, "transformation"), later)
+    assert not (saved / "model.onnx").exists()
+    assert [path.name for path in saved.parent.iterdir()] == ["h"]
+
+
+def test_what_is_no_such_artefact_is_never_replaced(saved, tmp_path):
+    words = "is there already and holds no embedding-model; it was left as it is. Give another"
+    with pytest.raises(ArtifactError, match=words):
+        write_artifact(saved, replace(ARTIFACT, kind="embedding-model"))
+    assert_same(read_artifact(saved, "transformation"), ARTIFACT)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(b"1")
+    (tmp_path / "note").write_text("hello")
+    for other in ("photos", "note"):
+        with pytest.raises(ArtifactError, match=f"{other} is there already and holds no transf"):
+            write_artifact(tmp_path / other, ARTIFACT)
+    assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"1"
+    assert (tmp_path / "note").read_text() == "hello"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md", "model.onnx"])
+def test_a_flipped_bit_in_any_byte_of_any_file_is_refused(saved, name):
+    path = saved / name
+    whole = path.read_bytes()
+    for position, byte in enumerate(whole):
+        damaged = byte ^ (1 << position % 8)
+        path.write_bytes(whole[:position] + bytes([damaged]) + whole[position + 1 :])
+        with pytest.raises(ArtifactError):
+            read_artifact(saved, "transformation")
+    path.write_bytes(whole)
+    assert_same(read_artifact(saved, "transformation"), ARTIFACT)
+
+
+def test_a_damaged_file_is_named(saved):
+    (saved / "model.onnx").write_bytes(b"\x00\x01")
+    words = "model.onnx was changed or damaged after it was written (its digest is not the one in "
+    with pytest.raises(
+        ArtifactError, match=re.escape(words + "config.json); restore it from a copy")
+    ):
+        read_artifact(saved, "transformation")
+    (saved / "model.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"model\.onnx is missing; restore it from a copy"):
+        read_artifact(saved, "transformation")
+
+
+def test_an_edited_header_is_refused(saved):
+    header = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(header.replace('"dim": 2', '"dim": 3'))
+    with pytest.raises(
+        ArtifactError,
+        match=r"config\.json was changed after it was written; restore it from a copy",
+    ):
+        read_artifact(saved, "transformation")
+
+
+@pytest.mark.parametrize("header", ["{", "[1, 2]", "3", ""])
+def test_a_header_that_is_no_json_object_is_refused(saved, header):
+    (saved / "config.json").write_text(header)
+    with pytest.raises(ArtifactError, match=r"config\.json is no JSON object: "):
+        read_artifact(saved, "transformation")
+
+
+def rewrite_header(directory, **changes):
+    header = {**read_header(directory), **changes}
+    del header["digest"]
+    header["digest"] = digest(canonical_json(header))
+    (directory / "config.json").write_bytes(canonical_json(header))
+
+
+def test_a_newer_format_asks_for_a_newer_onward(saved):
+    rewrite_header(saved, format=2)
+    with pytest.raises(
+        ArtifactError, match="has format 2, this Onward reads up to 1; install a newer Onward"
+    ):
+        read_artifact(saved, "transformation")
+
+
+def test_arrays_that_cannot_be_read_are_named(saved):
+    (saved / "model.safetensors").write_bytes(b"nonsense")
+    digests = {**read_header(saved)["digests"], "model.safetensors": digest(b"nonsense")}
+    rewrite_header(saved, digests=digests)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors cannot be read: "):
+        read_artifact(saved, "transformation")
+
+
+def test_what_is_missing_or_of_another_kind_is_named(saved, tmp_path):
+    with pytest.raises(ArtifactError, match="nowhere does not exist; give a directory that Onward"):
+        read_artifact(tmp_path / "nowhere", "transformation")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ArtifactError, match=r"bare has no config.json; give a directory that Onw"):
+        read_artifact(tmp_path / "bare", "transformation")
+    with pytest.raises(ArtifactError, match="h holds a transformation, not a embedding-model"):
+        read_artifact(saved, "embedding-model")
+
+
+class Interrupted(BaseException):
+    """As if the process were killed here."""
+
+
+def interrupt_at(monkeypatch, step):
+    """Stop at the n-th call that changes or syncs what is on the disk."""
+    calls = itertools.count()
+
+    def stopping(function):
+        def call(*arguments, **settings):
+            if next(calls) == step:
+                raise Interrupted
+            return function(*arguments, **settings)
+
+        return call
+
+    for owner, name in ((os, "fsync"), (Path, "rename"), (Path, "replace"), (Path, "mkdir")):
+        monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
+    return calls
+
+
+def test_writing_that_is_interrupted_leaves_the_old_artefact_or_the_new_one(saved, monkeypatch):
+    later = replace(ARTIFACT, card="# Later\n")
+    seen = []
+    for step in itertools.count():
+        write_artifact(saved, ARTIFACT)
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            try:
+                write_artifact(saved, later)
+                break
+            except Interrupted:
+                pass
+        found = read_artifact(saved, "transformation")
+        assert_same(found, ARTIFACT if found.card == ARTIFACT.card else later)
+        seen.append(found.card)
+    assert len(seen) > 7
+    assert seen[0] == ARTIFACT.card
+    assert seen == sorted(seen)  # once the new one is there, it stays: "# A card" < "# Later"
+    assert_same(read_artifact(saved, "transformation"), later)
+
+
+def test_a_file_written_aside_replaces_the_old_one_at_once_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "new" / "vectors.parquet"
+    with write_aside(target) as aside:
+        assert aside.parent == target.parent
+        aside.write_bytes(b"old")
+        assert not target.exists()
+    assert target.read_bytes() == b"old"
+    for step in itertools.count():
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            try:
+                with write_aside(target) as aside:
+                    aside.write_bytes(b"new")
+                break
+            except Interrupted:
+                assert target.read_bytes() in (b"old", b"new")
+        assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert target.read_bytes() == b"new"
+
+
+def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path):
+    target = tmp_path / "vectors.parquet"
+    target.write_bytes(b"old")
+
+    def write_half():
+        with write_aside(target) as aside:
+            aside.write_bytes(b"half")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_half()
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.parquet"]
+
+
+def test_a_digest_tells_parts_names_types_shapes_and_values_apart():
+    assert digest(b"ab", b"c") != digest(b"a", b"bc") != digest(b"abc")
+    one = np.arange(4, dtype=np.float32)
+    variants = [
+        {"a": one},
+        {"b": one},
+        {"a": one.astype(np.float64)},
+        {"a": one.reshape(2, 2)},
+        {"a": one + 1},
+        {"a": one, "b": one},
+    ]
+    assert len({digest_arrays(arrays) for arrays in variants}) == len(variants)
+    assert digest_arrays({"a": one, "b": one + 1}) == digest_arrays({"b": one + 1, "a": one})
+    two = np.arange(4.0).reshape(2, 2)
+    assert digest_arrays({"a": two.T}) == digest_arrays({"a": np.ascontiguousarray(two.T)})
+
+
+def test_equal_values_are_equal_json():
+    assert canonical_json({"b": 1, "a": [1, 2]}) == canonical_json({"a": [1, 2], "b": 1})

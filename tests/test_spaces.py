@@ -1,0 +1,245 @@
+"""Spaces and embeddings: what they refuse, in which words, and round trips through files."""
+
+import re
+
+import jaxtyping
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from onward.errors import EmbeddingsError, SpaceMismatchError
+from onward.spaces import Embeddings, Space, check_same_space
+
+OLD = Space("old@1f", 2)
+
+
+def three(**changes):
+    fields = {
+        "ids": ("a", "b", "c"),
+        "vectors": np.array([[0, 1], [2, 3], [4, 5]], np.float32),
+        "space": OLD,
+        "labels": np.array([7, 8, 7]),
+    }
+    return Embeddings(**{**fields, **changes})
+
+
+def assert_same(found, expected):
+    assert found.ids == expected.ids
+    assert found.space == expected.space
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    assert found.vectors.dtype == np.float32
+    if expected.labels is None:
+        assert found.labels is None
+    else:
+        np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+def test_a_space_is_equal_only_to_itself():
+    assert Space("old", 2) == Space("old", 2, "l2")
+    assert len({Space("old", 2), Space("new", 2), Space("old", 3), Space("old", 2, "cosine")}) == 4
+
+
+def test_a_space_goes_through_json_unchanged():
+    for space in (OLD, Space("ü", 7, "cosine")):
+        assert Space.from_json(space.to_json()) == space
+    assert OLD.to_json() == {"name": "old@1f", "dim": 2, "metric": "l2"}
+    assert str(OLD) == "old@1f (2, l2)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("", 2), "a space needs a name, such as 'resnet50@2f1c90ab'"),
+        (("old", 0), "space old has 0 dimensions; it needs at least 1"),
+        (("old", 2, "dot"), "space old has the metric 'dot'; choose 'l2' or 'cosine'"),
+    ],
+)
+def test_a_space_refuses_what_cannot_be_one(arguments, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(EmbeddingsError, match=re.escape(words)):
+        Space(*arguments)
+
+
+def test_comparing_across_spaces_says_which_upgrade_is_missing():
+    check_same_space(OLD, Space("old@1f", 2))
+    words = (
+        "the queries are in new@2e (2, l2), the gallery in old@1f (2, l2); distances between them "
+        "mean nothing. Upgrade the gallery from old@1f to new@2e first (onward upgrade GALLERY "
+        "TRANSFORMATION), or embed the queries with the old model"
+    )
+    with pytest.raises(SpaceMismatchError, match=re.escape(words)):
+        check_same_space(Space("new@2e", 2), OLD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param(
+            {"vectors": np.zeros((3, 4), np.float32)},
+            "vectors of shape (3, 4) do not lie in old@1f (2, l2); give one row of 2 numbers an",
+            id="dimension",
+        ),
+        pytest.param(
+            {"vectors": np.zeros(3, np.float32)},
+            "vectors of shape (3,) do not lie in old@1f (2, l2)",
+            id="one-dimensional",
+        ),
+        pytest.param(
+            {"ids": ("a", "b")}, "2 ids for 3 vectors; give one id a vector", id="too-few-ids"
+        ),
+        pytest.param(
+            {"ids": ("a", "b", "a")},
+            "id 'a' stands in rows 0 and 2; every item needs an id of its own",
+            id="id-twice",
+        ),
+        pytest.param(
+            {"ids": ("a", "", "c")},
+            "the id in row 1 is ''; ids are strings that are not empty",
+            id="empty-id",
+        ),
+        pytest.param(
+            {"ids": ("a", "b", 3)},
+            "the id in row 2 is 3; ids are strings that are not empty",
+            id="number-as-id",
+        ),
+        pytest.param(
+            {"vectors": np.array([[0, 1], [2, np.nan], [np.inf, 5]], np.float32)},
+            "the vector of item 'b' (row 1) has NaN or infinite values; 2 of 3 vectors do. Leave "
+            "these items out or mend the model that made them",
+            id="not-finite",
+        ),
+        pytest.param(
+            {"vectors": np.eye(3, 2, dtype=np.float32), "space": Space("old", 2, "cosine")},
+            "the vector of item 'c' (row 2) is zero and has no direction; old (2, cosine) needs "
+            "one. Leave the item out or use the l2 metric",
+            id="zero-with-the-cosine",
+        ),
+        pytest.param(
+            {"labels": np.array([1, 2])},
+            "labels of shape (2,) for 3 items; give one an item",
+            id="labels",
+        ),
+    ],
+)
+def test_embeddings_refuse_what_cannot_be_ones(changes, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(EmbeddingsError, match=re.escape(words)):
+        three(**changes)
+
+
+def test_embeddings_are_read_only_float32_with_integer_labels(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    made = three(ids=["a", "b", "c"], vectors=[[0, 1], [2, 3], [4, 5]], labels=[7, 8, 7])
+    assert made.ids == ("a", "b", "c")
+    assert (made.vectors.dtype, made.labels.dtype) == (np.float32, np.int64)
+    for array in (made.vectors, made.labels):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 9
+
+
+def test_embeddings_say_how_many_they_are_and_where():
+    assert len(three()) == 3
+    assert str(three()) == "3 embeddings in old@1f (2, l2)"
+
+
+def test_no_items_are_embeddings_too(tmp_path):
+    none = three().select([])
+    assert len(none) == 0
+    none.save(tmp_path / "none.parquet")
+    assert_same(Embeddings.load(tmp_path / "none.parquet"), none)
+
+
+def test_rows_are_selected_by_position_or_by_mask():
+    assert three().select([2, 0]).ids == ("c", "a")
+    assert three().select([2, 0]).labels.tolist() == [7, 7]
+    assert three().select(np.array([False, True, True])).vectors.tolist() == [[2, 3], [4, 5]]
+    assert three(labels=None).select([1]).labels is None
+
+
+def test_rows_are_aligned_by_id():
+    assert_same(three().align(iter(["c", "a"])), three().select([2, 0]))
+    with pytest.raises(
+        EmbeddingsError,
+        match=r"2 of 3 ids have no embedding in old@1f \(2, l2\), the first 'x'; embed these items",
+    ):
+        three().align(["x", "a", "y"])
+
+
+@given(
+    hnp.arrays(
+        np.float32, (3, 2), elements=st.floats(allow_nan=False, allow_infinity=False, width=32)
+    ),
+    st.lists(st.text(min_size=1), min_size=3, max_size=3, unique=True),
+    st.none() | hnp.arrays(np.int64, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path_factory, vectors, ids, labels):
+    path = tmp_path_factory.mktemp("saved") / "vectors.parquet"
+    made = Embeddings(tuple(ids), vectors, Space("ä", 2, "l2"), labels)
+    made.save(path)
+    assert_same(Embeddings.load(path), made)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_has_the_columns_of_the_format(tmp_path):
+    three().save(tmp_path / "vectors.parquet")
+    table = pq.read_table(tmp_path / "vectors.parquet")
+    assert table.column_names == ["id", "vector", "label"]
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 2)
+    assert b"old@1f" in table.schema.metadata[b"onward.space"]
+
+
+def test_a_numpy_file_needs_its_ids_and_its_space(tmp_path):
+    path = tmp_path / "vectors.npy"
+    np.save(path, three().vectors)
+    assert_same(Embeddings.load(path, ids=["a", "b", "c"], space=OLD), three(labels=None))
+    with pytest.raises(EmbeddingsError, match="holds numbers only; give its ids and its space"):
+        Embeddings.load(path)
+
+
+def test_vectors_of_unequal_length_in_a_list_column_are_refused(tmp_path):
+    path = tmp_path / "ragged.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "vector": [[1.0, 2.0], [3.0]]}), path)
+    with pytest.raises(EmbeddingsError, match=r"holds 3 numbers for 2 items; old@1f .* needs 4"):
+        Embeddings.load(path, space=OLD)
+
+
+def test_a_parquet_file_of_others_is_read_once_its_space_is_given(tmp_path):
+    path = tmp_path / "vectors.parquet"
+    vectors = pa.array([[0.0, 1.0], [2.0, 3.0]], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": ["a", "b"], "vector": vectors, "price": [1, 2]}), path)
+    assert Embeddings.load(path, space=OLD).vectors.tolist() == [[0, 1], [2, 3]]
+    with pytest.raises(
+        EmbeddingsError, match="does not say which space its vectors are in; give one"
+    ):
+        Embeddings.load(path)
+
+
+def test_a_file_that_is_no_embeddings_is_refused(tmp_path):
+    with pytest.raises(
+        EmbeddingsError, match=r"there is no file .*none\.parquet; make it with: onw"
+    ):
+        Embeddings.load(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(EmbeddingsError, match=r"text\.parquet is not a readable Parquet file: "):
+        Embeddings.load(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"id": ["a"], "x": [1]}), tmp_path / "other.parquet")
+    words = (
+        "has the columns ['id', 'x'], not ['vector']; embeddings have `id` (string) and `vector`"
+    )
+    with pytest.raises(EmbeddingsError, match=re.escape(words)):
+        Embeddings.load(tmp_path / "other.parquet", space=OLD)
+    with pytest.raises(EmbeddingsError, match=r"embeddings are saved as Parquet; .* must end in"):
+        three().save(tmp_path / "vectors.csv")
+
+
+def test_a_file_in_another_space_than_asked_for_is_refused(tmp_path):
+    three().save(tmp_path / "vectors.parquet")
+    words = "holds vectors in old@1f (2, l2), not in new (2, l2) as asked for"
+    with pytest.raises(SpaceMismatchError, match=re.escape(words)):
+        Embeddings.load(tmp_path / "vectors.parquet", space=Space("new", 2))
+    assert len(Embeddings.load(tmp_path / "vectors.parquet", space=OLD)) == 3
