@@ -72,7 +72,7 @@ def files(tmp_path, vectors):
     ids = tuple(f"item-{row}" for row in range(12))
     labels = np.arange(12) % 3
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0].astype(np.float32)
-    transformation = linear(OLD, None, NEW, turn, np.zeros(4, np.float32))
+    transformation = linear(OLD, None, NEW, turn, np.zeros(4, np.float32), made_by={})
     old = Embeddings(ids, vectors, OLD, labels)
     upgraded = transformation.apply(old)
     old.save(tmp_path / "old.parquet")
@@ -239,4 +239,3 @@ def test_info_says_what_things_are(files, gallery):
         for path in (files / "old.parquet", files / "old-to-new", Path(gallery))
     }
     assert list(kinds.values()) == ["embeddings", "transformation", "gallery"]
-

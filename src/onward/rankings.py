@@ -5,9 +5,10 @@ of them the query was looking for. Nothing here knows of distances, models or da
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -71,6 +72,22 @@ class Ranking:
             raise EvaluationError(f"the first {k} ranks hold nothing; ask for at least 1")
         rows, distances = self.rows[:, :k], self.distances[:, :k]
         return Ranking(self.query_ids, self.gallery_ids, rows, distances, self.exclude_self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return, for each query, the items that came back with their distances."""
+        return {"queries": [{"id": item, "items": list(found)} for item, found in self._found()]}
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{item}: " + ", ".join(f"{one['id']} ({one['distance']:.3f})" for one in found)
+            for item, found in self._found()
+        )
+
+    def _found(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        for row, item in enumerate(self.query_ids):
+            distances = self.distances[row].tolist()
+            found = zip(self.ids_of(row), distances, strict=False)  # the rest is padding
+            yield item, [{"id": other, "distance": distance} for other, distance in found]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,7 @@
 """The table of commands."""
 
+from typing import Annotated
+
 import typer
 
 from onward.cli import compare, demo, embed, evaluate, fit, gallery, info, report, search, train
@@ -11,7 +13,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Upgrade the embedding model of a retrieval system without embedding the gallery again.",
 )
 for command in (
     demo.demo,
@@ -27,4 +28,15 @@ for command in (
     app.command()(command)
 app.add_typer(gallery.app, name="gallery")
 app.add_typer(upgrade_command.app, name="upgrade")
-app.callback()(print_version)
+
+
+@app.callback()
+def onward(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Upgrade the embedding model of a retrieval system without embedding the gallery again."""

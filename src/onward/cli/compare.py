@@ -9,6 +9,7 @@ from onward.cli.evaluate import ExcludeSelf
 from onward.cli.output import AsJson, show
 
 if TYPE_CHECKING:
+    from onward.compatibility import Comparison
     from onward.spaces import Embeddings
 
 Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
@@ -23,9 +24,20 @@ def compare(
 
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """
-    from onward.compatibility import compare_embeddings
+    show(compare_files(old, upgraded, new, exclude_self=exclude_self), as_json)
 
-    show(compare_embeddings(read_cells(old, upgraded, new), exclude_self=exclude_self), as_json)
+
+def compare_files(old: Path, upgraded: Path, new: Path, *, exclude_self: bool) -> "Comparison":
+    """Return the comparison of three files that hold the same items."""
+    from onward.compatibility import compare, evaluate_embeddings
+
+    cells = read_cells(old, upgraded, new).items()
+    return compare(
+        {
+            name: evaluate_embeddings(queries, gallery, exclude_self=exclude_self)
+            for name, (queries, gallery) in cells
+        }
+    )
 
 
 def read_cells(old: Path, upgraded: Path, new: Path) -> "dict[str, tuple[Embeddings, Embeddings]]":

@@ -38,14 +38,11 @@ def tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def print_version(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Upgrade the embedding model of a retrieval system without embedding the gallery again."""
-    if version:
+def print_version(asked: bool) -> bool:
+    """Print the version and exit, where it is asked for."""
+    if asked:
         from onward import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+    return asked

@@ -5,10 +5,15 @@ from typing import Annotated
 
 import typer
 
-from onward.cli.compare import New, Old, Upgraded, read_cells
+from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
 from onward.cli.evaluate import ExcludeSelf
 from onward.cli.options import IdColumn, ImageColumn, LabelColumn, SkipBad, open_data
 from onward.cli.output import tell
+
+INTRODUCTION = (
+    "The same items by the old model, carried over by a transformation, and embedded again by the "
+    "new model: what each gives when the items are searched."
+)
 
 
 def report(
@@ -31,11 +36,9 @@ def report(
     Example: onward report page.html --old old.parquet --upgraded up.parquet --new new.parquet
     --exclude-self --data digits
     """
-    from onward.compatibility import compare_embeddings
     from onward.report import make_grid, write_report
     from onward.retrieval import search
 
-    cells = read_cells(old, upgraded, new)
     grid = None
     if data is not None:
         items = open_data(
@@ -47,9 +50,10 @@ def report(
         )
         rankings = {
             name: search(queries, gallery, 5, exclude_self=exclude_self)
-            for name, (queries, gallery) in cells.items()
+            for name, (queries, gallery) in read_cells(old, upgraded, new).items()
         }
         grid = make_grid(items, rankings)
-    comparison = compare_embeddings(cells, exclude_self=exclude_self)
-    write_report(out, comparison, title=title, introduction="", grid=grid, facts={})
+    comparison = compare_files(old, upgraded, new, exclude_self=exclude_self)
+    facts = {"old": str(old), "upgraded": str(upgraded), "new": str(new)}
+    write_report(out, comparison, title=title, introduction=INTRODUCTION, grid=grid, facts=facts)
     tell(f"written: {out}")

@@ -113,7 +113,7 @@ def verify(
 
     Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
     """
-    verification = _open(gallery, transformation).verify(sample=sample)
+    verification = _open(gallery, transformation).verify(sample_rows=sample)
     show(verification, as_json)
     if not verification.passed:
         raise typer.Exit(1)

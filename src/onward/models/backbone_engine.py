@@ -83,6 +83,8 @@ class BackboneEngine(Engine):
 
 
 def _device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
         torch.zeros(1, device=place)

@@ -266,7 +266,7 @@ class EmbeddingModel:
         Args:
             items: what to embed.
             batch_items: how many go through the model at a time.
-            device: "cpu", or a GPU such as "cuda".
+            device: "cpu", "cuda", or "auto" for a GPU where there is one.
             progress: told after each batch, in items.
 
         Raises:

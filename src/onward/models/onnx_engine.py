@@ -62,7 +62,7 @@ class OnnxEngine(Engine):
     def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
         """Return a function that runs the graph on the CPU, or on a GPU by CUDA."""
         refuse_stages(grid, "an ONNX file")
-        session = self._session if device == "cpu" else _session(self.graph, device)
+        session = self._session if device in ("cpu", "auto") else _session(self.graph, device)
 
         def run(pixels: Pixels) -> tuple[Vectors, None]:
             taken.check(pixels)

@@ -1,0 +1,1 @@
+"""Whole studies from recipes: models, embeddings, an upgrade, and what each choice gives."""

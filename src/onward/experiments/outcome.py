@@ -1,0 +1,109 @@
+"""What a study leaves for a reader: `comparison.json` and `report.html`."""
+
+import json
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onward.artifacts import write_aside
+from onward.compatibility import Comparison
+from onward.data.items import Items
+from onward.experiments.recipe import Recipe
+from onward.rankings import Ranking
+from onward.report import make_grid, write_report
+from onward.spaces import Embeddings
+
+VERSIONS_OF = ("onward", "torch", "numpy", "onnxruntime", "lancedb")
+INTRODUCTION = (
+    "A gallery of {items} images was filled by an old model that knows {old} of {all} classes. "
+    "Then a better model came, trained as if there were no old one. A transformation, learned on "
+    "the new model's training images, carried the stored vectors into the new space; not one image "
+    "of the gallery was read. Here every image is searched among all the others."
+)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What it took.
+
+    Attributes:
+        recipe: name, seed and digest.
+        seconds: from beginning to end.
+        peak_bytes: the most memory that the process held.
+        versions: of the packages that matter.
+    """
+
+    recipe: Mapping[str, Any]
+    seconds: float
+    peak_bytes: int
+    versions: Mapping[str, str]
+
+
+def describe_run(recipe: Recipe, *, seconds: float) -> RunFacts:
+    """Return what the run of a recipe took up to now."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return RunFacts(
+        {"name": recipe.name, "seed": recipe.seed, "digest": recipe.digest},
+        round(seconds, 1),
+        peak if sys.platform == "darwin" else peak * 1024,
+        {"python": platform.python_version()} | {name: version(name) for name in VERSIONS_OF},
+    )
+
+
+def write_comparison(
+    path: Path,
+    comparison: Comparison,
+    queries: Embeddings,
+    old_classes: tuple[int, ...],
+    run: RunFacts,
+) -> None:
+    """Write the comparison as JSON, with queries of old and of new classes apart."""
+    assert queries.labels is not None  # noqa: S101  # a study's items are labelled
+    is_old = np.isin(queries.labels, old_classes)
+    apart = {"old": queries.select(is_old).ids, "new": queries.select(~is_old).ids}
+    fields = comparison.to_json() | {
+        "by_classes": {
+            name: comparison.select(ids).to_json()["cells"] for name, ids in apart.items()
+        },
+        "recipe": dict(run.recipe),
+        "seconds": run.seconds,
+        "peak_bytes": run.peak_bytes,
+        "versions": dict(run.versions),
+    }
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
+
+
+def write_page(
+    path: Path,
+    comparison: Comparison,
+    *,
+    items: Items,
+    rankings: Mapping[str, Ranking],
+    old_classes: tuple[int, ...],
+    run: RunFacts,
+) -> None:
+    """Write the report with a grid of what was found."""
+    facts = {
+        "recipe": f"{run.recipe['name']}, seed {run.recipe['seed']}",
+        "time": f"{run.seconds:.0f} s",
+        "peak memory": f"{run.peak_bytes / 2**20:,.0f} MiB",
+        "versions": ", ".join(f"{name} {number}" for name, number in run.versions.items()),
+    }
+    write_report(
+        path,
+        comparison,
+        title="A gallery moves to a new model",
+        introduction=INTRODUCTION.format(
+            items=f"{len(items):,}", old=len(old_classes), all=len(items.classes)
+        ),
+        grid=make_grid(items, rankings, old_classes=old_classes),
+        facts=facts,
+    )
