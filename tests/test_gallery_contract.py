@@ -247,6 +247,23 @@ def test_reading_what_is_not_there_names_it(gallery):
         gallery.read(NEW)
 
 
+def test_some_items_are_chosen_by_a_seed_whatever_the_order(gallery):
+    ids = numbered(50)
+    for some in (ids[30:], ids[:30]):
+        gallery.add(embed(OLD, some))
+    gallery.add(embed(SIDE, ["side-only"]))
+    chosen = gallery.sample([OLD], 10, seed=1)
+    assert chosen == gallery.sample([OLD], 10, seed=1)
+    assert len(set(chosen)) == 10
+    assert set(chosen) <= set(ids)
+    assert set(chosen) != set(gallery.sample([OLD], 10, seed=2))
+    assert sorted(gallery.sample([OLD], 99, seed=1)) == list(ids)
+    scanned = [
+        item for b in gallery.scan([OLD], ids=[*chosen, "zz"], batch_rows=4) for item in b.ids
+    ]
+    assert sorted(scanned) == sorted(chosen)
+
+
 # Spaces
 
 
@@ -527,16 +544,18 @@ def test_serving_changes_space_and_query_model_together_and_can_be_taken_back(ga
 
 
 def test_every_change_of_the_record_is_in_the_journal(url, gallery):
+    gallery.add_space(NEW)
     gallery.add_space(NEW, made_by={"digest": "abc"})
     gallery.serve(SIDE, query_model="m")
     gallery.log({"event": "verified", "rows": 3})
     gallery.roll_back()
     gallery.drop_space(NEW)
     journal = open_gallery(url).journal()
-    events = ["create", "add space", "serve", "verified", "roll back", "drop space"]
+    events = ["create", "add space", "start upgrade", "serve", "verified", "roll back"]
+    events += ["drop space"]
     assert [entry["event"] for entry in journal] == events
-    assert [entry["number"] for entry in journal] == [1, 2, 3, 4, 5, 6]
-    assert journal[3]["rows"] == 3
+    assert [entry["number"] for entry in journal] == [1, 2, 3, 4, 5, 6, 7]
+    assert journal[4]["rows"] == 3
     assert all(entry["time"].endswith("+00:00") for entry in journal)
     assert json.loads(json.dumps(journal)) == journal
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from onward.errors import GalleryError, SpaceMismatchError
 from onward.gallery.record import Field, Record
-from onward.gallery.store import Rows
+from onward.gallery.store import Rows, Store
 from onward.gallery.values import Revisions
 from onward.spaces import Embeddings, Labels, Space
 
@@ -51,25 +51,20 @@ def check_name_is_free(url: str, record: Record, space: Space) -> None:
             )
 
 
-def check_served(url: str, record: Record, counts: tuple[int, int], space: Space) -> None:
+def check_served(store: Store, record: Record, space: Space) -> None:
     """Refuse to search in a space that does not answer queries.
-
-    Args:
-        url: of the gallery.
-        record: of the gallery.
-        counts: how many rows have a vector in the queries' space, and how many rows there are.
-        space: the queries' space.
 
     Raises:
         SpaceMismatchError: naming the space that serves and the upgrade that is missing.
     """
-    serving = record.serving.space
+    url, serving, at = store.url, record.serving.space, record.find(space)
     if space == serving:
         return
     opening = f"the queries are in {space}, but gallery {url} answers from {serving}"
-    if record.find(space) is not None:
+    if at is not None:
+        filled, rows = store.count([at], ()), store.count((), ())
         raise SpaceMismatchError(
-            f"{opening}; {counts[0]:,} of {counts[1]:,} rows have a vector in {space.name}. Finish "
+            f"{opening}; {filled:,} of {rows:,} rows have a vector in {space.name}. Finish "
             f"the upgrade from {serving.name} to {space.name} and cut over, or look into it as it "
             "is with allow_unserved=True"
         )

@@ -4,7 +4,6 @@ The same for every store: this module checks, `onward.gallery.store` says what a
 Nothing here knows of models, images or transformations.
 """
 
-import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
@@ -30,6 +29,7 @@ from onward.gallery.checks import (
     make_rows,
     name_ids,
 )
+from onward.gallery.reading import choose, embeddings_of, ids_of
 from onward.gallery.record import Field, Record, column_names
 from onward.gallery.store import Store, Writing
 from onward.gallery.values import (
@@ -56,7 +56,7 @@ class Gallery:
     the rows themselves: those that have a vector in one space and none in another. Made by
     `open_gallery` and `create_gallery`.
 
-    Every method may raise a GalleryError: the gallery is gone, damaged, or too busy.
+    Every method may raise a GalleryError: it is gone, damaged, or too busy.
     """
 
     def __init__(self, store: Store) -> None:
@@ -70,18 +70,15 @@ class Gallery:
     def describe(self) -> GalleryDescription:
         """Return what the gallery holds and which space answers queries."""
         record = self._store.read_record()
-        counts = {one.space: self._field_counts(one) for one in record.fields}
-        made_by = {
-            one.space: record.made_by[one.column]
-            for one in record.fields
-            if one.column in record.made_by
-        }
-        rows, serving = self._store.count((), ()), record.serving
         return GalleryDescription(
-            self.url, rows, counts, serving.space, serving.query_model, record.previous, made_by
+            url=self.url,
+            rows=self._store.count((), ()),
+            spaces={one.space: self._field_counts(one) for one in record.fields},
+            serving=record.serving.space,
+            query_model=record.serving.query_model,
+            previous=record.previous,
+            transformations=record.transformations,
         )
-
-    # Items
 
     def add(
         self, *embeddings: Embeddings, payloads: Sequence[Mapping[str, Any]] | None = None
@@ -146,9 +143,7 @@ class Gallery:
             limit: only the first so many.
         """
         filled, empty = self._fields(with_spaces), self._fields(without)
-        batches = self._store.scan((), filled, empty, BATCH_ROWS)
-        every = (item for batch in batches for item in batch.ids)
-        return tuple(sorted(every) if limit is None else heapq.nsmallest(limit, every))
+        return ids_of(self._store.scan((), filled, empty, BATCH_ROWS), limit)
 
     def payloads(self, ids: Iterable[str]) -> list[dict[str, Any] | None]:
         """Return the payload of each item, None where it has none.
@@ -160,7 +155,13 @@ class Gallery:
         texts = self._store.payloads(chosen)
         return [json.loads(texts[item]) if item in texts else None for item in chosen]
 
-    # Spaces
+    def spaces(self) -> tuple[Space, ...]:
+        """Return the spaces, in the order in which they were added."""
+        return self._store.read_record().spaces
+
+    def made_by(self, space: Space) -> Mapping[str, Any] | None:
+        """Return what is recorded of the transformation that fills a space, if one does."""
+        return self._store.read_record().transformations.get(space)
 
     def add_space(self, space: Space, *, made_by: Mapping[str, Any] | None = None) -> None:
         """Give every row room for a vector in a space; nothing happens if it is there.
@@ -184,9 +185,9 @@ class Gallery:
                 at = added = self._add_column(space)
             return with_space(record, self.url, at, made)
 
-        change_record(
-            self._store, changed, {"event": "add space", "space": space.to_json(), "made_by": made}
-        )
+        name = "add space" if made is None else "start upgrade"
+        event = {"event": name, "space": space.to_json(), "made_by": made}
+        change_record(self._store, changed, event)
 
     def drop_space(self, space: Space) -> None:
         """Forget a space and all vectors in it; nothing happens if it is not there.
@@ -200,16 +201,34 @@ class Gallery:
         if at is not None:
             self._store.drop_column(at)
 
-    # What is there, and what is missing
-
     def count(self, with_spaces: Sequence[Space] = (), without: Sequence[Space] = ()) -> int:
         """Count the items with vectors in some spaces and none in others."""
         return self._store.count(self._fields(with_spaces), self._fields(without))
 
-    def scan(self, spaces: Sequence[Space], *, batch_rows: int = BATCH_ROWS) -> Iterator[Batch]:
-        """Give all rows with a vector in each of these spaces, in no order, in bounded memory."""
-        wanted = self._fields(spaces)
-        return self._store.scan(wanted, (), (), check_batch_rows(batch_rows))
+    def scan(
+        self,
+        spaces: Sequence[Space],
+        *,
+        batch_rows: int = BATCH_ROWS,
+        ids: Iterable[str] | None = None,
+    ) -> Iterator[Batch]:
+        """Give the rows with a vector in each of these spaces, in no order, in bounded memory.
+
+        Of all items, or of those with these ids; ids that are not there are passed over.
+        """
+        wanted, chosen = self._fields(spaces), None if ids is None else tuple(dict.fromkeys(ids))
+        return self._store.scan(wanted, (), (), check_batch_rows(batch_rows), chosen)
+
+    def sample(self, with_spaces: Sequence[Space], count: int, *, seed: int) -> Ids:
+        """Choose items with a vector in each of these spaces: the same for the same seed and ids.
+
+        Args:
+            with_spaces: the spaces.
+            count: how many; all if there are not more.
+            seed: another seed chooses other items.
+        """
+        batches = self._store.scan((), self._fields(with_spaces), (), BATCH_ROWS)
+        return choose(batches, count, seed)
 
     def pending(
         self, needed: Sequence[Space], missing: Space, *, batch_rows: int = BATCH_ROWS
@@ -236,18 +255,7 @@ class Gallery:
         at = self._fields([space])
         chosen = None if ids is None else self._known(ids)
         batches = list(self._store.scan(at, (), (), BATCH_ROWS, chosen))
-        found = tuple(item for batch in batches for item in batch.ids)
-        order = sorted(found) if chosen is None else chosen
-        missing = sorted(set(order) - set(found))
-        if missing:
-            raise GalleryError(
-                f"{len(missing)} of {len(order)} items have no vector in {space}: "
-                f"{name_ids(missing)}. Leave them out, or upgrade the gallery into that space"
-            )
-        labels = [label for batch in batches for label in batch.labels]
-        parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
-        known = np.array(labels, np.int64) if found and None not in labels else None
-        return Embeddings(found, np.concatenate(parts), space, known).align(order)
+        return embeddings_of(batches, space, chosen)
 
     def write(
         self,
@@ -277,8 +285,6 @@ class Gallery:
         if not len(embeddings):
             return 0
         return self._store.write(Writing(to, embeddings, revisions, origin, uncertainty))
-
-    # Answering queries
 
     def search(
         self,
@@ -310,10 +316,8 @@ class Gallery:
             raise EvaluationError(f"the nearest {k} items were asked for; ask for at least 1")
         record = self._store.read_record()
         at = record.find(queries.space)
-        if not (allow_unserved and at is not None):
-            filled = 0 if at is None else self._store.count([at], ())
-            counts = (filled, self._store.count((), ()))
-            check_served(self.url, record, counts, queries.space)
+        if at is None or not allow_unserved:
+            check_served(self._store, record, queries.space)
         at = find_field(self.url, record, queries.space)
         return self._store.search(
             at, queries, k, exclude_self=exclude_self, approximate=approximate
@@ -348,8 +352,6 @@ class Gallery:
         event = {"event": "roll back"}
         after = change_record(self._store, lambda record: rolled_back(record, self.url), event)
         return after.serving.space
-
-    # The journal
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Append an event to the journal: plain JSON values, with the name under `event`."""

@@ -57,6 +57,12 @@ class Record:
         """The spaces, in the order in which they were added."""
         return tuple(one.space for one in self.fields)
 
+    @property
+    def transformations(self) -> dict[Space, Mapping[str, Any]]:
+        """What was recorded of the transformation that fills a space, where one does."""
+        made_by = {one.space: self.made_by.get(one.column) for one in self.fields}
+        return {space: made for space, made in made_by.items() if made is not None}
+
     def find(self, space: Space) -> Field | None:
         """Return where the vectors of a space are, if the gallery has that space."""
         return next((one for one in self.fields if one.space == space), None)

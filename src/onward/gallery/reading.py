@@ -1,0 +1,48 @@
+"""Put together what comes out of a store in batches, in no order.
+
+Nothing here reads a store.
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from onward.artifacts import digest
+from onward.errors import GalleryError
+from onward.gallery.checks import name_ids
+from onward.gallery.values import Batch
+from onward.spaces import Embeddings, Ids, Space
+
+
+def ids_of(batches: Iterable[Batch], limit: int | None = None) -> Ids:
+    """Return the ids in the batches, sorted; only the first so many if there is a limit."""
+    every = (item for batch in batches for item in batch.ids)
+    return tuple(sorted(every) if limit is None else heapq.nsmallest(limit, every))
+
+
+def choose(batches: Iterable[Batch], count: int, seed: int) -> Ids:
+    """Return some of the ids in the batches: the same for the same ids and seed, in any order."""
+    mark = str(seed).encode()
+    every = (item for batch in batches for item in batch.ids)
+    return tuple(heapq.nsmallest(count, every, key=lambda item: digest(mark, item.encode())))
+
+
+def embeddings_of(batches: Sequence[Batch], space: Space, ids: Ids | None) -> Embeddings:
+    """Return the vectors in a space: of these items in their order, or of all, sorted by id.
+
+    Raises:
+        GalleryError: if an item is not in the batches.
+    """
+    found = tuple(item for batch in batches for item in batch.ids)
+    order = sorted(found) if ids is None else ids
+    missing = sorted(set(order) - set(found))
+    if missing:
+        raise GalleryError(
+            f"{len(missing)} of {len(order)} items have no vector in {space}: "
+            f"{name_ids(missing)}. Leave them out, or upgrade the gallery into that space"
+        )
+    labels = [label for batch in batches for label in batch.labels]
+    parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
+    known = np.array(labels, np.int64) if found and None not in labels else None
+    return Embeddings(found, np.concatenate(parts), space, known).align(order)

@@ -1,0 +1,21 @@
+"""Carry a gallery into a new space by a transformation: plan, run, verify, cut over, roll back.
+
+No image can be read here: nothing that could is imported.
+"""
+
+from onward.upgrading.plan import Plan, plan_upgrade
+from onward.upgrading.run import UpgradeResult
+from onward.upgrading.upgrade import Upgrade, UpgradeStatus
+from onward.upgrading.verify import Verification
+from onward.upgrading.work import Blocked, Work
+
+__all__ = [
+    "Blocked",
+    "Plan",
+    "Upgrade",
+    "UpgradeResult",
+    "UpgradeStatus",
+    "Verification",
+    "Work",
+    "plan_upgrade",
+]

@@ -1,0 +1,144 @@
+"""What an upgrade would do and cost, before anything is written."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from onward.gallery import Gallery
+from onward.spaces import Space
+from onward.transformation import Transformation
+from onward.upgrading.work import (
+    Work,
+    check_fits,
+    check_same_transformation,
+    measure_work,
+    needed_spaces,
+    next_step,
+    transform,
+)
+
+SAMPLE_ROWS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What an upgrade would do and cost.
+
+    Attributes:
+        gallery: URL of the gallery.
+        transformation: digest of the transformation.
+        old: space of the vectors to be read.
+        side: space of the side-information to be read, if any.
+        new: space of the vectors to be written.
+        work: rows to do, done and blocked.
+        bytes: about what will be written; old versions of rows that a store keeps come on top.
+        seconds: for reading and transforming the rows to do, from the time that `sampled` rows
+            took. Writing comes on top: it cannot be measured without writing.
+        sampled: how many rows of this gallery were read and transformed to measure that.
+        writes: what will be written, a sentence each.
+    """
+
+    gallery: str
+    transformation: str
+    old: Space
+    side: Space | None
+    new: Space
+    work: Work
+    bytes: int
+    seconds: float
+    sampled: int
+    writes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values, with what to do next."""
+        return {
+            "gallery": self.gallery,
+            "transformation": self.transformation,
+            "old": self.old.to_json(),
+            "side": None if self.side is None else self.side.to_json(),
+            "new": self.new.to_json(),
+            **self.work.to_json(),
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "sampled": self.sampled,
+            "writes": list(self.writes),
+            "next_steps": self._next_steps(),
+        }
+
+    def __str__(self) -> str:
+        side = "" if self.side is None else f" with side-information {self.side}"
+        work = self.work
+        lines = [
+            f"plan for gallery {self.gallery}: {self.old} -> {self.new}{side}",
+            f"  to do    {work.to_do:,} of {work.rows:,} rows, {work.done:,} are done already",
+            *(f"  blocked  {one}" for one in work.blocked),
+            f"  time     {self.seconds:,.1f} s to read and transform, measured on {self.sampled:,} "
+            "rows here; writing comes on top",
+            f"  bytes    {self.bytes:,}",
+            *(f"  writes   {one}" for one in self.writes),
+            "  Nothing was written.",
+        ]
+        return "\n".join(lines)
+
+    def _next_steps(self) -> list[dict[str, str]]:
+        if self.work.to_do:
+            return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
+        if self.work.done:
+            return [next_step("verify", "no row is left to do")]
+        return []
+
+
+def plan_upgrade(
+    gallery: Gallery, transformation: Transformation, *, sample_rows: int = SAMPLE_ROWS
+) -> Plan:
+    """Say what upgrading a gallery would do and cost. Nothing is written.
+
+    Args:
+        gallery: the gallery.
+        transformation: from a space of the gallery to the new one.
+        sample_rows: how many rows are read and transformed to measure the time.
+
+    Raises:
+        UpgradeError: if the gallery lacks a space that the transformation reads, or an upgrade to
+            the new space was started with another transformation.
+    """
+    check_fits(gallery, transformation)
+    made_by = gallery.made_by(transformation.new)
+    if made_by is not None:
+        check_same_transformation(gallery, transformation, made_by)
+    work = measure_work(gallery, transformation)
+    seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
+    new = transformation.new
+    writes = (
+        f"the space {new} in every row, empty, and {transformation.digest[:8]} as what fills it",
+        f"a vector of {new.dim} numbers and the origin 'upgraded' in {work.to_do:,} rows",
+        "what was done, in the gallery's journal",
+    )
+    return Plan(
+        gallery=gallery.url,
+        transformation=transformation.digest,
+        old=transformation.old,
+        side=transformation.side,
+        new=new,
+        work=work,
+        bytes=work.to_do * gallery.bytes_of_writing(new),
+        seconds=seconds * work.to_do,
+        sampled=sampled,
+        writes=writes,
+    )
+
+
+def _seconds_per_row(
+    gallery: Gallery, transformation: Transformation, sample_rows: int
+) -> tuple[float, int]:
+    """Return the seconds that a row takes to be read and transformed, and how many were."""
+    batches = gallery.scan(needed_spaces(transformation), batch_rows=sample_rows)
+    begin = time.perf_counter()
+    batch = next(batches, None)
+    if batch is None:
+        return 0.0, 0
+    reading = time.perf_counter() - begin
+    transform(transformation, batch)  # the first time opens a session
+    begin = time.perf_counter()
+    transform(transformation, batch)
+    return (reading + time.perf_counter() - begin) / len(batch), len(batch)

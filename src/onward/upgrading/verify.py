@@ -1,0 +1,214 @@
+"""Prove that an upgrade is complete and right, from what is stored now.
+
+Complete: no row that could be carried over is left, and no item that can be found now would be lost
+by cutting over. Intact: upgraded vectors, a sample or all, are what the transformation makes of the
+old vectors and side-information that are stored now. A verification says of which state of the
+gallery it speaks, and is stale as soon as a row has changed.
+"""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onward.gallery import Batch, Gallery
+from onward.progress import Progress
+from onward.transformation import Transformation
+from onward.upgrading.work import (
+    EXAMPLES,
+    Blocked,
+    Work,
+    choose_batch_rows,
+    measure_work,
+    needed_spaces,
+    next_step,
+    transform,
+)
+
+EVENT = "verify"
+SAMPLE_ROWS = 1000
+TOLERANCE = 1e-4
+"""Of a recomputed vector's length; what two machines differ by is a thousandth of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """What was proved of an upgrade, and of which state of the gallery.
+
+    Attributes:
+        transformation: digest of the transformation.
+        state: of the gallery's rows when it began; stale once they have another.
+        work: rows to do, done and blocked.
+        pending: the first few ids of rows that are to be done.
+        leave_out: whether items may be lost by cutting over that the transformation cannot carry.
+        checked: upgraded rows that were recomputed.
+        upgraded: upgraded rows that could have been.
+        embedded: rows whose new vector a model made; there is nothing to recompute.
+        wrong: rows whose vector is not what the transformation makes of what is stored.
+        wrong_examples: the first few of their ids.
+        seconds: how long it took.
+    """
+
+    transformation: str
+    state: str
+    work: Work
+    pending: tuple[str, ...]
+    leave_out: bool
+    checked: int
+    upgraded: int
+    embedded: int
+    wrong: int
+    wrong_examples: tuple[str, ...]
+    seconds: float
+
+    @property
+    def lost(self) -> tuple[Blocked, ...]:
+        """Rows that can be found now and could not after cutting over."""
+        return tuple(one for one in self.work.blocked if one.answering)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no row is left to do, and none would be lost unless that is allowed."""
+        return not self.work.to_do and (self.leave_out or not self.lost)
+
+    @property
+    def intact(self) -> bool:
+        """Whether every recomputed vector is as stored."""
+        return not self.wrong
+
+    @property
+    def passed(self) -> bool:
+        """Whether the new space may answer queries."""
+        return self.complete and self.intact
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values, with what to do next."""
+        return {
+            "passed": self.passed,
+            "complete": self.complete,
+            "intact": self.intact,
+            "transformation": self.transformation,
+            "state": self.state,
+            **self.work.to_json(),
+            "pending": list(self.pending),
+            "leave_out": self.leave_out,
+            "checked": self.checked,
+            "upgraded": self.upgraded,
+            "embedded": self.embedded,
+            "wrong": self.wrong,
+            "wrong_examples": list(self.wrong_examples),
+            "seconds": self.seconds,
+            "next_steps": self._next_steps(),
+        }
+
+    def __str__(self) -> str:
+        work = self.work
+        left_out = " (allowed)" if self.leave_out else ""
+        lines = [
+            f"verification {'passed' if self.passed else 'FAILED'} in {self.seconds:,.1f} s",
+            f"  rows       {work.done:,} of {work.rows:,} done, {work.to_do:,} to do"
+            + (f" ({', '.join(self.pending)})" if self.pending else ""),
+            *(f"  left out   {one}{left_out if one.answering else ''}" for one in work.blocked),
+            f"  recomputed {self.checked:,} of {self.upgraded:,} upgraded rows, "
+            f"{self.wrong:,} wrong"
+            + (f" ({', '.join(self.wrong_examples)})" if self.wrong else ""),
+            f"  embedded   {self.embedded:,} rows, by a model",
+        ]
+        return "\n".join(lines)
+
+    def _next_steps(self) -> list[dict[str, str]]:
+        if self.passed:
+            return [next_step("cut_over", "the verification has passed")]
+        steps = []
+        if self.wrong:
+            why = f"{self.wrong:,} vectors are wrong: drop the new space, and start again"
+            steps.append(next_step("start", why))
+        if self.work.to_do:
+            steps.append(next_step("run", f"{self.work.to_do:,} rows are to be done"))
+        if self.lost and not self.leave_out:
+            rows = sum(one.rows for one in self.lost)
+            why = f"{rows:,} items cannot be carried over: embed them, or verify with leave_out"
+            steps.append(next_step("verify", why))
+        return steps
+
+
+def verify_upgrade(
+    gallery: Gallery,
+    transformation: Transformation,
+    *,
+    sample_rows: int | None,
+    leave_out: bool,
+    tolerance: float,
+    progress: Progress,
+) -> Verification:
+    """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
+    begin = time.perf_counter()
+    state, new = gallery.state(), transformation.new
+    work = measure_work(gallery, transformation)
+    pending = gallery.ids(needed_spaces(transformation), [new], limit=EXAMPLES)
+    counts = gallery.describe().spaces[new]
+    checked, wrong = _recompute(gallery, transformation, sample_rows, tolerance, progress)
+    verification = Verification(
+        transformation=transformation.digest,
+        state=state,
+        work=work,
+        pending=pending,
+        leave_out=leave_out,
+        checked=checked,
+        upgraded=counts.upgraded,
+        embedded=counts.embedded,
+        wrong=len(wrong),
+        wrong_examples=tuple(sorted(wrong)[:EXAMPLES]),
+        seconds=time.perf_counter() - begin,
+    )
+    gallery.log({"event": EVENT, **verification.to_json()})
+    return verification
+
+
+def latest_verification(
+    gallery: Gallery, transformation: Transformation
+) -> Mapping[str, Any] | None:
+    """Return the journal's newest entry of a verification of this upgrade, if there is one."""
+    for entry in reversed(gallery.journal()):
+        if entry["event"] == EVENT and entry["transformation"] == transformation.digest:
+            return entry
+    return None
+
+
+def _recompute(
+    gallery: Gallery,
+    transformation: Transformation,
+    sample_rows: int | None,
+    tolerance: float,
+    progress: Progress,
+) -> tuple[int, list[str]]:
+    """Return how many upgraded rows were recomputed, and the ids of those that are wrong."""
+    spaces = [*needed_spaces(transformation), transformation.new]
+    total = gallery.count(spaces)
+    chosen = None
+    if sample_rows is not None and sample_rows < total:
+        chosen = gallery.sample(spaces, sample_rows, seed=secrets.randbits(32))
+        total = len(chosen)
+    checked, seen, wrong = 0, 0, list[str]()
+    rows = choose_batch_rows(transformation)
+    for batch in gallery.scan(spaces, batch_rows=rows, ids=chosen):
+        upgraded, bad = _wrong_rows(transformation, batch, tolerance)
+        wrong += bad
+        checked, seen = checked + upgraded, seen + len(batch)
+        progress(seen, total)
+    return checked, wrong
+
+
+def _wrong_rows(
+    transformation: Transformation, batch: Batch, tolerance: float
+) -> tuple[int, list[str]]:
+    upgraded = np.array([one == "upgraded" for one in batch.origins[transformation.new]], np.bool_)
+    stored = batch.vectors[transformation.new][upgraded]
+    made = transform(transformation, batch).vectors[upgraded]
+    apart = np.linalg.norm(stored - made, axis=1)
+    right = apart <= tolerance * np.linalg.norm(made, axis=1)  # false for NaN
+    ids = [item for item, chosen in zip(batch.ids, upgraded, strict=True) if chosen]
+    return len(ids), [item for item, one in zip(ids, right, strict=True) if not one]

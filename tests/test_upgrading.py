@@ -1,0 +1,472 @@
+"""An upgrade of a gallery, on every store: what it writes, what it refuses, what it proves."""
+
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onward.errors import EmbeddingsError, GalleryError, SpaceMismatchError, UpgradeError
+from onward.gallery import create_gallery, open_gallery
+from onward.spaces import Embeddings, Space
+from onward.transformation import linear
+from onward.upgrading import Upgrade, plan_upgrade
+from onward.upgrading.work import choose_batch_rows
+
+OLD = Space("old@1", 4)
+SIDE = Space("side@1", 3)
+NEW = Space("new@2", 5)
+ROWS = 50
+
+numbers = itertools.count()
+
+
+def make_transformation(seed=0, old=OLD, side=SIDE, new=NEW):
+    rng = np.random.default_rng(seed)
+    width = old.dim + (0 if side is None else side.dim)
+    weight = rng.standard_normal((new.dim, width)).astype(np.float32)
+    return linear(old, side, new, weight, np.ones(new.dim, np.float32), made_by={})
+
+
+H = make_transformation()
+
+
+def embed(space, ids, seed=0):
+    rng = np.random.default_rng([seed, *space.name.encode()])
+    vectors = rng.standard_normal((len(ids), space.dim)).astype(np.float32)
+    return Embeddings(tuple(ids), vectors, space)
+
+
+def numbered(count):
+    return tuple(f"item-{number:04d}" for number in range(count))
+
+
+@pytest.fixture(params=["memory", "lancedb"])
+def url(request, tmp_path):
+    return f"memory:u{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+
+
+@pytest.fixture
+def gallery(url):
+    gallery = create_gallery(url, OLD, SIDE, query_model="old-model")
+    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
+    return gallery
+
+
+@pytest.fixture
+def upgrade(gallery):
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    return upgrade
+
+
+def assert_upgraded_are_what_h_makes_of_what_is_stored(gallery, transformation=H):
+    checked = 0
+    needed = [transformation.old] + ([] if transformation.side is None else [transformation.side])
+    for batch in gallery.scan([*needed, transformation.new]):
+        old, *side = (Embeddings(batch.ids, batch.vectors[space], space) for space in needed)
+        made = transformation.apply_reference(old, *side).vectors
+        np.testing.assert_allclose(batch.vectors[transformation.new], made, atol=1e-5)
+        checked += len(batch)
+    return checked
+
+
+def steps_of(value):
+    return [one["step"] for one in json.loads(json.dumps(value.to_json()))["next_steps"]]
+
+
+# The whole way
+
+
+def test_an_upgrade_goes_from_plan_to_cut_over_and_back(url, gallery):
+    plan = plan_upgrade(gallery, H)
+    assert (plan.work.to_do, plan.work.done, plan.work.skipped) == (ROWS, 0, 0)
+    upgrade = Upgrade(open_gallery(url), H)
+    assert steps_of(plan) == steps_of(upgrade.status()) == ["start"]
+    assert steps_of(upgrade.start()) == ["run"]
+    told = []
+    result = upgrade.run(batch_rows=20, progress=lambda done, total: told.append((done, total)))
+    assert (result.done, result.remaining, result.skipped, result.stopped) == (ROWS, 0, 0, False)
+    assert told == [(0, ROWS), (20, ROWS), (40, ROWS), (ROWS, ROWS)]
+    assert steps_of(result) == steps_of(upgrade.status()) == ["verify"]
+    verification = upgrade.verify(sample_rows=None)
+    assert verification.passed
+    assert (verification.checked, verification.upgraded, verification.wrong) == (ROWS, ROWS, 0)
+    assert steps_of(verification) == steps_of(upgrade.status()) == ["cut_over"]
+    status = upgrade.cut_over(query_model="new-model")
+    assert (status.serving, status.query_model, status.is_cut_over) == (NEW, "new-model", True)
+    assert steps_of(status) == ["roll_back"]
+    assert len(gallery.search(embed(NEW, ["q"]), 3).ids_of(0)) == 3
+    with pytest.raises(SpaceMismatchError):
+        gallery.search(embed(OLD, ["q"]), 3)
+    status = upgrade.roll_back()
+    assert (status.serving, status.query_model) == (OLD, "old-model")
+    assert steps_of(status) == ["cut_over"]
+    assert_upgraded_are_what_h_makes_of_what_is_stored(gallery)
+    assert upgrade.cut_over(query_model="new-model").serving == NEW
+
+
+def test_every_step_may_be_repeated_and_is_in_the_journal(gallery):
+    upgrade = Upgrade(gallery, H)
+    for _ in range(2):
+        upgrade.start()
+    for _ in range(2):
+        upgrade.run()
+    before = gallery.read(NEW).vectors
+    upgrade.verify()
+    for _ in range(2):
+        upgrade.cut_over(query_model="new-model")
+    for _ in range(2):
+        assert upgrade.roll_back().serving == OLD
+    np.testing.assert_array_equal(gallery.read(NEW).vectors, before)
+    events = [entry["event"] for entry in gallery.journal()]
+    expected = ["create", "start upgrade", "run", "run", "verify", "cut over", "serve", "roll back"]
+    assert events == expected
+    entries = gallery.journal()
+    assert entries[1]["made_by"]["digest"] == H.digest
+    assert [entry["done"] for entry in entries[2:4]] == [ROWS, 0]
+    assert entries[5]["forced"] is False
+
+
+def test_old_vectors_and_side_information_are_never_changed(gallery):
+    before = gallery.read(OLD).vectors, gallery.read(SIDE).vectors
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    upgrade.run()
+    upgrade.verify()
+    upgrade.cut_over(query_model="m")
+    np.testing.assert_array_equal(gallery.read(OLD).vectors, before[0])
+    np.testing.assert_array_equal(gallery.read(SIDE).vectors, before[1])
+
+
+def test_a_transformation_without_side_information_upgrades_every_row_with_an_old_vector(gallery):
+    gallery.add(embed(OLD, ["no-side"]))
+    transformation = make_transformation(side=None)
+    upgrade = Upgrade(gallery, transformation)
+    upgrade.start()
+    assert upgrade.run().done == ROWS + 1
+    assert upgrade.verify().passed
+    checked = assert_upgraded_are_what_h_makes_of_what_is_stored(gallery, transformation)
+    assert checked == ROWS + 1
+
+
+# The plan
+
+
+def bytes_of(directory):
+    files = sorted(file for file in Path(directory).rglob("*") if file.is_file())
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_a_plan_writes_nothing(url, gallery):
+    before = bytes_of(url), gallery.describe().to_json(), gallery.state(), gallery.journal()
+    plan_upgrade(gallery, H)
+    Upgrade(gallery, H).status()
+    after = bytes_of(url), gallery.describe().to_json(), gallery.state(), gallery.journal()
+    assert after == before
+
+
+def test_a_plan_says_rows_bytes_seconds_and_what_cannot_be_done(gallery):
+    gallery.add(embed(OLD, ["x", "y"]))
+    gallery.add(embed(SIDE, ["z"]))
+    plan = plan_upgrade(gallery, H, sample_rows=8)
+    assert plan.work.rows == ROWS + 3
+    assert plan.work.to_do == ROWS
+    reasons = {one.reason: (one.rows, one.examples) for one in plan.work.blocked}
+    assert reasons == {
+        "no side-information": (2, ("x", "y")),
+        "no vector in the old space": (1, ("z",)),
+    }
+    assert plan.bytes >= ROWS * 4 * NEW.dim
+    assert plan.seconds > 0
+    assert plan.sampled == 8
+    printed = str(plan)
+    assert f"to do    {ROWS} of {ROWS + 3} rows, 0 are done already" in printed
+    assert "blocked  2 rows: no side-information (x, y)" in printed
+    assert "Nothing was written." in printed
+    written = json.loads(json.dumps(plan.to_json()))
+    assert written["to_do"] == ROWS
+    assert written["new"] == NEW.to_json()
+    assert len(written["writes"]) == 3
+
+
+def test_a_plan_counts_what_is_done_already(gallery):
+    gallery.add_space(NEW)
+    gallery.add(embed(OLD, ["n"]), embed(NEW, ["n"]))
+    work = plan_upgrade(gallery, H).work
+    assert (work.rows, work.to_do, work.done, work.skipped) == (ROWS + 1, ROWS, 1, 0)
+
+
+def test_a_plan_for_an_empty_gallery_has_nothing_to_do(url):
+    plan = plan_upgrade(create_gallery(url, OLD, SIDE), H)
+    assert (plan.work.to_do, plan.seconds, plan.bytes, plan.sampled) == (0, 0, 0, 0)
+    assert steps_of(plan) == []
+
+
+def test_a_transformation_that_does_not_fit_the_gallery_is_refused(gallery):
+    other = Space("other@7", 4)
+    cases = [
+        (make_transformation(old=other), r"has no vectors in other@7 .*; it has old@1 .*, side@1"),
+        (make_transformation(old=NEW, new=OLD), r"seems to go the wrong way: fit one from old@1"),
+        (make_transformation(side=other), r"needs side-information in other@7 .* has none; it has"),
+    ]
+    for transformation, words in cases:
+        for verb in (Upgrade, plan_upgrade):
+            with pytest.raises(UpgradeError, match=words):
+                verb(gallery, transformation)
+
+
+def test_a_started_upgrade_is_not_gone_on_with_by_another_transformation(gallery, upgrade):
+    upgrade.run(stop=iter([False, True]).__next__, batch_rows=10)
+    other = make_transformation(seed=1)
+    words = f"started with the transformation {H.digest[:8]}, this is {other.digest[:8]}"
+    wrong = Upgrade(gallery, other)
+    steps = [
+        wrong.start,
+        wrong.run,
+        wrong.verify,
+        lambda: wrong.cut_over(query_model="m", force=True),
+        lambda: plan_upgrade(gallery, other),
+    ]
+    for step in steps:
+        with pytest.raises(UpgradeError, match=words):
+            step()
+    assert wrong.status().started is False
+    assert gallery.count([NEW]) == 10
+
+
+def test_an_upgrade_must_be_started_first(gallery):
+    upgrade = Upgrade(gallery, H)
+    steps = [upgrade.run, upgrade.verify, lambda: upgrade.cut_over(query_model="m")]
+    for step in steps:
+        with pytest.raises(UpgradeError, match=r"from old@1 to new@2 was not started; start it"):
+            step()
+    assert NEW not in gallery.spaces()
+
+
+# Running
+
+
+def test_a_run_that_is_told_to_stop_ends_within_one_batch_and_the_next_goes_on(gallery, upgrade):
+    asked = itertools.count(1)
+    result = upgrade.run(batch_rows=10, stop=lambda: next(asked) > 2)
+    assert (result.done, result.remaining, result.stopped) == (20, ROWS - 20, True)
+    assert steps_of(result) == steps_of(upgrade.status()) == ["run"]
+    assert str(result).startswith("stopped: 20 rows upgraded")
+    result = upgrade.run()
+    assert (result.done, result.remaining, result.stopped) == (ROWS - 20, 0, False)
+
+
+def test_an_interrupt_stops_a_run_and_loses_nothing(gallery, upgrade):
+    def interrupt(done, total):
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    result = upgrade.run(batch_rows=10, progress=interrupt)
+    assert (result.done, result.remaining, result.stopped) == (20, ROWS - 20, True)
+    assert upgrade.run().remaining == 0
+    assert assert_upgraded_are_what_h_makes_of_what_is_stored(gallery) == ROWS
+
+
+def test_rows_that_others_write_meanwhile_converge(url, gallery, upgrade):
+    other = open_gallery(url)
+
+    def disturb(done, total):
+        if done == 10:
+            other.add(embed(OLD, ["added"]), embed(SIDE, ["added"]))
+            other.update(
+                embed(OLD, ["item-0000", "item-0049"], 9),
+                embed(SIDE, ["item-0000", "item-0049"], 9),
+            )
+            other.delete(["item-0001", "item-0048"])
+        if done == 20:
+            other.update(embed(OLD, ["item-0020"], 9))
+
+    result = upgrade.run(batch_rows=10, progress=disturb)
+    assert result.remaining == 0
+    assert result.skipped == 1
+    assert gallery.ids([NEW]) == tuple(
+        sorted({*numbered(ROWS), "added"} - {"item-0001", "item-0048", "item-0020"})
+    )
+    assert assert_upgraded_are_what_h_makes_of_what_is_stored(gallery) == ROWS - 2
+
+
+def test_rows_that_cannot_be_done_are_counted_and_left_alone(gallery, upgrade):
+    gallery.add(embed(OLD, ["x"]))
+    result = upgrade.run()
+    assert (result.done, result.skipped, result.remaining) == (ROWS, 1, 0)
+    assert gallery.ids([OLD], [NEW]) == ("x",)
+
+
+def test_memory_bounds_the_rows_of_a_batch():
+    assert choose_batch_rows(H) == 16384
+    wide = make_transformation(old=Space("o", 1000), side=None, new=Space("n", 1000))
+    assert choose_batch_rows(wide) == (32 << 20) // (16 * 2000)
+
+
+def test_no_module_that_could_read_an_image_is_imported():
+    code = (
+        "import sys, onward.upgrading; "
+        "bad = ('torch', 'PIL', 'lancedb', 'onward.data', 'onward.models', 'onward.nn'); "
+        "print([m for m in bad if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+# Verifying and cutting over
+
+
+def test_a_verification_names_rows_that_are_left(gallery, upgrade):
+    upgrade.run(batch_rows=48, stop=iter([False, True]).__next__)
+    verification = upgrade.verify()
+    assert not verification.passed
+    assert verification.work.to_do == 2
+    assert verification.pending == gallery.ids([OLD, SIDE], [NEW])
+    assert steps_of(verification) == ["run"]
+    assert "FAILED" in str(verification)
+    assert f"48 of {ROWS} done, 2 to do ({', '.join(verification.pending)})" in str(verification)
+    with pytest.raises(UpgradeError, match=r"was not cut over: the verification .* has failed"):
+        upgrade.cut_over(query_model="m")
+
+
+def test_a_verification_finds_a_wrong_vector_among_all(gallery, upgrade):
+    upgrade.run()
+    batch = next(batch for batch in gallery.scan([NEW]))
+    at = batch.ids.index("item-0007")
+    wrong = batch.vectors[NEW][[at]] * np.float32(1.001)
+    damaged = Embeddings(("item-0007",), wrong, NEW)
+    assert gallery.write(damaged, batch.revisions[[at]], origin="upgraded") == 1
+    verification = upgrade.verify(sample_rows=None)
+    assert (verification.wrong, verification.wrong_examples) == (1, ("item-0007",))
+    assert not verification.passed
+    assert verification.complete
+    assert "1 wrong (item-0007)" in str(verification)
+    assert steps_of(verification) == ["start"]
+    assert upgrade.verify(sample_rows=None, tolerance=0.01).passed
+
+
+def test_a_sample_is_recomputed_unless_all_are_asked_for(gallery, upgrade):
+    upgrade.run()
+    told = []
+    verification = upgrade.verify(sample_rows=7, progress=lambda *at: told.append(at))
+    assert (verification.checked, verification.upgraded, verification.passed) == (7, ROWS, True)
+    assert told[-1] == (7, 7)
+
+
+def test_rows_that_a_model_embedded_are_not_recomputed(gallery, upgrade):
+    gallery.add(embed(OLD, ["n"]), embed(SIDE, ["n"]), embed(NEW, ["n"]))
+    upgrade.run()
+    verification = upgrade.verify(sample_rows=None)
+    assert verification.passed
+    counts = (verification.checked, verification.upgraded, verification.embedded)
+    assert counts == (ROWS, ROWS, 1)
+
+
+def test_items_that_would_be_lost_fail_a_verification_unless_that_is_allowed(gallery, upgrade):
+    gallery.add(embed(OLD, ["x"]))
+    upgrade.run()
+    verification = upgrade.verify()
+    assert not verification.passed
+    assert verification.intact
+    assert steps_of(verification) == ["verify"]
+    assert "left out   1 rows: no side-information (x)" in str(verification)
+    with pytest.raises(UpgradeError, match="has failed"):
+        upgrade.cut_over(query_model="m")
+    assert upgrade.verify(leave_out=True).passed
+    upgrade.cut_over(query_model="m")
+    assert gallery.journal()[-1]["event"] == "serve"
+
+
+def test_rows_that_cannot_be_found_now_do_not_fail_a_verification(gallery, upgrade):
+    gallery.add(embed(SIDE, ["only-side"]))
+    upgrade.run()
+    verification = upgrade.verify()
+    assert verification.passed
+    assert verification.work.skipped == 1
+
+
+@pytest.mark.parametrize("change", ["add", "update", "delete", "write"])
+def test_a_verification_goes_stale_when_rows_change(gallery, upgrade, change):
+    gallery.add(embed(OLD, ["legacy"]))
+    upgrade.run()
+    assert upgrade.verify(leave_out=True).passed
+    assert upgrade.status().verification == "passed"
+    if change == "add":
+        gallery.add(embed(OLD, ["more"]), embed(SIDE, ["more"]))
+    elif change == "update":
+        gallery.update(embed(OLD, ["item-0003"], 9), embed(SIDE, ["item-0003"], 9))
+    elif change == "delete":
+        gallery.delete(["item-0003"])
+    else:
+        batch = next(gallery.pending([OLD], SIDE))
+        gallery.write(embed(SIDE, batch.ids), batch.revisions, origin="embedded")
+    assert upgrade.status().verification == "stale"
+    with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):
+        upgrade.cut_over(query_model="m")
+    upgrade.run()
+    assert upgrade.verify(leave_out=True).passed
+    assert upgrade.cut_over(query_model="m").serving == NEW
+
+
+def test_cutting_over_without_verification_is_refused_unless_forced_and_that_is_logged(upgrade):
+    gallery = upgrade.gallery
+    with pytest.raises(UpgradeError, match=r"not cut over: its upgrade was not verified; .*force"):
+        upgrade.cut_over(query_model="m")
+    assert gallery.describe().serving == OLD
+    assert upgrade.cut_over(query_model="m", force=True).serving == NEW
+    entry = next(entry for entry in gallery.journal() if entry["event"] == "cut over")
+    assert (entry["forced"], entry["verification"]) == (True, "none")
+    assert steps_of(upgrade.status()) == ["run", "roll_back"]
+
+
+def test_a_verification_of_one_transformation_is_none_of_another(gallery, upgrade):
+    upgrade.run()
+    upgrade.verify()
+    gallery.drop_space(NEW)
+    again = Upgrade(gallery, make_transformation(seed=1))
+    again.start()
+    again.run()
+    assert again.status().verification == "none"
+
+
+def test_rolling_back_what_was_not_cut_over_changes_nothing(gallery, upgrade):
+    assert upgrade.roll_back().serving == OLD
+    served_new = create_gallery(f"memory:u{next(numbers)}", NEW, OLD, SIDE)
+    backwards = Upgrade(served_new, H)
+    backwards.start()
+    with pytest.raises(GalleryError, match="has nothing to roll back to"):
+        backwards.roll_back()
+
+
+def test_a_status_prints_itself(upgrade):
+    upgrade.gallery.add(embed(OLD, ["x"]))
+    printed = str(upgrade.status())
+    assert "old@1 (4, l2) -> new@2 (5, l2)" in printed
+    assert f"0 of {ROWS + 1} done, {ROWS} to do" in printed
+    assert "blocked      1 rows: no side-information (x)" in printed
+    assert "serving      old@1 (4, l2), queries embedded by model old-model" in printed
+    written = json.loads(json.dumps(upgrade.status().to_json()))
+    assert [written[name] for name in ("started", "cut_over")] == [True, False]
+    assert written["verification"] == "none"
+
+
+def test_a_damaged_stored_vector_stops_a_run_with_the_items_name(gallery, upgrade, monkeypatch):
+    pending = type(gallery).pending
+
+    def damaged(self, *args, **options):
+        for batch in pending(self, *args, **options):
+            batch.vectors[OLD] = batch.vectors[OLD].copy()
+            batch.vectors[OLD][batch.ids.index("item-0002")] = np.nan
+            yield batch
+
+    monkeypatch.setattr(type(gallery), "pending", damaged)
+    with pytest.raises(EmbeddingsError, match=r"item 'item-0002'.*NaN"):
+        upgrade.run()
+    assert gallery.count([NEW]) == 0
+    monkeypatch.undo()
+    assert upgrade.run().remaining == 0
