@@ -194,6 +194,13 @@ def test_a_plan_says_rows_bytes_seconds_and_what_cannot_be_done(gallery):
     assert len(written["writes"]) == 3
 
 
+def test_a_plan_leaves_nothing_where_temporary_files_go(gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    plan_upgrade(gallery, H)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_a_plan_counts_what_is_done_already(gallery):
     gallery.add_space(NEW)
     gallery.add(embed(OLD, ["n"]), embed(NEW, ["n"]))

@@ -4,7 +4,7 @@
 """
 
 from onward.gallery.gallery import Gallery
-from onward.gallery.opening import create_gallery, open_gallery
+from onward.gallery.opening import create_gallery, open_gallery, scratch_gallery
 from onward.gallery.values import (
     Batch,
     FieldCounts,
@@ -26,4 +26,5 @@ __all__ = [
     "Served",
     "create_gallery",
     "open_gallery",
+    "scratch_gallery",
 ]

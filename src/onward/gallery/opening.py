@@ -1,12 +1,15 @@
 """Open and create galleries by URL: the only place that knows which stores there are."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from onward.errors import GalleryError
 from onward.gallery.gallery import Gallery
-from onward.gallery.memory import SCHEME, create_memory, open_memory
+from onward.gallery.memory import SCHEME, MemoryStore, create_memory, open_memory
 from onward.gallery.record import Field, Record, column_names
 from onward.gallery.values import Served
 from onward.spaces import Space
@@ -60,6 +63,23 @@ def create_gallery(
     from onward.gallery.lancedb import create_lancedb
 
     return Gallery(create_lancedb(_directory(url), record, entry))
+
+
+@contextmanager
+def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
+    """Give an empty gallery of the same kind with the same spaces, to measure on; gone afterwards.
+
+    A directory is made where temporary files go, not beside the gallery.
+    """
+    record = _first_record(like.spaces(), None, None)
+    entry = {"number": 1, "event": "create"}
+    if _memory_name(like.url) is not None:
+        yield Gallery(MemoryStore("scratch", record, entry))
+        return
+    from onward.gallery.lancedb import create_lancedb
+
+    with TemporaryDirectory(prefix="onward-") as directory:
+        yield Gallery(create_lancedb(Path(directory) / "scratch.lance", record, entry))
 
 
 def _first_record(

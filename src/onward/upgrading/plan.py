@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from onward.gallery import Gallery
-from onward.spaces import Space
+from onward.gallery import Gallery, scratch_gallery
+from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.work import (
     Work,
@@ -17,7 +17,7 @@ from onward.upgrading.work import (
     transform,
 )
 
-SAMPLE_ROWS = 2048
+SAMPLE_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,10 @@ class Plan:
         new: space of the vectors to be written.
         work: rows to do, done and blocked.
         bytes: about what will be written; old versions of rows that a store keeps come on top.
-        seconds: for reading and transforming the rows to do, from the time that `sampled` rows
-            took. Writing comes on top: it cannot be measured without writing.
-        sampled: how many rows of this gallery were read and transformed to measure that.
+        seconds: about how long it will take, from the time that `sampled` rows took. They were
+            read from this gallery, transformed, and written to a scratch gallery of its kind where
+            temporary files go.
+        sampled: how many rows were.
         writes: what will be written, a sentence each.
     """
 
@@ -72,8 +73,7 @@ class Plan:
             f"plan for gallery {self.gallery}: {self.old} -> {self.new}{side}",
             f"  to do    {work.to_do:,} of {work.rows:,} rows, {work.done:,} are done already",
             *(f"  blocked  {one}" for one in work.blocked),
-            f"  time     {self.seconds:,.1f} s to read and transform, measured on {self.sampled:,} "
-            "rows here; writing comes on top",
+            f"  time     about {self.seconds:,.1f} s, measured on {self.sampled:,} rows",
             f"  bytes    {self.bytes:,}",
             *(f"  writes   {one}" for one in self.writes),
             "  Nothing was written.",
@@ -91,12 +91,12 @@ class Plan:
 def plan_upgrade(
     gallery: Gallery, transformation: Transformation, *, sample_rows: int = SAMPLE_ROWS
 ) -> Plan:
-    """Say what upgrading a gallery would do and cost. Nothing is written.
+    """Say what upgrading a gallery would do and cost. Nothing is written to it.
 
     Args:
         gallery: the gallery.
         transformation: from a space of the gallery to the new one.
-        sample_rows: how many rows are read and transformed to measure the time.
+        sample_rows: how many rows are read, transformed and written elsewhere to measure the time.
 
     Raises:
         UpgradeError: if the gallery lacks a space that the transformation reads, or an upgrade to
@@ -131,14 +131,26 @@ def plan_upgrade(
 def _seconds_per_row(
     gallery: Gallery, transformation: Transformation, sample_rows: int
 ) -> tuple[float, int]:
-    """Return the seconds that a row takes to be read and transformed, and how many were."""
-    batches = gallery.scan(needed_spaces(transformation), batch_rows=sample_rows)
+    """Return the seconds that a row takes, and how many were read, transformed and written.
+
+    They are written to a scratch gallery of the same kind.
+    """
+    needed = needed_spaces(transformation)
+    batches = gallery.scan(needed, batch_rows=sample_rows)
     begin = time.perf_counter()
     batch = next(batches, None)
     if batch is None:
         return 0.0, 0
-    reading = time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
     transform(transformation, batch)  # the first time opens a session
     begin = time.perf_counter()
-    transform(transformation, batch)
-    return (reading + time.perf_counter() - begin) / len(batch), len(batch)
+    new = transform(transformation, batch)
+    seconds += time.perf_counter() - begin
+    with scratch_gallery(gallery) as scratch:
+        scratch.add_space(transformation.new)
+        scratch.add(*(Embeddings(batch.ids, batch.vectors[space], space) for space in needed))
+        written = next(scratch.pending(needed, transformation.new, batch_rows=sample_rows))
+        begin = time.perf_counter()
+        scratch.write(new.align(written.ids), written.revisions, origin="upgraded")
+        seconds += time.perf_counter() - begin
+    return seconds / len(batch), len(batch)
