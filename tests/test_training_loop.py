@@ -288,18 +288,19 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     run = replace(CPU, checkpoint=folder / "c.safetensors", checkpoint_seconds=0.0,
                   devices=int(sys.argv[2]))
-    settings = SETTINGS.model_copy(update={{"epochs": 120, "optimizer": "adam"}})
+    settings = SETTINGS.model_copy(update={{"epochs": int(sys.argv[3]), "optimizer": "adam"}})
     objective = trained(run, settings=settings)
     save_file(objective.state_dict(), folder / "done.safetensors")
 """
 
 
-def start(folder, devices=1):
+def start(folder, devices=1, epochs=120):
     from pathlib import Path
 
     script = folder / "script.py"
     script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
-    return subprocess.Popen([sys.executable, str(script), str(folder), str(devices)])
+    arguments = [str(script), str(folder), str(devices), str(epochs)]
+    return subprocess.Popen([sys.executable, *arguments])
 
 
 @pytest.mark.slow
@@ -329,6 +330,6 @@ def test_two_processes_share_the_batches_and_agree_with_themselves(tmp_path):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
-        assert start(folder, devices=2).wait() == 0
+        assert start(folder, devices=2, epochs=10).wait() == 0
     results = [(folder / "done.safetensors").read_bytes() for folder in folders]
     assert results[0] == results[1]

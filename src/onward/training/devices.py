@@ -141,6 +141,8 @@ def _work_and_tell(
     except OnwardError as error:
         heard.put(error)
         raise
+    fabric.barrier()  # no process leaves while another still speaks to it
+    torch.distributed.destroy_process_group()
 
 
 def _listen(heard: Any, progress: Progress, errors: list[OnwardError]) -> None:

@@ -95,6 +95,8 @@ class SimCLRSettings(Optimization):
         temperature: divides the cosines before the softmax; smaller looks at nearer neighbours.
         projection_dim: dimension of the projection head's output, in which the loss is taken. The
             side-information itself is what goes into that head.
+        strength: of the random colours, in [0, 1]; 0.5 suits small images, 1 large ones.
+        flip: mirror half of the views; wrong for digits and letters.
 
     References:
         Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
@@ -102,6 +104,8 @@ class SimCLRSettings(Optimization):
 
     temperature: Positive = 0.2
     projection_dim: Count = 128
+    strength: Annotated[float, Field(ge=0, le=1)] = 0.5
+    flip: bool = True
 
 
 class FitSettings(Optimization):
@@ -111,8 +115,12 @@ class FitSettings(Optimization):
         method: "mlp" (the FCT network), "ridge" (linear), or "auto": both, and the one whose
             held-out gallery answers held-out queries best is kept.
         inner: width of the FCT network's mixer.
-        ridge_penalties: the penalties that ridge chooses among, as multiples of the item count.
-        held_out: share of the items that are kept apart to choose by.
+        least_steps: epochs are added until the network has at least so many steps, without which
+            a small sample of a gallery would be seen too rarely.
+        ridge_penalties: the penalties that ridge chooses among, in the unit of one standardised
+            dimension's variance.
+        held_out: share of the items that are kept apart to choose by; "mlp" chooses nothing and
+            keeps none apart.
         most_held_out: never keep more items apart than this.
 
     References:
@@ -126,6 +134,7 @@ class FitSettings(Optimization):
     running_statistics_from: Annotated[float, Field(ge=0, le=1)] = 0.5
     method: Method = "auto"
     inner: Count = 512
+    least_steps: Annotated[int, Field(ge=0)] = 500
     ridge_penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
         1e-4,
         1e-3,

@@ -1,0 +1,145 @@
+"""Backward compatible training: the baseline whose new model is bound to the old one.
+
+No transformation is needed afterwards, for the new model's embeddings are compared with the old
+ones directly. That costs the new model quality, which is what forward compatible training avoids.
+
+References:
+    Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020, arXiv 2003.11942.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+
+from onward.data import Items
+from onward.errors import ConfigurationError
+from onward.models import EmbeddingModel, InputSpec
+from onward.nn.backbones import BackboneSpec
+from onward.training.devices import device_of
+from onward.training.embedding_models import Classification, start_classification
+from onward.training.images import ImageBatches, input_of
+from onward.training.loop import Objective, train
+from onward.training.provenance import describe_items, made_by
+from onward.training.settings import BackwardCompatibleSettings, RunSettings
+
+
+class BackwardCompatible(Objective):
+    """The new classifier's cross-entropy, and the frozen old one's on the items it knows.
+
+    Args:
+        new: backbone and new classifier.
+        old_classifier: one row a class that the old model knows.
+        old_position: for each class of the items, its row in the old classifier, or -1.
+        weight: of the old classifier's cross-entropy.
+    """
+
+    old_classifier: Tensor
+    old_position: Tensor
+
+    def __init__(
+        self, new: Classification, old_classifier: Tensor, old_position: Tensor, weight: float
+    ) -> None:
+        super().__init__()
+        self.new = new
+        self.weight = weight
+        self.register_buffer("old_classifier", old_classifier)
+        self.register_buffer("old_position", old_position)
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Return the loss of pixels and the positions of their classes."""
+        pixels, classes = batch
+        embeddings = self.new.backbone(self.new.preparation(pixels))
+        loss = self.new.loss(embeddings, classes)
+        old_classes = self.old_position[classes]
+        known = old_classes >= 0
+        if not known.any():
+            return loss
+        old_loss = cross_entropy(
+            linear(embeddings[known], self.old_classifier.to(embeddings.dtype)),
+            old_classes[known],
+            label_smoothing=self.new.label_smoothing,
+        )
+        return loss + self.weight * old_loss
+
+
+def train_backward_compatible_model(
+    items: Items,
+    backbone: BackboneSpec,
+    *,
+    old_model: EmbeddingModel,
+    name: str,
+    settings: BackwardCompatibleSettings | None = None,
+    input: InputSpec | None = None,
+    seed: int = 0,
+    run: RunSettings | None = None,
+) -> EmbeddingModel:
+    """Train a model whose embeddings suit the old model's classifier too.
+
+    Args:
+        items: of the classes that the new model is to know.
+        old_model: its classifier is used, frozen, and nothing else of it.
+        settings: how it learns, and the weight of the old classifier.
+
+    The other arguments, and errors, are those of `train_embedding_model`.
+
+    Returns:
+        The model, in a space of its own. Comparing its embeddings with the old model's is this
+        baseline's claim; `Embeddings` of both must be put into one space by hand for it.
+
+    Raises:
+        ConfigurationError: if the old model has no classifier, another number of dimensions or
+            another metric's space, or knows none of the classes.
+    """
+    settings, run = settings or BackwardCompatibleSettings(), run or RunSettings()
+    taken = input_of(backbone, input)
+    new = start_classification(items, backbone, taken, settings, seed)
+    classifier, position = _old_classifier(old_model, items, new.backbone.dim)
+    objective = BackwardCompatible(new, classifier, position, settings.weight)
+    facts = {
+        "data": dict(describe_items(items)),
+        "backbone": backbone.model_dump(mode="json"),
+        "old model": old_model.space.to_json(),
+    }
+    batches = ImageBatches(items, taken, image_bytes=run.image_bytes)
+    train(objective, batches, settings, seed=seed, what=facts, run=run)
+    return EmbeddingModel.of_backbone(
+        new.backbone,
+        backbone,
+        name=name,
+        input=taken,
+        classes=items.classes,
+        classifier=new.classifier.numpy().astype(np.float32),
+        metric=old_model.space.metric,
+        made_by=made_by(
+            "backward compatible model",
+            settings,
+            seed=seed,
+            run=run,
+            device=device_of(run),
+            **facts,
+        ),
+    )
+
+
+def _old_classifier(old_model: EmbeddingModel, items: Items, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the old classifier, and for each class of the items its row there, or -1."""
+    if old_model.classifier is None or old_model.classes is None:
+        raise ConfigurationError(
+            f"{old_model.space.name} has no classifier, which backward compatible training is "
+            "bound to; give an old model that was trained with labels"
+        )
+    if old_model.space.dim != dim:
+        raise ConfigurationError(
+            f"the old model has {old_model.space.dim} dimensions, the new backbone {dim}; backward "
+            f"compatible embeddings are compared directly. Give the backbone dim = "
+            f"{old_model.space.dim}"
+        )
+    row_of = {label: row for row, label in enumerate(old_model.classes)}
+    position = torch.tensor([row_of.get(label, -1) for label in items.classes])
+    if (position < 0).all():
+        raise ConfigurationError(
+            f"{old_model.space.name} knows none of the {len(items.classes)} classes of "
+            f"{items.source}; backward compatible training needs items of old classes"
+        )
+    return torch.from_numpy(old_model.classifier.copy()), position

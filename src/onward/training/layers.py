@@ -1,0 +1,145 @@
+"""Side-information for nothing: what the old model's own stages say, projected by PCA.
+
+While a model embeds an item, the output of each of its stages is averaged over the cells of a grid.
+A principal component analysis of that, fitted once on old data, gives the side-information in the
+same forward pass: no second model, no training. Nothing here knows how the stages are computed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from onward.data import Items
+from onward.errors import ConfigurationError, DataError
+from onward.models import EmbeddingModel, LayersReadout
+from onward.models.layers import PooledStages
+from onward.progress import Progress, silent
+from onward.training.provenance import describe_items
+
+Square = Float64[np.ndarray, "total total"]
+PerValue = Float64[np.ndarray, " total"]
+
+EXACT_UP_TO = 4096  # values; beyond, the components are found by iteration
+ITERATIONS, SPARE = 12, 32
+CONSTANT = 1e-6  # a deviation below this share of the largest one is no information
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and covariance of rows.
+
+    Attributes:
+        covariance: over the count, not over one less.
+    """
+
+    count: int
+    mean: PerValue
+    covariance: Square
+
+
+def add_layers_side_information(
+    model: EmbeddingModel,
+    items: Items,
+    *,
+    dim: int,
+    grid: int = 2,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> EmbeddingModel:
+    """Return the same model that reads side-information from its stages as well.
+
+    Nothing is drawn at random; the model's embeddings and their space stay what they are.
+
+    Args:
+        model: the old model, with a torch backbone.
+        items: the old data; at least as many items as there are dimensions.
+        dim: dimensions of the side-information.
+        grid: each stage's output is averaged over grid x grid cells.
+        device: "cpu", or a GPU such as "cuda".
+        progress: told after each batch, in items.
+
+    Raises:
+        ConfigurationError: if the stages do not hold so many dimensions.
+        DataError: if there are too few items, or an image cannot be opened.
+        ModelError: if the model's stages cannot be read.
+    """
+    total = sum(model.stage_channels) * grid**2
+    if model.stage_channels and not 1 <= dim <= total:
+        raise ConfigurationError(
+            f"side-information of {dim} dimensions was asked for; the stages of "
+            f"{model.space.name} hold {total} values on a {grid} x {grid} grid. Give a dim from 1 "
+            f"to {total}, or a larger grid"
+        )
+    if len(items) < dim + 1:
+        raise DataError(
+            f"{len(items)} items are too few for side-information of {dim} dimensions; give at "
+            f"least {dim + 1}, or a smaller dim"
+        )
+    moments = measure(model.stages(items, grid=grid, device=device, progress=progress))
+    deviation = np.sqrt(np.diag(moments.covariance))
+    varies = deviation > CONSTANT * max(deviation.max(), 1e-30)
+    scale = np.where(varies, deviation, 1.0)
+    correlation = moments.covariance / np.outer(scale, scale) * np.outer(varies, varies)
+    readout = LayersReadout(
+        grid=grid,
+        stages=model.stage_channels,
+        mean=moments.mean.astype(np.float32),
+        scale=scale.astype(np.float32),
+        components=principal_components(correlation, dim).astype(np.float32),
+    )
+    made_by = {"recipe": "layers", "dim": dim, "grid": grid, "data": dict(describe_items(items))}
+    return model.with_layers(readout, made_by=made_by)
+
+
+def measure(batches: Iterator[PooledStages]) -> Moments:
+    """Return the moments of rows that come in batches, in float64 and in one pass.
+
+    Batches are merged by Chan, Golub and LeVeque's formula, so a large mean costs no digits.
+
+    Raises:
+        DataError: if there are no rows.
+    """
+    merged: Moments | None = None
+    for batch in batches:
+        rows = batch.astype(np.float64)
+        mean = rows.mean(axis=0)
+        rows -= mean
+        one = Moments(len(rows), mean, rows.T @ rows / len(rows))
+        merged = one if merged is None else _merge(merged, one)
+    if merged is None:
+        raise DataError("there are no items to measure the stages on; give at least one")
+    return merged
+
+
+def principal_components(covariance: Square, dim: int) -> Float64[np.ndarray, "dim total"]:
+    """Return the directions of largest variance, largest first, one row each.
+
+    Rows are orthonormal, and the largest value of each (the first of equals) is positive. Large
+    covariances are treated by subspace iteration, which finds what varies much precisely and what
+    hardly varies roughly.
+    """
+    total = len(covariance)
+    if total <= EXACT_UP_TO:
+        _, vectors = np.linalg.eigh(covariance)
+        rows = vectors[:, ::-1][:, :dim].T
+    else:
+        start = np.random.default_rng(0).normal(size=(total, min(dim + SPARE, total)))
+        basis, _ = np.linalg.qr(start)
+        for _ in range(ITERATIONS):
+            basis, _ = np.linalg.qr(covariance @ basis)
+        _, inner = np.linalg.eigh(basis.T @ covariance @ basis)
+        rows = (basis @ inner[:, ::-1][:, :dim]).T
+    largest = rows[np.arange(dim), np.abs(rows).argmax(axis=1)]
+    components: np.ndarray = rows * np.sign(largest)[:, None]
+    return components
+
+
+def _merge(first: Moments, second: Moments) -> Moments:
+    count = first.count + second.count
+    apart = second.mean - first.mean
+    share = second.count / count
+    between = np.outer(apart, apart) * (share * (1 - share))
+    covariance = first.covariance * (1 - share) + second.covariance * share + between
+    return Moments(count, first.mean + apart * share, covariance)

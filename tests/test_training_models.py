@@ -1,0 +1,249 @@
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning.losses import NTXentLoss
+
+from onward.data import open_items
+from onward.errors import ConfigurationError, DataError
+from onward.models import InputSpec
+from onward.nn.backbones import BackboneSpec
+from onward.training.backward_compatible import BackwardCompatible, train_backward_compatible_model
+from onward.training.embedding_models import (
+    Classification,
+    start_classification,
+    train_embedding_model,
+)
+from onward.training.images import ImageBatches, Preparation
+from onward.training.settings import (
+    BackwardCompatibleSettings,
+    RunSettings,
+    SimCLRSettings,
+    TrainingSettings,
+)
+from onward.training.side_information import nt_xent, train_side_information_model
+
+SPEC = BackboneSpec(dim=8, size=8, channels=1, width=4)
+SETTINGS = TrainingSettings(epochs=2, batch_items=32, flip=False)
+CPU = RunSettings(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def items():
+    digits = open_items("digits")
+    return digits.select(np.arange(150))
+
+
+def train_new(items, **changes):
+    given = {"name": "new", "settings": SETTINGS, "seed": 3, "run": CPU, **changes}
+    return train_embedding_model(items, SPEC, **given)
+
+
+def train_side(items, **changes):
+    settings = SimCLRSettings(epochs=1, batch_items=32, flip=False)
+    given = {"name": "side", "settings": settings, "seed": 3, "run": CPU, **changes}
+    return train_side_information_model(items, SPEC, **given)
+
+
+# --- supervised ---
+
+
+def test_a_model_knows_its_classes_by_label_number_and_keeps_its_classifier(items):
+    some = items.of_classes([3, 7, 9])
+    model = train_new(some)
+    assert model.classes == (3, 7, 9)
+    assert model.classifier.shape == (3, 8)
+    assert model.space.name == f"new@{model.fingerprint}"
+    assert model.made_by["settings"]["epochs"] == 2
+    assert model.made_by["data"]["digest"] == some.digest
+
+
+@pytest.mark.slow
+def test_a_trained_model_tells_classes_apart(items):
+    model = train_new(items, settings=SETTINGS.model_copy(update={"epochs": 40, "lr": 0.3}))
+    logits = model.embed(items).vectors @ model.classifier.T
+    assert np.mean(np.array(model.classes)[logits.argmax(axis=1)] == items.labels) > 0.8
+
+
+def test_labels_become_positions_among_the_classes(items):
+    some = items.of_classes([3, 9])
+    batches = ImageBatches(some, InputSpec.of_spec(SPEC), image_bytes=1 << 20)
+    pixels, classes = batches.read(np.arange(len(some)))
+    assert pixels.dtype == torch.uint8
+    assert np.array([3, 9])[classes.numpy()].tolist() == some.labels.tolist()
+
+
+def test_the_loss_is_label_smoothed_cross_entropy_worked_by_hand():
+    objective = start_classification(
+        open_items("digits").of_classes([0, 1]), SPEC, InputSpec.of_spec(SPEC), SETTINGS, 0
+    )
+    with torch.no_grad():
+        objective.classifier.zero_()
+        objective.classifier[0, 0] = 1.0
+    embeddings = torch.zeros(1, 8)
+    embeddings[0, 0] = 2.0  # logits 2 and 0
+    log_p = np.array([2.0, 0.0]) - np.log(np.exp(2.0) + 1)
+    expected = -(0.95 * log_p[0] + 0.05 * log_p[1])
+    loss = objective.loss(embeddings, torch.tensor([0])).item()
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_new_model_is_the_same_bytes_whatever_was_trained_before_it(items):
+    alone = train_new(items)
+    old = train_new(items.of_classes(range(5)), name="old", seed=8)
+    train_side(items.of_classes(range(5)))
+    train_backward_compatible_model(
+        items,
+        SPEC,
+        old_model=old,
+        name="bct",
+        settings=BackwardCompatibleSettings(epochs=1, batch_items=32, flip=False),
+        run=CPU,
+    )
+    torch.manual_seed(11)
+    torch.rand(7)
+    again = train_new(items)
+    assert again.fingerprint == alone.fingerprint
+    np.testing.assert_array_equal(again.classifier, alone.classifier)
+
+
+def test_the_new_model_is_the_same_files_whatever_was_trained_before_it(items, tmp_path):
+    train_new(items).save(tmp_path / "alone")
+    train_side(items)
+    train_new(items).save(tmp_path / "after")
+    alone, after = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        for name in ("alone", "after")
+    )
+    assert alone == after
+
+
+def test_nothing_of_an_old_model_can_go_into_training_the_new_one():
+    assert not {n for n in inspect.signature(train_embedding_model).parameters if "old" in n}
+
+
+def test_another_seed_gives_another_model(items):
+    assert train_new(items).space != train_new(items, seed=4).space
+
+
+def test_images_that_do_not_fit_in_memory_give_the_same_model(items):
+    streamed = RunSettings(device="cpu", image_bytes=0)
+    assert train_new(items, run=streamed).fingerprint == train_new(items).fingerprint
+
+
+def test_one_class_is_refused(items):
+    with pytest.raises(DataError, match=r"has 1 class\(es\); .* at least 2"):
+        train_new(items.of_classes([4]))
+
+
+def test_an_input_that_does_not_fit_the_backbone_is_refused(items):
+    with pytest.raises(ConfigurationError, match=r"the input is 16 px .* the backbone takes 8 px"):
+        train_new(items, input=InputSpec(16, 1, (0.5,), (0.5,)))
+
+
+def test_preparation_without_augmentation_is_what_embedding_does(items):
+    taken = InputSpec(8, 1, (0.3,), (0.6,))
+    pixels, _ = ImageBatches(items, taken, image_bytes=1 << 20).read(np.arange(4))
+    expected = taken.normalise(pixels.numpy())
+    np.testing.assert_allclose(Preparation(taken, None)(pixels).numpy(), expected, atol=1e-6)
+
+
+# --- SimCLR ---
+
+
+def nt_xent_by_loops(views, temperature):
+    unit = views / np.linalg.norm(views, axis=1, keepdims=True)
+    total, half = 0.0, len(views) // 2
+    for i in range(len(views)):
+        partner = (i + half) % len(views)
+        others = [np.exp(unit[i] @ unit[k] / temperature) for k in range(len(views)) if k != i]
+        total -= np.log(np.exp(unit[i] @ unit[partner] / temperature) / sum(others))
+    return total / len(views)
+
+
+def test_nt_xent_equals_naive_loops_and_the_librarys_triplet_form():
+    views = torch.from_numpy(np.random.default_rng(2).normal(size=(10, 4)).astype(np.float32))
+    loss = nt_xent(views, 0.3).item()
+    assert loss == pytest.approx(nt_xent_by_loops(views.numpy().astype(np.float64), 0.3), rel=1e-5)
+    image = torch.arange(5).repeat(2)
+    assert loss == pytest.approx(NTXentLoss(temperature=0.3)(views, image).item(), rel=1e-5)
+
+
+def test_side_information_needs_no_labels(items):
+    from dataclasses import replace
+
+    relabelled = replace(items, labels=np.zeros(len(items), np.int64), class_names={0: "item"})
+    first, second = train_side(items), train_side(relabelled)
+    assert first.fingerprint == second.fingerprint
+    assert first.classifier is None
+    assert first.classes is None
+
+
+def test_the_same_seed_gives_the_same_side_information_model(items):
+    assert train_side(items).space == train_side(items).space != train_side(items, seed=1).space
+
+
+# --- BCT ---
+
+
+def test_the_old_term_counts_items_of_old_classes_only():
+    digits = open_items("digits").of_classes([1, 2, 5])
+    taken = InputSpec.of_spec(SPEC)
+    settings = SETTINGS.model_copy(update={"augment": False})
+    new = start_classification(digits, SPEC, taken, settings, 0).eval()
+    old_classifier = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 8))).float()
+    both = BackwardCompatible(new, old_classifier, torch.tensor([1, -1, 0]), weight=2.0).eval()
+    pixels, classes = ImageBatches(digits, taken, image_bytes=1 << 20).read(np.arange(30))
+    embeddings = new.backbone(new.preparation(pixels))
+    known = np.flatnonzero(np.isin(classes.numpy(), [0, 2]))
+    rows = torch.tensor([{0: 1, 2: 0}[int(classes[i])] for i in known])
+    expected = new(pixels, classes) + 2.0 * torch.nn.functional.cross_entropy(
+        embeddings[known] @ old_classifier.T, rows, label_smoothing=0.1
+    )
+    torch.testing.assert_close(both(pixels, classes), expected)
+    unknown = torch.from_numpy(np.flatnonzero(classes.numpy() == 1))
+    torch.testing.assert_close(
+        both(pixels[unknown], classes[unknown]), new(pixels[unknown], classes[unknown])
+    )
+
+
+def test_backward_compatible_training_leaves_the_old_classifier_as_it_is(items):
+    old = train_new(items.of_classes([0, 1, 2]), name="old")
+    before = old.classifier.copy()
+    settings = BackwardCompatibleSettings(epochs=1, batch_items=32, flip=False)
+    model = train_backward_compatible_model(
+        items, SPEC, old_model=old, name="bct", settings=settings, run=CPU
+    )
+    np.testing.assert_array_equal(old.classifier, before)
+    assert model.classes == tuple(range(10))
+    assert model.made_by["old model"]["name"] == old.space.name
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "message"),
+    [
+        (SPEC.model_copy(update={"dim": 16}), range(10), "the old model has 8 .* backbone 16; .*"),
+        (SPEC, [7, 8], "knows none of the 2 classes of .*needs items of old classes"),
+    ],
+    ids=["other-dimension", "no-class-in-common"],
+)
+def test_an_old_model_that_does_not_fit_is_refused(items, spec, classes, message):
+    old = train_new(items.of_classes([0, 1, 2]), name="old")
+    with pytest.raises(ConfigurationError, match=message):
+        train_backward_compatible_model(
+            items.of_classes(classes), spec, old_model=old, name="bct", run=CPU
+        )
+
+
+def test_an_old_model_without_classifier_is_refused(items):
+    side = train_side(items)
+    with pytest.raises(ConfigurationError, match=r"has no classifier, .*trained with labels"):
+        train_backward_compatible_model(items, SPEC, old_model=side, name="bct", run=CPU)
+
+
+def test_a_classification_is_made_of_backbone_and_classifier_alone(items):
+    objective = start_classification(items, SPEC, InputSpec.of_spec(SPEC), SETTINGS, 0)
+    assert isinstance(objective, Classification)
+    learned = {name.split(".")[0] for name, _ in objective.named_parameters()}
+    assert learned == {"backbone", "classifier"}

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from onward.data import open_items
+from onward.data.augmentation import supervised_augmentation
+from onward.errors import ConfigurationError
+from onward.models import EmbeddingModel, InputSpec
+from onward.nn.backbones import BackboneSpec, build_backbone
+from onward.training.devices import seeded
+from onward.training.layers import add_layers_side_information
+from onward.training.views import embed_views
+
+SPEC = BackboneSpec(dim=4, size=8, channels=1, width=4)
+AUGMENTATION = supervised_augmentation(8, 1, flip=False)
+
+
+@pytest.fixture(scope="module")
+def items():
+    return open_items("digits").select(np.arange(30))
+
+
+def model(name, **changes):
+    with seeded(0, name):
+        spec = SPEC.model_copy(update=changes)
+        return EmbeddingModel.of_backbone(build_backbone(spec), spec, name=name)
+
+
+def spy(name, seen, std=0.5):
+    def function(pixels):
+        seen.append(pixels.copy())
+        return pixels.reshape(len(pixels), -1)[:, :4].astype(np.float32) + 1
+
+    taken = InputSpec(8, 1, (0.5,), (std,))
+    return EmbeddingModel.from_callable(function, name=name, dim=4, input=taken)
+
+
+def test_the_first_view_is_the_image_as_it_is(items):
+    old = model("old")
+    views = embed_views([old], items, augmentation=AUGMENTATION, views=3)[old.space]
+    assert views.ids[:2] == (f"{items.ids[0]}#0", f"{items.ids[1]}#0")
+    assert views.ids[30] == f"{items.ids[0]}#1"
+    assert views.labels.tolist() == items.labels.tolist() * 3
+    np.testing.assert_allclose(views.vectors[:30], old.embed(items).vectors, atol=1e-6)
+    assert not np.allclose(views.vectors[30:60], views.vectors[:30])
+    assert not np.allclose(views.vectors[30:60], views.vectors[60:])
+
+
+def test_every_model_sees_the_same_pixels(items):
+    first, second = [], []
+    models = [spy("a", first), spy("b", second, std=0.25)]
+    embed_views(models, items, augmentation=AUGMENTATION, views=3, seed=2)
+    assert len(first) == len(second) == 3
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_views_depend_on_the_seed_and_not_on_the_models_or_the_process(items):
+    def pixels(models, seen, seed):
+        torch.rand(3)
+        embed_views(models, items, augmentation=AUGMENTATION, views=2, seed=seed)
+        return seen[1]
+
+    alone, beside, other = [], [], []
+    a = pixels([spy("a", alone)], alone, 0)
+    b = pixels([model("x"), spy("b", beside)], beside, 0)
+    c = pixels([spy("c", other)], other, 1)
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_side_information_of_layers_comes_from_the_same_forward_pass(items):
+    old = add_layers_side_information(model("old"), items, dim=5)
+    views = embed_views([old], items, augmentation=AUGMENTATION, views=2)
+    assert set(views) == {old.space, old.side}
+    embeddings, side = old.embed_with_side(items)
+    np.testing.assert_allclose(views[old.side].vectors[:30], side.vectors, atol=1e-5)
+    np.testing.assert_allclose(views[old.space].vectors[:30], embeddings.vectors, atol=1e-5)
+    assert views[old.side].ids == views[old.space].ids
+
+
+def test_progress_is_told_in_items(items):
+    told = []
+    embed_views(
+        [model("old")],
+        items,
+        augmentation=None,
+        views=1,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(30, 30)]
+
+
+def test_models_of_other_images_are_refused(items):
+    models = [model("old"), model("new", size=16)]
+    with pytest.raises(ConfigurationError, match=r"takes images of 8 px .*new@.* of 16 px"):
+        embed_views(models, items, augmentation=None, views=1)
+
+
+@pytest.mark.parametrize(("views", "augmentation"), [(0, AUGMENTATION), (2, None)])
+def test_views_that_cannot_be_made_are_refused(items, views, augmentation):
+    with pytest.raises(ConfigurationError, match=f"{views} views were asked for"):
+        embed_views([model("old")], items, augmentation=augmentation, views=views)
+
+
+def test_no_model_is_refused(items):
+    with pytest.raises(ConfigurationError, match="there is no model"):
+        embed_views([], items, augmentation=None, views=1)
