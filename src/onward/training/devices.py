@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from onward.errors import ConfigurationError, OnwardError
+from onward.errors import ConfigurationError, MissingExtraError, OnwardError
 from onward.progress import Progress, silent
 from onward.training.settings import RunSettings
 
@@ -41,9 +41,15 @@ def device_of(run: RunSettings) -> str:
 
 
 def make_fabric(run: RunSettings) -> "Fabric":
-    """Return Fabric for a run, with TensorBoard's logger where that is asked for."""
-    from lightning_fabric import Fabric
+    """Return Fabric for a run, with TensorBoard's logger where that is asked for.
 
+    Raises:
+        MissingExtraError: if Lightning Fabric is not installed.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise MissingExtraError("lightning-fabric", "train") from error
     loggers = None
     if run.tensorboard is not None:
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger

@@ -85,7 +85,8 @@ def train(
         ConfigurationError: if the device is not there, or the checkpoint is another run's.
         DataError: if there are too few items for a batch.
         ModelError: if the loss stops being finite.
-        MissingExtraError: if TensorBoard is asked for and not installed.
+        MissingExtraError: if Lightning Fabric is not installed, or TensorBoard is asked for and is
+            not.
     """
     if run.tensorboard is not None and find_spec("tensorboard") is None:
         raise MissingExtraError("tensorboard", "tensorboard")
