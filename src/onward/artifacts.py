@@ -77,7 +77,7 @@ def write_artifact(directory: Path | str, artifact: Artifact) -> None:
     Raises:
         ArtifactError: if something that is no such artefact stands in the way; it is left alone.
     """
-    target = Path(directory)
+    target = Path(directory).absolute()
     _refuse_to_replace_others(target, artifact.kind)
     contents = dict(artifact.files)
     contents[ARRAYS] = save_arrays({k: np.ascontiguousarray(v) for k, v in artifact.arrays.items()})
@@ -118,7 +118,7 @@ def read_artifact(directory: Path | str, kind: str) -> Artifact:
         _replaced(target).rename(target)
     header = read_header(target)
     if header.get("kind") != kind:
-        raise ArtifactError(f"{target} holds a {header.get('kind')}, not a {kind}")
+        raise ArtifactError(f"{target} holds this kind: {header.get('kind')}; needed: {kind}")
     if header["format"] > FORMAT:
         raise ArtifactError(
             f"{target} has format {header['format']}, this Onward reads up to {FORMAT}; "

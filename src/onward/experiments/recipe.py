@@ -152,6 +152,10 @@ def _set(fields: dict[str, Any], key: str, value: Any) -> None:
     *tables, last = key.split(".")
     for table in tables:
         fields = fields.setdefault(table, {})
+        if not isinstance(fields, dict):
+            raise ConfigurationError(
+                f"{table} is a value, not a table, so {key} cannot be set; set {table} itself"
+            )
     fields[last] = value
 
 

@@ -1,0 +1,74 @@
+"""Recipes: what is read, and what is refused in which words."""
+
+import pytest
+
+from onward.errors import ConfigurationError
+from onward.experiments.recipe import bundled_recipes, load_recipe
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_every_bundled_recipe_is_read_and_called_by_its_name(name):
+    assert load_recipe(name).name == name
+
+
+def test_overrides_reach_into_tables():
+    recipe = load_recipe("digits", {"data.old_classes": 3, "seed": 7, "fit.epochs": 2})
+    assert (recipe.data.old_classes, recipe.seed, recipe.fit.epochs) == (3, 7, 2)
+
+
+def test_a_misspelt_key_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigurationError, match=r"no 'old_clases'; did you mean 'old_classes'\?"):
+        load_recipe("digits", {"data.old_clases": 3})
+
+
+def test_a_misspelt_table_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigurationError, match=r"no 'backbones'; did you mean 'backbone'\?"):
+        load_recipe("digits", {"backbones.width": 3})
+
+
+def test_a_value_of_the_wrong_kind_is_refused():
+    with pytest.raises(ConfigurationError, match=r"\[fit\]: inner is 'wide'"):
+        load_recipe("digits", {"fit.inner": "wide"})
+
+
+def test_a_value_where_a_table_belongs_is_refused():
+    with pytest.raises(ConfigurationError, match="fit is 3"):
+        load_recipe("digits", {"fit": 3})
+
+
+def test_a_key_below_a_value_is_refused():
+    with pytest.raises(ConfigurationError, match="seed is a value, not a table"):
+        load_recipe("digits", {"seed": 1, "seed.of": 2})
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(
+        ConfigurationError, match=r"no recipe 'digit'; choose one of digits, images"
+    ):
+        load_recipe("digit")
+
+
+def test_a_file_that_is_not_there_is_refused():
+    with pytest.raises(ConfigurationError, match=r"there is no recipe mine\.toml"):
+        load_recipe("mine.toml")
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path):
+    (tmp_path / "mine.toml").write_text("name = ")
+    with pytest.raises(ConfigurationError, match="is no TOML"):
+        load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_parts_have_seeds_of_their_own_that_follow_from_the_seed():
+    recipe, other = load_recipe("digits"), load_recipe("digits", {"seed": 1})
+    roles = ["old", "side", "new", "bct", "fit", "views"]
+    assert len({recipe.seed_of(role) for role in roles}) == len(roles)
+    assert recipe.seed_of("old") == load_recipe("digits").seed_of("old") != other.seed_of("old")
+
+
+def test_the_digest_changes_with_any_setting():
+    digests = {
+        load_recipe("digits", overrides).digest
+        for overrides in ({}, {"seed": 1}, {"fit.inner": 8}, {"data.source": "photos"})
+    }
+    assert len(digests) == 4

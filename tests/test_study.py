@@ -1,0 +1,152 @@
+"""The main job, end to end, on few epochs: what it writes, and that no image is read to upgrade."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+
+from onward.artifacts import ARRAYS
+from onward.data import decoding
+from onward.errors import ConfigurationError, DataError
+from onward.experiments import study
+from onward.experiments.learning import Stage
+from onward.experiments.recipe import load_recipe
+from onward.gallery import open_gallery
+from onward.models import EmbeddingModel
+
+QUICK = {
+    "views": 1,
+    "backbone.dim": 16,
+    "backbone.width": 4,
+    "layers.dim": 8,
+    "embedding_model.epochs": 3,
+    "side_information.epochs": 1,
+    "backward_compatible.epochs": 1,
+    "fit.epochs": 3,
+    "fit.inner": 16,
+}
+CELLS = {
+    "independent",
+    "old/old",
+    "new/old without side",
+    "new/old",
+    "new/old layers",
+    "bct new/old",
+    "bct new/new",
+    "new/new",
+}
+
+
+@contextmanager
+def no_bar(what, unit):
+    yield lambda done, total: None
+
+
+def quiet():
+    return Stage("cpu", lambda line: None, no_bar)
+
+
+@pytest.fixture(scope="module")
+def performed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "run"
+    lines = []
+    study.run_study(load_recipe("digits", QUICK), out, Stage("cpu", lines.append, no_bar))
+    return out, lines
+
+
+@pytest.mark.slow
+def test_comparison_json_has_every_cell_with_its_numbers(performed):
+    out, _ = performed
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert set(comparison["cells"]) == CELLS
+    for cell in comparison["cells"].values():
+        assert set(cell) == {"cmc@1", "cmc@5", "map", "queries", "skipped"}
+        assert cell["queries"] + cell["skipped"] == 450
+    assert set(comparison["update_gain"]) == {"cmc@1", "cmc@5", "map"}
+    apart = comparison["by_classes"]
+    assert apart["old"]["old/old"]["queries"] + apart["new"]["old/old"]["queries"] == 450
+
+
+@pytest.mark.slow
+def test_the_numbers_of_the_gallery_are_those_of_the_transformation(performed):
+    """`new/old` is read back from the gallery; the same by hand from the files gives the same."""
+    from onward.compatibility import evaluate_embeddings
+    from onward.spaces import Embeddings
+    from onward.transformation import Transformation
+
+    out, _ = performed
+    read = {
+        name: Embeddings.load(out / "embeddings" / f"{name}.parquet")
+        for name in ("old", "simclr", "new")
+    }
+    h = Transformation.load(out / "transformations" / "simclr")
+    cell = evaluate_embeddings(read["new"], h.apply(read["old"], read["simclr"]), exclude_self=True)
+    written = json.loads((out / "comparison.json").read_text())["cells"]["new/old"]
+    assert cell.to_json() == written
+
+
+@pytest.mark.slow
+def test_the_gallery_serves_the_new_space_and_keeps_what_it_was_given(performed):
+    out, _ = performed
+    description = open_gallery(str(out / "gallery.lance")).describe()
+    new = EmbeddingModel.load(out / "models" / "new")
+    assert description.serving == new.space
+    assert description.rows == 450
+    assert len(description.spaces) == 4
+
+
+@pytest.mark.slow
+def test_each_step_is_explained_in_a_line(performed):
+    _, lines = performed
+    beginnings = " ".join(line.split(":")[0] for line in lines)
+    for step in ("Old model", "New model", "Gallery", "Plan", "Upgrade", "Verify", "Cut over"):
+        assert step in beginnings
+
+
+@pytest.mark.slow
+def test_no_image_is_opened_while_the_gallery_is_upgraded(tmp_path, monkeypatch):
+    upgrade = study._upgrade
+
+    def upgrade_without_images(*given):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def refuse(content, where):
+                raise AssertionError(f"{where} was opened during the upgrade")
+
+            patch.setattr(decoding, "decode", refuse)
+            with pytest.raises(AssertionError, match="was opened"):
+                study.open_splits("digits")[0].open(0)  # the trap works
+            return upgrade(*given)
+
+    monkeypatch.setattr(study, "_upgrade", upgrade_without_images)
+    study.run_study(load_recipe("digits", QUICK), tmp_path / "run", quiet())
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_performing_it_again_replaces_the_results_with_the_same_ones(performed):
+    out, _ = performed
+    weights = (out / "models" / "new" / ARRAYS).read_bytes()
+    cells = json.loads((out / "comparison.json").read_text())["cells"]
+    study.run_study(load_recipe("digits", QUICK), out, quiet())
+    assert (out / "models" / "new" / ARRAYS).read_bytes() == weights
+    assert json.loads((out / "comparison.json").read_text())["cells"] == cells
+
+
+def test_a_directory_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigurationError, match=r"holds no study; it was left as it is.*--out"):
+        study.run_study(load_recipe("digits", QUICK), tmp_path, quiet())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_more_old_classes_than_there_are_is_refused_before_anything_is_trained(tmp_path):
+    recipe = load_recipe("digits", {**QUICK, "data.old_classes": 10})
+    with pytest.raises(ConfigurationError, match="old_classes is 10, but digits has 10 classes"):
+        study.run_study(recipe, tmp_path / "run", quiet())
+
+
+def test_images_that_are_not_there_are_refused_before_anything_is_trained(tmp_path):
+    recipe = load_recipe("images", {"data.source": str(tmp_path / "nothing")})
+    with pytest.raises(DataError, match="nothing"):
+        study.run_study(recipe, tmp_path / "run", quiet())
