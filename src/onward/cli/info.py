@@ -1,12 +1,28 @@
 """`onward info`: say what a file or a directory is."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from onward.cli.output import AsJson, show_fields
+from onward.cli.output import AsJson, show
 from onward.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Information:
+    """What something is: fields for a machine, text for a person."""
+
+    fields: dict[str, Any]
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields."""
+        return self.fields
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def info(
@@ -17,36 +33,43 @@ def info(
 
     Example: onward info runs/demo/models/new
     """
-    show_fields(_describe(path), as_json)
+    show(_describe(path), as_json)
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    from onward.artifacts import read_header
-
-    if path.suffix in (".parquet", ".npy"):
-        from onward.spaces import Embeddings
-
-        embeddings = Embeddings.load(path)
-        labelled = embeddings.labels is not None
-        return {
-            "kind": "embeddings",
-            "space": str(embeddings.space),
-            "items": len(embeddings),
-            "labels": labelled,
-        }
+def _describe(path: Path) -> Information:
+    if path.suffix == ".parquet":
+        return _embeddings(path)
     if (path / "config.json").is_file():
-        header = read_header(path)
-        return {
-            "kind": header["kind"],
-            **header["config"],
-            "made_by": header["made_by"],
-            "digest": header["digest"],
-        }
+        return _artifact(path)
     if path.is_dir():
         from onward.gallery import open_gallery
 
-        return {"kind": "gallery", **open_gallery(str(path)).describe().to_json()}
+        description = open_gallery(str(path)).describe()
+        return Information({"kind": "gallery", **description.to_json()}, str(description))
     raise ArtifactError(
         f"{path} is no model, transformation, embeddings or gallery; "
         "give a directory that Onward wrote or a .parquet file of embeddings"
     )
+
+
+def _embeddings(path: Path) -> Information:
+    from onward.spaces import Embeddings
+
+    embeddings = Embeddings.load(path)
+    labelled = embeddings.labels is not None
+    fields = {
+        "kind": "embeddings",
+        "space": embeddings.space.to_json(),
+        "items": len(embeddings),
+        "labels": labelled,
+    }
+    return Information(fields, f"{embeddings}, {'with' if labelled else 'without'} labels")
+
+
+def _artifact(path: Path) -> Information:
+    from onward.artifacts import read_artifact, read_header
+
+    header = read_header(path)
+    artifact = read_artifact(path, header["kind"])  # checks every file
+    fields = {"kind": header["kind"], **header["config"], "made_by": header["made_by"]}
+    return Information({**fields, "digest": header["digest"]}, artifact.card.strip())

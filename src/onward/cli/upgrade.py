@@ -65,7 +65,7 @@ def everything(
     upgrade.start()
     _run(upgrade)
     tell(str(upgrade.verify()))
-    show(upgrade.cut_over(query_model=query_model), as_json)
+    show(upgrade.cut_over(query_model=query_model or upgrade.transformation.new.name), as_json)
 
 
 @app.command()
@@ -132,7 +132,8 @@ def cutover(
     Example: onward upgrade cutover photos.lance old-to-new/
     """
     upgrade = _open(gallery, transformation)
-    show(upgrade.cut_over(query_model=query_model, force=force), as_json)
+    model = query_model or upgrade.transformation.new.name
+    show(upgrade.cut_over(query_model=model, force=force), as_json)
 
 
 @app.command()
@@ -161,7 +162,13 @@ def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
 
 
 def _line(entry: "Mapping[str, Any]") -> str:
-    return "  ".join(f"{name}={value}" for name, value in entry.items())
+    first = f"{entry['number']:>4}  {entry['time']}  {entry['event']}"
+    rest = [
+        f"{name}={value}"
+        for name, value in entry.items()
+        if name not in ("number", "time", "event", "state") and isinstance(value, str | int | float)
+    ]
+    return "  ".join([first, *rest])
 
 
 def _open(gallery: str, transformation: Path) -> "Upgrade":
