@@ -255,3 +255,18 @@ def test_a_classification_is_made_of_backbone_and_classifier_alone(items):
     assert isinstance(objective, Classification)
     learned = {name.split(".")[0] for name, _ in objective.named_parameters()}
     assert learned == {"backbone", "classifier"}
+
+
+@pytest.mark.parametrize("step", [1, 4, 9])
+def test_a_backbones_training_that_was_stopped_ends_with_the_same_bytes(items, tmp_path, step):
+    class Stopped(Exception):
+        pass
+
+    def stop(done, _):
+        if done == step:
+            raise Stopped
+
+    keep = {"device": "cpu", "checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0.0}
+    with pytest.raises(Stopped):
+        train_new(items, run=RunSettings(progress=stop, **keep))
+    assert train_new(items, run=RunSettings(**keep)).space == train_new(items).space

