@@ -177,7 +177,9 @@ def test_what_is_missing_or_of_another_kind_is_named(saved, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(ArtifactError, match=r"bare has no config.json; give a directory that Onw"):
         read_artifact(tmp_path / "bare", "transformation")
-    with pytest.raises(ArtifactError, match="h holds this kind: transformation; needed: embedding-model"):
+    with pytest.raises(
+        ArtifactError, match="h holds this kind: transformation; needed: embedding-model"
+    ):
         read_artifact(saved, "embedding-model")
 
 
