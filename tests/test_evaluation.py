@@ -285,6 +285,21 @@ def test_a_cut_is_remembered_only_where_it_hides_something():
     assert depth_of == {3: 3, 4: 4, 5: None, 9: None}
 
 
+def test_a_cut_that_hides_an_item_from_queries_outside_the_gallery_is_remembered():
+    space, labels = Space("line", 1), np.array([1, 1, 2])
+    gallery = Embeddings(("a", "b", "c"), np.array([[0], [1], [2]], np.float32), space, labels)
+    queries = Embeddings(("a", "q"), np.array([[0], [0]], np.float32), space, np.array([1, 2]))
+    relevance = Relevance.between(queries, gallery, exclude_self=True)
+    depth_of = {
+        k: evaluate(search(queries, gallery, k, exclude_self=True), relevance).depth
+        for k in (1, 2, 3, 4)
+    }
+    assert depth_of == {1: 1, 2: 2, 3: None, 4: None}
+    cut = evaluate(search(queries, gallery, 2, exclude_self=True), relevance)
+    with pytest.raises(EvaluationError, match="cmc@3 needs 3 ranks but the rankings were cut"):
+        cut.cmc(3)
+
+
 def test_queries_that_were_not_ranked_are_missed():
     gallery = labelled(6)
     relevance = Relevance.between(gallery, gallery, exclude_self=False)

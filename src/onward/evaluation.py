@@ -214,7 +214,7 @@ def evaluate(rankings: Ranking | Iterable[Ranking], relevance: Relevance) -> Eva
     first: list[Counts] = [np.empty(0, dtype=np.int64)]
     relevant: list[Counts] = [np.empty(0, dtype=np.int64)]
     scores: list[PerQuery] = [np.empty(0, dtype=np.float64)]
-    whole = len(relevance.gallery_ids) - relevance.exclude_self
+    whole = relevance.longest
     depth = whole
     for ranking in (rankings,) if isinstance(rankings, Ranking) else rankings:
         hits = relevance.hits(ranking)

@@ -182,6 +182,15 @@ class Relevance:
             counts[present] -= self.gallery_labels[own[present]] == wanted[present]
         return counts
 
+    @property
+    def longest(self) -> int:
+        """How many items a ranking of the whole gallery holds for the query that has most.
+
+        One fewer than there are where every query's own entry is left out of it.
+        """
+        own = self.exclude_self and all(item in self._gallery_row for item in self.query_ids)
+        return max(len(self.gallery_ids) - own, 0)
+
     @cached_property
     def _sorted_labels(self) -> Int64[np.ndarray, " gallery"]:
         return np.sort(self.gallery_labels)
