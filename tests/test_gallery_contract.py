@@ -78,6 +78,26 @@ def test_creating_over_a_gallery_is_refused_and_it_stays(url, gallery):
     assert open_gallery(url).ids() == ("a", "b", "c")
 
 
+def test_a_gallery_is_created_with_its_items(url):
+    ids = ("a", "b", "c")
+    items = (embed(OLD, ids, labels=np.arange(3)), embed(SIDE, ids))
+    gallery = create_gallery(url, OLD, SIDE, items=items, payloads=[{"at": item} for item in ids])
+    assert gallery.ids([OLD, SIDE]) == ids
+    np.testing.assert_array_equal(gallery.read(OLD).vectors, items[0].vectors)
+    assert gallery.read(OLD).labels.tolist() == [0, 1, 2]
+    assert gallery.payloads("b") == [{"at": "b"}]
+    gallery.add(embed(OLD, ["late"]))
+    with pytest.raises(GalleryError, match=r"1 of 1 items are in gallery .* already"):
+        gallery.add(embed(OLD, ["a"]))
+
+
+def test_a_gallery_whose_items_do_not_fit_is_not_created(url):
+    items = (embed(OLD, "abc"), embed(SIDE, "cba"))
+    with pytest.raises(GalleryError, match="the same items in different order"):
+        create_gallery(url, OLD, SIDE, items=items)
+    assert create_gallery(url, OLD, SIDE, items=items[:1]).count() == 3
+
+
 def test_a_gallery_needs_a_space(url):
     with pytest.raises(GalleryError, match="a gallery needs a space"):
         create_gallery(url)
@@ -110,13 +130,16 @@ def test_spaces_whose_names_differ_in_signs_only_are_kept_apart(url):
     assert gallery.count([third]) == 0
 
 
-@pytest.mark.parametrize("name", ["id", "select", "größe", "9", "!", "a" * 300, "x__origin"])
+@pytest.mark.parametrize(
+    "name", ["id", "select", "größe", "9", "!", "a" * 300, "x__origin", "query-index"]
+)
 def test_any_name_of_a_space_will_do(url, name):
     space = Space(name, 2)
     gallery = create_gallery(url, space)
     gallery.add(embed(space, ["x"]))
     assert gallery.count([space]) == 1
-    assert gallery.search(embed(space, ["q"]), 1).ids_of(0) == ["x"]
+    found = gallery.search(embed(space, ["q", "r"]), 1)
+    assert [found.ids_of(row) for row in (0, 1)] == [["x"], ["x"]]
 
 
 # Adding, reading, updating, deleting
@@ -488,6 +511,12 @@ def test_rows_without_a_vector_in_the_space_do_not_come_back(gallery):
 def test_an_empty_gallery_and_no_queries_give_empty_rankings(gallery):
     assert gallery.search(embed(OLD, ["q"]), 3).ids_of(0) == []
     assert len(filled(gallery).search(embed(OLD, []), 3)) == 0
+
+
+@pytest.mark.parametrize("k", [10**12, 10**20])
+def test_asking_for_more_than_there_is_gives_all_there_is(gallery, k):
+    ranking = filled(gallery).search(embed(OLD, ["q", "a"]), k)
+    assert [sorted(ranking.ids_of(row)) for row in (0, 1)] == [["a", "b", "c"]] * 2
 
 
 def test_search_answers_only_from_the_serving_space(gallery):

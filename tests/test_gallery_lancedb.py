@@ -168,6 +168,22 @@ def test_conflicts_are_tried_again_but_not_for_ever(monkeypatch):
         lance_commits.commit("g", never)
 
 
+@pytest.mark.parametrize("name", ["a conflict here", "conflict", "a timed out b"])
+def test_a_word_in_the_name_of_a_directory_is_no_conflict(tmp_path, name):
+    path = tmp_path / name / "g.lance"
+    create_gallery(path, OLD).add(embed(OLD, "abc"))
+    shutil.rmtree(path / "items.lance" / "data")
+    with pytest.raises(GalleryError, match="cannot be read or written"):
+        open_gallery(path).delete("a")
+
+
+def test_a_tilde_at_the_beginning_of_a_path_is_a_directory_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create_gallery("~/g.lance", OLD).add(embed(OLD, "abc"))
+    assert open_gallery("~/g.lance").count() == 3
+    assert (tmp_path / "~" / "g.lance").is_dir()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_is_closed_to_writing_is_said_to_be(path, gallery):
     for directory in [path, *path.rglob("*")]:

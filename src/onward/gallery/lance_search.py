@@ -31,6 +31,7 @@ def search_table(
     """Return the k nearest rows of every query among those with a vector in the field."""
     indexed = approximate and any(of.column in index.columns for index in table.list_indices())
     found: dict[int, Nearest] = {}
+    k = min(k, max(1, table.count_rows()))  # more than there are cannot come back
     fetch = k + exclude_self + MORE
     left = list(range(len(queries)))
     while left:

@@ -64,7 +64,7 @@ class LanceStore:
         self._path = path
         self._last_read: pa.Table | None = None
         with speaking(self.url):
-            database = lancedb.connect(path, read_consistency_interval=timedelta(0))
+            database = lancedb.connect(path.absolute(), read_consistency_interval=timedelta(0))
             self._items: Any = database.open_table(ITEMS)
             self._record: Any = database.open_table(RECORD)
 
@@ -326,7 +326,9 @@ class LanceStore:
         return int(result.num_updated_rows)
 
 
-def create_lancedb(path: Path, record: Record, entry: JournalEntry) -> LanceStore:
+def create_lancedb(
+    path: Path, record: Record, entry: JournalEntry, rows: Rows | None = None
+) -> LanceStore:
     """Make a database in a directory that is not there or empty; it is there whole or not at all.
 
     Raises:
@@ -342,8 +344,10 @@ def create_lancedb(path: Path, record: Record, entry: JournalEntry) -> LanceStor
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            database = lancedb.connect(aside)
-            items: Any = database.create_table(ITEMS, schema=items_schema(record.fields))
+            database = lancedb.connect(aside.absolute())
+            schema = items_schema(record.fields)
+            first = None if rows is None else given_rows(rows, schema, secrets.randbits(FIRST_BITS))
+            items: Any = database.create_table(ITEMS, first, schema, on_bad_vectors="null")
             items.set_unenforced_primary_key("id")  # makes two inserts of one id conflict
             database.create_table(RECORD, data=_record_table(record, entry))
             aside.rename(path)

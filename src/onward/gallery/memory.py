@@ -198,8 +198,8 @@ _stores: dict[str, MemoryStore] = {}
 _stores_lock = threading.Lock()
 
 
-def create_memory(name: str, record: Record, entry: JournalEntry) -> MemoryStore:
-    """Make a store of this name.
+def create_memory(name: str, record: Record, entry: JournalEntry, rows: Rows | None) -> MemoryStore:
+    """Make a store of this name, with its first rows if there are any.
 
     Raises:
         GalleryError: if there is one already.
@@ -209,8 +209,11 @@ def create_memory(name: str, record: Record, entry: JournalEntry) -> MemoryStore
             raise GalleryError(
                 f"there is a gallery {SCHEME}{name} already; open it, or choose another name"
             )
-        _stores[name] = MemoryStore(name, record, entry)
-        return _stores[name]
+        store = MemoryStore(name, record, entry)
+        if rows is not None:
+            store.insert(rows)
+        _stores[name] = store
+        return store
 
 
 def open_memory(name: str) -> MemoryStore:

@@ -1,18 +1,20 @@
 """Open and create galleries by URL: the only place that knows which stores there are."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from onward.errors import GalleryError
+from onward.gallery.checks import make_rows
 from onward.gallery.gallery import Gallery
 from onward.gallery.memory import SCHEME, MemoryStore, create_memory, open_memory
 from onward.gallery.record import Field, Record, column_names
 from onward.gallery.values import Served
-from onward.spaces import Space
+from onward.spaces import Embeddings, Space
 
 KNOWN = "memory:NAME, which lives as long as the process, and a directory such as photos.lance"
 
@@ -40,8 +42,10 @@ def create_gallery(
     *spaces: Space,
     serving: Space | None = None,
     query_model: str | None = None,
+    items: Sequence[Embeddings] = (),
+    payloads: Sequence[Mapping[str, Any]] | None = None,
 ) -> Gallery:
-    """Make an empty gallery.
+    """Make a gallery, empty or with its first items: it is there whole or not at all.
 
     Args:
         url: `memory:NAME`, or a directory that is not there yet or empty; `.lance` at its end is
@@ -49,20 +53,24 @@ def create_gallery(
         spaces: the spaces of the vectors to be stored, side-information among them.
         serving: the space that answers queries; the first one if None.
         query_model: fingerprint of the model that embeds the queries, if it is known.
+        items: embeddings of the first items, as `Gallery.add` takes them.
+        payloads: of these items.
 
     Raises:
-        GalleryError: if something stands there already, or the URL is of a kind that is not known.
+        GalleryError: if something stands there already, the URL is of a kind that is not known, or
+            the items do not fit together.
     """
     record = _first_record(spaces, serving, query_model)
     moment = datetime.now(UTC).isoformat(timespec="milliseconds")
     created = {"event": "create", "spaces": [space.to_json() for space in spaces]}
     entry = {"number": 1, "time": moment, **created, "serving": record.serving.to_json()}
+    rows = make_rows(str(url), record, items, payloads) if items else None
     name = _memory_name(url)
     if name is not None:
-        return Gallery(create_memory(name, record, entry))
+        return Gallery(create_memory(name, record, entry, rows))
     from onward.gallery.lancedb import create_lancedb
 
-    return Gallery(create_lancedb(_directory(url), record, entry))
+    return Gallery(create_lancedb(_directory(url), record, entry, rows))
 
 
 @contextmanager

@@ -17,8 +17,8 @@ FORMAT = 1
 """Of the record; a newer one is refused."""
 
 
-RESERVED = frozenset({"id", "label", "payload", "revision", "change"})
-"""Columns that every row has besides those of its fields."""
+RESERVED = frozenset({"id", "label", "payload", "revision", "change", "query_index"})
+"""Columns that every row has besides those of its fields, and what LanceDB adds to its answers."""
 
 
 @dataclass(frozen=True)
