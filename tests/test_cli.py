@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from onward.cli.app import app
 from onward.cli.options import parse_classes
-from onward.errors import ConfigurationError
+from onward.errors import ConfigurationError, GalleryError
 from onward.gallery import open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
@@ -221,6 +221,61 @@ def test_a_payload_that_is_missing_is_named(files):
     assert code == 1
     assert "no payload for 11 of 12 items, the first 'item-1'" in err
     assert not url.exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        pytest.param(b'{"id": "item-0"', r"line 1 of .* is no JSON: ", id="torn"),
+        pytest.param(b"\n[1]", r"line 2 of .* is no JSON object with a string as `id`", id="list"),
+        pytest.param(b'"x"', "is no JSON object with a string as `id`", id="string"),
+        pytest.param(b'{"id": {"a": 1}}', "is no JSON object with a string", id="id-no-string"),
+        pytest.param(b"\xff\xfe{", "is no text in UTF-8", id="no-text"),
+        pytest.param(b'{"id": "a"}\n{"id": "a"}', "line 2 .* second one for item 'a'", id="twice"),
+    ],
+)
+def test_payloads_that_cannot_be_read_name_the_line(files, lines, message):
+    (files / "payloads.jsonl").write_bytes(lines)
+    url = files / "with-payloads.lance"
+    with pytest.raises(GalleryError, match=message):
+        answer(
+            *("gallery", "create", url, files / "old.parquet"),
+            *("--payloads", files / "payloads.jsonl"),
+        )
+    assert not url.exists()
+
+
+def test_a_payload_may_hold_a_line_separator_of_another_script(files):
+    lines = [
+        json.dumps({"id": f"item-{row}", "text": "a\u2028b"}, ensure_ascii=False)
+        for row in range(12)
+    ]
+    (files / "payloads.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    url = str(files / "with-payloads.lance")
+    answer("gallery", "create", url, files / "old.parquet", "--payloads", files / "payloads.jsonl")
+    assert open_gallery(url).payloads(["item-3"]) == [{"text": "a\u2028b"}]
+
+
+def test_a_gallery_that_could_not_be_filled_is_not_made(files):
+    old = Embeddings.load(files / "old.parquet")
+    side = Embeddings(old.ids[::-1], old.vectors, Space("side@1", 4))
+    side.save(files / "side.parquet")
+    url = files / "new.lance"
+    with pytest.raises(GalleryError, match="the same items in different order"):
+        answer("gallery", "create", url, files / "old.parquet", files / "side.parquet")
+    assert not url.exists()
+
+
+def test_every_command_gives_json(files, gallery):
+    made = answer("gallery", "create", files / "j.lance", files / "old.parquet", "--json")
+    assert json.loads(made)["rows"] == 12
+    more = Embeddings(("late",), np.ones((1, 4), np.float32), OLD, np.array([1]))
+    more.save(files / "more.parquet")
+    assert json.loads(answer("gallery", "add", gallery, files / "more.parquet", "--json"))
+    exported = json.loads(answer("gallery", "export", gallery, files / "e.parquet", "--json"))
+    assert exported["items"] == 13
+    for command in COMMANDS:
+        assert "--json" in answer(*command.split(), "--help"), command
 
 
 def test_items_are_added_and_deleted(files, gallery):

@@ -8,7 +8,7 @@ import typer
 from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
 from onward.cli.evaluate import ExcludeSelf
 from onward.cli.options import IdColumn, ImageColumn, LabelColumn, SkipBad, open_data
-from onward.cli.output import tell
+from onward.cli.output import AsJson, show_fields
 
 INTRODUCTION = (
     "The same items by the old model, carried over by a transformation, and embedded again by the "
@@ -30,6 +30,7 @@ def report(
     label_column: LabelColumn = None,
     id_column: IdColumn = None,
     skip_bad: SkipBad = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a page that compares doing nothing, upgrading and embedding everything again.
 
@@ -56,4 +57,4 @@ def report(
     comparison = compare_files(old, upgraded, new, exclude_self=exclude_self)
     facts = {"old": str(old), "upgraded": str(upgraded), "new": str(new)}
     write_report(out, comparison, title=title, introduction=INTRODUCTION, grid=grid, facts=facts)
-    tell(f"written: {out}")
+    show_fields({"verdict": comparison.verdict, "written": [str(out)]}, as_json)
