@@ -69,6 +69,20 @@ def test_a_transparent_palette_is_laid_on_white():
     assert pixels_of(decode_image(image, transparency=1)) == [RED, WHITE]
 
 
+@pytest.mark.parametrize(
+    ("image", "clear", "mode", "expected"),
+    [
+        pytest.param(two_pixels("L", 0, 100), 0, "L", [255, 100], id="grey"),
+        pytest.param(two_pixels("RGB", RED, GREEN), RED, "RGB", [WHITE, GREEN], id="colour"),
+        pytest.param(two_pixels("I;16", 0, 30000), 0, "L", [255, 117], id="sixteen-bit"),
+    ],
+)
+def test_a_colour_that_is_named_transparent_is_laid_on_white(image, clear, mode, expected):
+    decoded = decode_image(image, transparency=clear)
+    assert decoded.mode == mode
+    assert pixels_of(decoded) == expected
+
+
 def test_cmyk_becomes_colour():
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     decoded = decode_image(image, "TIFF")

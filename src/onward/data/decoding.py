@@ -76,14 +76,14 @@ def _unreadable(where: str, reason: str) -> str:
 
 
 def _to_grey_or_rgb(image: "Image.Image") -> "Image.Image":
-    if image.mode in ("L", "RGB"):
-        return image.copy()
-    if image.mode in WITH_ALPHA or "transparency" in image.info:
-        return _on_white(image)
-    if image.mode == "1":
-        return image.convert("L")
     if image.mode in SIXTEEN_BIT:
         return _scale_sixteen_bit(image)
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        return _on_white(image)
+    if image.mode in ("L", "RGB"):
+        return image.copy()
+    if image.mode == "1":
+        return image.convert("L")
     if image.mode == "F":
         raise ValueError("its values are floating-point and nothing says their range")
     return image.convert("RGB")
@@ -104,4 +104,7 @@ def _scale_sixteen_bit(image: "Image.Image") -> "Image.Image":
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(f"its values go from {values.min()} to {values.max()}, not 0 to 65535")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    scaled = np.rint(values / 257).astype(np.uint8)
+    if isinstance(clear := image.info.get("transparency"), int):
+        scaled[values == clear] = 255  # on white
+    return Image.fromarray(scaled)
