@@ -98,13 +98,26 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
         ),
         pytest.param(
             {"ids": ("a", "", "c")},
-            "the id in row 1 is ''; ids are strings that are not empty",
+            "the id in row 1 is ''; ids are strings in UTF-8 that are not empty",
             id="empty-id",
         ),
         pytest.param(
             {"ids": ("a", "b", 3)},
-            "the id in row 2 is 3; ids are strings that are not empty",
+            "the id in row 2 is 3; ids are strings in UTF-8 that are not empty",
             id="number-as-id",
+        ),
+        pytest.param(
+            {"ids": ("a", "b", "\udcff.png")},
+            "the id in row 2 is '\\udcff.png'; ids are strings in UTF-8 that are not empty",
+            id="id-that-cannot-be-written",
+        ),
+        pytest.param(
+            {"vectors": [["x", "y"]] * 3}, "the vectors are not numbers (could not", id="words"
+        ),
+        pytest.param(
+            {"vectors": np.full((3, 2), 1e300)},
+            "the vector of item 'a' (row 0) has NaN or infinite values; 3 of 3 vectors do",
+            id="beyond-float32",
         ),
         pytest.param(
             {"vectors": np.array([[0, 1], [2, np.nan], [np.inf, 5]], np.float32)},
@@ -122,6 +135,19 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
             {"labels": np.array([1, 2])},
             "labels of shape (2,) for 3 items; give one an item",
             id="labels",
+        ),
+        *(
+            pytest.param(
+                {"labels": np.array(labels)},
+                "are not all whole numbers of 64 bits; give each item's class a number",
+                id=f"labels-{kind}",
+            )
+            for kind, labels in {
+                "nan": [1, np.nan, 2],
+                "fractions": [1, 1.5, 2],
+                "words": ["a", "b", "c"],
+                "beyond-64-bits": np.array([1, 2, 2**63 + 1], np.uint64),
+            }.items()
         ),
     ],
 )
@@ -201,11 +227,49 @@ def test_a_numpy_file_needs_its_ids_and_its_space(tmp_path):
         Embeddings.load(path)
 
 
-def test_vectors_of_unequal_length_in_a_list_column_are_refused(tmp_path):
-    path = tmp_path / "ragged.parquet"
-    pq.write_table(pa.table({"id": ["a", "b"], "vector": [[1.0, 2.0], [3.0]]}), path)
-    with pytest.raises(EmbeddingsError, match=r"holds 3 numbers for 2 items; old@1f .* needs 4"):
+@pytest.mark.parametrize(
+    ("vectors", "words"),
+    [
+        ([[1.0, 2.0], [3.0]], r"row 1 of .*column.parquet holds 1 numbers; old@1f .* needs 2"),
+        ([[1.0], [2.0, 3.0, 4.0]], r"row 0 of .*column.parquet holds 1 numbers"),  # 4 in all
+        ([[1.0, 2.0], None], r"row 1 of .*column.parquet holds 0 numbers"),
+        ([1.0, 2.0], r"the column 'vector' of .* is double; old@1f .* needs a list of 2 numbers"),
+        ([["a", "b"], ["c", "d"]], "the vectors are not numbers"),
+        ([[1.0, None], [2.0, 3.0]], "item 'a' .row 0. has NaN"),
+    ],
+)
+def test_a_column_of_other_things_than_vectors_is_refused(tmp_path, vectors, words):
+    path = tmp_path / "column.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "vector": vectors}), path)
+    with pytest.raises(EmbeddingsError, match=words):
         Embeddings.load(path, space=OLD)
+
+
+@pytest.mark.parametrize("labels", [[1, None], ["cat", "dog"]])
+def test_a_column_of_labels_with_gaps_or_words_is_refused(tmp_path, labels):
+    path = tmp_path / "vectors.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "vector": [[1.0, 2.0]] * 2, "label": labels}), path)
+    with pytest.raises(EmbeddingsError, match="are not all whole numbers of 64 bits"):
+        Embeddings.load(path, space=OLD)
+
+
+@pytest.mark.parametrize(
+    "stored", [b"{", b"[]", b"\xff", b'{"name": "x"}', b'{"name": "x", "dim": "y", "metric": "l2"}']
+)
+def test_a_file_whose_space_cannot_be_read_shows_what_it_says(tmp_path, stored):
+    path = tmp_path / "vectors.parquet"
+    table = pa.table({"id": ["a"], "vector": [[1.0, 2.0]]})
+    pq.write_table(table.replace_schema_metadata({b"onward.space": stored}), path)
+    words = f"says {stored!r} of the space of its vectors; that is no space in JSON, such as"
+    with pytest.raises(EmbeddingsError, match=re.escape(words)):
+        Embeddings.load(path)
+
+
+def test_a_numpy_file_that_holds_no_numbers_is_refused(tmp_path):
+    path = tmp_path / "vectors.npy"
+    path.write_bytes(b"junk")
+    with pytest.raises(EmbeddingsError, match=r"vectors\.npy is not a readable array of numbers: "):
+        Embeddings.load(path, ids=["a"], space=OLD)
 
 
 def test_a_parquet_file_of_others_is_read_once_its_space_is_given(tmp_path):

@@ -87,7 +87,7 @@ class Embeddings:
     labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        vectors = np.ascontiguousarray(self.vectors, dtype=np.float32)
+        vectors = _as_vectors(self.vectors)
         object.__setattr__(self, "ids", tuple(self.ids))
         object.__setattr__(self, "vectors", _read_only(vectors))
         if vectors.ndim != 2 or vectors.shape[1] != self.space.dim:
@@ -116,7 +116,7 @@ class Embeddings:
                 f"direction; {self.space} needs one. Leave the item out or use the l2 metric"
             )
         if self.labels is not None:
-            labels = np.ascontiguousarray(self.labels, dtype=np.int64)
+            labels = _as_labels(self.labels)
             if labels.shape != (len(self.ids),):
                 raise EmbeddingsError(
                     f"labels of shape {labels.shape} for {len(self.ids)} items; give one an item"
@@ -202,7 +202,7 @@ class Embeddings:
         if target.suffix == ".npy":
             if ids is None or space is None:
                 raise EmbeddingsError(f"{target} holds numbers only; give its ids and its space")
-            return cls(tuple(ids), np.load(target, allow_pickle=False), space)
+            return cls(tuple(ids), _load_array(target), space)
         return _load_parquet(target, space)
 
 
@@ -221,16 +221,16 @@ def check_same_space(query: Space, gallery: Space) -> None:
 
 
 def check_unique(ids: Ids) -> None:
-    """Refuse ids that are empty, not strings or not unique.
+    """Refuse ids that are empty, not strings, not UTF-8 or not unique.
 
     Raises:
         EmbeddingsError: naming the first bad id and its rows.
     """
     seen: dict[str, int] = {}
     for row, item in enumerate(ids):
-        if not isinstance(item, str) or not item:
+        if not isinstance(item, str) or not item or not is_text(item):
             raise EmbeddingsError(
-                f"the id in row {row} is {item!r}; ids are strings that are not empty"
+                f"the id in row {row} is {item!r}; ids are strings in UTF-8 that are not empty"
             )
         first = seen.setdefault(item, row)
         if first != row:
@@ -239,10 +239,42 @@ def check_unique(ids: Ids) -> None:
             )
 
 
+def is_text(name: str) -> bool:
+    """Say whether a string can be written in UTF-8; that of a file's name need not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def _as_vectors(values: Any) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):  # what overflows is refused as infinite
+            return np.ascontiguousarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise EmbeddingsError(
+            f"the vectors are not numbers ({error}); give one row of float32 an item"
+        ) from error
+
+
+def _as_labels(values: Any) -> np.ndarray:
+    given = np.asarray(values)
+    if given.dtype.kind in "iuf":
+        with np.errstate(invalid="ignore"):  # NaN is not equal to what it becomes
+            labels = np.ascontiguousarray(given, dtype=np.int64)
+        if (labels == given).all():
+            return labels
+    raise EmbeddingsError(
+        f"labels of type {given.dtype} are not all whole numbers of 64 bits; give each item's "
+        "class a number, and leave out items without one"
+    )
 
 
 def _load_parquet(path: Path, space: Space | None) -> Embeddings:
@@ -260,17 +292,54 @@ def _load_parquet(path: Path, space: Space | None) -> Embeddings:
             "embeddings have `id` (string) and `vector` (fixed-size list of float32)"
         )
     stored = (table.schema.metadata or {}).get(SPACE_KEY)
-    found = Space.from_json(json.loads(stored)) if stored else space
+    found = _read_space(stored, path) if stored else space
     if found is None:
         raise EmbeddingsError(f"{path} does not say which space its vectors are in; give one")
     if space is not None and found != space:
         raise SpaceMismatchError(f"{path} holds vectors in {found}, not in {space} as asked for")
-    lists = table["vector"].combine_chunks()
-    flat = lists.flatten().to_numpy(zero_copy_only=False)
-    if len(flat) != len(table) * found.dim:
+    flat = _flatten(table["vector"].combine_chunks(), found, path)
+    vectors = _as_vectors(flat.reshape(-1, found.dim))
+    labels = _as_labels(table["label"].to_numpy()) if "label" in table.column_names else None
+    return Embeddings(tuple(table["id"].to_pylist()), vectors, found, labels)
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise EmbeddingsError(f"{path} is not a readable array of numbers: {error}") from error
+    return _as_vectors(array)
+
+
+def _read_space(stored: bytes, path: Path) -> Space:
+    try:
+        return Space.from_json(json.loads(stored))
+    except (ValueError, TypeError, KeyError) as error:
         raise EmbeddingsError(
-            f"{path} holds {len(flat)} numbers for {len(table)} items; {found} needs "
-            f"{len(table) * found.dim}"
+            f"{path} says {stored!r} of the space of its vectors; that is no space in JSON, such "
+            f"as {json.dumps(Space('resnet50@2f1c90ab', 128).to_json())}. Write the file again"
+        ) from error
+
+
+def _flatten(lists: Any, space: Space, path: Path) -> np.ndarray:
+    """Return the numbers of a column of lists, each as long as the space has dimensions."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_list = any(
+        check(lists.type)
+        for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
+    if not is_list:
+        raise EmbeddingsError(
+            f"the column 'vector' of {path} is {lists.type}; {space} needs a list of {space.dim} "
+            "numbers an item"
         )
-    labels = table["label"].to_numpy() if "label" in table.column_names else None
-    return Embeddings(tuple(table["id"].to_pylist()), flat.reshape(-1, found.dim), found, labels)
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    if (lengths != space.dim).any():
+        row = int(np.argmax(lengths != space.dim))
+        raise EmbeddingsError(
+            f"row {row} of {path} holds {lengths[row]} numbers; {space} needs {space.dim}"
+        )
+    flat: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat
