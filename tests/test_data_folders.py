@@ -1,5 +1,7 @@
 """Image folders: one sub-folder a class."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +78,45 @@ def test_a_linked_folder_that_leads_back_is_entered_once(folder):
     put_classes(folder, ["cat"])
     (folder / "cat" / "again").symlink_to(folder / "cat")
     assert open_items(folder).ids == ("cat/0.png",)
+
+
+def test_a_link_that_leads_back_into_the_data_set_brings_no_other_class_along(folder):
+    put_classes(folder, ["cat", "dog"])
+    (folder / "cat" / "up").symlink_to(folder)
+    assert open_items(folder).ids == ("cat/0.png", "dog/0.png")
+    (folder / "loop").symlink_to(".")
+    with pytest.raises(DataError, match="loop holds no image, as a class folder must"):
+        open_items(folder)
+
+
+def test_linked_folders_elsewhere_are_followed(folder, tmp_path):
+    put_image(tmp_path / "elsewhere" / "0.png")
+    folder.mkdir()
+    (folder / "cat").symlink_to(tmp_path / "elsewhere")
+    assert open_items(folder).ids == ("cat/0.png",)
+
+
+def test_what_is_no_file_is_never_waited_for(folder):
+    put_classes(folder, ["cat"])
+    os.mkfifo(folder / "cat" / "pipe.png")
+    with pytest.raises(DataError, match=r"cat/pipe.png is not a file with an image in it"):
+        open_items(folder)
+    assert open_items(folder, skip_bad=True).ids == ("cat/0.png",)
+
+
+def test_a_name_that_is_not_utf_8_is_an_error_and_can_be_left_out(folder):
+    put_classes(folder, ["cat"])
+    (folder / "cat" / "0.png").rename(folder / "cat" / os.fsdecode(b"\xff.png"))
+    put_classes(folder, ["cat"])
+    with pytest.raises(DataError, match="has a name that is not UTF-8, and ids are text; rename"):
+        open_items(folder)
+    items = open_items(folder, skip_bad=True)
+    assert items.ids == ("cat/0.png",)
+    told = str(items.left_out[0]).encode().decode()  # can be written
+    assert told.endswith("has a name that is not UTF-8, and ids are text; rename it")
+    (folder / "cat").rename(folder / os.fsdecode(b"\xff"))
+    with pytest.raises(DataError, match=r"the name of class 0, '.*', is not UTF-8; rename it"):
+        open_items(folder, skip_bad=True)
 
 
 def test_payloads_open_from_any_working_directory(folder, tmp_path, monkeypatch):
@@ -170,6 +211,12 @@ def test_a_folder_without_class_folders_is_an_error_that_shows_the_layout(folder
 def test_two_folders_with_the_same_number_are_an_error(folder):
     put_classes(folder, ["1", "01", "2"])
     with pytest.raises(DataError, match="'01' and '1' both mean class 1"):
+        open_items(folder)
+
+
+def test_a_class_folder_beyond_64_bits_is_an_error_that_names_it(folder):
+    put_classes(folder, ["7", "123456789012345678901"])
+    with pytest.raises(DataError, match="'123456789012345678901' is a number, and numbers are la"):
         open_items(folder)
 
 

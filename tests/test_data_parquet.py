@@ -149,11 +149,20 @@ def test_null_bytes_are_found_where_the_file_has_no_statistics(file):
         open_items(file)
 
 
-@pytest.mark.parametrize(("label", "said"), [(None, "null"), (-1, "-1")])
+@pytest.mark.parametrize(("label", "said"), [(None, "null"), (-1, "-1, not 0 to .*")])
 def test_a_row_without_a_label_is_an_error_that_names_it(file, label, said):
     write(file, [10, 20], [3, label])
-    with pytest.raises(DataError, match=rf"row 1: its label \(label\) is {said}. Mend it"):
+    with pytest.raises(DataError, match=rf"row 1: its label \(label\) is {said}. Mend"):
         open_items(file)
+
+
+def test_a_label_beyond_64_bits_is_an_error_that_names_it(file):
+    write(file, [10, 20], pa.array([3, 2**63], pa.uint64()))
+    with pytest.raises(
+        DataError, match=r"row 1: its label \(label\) is 9223372036854775808, not 0"
+    ):
+        open_items(file)
+    assert open_items(file, skip_bad=True).labels.tolist() == [3]
 
 
 def test_a_row_without_an_id_is_an_error_that_names_it(file):
@@ -211,6 +220,26 @@ def test_a_file_without_rows_is_an_error(file):
 def test_a_file_that_is_no_parquet_is_an_error_that_names_it(file):
     file.write_bytes(b"hello")
     with pytest.raises(DataError, match=r"faces.parquet is not a readable Parquet file: .*again"):
+        open_items(file)
+
+
+def test_two_columns_of_one_name_are_an_error_that_lists_them(file):
+    columns = [pa.array([{"bytes": encode(1), "path": None}], IMAGE), pa.array([1]), pa.array([2])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["image", "label", "label"]), file)
+    with pytest.raises(DataError, match="has two columns 'label'; its columns are image"):
+        open_items(file)
+
+
+def test_a_damaged_page_of_labels_is_an_error_that_names_the_file(file):
+    write(file, [10] * 9, list(range(9)), row_group_size=9)
+    start = pq.read_metadata(file).row_group(0).column(2)
+    place = start.dictionary_page_offset or start.data_page_offset
+    content = bytearray(file.read_bytes())
+    content[place : place + 30] = b"\xff" * 30
+    file.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"faces.parquet is damaged, label cannot be read .*; fetch"
+    ):
         open_items(file)
 
 

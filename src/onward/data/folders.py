@@ -7,11 +7,12 @@ photos/dog/1.jpg              photos/test/dog/1.jpg
 ```
 
 Passed over are files beside the class folders, and whatever is hidden (a name with a leading dot)
-or left behind by a file manager.
+or left behind by a file manager. A link that leads back into the data set is not followed.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from onward.data.items import Items, LeftOut
 from onward.data.ordering import natural_key
 from onward.data.payloads import find_fault
 from onward.errors import DataError
+from onward.spaces import is_text
 
 TRAIN, TEST = ("train",), ("test", "val", "valid", "validation")
 LEFT_BEHIND = ("Thumbs.db", "desktop.ini")
 IMAGE_SUFFIXES = frozenset(
     [".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
 )
+LARGEST_LABEL = int(np.iinfo(np.int64).max)
 LAYOUT = "one sub-folder a class with its images in it: FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
 
 
@@ -50,7 +53,8 @@ def label_classes(parts: Iterable[Path]) -> dict[str, int]:
     the labels count from 0 in natural order, in which "class10" follows "class9".
 
     Raises:
-        DataError: if there is no class folder, or two have the same number ("1" and "01").
+        DataError: if there is no class folder, two have the same number ("1" and "01"), or a number
+            is beyond 64 bits.
     """
     looked_in = list(parts)
     found = {folder.name for part in looked_in for folder in _sub_folders(part)}
@@ -61,6 +65,11 @@ def label_classes(parts: Iterable[Path]) -> dict[str, int]:
     if not all(name.isascii() and name.isdecimal() for name in names):
         return {name: label for label, name in enumerate(names)}
     labels = {name: int(name) for name in names}
+    if labels[names[-1]] > LARGEST_LABEL:
+        raise DataError(
+            f"the class folder {names[-1]!r} is a number, and numbers are labels, at most "
+            f"{LARGEST_LABEL}; begin the names of the class folders with a letter"
+        )
     for name, after in pairwise(names):
         if labels[name] == labels[after]:
             raise DataError(
@@ -89,12 +98,13 @@ def open_folder(
     """
     left_out: list[LeftOut] = []
     files: list[tuple[Path, int]] = []
+    above = {os.path.realpath(place) for part in parts for place in (folder, part)}
     for class_folder in (child for part in parts for child in _sub_folders(part)):
-        found = list(_files_below(class_folder))
+        found = list(_files_below(class_folder, above))
         if not found:
             _leave_out(left_out, class_folder, "holds no image, as a class folder must", skip_bad)
         for file in found:
-            reason = find_fault({"path": str(file)}) if skip_bad else _glance(file)
+            reason = _glance(file) or (find_fault({"path": str(file)}) if skip_bad else None)
             if reason:
                 _leave_out(left_out, file, reason, skip_bad)
             else:
@@ -115,7 +125,7 @@ def _leave_out(left_out: list[LeftOut], where: Path, why: str, skip_bad: bool) -
             f"{where} {why}. Remove it, or leave out whatever cannot be used: --skip-bad "
             "(skip_bad=True)"
         )
-    left_out.append(LeftOut(str(where), why))
+    left_out.append(LeftOut(os.fsencode(where).decode(errors="replace"), why))
 
 
 def _sub_folders(folder: Path) -> list[Path]:
@@ -127,9 +137,9 @@ def _sub_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda child: natural_key(child.name))
 
 
-def _files_below(class_folder: Path) -> Iterator[Path]:
-    """Yield files in natural order; a linked folder that was seen already is not entered again."""
-    seen: set[str] = set()
+def _files_below(class_folder: Path, above: Collection[str]) -> Iterator[Path]:
+    """Yield files in natural order, but not from linked folders that lead back or above."""
+    seen = set(above)
     found: list[Path] = []
     for place, folders, files in os.walk(class_folder, onerror=_refuse, followlinks=True):
         if os.path.realpath(place) in seen:
@@ -153,11 +163,15 @@ def _is_hidden(name: str) -> bool:
 
 def _glance(file: Path) -> str | None:
     """Say what is wrong with a file as far as it shows without decoding."""
+    if not is_text(str(file)):
+        return "has a name that is not UTF-8, and ids are text; rename it"
     try:
-        size = file.stat().st_size
+        found = file.stat()
     except OSError as error:  # such as a link that leads nowhere
         return f"cannot be read: {error.strerror}"
-    if size == 0:
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a file with an image in it"  # reading a pipe would wait for ever
+    if found.st_size == 0:
         return "cannot be read as an image: it has 0 bytes"
     if file.suffix.lower() not in IMAGE_SUFFIXES and not is_image(str(file)):
         return "is not an image"

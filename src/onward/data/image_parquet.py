@@ -8,7 +8,7 @@ and ids are read here, images only where what is bad is to be left out.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,11 @@ from onward.data.parquet_columns import (
 from onward.data.payloads import describe_payload, find_fault
 from onward.data.row_groups import read_group
 from onward.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LARGEST_LABEL = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,9 @@ def _read_shards(folder: Path, shards: Sequence[Path], columns: Columns) -> Iter
 
 
 def _read_rows(shard: Path, columns: Columns, prefix: str) -> Iterator[_Row]:
-    import pyarrow.parquet as pq
-
     file = str(shard.absolute())
     imageless = _rows_without_image(file, columns.image)
-    with pq.ParquetFile(shard) as parquet:
-        table = parquet.read(columns=[columns.label, *filter(None, [columns.id])])
+    table = _read_columns(shard, [columns.label, *filter(None, [columns.id])])
     labels = table[columns.label].to_pylist()
     ids = (
         table[columns.id].to_pylist()
@@ -113,12 +115,27 @@ def _read_rows(shard: Path, columns: Columns, prefix: str) -> Iterator[_Row]:
         fault = None
         if row in imageless:
             fault = f"its image ({columns.image}) has null bytes"
-        elif label is None or label < 0:
+        elif label is None or not 0 <= label <= LARGEST_LABEL:
             fault = f"its label ({columns.label}) is {'null' if label is None else label}"
+            fault += "" if label is None else f", not 0 to {LARGEST_LABEL}"
         elif item is None or item == "":
             fault = f"its id ({columns.id}) is {'null' if item is None else 'empty'}"
         payload = {"file": file, "row": row, "column": columns.image}
         yield _Row(str(item), label or 0, payload, fault)
+
+
+def _read_columns(shard: Path, columns: list[str]) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(shard) as parquet:
+            return parquet.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{shard} is damaged, {' and '.join(columns)} cannot be read "
+            f"({str(error).splitlines()[0]}); fetch it again"
+        ) from error
 
 
 def _rows_without_image(file: str, column: str) -> set[int]:

@@ -14,7 +14,7 @@ import numpy as np
 from onward.artifacts import digest
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
 from onward.errors import DataError
-from onward.spaces import Ids, Labels
+from onward.spaces import Ids, Labels, is_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,14 +77,19 @@ class Items:
         unnamed = [label for label in self.classes if label not in self.class_names]
         if unnamed:
             raise DataError(f"{self.source}: class {unnamed[0]} has no name in class_names")
+        for label, name in self.class_names.items():
+            if not is_text(name):
+                raise DataError(
+                    f"{self.source}: the name of class {label}, {name!r}, is not UTF-8; rename it"
+                )
 
     def _check_ids(self) -> None:
         seen: dict[str, int] = {}
         for row, item in enumerate(self.ids):
-            if not isinstance(item, str) or not item:
+            if not isinstance(item, str) or not item or not is_text(item):
                 raise DataError(
                     f"the id of {describe_payload(self.payloads[row])} is {item!r}; "
-                    "ids are strings that are not empty"
+                    "ids are strings in UTF-8 that are not empty"
                 )
             first = seen.setdefault(item, row)
             if first != row:

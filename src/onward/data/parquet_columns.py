@@ -64,6 +64,12 @@ def choose_columns(file: Path, schema: "pa.Schema", wanted: WantedColumns) -> Co
     import pyarrow as pa
 
     there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    twice = [name for name in schema.names if schema.names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{file} has two columns {twice[0]!r}; its columns are {there}. Write it again with "
+            "names that differ"
+        )
     for name in (wanted.image, wanted.label, wanted.id):
         if name is not None and name not in schema.names:
             raise DataError(f"{file} has no column {name!r}; its columns are {there}")
