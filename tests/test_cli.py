@@ -15,6 +15,8 @@ from onward.errors import ConfigurationError, GalleryError
 from onward.gallery import open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
+from onward.upgrading import UpgradeResult
+from onward.upgrading.work import COMMANDS as NEXT_COMMANDS
 
 COMMANDS = [
     "demo",
@@ -171,6 +173,42 @@ def test_upgrade_step_by_step(files, gallery):
     assert open_gallery(gallery).describe().serving == NEW
     logged = [json.loads(line) for line in answer("upgrade", "log", gallery, "--json").splitlines()]
     assert len(logged) >= 4
+
+
+@pytest.mark.parametrize("command", ["start", "all"])
+def test_an_upgrade_that_is_interrupted_ends_with_1_and_goes_no_further(
+    files, gallery, monkeypatch, command
+):
+    stopped = UpgradeResult(done=3, skipped=0, remaining=9, seconds=0.1, stopped=True)
+    monkeypatch.setattr("onward.upgrading.Upgrade.run", lambda self, progress: stopped)
+    yes = ["--yes"] if command == "all" else []
+    words = ["upgrade", command, gallery, str(files / "old-to-new"), "--json", *yes]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["next_steps"][0]["command"] == "onward upgrade start"
+    assert [entry["event"] for entry in open_gallery(gallery).journal()] == [
+        "create",
+        "start upgrade",
+    ]
+
+
+def test_every_next_step_names_a_command_that_there_is():
+    for command in NEXT_COMMANDS.values():
+        assert command.removeprefix("onward ") in COMMANDS
+
+
+def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery):
+    open_gallery(gallery).add_space(Space("side@1", 2))
+    side = linear(
+        OLD, Space("side@1", 2), NEW, np.ones((4, 6), np.float32), np.zeros(4), made_by={}
+    )
+    side.save(files / "with-side")
+    answer("upgrade", "start", gallery, files / "with-side")
+    words = ["upgrade", "verify", gallery, str(files / "with-side"), "--json"]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 1
+    assert "(--leave-out)" in json.loads(refused.stdout)["next_steps"][0]["why"]
+    assert json.loads(answer(*words, "--leave-out"))["passed"]
 
 
 def test_upgraded_gallery_is_searched_exported_and_compared(files, gallery):

@@ -76,7 +76,9 @@ def assert_upgraded_are_what_h_makes_of_what_is_stored(gallery, transformation=H
 
 
 def steps_of(value):
-    return [one["step"] for one in json.loads(json.dumps(value.to_json()))["next_steps"]]
+    steps = json.loads(json.dumps(value.to_json()))["next_steps"]
+    assert all(one["command"].startswith("onward upgrade ") and one["why"] for one in steps)
+    return [one["step"] for one in steps]
 
 
 # The whole way
@@ -124,10 +126,14 @@ def test_every_step_may_be_repeated_and_is_in_the_journal(gallery):
         assert upgrade.roll_back().serving == OLD
     np.testing.assert_array_equal(gallery.read(NEW).vectors, before)
     events = [entry["event"] for entry in gallery.journal()]
-    expected = ["create", "start upgrade", "run", "run", "verify", "cut over", "serve", "roll back"]
+    expected = ["create", "start upgrade", "run", "run", "verify", "cut over", "roll back"]
     assert events == expected
     entries = gallery.journal()
     assert entries[1]["made_by"]["digest"] == H.digest
+    cut_over = entries[5]
+    assert cut_over["transformation"] == H.digest
+    assert (cut_over["space"], cut_over["query_model"]) == (NEW.to_json(), "new-model")
+    assert (cut_over["verification"], cut_over["forced"]) == ("passed", False)
     assert [entry["done"] for entry in entries[2:4]] == [ROWS, 0]
     assert entries[5]["forced"] is False
 
@@ -201,6 +207,15 @@ def test_a_plan_leaves_nothing_where_temporary_files_go(gallery, tmp_path, monke
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_a_plan_says_where_it_could_not_measure(tmp_path, monkeypatch):
+    gallery = create_gallery(tmp_path / "g.lance", OLD, SIDE)
+    gallery.add(embed(OLD, "a"), embed(SIDE, "a"))
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(GalleryError, match=r"could not be measured .*file.*set TMPDIR to a dir"):
+        plan_upgrade(gallery, H)
+
+
 def test_a_plan_counts_what_is_done_already(gallery):
     gallery.add_space(NEW)
     gallery.add(embed(OLD, ["n"]), embed(NEW, ["n"]))
@@ -219,6 +234,8 @@ def test_a_transformation_that_does_not_fit_the_gallery_is_refused(gallery):
     cases = [
         (make_transformation(old=other), r"has no vectors in other@7 .*; it has old@1 .*, side@1"),
         (make_transformation(old=NEW, new=OLD), r"seems to go the wrong way: fit one from old@1"),
+        (make_transformation(new=OLD), r"goes from old@1 .* to old@1 .*, which it reads itself"),
+        (make_transformation(new=SIDE), r"to side@1 .*, which it reads itself"),
         (make_transformation(side=other), r"needs side-information in other@7 .* has none; it has"),
     ]
     for transformation, words in cases:
@@ -386,7 +403,7 @@ def test_items_that_would_be_lost_fail_a_verification_unless_that_is_allowed(gal
         upgrade.cut_over(query_model="m")
     assert upgrade.verify(leave_out=True).passed
     upgrade.cut_over(query_model="m")
-    assert gallery.journal()[-1]["event"] == "serve"
+    assert gallery.journal()[-1]["event"] == "cut over"
 
 
 def test_rows_that_cannot_be_found_now_do_not_fail_a_verification(gallery, upgrade):

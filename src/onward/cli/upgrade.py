@@ -12,10 +12,14 @@ from onward.cli.output import AsJson, show, tell
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from onward.upgrading import Upgrade
+    from onward.upgrading import Upgrade, UpgradeResult
 
 TransformationPath = Annotated[Path, typer.Argument(help="Directory written by `fit`.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it although checks failed; is logged.")]
+LeaveOut = Annotated[
+    bool,
+    typer.Option("--leave-out", help="Allow that items which cannot be carried over are lost."),
+]
 QueryModel = Annotated[
     str | None,
     typer.Option(help="Fingerprint of the model that embeds queries; default: the new space."),
@@ -46,6 +50,7 @@ def everything(
     transformation: TransformationPath,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
     query_model: QueryModel = None,
+    leave_out: LeaveOut = False,
     as_json: AsJson = False,
 ) -> None:
     """Plan; with --yes also run, verify and cut over.
@@ -63,8 +68,11 @@ def everything(
     upgrade = _open(gallery, transformation)
     tell(str(plan_upgrade(upgrade.gallery, upgrade.transformation)))
     upgrade.start()
-    _run(upgrade)
-    tell(str(upgrade.verify()))
+    result = _run(upgrade)
+    if result.stopped:
+        show(result, as_json)
+        raise typer.Exit(1)
+    tell(str(upgrade.verify(leave_out=leave_out)))
     show(upgrade.cut_over(query_model=query_model or upgrade.transformation.new.name), as_json)
 
 
@@ -84,11 +92,16 @@ def plan(gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJso
 def start(gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False) -> None:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
 
+    Ctrl-C stops it within a batch and ends it with 1; nothing is lost.
+
     Example: onward upgrade start photos.lance old-to-new/
     """
     upgrade = _open(gallery, transformation)
     upgrade.start()
-    show(_run(upgrade), as_json)
+    result = _run(upgrade)
+    show(result, as_json)
+    if result.stopped:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -107,13 +120,14 @@ def verify(
     gallery: GalleryUrl,
     transformation: TransformationPath,
     sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
+    leave_out: LeaveOut = False,
     as_json: AsJson = False,
 ) -> None:
     """Prove that every row is there and right; exit with 1 if not.
 
     Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
     """
-    verification = _open(gallery, transformation).verify(sample_rows=sample)
+    verification = _open(gallery, transformation).verify(sample_rows=sample, leave_out=leave_out)
     show(verification, as_json)
     if not verification.passed:
         raise typer.Exit(1)
@@ -179,7 +193,7 @@ def _open(gallery: str, transformation: Path) -> "Upgrade":
     return Upgrade(open_gallery(gallery), Transformation.load(transformation))
 
 
-def _run(upgrade: "Upgrade") -> Any:
+def _run(upgrade: "Upgrade") -> "UpgradeResult":
     from onward.progress import progress_bar
 
     with progress_bar("Upgrade", unit="rows") as progress:

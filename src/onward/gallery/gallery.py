@@ -327,10 +327,13 @@ class Gallery:
         """Build what `search(approximate=True)` uses, where the store has such a thing."""
         self._store.build_index(self._fields([space])[0])
 
-    def serve(self, space: Space, *, query_model: str | None) -> None:
+    def serve(
+        self, space: Space, *, query_model: str | None, event: Mapping[str, Any] | None = None
+    ) -> None:
         """Let a space answer queries from now on, and record which model embeds them: one step.
 
-        What served before can be rolled back to. Nothing happens if it is so already.
+        What served before can be rolled back to. Nothing happens if it is so already. The journal
+        tells of it with `event` besides space and query model.
         """
         now = Served(space, query_model)
 
@@ -338,7 +341,7 @@ class Gallery:
             find_field(self.url, record, space)
             return with_serving(record, now)
 
-        change_record(self._store, changed, {"event": "serve", **now.to_json()})
+        change_record(self._store, changed, {"event": "serve", **(event or {}), **now.to_json()})
 
     def roll_back(self) -> Space:
         """Let the space that served before answer queries again, and its query model; one step.

@@ -86,8 +86,14 @@ def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
         return
     from onward.gallery.lancedb import create_lancedb
 
-    with TemporaryDirectory(prefix="onward-") as directory:
-        yield Gallery(create_lancedb(Path(directory) / "scratch.lance", record, entry))
+    try:
+        with TemporaryDirectory(prefix="onward-") as directory:
+            yield Gallery(create_lancedb(Path(directory) / "scratch.lance", record, entry))
+    except (GalleryError, OSError) as error:
+        raise GalleryError(
+            f"the time to write could not be measured where temporary files go: {error}. Nothing "
+            f"was written to gallery {like.url}; set TMPDIR to a directory with room"
+        ) from error
 
 
 def _first_record(

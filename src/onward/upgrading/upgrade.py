@@ -217,9 +217,13 @@ class Upgrade:
         verified = self._verification()
         if verified != "passed" and not force:
             raise UpgradeError(_why_not(verified, self.gallery.url))
-        event = {"event": "cut over", "transformation": self.transformation.digest}
-        self.gallery.log({**event, "verification": verified, "forced": verified != "passed"})
-        self.gallery.serve(new, query_model=query_model)
+        event = {
+            "event": "cut over",
+            "transformation": self.transformation.digest,
+            "verification": verified,
+            "forced": verified != "passed",
+        }
+        self.gallery.serve(new, query_model=query_model, event=event)
         return self.status()
 
     def roll_back(self) -> UpgradeStatus:
@@ -271,5 +275,5 @@ def _why_not(verified: str, url: str) -> str:
     }
     return (
         f"gallery {url} was not cut over: {reasons[verified]}. To cut over all the same, and have "
-        "that logged, say force=True"
+        "that logged, say force=True (--force)"
     )

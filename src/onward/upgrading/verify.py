@@ -130,7 +130,8 @@ class Verification:
             steps.append(next_step("run", f"{self.work.to_do:,} rows are to be done"))
         if self.lost and not self.leave_out:
             rows = sum(one.rows for one in self.lost)
-            why = f"{rows:,} items cannot be carried over: embed them, or verify with leave_out"
+            why = f"{rows:,} items cannot be carried over: embed them, or allow that they are lost"
+            why += " by verifying with leave_out (--leave-out)"
             steps.append(next_step("verify", why))
         return steps
 

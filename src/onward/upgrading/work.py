@@ -83,7 +83,7 @@ def needed_spaces(transformation: Transformation) -> tuple[Space, ...]:
 
 
 def check_fits(gallery: Gallery, transformation: Transformation) -> None:
-    """Refuse a transformation that reads a space which the gallery does not have.
+    """Refuse a transformation that reads a space which the gallery lacks, or one that it writes.
 
     Raises:
         UpgradeError: saying what is missing, and whether the direction is wrong.
@@ -91,6 +91,11 @@ def check_fits(gallery: Gallery, transformation: Transformation) -> None:
     spaces = gallery.spaces()
     old, side, new = transformation.old, transformation.side, transformation.new
     known = ", ".join(str(space) for space in spaces)
+    if new in (old, side):
+        raise UpgradeError(
+            f"the transformation goes from {old} to {new}, which it reads itself; there is nothing "
+            "to upgrade, and what was given stays as it is. Give a transformation to another space"
+        )
     if old not in spaces:
         why = f"gallery {gallery.url} has no vectors in {old}; it has {known}"
         if new in spaces:
@@ -152,9 +157,19 @@ def describe_transformation(transformation: Transformation) -> dict[str, Any]:
     }
 
 
-def next_step(verb: str, why: str) -> dict[str, str]:
-    """Return what to do next, for machines: the verb of the library and the command line."""
-    return {"step": verb, "why": why}
+COMMANDS = {
+    "start": "onward upgrade start",
+    "run": "onward upgrade start",
+    "verify": "onward upgrade verify",
+    "cut_over": "onward upgrade cutover",
+    "roll_back": "onward upgrade rollback",
+}
+"""Of each step, a method of `Upgrade`: the command that does it."""
+
+
+def next_step(step: str, why: str) -> dict[str, str]:
+    """Return what to do next, for machines: the method of `Upgrade`, its command, and why."""
+    return {"step": step, "command": COMMANDS[step], "why": why}
 
 
 def check_started(gallery: Gallery, transformation: Transformation) -> Mapping[str, Any]:
