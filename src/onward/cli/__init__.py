@@ -6,12 +6,15 @@ right (one message, no traceback), 2 wrong usage. Commands import the library in
 so that `onward --help` is quick.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `onward` with these arguments (default: those of the process), then exit."""
+    # Threads that wait for each other by spinning slow all down where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from onward.cli.app import app
     from onward.errors import OnwardError
 

@@ -67,6 +67,8 @@ class Recipe(BaseModel):
         name: what the study is called.
         seed: every other seed is derived from it.
         precision: "32-true" or "bf16-mixed", for training the networks that see images.
+        threads: CPU threads that torch computes with; all if not given. Tiny networks are quickest
+            on one, above all where other programs want the cores too.
         views: how often each training image is embedded to fit the transformation: once as it is,
             the other times augmented.
         data: the images.
@@ -83,6 +85,7 @@ class Recipe(BaseModel):
     name: str
     seed: int = Field(default=0, ge=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    threads: int | None = Field(default=None, ge=1)
     views: int = Field(default=1, ge=1)
     data: DataSettings = DataSettings()
     backbone: BackboneSpec = BackboneSpec()

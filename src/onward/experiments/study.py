@@ -9,8 +9,12 @@ Nothing here computes a number that a library function could give.
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from onward.artifacts import write_aside
 from onward.compatibility import Comparison, compare, evaluate_embeddings
@@ -65,6 +69,11 @@ def run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
             classes than there are.
         DataError: if the images cannot be read.
     """
+    with _threads(recipe.threads):
+        return _run_study(recipe, out, stage)
+
+
+def _run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
     started = time.monotonic()
     _prepare(out, recipe)
     train, test, old_classes = _open(recipe)
@@ -96,6 +105,17 @@ def run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
     write_page(page, comparison, items=test, rankings=rankings, old_classes=old_classes, run=run)
     stage.tell(f"Report: {page}")
     return comparison
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads inside; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prepare(out: Path, recipe: Recipe) -> None:
