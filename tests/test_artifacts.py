@@ -106,6 +106,18 @@ def test_what_is_no_such_artefact_is_never_replaced(saved, tmp_path):
     assert (tmp_path / "note").read_text() == "hello"
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(saved, tmp_path):
+    link = tmp_path / "current"
+    link.symlink_to("h")
+    for seed in (4, 5):
+        newer = replace(ARTIFACT, made_by={"seed": seed})
+        write_artifact(link, newer)
+        assert_same(read_artifact(saved, "transformation"), newer)
+        assert_same(read_artifact(link, "transformation"), newer)
+    assert link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"h", "current"}
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md", "model.onnx"])
 def test_a_flipped_bit_in_any_byte_of_any_file_is_refused(saved, name):
     path = saved / name
@@ -153,6 +165,18 @@ def rewrite_header(directory, **changes):
     del header["digest"]
     header["digest"] = digest(canonical_json(header))
     (directory / "config.json").write_bytes(canonical_json(header))
+
+
+@pytest.mark.parametrize("field", ["format", "config", "made_by", "digests"])
+def test_a_header_without_one_of_its_fields_is_refused(saved, field):
+    header = {name: value for name, value in read_header(saved).items() if name != field}
+    del header["digest"]
+    header["digest"] = digest(canonical_json(header))
+    (saved / "config.json").write_bytes(canonical_json(header))
+    with pytest.raises(
+        ArtifactError, match=r"config\.json is no header of an artefact; it needs f"
+    ):
+        read_artifact(saved, "transformation")
 
 
 def test_a_newer_format_asks_for_a_newer_onward(saved):

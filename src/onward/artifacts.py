@@ -74,10 +74,12 @@ def canonical_json(value: Any) -> bytes:
 def write_artifact(directory: Path | str, artifact: Artifact) -> None:
     """Write an artefact; an older one of the same kind in its place is replaced as a whole.
 
+    Where the directory is a link, what it leads to is written and the link stays.
+
     Raises:
         ArtifactError: if something that is no such artefact stands in the way; it is left alone.
     """
-    target = Path(directory).absolute()
+    target = Path(directory).resolve()
     _refuse_to_replace_others(target, artifact.kind)
     contents = dict(artifact.files)
     contents[ARRAYS] = save_arrays({k: np.ascontiguousarray(v) for k, v in artifact.arrays.items()})
@@ -114,11 +116,13 @@ def read_artifact(directory: Path | str, kind: str) -> Artifact:
         ArtifactError: if it is missing, of another kind, of a newer format, or a byte has changed.
     """
     target = Path(directory)
-    if not target.exists() and _replaced(target).exists():  # killed between two renames
-        _replaced(target).rename(target)
+    whole = target.resolve()
+    if not whole.exists() and _replaced(whole).exists():  # killed between two renames
+        _replaced(whole).rename(whole)
     header = read_header(target)
     if header.get("kind") != kind:
         raise ArtifactError(f"{target} holds this kind: {header.get('kind')}; needed: {kind}")
+    _check_fields(target, header)
     if header["format"] > FORMAT:
         raise ArtifactError(
             f"{target} has format {header['format']}, this Onward reads up to {FORMAT}; "
@@ -171,6 +175,22 @@ def write_aside(target: Path) -> Iterator[Path]:
         _sync_directory(target.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _check_fields(target: Path, header: Mapping[str, Any]) -> None:
+    digests = header.get("digests")
+    fits = (
+        isinstance(header.get("format"), int)
+        and isinstance(digests, dict)
+        and {ARRAYS, CARD} <= digests.keys()
+        and isinstance(header.get("config"), dict)
+        and isinstance(header.get("made_by"), dict)
+    )
+    if not fits:
+        raise ArtifactError(
+            f"{target / CONFIG} is no header of an artefact; it needs format, config, made_by and "
+            f"digests of {ARRAYS} and {CARD}. Restore it from a copy"
+        )
 
 
 def _replaced(target: Path) -> Path:
