@@ -532,6 +532,41 @@ def test_an_onnx_file_of_another_shape_says_what_is_needed(tmp_path, settings, w
         EmbeddingModel.from_onnx(path, name="other", input=GREY_8)
 
 
+def graph_file(path, *nodes, output, constant=()):
+    """An ONNX graph of one input of grey images of 8 px, in batches of any size."""
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 1, 8, 8])
+    values = [numpy_helper.from_array(np.array(constant, np.int64), "constant")]
+    graph = helper.make_graph(list(nodes), "a graph", [pixels], [output], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_onnx_file_that_was_traced_with_one_image_says_how_to_export_it(items, tmp_path, capfd):
+    flat = helper.make_node("Reshape", ["pixels", "constant"], ["flat"])
+    output = helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", 64])
+    path = graph_file(tmp_path / "one.onnx", flat, output=output, constant=(1, 64))
+    model = EmbeddingModel.from_onnx(path, name="one", input=GREY_8)
+    assert len(model.embed(items, batch_items=1)) == len(items)
+    with pytest.raises(ModelError, match=r"cannot be run on 4 images .*Reshape.*a batch of any si"):
+        model.embed(items, batch_items=4)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_onnx_file_whose_first_output_is_no_vector_says_what_it_needs(tmp_path):
+    mean = helper.make_node("ReduceMean", ["pixels"], ["mean"], keepdims=0)
+    output = helper.make_tensor_value_info("mean", TensorProto.FLOAT, [])
+    number = graph_file(tmp_path / "mean.onnx", mean, output=output)
+    several = helper.make_node("SequenceConstruct", ["pixels"], ["several"])
+    output = helper.make_tensor_sequence_value_info("several", TensorProto.FLOAT, None)
+    sequence = graph_file(tmp_path / "several.onnx", several, output=output)
+    for path in (number, sequence):
+        with pytest.raises(
+            ModelError, match=r"first output is a .* of no images; it needs \(images"
+        ):
+            EmbeddingModel.from_onnx(path, name="other", input=GREY_8)
+
+
 def test_a_file_that_is_no_onnx_is_refused(tmp_path):
     with pytest.raises(ModelError, match="there is no ONNX file"):
         EmbeddingModel.from_onnx(tmp_path / "none.onnx", name="none", input=GREY_8)

@@ -83,8 +83,7 @@ class OnnxEngine(Engine):
             if fixed:
                 missing = fixed - len(batch)
                 images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
-            output: np.ndarray = session.run(None, {wanted.name: images})[0]
-            yield output[: len(batch)]
+            yield _run(session, wanted.name, images)[: len(batch)]
 
     @cached_property
     def _session(self) -> Any:
@@ -103,6 +102,22 @@ class OnnxEngine(Engine):
         return {ONNX_FILE: self.graph}
 
 
+def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:
+    try:
+        output: Any = session.run(None, {name: images})[0]
+    except Exception as error:  # onnxruntime's own errors have no common class
+        raise ModelError(
+            f"the ONNX file cannot be run on {len(images)} images ({str(error).splitlines()[0]}); "
+            "export it with a batch of any size (dynamic), or with the fixed one it was traced with"
+        ) from error
+    if not isinstance(output, np.ndarray) or output.ndim == 0:
+        raise ModelError(
+            f"the ONNX file's first output is a {type(output).__name__} of no images; it needs "
+            "(images, dimensions). Export the model with one vector an image as its first output"
+        )
+    return output
+
+
 def _session(graph: bytes, device: str) -> Any:
     import onnxruntime
 
@@ -118,7 +133,7 @@ def _session(graph: bytes, device: str) -> Any:
             "give 'cpu', or install onnxruntime-gpu for 'cuda'"
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, not printed as well
     try:
         return onnxruntime.InferenceSession(graph, options, providers=[providers[kind]])
     except Exception as error:  # onnxruntime's own errors have no common class
