@@ -245,6 +245,19 @@ def test_queries_nobody_can_answer_are_counted_not_shown_as_numbers(tmp_path, it
     assert (numbers["map"], numbers["queries"], numbers["left out"]) == ("–", "0", "4")
 
 
+def test_a_cell_with_a_long_name_leaves_room_for_the_curves(tmp_path, galleries):
+    queries, gallery = galleries["new/old"]
+    evaluation = evaluate_embeddings(queries, gallery, exclude_self=True)
+    name = "new/old " + "of last year's winter sale " * 9
+    page = write(tmp_path / "page.html", compare(dict.fromkeys((*GRID_CELLS, name), evaluation)))
+    elements = Elements(page)
+    assert name.strip() in [e["text"].strip() for e in elements.of("b")]
+    starts = [float(e["d"][1:].split()[0]) for e in elements.of("path") if e["class"] == "line"]
+    assert max(starts) < 300
+    longest = max((e["text"] for e in elements.of("text")), key=len)
+    assert len(longest) < 60
+
+
 def test_curves_end_where_the_shortest_ranking_does(tmp_path, galleries):
     queries, gallery = galleries["new/old"]
     relevance = Relevance.between(queries, gallery, exclude_self=True)

@@ -37,6 +37,7 @@ STROKES: Mapping[str, Stroke] = MappingProxyType(
         "new/new": Stroke("new", "2 3", "square"),
     }
 )
+_LONGEST_NAME = 30  # letters; more find no room beside the curves on a phone
 _OTHER = Stroke("aside", "4 2 1 2", "plus")
 _KEY_LINE = 22
 
@@ -100,7 +101,7 @@ def cmc_chart(comparison: Comparison, *, width: int, height: int, beside: bool) 
     ks = curve_ks(comparison)
     curves = {name: comparison.cells[name].curve(ks[-1]).tolist() for name in names}
     names.sort(key=lambda name: -curves[name][0])
-    left = 7.2 * max(map(len, names), default=0) + 62 if beside else 8.0
+    left = 7.2 * max((len(_short(name)) for name in names), default=0) + 62 if beside else 8.0
     key_height = 0 if beside else _KEY_LINE * len(names) + 12
     floor = axis_floor(comparison)
     frame = Frame(width, height, left, width - 34.0, 34.0, height - 44.0, floor, ks)
@@ -164,7 +165,7 @@ def _names(frame: Frame, curves: Mapping[str, Sequence[float]], names: Sequence[
     return "".join(
         f'<path class="leader" d="M{end + 4:.1f} {place:.1f}L{frame.left - 8:.1f} {start:.1f}"/>'
         f'<text class="name tone-{_stroke(name).tone}" text-anchor="end" x="{end:.1f}" '
-        f'y="{place + 4.5:.1f}">{escape(name)} {percent(curves[name][0])}</text>'
+        f'y="{place + 4.5:.1f}">{escape(_short(name))} {percent(curves[name][0])}</text>'
         for name, start, place in zip(names, starts, places, strict=True)
     )
 
@@ -177,10 +178,15 @@ def _key(frame: Frame, curves: Mapping[str, Sequence[float]], names: Sequence[st
         parts.append(
             f'<g class="tone-{stroke.tone}"><path class="line" stroke-dasharray="{stroke.dash}" '
             f'd="M8 {y}h44"/>{marker(stroke.marker, 30.0, y)}</g>'
-            f'<text class="name tone-{stroke.tone}" x="62" y="{y + 4.5}">{escape(name)} '
+            f'<text class="name tone-{stroke.tone}" x="62" y="{y + 4.5}">{escape(_short(name))} '
             f"{percent(curves[name][0])}</text>"
         )
     return "".join(parts)
+
+
+def _short(name: str) -> str:
+    """Return a name that fits beside the curves; the table below has all of it."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _stroke(name: str) -> Stroke:
