@@ -1,19 +1,30 @@
 """Known faults of apple/ml-fct, by number, and traps of other libraries' metrics, each shown not
-to be here. Faults 6, 7, 8 and 11 concern configuration, models, data and transformations.
+to be here. That each backbone takes a batch of one is tested beside the backbones (fault 7).
 """
 
 import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydantic import ValidationError
 from sklearn.metrics import average_precision_score
 
 from onward.compatibility import compare, evaluate_embeddings
-from onward.errors import SpaceMismatchError
+from onward.data import open_items
+from onward.errors import ConfigurationError, SpaceMismatchError
 from onward.evaluation import average_precision, evaluate
+from onward.experiments.recipe import load_recipe
+from onward.models import EmbeddingModel
+from onward.models.inputs import InputSpec
+from onward.nn.specs import BackboneSpec
 from onward.rankings import Relevance
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
+from onward.training.settings import FitSettings, RunSettings
+from onward.training.transformations import fit
+from onward.training.views import embed_views
+from onward.transformation import linear
 
 
 def embeddings(vectors, labels, *, ids=None, metric="l2", name="old"):
@@ -73,6 +84,67 @@ def test_fault_5_no_matrix_of_queries_by_gallery_ever_stands_in_memory():
     assert four_times_the_queries < 2000 * 2000 * 40  # a matrix, its argsort and its hits
 
 
+def test_fault_6_a_misspelt_name_in_a_configuration_is_refused_and_never_ignored(tmp_path):
+    bundled = load_recipe("digits").model_dump()
+    assert "epochs" in bundled["fit"]
+    with pytest.raises(ConfigurationError, match=r"no 'epoch'; did you mean 'epochs'"):
+        load_recipe("digits", {"fit.epoch": 3})
+    (tmp_path / "own.toml").write_text('name = "own"\n[fit]\nepoch = 3\n')
+    with pytest.raises(ConfigurationError, match=r"no 'epoch'; did you mean 'epochs'"):
+        load_recipe(str(tmp_path / "own.toml"))
+    with pytest.raises(ValidationError, match="epoch"):
+        FitSettings(epoch=3)
+    with pytest.raises(ValidationError, match="widht"):
+        BackboneSpec(widht=3)
+
+
+class Counting:
+    """A model of the user's that counts how many images it was given."""
+
+    def __init__(self):
+        self.images = 0
+
+    def __call__(self, pixels):
+        self.images += len(pixels)
+        return pixels.reshape(len(pixels), -1)[:, 20:26].astype(np.float32)
+
+
+def counted_model(name):
+    counting = Counting()
+    input = InputSpec(8, 1, (0.5,), (0.5,))
+    return EmbeddingModel.from_callable(counting, name=name, dim=6, input=input), counting
+
+
+def test_fault_7_one_item_alone_gives_what_it_gives_in_a_batch():
+    items = open_items("digits").select(range(5))
+    model, _ = counted_model("old")
+    vectors = model.embed(items)
+    weight, bias = np.eye(6, dtype=np.float32), np.ones(6, np.float32)
+    h = linear(model.space, None, Space("new", 6), weight, bias, made_by={})
+    for row in range(5):
+        alone = model.embed(items.select([row]))
+        assert alone.vectors.shape == h.apply(alone).vectors.shape == (1, 6)
+        np.testing.assert_array_equal(alone.vectors[0], vectors.vectors[row])
+        np.testing.assert_array_equal(h.apply(alone).vectors[0], h.apply(vectors).vectors[row])
+        found = search(alone, vectors, 3, exclude_self=False)
+        np.testing.assert_array_equal(
+            found.rows[0], search(vectors, vectors, 3, exclude_self=False).rows[row]
+        )
+        assert search(alone, alone, 1, exclude_self=False).rows.tolist() == [[0]]
+
+
+def test_fault_8_the_first_classes_are_the_lowest_labels_and_not_the_first_strings(tmp_path):
+    for number in range(60):
+        for folder in (tmp_path / "numbers" / f"{number}", tmp_path / "names" / f"class{number}"):
+            folder.mkdir(parents=True)
+            Image.new("L", (1, 1)).save(folder / "a.png")
+    for source, prefix in (("numbers", ""), ("names", "class")):
+        items = open_items(tmp_path / source)
+        assert items.labels.tolist() == list(range(60))
+        first = items.of_classes(range(12))
+        assert first.ids == tuple(f"{prefix}{number}/a.png" for number in range(12))
+
+
 def test_fault_9_values_are_fractions_and_only_what_is_printed_is_percent():
     made = evaluate_embeddings(QUERIES, GOOD, exclude_self=False)
     comparison = compare(dict.fromkeys(("old/old", "new/old", "new/new"), made))
@@ -89,6 +161,18 @@ def test_fault_10_vectors_of_different_spaces_are_never_compared():
         evaluate_embeddings(new, GOOD, exclude_self=False)
     with pytest.raises(SpaceMismatchError, match="the queries are in new"):
         search(new, GOOD, 1, exclude_self=False)
+
+
+def test_fault_11_without_side_information_the_old_model_sees_each_image_once():
+    items = open_items("digits").select(range(60))
+    (old, seen_by_old), (new, seen_by_new) = counted_model("old"), counted_model("new")
+    seen = embed_views([old, new], items, augmentation=None, views=1)
+    settings, run = FitSettings(method="ridge"), RunSettings(device="cpu")
+    h = fit(seen[old.space], None, seen[new.space], settings=settings, seed=0, run=run)
+    assert h.side is None
+    gallery = old.embed(items)
+    assert len(h.apply(gallery)) == 60
+    assert (seen_by_old.images, seen_by_new.images) == (120, 60)  # to fit, and the gallery
 
 
 def test_fault_12_a_query_with_nothing_to_find_is_neither_a_failure_nor_unmentioned():
