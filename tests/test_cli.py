@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 
 from onward.cli.app import app
 from onward.cli.options import parse_classes
-from onward.errors import ConfigurationError, GalleryError
+from onward.errors import (
+    ArtifactError,
+    ConfigurationError,
+    EmbeddingsError,
+    EvaluationError,
+    GalleryError,
+)
 from onward.gallery import open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
@@ -233,6 +239,34 @@ def test_upgraded_gallery_is_searched_exported_and_compared(files, gallery):
         )
     )
     assert scored == compared["cells"]["new/old"]
+
+
+def test_files_of_other_items_or_of_one_model_are_not_compared(files):
+    old = Embeddings.load(files / "old.parquet")
+    old.select(range(11)).save(files / "fewer.parquet")
+    words = ["compare", "--upgraded", files / "upgraded.parquet", "--exclude-self"]
+    with pytest.raises(EvaluationError, match=r"1 items stand in only one of .*, the first"):
+        answer(*words, "--old", files / "fewer.parquet", "--new", files / "new.parquet")
+    with pytest.raises(EvaluationError, match=r"are both in new@2 .*; give .* with --old"):
+        answer(*words, "--old", files / "new.parquet", "--new", files / "new.parquet")
+    Embeddings.load(files / "new.parquet").select(range(11)).save(files / "new-fewer.parquet")
+    with pytest.raises(EvaluationError, match="stand in only one of"):
+        answer(*words, "--old", files / "old.parquet", "--new", files / "new-fewer.parquet")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EmbeddingsError, match="must end in"):
+        answer("embed", tmp_path / "no-model", "digits", tmp_path / "out.npy")
+    with pytest.raises(ArtifactError, match=r"cannot be written: .*file is no directory"):
+        answer("embed", tmp_path / "no-model", "digits", tmp_path / "file" / "out.parquet")
+
+
+def test_something_else_in_the_way_is_refused_before_the_work(files):
+    with pytest.raises(ArtifactError, match="holds no embedding-model; it was left as it is"):
+        answer("train", "no-such-data", files / "old-to-new")
+    with pytest.raises(ArtifactError, match="holds no transformation; it was left as it is"):
+        answer("fit", files / "none.parquet", files / "none.parquet", files / "old.parquet")
 
 
 def test_queries_of_the_wrong_model_are_refused_by_the_command(files, gallery):

@@ -80,7 +80,7 @@ def write_artifact(directory: Path | str, artifact: Artifact) -> None:
         ArtifactError: if something that is no such artefact stands in the way; it is left alone.
     """
     target = Path(directory).resolve()
-    _refuse_to_replace_others(target, artifact.kind)
+    check_replaceable(target, artifact.kind)
     contents = dict(artifact.files)
     contents[ARRAYS] = save_arrays({k: np.ascontiguousarray(v) for k, v in artifact.arrays.items()})
     contents[CARD] = artifact.card.encode()
@@ -197,7 +197,12 @@ def _replaced(target: Path) -> Path:
     return target.with_name(f".{target.name}.replaced")
 
 
-def _refuse_to_replace_others(target: Path, kind: str) -> None:
+def check_replaceable(target: Path, kind: str) -> None:
+    """Refuse to write where something stands that is no artefact of this kind.
+
+    Raises:
+        ArtifactError: saying so; what stands there is left alone.
+    """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     header = read_header(target) if (target / CONFIG).is_file() else {}

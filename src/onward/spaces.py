@@ -166,9 +166,7 @@ class Embeddings:
 
         from onward.artifacts import write_aside
 
-        target = Path(path)
-        if target.suffix != ".parquet":
-            raise EmbeddingsError(f"embeddings are saved as Parquet; {target} must end in .parquet")
+        target = check_suffix(path)
         flat = pa.array(self.vectors.reshape(-1), pa.float32())
         columns = {
             "id": pa.array(self.ids, pa.string()),
@@ -218,6 +216,18 @@ def check_same_space(query: Space, gallery: Space) -> None:
             f"nothing. Upgrade the gallery from {gallery.name} to {query.name} first "
             "(onward upgrade GALLERY TRANSFORMATION), or embed the queries with the old model"
         )
+
+
+def check_suffix(path: Path | str) -> Path:
+    """Return the path of a file that embeddings can be saved to.
+
+    Raises:
+        EmbeddingsError: if it does not end in `.parquet`.
+    """
+    target = Path(path)
+    if target.suffix != ".parquet":
+        raise EmbeddingsError(f"embeddings are saved as Parquet; {target} must end in .parquet")
+    return target
 
 
 def check_unique(ids: Ids) -> None:

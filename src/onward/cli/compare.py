@@ -41,10 +41,26 @@ def compare_files(old: Path, upgraded: Path, new: Path, *, exclude_self: bool) -
 
 
 def read_cells(old: Path, upgraded: Path, new: Path) -> "dict[str, tuple[Embeddings, Embeddings]]":
-    """Return queries and gallery of each cell from three files that hold the same items."""
+    """Return queries and gallery of each cell from three files that hold the same items.
+
+    Raises:
+        EvaluationError: if they do not, or old and new are of one model.
+    """
+    from onward.errors import EvaluationError
     from onward.spaces import Embeddings
 
-    by_new = Embeddings.load(new)
-    by_old = Embeddings.load(old).align(by_new.ids)
-    carried = Embeddings.load(upgraded).align(by_new.ids)
+    by_new, by_old, carried = (Embeddings.load(path) for path in (new, old, upgraded))
+    if by_old.space == by_new.space:
+        raise EvaluationError(
+            f"{old} and {new} are both in {by_new.space}; give the items by the old model with "
+            "--old, and by the new one with --new"
+        )
+    for path, one in ((old, by_old), (upgraded, carried)):
+        apart = sorted(set(one.ids) ^ set(by_new.ids))
+        if apart:
+            raise EvaluationError(
+                f"{len(apart)} items stand in only one of {path} and {new}, the first "
+                f"{apart[0]!r}; give files of the same items"
+            )
+    by_old, carried = by_old.align(by_new.ids), carried.align(by_new.ids)
     return {"old/old": (by_old, by_old), "new/old": (by_new, carried), "new/new": (by_new, by_new)}

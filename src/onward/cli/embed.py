@@ -14,6 +14,7 @@ from onward.cli.options import (
     LabelColumn,
     SkipBad,
     Split,
+    check_room,
     open_data,
 )
 from onward.cli.output import AsJson, show_fields
@@ -41,7 +42,11 @@ def embed(
     """
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
+    from onward.spaces import check_suffix
 
+    for path in (out, side_out):
+        if path is not None:
+            check_room(check_suffix(path))
     loaded = EmbeddingModel.load(model)
     items = open_data(
         data,

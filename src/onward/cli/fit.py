@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from onward.cli.options import Device, Directory, EmbeddingsFile, Seed
+from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
 from onward.cli.output import AsJson, show
 
 
@@ -35,7 +35,9 @@ def fit(
     from onward.spaces import Embeddings
     from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
     from onward.training.transformations import fit as fit_transformation
+    from onward.transformation import KIND
 
+    check_room(out, KIND)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
     if epochs is not None:
         given["epochs"] = epochs

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and how their words are read."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from onward.cli.output import tell
-from onward.errors import ConfigurationError
+from onward.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from onward.data.items import Items
@@ -55,6 +56,28 @@ def parse_classes(text: str) -> tuple[int, ...]:
             )
         numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
+
+
+def check_room(path: Path, kind: str | None = None) -> None:
+    """Refuse a place that cannot be written to before long work is done for it.
+
+    Args:
+        path: what is to be written.
+        kind: of the artefact that it is to be; None for a file.
+
+    Raises:
+        ArtifactError: naming what is in the way.
+    """
+    from onward.artifacts import check_replaceable
+
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise ArtifactError(
+            f"{path} cannot be written: {above} is no directory that you may write to. Give "
+            "another place"
+        )
+    if kind is not None:
+        check_replaceable(path, kind)
 
 
 def open_data(

@@ -17,6 +17,7 @@ from onward.cli.options import (
     Seed,
     SkipBad,
     Split,
+    check_room,
     open_data,
 )
 from onward.cli.output import AsJson, show, tell
@@ -87,12 +88,14 @@ def train(
 
     Example: onward train photos/ models/old --classes 0-49 --epochs 100 --layers 256
     """
+    from onward.models.files import KIND
     from onward.nn.specs import BackboneSpec
     from onward.progress import progress_bar
     from onward.training.checkpoints import forget_checkpoint
     from onward.training.layers import add_layers_side_information
     from onward.training.settings import RunSettings, read_settings
 
+    check_room(out, KIND)
     spec = read_settings(
         BackboneSpec,
         {"name": backbone, "dim": dim, "size": size, "channels": channels, "width": width},

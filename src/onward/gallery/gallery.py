@@ -227,8 +227,7 @@ class Gallery:
             count: how many; all if there are not more.
             seed: another seed chooses other items.
         """
-        batches = self._store.scan((), self._fields(with_spaces), (), BATCH_ROWS)
-        return choose(batches, count, seed)
+        return choose(self._store.scan((), self._fields(with_spaces), (), BATCH_ROWS), count, seed)
 
     def pending(
         self, needed: Sequence[Space], missing: Space, *, batch_rows: int = BATCH_ROWS
@@ -315,8 +314,7 @@ class Gallery:
         if k < 1:
             raise EvaluationError(f"the nearest {k} items were asked for; ask for at least 1")
         record = self._store.read_record()
-        at = record.find(queries.space)
-        if at is None or not allow_unserved:
+        if not (allow_unserved and record.find(queries.space)):
             check_served(self._store, record, queries.space)
         at = find_field(self.url, record, queries.space)
         return self._store.search(
@@ -332,8 +330,8 @@ class Gallery:
     ) -> None:
         """Let a space answer queries from now on, and record which model embeds them: one step.
 
-        What served before can be rolled back to. Nothing happens if it is so already. The journal
-        tells of it with `event` besides space and query model.
+        What served before can be rolled back to. Nothing happens if it is so already. `event` goes
+        into the journal with it.
         """
         now = Served(space, query_model)
 
@@ -368,8 +366,8 @@ class Gallery:
         """Return a digest that changes when items are added, updated, deleted or written to."""
         record = self._store.read_record()
         counts = {one.column: self._field_counts(one).to_json() for one in record.fields}
-        rows, revisions = self._store.count((), ()), self._store.revision_sum()
-        return digest(canonical_json({"rows": rows, "revisions": revisions, "counts": counts}))
+        whole = {"rows": self._store.count((), ()), "revisions": self._store.revision_sum()}
+        return digest(canonical_json({**whole, "counts": counts}))
 
     def bytes_of_writing(self, space: Space) -> int:
         """Return about how many bytes writing one vector of a space into a row takes."""

@@ -363,7 +363,9 @@ def open_lancedb(path: Path) -> LanceStore:
         GalleryError: if it is not there, or is no gallery.
     """
     if not path.exists():
-        raise GalleryError(f"there is no gallery {path}; make it with create_gallery")
+        raise GalleryError(
+            f"there is no gallery {path}; make it with create_gallery (onward gallery create)"
+        )
     if not _is_gallery(path):
         raise GalleryError(
             f"{path} is not a gallery: a gallery is a directory that holds {ITEMS}.lance and "
