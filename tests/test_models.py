@@ -426,6 +426,16 @@ def test_a_kind_of_a_newer_onward_is_refused(tmp_path):
         EmbeddingModel.load(tmp_path / "model")
 
 
+def test_a_backbone_with_settings_of_a_newer_onward_is_refused(tmp_path):
+    make_model().save(tmp_path / "model")
+    saved = read_artifact(tmp_path / "model", "embedding-model")
+    engine = {"kind": "backbone", "backbone": saved.config["engine"]["backbone"] | {"depth": 3}}
+    fields = (saved.config | {"engine": engine}, saved.arrays, {}, saved.card, saved.files)
+    write_artifact(tmp_path / "model", Artifact("embedding-model", *fields))
+    with pytest.raises(ArtifactError, match=r"this Onward does not know: depth. Install the ver"):
+        EmbeddingModel.load(tmp_path / "model")
+
+
 def test_a_model_prints_itself():
     model = make_model()
     model = model.with_layers(make_readout(model))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from onward.artifacts import Artifact, canonical_json, digest, digest_arrays
 from onward.errors import ArtifactError, MissingExtraError, ModelError
@@ -88,11 +89,17 @@ def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> 
     """Return the engine of a saved model.
 
     Raises:
-        ArtifactError: if it is of a kind that this Onward does not know.
+        ArtifactError: if it is of a kind, or has settings, that this Onward does not know.
     """
     config = artifact.config["engine"]
     if config["kind"] == "backbone":
-        spec = BackboneSpec(**config["backbone"])
+        try:
+            spec = BackboneSpec(**config["backbone"])
+        except ValidationError as error:
+            raise ArtifactError(
+                f"{directory} holds a backbone with settings that this Onward does not know: "
+                f"{error.errors()[0]['loc'][0]}. Install the version that wrote it, or a newer one"
+            ) from error
         engine: Engine = import_backbone_engine().of_arrays(spec, _strip(WEIGHTS, artifact.arrays))
         return engine
     if config["kind"] == "onnx":
