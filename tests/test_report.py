@@ -418,3 +418,20 @@ def test_the_page_holds_in_a_browser(browser, tmp_path, comparison, grid, look):
     assert len(ratios) > 200
     assert [ratio for ratio in ratios if ratio[0] < 4.5] == []
     page.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1440])
+def test_names_without_a_space_do_not_widen_the_page(
+    browser, tmp_path, comparison, items, rankings, width
+):
+    long = "a" * 200
+    named = replace(items, class_names=dict.fromkeys(range(10), long))
+    cells = {**comparison.cells, long: comparison.cells["new/old"]}
+    page_path = tmp_path / "page.html"
+    write(page_path, compare(cells), make_grid(named, rankings), title=long, facts={long: long})
+    page = browser.new_context(viewport={"width": width, "height": 800}).new_page()
+    page.goto(page_path.as_uri())
+    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.context.close()
