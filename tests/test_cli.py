@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from onward.cli import main
 from onward.cli.app import app
 from onward.cli.options import parse_classes
 from onward.errors import (
@@ -135,6 +136,17 @@ def test_a_refused_file_ends_with_1_and_one_message(tmp_path):
     code, _, err = run("embed", tmp_path / "file" / "model", "digits", tmp_path / "out.parquet")
     assert code == 1
     assert "Traceback" not in err
+
+
+def test_ctrl_c_ends_with_1_and_one_message(monkeypatch, capsys):
+    def interrupt(*anything):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onward.cli.info._describe", interrupt)
+    with pytest.raises(SystemExit) as end:
+        main(["info", "anything"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.strip().startswith("onward: interrupted; nothing was left half")
 
 
 def test_wrong_usage_ends_with_2():

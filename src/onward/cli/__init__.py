@@ -10,11 +10,26 @@ import os
 import sys
 from collections.abc import Sequence
 
+BY_CTRL_C = 130
+"""What typer ends with when it is interrupted from the keyboard."""
+INTERRUPTED = "interrupted; nothing was left half written, run the same again to go on"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `onward` with these arguments (default: those of the process), then exit."""
     # Threads that wait for each other by spinning slow all down where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        fail(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == BY_CTRL_C:
+            fail(INTERRUPTED)
+        raise
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     from onward.cli.app import app
     from onward.errors import OnwardError
 
