@@ -422,14 +422,12 @@ def test_the_page_holds_in_a_browser(browser, tmp_path, comparison, grid, look):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1440])
-def test_names_without_a_space_do_not_widen_the_page(
-    browser, tmp_path, comparison, items, rankings, width
-):
+def test_names_without_a_space_do_not_widen_the_page(browser, tmp_path, comparison, grid, width):
     long = "a" * 200
-    named = replace(items, class_names=dict.fromkeys(range(10), long))
+    named = replace(grid, class_names=dict.fromkeys(range(10), long))
     cells = {**comparison.cells, long: comparison.cells["new/old"]}
     page_path = tmp_path / "page.html"
-    write(page_path, compare(cells), make_grid(named, rankings), title=long, facts={long: long})
+    write(page_path, compare(cells), named, title=long, facts={long: long})
     page = browser.new_context(viewport={"width": width, "height": 800}).new_page()
     page.goto(page_path.as_uri())
     page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
