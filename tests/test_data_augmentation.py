@@ -12,6 +12,9 @@ from onward.data.augmentation import simclr_augmentation, supervised_augmentatio
 from onward.errors import ConfigurationError, MissingExtraError
 
 
+ROUNDING = 1e-6  # of the weights of a blur or of resampling, whose sum is 1
+
+
 def batch(size, channels, count=8, seed=0):
     """Smooth random images: noise of a quarter of the size, enlarged."""
     noise = torch.rand(count, channels, max(2, size // 4), max(2, size // 4),
@@ -31,12 +34,13 @@ def augmentations(size, channels):
 def test_a_batch_keeps_its_shape_and_range(size, channels):
     images = batch(size, channels)
     for augment in augmentations(size, channels):
+        torch.manual_seed(0)
         changed = augment(images)
         assert changed.shape == images.shape
         assert changed.dtype == torch.float32
         assert torch.isfinite(changed).all()
-        assert changed.min() >= 0
-        assert changed.max() <= 1
+        assert changed.min() >= -ROUNDING
+        assert changed.max() <= 1 + ROUNDING
 
 
 @pytest.mark.parametrize("size", [8, 32, 64])

@@ -1,8 +1,8 @@
 """Random changes to training images, each image its own, on whole batches.
 
-The functions return torch modules that take and give float images in [0, 1], of shape batch x
-channel x size x size, on any device, in training and in eval mode alike. The draws come from
-torch's global generator, so `torch.manual_seed` repeats them.
+The functions return torch modules that take and give float images in [0, 1] (but for rounding), of
+shape batch x channel x size x size, on any device, in training and in eval mode alike. The draws
+come from torch's global generator, so `torch.manual_seed` repeats them.
 """
 
 try:
