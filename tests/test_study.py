@@ -133,6 +133,18 @@ def test_performing_it_again_replaces_the_results_with_the_same_ones(performed):
     assert json.loads((out / "comparison.json").read_text())["cells"] == cells
 
 
+@pytest.mark.slow
+def test_the_demo_shows_what_it_claims(tmp_path):
+    """The bounds leave room: over seeds 0 to 4 (lab/results/digits.json) new/old lies 0.30 above
+    old/old or more, 0.43 above the backward compatible model's, and at most 0.007 below new/new.
+    """
+    cells = study.run_study(load_recipe("digits"), tmp_path / "run", quiet()).cells
+    assert cells["new/old"].map > cells["old/old"].map + 0.15
+    assert cells["new/old"].map > cells["bct new/old"].map + 0.15
+    assert cells["new/new"].map - cells["new/old"].map < 0.05
+    assert cells["independent"].cmc(1) < 0.5
+
+
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ConfigurationError, match=r"holds no study; it was left as it is.*--out"):
