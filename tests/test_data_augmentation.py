@@ -11,7 +11,6 @@ from torch.nn import functional
 from onward.data.augmentation import simclr_augmentation, supervised_augmentation
 from onward.errors import ConfigurationError, MissingExtraError
 
-
 ROUNDING = 1e-6  # of the weights of a blur or of resampling, whose sum is 1
 
 
