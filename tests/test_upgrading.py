@@ -193,7 +193,7 @@ def test_a_plan_says_rows_bytes_seconds_and_what_cannot_be_done(gallery):
     printed = str(plan)
     assert f"to do    {ROWS} of {ROWS + 3} rows, 0 are done already" in printed
     assert "blocked  2 rows: no side-information (x, y)" in printed
-    assert "Nothing was written." in printed
+    assert "A plan writes nothing." in printed
     written = json.loads(json.dumps(plan.to_json()))
     assert written["to_do"] == ROWS
     assert written["new"] == NEW.to_json()

@@ -30,13 +30,23 @@ def speaking(url: str, done: str = "read or written") -> Iterator[None]:
     except OnwardError:
         raise
     except Exception as error:
-        if done != "created" and not Path(url).exists():
+        if done != "created" and _is_gone(url):
             raise GalleryError(f"gallery {url} is gone; restore it from a copy") from error
         raise GalleryError(
             f"gallery {url} cannot be {done}: {_first_line(error)}. If its files were changed or "
             "damaged, restore it from a copy; if the disk is full or closed to you, mend that and "
             "run the same again"
         ) from error
+
+
+def _is_gone(url: str) -> bool:
+    try:
+        Path(url).stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # closed to us, say: that is another complaint
+        return False
+    return False
 
 
 def commit(url: str, action: Callable[[], T]) -> T:

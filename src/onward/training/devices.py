@@ -5,6 +5,7 @@ back as they were, and how they were changes nothing.
 """
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ def make_fabric(run: RunSettings) -> "Fabric":
         from lightning_fabric import Fabric
     except ImportError as error:
         raise MissingExtraError("lightning-fabric", "train") from error
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision
     loggers = None
     if run.tensorboard is not None:
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger

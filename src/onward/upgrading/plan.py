@@ -76,7 +76,7 @@ class Plan:
             f"  time     about {self.seconds:,.1f} s, measured on {self.sampled:,} rows",
             f"  bytes    {self.bytes:,}",
             *(f"  writes   {one}" for one in self.writes),
-            "  Nothing was written.",
+            "  A plan writes nothing.",
         ]
         return "\n".join(lines)
 
