@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onward.errors import ArtifactError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, run_in_blocks
 from onward.spaces import Embeddings, Space
-from onward.transformation import Dense, Step, Transformation, compose, linear
+from onward.transformation import Dense, Residual, Step, Transformation, compose, linear
 
 OLD, SIDE, NEW = Space("v1@11111111", 5), Space("s@22222222", 3), Space("v2@33333333", 4)
 NEWEST = Space("v3@44444444", 6, "cosine")
@@ -46,6 +46,23 @@ def mlp(old=OLD, side=SIDE, new=NEW, seed=0, made_by=None):
         uses_side=side is not None,
     )
     return Transformation(old, side, new, (step,), made_by or {"recipe": "test", "seed": seed})
+
+
+def residuals(side=SIDE, seed=0):
+    """Like `mlp`, with a residual in each branch and two in the mixer."""
+    rng = np.random.default_rng(seed)
+
+    def residual(dim):
+        return Residual((dense(rng, dim, 3), dense(rng, 3, dim, relu=False)))
+
+    second = OLD if side is None else side
+    step = Step(
+        (residual(OLD.dim), dense(rng, OLD.dim, 6)),
+        (dense(rng, second.dim, 6), residual(6)),
+        (residual(12), residual(12), dense(rng, 12, NEW.dim, relu=False)),
+        uses_side=side is not None,
+    )
+    return Transformation(OLD, side, NEW, (step,), {"recipe": "test", "seed": seed})
 
 
 def inputs(items, side=SIDE, seed=1):
@@ -132,7 +149,41 @@ def test_a_step_without_layers_leaves_the_vectors_as_they_are():
     np.testing.assert_array_equal(h.apply(old).vectors, old.vectors)
 
 
+def test_a_residual_worked_by_hand():
+    old, new = Space("o", 2), Space("n", 1)
+    narrow = Residual((layer([[1, 1]], [-1], relu=True), layer([[2], [-3]], [0, 5])))
+    h = Transformation(old, None, new, (Step((), (), (narrow, layer([[1, 10]], [0])), False),), {})
+    items = Embeddings(("a", "b"), np.array([[3, 1], [-1, -3]], np.float32), old)
+    by_hand = [[(3 + 2 * 3) + 10 * (1 - 3 * 3 + 5)], [-1 + 10 * (-3 + 5)]]
+    np.testing.assert_array_equal(h.apply(items).vectors, by_hand)
+    np.testing.assert_array_equal(h.apply_reference(items).vectors, by_hand)
+
+
+@pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
+def test_residuals_by_onnxruntime_are_those_of_the_numpy_reference(side):
+    h, given = residuals(side=side), inputs(300, side)
+    assert_close(h.apply(*given), h.apply_reference(*given))
+
+
+def test_the_size_of_a_residual_is_that_of_its_inner_layers():
+    old = Space("o", 5)
+    inner = dense(np.random.default_rng(0), 5, 5)
+    h = Transformation(
+        old, None, replace(NEW, dim=5), (Step((), (), (Residual((inner,)),), False),)
+    )
+    assert (h.parameters, h.multiply_adds) == (5 * 5 + 5, 5 * 5)
+
+
 # The same rows for any batching
+
+
+def test_residuals_give_bitwise_the_same_rows_in_any_batch():
+    h, (old, side) = residuals(), inputs(2 * BLOCK_ROWS + 37)
+    together = h.apply(old, side).vectors
+    for rows in (slice(0, 1), slice(5, 300), slice(BLOCK_ROWS, None)):
+        np.testing.assert_array_equal(
+            h.apply_arrays(old.vectors[rows], side.vectors[rows]), together[rows]
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -326,6 +377,22 @@ def test_a_mixer_that_does_not_fit_both_branches_is_named():
         Transformation(OLD, SIDE, NEW, (step,), {})
 
 
+def test_a_residual_that_gives_another_dimension_than_it_is_fed_is_named():
+    rng = np.random.default_rng(0)
+    odd = Residual((dense(rng, 5, 3), dense(rng, 3, 4)))
+    with pytest.raises(
+        TransformationError, match=r"residual steps\.0\.old\.0 is fed 5 numbers, .* layers give 4;"
+    ):
+        Transformation(OLD, None, NEW, (Step((odd,), (), (), False),), {})
+    with pytest.raises(TransformationError, match=r"layer steps\.0\.old\.0\.inner\.0 takes 3 num"):
+        Transformation(OLD, None, NEW, (Step((Residual(odd.inner[1:]),), (), (), False),), {})
+
+
+def test_a_residual_without_layers_is_refused():
+    with pytest.raises(TransformationError, match="no inner layers; give at least one"):
+        Residual(())
+
+
 def test_an_output_of_another_dimension_than_the_new_space_is_refused():
     with pytest.raises(TransformationError, match=r"give 4 numbers, but v2 \(9, l2\) has 9 dim"):
         Transformation(OLD, SIDE, Space("v2", 9), mlp().steps, {})
@@ -381,14 +448,37 @@ def test_arrays_given_to_a_layer_are_copied_and_read_only():
 
 
 @pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
-def test_a_saved_transformation_is_read_back_the_same(tmp_path, side):
-    h = mlp(side=side)
+@pytest.mark.parametrize("made", [mlp, residuals])
+def test_a_saved_transformation_is_read_back_the_same(tmp_path, made, side):
+    h = made(side=side)
     h.save(tmp_path / "h")
     again = Transformation.load(tmp_path / "h")
     assert (again.old, again.side, again.new) == (h.old, h.side, h.new)
     assert (again.digest, again.to_json()) == (h.digest, h.to_json())
     given = inputs(20, side)
     np.testing.assert_array_equal(again.apply(*given).vectors, h.apply(*given).vectors)
+
+
+def test_the_digest_of_dense_layers_stays_what_it_is():
+    """Galleries name transformations by their digest: it must not change with the version."""
+    step = Step(
+        (layer([[1, -1]], [0.5], relu=True),),
+        (layer([[2]], [1]),),
+        (layer([[10, 1]], [-3]),),
+        uses_side=True,
+    )
+    spaces = Space("old@1", 2), Space("side@1", 1), Space("new@1", 1)
+    h = Transformation(*spaces, (step,), {})
+    assert h.digest == "06acdfa5f128b51290a5656be13da0f56e17e2680173a9c60967d61244a1476d"
+
+
+def test_a_residual_changes_the_digest():
+    dense_layers = (layer(np.eye(5), np.ones(5)),)
+    digests = {
+        Transformation(OLD, None, replace(NEW, dim=5), (Step((), (), mixer, False),), {}).digest
+        for mixer in (dense_layers, (Residual(dense_layers),), 2 * dense_layers)
+    }
+    assert len(digests) == 3
 
 
 def test_equal_transformations_are_saved_as_equal_bytes(tmp_path):

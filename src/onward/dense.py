@@ -44,6 +44,25 @@ class Dense:
 
 
 @dataclass(frozen=True, eq=False)
+class Residual:
+    """What its inner layers give, added to what they are fed: `x + inner(x)`.
+
+    Raises:
+        TransformationError: if there are no inner layers.
+    """
+
+    inner: tuple[Dense, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inner", tuple(self.inner))
+        if not self.inner:
+            raise TransformationError("a residual has no inner layers; give at least one")
+
+
+Layer = Dense | Residual
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One network from two vectors to one: `mixer(concatenate(old_branch, side_branch))`.
 
@@ -56,13 +75,13 @@ class Step:
         uses_side: whether the step reads side-information.
     """
 
-    old_branch: tuple[Dense, ...]
-    side_branch: tuple[Dense, ...]
-    mixer: tuple[Dense, ...]
+    old_branch: tuple[Layer, ...]
+    side_branch: tuple[Layer, ...]
+    mixer: tuple[Layer, ...]
     uses_side: bool
 
     @property
-    def branches(self) -> dict[str, tuple[Dense, ...]]:
+    def branches(self) -> dict[str, tuple[Layer, ...]]:
         """The three chains of layers by name, in the order in which they run."""
         return {"old": self.old_branch, "side": self.side_branch, "mixer": self.mixer}
 
@@ -73,11 +92,13 @@ class Step:
 
 
 def layers_of(steps: Sequence[Step]) -> Iterator[tuple[str, Dense]]:
-    """Give every layer with its name, such as `steps.0.old.1`, in the order in which they run."""
+    """Give every dense layer with its name, in the order in which they run.
+
+    A name is such as `steps.0.old.1`, or `steps.0.mixer.1.inner.0` within a residual.
+    """
     for number, step in enumerate(steps):
         for branch, layers in step.branches.items():
-            for i, layer in enumerate(layers):
-                yield f"steps.{number}.{branch}.{i}", layer
+            yield from _named(f"steps.{number}.{branch}", layers)
 
 
 def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> int:
@@ -140,13 +161,7 @@ def describe_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return what `arrays_of` leaves out, as plain values: how the layers are put together."""
     return [
         {"uses_side": step.uses_side}
-        | {
-            branch: [
-                {"in": layer.weight.shape[1], "out": layer.weight.shape[0], "relu": layer.relu}
-                for layer in layers
-            ]
-            for branch, layers in step.branches.items()
-        }
+        | {branch: _describe(layers) for branch, layers in step.branches.items()}
         for step in steps
     ]
 
@@ -160,21 +175,52 @@ def rebuild_steps(
         KeyError: if a part is missing.
     """
 
-    def layers(number: int, branch: str) -> tuple[Dense, ...]:
-        name = f"steps.{number}.{branch}"
-        return tuple(
-            Dense(arrays[f"{name}.{i}.weight"], arrays[f"{name}.{i}.bias"], bool(layer["relu"]))
-            for i, layer in enumerate(described[number][branch])
-        )
+    def dense(name: str, layer: Mapping[str, Any]) -> Dense:
+        return Dense(arrays[f"{name}.weight"], arrays[f"{name}.bias"], bool(layer["relu"]))
+
+    def rebuilt(name: str, layer: Mapping[str, Any]) -> Layer:
+        if "residual" not in layer:
+            return dense(name, layer)
+        inner = enumerate(layer["residual"])
+        return Residual(tuple(dense(f"{name}.inner.{i}", each) for i, each in inner))
+
+    def branch(number: int, which: str) -> tuple[Layer, ...]:
+        name = f"steps.{number}.{which}"
+        return tuple(rebuilt(f"{name}.{i}", of) for i, of in enumerate(described[number][which]))
 
     return tuple(
-        Step(layers(i, "old"), layers(i, "side"), layers(i, "mixer"), bool(step["uses_side"]))
+        Step(branch(i, "old"), branch(i, "side"), branch(i, "mixer"), bool(step["uses_side"]))
         for i, step in enumerate(described)
     )
 
 
-def _chained(name: str, layers: tuple[Dense, ...], dim: int) -> int:
+def _named(name: str, layers: Sequence[Layer]) -> Iterator[tuple[str, Dense]]:
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Residual):
+            yield from _named(f"{name}.{i}.inner", layer.inner)
+        else:
+            yield f"{name}.{i}", layer
+
+
+def _describe(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    return [
+        {"residual": _describe(layer.inner)}
+        if isinstance(layer, Residual)
+        else {"in": layer.weight.shape[1], "out": layer.weight.shape[0], "relu": layer.relu}
+        for layer in layers
+    ]
+
+
+def _chained(name: str, layers: Sequence[Layer], dim: int) -> int:
     for number, layer in enumerate(layers):
+        if isinstance(layer, Residual):
+            given = _chained(f"{name}.{number}.inner", layer.inner, dim)
+            if given != dim:
+                raise TransformationError(
+                    f"residual {name}.{number} is fed {dim} numbers, and its inner layers give "
+                    f"{given}; give the last of them as many rows as the residual is fed"
+                )
+            continue
         if layer.weight.shape[1] != dim:
             raise TransformationError(
                 f"layer {name}.{number} takes {layer.weight.shape[1]} numbers, but is fed {dim}; "
@@ -184,8 +230,11 @@ def _chained(name: str, layers: tuple[Dense, ...], dim: int) -> int:
     return dim
 
 
-def _run_layers(layers: tuple[Dense, ...], values: Rows64) -> Rows64:
+def _run_layers(layers: Sequence[Layer], values: Rows64) -> Rows64:
     for layer in layers:
+        if isinstance(layer, Residual):
+            values = values + _run_layers(layer.inner, values)
+            continue
         values = values @ layer.weight.T.astype(np.float64) + layer.bias
         values = np.maximum(values, 0) if layer.relu else values
     return values

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.dense import Dense, Step, arrays_of
+from onward.dense import Layer, Residual, Step, arrays_of
 from onward.errors import TransformationError
 from onward.spaces import Space
 
@@ -115,8 +115,13 @@ def _nodes(steps: Sequence[Step]) -> list[Any]:
 
     nodes: list[Any] = []
 
-    def chain(name: str, layers: tuple[Dense, ...], value: str) -> str:
+    def chain(name: str, layers: Sequence[Layer], value: str) -> str:
         for i, layer in enumerate(layers):
+            if isinstance(layer, Residual):
+                change = chain(f"{name}.{i}.inner", layer.inner, value)
+                nodes.append(helper.make_node("Add", [value, change], [f"{name}.{i}"]))
+                value = f"{name}.{i}"
+                continue
             fed = [value, f"{name}.{i}.weight", f"{name}.{i}.bias"]
             value = f"{name}.{i}"
             nodes.append(helper.make_node("Gemm", fed, [value], transB=1))

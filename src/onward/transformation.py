@@ -25,6 +25,7 @@ from onward.artifacts import (
 )
 from onward.dense import (
     Dense,
+    Residual,
     Step,
     arrays_of,
     check_steps,
@@ -48,7 +49,7 @@ from onward.onnx_graph import (
 )
 from onward.spaces import Embeddings, Ids, Space
 
-__all__ = ["Dense", "Step", "Transformation", "compose", "linear"]
+__all__ = ["Dense", "Residual", "Step", "Transformation", "compose", "linear"]
 
 OldVectors = Float32[np.ndarray, "item old"]
 SideVectors = Float32[np.ndarray, "side_item side"]
