@@ -94,7 +94,7 @@ class _Searched:
 
     def tile(self, start: int, stop: int) -> Doubles:
         rows = self.order[start:stop]
-        return _doubles(self.gallery.vectors[rows], self.gallery.space.metric)
+        return doubles(self.gallery.vectors[rows], self.gallery.space.metric)
 
 
 def _blocks(
@@ -112,7 +112,7 @@ def _blocks(
     step = max(1, min(BLOCK_QUERIES, block_bytes // a_query))
     for start in range(0, len(queries), step):
         stop = min(start + step, len(queries))
-        vectors = _doubles(queries.vectors[start:stop], queries.space.metric)
+        vectors = doubles(queries.vectors[start:stop], queries.space.metric)
         tiles = _tiles(vectors, searched, own[start:stop], tile)
         nearest = _nearest(tiles, len(vectors), width)
         rows, distances = _decode(nearest, searched.order)
@@ -227,10 +227,10 @@ def _finish(squares: np.ndarray, metric: Metric) -> np.ndarray:
     return finished
 
 
-def _doubles(vectors: Vectors, metric: Metric) -> Doubles:
-    """Return vectors in float64, of length 1 for the cosine."""
-    doubles = vectors.astype(np.float64)
+def doubles(vectors: Vectors, metric: Metric) -> Doubles:
+    """Return vectors as `exact_distances` wants them: in float64, of length 1 for the cosine."""
+    ready: Doubles = vectors.astype(np.float64)
     if metric == "cosine":
-        doubles /= np.abs(doubles).max(axis=1, keepdims=True)
-        doubles /= np.sqrt((doubles**2).sum(axis=1, keepdims=True))
-    return doubles
+        ready /= np.abs(ready).max(axis=1, keepdims=True)
+        ready /= np.sqrt((ready**2).sum(axis=1, keepdims=True))
+    return ready

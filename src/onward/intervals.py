@@ -1,0 +1,289 @@
+"""How far a mean can be trusted: intervals over queries and over seeds.
+
+Two things make a number of a study uncertain. Other queries would have given another mean: the
+bootstrap over queries says by how much, for models and a gallery that are as they are. Another
+training would have given other models: only several seeds can show that, and what they show holds
+for the queries that were asked. Where two cells are compared, they are compared on the same
+queries, or seed by seed: what is hard for both then cancels.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from onward.errors import EvaluationError
+from onward.evaluation import Evaluation
+
+PerQuery = Float64[np.ndarray, " query"]
+
+BLOCK_BYTES = 32 << 20
+"""About how much memory resampling works in, whatever the number of queries and resamples."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, or a difference of two, and the interval that its truth lies in.
+
+    Attributes:
+        estimate: the mean in [0, 1], or the difference in [-1, 1]; NaN if it is not known.
+        low: lower end; NaN if the interval is not known.
+        high: upper end.
+        confidence: the share of such intervals that hold the truth, in (0, 1).
+        difference: whether it is a difference of two means.
+        method: how it was made, such as "bootstrap over 1,000 queries".
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    difference: bool
+    method: str
+
+    @property
+    def clear(self) -> bool:
+        """Whether 0 lies outside: of a difference, whether its sign is beyond doubt."""
+        return self.low > 0 or self.high < 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions as plain values; None for what is not known."""
+        ends = {"estimate": self.estimate, "low": self.low, "high": self.high}
+        return {
+            **{name: None if math.isnan(value) else value for name, value in ends.items()},
+            "confidence": self.confidence,
+            "difference": self.difference,
+            "method": self.method,
+        }
+
+    def __str__(self) -> str:
+        if math.isnan(self.estimate):
+            return f"unknown ({self.method})"
+        share = f"{100 * self.confidence:g} %"
+        interval = f"{share} interval {self._percent(self.low)} to {self._percent(self.high)}"
+        if math.isnan(self.low):
+            interval = f"{share} interval unknown"
+        unit = "points" if self.difference else "%"
+        return f"{self._percent(self.estimate)} {unit} ({interval}; {self.method})"
+
+    def _percent(self, value: float) -> str:
+        return f"{100 * value:+.1f}" if self.difference else f"{100 * value:.1f}"
+
+
+def over_queries(
+    evaluation: Evaluation,
+    metric: str,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return a metric of an evaluation with its bootstrap interval over queries.
+
+    The queries that count are drawn again, as many, with replacement, `resamples` times; the
+    interval lies between the percentiles of the means. Models and gallery stay as they are, and
+    queries are taken to be independent of each other. Where every query has the same value the
+    interval has no width, which says that it saw no other query, not that there is none. The same
+    seed draws the same queries for every metric and cell.
+
+    Args:
+        evaluation: what was judged.
+        metric: "map", or "cmc@k" for any k.
+        seed: of the draws.
+        resamples: how often to draw; the ends are uncertain themselves if it is small.
+        confidence: in (0, 1).
+
+    Raises:
+        EvaluationError: if there is no such metric, or a setting is out of its range.
+
+    References:
+        Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+    """
+    values = _per_query(evaluation, metric)[evaluation.counted]
+    return _bootstrap(values, seed, resamples, confidence, difference=False)
+
+
+def difference_over_queries(
+    cell: Evaluation,
+    baseline: Evaluation,
+    metric: str,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return cell minus baseline with its paired bootstrap interval over queries.
+
+    As `over_queries`, of the difference of each query: both cells are resampled together.
+
+    Args:
+        cell: such as new/old.
+        baseline: such as old/old; the same queries with as much to find, in any order.
+        metric: "map", or "cmc@k" for any k.
+        seed: of the draws.
+        resamples: how often to draw.
+        confidence: in (0, 1).
+
+    Raises:
+        EvaluationError: if the two do not have the same queries with as much to find, there is no
+            such metric, or a setting is out of its range.
+    """
+    if set(cell.query_ids) != set(baseline.query_ids):
+        raise EvaluationError(
+            f"the cell has {len(cell.query_ids)} queries, the baseline {len(baseline.query_ids)}, "
+            "and they are not the same; a paired difference needs the same queries in both"
+        )
+    if cell.query_ids != baseline.query_ids:
+        baseline = baseline.select(cell.query_ids)
+    differ = np.flatnonzero(cell.relevant != baseline.relevant)
+    if len(differ):
+        row = int(differ[0])
+        raise EvaluationError(
+            f"query {cell.query_ids[row]!r} has {cell.relevant[row]} relevant items in the cell "
+            f"and {baseline.relevant[row]} in the baseline; evaluate both on the same gallery "
+            "items, with the same exclude_self"
+        )
+    values = _per_query(cell, metric) - _per_query(baseline, metric)
+    return _bootstrap(values[cell.counted], seed, resamples, confidence, difference=True)
+
+
+def over_seeds(values: Mapping[int, float], *, confidence: float = 0.95) -> Interval:
+    """Return the mean over seeds with its t-interval.
+
+    `mean ± t(n - 1) * s / sqrt(n)`, where s is the standard deviation over n seeds. Not a
+    bootstrap: from 2 to 5 seeds it draws a handful of different means and never one outside the
+    values seen, so its intervals are far too narrow (two seeds: the truth lies between them half
+    of the time). The t-interval takes the values to be normally distributed and pays for few
+    seeds: the factor t is 12.7 for two, 4.3 for three, 2.8 for five. One seed has no interval.
+
+    Args:
+        values: the metric by seed, a fraction.
+        confidence: in (0, 1).
+
+    Raises:
+        EvaluationError: if there is no seed, or the confidence is out of its range.
+    """
+    return _t_interval(values, confidence, difference=False)
+
+
+def difference_over_seeds(
+    cell: Mapping[int, float], baseline: Mapping[int, float], *, confidence: float = 0.95
+) -> Interval:
+    """Return cell minus baseline, seed by seed, with the t-interval of the mean difference.
+
+    Two cells of one seed share its old and new models, so their difference varies less than
+    either; see `over_seeds`.
+
+    Args:
+        cell: the metric by seed, a fraction.
+        baseline: the same of the other cell, for the same seeds.
+        confidence: in (0, 1).
+
+    Raises:
+        EvaluationError: if the seeds are not the same, there is none, or the confidence is out of
+            its range.
+    """
+    if cell.keys() != baseline.keys():
+        raise EvaluationError(
+            f"the cell has the seeds {sorted(cell)}, the baseline {sorted(baseline)}; a paired "
+            "difference needs the same seeds in both"
+        )
+    differences = {seed: value - baseline[seed] for seed, value in cell.items()}
+    return _t_interval(differences, confidence, difference=True)
+
+
+def _per_query(evaluation: Evaluation, metric: str) -> PerQuery:
+    """Return what each query adds to the mean."""
+    if metric == "map":
+        return evaluation.average_precision
+    if not (named := re.fullmatch(r"cmc@([1-9]\d*)", metric)):
+        raise EvaluationError(
+            f"there is no metric {metric!r}; choose 'map', or 'cmc@k' such as 'cmc@1'"
+        )
+    k = int(named[1])
+    evaluation.curve(k)  # refuses a k below the cut of the rankings
+    found: PerQuery = ((evaluation.first_hit >= 0) & (evaluation.first_hit < k)).astype(np.float64)
+    return found
+
+
+def _bootstrap(
+    values: PerQuery, seed: int, resamples: int, confidence: float, *, difference: bool
+) -> Interval:
+    if resamples < 1:
+        raise EvaluationError(f"{resamples} resamples make no interval; draw 1,000 or more")
+    tail = _tail(confidence)
+    if not len(values):
+        nan = float("nan")
+        return Interval(nan, nan, nan, confidence, difference, "no query has anything to find")
+    means = np.concatenate(list(_resampled_means(values, seed, resamples)))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    method = f"bootstrap over {len(values):,} queries"
+    return Interval(float(values.mean()), float(low), float(high), confidence, difference, method)
+
+
+def _resampled_means(
+    values: PerQuery, seed: int, resamples: int
+) -> Iterator[Float64[np.ndarray, " resample"]]:
+    """Draw all queries again, as often as asked, some resamples at a time."""
+    random = np.random.default_rng(seed)
+    step = max(1, BLOCK_BYTES // (16 * len(values)))
+    for start in range(0, resamples, step):
+        shape = (min(step, resamples - start), len(values))
+        yield values[random.integers(len(values), size=shape)].mean(axis=1)
+
+
+def _t_interval(values: Mapping[int, float], confidence: float, *, difference: bool) -> Interval:
+    tail = _tail(confidence)
+    if not values:
+        raise EvaluationError("there are no seeds to take the mean over; give one value or more")
+    given = np.array(list(values.values()), dtype=np.float64)
+    mean, count = float(given.mean()), len(given)
+    if count == 1:
+        nan = float("nan")
+        return Interval(mean, nan, nan, confidence, difference, "one seed shows no spread")
+    half = _t_quantile(1 - 2 * tail, count - 1) * float(given.std(ddof=1)) / math.sqrt(count)
+    method = f"t-interval over {count} seeds"
+    return Interval(mean, mean - half, mean + half, confidence, difference, method)
+
+
+def _tail(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise EvaluationError(
+            f"a confidence of {confidence} makes no interval; give a fraction between 0 and 1, "
+            "such as 0.95"
+        )
+    return (1 - confidence) / 2
+
+
+def _t_quantile(inside: float, freedom: int) -> float:
+    """Return the t that Student's t lies within, on either side of 0, with a probability."""
+    high = 1.0
+    while _t_inside(high, freedom) < inside:
+        high *= 2
+    low = 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_inside(middle, freedom) < inside else (low, middle)
+    return (low + high) / 2
+
+
+def _t_inside(t: float, freedom: int) -> float:
+    """Return the probability that Student's t lies in [-t, t].
+
+    References:
+        Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for power in range(1 + odd, freedom, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * power / (power + 1)
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * total)
+    return math.sin(angle) * total

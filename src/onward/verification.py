@@ -1,0 +1,325 @@
+"""Verify pairs of items: the true accept rate (TAR) at a false accept rate (FAR), exact.
+
+The question is whether two items have the same label, and it is asked of all pairs. A pair is
+accepted if its distance is below a limit. The limit that a FAR allows is found in two passes over
+the pairs, without keeping them: the bits of a float32 distance sort as the distance does, so the
+first pass counts pairs by the upper half of the bits, and the second by the lower half where a
+limit lies. Nothing here ranks: no query is asked for what is near it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, UInt32
+
+from onward.errors import EvaluationError
+from onward.rankings import Relevance
+from onward.retrieval import BLOCK_QUERIES, SLICE_ITEMS, TILE_ITEMS, doubles, exact_distances
+from onward.spaces import Embeddings, check_same_space
+
+FARS = (1e-4, 1e-3, 1e-2)
+
+HALF_BITS = np.uint32(16)
+HALF = 1 << 16
+"""How many values half of a distance's bits can have."""
+
+BYTES_A_PAIR = 48
+"""Product, distance, label and bin of one pair in a tile."""
+
+Counts = Int64[np.ndarray, "two value"]
+"""By value of half of the bits: pairs of the same label, and pairs of different labels."""
+
+
+@dataclass(frozen=True)
+class VerificationRates:
+    """How many pairs of the same and of different labels are accepted at given FARs.
+
+    A limit belongs to each FAR: pairs **below** it are accepted. It is the largest that accepts
+    at most that share of the pairs of different labels, so the distance of one of those pairs;
+    infinite where all may be accepted. Pairs at the same distance are accepted together or not at
+    all, so ties can make the FAR that is reached smaller than the one asked for, never greater.
+
+    Attributes:
+        same_pairs: number of pairs of the same label.
+        different_pairs: number of pairs of different labels.
+        fars: false accept rates asked for, in (0, 1], ascending.
+        limits: for each, the distance below which a pair is accepted.
+        same_accepted: for each, how many pairs of the same label are accepted.
+        different_accepted: for each, how many pairs of different labels are.
+
+    Raises:
+        EvaluationError: if the four lists differ in length.
+    """
+
+    same_pairs: int
+    different_pairs: int
+    fars: tuple[float, ...]
+    limits: tuple[float, ...]
+    same_accepted: tuple[int, ...]
+    different_accepted: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        given = (self.limits, self.same_accepted, self.different_accepted)
+        if any(len(values) != len(self.fars) for values in given):
+            raise EvaluationError(
+                f"{len(self.fars)} false accept rates with {[len(values) for values in given]} "
+                "limits, same pairs and different pairs accepted; give one of each a rate"
+            )
+
+    def tar(self, far: float) -> float:
+        """Return the share of pairs of the same label that are accepted at a FAR.
+
+        In [0, 1]; NaN where it cannot be measured: there is no pair of the same label, or so few
+        of different labels that accepting a single one exceeds the FAR.
+
+        Raises:
+            EvaluationError: if this FAR was not asked for when the pairs were counted.
+        """
+        if far not in self.fars:
+            raise EvaluationError(
+                f"TAR was not counted at FAR {far}; it was at {list(self.fars)}. Count the pairs "
+                "again with this rate among `fars`"
+            )
+        if not self.measurable(far):
+            return float("nan")
+        return self.same_accepted[self.fars.index(far)] / self.same_pairs
+
+    def measurable(self, far: float) -> bool:
+        """Whether there are pairs of the same label, and enough of different labels for a FAR.
+
+        One of them at least must be allowed: FAR >= 1 / pairs of different labels.
+        """
+        return self.same_pairs > 0 and _allowed(far, self.different_pairs) > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions and counts as plain values; None for what cannot be measured."""
+        known = {far: self.measurable(far) for far in self.fars}
+        limits = {
+            repr(far): limit if known[far] and np.isfinite(limit) else None
+            for far, limit in zip(self.fars, self.limits, strict=True)
+        }
+        return {
+            **{f"tar@{far!r}": self.tar(far) if known[far] else None for far in self.fars},
+            "limits": limits,
+            "same_pairs": self.same_pairs,
+            "different_pairs": self.different_pairs,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{'FAR (percent)':>14}{'TAR':>7}   accepted below distance"]
+        for far, limit in zip(self.fars, self.limits, strict=True):
+            if self.measurable(far):
+                below = f"{limit:.6g}" if np.isfinite(limit) else "any"
+                lines.append(f"{100 * far:>14.6g}{100 * self.tar(far):>7.1f}   {below}")
+            else:
+                lines.append(f"{100 * far:>14.6g}{'-':>7}   not measurable: too few pairs")
+        pairs = f"{self.same_pairs:,} pairs of the same label, {self.different_pairs:,} of "
+        return "\n".join([*lines, pairs + "different labels."])
+
+
+def verify_pairs(
+    queries: Embeddings,
+    gallery: Embeddings,
+    *,
+    exclude_self: bool,
+    fars: Sequence[float] = FARS,
+    block_bytes: int = 64 << 20,
+) -> VerificationRates:
+    """Count the pairs of the same and of different labels that each FAR lets through; exact.
+
+    Every query makes a pair with every gallery item. Where queries and gallery are the same
+    embeddings (the same ids with the same vectors and labels, in any order), each unordered pair
+    counts once. Counting both orders would change no TAR that both can measure.
+
+    Args:
+        queries: with labels.
+        gallery: with labels, in the same space; the same embeddings if that is what is asked.
+        exclude_self: leave out the pair of a query and its own gallery entry, the one of the same
+            id.
+        fars: false accept rates in (0, 1].
+        block_bytes: about how much memory to work in, besides 1 MiB for each FAR. It changes the
+            speed, never the result.
+
+    Raises:
+        SpaceMismatchError: if the two are in different spaces.
+        EvaluationError: if labels are missing, or a rate is not in (0, 1].
+
+    References:
+        Klare et al., Pushing the frontiers of unconstrained face detection and recognition:
+        IARPA Janus Benchmark A, CVPR 2015.
+    """
+    wanted = tuple(sorted({float(far) for far in fars}))
+    if not wanted or not all(0 < far <= 1 for far in wanted):
+        raise EvaluationError(
+            f"the false accept rates asked for are {list(fars)}; give one or more, as fractions "
+            "above 0 and up to 1: 0.001 is 0.1 %"
+        )
+    pairs = _Pairs.between(queries, gallery, exclude_self=exclude_self, block_bytes=block_bytes)
+    upper = _count_upper(pairs)
+    same, different = (int(number) for number in upper.sum(axis=1))
+    allowed = [_allowed(far, different) for far in wanted]
+    reached = np.cumsum(upper[1])
+    bin_of = {  # where the nearest pair lies that is one too many
+        number: int(np.searchsorted(reached, number, side="right"))
+        for number in allowed
+        if number < different
+    }
+    lower = _count_lower(pairs, sorted(set(bin_of.values())))
+    found = [
+        _accepted(upper, bin_of[number], lower[bin_of[number]], number)
+        if number in bin_of
+        else _Accepted(float("inf"), same, different)
+        for number in allowed
+    ]
+    return VerificationRates(
+        same_pairs=same,
+        different_pairs=different,
+        fars=wanted,
+        limits=tuple(one.limit for one in found),
+        same_accepted=tuple(one.same for one in found),
+        different_accepted=tuple(one.different for one in found),
+    )
+
+
+class _Accepted(NamedTuple):
+    """A limit, and how many pairs of the same and of different labels lie below it."""
+
+    limit: float
+    same: int
+    different: int
+
+
+class _Tile(NamedTuple):
+    """Some pairs: the bits of their distance, and whether their labels differ."""
+
+    bits: UInt32[np.ndarray, " pair"]
+    different: Bool[np.ndarray, " pair"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """All pairs, which can be gone through more than once.
+
+    `once` says that the queries are the gallery, row by row, and that the pairs count whose
+    gallery row is the greater one.
+    """
+
+    queries: Embeddings
+    gallery: Embeddings
+    relevance: Relevance
+    once: bool
+    block_bytes: int
+
+    @classmethod
+    def between(
+        cls, queries: Embeddings, gallery: Embeddings, *, exclude_self: bool, block_bytes: int
+    ) -> "_Pairs":
+        check_same_space(queries.space, gallery.space)
+        once = queries is gallery or _same(queries, gallery)
+        queries = gallery if once else queries
+        relevance = Relevance.between(queries, gallery, exclude_self=exclude_self)
+        return cls(queries, gallery, relevance, once, block_bytes)
+
+    def __iter__(self) -> Iterator[_Tile]:
+        size, dim = len(self.gallery), self.gallery.space.dim
+        tile = max(1, min(size, TILE_ITEMS, self.block_bytes // (64 * dim)))
+        a_query = BYTES_A_PAIR * tile + 48 * min(tile, SLICE_ITEMS) + 16 * dim
+        step = max(1, min(BLOCK_QUERIES, self.block_bytes // a_query))
+        for first in range(0, len(self.queries), step):
+            rows = slice(first, min(first + step, len(self.queries)))
+            vectors = doubles(self.queries.vectors[rows], self.queries.space.metric)
+            for start in range(first if self.once else 0, size, tile):
+                columns = slice(start, min(start + tile, size))
+                yield self._tile(vectors, rows, columns)
+
+    def _tile(
+        self, vectors: Float64[np.ndarray, "query dim"], rows: slice, columns: slice
+    ) -> _Tile:
+        metric = self.gallery.space.metric
+        others = doubles(self.gallery.vectors[columns], metric)
+        bits = exact_distances(vectors, others, metric).view(np.uint32)
+        labels = self.relevance.query_labels[rows, None]
+        different = labels != self.relevance.gallery_labels[columns]
+        counts = np.ones(bits.shape, dtype=np.bool_)
+        exclude_self = self.relevance.exclude_self
+        if self.once:
+            row = np.arange(rows.start, rows.stop)[:, None]
+            column = np.arange(columns.start, columns.stop)
+            counts = column > row if exclude_self else column >= row
+        elif exclude_self:
+            own = self._own[rows] - columns.start
+            inside = np.flatnonzero((own >= 0) & (own < columns.stop - columns.start))
+            counts[inside, own[inside]] = False
+        return _Tile(bits[counts], different[counts])
+
+    @cached_property
+    def _own(self) -> Int64[np.ndarray, " query"]:
+        """The row of each query's own gallery entry; -1 where it has none."""
+        row_of = {item: row for row, item in enumerate(self.gallery.ids)}
+        return np.array([row_of.get(item, -1) for item in self.queries.ids], dtype=np.int64)
+
+
+def _same(queries: Embeddings, gallery: Embeddings) -> bool:
+    """Whether the two are the same items with the same vectors and labels, in any order."""
+    if set(queries.ids) != set(gallery.ids) or queries.labels is None or gallery.labels is None:
+        return False
+    aligned = gallery.align(queries.ids)
+    return np.array_equal(queries.vectors, aligned.vectors) and np.array_equal(
+        queries.labels, np.asarray(aligned.labels)
+    )
+
+
+def _allowed(far: float, pairs: int) -> int:
+    """Return how many of the pairs of different labels a FAR lets through.
+
+    It is the largest number whose share is at most the FAR, as division in float64 has it: 29 of
+    100 pairs at 0.29, although 0.29 * 100 is less than 29.
+    """
+    number = min(int(far * pairs) + 1, pairs)
+    while number and number / pairs > far:
+        number -= 1
+    return number
+
+
+def _count_upper(pairs: _Pairs) -> Counts:
+    counts = np.zeros(2 * HALF, dtype=np.int64)
+    for tile in pairs:
+        index = (tile.bits >> HALF_BITS).astype(np.int64)
+        index[tile.different] += HALF
+        counts += np.bincount(index, minlength=2 * HALF)
+    return counts.reshape(2, HALF)
+
+
+def _count_lower(pairs: _Pairs, bins: Sequence[int]) -> dict[int, Counts]:
+    """Count, in each of some bins of the upper half, the pairs by the lower half."""
+    if not bins:
+        return {}
+    slot_of = np.full(HALF, -1, dtype=np.int64)
+    slot_of[list(bins)] = np.arange(len(bins))
+    counts = np.zeros(len(bins) * 2 * HALF, dtype=np.int64)
+    for tile in pairs:
+        slot = slot_of[tile.bits >> HALF_BITS]
+        inside = np.flatnonzero(slot >= 0)
+        index = (2 * slot[inside] + tile.different[inside]) * HALF
+        index += tile.bits[inside] & np.uint32(HALF - 1)
+        np.add.at(counts, index, 1)
+    return dict(zip(bins, counts.reshape(-1, 2, HALF), strict=True))
+
+
+def _accepted(upper: Counts, coarse: int, lower: Counts, allowed: int) -> _Accepted:
+    """Return the limit that lets through at most that many pairs of different labels.
+
+    Args:
+        upper: all pairs, by the upper half of their distance's bits.
+        coarse: the upper half of the limit's bits.
+        lower: the pairs with that upper half, by their lower half.
+        allowed: less than there are.
+    """
+    same, different = (int(number) for number in upper[:, :coarse].sum(axis=1))
+    fine = int(np.searchsorted(np.cumsum(lower[1]), allowed - different, side="right"))
+    limit = np.array((coarse << 16) | fine, dtype=np.uint32).view(np.float32)
+    below = lower[:, :fine].sum(axis=1)
+    return _Accepted(float(limit), same + int(below[0]), different + int(below[1]))

@@ -1,0 +1,217 @@
+"""Intervals over queries and seeds: by hand, against loops and SciPy, and how often they hold."""
+
+import json
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from onward.errors import EvaluationError
+from onward.evaluation import Evaluation
+from onward.intervals import (
+    BLOCK_BYTES,
+    Interval,
+    difference_over_queries,
+    difference_over_seeds,
+    over_queries,
+    over_seeds,
+)
+
+
+def evaluated(first_hit, scores=None, relevant=None, depth=None):
+    size = len(first_hit)
+    relevant = np.ones(size, np.int64) if relevant is None else np.array(relevant, np.int64)
+    scores = np.where(relevant > 0, 0.5, np.nan) if scores is None else scores
+    ids = tuple(f"q{row}" for row in range(size))
+    return Evaluation(ids, np.array(first_hit, np.int64), relevant, np.array(scores), depth)
+
+
+def random_evaluation(size, *, seed=0, hit=0.6):
+    random = np.random.default_rng(seed)
+    first = np.where(random.random(size) < hit, 0, random.integers(1, 9, size))
+    return evaluated(first, random.random(size))
+
+
+def test_the_bootstrap_over_queries_is_that_of_a_loop():
+    evaluation = random_evaluation(50)
+    draws = np.random.default_rng(7).integers(50, size=(300, 50))
+    for metric, values in (
+        ("map", evaluation.average_precision),
+        ("cmc@3", (evaluation.first_hit < 3).astype(float)),
+    ):
+        means = [np.mean([values[row] for row in rows]) for rows in draws]
+        found = over_queries(evaluation, metric, seed=7, resamples=300, confidence=0.9)
+        assert found.estimate == pytest.approx(values.mean(), rel=1e-12)
+        ends = np.quantile(means, [0.05, 0.95])
+        np.testing.assert_allclose([found.low, found.high], ends, rtol=1e-12)
+
+
+def test_the_estimate_is_the_metric_itself_and_skipped_queries_are_not_drawn():
+    evaluation = evaluated([0, -1, 4, -1], [1, 0, 0.2, np.nan], relevant=[1, 1, 1, 0])
+    for metric, value in (("map", evaluation.map), ("cmc@1", 1 / 3), ("cmc@5", 2 / 3)):
+        found = over_queries(evaluation, metric)
+        assert found.estimate == pytest.approx(value)
+        assert 0 <= found.low <= found.estimate <= found.high <= 1
+        assert found.method == "bootstrap over 3 queries"
+
+
+def test_the_interval_of_a_share_is_about_that_of_the_normal_distribution():
+    evaluation = evaluated([0] * 600 + [1] * 400)
+    found = over_queries(evaluation, "cmc@1", resamples=4000)
+    half = 1.96 * math.sqrt(0.6 * 0.4 / 1000)
+    np.testing.assert_allclose([found.low, found.high], [0.6 - half, 0.6 + half], atol=0.004)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    held = 0
+    for seed in range(200):
+        evaluation = random_evaluation(100, seed=seed, hit=0.6)
+        found = over_queries(evaluation, "cmc@1", seed=seed, resamples=400, confidence=0.9)
+        held += found.low <= 0.6 <= found.high
+    assert 0.83 < held / 200 < 0.97
+
+
+def test_the_same_seed_gives_the_same_interval_whatever_the_memory(monkeypatch):
+    evaluation = random_evaluation(101)
+    whole = over_queries(evaluation, "map", seed=3, resamples=501)
+    assert over_queries(evaluation, "map", seed=3, resamples=501) == whole
+    assert over_queries(evaluation, "map", seed=4, resamples=501) != whole
+    monkeypatch.setattr("onward.intervals.BLOCK_BYTES", 16 * 101 * 7)
+    assert over_queries(evaluation, "map", seed=3, resamples=501) == whole
+
+
+def test_memory_is_bounded_whatever_the_resamples():
+    evaluation = random_evaluation(20_000)
+    tracemalloc.start()
+    over_queries(evaluation, "map", resamples=500)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * BLOCK_BYTES < 500 * 20_000 * 8
+
+
+def test_a_paired_difference_is_that_of_both_cells_on_the_same_drawn_queries():
+    cell, baseline = random_evaluation(60, hit=0.7), random_evaluation(60, seed=1, hit=0.5)
+    turned = baseline.select(baseline.query_ids[::-1])
+    draws = np.random.default_rng(5).integers(60, size=(200, 60))
+    means = [
+        over.average_precision[rows].mean() - under.average_precision[rows].mean()
+        for over, under, rows in ((cell, baseline, rows) for rows in draws)
+    ]
+    found = difference_over_queries(cell, turned, "map", seed=5, resamples=200)
+    assert found.estimate == pytest.approx(cell.map - baseline.map)
+    np.testing.assert_allclose(
+        [found.low, found.high], np.quantile(means, [0.025, 0.975]), rtol=1e-9
+    )
+
+
+def test_what_is_hard_for_both_cells_cancels_in_a_paired_difference():
+    baseline = random_evaluation(400)
+    better = evaluated(baseline.first_hit, np.minimum(baseline.average_precision + 0.01, 1))
+    found = difference_over_queries(better, baseline, "map")
+    assert found.clear
+    alone = over_queries(baseline, "map")
+    assert found.high - found.low < 0.1 * (alone.high - alone.low)
+    assert not difference_over_queries(baseline, baseline, "cmc@1").clear
+
+
+def test_cells_with_other_queries_or_relevant_items_are_refused():
+    cell = evaluated([0, 1, 2])
+    with pytest.raises(
+        EvaluationError,
+        match="the cell has 3 queries, the baseline 2, and they are not the same; a paired",
+    ):
+        difference_over_queries(cell, cell.select(["q0", "q1"]), "map")
+    with pytest.raises(
+        EvaluationError,
+        match="query 'q1' has 1 relevant items in the cell and 4 in the baseline; evaluate both",
+    ):
+        difference_over_queries(cell, evaluated([0, 1, 2], relevant=[1, 4, 1]), "map")
+
+
+@pytest.mark.parametrize("metric", ["cmc", "cmc@0", "cmc@-1", "mAP", "cmc@1.5"])
+def test_a_metric_that_does_not_exist_is_refused(metric):
+    with pytest.raises(EvaluationError, match=r"there is no metric .*choose 'map', or 'cmc@k'"):
+        over_queries(evaluated([0]), metric)
+
+
+def test_a_cmc_below_the_cut_of_the_rankings_is_refused():
+    with pytest.raises(EvaluationError, match="cmc@5 needs 5 ranks but the rankings were cut"):
+        over_queries(evaluated([0], depth=3), "cmc@5")
+
+
+def test_settings_outside_their_range_are_refused():
+    with pytest.raises(EvaluationError, match="0 resamples make no interval; draw 1,000 or more"):
+        over_queries(evaluated([0]), "map", resamples=0)
+    for confidence in (0.0, 1.0, 95.0):
+        with pytest.raises(
+            EvaluationError, match=r"give a fraction between 0 and 1, such as 0\.95"
+        ):
+            over_queries(evaluated([0]), "map", confidence=confidence)
+
+
+def test_without_a_query_that_counts_the_interval_is_unknown():
+    found = over_queries(evaluated([-1], relevant=[0]), "map")
+    assert math.isnan(found.estimate)
+    assert str(found) == "unknown (no query has anything to find)"
+    assert found.to_json()["estimate"] is found.to_json()["low"] is None
+
+
+def test_the_t_interval_worked_by_hand():
+    found = over_seeds({0: 0.50, 1: 0.54})
+    assert found.estimate == pytest.approx(0.52)
+    assert found.high - found.estimate == pytest.approx(12.706205 * 0.02, rel=1e-6)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda given: np.std(given) > 1e-6),
+    st.floats(0.5, 0.999),
+)
+def test_the_t_interval_is_scipys(values, confidence):
+    found = over_seeds(dict(enumerate(values)), confidence=confidence)
+    expected = stats.t.interval(confidence, len(values) - 1, np.mean(values), stats.sem(values))
+    np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_difference_over_seeds_is_paired_by_seed():
+    cell, baseline = {0: 0.50, 1: 0.60, 2: 0.70}, {2: 0.68, 1: 0.58, 0: 0.47}
+    found = difference_over_seeds(cell, baseline)
+    assert found.estimate == pytest.approx((0.03 + 0.02 + 0.02) / 3)
+    expected = stats.ttest_rel([0.5, 0.6, 0.7], [0.47, 0.58, 0.68]).confidence_interval(0.95)
+    np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-9)
+    assert found.clear
+
+
+def test_seeds_that_are_not_the_same_are_refused():
+    with pytest.raises(
+        EvaluationError, match=r"the cell has the seeds \[0, 1\], the baseline \[0, 2\]; a paired"
+    ):
+        difference_over_seeds({0: 0.5, 1: 0.5}, {0: 0.5, 2: 0.5})
+    with pytest.raises(EvaluationError, match="there are no seeds to take the mean over; give one"):
+        over_seeds({})
+
+
+def test_one_seed_has_a_mean_and_no_interval():
+    found = difference_over_seeds({0: 0.5}, {0: 0.4})
+    assert not found.clear
+    assert str(found) == "+10.0 points (95 % interval unknown; one seed shows no spread)"
+    assert found.to_json()["low"] is None
+
+
+def test_an_interval_prints_itself_in_percent_and_is_written_in_fractions():
+    share = Interval(0.5432, 0.5, 0.6, 0.9, False, "bootstrap over 1,000 queries")
+    moved = Interval(-0.021, -0.04, -0.0001, 0.95, True, "t-interval over 3 seeds")
+    assert str(share) == "54.3 % (90 % interval 50.0 to 60.0; bootstrap over 1,000 queries)"
+    assert str(moved) == "-2.1 points (95 % interval -4.0 to -0.0; t-interval over 3 seeds)"
+    assert moved.clear
+    assert json.loads(json.dumps(share.to_json())) == {
+        "estimate": 0.5432,
+        "low": 0.5,
+        "high": 0.6,
+        "confidence": 0.9,
+        "difference": False,
+        "method": "bootstrap over 1,000 queries",
+    }
