@@ -3,15 +3,25 @@ import pytest
 import torch
 
 from onward.errors import TransformationError
-from onward.nn.transformations import FCTTransformation, fold
+from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 
 
-def trained(side_dim=5, steps=20):
+def fct(side_dim):
+    return FCTTransformation(old_dim=6, side_dim=side_dim, new_dim=4, inner=16)
+
+
+def rbt(side_dim):
+    dim = 6 + (side_dim or 0)
+    middle, spread = torch.linspace(-2, 3, dim), torch.linspace(0.5, 4, dim)
+    return ResidualBottleneck(middle, spread, 4, uses_side=side_dim is not None)
+
+
+def trained(side_dim=5, steps=20, build=fct):
     """A small h after some steps, so that no BatchNorm is at its beginning."""
     torch.manual_seed(0)
-    h = FCTTransformation(old_dim=6, side_dim=side_dim, new_dim=4, inner=16)
+    h = build(side_dim)
     optimizer = torch.optim.Adam(h.parameters(), 1e-2)
     for _ in range(steps):
         old = 3 * torch.randn(32, 6) + 1
@@ -51,9 +61,37 @@ def test_the_layers_are_the_method_s():
     assert [m.bias is not None for m in h.mixer if isinstance(m, torch.nn.Linear)] == [0, 0, 1]
 
 
+def test_the_residual_bottleneck_is_four_narrow_corrections_and_a_linear_map():
+    h = ResidualBottleneck(torch.zeros(9), torch.ones(9), 7, uses_side=True)
+    assert len(h.blocks) == 4
+    for block in h.blocks:
+        kinds = [type(module).__name__ for module in block]
+        assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear", "BatchNorm1d"]
+        shapes = [tuple(m.weight.shape) for m in block if isinstance(m, torch.nn.Linear)]
+        assert shapes == [(16, 9), (16, 16), (9, 16)]
+    assert (h.last.weight.shape, len(h.last.bias)) == ((7, 9), 7)
+
+
+def test_the_residual_bottleneck_begins_linear():
+    h = rbt(5).eval()
+    old, side = map(torch.from_numpy, arrays())
+    given = (torch.cat([old, side], dim=1) - h.middle) / h.spread
+    with torch.inference_mode():
+        torch.testing.assert_close(h(old, side), h.last(given))
+
+
+def test_every_block_of_the_residual_bottleneck_is_folded_into_a_residual():
+    step = fold(trained(build=rbt))
+    assert [type(layer).__name__ for layer in step.mixer] == ["Residual"] * 4 + ["Dense"]
+    relus = [layer.relu for residual in step.mixer[:4] for layer in residual.inner]
+    assert relus == [True, True, False] * 4
+    assert np.abs(step.mixer[0].inner[2].weight).max() > 0.01
+
+
+@pytest.mark.parametrize("build", [fct, rbt])
 @pytest.mark.parametrize("side_dim", [5, None])
-def test_folded_equals_the_module_in_eval_mode(side_dim):
-    h = trained(side_dim)
+def test_folded_equals_the_module_in_eval_mode(side_dim, build):
+    h = trained(side_dim, build=build)
     old, side = arrays()
     used = None if side_dim is None else side
     with torch.inference_mode():
@@ -96,16 +134,18 @@ def test_without_side_information_the_side_branch_is_fed_the_old_vector():
         torch.testing.assert_close(h(old), h.mixer(both))
 
 
-def test_the_side_branch_is_wired():
-    h = trained()
+@pytest.mark.parametrize("build", [fct, rbt])
+def test_the_side_branch_is_wired(build):
+    h = trained(build=build)
     old, side = map(torch.from_numpy, arrays())
     with torch.inference_mode():
         assert not torch.allclose(h(old, side), h(old, side + 1))
 
 
-def test_missing_and_unwanted_side_information_are_refused():
+@pytest.mark.parametrize("build", [fct, rbt])
+def test_missing_and_unwanted_side_information_are_refused(build):
     old, side = map(torch.from_numpy, arrays())
     with pytest.raises(TransformationError, match="built with side-information; give it too"):
-        trained()(old)
+        build(5)(old)
     with pytest.raises(TransformationError, match="without side-information; leave it away"):
-        trained(side_dim=None)(old, side)
+        build(None)(old, side)
