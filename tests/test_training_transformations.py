@@ -3,7 +3,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from onward.errors import DataError, TransformationError
+from onward.compatibility import evaluate_embeddings
+from onward.errors import DataError, SpaceMismatchError, TransformationError
 from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
 from onward.training import transformations
@@ -12,7 +13,7 @@ from onward.training.ridge import fit_ridge
 from onward.training.selection import Judge
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.transformations import fit
-from onward.transformation import linear
+from onward.transformation import Transformation, linear
 
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 5), Space("new@1", 8)
 CPU = RunSettings(device="cpu")
@@ -75,6 +76,167 @@ def test_an_input_that_never_changes_does_no_harm():
     assert np.isfinite(h.apply(old, rows(SIDE, constant)).vectors).all()
 
 
+# --- what ridge is compared with ---
+
+
+def settings_for(method, **changes):
+    return QUICK.model_copy(update={"method": method, **changes})
+
+
+def rotation(dim, seed=3):
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0]
+
+
+def test_identity_leaves_the_old_vectors_as_they_are():
+    old, _, _ = world()
+    new = rows(Space("new@1", 6), np.tanh(old.vectors), labels=old.labels)
+    h = fit(old, None, new, settings=settings_for("identity"), run=CPU)
+    np.testing.assert_array_equal(h.apply(old).vectors, old.vectors)
+    assert (h.apply(old).space, h.parameters, h.made_by["method"]) == (new.space, 0, "identity")
+
+
+def test_identity_between_other_dimensions_is_refused():
+    old, _, new = world()
+    with pytest.raises(
+        TransformationError, match=r"'identity' .* old@1 has 6 dimensions and new@1 has 8; choose"
+    ):
+        fit(old, None, new, settings=settings_for("identity"), run=CPU)
+
+
+@pytest.mark.parametrize("method", ["identity", "procrustes"])
+def test_what_uses_no_side_information_refuses_it(method):
+    with pytest.raises(
+        TransformationError,
+        match=rf"'{method}' uses no side-information, .* side@1 .*leave it away",
+    ):
+        fit(*world(), settings=settings_for(method), run=CPU)
+
+
+def test_procrustes_finds_a_rotation_back():
+    old, _, _ = world()
+    turned = rotation(6)
+    new = rows(Space("new@1", 6), old.vectors @ turned.T + np.arange(6), labels=old.labels)
+    h = fit(old, None, new, settings=settings_for("procrustes"), run=CPU)
+    np.testing.assert_allclose(h.apply(old).vectors, new.vectors, atol=1e-5)
+    np.testing.assert_allclose(h.steps[0].mixer[0].weight, turned, atol=1e-6)
+
+
+def test_procrustes_into_more_dimensions_keeps_all_distances():
+    old, _, new = world()
+    h = fit(old, None, new, settings=settings_for("procrustes"), run=CPU)
+    weight = h.steps[0].mixer[0].weight
+    np.testing.assert_allclose(weight.T @ weight, np.eye(6), atol=1e-6)
+
+
+def test_procrustes_into_fewer_dimensions_is_a_projection():
+    _, side, new = world()
+    h = fit(new, None, side, settings=settings_for("procrustes"), run=CPU)
+    weight = h.steps[0].mixer[0].weight
+    np.testing.assert_allclose(weight @ weight.T, np.eye(5), atol=1e-6)
+
+
+@pytest.mark.parametrize("into", [OLD, Space("new@1", 3), Space("new@1", 9)])
+def test_no_orthogonal_map_comes_nearer_than_procrustes(into):
+    """Rotations near the one that was found, in the larger of both spaces, filled up with zeros."""
+    _, side, _ = world()
+    rng = np.random.default_rng(4)
+    target = np.tanh(side.vectors @ rng.normal(size=(5, into.dim)) + rng.normal(size=into.dim))
+    new = rows(into, target)
+    weight = fit(side, None, new, settings=settings_for("procrustes"), run=CPU).steps[0].mixer[0]
+    dim = max(5, into.dim)
+    x, y = np.zeros((400, dim)), np.zeros((400, dim))
+    x[:, :5] = side.vectors - side.vectors.mean(axis=0)
+    y[:, : into.dim] = target - target.mean(axis=0)
+    left, _, right = np.linalg.svd(y.T @ x)
+    whole = left @ right
+    np.testing.assert_allclose(whole[: into.dim, :5], weight.weight, atol=1e-5)
+    best = np.sum((y - x @ whole.T) ** 2)
+    for seed in range(20):
+        skew = np.random.default_rng(seed).normal(size=(dim, dim)) * 0.05
+        near = np.linalg.qr(np.eye(dim) + skew - skew.T)[0]
+        assert np.sum((y - x @ (near @ whole).T) ** 2) >= best - 1e-6
+
+
+@pytest.mark.parametrize("rank", [8, 64])
+def test_low_rank_of_full_rank_is_ridge(rank):
+    old, side, new = world()
+    low, ridge = (
+        fit(old, side, new, settings=settings_for(method, rank=rank), run=CPU)
+        for method in ("low-rank", "ridge")
+    )
+    np.testing.assert_allclose(
+        low.apply(old, side).vectors, ridge.apply(old, side).vectors, atol=1e-5
+    )
+    assert (low.made_by["method"], low.made_by["rank"]) == ("low-rank", 8)
+    assert low.made_by["penalty"] == ridge.made_by["penalty"]
+
+
+def test_low_rank_has_the_least_penalised_error_among_maps_of_its_rank():
+    """Worse: what is nearest to ridge among maps of that rank, and ridge cut down at random."""
+    old, side, new = world()
+    pairs, every = Pairs(old, side, new), np.arange(400)
+    x = np.concatenate([old.vectors, side.vectors], axis=1).astype(np.float64)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    x = (x - mean) / deviation
+    y = new.vectors - new.vectors.mean(axis=0)
+
+    def loss(weight):
+        on_standardised = weight * deviation
+        return ((y - x @ on_standardised.T) ** 2).sum() / 400 + 0.1 * (on_standardised**2).sum()
+
+    ((_, low),) = fit_ridge(pairs, every, [0.1], rank=2)
+    ((_, ridge),) = fit_ridge(pairs, every, [0.1])
+    narrow, wide = (layer.weight.astype(np.float64) for layer in low.steps[0].mixer)
+    assert (narrow.shape, wide.shape) == ((2, 11), (8, 2))
+    full = ridge.steps[0].mixer[0].weight.astype(np.float64)
+    assert loss(full) < loss(wide @ narrow)
+    left, size, right = np.linalg.svd(full)
+    others = [left[:, :2] * size[:2] @ right[:2]]
+    for seed in range(20):
+        basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(8, 2)))[0]
+        others.append(basis @ basis.T @ full)
+    assert loss(wide @ narrow) < min(map(loss, others))
+
+
+def test_a_rank_of_one_is_small_and_says_so():
+    h = fit(*world(), settings=settings_for("low-rank", rank=1), run=CPU)
+    assert h.parameters == (11 + 1) + (8 + 8)
+    assert [tried["rank"] for tried in h.made_by["tried"]] == [1] * 5
+
+
+@pytest.mark.parametrize("method", ["identity", "procrustes", "low-rank", "ridge"])
+def test_what_has_a_closed_form_says_how_it_fared_and_is_solved_on_all_pairs(method):
+    old, _, _ = world()
+    new = rows(Space("new@1", 6), old.vectors @ rotation(6), labels=old.labels)
+    h = fit(old, None, new, settings=settings_for(method), run=CPU)
+    assert {tried["method"] for tried in h.made_by["tried"]} == {method}
+    assert set(h.made_by["references"]) == {"old/old", "new/new"}
+    assert (h.made_by["method"], h.made_by["judged on"]) == (method, 40)
+    other = fit(old, None, new, settings=settings_for(method), seed=1, run=CPU)
+    if h.made_by.get("penalty") == other.made_by.get("penalty"):
+        assert h.digest == other.digest
+
+
+@pytest.mark.parametrize("method", ["ridge", "procrustes", "low-rank"])
+def test_fitted_the_other_way_round_it_brings_new_queries_to_the_old_gallery(method):
+    (old, _, new), (gallery, _, queries) = world(), world(seed=1)
+    h = fit(new, None, old, settings=settings_for(method), run=CPU)
+    assert (h.old, h.new) == (NEW, OLD)
+    brought = evaluate_embeddings(h.apply(queries), gallery, exclude_self=True)
+    old_old = evaluate_embeddings(gallery, gallery, exclude_self=True)
+    assert 0.6 * old_old.map < brought.map < old_old.map
+    with pytest.raises(SpaceMismatchError, match="wrong way round"):
+        h.apply(gallery)
+
+
+def test_the_network_fitted_the_other_way_round_brings_new_queries_to_the_old_gallery():
+    (old, _, new), (gallery, _, queries) = world(), world(seed=1)
+    h = fit(new, None, old, settings=settings_for("mlp", lr=3e-3), run=CPU)
+    brought = evaluate_embeddings(h.apply(queries), gallery, exclude_self=True)
+    unrelated = rows(OLD, RNG.normal(size=(400, 6)), labels=gallery.labels)
+    assert brought.map > 3 * evaluate_embeddings(unrelated, gallery, exclude_self=True).map
+
+
 # --- the network ---
 
 
@@ -123,27 +285,44 @@ def test_what_is_saved_is_what_the_network_computes_in_eval_mode(monkeypatch):
     np.testing.assert_allclose(h.apply(old, side).vectors, expected, atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_transformation_and_another_seed_another():
-    given = world()
-    first = fit(*given, settings=QUICK, run=CPU)
+@pytest.mark.parametrize("method", ["mlp", "rbt"])
+def test_the_same_seed_gives_the_same_transformation_and_another_seed_another(method):
+    given, settings = world(), settings_for(method)
+    first = fit(*given, settings=settings, run=CPU)
     torch.rand(3)
-    assert fit(*given, settings=QUICK, run=CPU).digest == first.digest
-    assert fit(*given, settings=QUICK, seed=1, run=CPU).digest != first.digest
+    assert fit(*given, settings=settings, run=CPU).digest == first.digest
+    assert fit(*given, settings=settings, seed=1, run=CPU).digest != first.digest
 
 
-def test_in_a_cosine_space_only_the_direction_is_fitted():
+@pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
+def test_the_residual_bottleneck_network_learns(with_side, tmp_path):
     old, side, new = world()
-    cosine = Space("new@1", 8, "cosine")
-    stretched = new.vectors * RNG.uniform(0.1, 10, size=(len(new), 1))
-    for method in ("ridge", "mlp"):
-        settings = QUICK.model_copy(update={"method": method})
-        plain, other = (
-            fit(old, side, rows(cosine, vectors), settings=settings, run=CPU)
-            for vectors in (new.vectors, stretched)
-        )
-        np.testing.assert_allclose(
-            plain.apply(old, side).vectors, other.apply(old, side).vectors, atol=0.02
-        )
+    aside = side if with_side else None
+    h = fit(old, aside, new, settings=settings_for("rbt", epochs=40, lr=3e-3), run=CPU)
+    assert (h.made_by["method"], h.made_by["judged on"]) == ("rbt", 0)
+    assert [type(layer).__name__ for layer in h.steps[0].mixer] == ["Residual"] * 4 + ["Dense"]
+    constant = float(np.mean((new.vectors - new.vectors.mean(axis=0)) ** 2))
+    assert error(h, old, aside, new) < (0.05 if with_side else 0.25) * constant
+    reference = h.apply_reference(old, aside).vectors
+    np.testing.assert_allclose(h.apply(old, aside).vectors, reference, atol=1e-5)
+    h.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    np.testing.assert_array_equal(again.apply(old, aside).vectors, h.apply(old, aside).vectors)
+
+
+def test_the_residual_bottleneck_network_does_not_mind_where_its_inputs_lie():
+    old, _, new = world()
+    moved = rows(OLD, 50 * old.vectors - 300)
+    settings = settings_for("rbt", lr=3e-3)
+    here, there = (fit(each, None, new, settings=settings, run=CPU) for each in (old, moved))
+    assert error(there, moved, None, new) == pytest.approx(error(here, old, None, new), rel=0.05)
+
+
+def test_the_residual_bottleneck_network_bears_side_information_that_never_changes():
+    old, side, new = world()
+    still = rows(SIDE, np.full_like(side.vectors, 3.0))
+    h = fit(old, still, new, settings=settings_for("rbt", epochs=2), run=CPU)
+    assert np.isfinite(h.apply(old, still).vectors).all()
 
 
 def test_a_few_pairs_are_seen_for_at_least_so_many_steps():

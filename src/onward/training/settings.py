@@ -21,7 +21,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
-Method = Literal["auto", "ridge", "mlp"]
+Method = Literal["auto", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"]
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -113,14 +113,17 @@ class FitSettings(Optimization):
 
     Attributes:
         method: "mlp" (the FCT network), "ridge" (linear), or "auto": both, and the one whose
-            held-out gallery answers held-out queries best is kept.
+            held-out gallery answers held-out queries best is kept. To compare with: "low-rank"
+            (linear, of a small rank), "procrustes" (a rotation), "identity" (the old vectors as
+            they are) and "rbt" (the residual bottleneck network).
+        rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
         inner: width of the FCT network's mixer.
         least_steps: epochs are added until the network has at least so many steps, without which
             a small sample of a gallery would be seen too rarely.
         ridge_penalties: the penalties that ridge chooses among, in the unit of one standardised
             dimension's variance.
-        held_out: share of the items that are kept apart to choose by; "mlp" chooses nothing and
-            keeps none apart.
+        held_out: share of the items that are kept apart to choose by; "mlp" and "rbt" choose
+            nothing and keep none apart.
         most_held_out: never keep more items apart than this.
 
     References:
@@ -133,6 +136,7 @@ class FitSettings(Optimization):
     lr: Positive | None = 5e-4
     running_statistics_from: Annotated[float, Field(ge=0, le=1)] = 0.5
     method: Method = "auto"
+    rank: Count = 64
     inner: Count = 512
     least_steps: Annotated[int, Field(ge=0)] = 500
     ridge_penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (

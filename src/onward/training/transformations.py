@@ -18,17 +18,19 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from onward.dense import Dense, Step
-from onward.nn.transformations import FCTTransformation, fold
+from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
 from onward.spaces import Embeddings
+from onward.training.closed_forms import fit_closed_form
 from onward.training.devices import device_of, seeded
 from onward.training.loop import Batches, Objective, train
 from onward.training.pairs import Pairs, split
 from onward.training.provenance import made_by
-from onward.training.ridge import fit_ridge
 from onward.training.selection import Judge, merit, numbers
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.timetable import Rows
 from onward.transformation import Transformation
+
+Network = FCTTransformation | ResidualBottleneck
 
 
 def fit(
@@ -42,6 +44,8 @@ def fit(
 ) -> Transformation:
     """Fit a transformation from the old space (with side-information) to the new one.
 
+    The other way round, `fit(new, None, old)`, gives what brings new queries to an old gallery.
+
     Args:
         old: old embeddings of the new model's training items, of re-embedded items of a gallery,
             or of both; several views of an item have the ids `<id>#<view>`.
@@ -54,20 +58,21 @@ def fit(
         run: on what machine; a checkpoint is that of the network.
 
     Returns:
-        The transformation; its `made_by` says what was tried and how each fared on held-out items.
+        The transformation; its `made_by` says what was tried and how each fared on held-out items
+        (of a network that was asked for by name, nothing: it is given all pairs to learn from).
 
     Raises:
-        TransformationError: if the embeddings are not of the same items in the same order, or are
-            in one space.
+        TransformationError: if the embeddings are not of the same items in the same order, are in
+            one space, or cannot be mapped by the method.
         DataError: if there are fewer than 20 items.
         ConfigurationError: if settings do not fit together, or a checkpoint is another run's.
         ModelError: if the network's loss stops being finite.
     """
     settings, run = settings or FitSettings(), run or RunSettings()
     pairs = Pairs(old, side, new)
-    if settings.method == "mlp":
+    if settings.method in ("mlp", "rbt"):
         best = _fit_network(pairs, np.arange(len(pairs)), settings, seed, run)
-        judged: dict[str, Any] = {"method": "mlp", "judged on": 0}
+        judged: dict[str, Any] = {"method": settings.method, "judged on": 0}
     else:
         best, judged = _choose(pairs, settings, seed, run)
     described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **judged)
@@ -80,20 +85,22 @@ def _choose(
 ) -> tuple[Transformation, dict[str, Any]]:
     """Fit what the method allows apart from held-out items, and return what fares best on them.
 
-    The penalty of ridge is chosen so too; then ridge is solved once more on all pairs, which costs
-    nothing. The network stays as it was judged.
+    The penalty of ridge is chosen so too; then what has a closed form is solved once more on all
+    pairs, which costs nothing. The network stays as it was judged.
     """
     rows, held_out = split(pairs, share=settings.held_out, most=settings.most_held_out, seed=seed)
     judge = Judge.of(pairs, held_out)
-    candidates = list(fit_ridge(pairs, rows, settings.ridge_penalties))
+    candidates = list(fit_closed_form(pairs, rows, settings))
     if settings.method == "auto":
         network = _fit_network(pairs, rows, settings, seed, run)
         candidates.append(({"method": "mlp", "inner": settings.inner}, network))
     results = [judge.new_old(candidate) for _, candidate in candidates]
     winner = int(np.argmax([merit(result) for result in results]))
     chosen, best = candidates[winner]
-    if chosen["method"] == "ridge":
-        ((_, best),) = fit_ridge(pairs, np.arange(len(pairs)), [chosen["penalty"]])
+    if chosen["method"] != "mlp":
+        penalties = (chosen["penalty"],) if "penalty" in chosen else settings.ridge_penalties
+        again = settings.model_copy(update={"ridge_penalties": penalties})
+        ((_, best),) = fit_closed_form(pairs, np.arange(len(pairs)), again)
     tried = [
         {**described, **numbers(result)}
         for (described, _), result in zip(candidates, results, strict=True)
@@ -110,7 +117,7 @@ def _choose(
 class _Regression(Objective):
     """Mean squared error of the network's output, over batch and dimensions."""
 
-    def __init__(self, network: FCTTransformation) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
@@ -150,7 +157,7 @@ class _PairBatches(Batches):
 def _fit_network(
     pairs: Pairs, rows: Rows, settings: FitSettings, seed: int, run: RunSettings
 ) -> Transformation:
-    """Train the FCT network; targets are centred and brought to unit variance for it, and back.
+    """Train a network; targets are centred and brought to unit variance for it, and back.
 
     One scale for all dimensions leaves what is least in the mean square what it was.
     """
@@ -158,14 +165,7 @@ def _fit_network(
     spread = float((pairs.targets[rows] - middle).std()) or 1.0
     side = None if pairs.side is None else pairs.side.space
     with seeded(seed, "first weights"):
-        objective = _Regression(
-            FCTTransformation(
-                pairs.old.space.dim,
-                None if side is None else side.dim,
-                pairs.new.space.dim,
-                settings.inner,
-            )
-        )
+        objective = _Regression(_network(pairs, rows, settings))
     batches = _PairBatches(pairs, rows, (pairs.targets - middle) / np.float32(spread))
     batch_items = min(settings.batch_items, len(rows))
     steps_in_epoch = math.ceil(len(rows) / batch_items)
@@ -176,9 +176,23 @@ def _fit_network(
     return Transformation(pairs.old.space, side, pairs.new.space, (step,))
 
 
+def _network(pairs: Pairs, rows: Rows, settings: FitSettings) -> Network:
+    """Return the network that is to be trained; the RBT is told where its inputs lie."""
+    new_dim = pairs.new.space.dim
+    if settings.method != "rbt":
+        side_dim = None if pairs.side is None else pairs.side.space.dim
+        return FCTTransformation(pairs.old.space.dim, side_dim, new_dim, settings.inner)
+    given = [array[rows] for array in pairs.inputs.values()]
+    middle = np.concatenate([array.mean(axis=0) for array in given])
+    spread = [np.full(a.shape[1], (a - a.mean(axis=0)).std() or 1, np.float32) for a in given]
+    statistics = torch.from_numpy(middle), torch.from_numpy(np.concatenate(spread))
+    return ResidualBottleneck(*statistics, new_dim, uses_side=pairs.side is not None)
+
+
 def _scaled(step: Step, spread: float, middle: np.ndarray) -> Step:
     """Return a step whose output is multiplied and moved."""
     *mixer, last = step.mixer
+    assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
     scaled = Dense(
         (last.weight * np.float64(spread)).astype(np.float32),
         (last.bias * np.float64(spread) + middle).astype(np.float32),
