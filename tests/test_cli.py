@@ -1,9 +1,11 @@
 """The command line: what it loads, what it says, and how it ends."""
 
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from onward.cli import main
 from onward.cli.app import app
+from onward.cli.fit import fit
 from onward.cli.options import parse_classes
 from onward.errors import (
     ArtifactError,
@@ -21,7 +24,8 @@ from onward.errors import (
 )
 from onward.gallery import open_gallery
 from onward.spaces import Embeddings, Space
-from onward.transformation import linear
+from onward.training.settings import Method
+from onward.transformation import Transformation, linear
 from onward.upgrading import UpgradeResult
 from onward.upgrading.work import COMMANDS as NEXT_COMMANDS
 
@@ -279,6 +283,40 @@ def test_something_else_in_the_way_is_refused_before_the_work(files):
         answer("train", "no-such-data", files / "old-to-new")
     with pytest.raises(ArtifactError, match="holds no transformation; it was left as it is"):
         answer("fit", files / "none.parquet", files / "none.parquet", files / "old.parquet")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Old and new embeddings of forty items; the new ones are the old ones turned."""
+    vectors = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0].astype(np.float32)
+    ids, labels = tuple(f"item-{row}" for row in range(40)), np.arange(40) % 4
+    Embeddings(ids, vectors, OLD, labels).save(tmp_path / "old-train.parquet")
+    Embeddings(ids, vectors @ turn, NEW, labels).save(tmp_path / "new-train.parquet")
+    return tmp_path / "old-train.parquet", tmp_path / "new-train.parquet"
+
+
+def test_fit_offers_every_method():
+    method = inspect.signature(fit, eval_str=True).parameters["method"]
+    assert set(get_args(get_args(method.annotation)[0])) == set(get_args(Method))
+
+
+@pytest.mark.parametrize("method", ["identity", "procrustes", "low-rank", "ridge"])
+def test_fit_fits_by_the_method_that_is_named(pairs, tmp_path, method):
+    rank = ("--rank", 2) if method == "low-rank" else ()
+    made = json.loads(answer("fit", *pairs, tmp_path / "h", "--method", method, *rank, "--json"))
+    assert made["made_by"]["method"] == method
+    assert made["made_by"].get("rank") == (2 if rank else None)
+    assert made["digest"] == Transformation.load(tmp_path / "h").digest
+
+
+def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):
+    with pytest.raises(
+        ConfigurationError, match=r"--paper is the network .* --method is rbt; give"
+    ):
+        answer("fit", *pairs, tmp_path / "h", "--paper", "--method", "rbt")
+    with pytest.raises(ConfigurationError, match=r"--rank is that of low-rank's .* is auto; give"):
+        answer("fit", *pairs, tmp_path / "h", "--rank", 3)
 
 
 def test_queries_of_the_wrong_model_are_refused_by_the_command(files, gallery):

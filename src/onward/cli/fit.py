@@ -7,6 +7,7 @@ import typer
 
 from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
 from onward.cli.output import AsJson, show
+from onward.errors import ConfigurationError
 
 
 def fit(
@@ -17,8 +18,10 @@ def fit(
         Path | None, typer.Option(help="Side-information of the same items: .parquet.")
     ] = None,
     method: Annotated[
-        Literal["auto", "mlp", "ridge"], typer.Option(help="auto: the better of both by retrieval.")
+        Literal["auto", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"],
+        typer.Option(help="auto: the better of ridge and mlp by retrieval; the rest to compare."),
     ] = "auto",
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of low-rank's map; 64.")] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="The network of the FCT paper: inner width 2048.")
     ] = False,
@@ -37,10 +40,19 @@ def fit(
     from onward.training.transformations import fit as fit_transformation
     from onward.transformation import KIND
 
+    if paper and method not in ("auto", PAPER.method):
+        raise ConfigurationError(
+            f"--paper is the network of the FCT paper, but --method is {method}; give one of them"
+        )
+    if rank is not None and method != "low-rank":
+        raise ConfigurationError(
+            f"--rank is that of low-rank's map, but --method is {method}; give --method low-rank, "
+            "or no rank"
+        )
     check_room(out, KIND)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
-    if epochs is not None:
-        given["epochs"] = epochs
+    chosen = {"epochs": epochs, "rank": rank}
+    given |= {name: value for name, value in chosen.items() if value is not None}
     settings = read_settings(FitSettings, given, where="onward fit")
     with progress_bar("Fit", unit="steps") as progress:
         transformation = fit_transformation(
