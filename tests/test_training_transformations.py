@@ -231,7 +231,7 @@ def test_fitted_the_other_way_round_it_brings_new_queries_to_the_old_gallery(met
 
 def test_the_network_fitted_the_other_way_round_brings_new_queries_to_the_old_gallery():
     (old, _, new), (gallery, _, queries) = world(), world(seed=1)
-    h = fit(new, None, old, settings=settings_for("mlp", lr=3e-3), run=CPU)
+    h = fit(new, None, old, settings=settings_for("mlp", epochs=8, lr=5e-3), run=CPU)
     brought = evaluate_embeddings(h.apply(queries), gallery, exclude_self=True)
     unrelated = rows(OLD, RNG.normal(size=(400, 6)), labels=gallery.labels)
     assert brought.map > 3 * evaluate_embeddings(unrelated, gallery, exclude_self=True).map
@@ -287,7 +287,7 @@ def test_what_is_saved_is_what_the_network_computes_in_eval_mode(monkeypatch):
 
 @pytest.mark.parametrize("method", ["mlp", "rbt"])
 def test_the_same_seed_gives_the_same_transformation_and_another_seed_another(method):
-    given, settings = world(), settings_for(method)
+    given, settings = world(), settings_for(method, epochs=4)
     first = fit(*given, settings=settings, run=CPU)
     torch.rand(3)
     assert fit(*given, settings=settings, run=CPU).digest == first.digest
@@ -298,7 +298,7 @@ def test_the_same_seed_gives_the_same_transformation_and_another_seed_another(me
 def test_the_residual_bottleneck_network_learns(with_side, tmp_path):
     old, side, new = world()
     aside = side if with_side else None
-    h = fit(old, aside, new, settings=settings_for("rbt", epochs=40, lr=3e-3), run=CPU)
+    h = fit(old, aside, new, settings=settings_for("rbt", epochs=25, lr=5e-3), run=CPU)
     assert (h.made_by["method"], h.made_by["judged on"]) == ("rbt", 0)
     assert [type(layer).__name__ for layer in h.steps[0].mixer] == ["Residual"] * 4 + ["Dense"]
     constant = float(np.mean((new.vectors - new.vectors.mean(axis=0)) ** 2))
@@ -313,7 +313,7 @@ def test_the_residual_bottleneck_network_learns(with_side, tmp_path):
 def test_the_residual_bottleneck_network_does_not_mind_where_its_inputs_lie():
     old, _, new = world()
     moved = rows(OLD, 50 * old.vectors - 300)
-    settings = settings_for("rbt", lr=3e-3)
+    settings = settings_for("rbt", epochs=5)
     here, there = (fit(each, None, new, settings=settings, run=CPU) for each in (old, moved))
     assert error(there, moved, None, new) == pytest.approx(error(here, old, None, new), rel=0.05)
 
