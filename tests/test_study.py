@@ -8,7 +8,7 @@ import pytest
 from onward.artifacts import ARRAYS
 from onward.data import decoding
 from onward.errors import ConfigurationError, DataError
-from onward.experiments import study
+from onward.experiments import learning, study
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import load_recipe
 from onward.gallery import open_gallery
@@ -131,6 +131,40 @@ def test_performing_it_again_replaces_the_results_with_the_same_ones(performed):
     study.run_study(load_recipe("digits", QUICK), out, quiet())
     assert (out / "models" / "new" / ARRAYS).read_bytes() == weights
     assert json.loads((out / "comparison.json").read_text())["cells"] == cells
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on_with_the_models_it_had_trained(tmp_path, monkeypatch):
+    recipe = load_recipe("digits", QUICK)
+
+    def interrupt(*given, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "fit_transformations", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            study.run_study(recipe, tmp_path / "run", quiet())
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "train_embedding_model", interrupt)
+        patch.setattr(learning, "train_side_information_model", interrupt)
+        study.run_study(recipe, tmp_path / "run", quiet())
+        with pytest.raises(KeyboardInterrupt):  # a finished one begins anew
+            study.run_study(recipe, tmp_path / "run", quiet())
+
+
+@pytest.mark.slow
+def test_models_of_another_recipe_are_trained_again(tmp_path, monkeypatch):
+    def interrupt(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "fit_transformations", interrupt)
+    fingerprints = set()
+    for seed in (0, 1):
+        recipe = load_recipe("digits", {**QUICK, "seed": seed})
+        with pytest.raises(KeyboardInterrupt):
+            study.run_study(recipe, tmp_path / "run", quiet())
+        fingerprints.add(EmbeddingModel.load(tmp_path / "run" / "models" / "new").fingerprint)
+    assert len(fingerprints) == 2
 
 
 @pytest.mark.slow

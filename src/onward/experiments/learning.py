@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from onward.data.augmentation import supervised_augmentation
@@ -12,6 +13,7 @@ from onward.models import EmbeddingModel
 from onward.progress import Progress
 from onward.spaces import Embeddings, Space
 from onward.training.backward_compatible import train_backward_compatible_model
+from onward.training.checkpoints import forget_checkpoint
 from onward.training.embedding_models import train_embedding_model
 from onward.training.layers import add_layers_side_information
 from onward.training.settings import RunSettings
@@ -64,44 +66,73 @@ class StudyVectors:
     compatible: Embeddings
 
 
-def train_models(recipe: Recipe, train: Items, old_train: Items, stage: Stage) -> StudyModels:
-    """Train the four models; each has a seed of its own, so none depends on another's."""
+def train_models(
+    recipe: Recipe, train: Items, old_train: Items, directory: Path, stage: Stage
+) -> StudyModels:
+    """Train the four models; each has a seed of its own, so none depends on another's.
+
+    Args:
+        train: what the new model and the backward compatible one are trained on.
+        old_train: what the old model and the side-information are trained on.
+        directory: where each is saved once it is trained; those that are there are not trained
+            again, and one that was killed goes on.
+        stage: where it is done.
+    """
     settings, backbone = recipe.embedding_model, recipe.backbone
+
+    def train_old(run: RunSettings) -> EmbeddingModel:
+        seed = recipe.seed_of("old")
+        model = train_embedding_model(
+            old_train, backbone, name="old", settings=settings, seed=seed, run=run
+        )
+        layers = recipe.layers
+        return add_layers_side_information(model, old_train, dim=layers.dim, grid=layers.grid)
+
+    def train_side(run: RunSettings) -> EmbeddingModel:
+        seed, chosen = recipe.seed_of("side"), recipe.side_information
+        return train_side_information_model(
+            old_train, backbone, name="side", settings=chosen, seed=seed, run=run
+        )
+
+    def train_new(run: RunSettings) -> EmbeddingModel:
+        seed = recipe.seed_of("new")
+        return train_embedding_model(
+            train, backbone, name="new", settings=settings, seed=seed, run=run
+        )
+
+    def train_compatible(run: RunSettings) -> EmbeddingModel:
+        seed, chosen = recipe.seed_of("bct"), recipe.backward_compatible
+        return train_backward_compatible_model(
+            train, backbone, old_model=old, name="bct", settings=chosen, seed=seed, run=run
+        )
+
     stage.tell(f"Old model: trained on {old_train}")
-    with _run(recipe, stage, "Old model") as run:
-        old = train_embedding_model(
-            old_train, backbone, name="old", settings=settings, seed=recipe.seed_of("old"), run=run
-        )
-    old = add_layers_side_information(
-        old, old_train, dim=recipe.layers.dim, grid=recipe.layers.grid
-    )
+    old = _train("Old model", train_old, directory / "old", recipe, stage)
     stage.tell("Side-information: SimCLR on the same old images, without labels")
-    with _run(recipe, stage, "Side-information") as run:
-        side = train_side_information_model(
-            old_train,
-            backbone,
-            name="side",
-            settings=recipe.side_information,
-            seed=recipe.seed_of("side"),
-            run=run,
-        )
+    side = _train("Side-information", train_side, directory / "side", recipe, stage)
     stage.tell(f"New model: trained on {train}; it does not know of the old one")
-    with _run(recipe, stage, "New model") as run:
-        new = train_embedding_model(
-            train, backbone, name="new", settings=settings, seed=recipe.seed_of("new"), run=run
-        )
+    new = _train("New model", train_new, directory / "new", recipe, stage)
     stage.tell("For comparison, a backward compatible model: held to the old model's classifier")
-    with _run(recipe, stage, "Backward compatible") as run:
-        compatible = train_backward_compatible_model(
-            train,
-            backbone,
-            old_model=old,
-            name="bct",
-            settings=recipe.backward_compatible,
-            seed=recipe.seed_of("bct"),
-            run=run,
-        )
+    compatible = _train("Backward compatible", train_compatible, directory / "bct", recipe, stage)
     return StudyModels(old, side, new, compatible)
+
+
+def _train(
+    what: str,
+    train: Callable[[RunSettings], EmbeddingModel],
+    directory: Path,
+    recipe: Recipe,
+    stage: Stage,
+) -> EmbeddingModel:
+    if directory.exists():
+        stage.tell(f"{what}: trained before this study was interrupted, {directory}")
+        return EmbeddingModel.load(directory)
+    checkpoint = directory.with_name(f".{directory.name}.checkpoint")
+    with _run(recipe, stage, what) as run:
+        model = train(replace(run, checkpoint=checkpoint))
+    model.save(directory)
+    forget_checkpoint(checkpoint)
+    return model
 
 
 def fit_transformations(

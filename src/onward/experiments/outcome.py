@@ -53,8 +53,13 @@ def describe_run(recipe: Recipe, *, seconds: float) -> RunFacts:
         {"name": recipe.name, "seed": recipe.seed, "digest": recipe.digest},
         round(seconds, 1),
         peak if sys.platform == "darwin" else peak * 1024,
-        {"python": platform.python_version()} | {name: version(name) for name in VERSIONS_OF},
+        versions(),
     )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in VERSIONS_OF}
 
 
 def write_comparison(

@@ -23,13 +23,12 @@ from onward.data.sources import open_splits
 from onward.errors import ConfigurationError
 from onward.experiments.learning import (
     Stage,
-    StudyModels,
     StudyVectors,
     embed_items,
     fit_transformations,
     train_models,
 )
-from onward.experiments.outcome import describe_run, write_comparison, write_page
+from onward.experiments.outcome import describe_run, versions, write_comparison, write_page
 from onward.experiments.recipe import Recipe
 from onward.gallery import Gallery, create_gallery
 from onward.rankings import Ranking
@@ -39,7 +38,7 @@ from onward.transformation import Transformation
 from onward.upgrading import Upgrade, plan_upgrade
 
 TOP = 5  # results that the report shows of each query
-RECIPE = "recipe.json"
+RECIPE, COMPARISON = "recipe.json", "comparison.json"
 DIRECTORY_OF = {"new/old without side": "no-side", "new/old": "simclr", "new/old layers": "layers"}
 
 
@@ -62,7 +61,9 @@ def run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
     """Perform a recipe: train, embed, fit, upgrade a gallery, compare, report.
 
     Writes `models/`, `transformations/`, `embeddings/`, `gallery.lance`, `comparison.json` and
-    `report.html` into a directory; what an earlier study left there is replaced.
+    `report.html` into a directory. A finished study that is there is replaced; one that was
+    interrupted, on the same data and with the same recipe and versions, goes on with the models
+    that it had trained.
 
     Raises:
         ConfigurationError: if the directory holds something else, or the recipe wants more old
@@ -75,10 +76,11 @@ def run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
 
 def _run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
     started = time.monotonic()
-    _prepare(out, recipe)
+    _refuse_to_replace_others(out)
     train, test, old_classes = _open(recipe)
-    models = train_models(recipe, train, train.of_classes(old_classes), stage)
-    _save_models(models, out)
+    _prepare(out, recipe, train, test)
+    old_train = train.of_classes(old_classes)
+    models = train_models(recipe, train, old_train, out / "models", stage)
     transformations = fit_transformations(recipe, models, train, stage)
     for cell, transformation in transformations.items():
         transformation.save(out / "transformations" / DIRECTORY_OF[cell])
@@ -95,7 +97,7 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
         }
     )
     run = describe_run(recipe, seconds=time.monotonic() - started)
-    write_comparison(out / "comparison.json", comparison, vectors.new, old_classes, run)
+    write_comparison(out / COMPARISON, comparison, vectors.new, old_classes, run)
     rankings = {
         "old/old": upgraded.before,
         "new/old": upgraded.after,
@@ -118,14 +120,28 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare(out: Path, recipe: Recipe) -> None:
+def _refuse_to_replace_others(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / RECIPE).is_file():
         raise ConfigurationError(
             f"{out} is there already and holds no study; it was left as it is. "
             "Give another directory with --out"
         )
-    with write_aside(out / RECIPE) as aside:
-        aside.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
+
+
+def _prepare(out: Path, recipe: Recipe, train: Items, test: Items) -> None:
+    """Make room: keep the models of the same study if it was interrupted, and nothing else."""
+    what = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": {"train": train.digest, "test": test.digest},
+        "versions": versions(),
+    }
+    text = json.dumps(what, indent=2) + "\n"
+    before, finished = out / RECIPE, (out / COMPARISON).exists()
+    if finished or not before.exists() or before.read_text() != text:
+        shutil.rmtree(out / "models", ignore_errors=True)
+        (out / COMPARISON).unlink(missing_ok=True)
+        with write_aside(before) as aside:
+            aside.write_text(text)
     shutil.rmtree(out / "gallery.lance", ignore_errors=True)
 
 
@@ -144,13 +160,6 @@ def _open(recipe: Recipe) -> tuple[Items, Items, tuple[int, ...]]:
             "classes; the new model should know some that the old one does not: give fewer"
         )
     return train, test, train.classes[: data.old_classes]
-
-
-def _save_models(models: StudyModels, out: Path) -> None:
-    models.old.save(out / "models" / "old")
-    models.side.save(out / "models" / "side")
-    models.new.save(out / "models" / "new")
-    models.compatible.save(out / "models" / "bct")
 
 
 def _save_vectors(vectors: StudyVectors, out: Path) -> None:
