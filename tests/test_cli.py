@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from onward.cli import main
 from onward.cli.app import app
 from onward.cli.fit import fit
-from onward.cli.options import parse_classes
+from onward.cli.options import parse_numbers
 from onward.errors import (
     ArtifactError,
     ConfigurationError,
@@ -31,6 +31,7 @@ from onward.upgrading.work import COMMANDS as NEXT_COMMANDS
 
 COMMANDS = [
     "demo",
+    "experiment",
     "train",
     "embed",
     "fit",
@@ -167,12 +168,12 @@ def test_version_is_printed():
     ("text", "numbers"), [("0-4", (0, 1, 2, 3, 4)), ("7", (7,)), ("0,2,7-9", (0, 2, 7, 8, 9))]
 )
 def test_classes_are_read_as_numbers_and_ranges(text, numbers):
-    assert parse_classes(text) == numbers
+    assert parse_numbers(text, "classes") == numbers
 
 
 def test_classes_that_are_no_numbers_are_refused_with_an_example():
-    with pytest.raises(ConfigurationError, match=r"'cat' in the classes '0,cat' is no label"):
-        parse_classes("0,cat")
+    with pytest.raises(ConfigurationError, match=r"'cat' in the classes '0,cat' is no number"):
+        parse_numbers("0,cat", "classes")
 
 
 def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, gallery):

@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from onward.cli import compare, demo, embed, evaluate, fit, gallery, info, report, search, train
+from onward.cli import (
+    compare,
+    demo,
+    embed,
+    evaluate,
+    experiment,
+    fit,
+    gallery,
+    info,
+    report,
+    search,
+    train,
+)
 from onward.cli import upgrade as upgrade_command
 from onward.cli.output import print_version
 
@@ -16,6 +28,7 @@ app = typer.Typer(
 )
 for command in (
     demo.demo,
+    experiment.experiment,
     train.train,
     embed.embed,
     fit.fit,

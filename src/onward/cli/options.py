@@ -41,8 +41,12 @@ Directory = Annotated[Path, typer.Argument(help="A directory to write.")]
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
 
 
-def parse_classes(text: str) -> tuple[int, ...]:
-    """Read label numbers: `0-4,7` is 0, 1, 2, 3, 4, 7.
+def parse_numbers(text: str, what: str) -> tuple[int, ...]:
+    """Read numbers and ranges: `0-4,7` is 0, 1, 2, 3, 4, 7.
+
+    Args:
+        text: what was given.
+        what: what the numbers are, for the message.
 
     Raises:
         ConfigurationError: if a part is neither a number nor a range.
@@ -52,7 +56,7 @@ def parse_classes(text: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ConfigurationError(
-                f"{part!r} in the classes {text!r} is no label number; write them as 0-4 or 0,2,7-9"
+                f"{part!r} in the {what} {text!r} is no number; write them as 0-4 or 0,2,7-9"
             )
         numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
@@ -101,4 +105,4 @@ def open_data(
         items = train if split is Split.TRAIN else test
     for left in items.left_out:
         tell(f"left out: {left}")
-    return items if classes is None else items.of_classes(parse_classes(classes))
+    return items if classes is None else items.of_classes(parse_numbers(classes, "classes"))

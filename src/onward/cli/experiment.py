@@ -1,0 +1,62 @@
+"""`onward experiment`: a recipe over several seeds."""
+
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onward.cli.options import Device, parse_numbers
+from onward.cli.output import AsJson, show, tell
+from onward.errors import ConfigurationError
+
+
+def experiment(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe of Onward's, such as digits, or a .toml.")
+    ],
+    seeds: Annotated[str, typer.Option(help="Such as 0-4 or 0,2.")] = "0",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as fit.epochs=20.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where everything is written; default: runs/RECIPE.")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Perform RECIPE for each seed; write NAME.json and NAME.md. Interrupted, it goes on.
+
+    Example: onward experiment digits --seeds 0-4 --set fit.method=ridge
+    """
+    from onward.experiments.experiment import run_experiment
+    from onward.experiments.learning import Stage
+    from onward.experiments.recipe import load_recipe
+    from onward.progress import progress_bar
+
+    loaded = load_recipe(recipe, dict(read_override(text) for text in set_ or []))
+    result = run_experiment(
+        loaded,
+        parse_numbers(seeds, "seeds"),
+        out or Path("runs") / loaded.name,
+        Stage(device, tell, progress_bar),
+        command=shlex.join(["onward", *sys.argv[1:]]),
+    )
+    show(result, as_json)
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Read `key=value`; the value is written as in TOML, a bare word is a string.
+
+    Raises:
+        ConfigurationError: if there is no `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigurationError(f"{text!r} sets nothing; write it as --set fit.epochs=20")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value

@@ -1,0 +1,96 @@
+"""A recipe over seeds: what is written, what is not done twice, what is refused."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+
+from onward.cli.experiment import read_override
+from onward.errors import ConfigurationError
+from onward.experiments import experiment
+from onward.experiments.experiment import run_experiment
+from onward.experiments.learning import Stage
+from onward.experiments.recipe import load_recipe
+from onward.experiments.study import COMPARISON, RECIPE
+
+
+@contextmanager
+def no_bar(what, unit):
+    yield lambda done, total: None
+
+
+@pytest.fixture
+def stage():
+    return Stage("cpu", lambda line: None, no_bar)
+
+
+@pytest.fixture
+def performed(monkeypatch):
+    """A study that takes no time and whose numbers follow from the seed."""
+    seeds = []
+
+    def study(recipe, out, stage):
+        seeds.append(recipe.seed)
+        out.mkdir(parents=True)
+        numbers = {"cmc@1": recipe.seed / 10, "cmc@5": 1.0, "map": 0.5}
+        cells = dict.fromkeys(("old/old", "new/old", "new/new"), numbers)
+        (out / RECIPE).write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
+        (out / COMPARISON).write_text(
+            json.dumps({"cells": cells, "seconds": 2.0, "versions": {"onward": "1"}})
+        )
+
+    monkeypatch.setattr(experiment, "run_study", study)
+    return seeds
+
+
+def test_numbers_of_all_seeds_stand_in_one_file_with_their_mean(tmp_path, stage, performed):
+    run_experiment(load_recipe("digits"), [0, 2, 4], tmp_path, stage, command="onward it")
+    written = json.loads((tmp_path / "digits.json").read_text())
+    assert list(written["seeds"]) == ["0", "2", "4"]
+    assert written["mean"]["new/old"]["cmc@1"] == pytest.approx(0.2)
+    assert (written["recipe"], written["command"]) == ("digits", "onward it")
+    assert written["seconds"] == 6.0
+
+
+def test_the_table_has_mean_least_and_greatest_in_percent(tmp_path, stage, performed):
+    run_experiment(load_recipe("digits"), [1, 3], tmp_path, stage, command="")
+    table = (tmp_path / "digits.md").read_text().splitlines()
+    assert table[0] == "| digits, 2 seeds, percent | cmc@1 | cmc@5 | map |"
+    assert table[3] == "| new/old | 20.0 (10.0 to 30.0) | 100.0 (100.0 to 100.0) | " + (
+        "50.0 (50.0 to 50.0) |"
+    )
+
+
+def test_a_seed_that_is_finished_is_not_performed_again(tmp_path, stage, performed):
+    run_experiment(load_recipe("digits"), [0, 1], tmp_path, stage, command="")
+    run_experiment(load_recipe("digits"), [0, 1, 2], tmp_path, stage, command="")
+    assert performed == [0, 1, 2]
+
+
+def test_a_seed_finished_with_another_recipe_is_performed_again(tmp_path, stage, performed):
+    run_experiment(load_recipe("digits"), [0], tmp_path, stage, command="")
+    with pytest.raises(FileExistsError):  # the stand-in was called
+        run_experiment(load_recipe("digits", {"views": 1}), [0], tmp_path, stage, command="")
+
+
+def test_an_experiment_without_seeds_is_refused(tmp_path, stage):
+    with pytest.raises(ConfigurationError, match="without seeds has no numbers; give at least one"):
+        run_experiment(load_recipe("digits"), [], tmp_path, stage, command="")
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("fit.epochs=20", ("fit.epochs", 20)),
+        ("fit.method=ridge", ("fit.method", "ridge")),
+        ("embedding_model.flip=false", ("embedding_model.flip", False)),
+        ("data.source=my photos/x", ("data.source", "my photos/x")),
+    ],
+)
+def test_overrides_are_read_as_toml_and_bare_words_as_strings(text, read):
+    assert read_override(text) == read
+
+
+def test_an_override_that_sets_nothing_is_refused_with_an_example():
+    with pytest.raises(ConfigurationError, match=r"'epochs' sets nothing; .* --set fit.epochs=20"):
+        read_override("epochs")
