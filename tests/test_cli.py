@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from onward.cli import main
 from onward.cli.app import app
-from onward.cli.fit import fit
+from onward.cli.fit import describe_trials, fit
 from onward.cli.options import parse_numbers
 from onward.errors import (
     ArtifactError,
@@ -309,6 +309,29 @@ def test_fit_fits_by_the_method_that_is_named(pairs, tmp_path, method):
     assert made["made_by"]["method"] == method
     assert made["made_by"].get("rank") == (2 if rank else None)
     assert made["digest"] == Transformation.load(tmp_path / "h").digest
+
+
+def test_fit_tells_what_it_tried_beside_doing_nothing_and_full_backfill():
+    trial = {"method": "ridge", "penalty": 0.1, "cmc@1": 0.9, "map": 0.8}
+    references = {
+        "old/old": {"cmc@1": 0.5, "map": 0.25},
+        "new/new": {"cmc@1": 1.0, "map": 0.875},
+    }
+    made_by = {"judged on": 40, "judged by": "label", "references": references, "tried": [trial]}
+    assert describe_trials({"method": "ridge", "penalty": 0.1} | made_by) == [
+        "40 held-out items, judged by label, in percent; kept: new/old ridge penalty 0.1",
+        "                           cmc@1    map",
+        "old/old                     50.0   25.0",
+        "new/old ridge penalty 0.1   90.0   80.0",
+        "new/new                    100.0   87.5",
+    ]
+    assert describe_trials({"method": "mlp", "judged on": 0}) == []
+
+
+def test_a_negative_seed_is_wrong_usage(pairs, tmp_path):
+    code, _, err = run("fit", *pairs, tmp_path / "h", "--seed", -1)
+    assert code == 2
+    assert "--seed" in err
 
 
 def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):

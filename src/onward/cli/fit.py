@@ -1,12 +1,13 @@
 """`onward fit`: learn a transformation from pairs of old and new embeddings."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
-from onward.cli.output import AsJson, show
+from onward.cli.output import AsJson, show, tell
 from onward.errors import ConfigurationError
 
 
@@ -21,11 +22,16 @@ def fit(
         Literal["auto", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"],
         typer.Option(help="auto: the better of ridge and mlp by retrieval; the rest to compare."),
     ] = "auto",
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of low-rank's map; 64.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="low-rank: rank of its map; default: 64.")
+    ] = None,
     paper: Annotated[
-        bool, typer.Option("--paper", help="The network of the FCT paper: inner width 2048.")
+        bool, typer.Option("--paper", help="mlp as in the FCT paper: inner width 2048, not 512.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the network.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs of the network; default: 80, more for few items."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -64,4 +70,34 @@ def fit(
             run=RunSettings(device=device, progress=progress),
         )
     transformation.save(out)
+    for line in describe_trials(transformation.made_by):
+        tell(line)
     show(transformation, as_json)
+
+
+def describe_trials(made_by: Mapping[str, Any]) -> list[str]:
+    """Return what was tried and how each fared, beside doing nothing and embedding all anew.
+
+    Nothing where nothing was held out to judge by.
+    """
+    if not made_by.get("tried"):
+        return []
+    references = made_by["references"]
+    rows = [(name, references[name]) for name in ("old/old", "new/new") if name in references]
+    rows[1:1] = [(_name(trial), trial) for trial in made_by["tried"]]
+    width = max(len(name) for name, _ in rows)
+    judged = f"{made_by['judged on']} held-out items, judged by {made_by['judged by']}, in percent"
+    return [
+        f"{judged}; kept: {_name(made_by)}",
+        f"{'':<{width}}  cmc@1    map",
+        *(f"{name:<{width}}  {_percent(n['cmc@1'])}  {_percent(n['map'])}" for name, n in rows),
+    ]
+
+
+def _name(trial: Mapping[str, Any]) -> str:
+    settings = (f"{name} {trial[name]:g}" for name in ("penalty", "rank") if name in trial)
+    return " ".join(["new/old", trial["method"], *settings])
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:5.1f}"

@@ -26,14 +26,20 @@ DataSource = Annotated[
     str, typer.Argument(help="'digits', an image folder (a sub-folder a class) or image Parquet.")
 ]
 GalleryUrl = Annotated[str, typer.Argument(help="A gallery, such as photos.lance.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Parquet: the struct {bytes, path}.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Parquet: the integer label.")]
-IdColumn = Annotated[str | None, typer.Option(help="Parquet: ids; otherwise file and row.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out bad images; say which.")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Parquet: column of the images, {bytes, path}.")
+]
+LabelColumn = Annotated[str | None, typer.Option(help="Parquet: column of the label numbers.")]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Parquet: column of the ids; default: file and row.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read; say which.")
+]
 Classes = Annotated[
     str | None, typer.Option(help="Label numbers, such as 0-4 or 0,2,7-9; all if not given.")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed and device, same bytes.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed and device, same bytes.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU where there is one.")
 ]
