@@ -223,7 +223,9 @@ def test_a_numpy_file_needs_its_ids_and_its_space(tmp_path):
     path = tmp_path / "vectors.npy"
     np.save(path, three().vectors)
     assert_same(Embeddings.load(path, ids=["a", "b", "c"], space=OLD), three(labels=None))
-    with pytest.raises(EmbeddingsError, match="holds numbers only; give its ids and its space"):
+    with pytest.raises(
+        EmbeddingsError, match=r"give its ids and its space: Embeddings.load\(PATH, ids"
+    ):
         Embeddings.load(path)
 
 
@@ -278,7 +280,7 @@ def test_a_parquet_file_of_others_is_read_once_its_space_is_given(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b"], "vector": vectors, "price": [1, 2]}), path)
     assert Embeddings.load(path, space=OLD).vectors.tolist() == [[0, 1], [2, 3]]
     with pytest.raises(
-        EmbeddingsError, match="does not say which space its vectors are in; give one"
+        EmbeddingsError, match=r"which space its vectors are in; give one: Embeddings.load"
     ):
         Embeddings.load(path)
 

@@ -199,7 +199,11 @@ class Embeddings:
             raise EmbeddingsError(f"there is no file {target}; make it with: onward embed")
         if target.suffix == ".npy":
             if ids is None or space is None:
-                raise EmbeddingsError(f"{target} holds numbers only; give its ids and its space")
+                raise EmbeddingsError(
+                    f"{target} holds numbers only; give its ids and its space: "
+                    "Embeddings.load(PATH, ids=IDS, space=Space(NAME, DIM)). Commands read what "
+                    "its save() writes"
+                )
             return cls(tuple(ids), _load_array(target), space)
         return _load_parquet(target, space)
 
@@ -304,7 +308,10 @@ def _load_parquet(path: Path, space: Space | None) -> Embeddings:
     stored = (table.schema.metadata or {}).get(SPACE_KEY)
     found = _read_space(stored, path) if stored else space
     if found is None:
-        raise EmbeddingsError(f"{path} does not say which space its vectors are in; give one")
+        raise EmbeddingsError(
+            f"{path} does not say which space its vectors are in; give one: "
+            "Embeddings.load(PATH, space=Space(NAME, DIM)), and save() to keep it"
+        )
     if space is not None and found != space:
         raise SpaceMismatchError(f"{path} holds vectors in {found}, not in {space} as asked for")
     flat = _flatten(table["vector"].combine_chunks(), found, path)
