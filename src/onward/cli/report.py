@@ -23,7 +23,7 @@ def report(
     new: New,
     exclude_self: ExcludeSelf,
     data: Annotated[
-        str | None, typer.Option(help="The items' images, for the grid of what was found.")
+        str | None, typer.Option(help="The items' images, to show what was found: as for embed.")
     ] = None,
     title: Annotated[str, typer.Option(help="The page's title.")] = "An upgrade and what it gave",
     image_column: ImageColumn = None,
@@ -32,7 +32,7 @@ def report(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a page that compares doing nothing, upgrading and embedding everything again.
+    """Write a page that compares doing nothing, upgrading and full backfill.
 
     Example: onward report page.html --old old.parquet --upgraded up.parquet --new new.parquet
     --exclude-self --data digits
@@ -55,6 +55,11 @@ def report(
         }
         grid = make_grid(items, rankings)
     comparison = compare_files(old, upgraded, new, exclude_self=exclude_self)
-    facts = {"old": str(old), "upgraded": str(upgraded), "new": str(new)}
+    facts = {
+        "old": str(old),
+        "upgraded": str(upgraded),
+        "new": str(new),
+        "a query's own gallery entry": "left out" if exclude_self else "kept",
+    }
     write_report(out, comparison, title=title, introduction=INTRODUCTION, grid=grid, facts=facts)
     show_fields({"verdict": comparison.verdict, "written": [str(out)]}, as_json)

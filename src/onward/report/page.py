@@ -177,5 +177,5 @@ def _facts(facts: Mapping[str, str]) -> str:
     return _section(
         "facts",
         "How these numbers came to be",
-        f"<details><summary>Command, seed, versions and time</summary><dl>{rows}</dl></details>",
+        f"<details><summary>{escape(', '.join(facts))}</summary><dl>{rows}</dl></details>",
     )
