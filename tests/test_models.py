@@ -440,7 +440,7 @@ def test_a_model_prints_itself():
     model = make_model()
     model = model.with_layers(make_readout(model))
     assert str(model) == (
-        f"model of {model.space}, and side-information in {model.side}; images of 8 px, 1 channels"
+        f"model of {model.space}, and side-information in {model.side}; grey images of 8 px"
     )
 
 

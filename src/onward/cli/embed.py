@@ -21,11 +21,11 @@ from onward.cli.output import AsJson, show_fields
 
 
 def embed(
-    model: Annotated[Path, typer.Argument(help="Directory written by `train`.")],
+    model: Annotated[Path, typer.Argument(help="A model's directory, as `train` writes it.")],
     data: DataSource,
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
     side_out: Annotated[
-        Path | None, typer.Option(help="Where the model's layers side-information goes: .parquet.")
+        Path | None, typer.Option(help="Side-information to write (train --layers): .parquet.")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.ALL,
     classes: Classes = None,
@@ -64,13 +64,11 @@ def embed(
             embeddings, side = loaded.embed_with_side(items, device=device, progress=progress)
             side.save(side_out)
     embeddings.save(out)
-    show_fields(
-        {
-            "items": len(embeddings),
-            "space": str(embeddings.space),
-            "side": None if side_out is None else str(loaded.side),
-            "left out": len(items.left_out),
-            "written": [str(path) for path in (out, side_out) if path is not None],
-        },
-        as_json,
-    )
+    fields = {
+        "items": len(embeddings),
+        "space": str(embeddings.space),
+        "side": None if side_out is None else str(loaded.side),
+        "left out": len(items.left_out),
+        "written": [str(path) for path in (out, side_out) if path is not None],
+    }
+    show_fields(fields, as_json)

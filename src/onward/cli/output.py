@@ -23,12 +23,13 @@ def show(answer: Answer, as_json: bool) -> None:
 
 
 def show_fields(fields: dict[str, Any], as_json: bool) -> None:
-    """Print named values on standard output, one a line."""
+    """Print named values on standard output, one a line; to a person, not those that are None."""
     if as_json:
         typer.echo(json.dumps(fields, indent=2))
         return
-    width = max(map(len, fields))
-    for name, value in fields.items():
+    given = {name: value for name, value in fields.items() if value is not None}
+    width = max(map(len, given))
+    for name, value in given.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         typer.echo(f"{name:<{width}}  {shown}")
 

@@ -353,8 +353,8 @@ class EmbeddingModel:
 
     def __str__(self) -> str:
         side = "" if self.side is None else f", and side-information in {self.side}"
-        size, channels = self.input.size, self.input.channels
-        return f"model of {self.space}{side}; images of {size} px, {channels} channels"
+        colour = "grey" if self.input.channels == 1 else "colour"
+        return f"model of {self.space}{side}; {colour} images of {self.input.size} px"
 
     def _need_side(self) -> Space:
         if self.side is None:
