@@ -20,7 +20,7 @@ New = Annotated[Path, typer.Option(help="The items by the new model: .parquet.")
 def compare(
     old: Old, upgraded: Upgraded, new: New, exclude_self: ExcludeSelf, as_json: AsJson = False
 ) -> None:
-    """Compare old/old, new/old and new/new on the same items, each searched by the others.
+    """Compare doing nothing, upgrading and full backfill on the same items.
 
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """

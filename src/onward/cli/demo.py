@@ -11,15 +11,17 @@ from onward.cli.output import AsJson, show, tell
 
 def demo(
     data: Annotated[
-        str | None, typer.Option(help="Your images: a folder, a sub-folder a class, or Parquet.")
+        str | None,
+        typer.Option(help="Your images: a folder with a sub-folder for each class, or Parquet."),
     ] = None,
     old_classes: Annotated[
-        int | None, typer.Option(min=1, help="How many classes the old model knows.")
+        int | None,
+        typer.Option(min=1, help="How many classes the old model knows, lowest labels first."),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of each model that sees images.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed and device, same numbers.")] = 0,
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,

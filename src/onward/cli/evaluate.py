@@ -22,7 +22,7 @@ def evaluate(
     exclude_self: ExcludeSelf,
     as_json: AsJson = False,
 ) -> None:
-    """Score QUERIES against GALLERY by their labels: cmc@1, cmc@5 and map, exact.
+    """Evaluate the search of QUERIES in GALLERY by labels: cmc@1, cmc@5 and map, exact.
 
     Example: onward evaluate new.parquet upgraded.parquet --exclude-self
     """

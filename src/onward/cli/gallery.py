@@ -16,7 +16,7 @@ Files = Annotated[
     list[Path], typer.Argument(help="Embeddings of the same items, one .parquet a space.")
 ]
 Payloads = Annotated[
-    Path | None, typer.Option(help="JSON lines: {id, ...}: where each item's image is, and so on.")
+    Path | None, typer.Option(help='JSON lines, {"id": ..., ...}: what to keep with each item.')
 ]
 
 

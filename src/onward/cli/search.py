@@ -27,7 +27,7 @@ def search(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Find the items of GALLERY nearest to each of QUERIES.
+    """Find the nearest items of GALLERY to each of QUERIES.
 
     Example: onward search photos.lance cat.png --model models/new -k 10
     """

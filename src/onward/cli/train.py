@@ -44,22 +44,25 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="Name of its space; default: OUT's own name.")
     ] = None,
-    objective: Annotated[Objective, typer.Option(help="What it learns from.")] = (
-        Objective.CROSS_ENTROPY
-    ),
+    objective: Annotated[
+        Objective, typer.Option(help="simclr makes side-information and needs no labels.")
+    ] = (Objective.CROSS_ENTROPY),
     classes: Classes = None,
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.TRAIN,
     backbone: Annotated[
         str, typer.Option(help="small-resnet, or timm:NAME such as timm:resnet50.")
     ] = "small-resnet",
     dim: Annotated[int, typer.Option(min=1, help="Dimensions of the embedding.")] = 128,
-    size: Annotated[int, typer.Option(min=4, help="Images are brought to SIZE pixels.")] = 32,
+    size: Annotated[
+        int, typer.Option(min=4, help="Height and width that images are brought to, in pixels.")
+    ] = 32,
     channels: Annotated[int, typer.Option(min=1, max=3, help="1: grey, 3: colour.")] = 3,
     width: Annotated[int, typer.Option(min=1, help="small-resnet: channels it begins with.")] = 32,
     epochs: Annotated[int, typer.Option(min=1, help="Times that every image is seen.")] = 100,
     batch: Annotated[int, typer.Option(min=2, help="Images in a batch.")] = 256,
     lr: Annotated[
-        float | None, typer.Option(help="Highest learning rate; default: by the batch.")
+        float | None,
+        typer.Option(help="Highest learning rate; default: 0.001 for each image of a batch."),
     ] = None,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images; not for digits.")] = True,
     old_model: Annotated[
@@ -67,12 +70,15 @@ def train(
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(min=1, help="Also read side-information of so many dimensions from stages."),
+        typer.Option(
+            min=1, help="Also give side-information of so many dimensions, from its own stages."
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Annotated[
-        Literal["32-true", "bf16-mixed"], typer.Option(help="bf16 computes in half the bits.")
+        Literal["32-true", "bf16-mixed"],
+        typer.Option(help="bf16-mixed: half the bits, where it is safe."),
     ] = "32-true",
     devices: Annotated[int, typer.Option(min=1, help="GPUs that share each batch.")] = 1,
     tensorboard: Annotated[
@@ -84,7 +90,7 @@ def train(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model on DATA and write it to OUT. Killed, it goes on where it was.
+    """Train a model on DATA and write it to OUT. If it was killed, the same command goes on.
 
     Example: onward train photos/ models/old --classes 0-49 --epochs 100 --layers 256
     """

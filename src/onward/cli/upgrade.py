@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from onward.upgrading import Upgrade, UpgradeResult
 
 TransformationPath = Annotated[Path, typer.Argument(help="Directory written by `fit`.")]
-Force = Annotated[bool, typer.Option("--force", help="Do it although checks failed; is logged.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Cut over without a passed verification; logged.")
+]
 LeaveOut = Annotated[
     bool,
-    typer.Option("--leave-out", help="Allow that items which cannot be carried over are lost."),
+    typer.Option(
+        "--leave-out", help="Pass although items that cannot be carried over will not be found."
+    ),
 ]
 QueryModel = Annotated[
     str | None,
-    typer.Option(help="Fingerprint of the model that embeds queries; default: the new space."),
+    typer.Option(
+        help="Which model embeds the queries, for the record; default: the new space's name."
+    ),
 ]
 
 
