@@ -69,7 +69,10 @@ def rank(
 
 
 def search(queries: Embeddings, gallery: Embeddings, k: int, *, exclude_self: bool) -> Ranking:
-    """Return the k nearest gallery items of every query; see `rank`."""
+    """Return the k nearest gallery items of every query, or all if there are fewer.
+
+    Arguments and errors are those of `rank`; the result is one ranking that is held whole.
+    """
     blocks = list(rank(queries, gallery, exclude_self=exclude_self, k=k))
     rows = [block.rows for block in blocks] or [np.empty((0, 0), dtype=np.int64)]
     distances = [block.distances for block in blocks] or [np.empty((0, 0), dtype=np.float32)]

@@ -220,7 +220,7 @@ def compose(first: Transformation, second: Transformation) -> Transformation:
     """Return the transformation that applies `first` and then `second`.
 
     A direct fit from the first space to the last is better wherever old embeddings are still
-    stored: every link of a chain costs about a point of cmc@1.
+    stored: every link of a chain loses a little.
 
     Raises:
         SpaceMismatchError: if `second` does not start where `first` ends, or needs other

@@ -65,7 +65,8 @@ def open_splits(
 
     A source says itself which is which: shards called `train-*` and `test-*`, or folders `train`
     and `test`; for want of test items, validation items (`val`, `valid`, `validation`) are used,
-    and other parts are not opened. A source that does not say is divided by `split_by_id`.
+    and other parts are not opened. In a source that does not say, a quarter of each class
+    is for testing, chosen by a digest of the id.
 
     Arguments, ids and errors are those of `open_items`.
 

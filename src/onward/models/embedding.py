@@ -360,8 +360,8 @@ class EmbeddingModel:
         if self.side is None:
             raise ModelError(
                 f"{self.space.name} has no side-information to read; fit it once on the old data "
-                "(onward.training.add_layers_side_information), or embed the items with a "
-                "side-information model"
+                "(onward train --layers, or onward.training.layers.add_layers_side_information), "
+                "or embed the items with a side-information model"
             )
         return self.side
 
