@@ -62,6 +62,13 @@ def test_negative_flips_are_right_answers_that_were_lost():
     assert made.negative_flips("independent") == 0.25
 
 
+def test_update_gain_is_not_a_number_where_full_backfill_loses():
+    made = comparison(cell([0.8]), cell([0.5]), cell([0.6]))
+    assert np.isnan(made.update_gain("map"))
+    assert made.to_json()["update_gain"]["map"] is None
+    assert str(made).splitlines()[2].endswith("-")
+
+
 def test_the_cells_are_compared_query_by_query_whatever_their_order():
     upgraded = cell([1.0, 0.2], ids=["b", "a"])
     made = comparison(cell([1.0, 0.2], ids=["a", "b"]), upgraded, cell([1.0, 1.0], ids=["a", "b"]))

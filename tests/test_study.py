@@ -3,10 +3,11 @@
 import json
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from onward.artifacts import ARRAYS
-from onward.data import decoding
+from onward.data import decoding, open_items
 from onward.errors import ConfigurationError, DataError
 from onward.experiments import learning, study
 from onward.experiments.learning import Stage
@@ -131,6 +132,20 @@ def test_performing_it_again_replaces_the_results_with_the_same_ones(performed):
     study.run_study(load_recipe("digits", QUICK), out, quiet())
     assert (out / "models" / "new" / ARRAYS).read_bytes() == weights
     assert json.loads((out / "comparison.json").read_text())["cells"] == cells
+
+
+@pytest.mark.slow
+def test_a_folder_of_few_images_is_enough(tmp_path):
+    """Fewer old images than the recipe's dimensions of layers side-information."""
+    digits = open_items("digits").of_classes(range(4))
+    photos = tmp_path / "my photos"
+    for label in digits.classes:
+        (photos / f"digit {label}").mkdir(parents=True)
+        for row in np.flatnonzero(digits.labels == label)[:10].tolist():
+            digits.open(row).save(photos / f"digit {label}" / f"{row}.png")
+    few = {**QUICK, "layers.dim": 256, "data.source": str(photos), "data.old_classes": 2}
+    study.run_study(load_recipe("images", few), tmp_path / "run", quiet())
+    assert set(json.loads((tmp_path / "run" / "comparison.json").read_text())["cells"]) == CELLS
 
 
 @pytest.mark.slow

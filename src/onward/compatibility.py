@@ -94,12 +94,11 @@ class Comparison:
         """Return the share of what full backfill gains that the cell gains.
 
         `(M(cell) - M(old/old)) / (M(new/new) - M(old/old))`: 0 is doing nothing, 1 is full
-        backfill; below 0 is worse than doing nothing, above 1 better than full backfill. Where
-        full backfill loses, the sign turns round, so read it beside the cells. NaN where full
-        backfill changes nothing.
+        backfill; below 0 is worse than doing nothing, above 1 better than full backfill. NaN where
+        full backfill gains nothing: of a loss, a share would have the wrong sign.
         """
         nothing, everything = self.value(metric, OLD), self.value(metric, NEW)
-        if everything == nothing:
+        if not everything > nothing:
             return float("nan")
         return (self.value(metric, cell) - nothing) / (everything - nothing)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from onward.upgrading import Upgrade, UpgradeResult
 
+DIGEST_DIGITS = 64
+
 TransformationPath = Annotated[Path, typer.Argument(help="Directory written by `fit`.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Cut over without a passed verification; logged.")
@@ -184,11 +186,18 @@ def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
 def _line(entry: "Mapping[str, Any]") -> str:
     first = f"{entry['number']:>4}  {entry['time']}  {entry['event']}"
     rest = [
-        f"{name}={value}"
+        f"{name}={_short(value)}"
         for name, value in entry.items()
         if name not in ("number", "time", "event", "state") and isinstance(value, str | int | float)
     ]
     return "  ".join([first, *rest])
+
+
+def _short(value: str | float) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    is_digest = isinstance(value, str) and len(value) == DIGEST_DIGITS
+    return str(value)[:8] if is_digest else str(value)
 
 
 def _open(gallery: str, transformation: Path) -> "Upgrade":

@@ -85,8 +85,9 @@ def train_models(
         model = train_embedding_model(
             old_train, backbone, name="old", settings=settings, seed=seed, run=run
         )
-        layers = recipe.layers
-        return add_layers_side_information(model, old_train, dim=layers.dim, grid=layers.grid)
+        read = sum(model.stage_channels) * recipe.layers.grid**2
+        dim = min(recipe.layers.dim, read, len(old_train) - 1)  # few items have few directions
+        return add_layers_side_information(model, old_train, dim=dim, grid=recipe.layers.grid)
 
     def train_side(run: RunSettings) -> EmbeddingModel:
         seed, chosen = recipe.seed_of("side"), recipe.side_information

@@ -11,7 +11,7 @@ from html import escape
 from types import MappingProxyType
 
 from onward.compatibility import Comparison
-from onward.report.wording import gain, in_order, percent, with_sign
+from onward.report.wording import in_order, percent, with_sign
 
 _KS = (1, 2, 5, 10, 20, 50)
 
@@ -227,7 +227,7 @@ def marker(shape: str, x: float, y: float, size: float = 4.5) -> str:
 
 def gain_track(comparison: Comparison, metric: str) -> str:
     """Draw how far new/old has come from old/old towards new/new in one metric, as HTML."""
-    share = gain(comparison, metric)
+    share = comparison.update_gain(metric)
     low, reached, high = (
         percent(comparison.value(metric, cell)) for cell in ("old/old", "new/old", "new/new")
     )

@@ -16,7 +16,7 @@ from onward.report.charts import axis_floor, cmc_chart, curve_ks, drawn_cells, g
 from onward.report.grid import RetrievalGrid
 from onward.report.pictures import grid_html
 from onward.report.tables import cells_table, curves_table
-from onward.report.wording import gain, percent, with_sign
+from onward.report.wording import percent, with_sign
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -96,7 +96,7 @@ def _verdict(comparison: Comparison) -> str:
         f"<dd>{percent(comparison.value('cmc@1', cell))} % cmc@1</dd></div>"
         for cell, words, about, tone in ends
     )
-    gained = with_sign(gain(comparison, "map"))
+    gained = with_sign(comparison.update_gain("map"))
     return _section(
         "verdict",
         "Verdict",

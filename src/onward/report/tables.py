@@ -5,7 +5,7 @@ from html import escape
 
 from onward.compatibility import METRICS, Comparison
 from onward.report.charts import curve_ks
-from onward.report.wording import explain, gain, in_order, percent
+from onward.report.wording import explain, in_order, percent
 
 _COLUMNS = (*METRICS, "update gain", "queries", "left out")
 
@@ -30,7 +30,7 @@ def cells_table(comparison: Comparison) -> str:
 
 def _row(comparison: Comparison, name: str) -> str:
     evaluation = comparison.cells[name]
-    gained = "" if name in ("old/old", "new/new") else percent(gain(comparison, "map", name))
+    gained = "" if name in ("old/old", "new/new") else percent(comparison.update_gain("map", name))
     bar = f'<span class="bar" style="--share:{_share(evaluation.map)}"></span>'
     values = (
         percent(comparison.value("cmc@1", name)),

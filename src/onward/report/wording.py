@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from onward.compatibility import Comparison
-
 MISSING = "–"
 
 CELLS: Mapping[str, str] = MappingProxyType(
@@ -45,13 +43,6 @@ def explain(cell: str, cells: Iterable[str]) -> str:
     if cell == "new/old" and "new/old without side" in cells:
         return "Upgraded from the old embeddings and their side-information."
     return CELLS.get(cell, "")
-
-
-def gain(comparison: Comparison, metric: str, cell: str = "new/old") -> float:
-    """Return the update gain; NaN also where full backfill loses, for then its sign misleads."""
-    if not comparison.value(metric, "new/new") > comparison.value(metric, "old/old"):
-        return math.nan
-    return comparison.update_gain(metric, cell)
 
 
 def percent(fraction: float, digits: int = 1) -> str:
