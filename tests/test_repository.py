@@ -63,11 +63,15 @@ def test_only_the_modules_that_may_load_torch_do():
     assert not loaded_by(*light) & {"torch", "torchvision", "timm", "kornia", "lightning_fabric"}
 
 
-def test_onward_is_imported_in_half_a_second_of_computing():
-    code = "from time import process_time as now; t = now(); import onward; print(now() - t)"
-    command = [sys.executable, "-c", code]
-    taken = [float(subprocess.check_output(command, text=True)) for _ in range(3)]
-    assert min(taken) < 0.5
+def test_importing_onward_imports_nothing_but_the_standard_library():
+    """So that it is quick whatever is installed beside it."""
+    code = (
+        "import sys; before = set(sys.modules); import onward\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['onward']"
 
 
 def test_the_layers_hold():

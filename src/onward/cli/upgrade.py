@@ -65,16 +65,15 @@ def everything(
 
     Example: onward upgrade photos.lance old-to-new/ --yes
     """
-    from onward.gallery import open_gallery
     from onward.upgrading import plan_upgrade
 
-    if not yes:
-        upgrade = _open(gallery, transformation)
-        show(plan_upgrade(open_gallery(gallery), upgrade.transformation), as_json)
-        tell("Nothing was written. To do it: add --yes")
-        return
     upgrade = _open(gallery, transformation)
-    tell(str(plan_upgrade(upgrade.gallery, upgrade.transformation)))
+    planned = plan_upgrade(upgrade.gallery, upgrade.transformation)
+    if not yes:
+        show(planned, as_json)
+        tell("To do it: add --yes")
+        return
+    tell(str(planned))
     upgrade.start()
     result = _run(upgrade)
     if result.stopped:

@@ -66,7 +66,7 @@ def is_image(path: str) -> bool:
 
 def _require_pillow() -> None:
     try:
-        import PIL.Image  # noqa: F401
+        import PIL.Image  # noqa: F401  # whether it is there is the question
     except ImportError as error:
         raise MissingExtraError("pillow", "vision") from error
 

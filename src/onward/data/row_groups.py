@@ -96,7 +96,11 @@ def read_group(file: str, group: int, column: str) -> "pa.ChunkedArray":
 
 
 @lru_cache(maxsize=4096)
-def _row_group_ends(file: str, size: int, changed: int) -> tuple[int, ...]:  # noqa: ARG001
+def _row_group_ends(
+    file: str,
+    size: int,  # noqa: ARG001  # with `changed`, tells the cache one state of the file from another
+    changed: int,  # noqa: ARG001
+) -> tuple[int, ...]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -60,8 +60,13 @@ class CallableEngine(Engine):
     function: Callable[[Pixels], Any]
     dim: int
 
-    def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:  # noqa: ARG002
-        """Return the function, its results checked; it has its own mind about devices."""
+    def forward(
+        self,
+        taken: InputSpec,
+        device: str,  # noqa: ARG002  # a function of the user's computes where it wants to
+        grid: int | None,
+    ) -> Forward:
+        """Return the function, its results checked."""
         refuse_stages(grid, "a callable")
 
         def run(pixels: Pixels) -> tuple[Vectors, None]:

@@ -64,7 +64,8 @@ def read_checkpoint(path: Path, what: Mapping[str, Any]) -> Checkpoint | None:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()  # the file itself cannot be iterated
+            tensors = {name: file.get_tensor(name) for name in names}
         step, written = int(metadata["step"]), json.loads(metadata["run"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(
