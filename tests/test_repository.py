@@ -74,6 +74,11 @@ def test_importing_onward_imports_nothing_but_the_standard_library():
     assert done.stdout.strip() == "['onward']"
 
 
+def test_the_package_says_that_it_is_typed():
+    """`Typing :: Typed` in pyproject.toml is true for type checkers only with this file."""
+    assert (ROOT / "src/onward/py.typed").is_file()
+
+
 def test_the_layers_hold():
     command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
