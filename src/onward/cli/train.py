@@ -130,7 +130,7 @@ def train(
         )
         model = _train(objective, items, spec, name or out.name, settings, seed, run, old_model)
     if layers is not None:
-        model = add_layers_side_information(model, items, dim=layers)
+        model = add_layers_side_information(model, items, dim=layers, device=device)
     model.save(out)
     forget_checkpoint(checkpoint)
     show(model, as_json)

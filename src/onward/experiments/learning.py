@@ -87,7 +87,8 @@ def train_models(
         )
         read = sum(model.stage_channels) * recipe.layers.grid**2
         dim = min(recipe.layers.dim, read, len(old_train) - 1)  # few items have few directions
-        return add_layers_side_information(model, old_train, dim=dim, grid=recipe.layers.grid)
+        grid = recipe.layers.grid
+        return add_layers_side_information(model, old_train, dim=dim, grid=grid, device=run.device)
 
     def train_side(run: RunSettings) -> EmbeddingModel:
         seed, chosen = recipe.seed_of("side"), recipe.side_information

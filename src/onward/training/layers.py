@@ -57,7 +57,7 @@ def add_layers_side_information(
         items: the old data; at least as many items as there are dimensions.
         dim: dimensions of the side-information.
         grid: each stage's output is averaged over grid x grid cells.
-        device: "cpu", or a GPU such as "cuda".
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
         progress: told after each batch, in items.
 
     Raises:

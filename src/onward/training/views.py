@@ -42,7 +42,7 @@ def embed_views(
         augmentation: takes and gives float images in [0, 1]; not needed for one view.
         views: how many of each item; the first is the image as it is.
         seed: decides the augmented views, whatever models look at them.
-        device: "cpu", or a GPU such as "cuda".
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
         progress: told after each batch, in items.
 
     Returns:
