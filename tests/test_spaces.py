@@ -44,10 +44,18 @@ def test_a_space_is_equal_only_to_itself():
 
 
 def test_a_space_goes_through_json_unchanged():
-    for space in (OLD, Space("ü", 7, "cosine")):
+    for space in (OLD, Space("ü", 7, "cosine"), Space("s", 2, "l2", "int8")):
         assert Space.from_json(space.to_json()) == space
     assert OLD.to_json() == {"name": "old@1f", "dim": 2, "metric": "l2"}
     assert str(OLD) == "old@1f (2, l2)"
+    assert Space("s", 2, "l2", "int8").to_json()["format"] == "int8"
+    assert str(Space("s", 2, "l2", "float16")) == "s (2, l2, float16)"
+
+
+def test_a_space_says_how_many_bytes_a_stored_vector_takes():
+    sizes = {form: Space("s", 10, "l2", form).bytes for form in ("float32", "float16", "int8")}
+    assert sizes == {"float32": 40, "float16": 20, "int8": 10}
+    assert len({Space("s", 10, "l2", form) for form in sizes}) == 3
 
 
 @pytest.mark.parametrize(
@@ -56,6 +64,10 @@ def test_a_space_goes_through_json_unchanged():
         (("", 2), "a space needs a name, such as 'resnet50@2f1c90ab'"),
         (("old", 0), "space old has 0 dimensions; it needs at least 1"),
         (("old", 2, "dot"), "space old has the metric 'dot'; choose 'l2' or 'cosine'"),
+        (
+            ("old", 2, "l2", "int4"),
+            "space old has the format 'int4'; choose 'float32' or 'float16' or 'int8'",
+        ),
     ],
 )
 def test_a_space_refuses_what_cannot_be_one(arguments, words, monkeypatch):
@@ -130,6 +142,21 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
             "the vector of item 'c' (row 2) is zero and has no direction; old (2, cosine) needs "
             "one. Leave the item out or use the l2 metric",
             id="zero-with-the-cosine",
+        ),
+        *(
+            pytest.param(
+                {"vectors": np.array([[0, 1], [2, value], [4, 5]]), "space": stored},
+                f"the vector of item 'b' (row 1) does not lie in s (2, l2, {stored.format}), whose "
+                f"vectors are {wanted}; make them with the quantisation",
+                id=f"{stored.format}-{value}",
+            )
+            for stored, value, wanted in [
+                (Space("s", 2, "l2", "int8"), 0.5, "whole numbers from -127 to 127"),
+                (Space("s", 2, "l2", "int8"), -128.0, "whole numbers from -127 to 127"),
+                (Space("s", 2, "l2", "int8"), 1e9, "whole numbers from -127 to 127"),
+                (Space("s", 2, "l2", "float16"), 1 / 3, "numbers that float16 holds exactly"),
+                (Space("s", 2, "l2", "float16"), 1e6, "numbers that float16 holds exactly"),
+            ]
         ),
         pytest.param(
             {"labels": np.array([1, 2])},
@@ -217,6 +244,16 @@ def test_a_file_has_the_columns_of_the_format(tmp_path):
     assert table.column_names == ["id", "vector", "label"]
     assert table.schema.field("vector").type == pa.list_(pa.float32(), 2)
     assert b"old@1f" in table.schema.metadata[b"onward.space"]
+
+
+@pytest.mark.parametrize("form", ["float16", "int8"])
+def test_a_smaller_format_is_stored_as_such(tmp_path, form):
+    path, space = tmp_path / "side.parquet", Space("side@2e", 2, "l2", form)
+    side = three(vectors=np.array([[0, 1], [-127, 3], [127, 5]], np.float32), space=space)
+    side.save(path)
+    assert_same(Embeddings.load(path), side)
+    stored = pq.read_table(path).schema.field("vector").type
+    assert stored == pa.list_({"float16": pa.float16(), "int8": pa.int8()}[form], 2)
 
 
 def test_a_numpy_file_needs_its_ids_and_its_space(tmp_path):

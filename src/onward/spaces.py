@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -17,11 +17,13 @@ from jaxtyping import Float32, Int64
 from onward.errors import EmbeddingsError, SpaceMismatchError
 
 Metric = Literal["l2", "cosine"]
+Format = Literal["float32", "float16", "int8"]
 Ids = tuple[str, ...]
 Vectors = Float32[np.ndarray, "item dim"]
 Labels = Int64[np.ndarray, " item"]
 
 SPACE_KEY = b"onward.space"
+LARGEST_CODE = 127  # of int8; -128 is not used, so that codes are symmetric
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,15 @@ class Space:
             trainings never share a space by accident; any unique name where the user brings one.
         dim: number of dimensions.
         metric: the distance of this space: "l2" (Euclidean) or "cosine" (one minus the cosine).
+        format: how its numbers are stored. Those of a "float16" space are what float16 holds, those
+            of an "int8" space are whole numbers from -127 to 127; see `onward.quantisation`.
+            Spaces that answer queries are in "float32".
     """
 
     name: str
     dim: int
     metric: Metric = "l2"
+    format: Format = "float32"
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -46,22 +52,35 @@ class Space:
             raise EmbeddingsError(
                 f"space {self.name} has {self.dim} dimensions; it needs at least 1"
             )
-        if self.metric not in ("l2", "cosine"):
-            raise EmbeddingsError(
-                f"space {self.name} has the metric {self.metric!r}; choose 'l2' or 'cosine'"
-            )
+        for what, known in (("metric", get_args(Metric)), ("format", get_args(Format))):
+            if (given := getattr(self, what)) not in known:
+                words = f"{what} {given!r}; choose {' or '.join(map(repr, known))}"
+                raise EmbeddingsError(f"space {self.name} has the {words}")
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.dim}, {self.metric})"
+        stored = "" if self.format == "float32" else f", {self.format}"
+        return f"{self.name} ({self.dim}, {self.metric}{stored})"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a number as it is stored."""
+        return np.dtype(self.format)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes one stored vector takes."""
+        return self.dim * self.dtype.itemsize
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {"name": self.name, "dim": self.dim, "metric": self.metric}
+        """Return the fields as plain values; the format only if it is not float32."""
+        fields = {"name": self.name, "dim": self.dim, "metric": self.metric}
+        return fields if self.format == "float32" else {**fields, "format": self.format}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Space":
         """Return the space that `to_json` wrote."""
-        return cls(str(fields["name"]), int(fields["dim"]), fields["metric"])
+        name, dim, metric = str(fields["name"]), int(fields["dim"]), fields["metric"]
+        return cls(name, dim, metric, fields.get("format", "float32"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +88,12 @@ class Embeddings:
     """Vectors of items in one space, with the items' ids.
 
     Checked once, here: ids are unique strings, one a row; vectors are finite, of the space's
-    dimension, and not zero where the metric is the cosine. The arrays are read-only.
+    dimension, not zero where the metric is the cosine, and what the space's format holds. The
+    arrays are read-only.
 
     Attributes:
         ids: identity of each item.
-        vectors: one row an item.
+        vectors: one row an item; float32 here, whatever the format in which they are stored.
         space: where the vectors lie.
         labels: class of each item, where it is known.
 
@@ -108,6 +128,8 @@ class Embeddings:
                 f"{int((~finite).sum())} of {len(vectors)} vectors do. "
                 "Leave these items out or mend the model that made them"
             )
+        if self.space.format != "float32":
+            _check_format(self.ids, vectors, self.space)
         nonzero = np.any(vectors != 0, axis=1)
         if self.space.metric == "cosine" and not nonzero.all():
             row = int(np.argmin(nonzero))
@@ -167,7 +189,7 @@ class Embeddings:
         from onward.artifacts import write_aside
 
         target = check_suffix(path)
-        flat = pa.array(self.vectors.reshape(-1), pa.float32())
+        flat = pa.array(self.vectors.reshape(-1).astype(self.space.dtype))
         columns = {
             "id": pa.array(self.ids, pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(flat, self.space.dim),
@@ -278,6 +300,21 @@ def _as_vectors(values: Any) -> np.ndarray:
         ) from error
 
 
+def _check_format(ids: Ids, vectors: np.ndarray, space: Space) -> None:
+    wanted = "numbers that float16 holds exactly"
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not held
+        held = (vectors.astype(space.dtype) == vectors).all(axis=1)
+    if space.format == "int8":
+        held &= (np.abs(vectors) <= LARGEST_CODE).all(axis=1)
+        wanted = f"whole numbers from -{LARGEST_CODE} to {LARGEST_CODE}"
+    if not held.all():
+        row = int(np.argmin(held))
+        raise EmbeddingsError(
+            f"the vector of item {ids[row]!r} (row {row}) does not lie in {space}, whose vectors "
+            f"are {wanted}; make them with the quantisation that made the space"
+        )
+
+
 def _as_labels(values: Any) -> np.ndarray:
     given = np.asarray(values)
     if given.dtype.kind in "iuf":
@@ -303,7 +340,7 @@ def _load_parquet(path: Path, space: Space | None) -> Embeddings:
     if missing:
         raise EmbeddingsError(
             f"{path} has the columns {table.column_names}, not {sorted(missing)}; "
-            "embeddings have `id` (string) and `vector` (fixed-size list of float32)"
+            "embeddings have `id` (string) and `vector` (fixed-size list of numbers)"
         )
     stored = (table.schema.metadata or {}).get(SPACE_KEY)
     found = _read_space(stored, path) if stored else space

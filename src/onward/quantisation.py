@@ -1,0 +1,143 @@
+"""Store side-information in fewer bytes: float16, or int8 with one scale a dimension.
+
+What a format loses is small against what an image differs from another, so side-information of
+twice or four times the dimensions fits into the same bytes. A quantisation is fitted once, on
+embeddings of old data, and applied to every item's embedding before it is stored. Transformations
+are fitted on what is stored. Nothing here knows of models, galleries or images.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from onward.artifacts import digest
+from onward.errors import EmbeddingsError, SpaceMismatchError
+from onward.spaces import LARGEST_CODE, Embeddings, Space, Vectors
+
+DIGITS = 8  # of the digest, in a space's name
+ROOM = 5.0
+"""An int8 scale reaches at least so many times the root mean square of its dimension: images that
+were not fitted on lie farther out."""
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantisation:
+    """How the vectors of one space are brought into a smaller number format.
+
+    In float16, a vector becomes the nearest one that float16 holds. In int8, each number becomes
+    the code `round(x / scale)`, from -127 to 127, with one scale a dimension. The codes are used as
+    they are: a transformation is fitted on them, and its first layer absorbs the scales. What
+    lies beyond the format is clipped.
+
+    Attributes:
+        of: the space of the vectors that come in, in float32.
+        format: "float16" or "int8".
+        scale: of int8, what each dimension is divided by, above 0; None for float16.
+
+    Raises:
+        EmbeddingsError: if these do not fit together.
+    """
+
+    of: Space
+    format: Literal["float16", "int8"]
+    scale: Float32[np.ndarray, " dim"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.of.format != "float32":
+            raise EmbeddingsError(
+                f"{self.of} is quantised already; quantise the float32 embeddings it was made from"
+            )
+        if self.format not in ("float16", "int8"):
+            raise EmbeddingsError(
+                f"embeddings cannot be quantised to {self.format!r}; choose 'float16' or 'int8', "
+                "or leave them as they are in float32"
+            )
+        shape = None if self.scale is None else np.shape(self.scale)
+        if shape != (None if self.format == "float16" else (self.of.dim,)):
+            raise EmbeddingsError(
+                f"a scale of shape {shape} does not quantise {self.of} to {self.format}; int8 "
+                f"needs one of shape ({self.of.dim},), float16 needs None"
+            )
+        if self.scale is not None:
+            kept = np.array(self.scale, dtype=np.float32, order="C")
+            if not (np.isfinite(kept) & (kept > 0)).all():
+                raise EmbeddingsError(
+                    "int8 needs finite scales above 0; give dimensions that are always 0 the scale "
+                    "1"
+                )
+            kept.flags.writeable = False
+            object.__setattr__(self, "scale", kept)
+
+    @cached_property
+    def space(self) -> Space:
+        """The space of the quantised vectors: another scale is another space."""
+        scales = b"" if self.scale is None else self.scale.astype("<f4").tobytes()
+        minted = digest(self.of.name.encode(), self.format.encode(), scales)[:DIGITS]
+        given = self.of.name.rpartition("@")[0] or self.of.name
+        name = f"{given}-{self.format}@{minted}"
+        return Space(name, self.of.dim, self.of.metric, self.format)
+
+    def apply(self, embeddings: Embeddings) -> Embeddings:
+        """Return the quantised embeddings in `space`; ids and labels are kept.
+
+        Raises:
+            SpaceMismatchError: if the embeddings are in another space than `of`.
+        """
+        if embeddings.space != self.of:
+            raise SpaceMismatchError(
+                f"the embeddings are in {embeddings.space}, but the quantisation was fitted on "
+                f"{self.of}; its scales mean nothing elsewhere. Give embeddings in that space, or "
+                "fit a quantisation on old data in theirs"
+            )
+        quantised = self.apply_array(embeddings.vectors)
+        return Embeddings(embeddings.ids, quantised, self.space, embeddings.labels)
+
+    def apply_array(self, vectors: Vectors) -> Vectors:
+        """Return the quantised vectors, as float32; the caller vouches for the space."""
+        if self.scale is None:
+            held = np.clip(vectors, -LARGEST_FLOAT16, LARGEST_FLOAT16).astype(np.float16)
+            kept: Vectors = held.astype(np.float32)
+            return kept
+        with np.errstate(over="ignore"):  # what overflows is clipped
+            codes: Vectors = np.clip(np.rint(vectors / self.scale), -LARGEST_CODE, LARGEST_CODE)
+        codes += 0  # -0 becomes 0
+        return codes
+
+
+def fit_quantisation(embeddings: Embeddings, format: Literal["float16", "int8"]) -> Quantisation:
+    """Return the quantisation of a space, fitted on embeddings of old data.
+
+    The scales of int8 are such that the largest code stands for the largest value seen, or for
+    `ROOM` times the root mean square where that is more.
+
+    Args:
+        embeddings: of old data, in float32; the more items, the better the scales.
+        format: "float16" takes half the bytes of float32, "int8" a quarter.
+
+    Raises:
+        EmbeddingsError: if there are no embeddings, they are quantised already, the format is
+            unknown, or float16 does not hold their values.
+    """
+    if not len(embeddings):
+        raise EmbeddingsError(
+            f"a quantisation of {embeddings.space} cannot be fitted on no embeddings; give some of "
+            "old data"
+        )
+    if format != "int8":
+        fitted = Quantisation(embeddings.space, format)
+        largest = float(np.abs(embeddings.vectors).max())
+        if largest > LARGEST_FLOAT16:
+            raise EmbeddingsError(
+                f"float16 holds numbers up to {LARGEST_FLOAT16:g}, {embeddings.space} has "
+                f"{largest:g}; choose 'int8', whose scales are fitted"
+            )
+        return fitted
+    values = embeddings.vectors.astype(np.float64)
+    reach = np.maximum(np.abs(values).max(axis=0), ROOM * np.sqrt((values**2).mean(axis=0)))
+    scale = (reach / LARGEST_CODE).astype(np.float32)
+    usable = scale > np.finfo(np.float32).tiny
+    return Quantisation(embeddings.space, "int8", np.where(usable, scale, np.float32(1)))
