@@ -1,0 +1,270 @@
+"""The backfill curve: by hand, against mixed galleries evaluated one by one, and its orders."""
+
+import json
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onward.backfill_curve import (
+    POINTS,
+    BackfillCurve,
+    backfill_curve,
+    oracle_order,
+    random_order,
+    uncertainty_order,
+)
+from onward.compatibility import METRICS, evaluate_embeddings
+from onward.errors import EvaluationError, SpaceMismatchError
+from onward.spaces import Embeddings, Space
+
+
+def on_a_line(places, labels, ids="abcd", name="new"):
+    vectors = np.array(places, np.float32)[:, None]
+    return Embeddings(tuple(ids[: len(places)]), vectors, Space(name, 1), np.array(labels))
+
+
+QUERY = on_a_line([0], [0], ids="q")
+UPGRADED = on_a_line([4, 1, 2, 3], [0, 1, 0, 1])
+EMBEDDED = on_a_line([0, 5, 1, 6], [0, 1, 0, 1])
+# One query at 0 looks for a and c. Nearest first, * is relevant, capitals are re-embedded:
+#   none: b c* d a*    AP = (1/2 + 2/4) / 2 = 1/2
+#   d:    b c* a* D    AP = (1/2 + 2/3) / 2 = 7/12
+#   d b:  c* a* B D    AP = 1
+#   d b a, and all:    AP = 1
+
+
+def test_a_curve_worked_by_hand():
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=5)
+    assert curve.shares == (0, 0.25, 0.5, 0.75, 1)
+    np.testing.assert_allclose(curve.values("map"), [1 / 2, 7 / 12, 1, 1, 1])
+    assert curve.values("cmc@1").tolist() == [0, 0, 1, 1, 1]
+    assert curve.auc("map") == pytest.approx((1 / 2 + 7 / 12 + 3) / 5)
+    assert curve.auc("cmc@1") == pytest.approx(3 / 5)
+
+
+def test_an_item_whose_turn_comes_between_two_points_waits_for_the_next():
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=3)
+    np.testing.assert_allclose(curve.values("map"), [1 / 2, 1, 1])
+    many = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=9)
+    np.testing.assert_allclose(many.values("map")[::2], [1 / 2, 7 / 12, 1, 1, 1])
+
+
+def naive_curve(queries, upgraded, embedded, order, *, exclude_self, points):
+    """Evaluate a mixed gallery at each point, from the beginning."""
+    evaluations = []
+    for point in range(points):
+        done = set(order[: round(point * len(order) / (points - 1))])
+        new = embedded.align(upgraded.ids).vectors
+        is_new = np.array([item in done for item in upgraded.ids])[:, None]
+        mixed = np.where(is_new, new, upgraded.vectors)
+        gallery = Embeddings(upgraded.ids, mixed, upgraded.space, upgraded.labels)
+        evaluations.append(evaluate_embeddings(queries, gallery, exclude_self=exclude_self))
+    return evaluations
+
+
+def galleries(rows, *, seed, dim=3, classes=4, metric="l2", ties=False):
+    """Upgraded and embedded vectors of the same items, the second in another order."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, rows)
+    new = random.standard_normal((classes, dim))[labels] + random.standard_normal((rows, dim))
+    old = new + random.standard_normal((rows, dim))
+    if ties:
+        new, old = np.round(new) + 0.25, np.round(old) + 0.25
+    ids = tuple(f"i{row}" for row in random.permutation(rows))
+    space = Space("new", dim, metric)
+    upgraded = Embeddings(ids, old.astype(np.float32), space, labels)
+    embedded = Embeddings(ids, new.astype(np.float32), space, labels)
+    return upgraded, embedded.select(random.permutation(rows))
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_curve_is_that_of_mixed_galleries_evaluated_one_by_one(exclude_self, metric, ties):
+    upgraded, embedded = galleries(37, seed=1, metric=metric, ties=ties)
+    strangers, _ = galleries(9, seed=2, classes=6, metric=metric, ties=ties)
+    other = Embeddings(
+        tuple(f"x{item}" for item in strangers.ids),
+        strangers.vectors,
+        strangers.space,
+        strangers.labels,
+    )
+    order = random_order(upgraded.ids, seed=3)
+    for queries in (embedded, embedded.select(range(11)), other):
+        how = {"exclude_self": exclude_self, "points": 6}
+        curve = backfill_curve(queries, upgraded, embedded, order, **how)
+        expected = naive_curve(queries, upgraded, embedded, order, **how)
+        for ours, theirs in zip(curve.evaluations, expected, strict=True):
+            assert ours.query_ids == theirs.query_ids
+            assert ours.depth is theirs.depth is None
+            np.testing.assert_array_equal(ours.first_hit, theirs.first_hit)
+            np.testing.assert_array_equal(ours.relevant, theirs.relevant)
+            np.testing.assert_allclose(ours.average_precision, theirs.average_precision, rtol=1e-12)
+    assert curve.evaluations[0].skipped > 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    places=st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=9
+    ),
+    points=st.integers(2, 12),
+    seed=st.integers(0, 99),
+)
+def test_a_curve_over_many_ties_is_that_of_mixed_galleries(places, points, seed):
+    before, after, labels = zip(*places, strict=True)
+    upgraded = on_a_line(before, labels, ids="abcdefghi")
+    embedded = on_a_line(after, labels, ids="abcdefghi")
+    how = {"exclude_self": True, "points": points}
+    order = random_order(upgraded.ids, seed=seed)
+    curve = backfill_curve(embedded, upgraded, embedded, order, **how)
+    expected = naive_curve(embedded, upgraded, embedded, order, **how)
+    for metric in METRICS:
+        theirs = [np.nan if (v := one.to_json()[metric]) is None else v for one in expected]
+        np.testing.assert_allclose(curve.values(metric), theirs, rtol=1e-12)
+
+
+def test_the_ends_are_the_upgraded_and_the_fully_backfilled_gallery():
+    upgraded, embedded = galleries(60, seed=4)
+    order = random_order(upgraded.ids, seed=0)
+    curve = backfill_curve(embedded, upgraded, embedded, order, exclude_self=True)
+    assert len(curve.shares) == len(curve.evaluations) == POINTS == 22
+    assert (curve.shares[0], curve.shares[-1]) == (0, 1)
+    for gallery, end in ((upgraded, 0), (embedded, -1)):
+        expected = evaluate_embeddings(embedded, gallery, exclude_self=True).to_json()
+        assert curve.evaluations[end].to_json() == pytest.approx(expected)
+
+
+def test_the_size_of_a_block_changes_nothing_and_bounds_the_memory():
+    upgraded, embedded = galleries(1500, seed=5)
+    order = random_order(upgraded.ids, seed=0)
+    how = {"exclude_self": True, "points": 3}
+    queries = embedded.select(range(300))
+    whole = backfill_curve(queries, upgraded, embedded, order, **how)
+    tracemalloc.start()
+    small = backfill_curve(queries, upgraded, embedded, order, **how, block_bytes=1 << 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert small.to_json() == whole.to_json()
+    assert peak < (1 << 20) + (1 << 20)  # and the results themselves
+
+
+def test_the_oracle_backfills_first_what_lies_farthest_off():
+    assert oracle_order(UPGRADED, EMBEDDED) == ("a", "b", "d", "c")  # off by 4, 4, 3 and 1
+    space = Space("new", 2, "cosine")
+    upgraded = Embeddings(("a", "b"), np.array([[1, 0], [3, 0]], np.float32), space)
+    embedded = Embeddings(("b", "a"), np.array([[9, 0], [1, 1]], np.float32), space)
+    assert oracle_order(upgraded, embedded) == ("a", "b")  # b only changed its length
+
+
+def test_items_are_ordered_by_falling_uncertainty_and_ties_by_id():
+    assert uncertainty_order("cab", [0.5, 0.5, np.inf]) == ("b", "a", "c")
+    assert uncertainty_order("cab", np.array([-3.0, -1.0, -2.0])) == ("a", "b", "c")
+
+
+def test_a_random_order_depends_on_the_seed_and_not_on_the_order_given():
+    ids = [f"i{row}" for row in range(50)]
+    once = random_order(ids, seed=0)
+    assert random_order(reversed(ids), seed=0) == once
+    assert sorted(once) == sorted(ids)
+    assert random_order(ids, seed=1) != once
+
+
+def test_the_oracle_is_better_than_chance_when_some_items_are_far_off():
+    for seed in range(5):
+        upgraded, embedded = galleries(300, seed=seed, dim=8)
+        broken = np.random.default_rng(seed).random(300) < 0.2
+        vectors = np.where(broken[:, None], -upgraded.vectors, upgraded.vectors)
+        worse = Embeddings(upgraded.ids, vectors, upgraded.space, upgraded.labels)
+        auc = {
+            order: backfill_curve(embedded, worse, embedded, order, exclude_self=True).auc("map")
+            for order in (oracle_order(worse, embedded), random_order(worse.ids, seed=seed))
+        }
+        oracle, chance = auc.values()
+        assert oracle > chance
+
+
+def test_a_curve_prints_percent_and_writes_fractions():
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=3)
+    assert str(curve).splitlines() == [
+        "re-embedded   cmc@1  cmc@5    map   (percent)",
+        "0.0             0.0  100.0   50.0",
+        "50.0          100.0  100.0  100.0",
+        "100.0         100.0  100.0  100.0",
+        "auc@3          66.7  100.0   83.3",
+        "1 queries; 0 more skipped (nothing to find).",
+    ]
+    written = curve.to_json()
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert written == {
+        "shares": [0.0, 0.5, 1.0],
+        "cmc@1": [0.0, 1.0, 1.0],
+        "cmc@5": [1.0, 1.0, 1.0],
+        "map": [0.5, 1.0, 1.0],
+        "auc@3": {"cmc@1": pytest.approx(2 / 3), "cmc@5": 1.0, "map": pytest.approx(2.5 / 3)},
+        "queries": 1,
+        "skipped": 0,
+    }
+
+
+def test_a_curve_over_queries_with_nothing_to_find_has_no_numbers():
+    lonely = on_a_line([0], [7], ids="q")
+    curve = backfill_curve(lonely, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=2)
+    assert curve.to_json()["auc@2"] == dict.fromkeys(METRICS)
+    assert np.isnan(curve.auc("map"))
+    assert str(curve).splitlines()[-2].split() == ["auc@2", "-", "-", "-"]
+
+
+def refuse(words, *, queries=QUERY, upgraded=UPGRADED, embedded=EMBEDDED, order="dbac", points=3):
+    with pytest.raises(EvaluationError, match=re.escape(words)):
+        backfill_curve(queries, upgraded, embedded, order, exclude_self=False, points=points)
+
+
+def test_galleries_of_other_items_are_refused():
+    words = "'d' is in upgraded, not in embedded (1 of 4 items are in one of the two alone); give"
+    refuse(words, embedded=EMBEDDED.select([0, 1, 2]))
+    with pytest.raises(EvaluationError, match="'d' is in embedded, not in upgraded"):
+        oracle_order(UPGRADED.select([0, 1, 2]), EMBEDDED)
+
+
+def test_an_order_that_lacks_an_item_or_names_one_twice_is_refused():
+    refuse("'c' is in upgraded, not in order", order="dba")
+    refuse("'x' is in order, not in upgraded", order="dbacx")
+    refuse("names 5 items where the gallery holds 4; name every item once", order="dbacd")
+
+
+def test_one_point_makes_no_curve():
+    refuse("a curve of points=1 has no two ends; ask for 2 or more, 22 as FastFill", points=1)
+    with pytest.raises(EvaluationError, match="0 evaluations at 2 shares make no curve; give one"):
+        BackfillCurve((0.0, 1.0), ())
+
+
+def test_galleries_that_disagree_on_labels_are_refused():
+    refuse(
+        "do not give the same items the same labels; take the labels of both from the same data",
+        embedded=on_a_line([0, 5, 1, 6], [0, 1, 1, 1]),
+    )
+
+
+def test_vectors_of_another_space_are_refused():
+    elsewhere = on_a_line([4, 1, 2, 3], [0, 1, 0, 1], name="old")
+    with pytest.raises(SpaceMismatchError, match="Upgrade the gallery from old to new first"):
+        backfill_curve(QUERY, elsewhere, EMBEDDED, "dbac", exclude_self=False)
+    with pytest.raises(SpaceMismatchError, match="Upgrade the gallery from old to new first"):
+        oracle_order(elsewhere, EMBEDDED)
+
+
+def test_uncertainties_that_are_not_one_number_an_id_are_refused():
+    for numbers in ([0.5], [0.5, np.nan, 1.0]):
+        with pytest.raises(EvaluationError, match="for 3 ids; give one number an id, greatest"):
+            uncertainty_order("abc", numbers)
+
+
+def test_a_metric_that_is_not_there_is_named():
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=2)
+    with pytest.raises(EvaluationError, match="there is no metric 'mAP'; choose one of "):
+        curve.auc("mAP")
