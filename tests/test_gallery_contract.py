@@ -8,7 +8,8 @@ import pytest
 
 from onward import retrieval
 from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
-from onward.gallery import create_gallery, open_gallery
+from onward.gallery import create_gallery, open_gallery, scratch_gallery
+from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
 
 OLD = Space("old@1", 4)
@@ -301,6 +302,9 @@ def test_adding_a_space_is_cheap_to_repeat_and_leaves_every_row_empty(gallery):
 def test_a_space_of_the_same_name_but_other_dimensions_is_refused(gallery):
     with pytest.raises(GalleryError, match=r"knows the space side@1 with 3 dim.* these have 8"):
         gallery.add_space(Space("side@1", 8))
+    words = "3 dimensions, the metric l2 and the format float32; these have 3, l2 and int8"
+    with pytest.raises(GalleryError, match=words):
+        gallery.add_space(Space("side@1", 3, "l2", "int8"))
 
 
 def test_a_space_is_filled_by_one_transformation_only(gallery):
@@ -595,8 +599,9 @@ def test_the_description_prints_itself_as_a_table_and_as_json(gallery):
     description = gallery.describe()
     printed = str(description).splitlines()
     assert "3 rows, queries embedded by model side-model" in printed[0]
-    assert printed[1].split() == ["space", "dim", "metric", "filled", "embedded", "upgraded"]
-    assert printed[2].split()[:6] == ["old@1", "4", "l2", "3", "3", "0"]
+    head = ["space", "dim", "metric", "format", "bytes", "filled", "embedded", "upgraded"]
+    assert printed[1].split() == head
+    assert printed[2].split()[:8] == ["old@1", "4", "l2", "float32", "16", "3", "3", "0"]
     assert printed[2].endswith("rolling back returns here")
     assert printed[3].endswith("serving")
     written = json.loads(json.dumps(description.to_json()))
@@ -604,9 +609,96 @@ def test_the_description_prints_itself_as_a_table_and_as_json(gallery):
     assert written["serving"] == SIDE.to_json()
     assert written["previous"] == {"space": OLD.to_json(), "query_model": "old-model"}
     assert [one["filled"] for one in written["spaces"]] == [3, 3]
+    assert [(one["format"], one["bytes"]) for one in written["spaces"]] == [
+        ("float32", 16),
+        ("float32", 12),
+    ]
 
 
 def test_writing_a_vector_takes_at_least_its_own_bytes(gallery):
     assert gallery.bytes_of_writing(NEW) >= 4 * NEW.dim
     filled(gallery)
     assert gallery.bytes_of_writing(NEW) >= 4 * NEW.dim
+
+
+# Number formats
+
+
+@pytest.fixture(params=["float16", "int8"])
+def quantisation(request):
+    return fit_quantisation(embed(SIDE, numbered(50), seed=9), request.param)
+
+
+@pytest.fixture
+def stored(url, quantisation):
+    """A gallery with side-information in a smaller format, and what was put into it."""
+    ids = numbered(5)
+    given = embed(OLD, ids), quantisation.apply(embed(SIDE, ids))
+    return create_gallery(url, OLD, quantisation.space, items=given), given
+
+
+def test_side_information_in_a_smaller_format_is_read_as_it_was(url, stored, quantisation):
+    gallery, (_, side) = stored
+    gallery.add(embed(OLD, ["late"]), late := quantisation.apply(embed(SIDE, ["late"])))
+    again = open_gallery(url)
+    assert again.spaces() == (OLD, quantisation.space)
+    np.testing.assert_array_equal(again.read(side.space, side.ids).vectors, side.vectors)
+    np.testing.assert_array_equal(again.read(side.space, ["late"]).vectors, late.vectors)
+    batch = only_batch(again.scan([OLD, side.space]))
+    assert {vectors.dtype for vectors in batch.vectors.values()} == {np.dtype(np.float32)}
+
+
+def test_an_upgrade_reads_a_smaller_format_and_leaves_it_as_it_is(stored, quantisation):
+    gallery, (_, side) = stored
+    before = everything(gallery, side.space)
+    gallery.add_space(NEW)
+    for batch in gallery.pending([OLD, side.space], NEW):
+        old = embed(NEW, batch.ids)
+        assert gallery.write(old, batch.revisions, origin="upgraded") == 5
+    assert everything(gallery, side.space) == before
+    changed = quantisation.apply(embed(SIDE, side.ids[:2], seed=4))
+    gallery.update(embed(OLD, changed.ids, seed=4), changed)
+    np.testing.assert_array_equal(gallery.read(side.space, changed.ids).vectors, changed.vectors)
+    assert sorted_pending(gallery, [OLD, side.space]) == list(changed.ids)
+
+
+def test_a_space_of_a_smaller_format_is_added_later_and_written_to(gallery, quantisation):
+    side = quantisation.apply(embed(SIDE, ("a", "b", "c")))
+    filled(gallery).add_space(side.space)
+    assert gallery.count([side.space]) == 0
+    batch = only_batch(gallery.pending([OLD], side.space))
+    given = side.align(batch.ids)
+    assert gallery.write(given, batch.revisions, origin="embedded") == 3
+    assert gallery.write(given, batch.revisions, origin="embedded") == 0
+    np.testing.assert_array_equal(gallery.read(side.space).vectors, side.vectors)
+
+
+def test_a_description_tells_formats_and_the_bytes_of_a_vector(stored, quantisation):
+    gallery, (_, side) = stored
+    assert gallery.bytes_of_writing(side.space) >= side.space.bytes
+    described = gallery.describe()
+    form, size = {"float16": ("float16", 6), "int8": ("int8", 3)}[quantisation.format]
+    assert str(described).splitlines()[3].split()[3:5] == [form, str(size)]
+    told = described.to_json()["spaces"][1]
+    assert (told["format"], told["bytes"]) == (form, size)
+
+
+def test_a_space_of_a_smaller_format_never_answers_queries(url, stored):
+    gallery, (_, side) = stored
+    words = rf"cannot answer queries of gallery .* stored as {side.space.format}, which is for side"
+    for refused in (
+        lambda: gallery.serve(side.space, query_model=None),
+        lambda: gallery.search(side, 1),
+        lambda: gallery.search(side, 1, allow_unserved=True),
+        lambda: gallery.build_index(side.space),
+        lambda: create_gallery(f"{url}-2", side.space, OLD),
+    ):
+        with pytest.raises(GalleryError, match=words):
+            refused()
+    assert gallery.search(embed(OLD, side.ids), 1).rows.shape == (5, 1)
+
+
+def test_a_scratch_gallery_takes_the_same_formats(url, quantisation):
+    gallery = create_gallery(url, quantisation.space, OLD, serving=OLD)
+    with scratch_gallery(gallery) as scratch:
+        assert scratch.spaces() == gallery.spaces()

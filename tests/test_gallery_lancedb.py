@@ -8,7 +8,9 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from onward.errors import GalleryError
@@ -92,6 +94,17 @@ def test_an_empty_directory_becomes_a_gallery_and_nothing_is_left_beside_it(path
     create_gallery(path, OLD)
     assert open_gallery(path).count() == 0
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("form", ["float16", "int8"])
+def test_a_smaller_format_is_the_type_of_the_column(path, form):
+    side = Space("side@1", 3, "l2", form)
+    gallery = create_gallery(path, OLD, side)
+    gallery.add_space(Space("later@1", 2, "l2", form))
+    schema = lancedb.connect(path).open_table("items").schema
+    number = {"float16": pa.float16(), "int8": pa.int8()}[form]
+    assert schema.field("side_1").type == pa.list_(number, 3)
+    assert schema.field("later_1").type == pa.list_(number, 2)
 
 
 def test_a_gallery_that_was_moved_is_still_whole(path, gallery, tmp_path):

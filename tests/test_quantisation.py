@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from onward.errors import EmbeddingsError, SpaceMismatchError
 from onward.quantisation import Quantisation, fit_quantisation
 from onward.spaces import Embeddings, Space
+from onward.transformation import Transformation, linear
 
 SIDE = Space("old-layers@1f2e3d4c", 2)
 
@@ -131,6 +132,22 @@ def test_fitting_refuses_what_cannot_be_fitted(monkeypatch):
     coded = fit_quantisation(drawn(9), "int8").apply(drawn(9))
     with pytest.raises(EmbeddingsError, match="is quantised already"):
         fit_quantisation(coded, "int8")
+
+
+def test_a_saved_transformation_knows_the_format_of_its_side_information(tmp_path):
+    old, new, side = Space("old@1", 1), Space("new@2", 2), drawn(5)
+    quantisation = fit_quantisation(side, "int8")
+    coded = quantisation.apply(side)
+    weight = np.array([[1, 2, 0], [0, 0, 3]], np.float32)
+    h = linear(old, coded.space, new, weight, np.zeros(2, np.float32), made_by={})
+    h.save(tmp_path / "h")
+    loaded = Transformation.load(tmp_path / "h")
+    assert (loaded.side, loaded.digest) == (coded.space, h.digest)
+    by_old = Embeddings(side.ids, np.ones((5, 1), np.float32), old)
+    expected = np.stack([1 + 2 * coded.vectors[:, 0], 3 * coded.vectors[:, 1]], axis=1)
+    np.testing.assert_allclose(loaded.apply(by_old, coded).vectors, expected, rtol=1e-6)
+    with pytest.raises(SpaceMismatchError, match=r"was fitted with side-information in .*int8"):
+        loaded.apply(by_old, side)
 
 
 def test_embeddings_of_another_space_are_refused():

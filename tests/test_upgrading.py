@@ -12,6 +12,7 @@ import pytest
 
 from onward.errors import EmbeddingsError, GalleryError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery, open_gallery
+from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade, plan_upgrade
@@ -110,6 +111,22 @@ def test_an_upgrade_goes_from_plan_to_cut_over_and_back(url, gallery):
     assert steps_of(status) == ["cut_over"]
     assert_upgraded_are_what_h_makes_of_what_is_stored(gallery)
     assert upgrade.cut_over(query_model="new-model").serving == NEW
+
+
+@pytest.mark.parametrize("form", ["float16", "int8"])
+def test_side_information_in_a_smaller_format_goes_the_whole_way_too(url, form):
+    quantisation = fit_quantisation(embed(SIDE, numbered(ROWS), seed=1), form)
+    side = quantisation.apply(embed(SIDE, numbered(ROWS)))
+    gallery = create_gallery(url, OLD, side.space, items=(embed(OLD, numbered(ROWS)), side))
+    transformation = make_transformation(side=side.space)
+    assert plan_upgrade(gallery, transformation).work.to_do == ROWS
+    upgrade = Upgrade(gallery, transformation)
+    upgrade.start()
+    assert upgrade.run(batch_rows=20).done == ROWS
+    assert upgrade.verify(sample_rows=None).passed
+    assert upgrade.cut_over(query_model="new-model").serving == NEW
+    assert assert_upgraded_are_what_h_makes_of_what_is_stored(gallery, transformation) == ROWS
+    np.testing.assert_array_equal(gallery.read(side.space, side.ids).vectors, side.vectors)
 
 
 def test_every_step_may_be_repeated_and_is_in_the_journal(gallery):

@@ -38,7 +38,7 @@ def origin_column(of: Field) -> str:
 def field_columns(of: Field) -> tuple[pa.Field, ...]:
     """Return the columns of a field: vector, origin, uncertainty."""
     return (
-        pa.field(of.column, pa.list_(pa.float32(), of.space.dim)),
+        pa.field(of.column, pa.list_(pa.from_numpy_dtype(of.space.dtype), of.space.dim)),
         pa.field(origin_column(of), pa.string()),
         pa.field(f"{of.column}__uncertainty", pa.float32()),
     )
@@ -96,7 +96,7 @@ def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
     if writing.uncertainty is not None:
         unsure = pa.array(writing.uncertainty[positions])
     given = {
-        vector.name: vector_array(writing.embeddings.vectors[positions]),
+        vector.name: vector_array(writing.embeddings.vectors[positions], writing.to),
         origin.name: pa.array([writing.origin] * len(stored), pa.string()),
         uncertainty.name: unsure,
         "change": _next_change(stored, step),
@@ -127,18 +127,19 @@ def read_batch(table: pa.Table, wanted: Sequence[Field]) -> Batch:
 
 
 def vectors_of(table: pa.Table, of: Field) -> Vectors:
-    """Return the vectors of a field that is filled in every row."""
+    """Return the vectors of a field that is filled in every row, as float32."""
     lists = table[of.column].combine_chunks()
     if isinstance(lists, pa.ChunkedArray):
         lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
-    flat: Vectors = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, of.space.dim)
-    return flat
+    flat = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, of.space.dim)
+    vectors: Vectors = flat.astype(np.float32, copy=False)
+    return vectors
 
 
-def vector_array(vectors: Vectors) -> pa.FixedSizeListArray:
-    """Return vectors as an Arrow array of lists."""
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+def vector_array(vectors: Vectors, of: Field) -> pa.FixedSizeListArray:
+    """Return vectors as an Arrow array of lists, in the format in which the field stores them."""
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=of.space.dtype).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, of.space.dim)
 
 
 def rows_where(filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None) -> str:
@@ -164,7 +165,7 @@ def _given_columns(rows: Rows) -> dict[str, pa.Array]:
     if rows.payloads is not None:
         given["payload"] = pa.array(rows.payloads, pa.string())
     for of, vectors in rows.vectors.items():
-        given[of.column] = vector_array(vectors)
+        given[of.column] = vector_array(vectors, of)
         given[origin_column(of)] = pa.array(["embedded"] * len(vectors), pa.string())
     return given
 

@@ -36,8 +36,18 @@ def find_field(url: str, record: Record, space: Space) -> Field:
     )
 
 
+def find_searched(url: str, record: Record, space: Space) -> Field:
+    """Return where a space is stored that is to be searched.
+
+    Raises:
+        GalleryError: if the gallery does not have it, or its number format is for side-information.
+    """
+    check_can_serve(url, space)
+    return find_field(url, record, space)
+
+
 def check_name_is_free(url: str, record: Record, space: Space) -> None:
-    """Refuse a space whose name the gallery has with other dimensions or another metric.
+    """Refuse a space whose name the gallery has with other dimensions, metric or format.
 
     Raises:
         GalleryError: saying what the gallery has.
@@ -45,10 +55,23 @@ def check_name_is_free(url: str, record: Record, space: Space) -> None:
     for one in record.spaces:
         if one.name == space.name and one != space:
             raise GalleryError(
-                f"gallery {url} knows the space {one.name} with {one.dim} dimensions and the "
-                f"metric {one.metric}; these have {space.dim} and {space.metric}. One name is one "
-                "model: check which model made them"
+                f"gallery {url} knows the space {one.name} with {one.dim} dimensions, the metric "
+                f"{one.metric} and the format {one.format}; these have {space.dim}, {space.metric} "
+                f"and {space.format}. One name is one model: check which model made them"
             )
+
+
+def check_can_serve(url: str, space: Space) -> None:
+    """Refuse to search in a space of a smaller number format: it is for side-information.
+
+    Raises:
+        GalleryError: saying so.
+    """
+    if space.format != "float32":
+        raise GalleryError(
+            f"{space} cannot answer queries of gallery {url}: its vectors are stored as "
+            f"{space.format}, which is for side-information. Let a space of float32 serve"
+        )
 
 
 def check_served(store: Store, record: Record, space: Space) -> None:
@@ -56,7 +79,9 @@ def check_served(store: Store, record: Record, space: Space) -> None:
 
     Raises:
         SpaceMismatchError: naming the space that serves and the upgrade that is missing.
+        GalleryError: if the space can never answer any.
     """
+    check_can_serve(store.url, space)
     url, serving, at = store.url, record.serving.space, record.find(space)
     if space == serving:
         return

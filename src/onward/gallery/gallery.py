@@ -26,6 +26,7 @@ from onward.gallery.checks import (
     check_served,
     check_writing,
     find_field,
+    find_searched,
     make_rows,
     name_ids,
 )
@@ -296,8 +297,7 @@ class Gallery:
     ) -> Ranking:
         """Return the k nearest items of every query, from the space that answers queries.
 
-        Distances and ties are those of `onward.retrieval`. Items without a vector in the space do
-        not come back.
+        Distances and ties are those of `onward.retrieval`; items without a vector are left out.
 
         Args:
             queries: in the serving space.
@@ -316,14 +316,14 @@ class Gallery:
         record = self._store.read_record()
         if not (allow_unserved and record.find(queries.space)):
             check_served(self._store, record, queries.space)
-        at = find_field(self.url, record, queries.space)
+        at = find_searched(self.url, record, queries.space)
         return self._store.search(
             at, queries, k, exclude_self=exclude_self, approximate=approximate
         )
 
     def build_index(self, space: Space) -> None:
         """Build what `search(approximate=True)` uses, where the store has such a thing."""
-        self._store.build_index(self._fields([space])[0])
+        self._store.build_index(find_searched(self.url, self._store.read_record(), space))
 
     def serve(
         self, space: Space, *, query_model: str | None, event: Mapping[str, Any] | None = None
@@ -336,7 +336,7 @@ class Gallery:
         now = Served(space, query_model)
 
         def changed(record: Record) -> Record | None:
-            find_field(self.url, record, space)
+            find_searched(self.url, record, space)
             return with_serving(record, now)
 
         change_record(self._store, changed, {"event": "serve", **(event or {}), **now.to_json()})
@@ -371,7 +371,7 @@ class Gallery:
 
     def bytes_of_writing(self, space: Space) -> int:
         """Return about how many bytes writing one vector of a space into a row takes."""
-        return 4 * space.dim + self._store.rewritten_bytes()
+        return space.bytes + self._store.rewritten_bytes()
 
     def _field_counts(self, of: Field) -> FieldCounts:
         embedded = self._store.count([of], (), "embedded")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Shaped
 
 from onward import retrieval
 from onward.errors import GalleryError
@@ -25,7 +25,7 @@ SCHEME = "memory:"
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    vector: Float32[np.ndarray, " dim"]
+    vector: Shaped[np.ndarray, " dim"]  # in the format of its space
     origin: Origin
     uncertainty: float = math.nan
 
@@ -120,7 +120,9 @@ class MemoryStore:
                 if column in row.stored and row.stored[column].origin == "embedded":
                     continue
                 uncertainty = math.nan if unsure is None else float(unsure[at])
-                new = _Stored(vectors[at].copy(), writing.origin, uncertainty)
+                new = _Stored(
+                    vectors[at].astype(writing.to.space.dtype), writing.origin, uncertainty
+                )
                 self._rows[item] = replace(row, stored={**row.stored, column: new})
                 written += 1
         return written
@@ -186,7 +188,7 @@ class MemoryStore:
             self._newest_revision += 1
             was = self._rows.get(item, _Row(0))
             stored = {
-                one.column: _Stored(vectors[at].copy(), "embedded")
+                one.column: _Stored(vectors[at].astype(one.space.dtype), "embedded")
                 for one, vectors in rows.vectors.items()
             }
             label = was.label if rows.labels is None else int(rows.labels[at])
@@ -246,7 +248,10 @@ def _batch(found: Sequence[tuple[str, _Row]], wanted: Sequence[Field]) -> Batch:
         ids=tuple(item for item, _ in found),
         revisions=np.array([row.revision for row in rows], np.int64),
         labels=tuple(row.label for row in rows),
-        vectors={space: np.stack([one.vector for one in all_]) for space, all_ in stored.items()},
+        vectors={
+            space: np.stack([one.vector for one in all_]).astype(np.float32)
+            for space, all_ in stored.items()
+        },
         origins={space: tuple(one.origin for one in all_) for space, all_ in stored.items()},
         uncertainties={
             space: np.array([one.uncertainty for one in all_], np.float32)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from onward.errors import GalleryError
-from onward.gallery.checks import make_rows
+from onward.gallery.checks import check_can_serve, make_rows
 from onward.gallery.gallery import Gallery
 from onward.gallery.memory import SCHEME, MemoryStore, create_memory, open_memory
 from onward.gallery.record import Field, Record, column_names
@@ -51,7 +51,7 @@ def create_gallery(
         url: `memory:NAME`, or a directory that is not there yet or empty; `.lance` at its end is
             usual.
         spaces: the spaces of the vectors to be stored, side-information among them.
-        serving: the space that answers queries; the first one if None.
+        serving: the space that answers queries, in float32; the first one if None.
         query_model: fingerprint of the model that embeds the queries, if it is known.
         items: embeddings of the first items, as `Gallery.add` takes them.
         payloads: of these items.
@@ -60,7 +60,7 @@ def create_gallery(
         GalleryError: if something stands there already, the URL is of a kind that is not known, or
             the items do not fit together.
     """
-    record = _first_record(spaces, serving, query_model)
+    record = _first_record(str(url), spaces, serving, query_model)
     moment = datetime.now(UTC).isoformat(timespec="milliseconds")
     created = {"event": "create", "spaces": [space.to_json() for space in spaces]}
     entry = {"number": 1, "time": moment, **created, "serving": record.serving.to_json()}
@@ -79,7 +79,9 @@ def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
 
     A directory is made where temporary files go, not beside the gallery.
     """
-    record = _first_record(like.spaces(), None, None)
+    spaces = like.spaces()
+    searched = next(space for space in spaces if space.format == "float32")
+    record = _first_record(like.url, spaces, searched, None)
     entry = {"number": 1, "event": "create"}
     if _memory_name(like.url) is not None:
         yield Gallery(MemoryStore("scratch", record, entry))
@@ -97,7 +99,7 @@ def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
 
 
 def _first_record(
-    spaces: tuple[Space, ...], serving: Space | None, query_model: str | None
+    url: str, spaces: tuple[Space, ...], serving: Space | None, query_model: str | None
 ) -> Record:
     if not spaces:
         raise GalleryError("a gallery needs a space; give the space of the items' embeddings")
@@ -107,6 +109,7 @@ def _first_record(
             f"{served} is to answer queries but is not among the gallery's spaces: "
             f"{', '.join(str(space) for space in spaces)}"
         )
+    check_can_serve(url, served)
     fields: list[Field] = []
     for space in spaces:
         if space.name in {one.space.name for one in fields}:

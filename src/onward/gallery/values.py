@@ -116,6 +116,8 @@ class GalleryDescription:
             "spaces": [
                 {
                     **space.to_json(),
+                    "format": space.format,
+                    "bytes": space.bytes,
                     **counts.to_json(),
                     "serving": space == self.serving,
                     "transformation": _plain(self.transformations.get(space)),
@@ -129,11 +131,12 @@ class GalleryDescription:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
-            ("space", "dim", "metric", "filled", "embedded", "upgraded", "")
+            ("space", "dim", "metric", "format", "bytes", "filled", "embedded", "upgraded", "")
         ]
         for space, counts in self.spaces.items():
             numbers = (f"{n:,}" for n in (counts.filled, counts.embedded, counts.upgraded))
-            rows.append((space.name, str(space.dim), space.metric, *numbers, self._note(space)))
+            stored = (str(space.dim), space.metric, space.format, f"{space.bytes:,}")
+            rows.append((space.name, *stored, *numbers, self._note(space)))
         model = "not recorded" if self.query_model is None else self.query_model
         head = f"gallery {self.url}: {self.rows:,} rows, queries embedded by model {model}"
         return "\n".join([head, *aligned(rows)])
