@@ -16,13 +16,14 @@ from onward.training.embedding_models import (
     train_embedding_model,
 )
 from onward.training.images import ImageBatches, Preparation
+from onward.training.losses import nt_xent
 from onward.training.settings import (
     BackwardCompatibleSettings,
     RunSettings,
     SimCLRSettings,
     TrainingSettings,
 )
-from onward.training.side_information import nt_xent, train_side_information_model
+from onward.training.side_information import train_side_information_model
 
 SPEC = BackboneSpec(dim=8, size=8, channels=1, width=4)
 SETTINGS = TrainingSettings(epochs=2, batch_items=32, flip=False)
@@ -248,6 +249,96 @@ def test_an_old_model_without_classifier_is_refused(items):
     side = train_side(items)
     with pytest.raises(ConfigurationError, match=r"has no classifier, .*trained with labels"):
         train_backward_compatible_model(items, SPEC, old_model=side, name="bct", run=CPU)
+
+
+def test_new_classes_get_the_mean_of_the_old_models_embeddings_at_the_rows_mean_length(
+    items, monkeypatch
+):
+    old = train_new(items.of_classes([0, 1, 2]), name="old")
+    started = []
+
+    class Watched(BackwardCompatible):
+        def __init__(self, *given):
+            super().__init__(*given)
+            started.append(self)
+
+    monkeypatch.setattr("onward.training.backward_compatible.BackwardCompatible", Watched)
+    some = items.of_classes([1, 5, 2, 7])
+    settings = BackwardCompatibleSettings(
+        epochs=1, batch_items=32, flip=False, new_classes="old class means"
+    )
+    model = train_backward_compatible_model(
+        some, SPEC, old_model=old, name="bct", settings=settings, run=CPU
+    )
+    (objective,) = started
+    assert objective.old_position.tolist() == [1, 2, 3, 4]  # of the classes 1, 2, 5, 7
+    rows = objective.old_classifier.numpy()
+    np.testing.assert_array_equal(rows[:3], old.classifier)
+    length = np.mean([np.linalg.norm(row) for row in old.classifier])
+    for row, label in ((3, 5), (4, 7)):
+        mean = old.embed(some.of_classes([label])).vectors.mean(axis=0)
+        np.testing.assert_allclose(rows[row], mean / np.linalg.norm(mean) * length, rtol=1e-5)
+    assert model.made_by["settings"]["new_classes"] == "old class means"
+    left_out = settings.model_copy(update={"new_classes": "left out"})
+    other = train_backward_compatible_model(
+        some, SPEC, old_model=old, name="bct", settings=left_out, run=CPU
+    )
+    assert other.space != model.space
+
+
+def test_without_new_classes_both_variants_are_one(items):
+    some = items.of_classes([0, 1, 2])
+    old = train_new(some, name="old")
+    models = [
+        train_backward_compatible_model(
+            some,
+            SPEC,
+            old_model=old,
+            name="bct",
+            settings=BackwardCompatibleSettings(
+                epochs=1, batch_items=32, flip=False, new_classes=new_classes
+            ),
+            run=CPU,
+        )
+        for new_classes in ("left out", "old class means")
+    ]
+    assert models[0].space == models[1].space
+
+
+def test_a_margin_loss_holds_the_new_model_to_the_old_rows_directions(items):
+    old = train_new(
+        items.of_classes([0, 1, 2]),
+        name="old",
+        settings=TrainingSettings(epochs=1, batch_items=32, flip=False, loss="arcface"),
+    )
+    settings = BackwardCompatibleSettings(
+        epochs=1, batch_items=32, flip=False, loss="arcface", new_classes="old class means"
+    )
+    model = train_backward_compatible_model(
+        items, SPEC, old_model=old, name="bct", settings=settings, run=CPU
+    )
+    assert model.space.metric == "cosine"
+    np.testing.assert_allclose(np.linalg.norm(model.classifier, axis=1), 64, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("of_old", "of_new", "message"),
+    [
+        ("softmax", "arcface", "learned by the loss softmax, .*by arcface, .*give loss = softmax"),
+        ("cosface", "softmax", "learned by the loss cosface, .*by softmax, .*give loss = cosface"),
+        ("softmax", "supcon", "supcon has no classifier, .*old model's loss, which is softmax"),
+    ],
+)
+def test_a_loss_that_does_not_fit_the_old_classifier_is_refused(items, of_old, of_new, message):
+    brief = {"epochs": 1, "batch_items": 32, "flip": False}
+    old = train_new(
+        items.of_classes([0, 1]), settings=TrainingSettings(**brief, loss=of_old), name="old"
+    )
+    settings = BackwardCompatibleSettings(**brief, loss=of_new)
+    with pytest.raises(ConfigurationError, match=message):
+        train_backward_compatible_model(
+            items, SPEC, old_model=old, name="bct", settings=settings, run=CPU
+        )
 
 
 def test_a_classification_is_made_of_backbone_and_classifier_alone(items):

@@ -7,10 +7,9 @@ References:
     Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020, arXiv 2003.11942.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import normalize
 
 from onward.data import Items
 from onward.errors import ConfigurationError
@@ -20,12 +19,13 @@ from onward.training.devices import device_of
 from onward.training.embedding_models import Classification, start_classification
 from onward.training.images import ImageBatches, input_of
 from onward.training.loop import Objective, train
+from onward.training.losses import classification_loss, metric_of
 from onward.training.provenance import describe_items, made_by
 from onward.training.settings import BackwardCompatibleSettings, RunSettings
 
 
 class BackwardCompatible(Objective):
-    """The new classifier's cross-entropy, and the frozen old one's on the items it knows.
+    """The new classifier's loss, and the frozen old one's on the items it knows.
 
     Args:
         new: backbone and new classifier.
@@ -55,10 +55,11 @@ class BackwardCompatible(Objective):
         known = old_classes >= 0
         if not known.any():
             return loss
-        old_loss = cross_entropy(
-            linear(embeddings[known], self.old_classifier.to(embeddings.dtype)),
+        old_loss = classification_loss(
+            embeddings[known],
+            self.old_classifier.to(embeddings.dtype),
             old_classes[known],
-            label_smoothing=self.new.label_smoothing,
+            self.new.settings,
         )
         return loss + self.weight * old_loss
 
@@ -76,10 +77,13 @@ def train_backward_compatible_model(
 ) -> EmbeddingModel:
     """Train a model whose embeddings suit the old model's classifier too.
 
+    The old classifier's term is of the same loss as the new one's.
+
     Args:
         items: of the classes that the new model is to know.
-        old_model: its classifier is used, frozen, and nothing else of it.
-        settings: how it learns, and the weight of the old classifier.
+        old_model: its classifier is used, frozen; and its embeddings, where the new classes get a
+            row in it.
+        settings: how it learns, the weight of the old classifier, and what becomes of new classes.
 
     The other arguments, and errors, are those of `train_embedding_model`.
 
@@ -89,12 +93,17 @@ def train_backward_compatible_model(
 
     Raises:
         ConfigurationError: if the old model has no classifier, another number of dimensions or
-            another metric's space, or knows none of the classes.
+            learned by another kind of loss, or knows none of the classes.
     """
     settings, run = settings or BackwardCompatibleSettings(), run or RunSettings()
     taken = input_of(backbone, input)
+    _refuse_another_loss(old_model, settings)
     new = start_classification(items, backbone, taken, settings, seed)
     classifier, position = _old_classifier(old_model, items, new.backbone.dim)
+    if settings.new_classes == "old class means":
+        means = _class_means(old_model, items, position, classifier, device_of(run))
+        position = _after(position, len(classifier))
+        classifier = torch.cat([classifier, means])
     objective = BackwardCompatible(new, classifier, position, settings.weight)
     facts = {
         "data": dict(describe_items(items)),
@@ -109,7 +118,7 @@ def train_backward_compatible_model(
         name=name,
         input=taken,
         classes=items.classes,
-        classifier=new.classifier.numpy().astype(np.float32),
+        classifier=new.classifier_array(),
         metric=old_model.space.metric,
         made_by=made_by(
             "backward compatible model",
@@ -120,6 +129,51 @@ def train_backward_compatible_model(
             **facts,
         ),
     )
+
+
+def _refuse_another_loss(old_model: EmbeddingModel, settings: BackwardCompatibleSettings) -> None:
+    """Refuse to hold embeddings to rows that were made for embeddings of another kind."""
+    loss_of_old = old_model.made_by.get("settings", {}).get("loss", "softmax")
+    if settings.loss == "supcon":
+        raise ConfigurationError(
+            "the loss supcon has no classifier, and backward compatible training needs one; give "
+            f"the old model's loss, which is {loss_of_old}"
+        )
+    if metric_of(settings.loss) != metric_of(loss_of_old):
+        raise ConfigurationError(
+            f"{old_model.space.name} learned by the loss {loss_of_old}, the new model is to learn "
+            f"by {settings.loss}, whose classifiers are not made for the same embeddings; give "
+            f"loss = {loss_of_old}"
+        )
+
+
+def _class_means(
+    old_model: EmbeddingModel, items: Items, position: Tensor, classifier: Tensor, device: str
+) -> Tensor:
+    """Return a row for each class that the old classifier lacks: the mean of its embeddings.
+
+    In a space of directions embeddings count by their direction. Each mean is brought to the mean
+    length of the old classifier's rows: a mean of embeddings has another length than a row that
+    was learned, and would weigh more or less than those.
+    """
+    new_classes = [label for label, row in zip(items.classes, position, strict=True) if row < 0]
+    if not new_classes:
+        return classifier[:0]
+    of_new = items.of_classes(new_classes)
+    vectors = torch.from_numpy(old_model.embed(of_new, device=device).vectors.copy())
+    if old_model.space.metric == "cosine":
+        vectors = normalize(vectors)
+    labels = torch.from_numpy(of_new.labels.copy())
+    means = torch.stack([vectors[labels == label].mean(dim=0) for label in new_classes])
+    rows: Tensor = normalize(means) * classifier.norm(dim=1).mean()
+    return rows
+
+
+def _after(position: Tensor, rows: int) -> Tensor:
+    """Return the positions with those that are missing counted on after the last row."""
+    missing = position < 0
+    numbered = rows + torch.cumsum(missing, dim=0) - 1
+    return torch.where(missing, numbered, position)
 
 
 def _old_classifier(old_model: EmbeddingModel, items: Items, dim: int) -> tuple[Tensor, Tensor]:

@@ -12,34 +12,45 @@ import math
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
 
 from onward.data import Items
-from onward.data.augmentation import supervised_augmentation
+from onward.data.augmentation import simclr_augmentation, supervised_augmentation
 from onward.errors import DataError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
+from onward.nn.heads import projection_head
 from onward.spaces import Metric
 from onward.training.devices import device_of, seeded
 from onward.training.images import ImageBatches, Preparation, input_of
 from onward.training.loop import Objective, train
+from onward.training.losses import (
+    classification_loss,
+    classifier_on_embeddings,
+    contrastive_loss,
+    metric_of,
+)
 from onward.training.provenance import describe_items, made_by
 from onward.training.settings import RunSettings, TrainingSettings
 
 
 class Classification(Objective):
-    """Cross-entropy of a linear classifier without bias on the embedding."""
+    """The loss of a classifier on the embedding: softmax, arcface or cosface."""
 
     def __init__(
-        self, backbone: Backbone, classes: int, preparation: Preparation, label_smoothing: float
+        self,
+        backbone: Backbone,
+        classes: int,
+        preparation: Preparation,
+        settings: TrainingSettings,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.preparation = preparation
         self.classifier = nn.Parameter(torch.empty(classes, backbone.dim))
         nn.init.kaiming_uniform_(self.classifier, a=math.sqrt(5))
-        self.label_smoothing = label_smoothing
+        self.settings = settings
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Return the loss of pixels and the positions of their classes."""
@@ -47,9 +58,42 @@ class Classification(Objective):
         return self.loss(self.backbone(self.preparation(pixels)), classes)
 
     def loss(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        """Return the mean cross-entropy of embeddings."""
-        logits = linear(embeddings, self.classifier)
-        return cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
+        """Return the mean loss of embeddings."""
+        return classification_loss(embeddings, self.classifier, classes, self.settings)
+
+    def classifier_array(self) -> Float32[np.ndarray, "class dim"]:
+        """Return the classifier as a model stores it; see `classifier_on_embeddings`."""
+        rows = classifier_on_embeddings(self.classifier.detach(), self.settings)
+        array: np.ndarray = rows.cpu().numpy().astype(np.float32)
+        return array
+
+
+class SupervisedContrast(Objective):
+    """Two views each of items of one class are to lie together, apart from other classes' views.
+
+    As in the paper, the loss is taken behind a projection head, which is thrown away: what goes
+    into the head is the embedding. The views are SimCLR's; the head has a BatchNorm more than the
+    paper's. On several devices the other views are those on the same device.
+
+    References:
+        Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, arXiv 2004.11362.
+    """
+
+    def __init__(
+        self, backbone: Backbone, preparation: Preparation, settings: TrainingSettings
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.preparation = preparation
+        self.head = projection_head(backbone.dim, settings.projection_dim)
+        self.temperature = settings.temperature
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Return the loss of pixels and the positions of their classes."""
+        pixels, classes = batch
+        projected = self.head(self.backbone(self.preparation(torch.cat([pixels, pixels]))))
+        with torch.autocast(pixels.device.type, enabled=False):
+            return contrastive_loss(projected.float(), classes.repeat(2), self.temperature)
 
 
 def train_embedding_model(
@@ -59,7 +103,7 @@ def train_embedding_model(
     name: str,
     settings: TrainingSettings | None = None,
     input: InputSpec | None = None,
-    metric: Metric = "l2",
+    metric: Metric | None = None,
     seed: int = 0,
     run: RunSettings | None = None,
 ) -> EmbeddingModel:
@@ -71,12 +115,15 @@ def train_embedding_model(
         name: what the model is called; the digest of its weights is added for its space.
         settings: how it learns.
         input: what its images are to be; what the backbone wants where left out.
-        metric: the distance of its space.
+        metric: the distance of its space; where left out, that which the loss trains: "l2" for
+            softmax, "cosine" for the others.
         seed: decides first weights, order and augmentation.
         run: on what machine, and where checkpoints go.
 
     Returns:
-        The model with its classifier, whose rows are in the order of `classes`.
+        The model with its classifier, whose rows are in the order of `classes`; after arcface and
+        cosface they have the length of the scale and are meant for embeddings of length 1. The
+        loss supcon has no classifier, and gives none.
 
     Raises:
         DataError: if there are fewer than two classes or two items, or an image cannot be opened.
@@ -85,18 +132,21 @@ def train_embedding_model(
     """
     settings, run = settings or TrainingSettings(), run or RunSettings()
     taken = input_of(backbone, input)
-    objective = start_classification(items, backbone, taken, settings, seed)
+    objective = _start(items, backbone, taken, settings, seed)
     facts = {"data": dict(describe_items(items)), "backbone": backbone.model_dump(mode="json")}
     batches = ImageBatches(items, taken, image_bytes=run.image_bytes)
     train(objective, batches, settings, seed=seed, what=facts, run=run)
+    classifier = None
+    if isinstance(objective, Classification):
+        classifier = objective.classifier_array()
     return EmbeddingModel.of_backbone(
         objective.backbone,
         backbone,
         name=name,
         input=taken,
         classes=items.classes,
-        classifier=objective.classifier.numpy().astype(np.float32),
-        metric=metric,
+        classifier=classifier,
+        metric=metric or metric_of(settings.loss),
         made_by=made_by(
             "embedding model", settings, seed=seed, run=run, device=device_of(run), **facts
         ),
@@ -115,16 +165,42 @@ def start_classification(
     Raises:
         DataError: if there are fewer than two classes.
     """
-    if len(items.classes) < 2:
-        raise DataError(
-            f"{items.source} has {len(items.classes)} class(es); a supervised model needs at "
-            "least 2. Give items of more classes, or train without labels by SimCLR"
-        )
+    refuse_one_class(items)
     augmentation = None
     if settings.augment:
         augmentation = supervised_augmentation(taken.size, taken.channels, settings.flip)
     with seeded(seed, "first weights"):
         network = build_backbone(backbone)
-        return Classification(
-            network, len(items.classes), Preparation(taken, augmentation), settings.label_smoothing
+        preparation = Preparation(taken, augmentation)
+        return Classification(network, len(items.classes), preparation, settings)
+
+
+def refuse_one_class(items: Items) -> None:
+    """Refuse items that labels cannot teach anything about.
+
+    Raises:
+        DataError: if there are fewer than two classes.
+    """
+    if len(items.classes) < 2:
+        raise DataError(
+            f"{items.source} has {len(items.classes)} class(es); a supervised model needs at "
+            "least 2. Give items of more classes, or train without labels by SimCLR"
         )
+
+
+def _start(
+    items: Items,
+    backbone: BackboneSpec,
+    taken: InputSpec,
+    settings: TrainingSettings,
+    seed: int,
+) -> Classification | SupervisedContrast:
+    if settings.loss != "supcon":
+        return start_classification(items, backbone, taken, settings, seed)
+    refuse_one_class(items)
+    augmentation = None
+    if settings.augment:
+        augmentation = simclr_augmentation(taken.size, taken.channels, flip=settings.flip)
+    with seeded(seed, "first weights"):
+        preparation = Preparation(taken, augmentation)
+        return SupervisedContrast(build_backbone(backbone), preparation, settings)

@@ -1,17 +1,24 @@
 """What can be set about a training: frozen values that determine a run, read without torch.
 
-`TrainingSettings`, `SimCLRSettings`, `BackwardCompatibleSettings` and `FitSettings` say *what* is
-learned: with the data and the seed they determine the result. `RunSettings` says *how* it is
-carried out. Nothing here trains.
+`TrainingSettings`, `SimCLRSettings`, `FitSettings` and their like say *what* is learned: with the
+data and the seed they determine the result. `RunSettings` says *how* it is carried out. Nothing
+here trains.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from onward.errors import ConfigurationError
 from onward.progress import Progress, silent
@@ -22,7 +29,16 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 Method = Literal["auto", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"]
+Loss = Literal["softmax", "arcface", "cosface", "supcon"]
 S = TypeVar("S", bound=BaseModel)
+
+OF_LOSS: Mapping[Loss, frozenset[str]] = {
+    "softmax": frozenset(),
+    "arcface": frozenset({"margin", "scale"}),
+    "cosface": frozenset({"margin", "scale"}),
+    "supcon": frozenset({"temperature", "projection_dim"}),
+}
+"""The settings that belong to a loss alone."""
 
 
 class Optimization(BaseModel):
@@ -59,20 +75,66 @@ class Optimization(BaseModel):
 
 
 class TrainingSettings(Optimization):
-    """A supervised embedding model: cross-entropy over a linear classifier without bias.
+    """A supervised embedding model.
 
     Attributes:
-        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+        loss: "softmax": cross-entropy over a linear classifier without bias. "arcface", "cosface":
+            the same over the cosines to the classifier's rows, made harder for an item's own class
+            by a margin. "supcon": two views each of items of one class are to lie together, apart
+            from those of other classes. All but softmax train directions: their spaces have the
+            metric "cosine".
+        label_smoothing: softmax: share of the target that is spread over all classes, in [0, 1).
         augment: show a differently cropped and coloured image each time.
         flip: mirror half of the images; wrong for digits and letters.
+        margin: arcface: added to the angle to the own class, in radians; without it 0.5. cosface:
+            taken off the cosine; without it 0.35.
+        scale: arcface, cosface: multiplies the cosines before the softmax.
+        temperature: supcon: divides the cosines before the softmax.
+        projection_dim: supcon: dimension of the projection head's output, in which the loss is
+            taken. The embedding itself is what goes into that head.
 
     References:
-        The defaults are those of Ramanujan et al., CVPR 2022, for ResNet-50 on ImageNet.
+        The defaults are those of Ramanujan et al., CVPR 2022, for ResNet-50 on ImageNet; those of
+        the other losses are of Deng et al., ArcFace, CVPR 2019; Wang et al., CosFace, CVPR 2018;
+        Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
     """
 
+    loss: Loss = "softmax"
     label_smoothing: Fraction = 0.1
     augment: bool = True
     flip: bool = True
+    margin: Positive | None = None
+    scale: Positive = 64.0
+    temperature: Positive = 0.1
+    projection_dim: Count = 128
+
+    @property
+    def margin_or_default(self) -> float:
+        """The margin, or the loss's own where none is set."""
+        if self.margin is not None:
+            return self.margin
+        return 0.35 if self.loss == "cosface" else 0.5
+
+    @model_validator(mode="after")
+    def _belong_to_the_loss(self) -> "TrainingSettings":
+        known = frozenset().union(*OF_LOSS.values())
+        for name in sorted((self.model_fields_set & known) - OF_LOSS[self.loss]):
+            owners = " and ".join(loss for loss, names in OF_LOSS.items() if name in names)
+            raise ValueError(
+                f"{name} is a setting of the loss {owners}, and the loss is {self.loss}; leave it "
+                "out or set another loss"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        unsaid = self._unsaid()
+        return {name: value for name, value in serialize(self).items() if name not in unsaid}
+
+    def _unsaid(self) -> frozenset[str]:
+        """Fields that change nothing: not written, so that a softmax model's files say no more."""
+        unsaid = frozenset().union(*OF_LOSS.values()) - OF_LOSS[self.loss]
+        return unsaid | {"loss"} if self.loss == "softmax" else unsaid
 
 
 class BackwardCompatibleSettings(TrainingSettings):
@@ -80,12 +142,21 @@ class BackwardCompatibleSettings(TrainingSettings):
 
     Attributes:
         weight: of the old classifier's cross-entropy beside the new one's.
+        new_classes: what becomes of classes that the old classifier does not know. "left out":
+            its term does not count their items. "old class means": it is given a row for each, the
+            mean of the old model's embeddings of that class's training images, brought to the mean
+            length of its own rows; so its term counts all items.
 
     References:
         Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020.
     """
 
     weight: NotNegative = 1.0
+    new_classes: Literal["left out", "old class means"] = "left out"
+
+    def _unsaid(self) -> frozenset[str]:
+        default = self.new_classes == "left out"
+        return super()._unsaid() | (frozenset({"new_classes"}) if default else frozenset())
 
 
 class SimCLRSettings(Optimization):
@@ -108,6 +179,35 @@ class SimCLRSettings(Optimization):
     flip: bool = True
 
 
+class SupervisedContrastiveSettings(SimCLRSettings):
+    """Side-information by two losses at once: SimCLR's, and cross-entropy over the classes.
+
+    Attributes:
+        weight: of SimCLR's loss beside the cross-entropy.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+    """
+
+    weight: NotNegative = 1.0
+    label_smoothing: Fraction = 0.1
+
+
+class AutoencoderSettings(Optimization):
+    """Side-information from which the image can be drawn again, learned without labels.
+
+    Attributes:
+        width: channels of the decoder's largest maps; each time that a map is half as large it has
+            twice as many, up to eight times.
+        augment: show a differently cropped image each time; it is drawn again as it was shown.
+        flip: mirror half of the images; wrong for digits and letters.
+    """
+
+    optimizer: Literal["sgd", "adam"] = "adam"
+    lr: Positive | None = 1e-3
+    width: Count = 32
+    augment: bool = True
+    flip: bool = True
+
+
 class FitSettings(Optimization):
     """A transformation from pairs of old (with side) and new embeddings.
 
@@ -125,9 +225,22 @@ class FitSettings(Optimization):
         held_out: share of the items that are kept apart to choose by; "mlp" and "rbt" choose
             nothing and keep none apart.
         most_held_out: never keep more items apart than this.
+        objective: how a network's output is to come near the new embedding: "mse" or "l1" (the
+            mean over dimensions of squared or absolute differences, in units of the new
+            embeddings' standard deviation), or "cosine" (one minus the cosine; lengths are free).
+        discriminative: what a network learns beside it: "none"; "classifier" (the new model's
+            frozen classifier is to tell the classes of the network's output apart: needs labels);
+            or "label-free" (among a batch's new embeddings its own is to be the nearest one).
+        discriminative_weight: of that, beside the objective's 1.
+        label_smoothing: share of the classifier's target that is spread over all classes.
+        temperature: of "label-free": what squared distances are divided by, in units of the mean
+            squared distance between two new embeddings.
+        sample_weight: share of all the weight that a gallery sample has where there are training
+            pairs too; without it each pair counts the same.
 
     References:
-        Ramanujan et al., Forward Compatible Training, CVPR 2022; see `PAPER`.
+        Ramanujan et al., Forward Compatible Training, CVPR 2022; see `PAPER`. Its discriminative
+        part: Jaeckle et al., FastFill, ICLR 2023, arXiv 2303.04766.
     """
 
     epochs: Count = 80
@@ -148,6 +261,12 @@ class FitSettings(Optimization):
     )
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     most_held_out: Annotated[int, Field(ge=2)] = 5000
+    objective: Literal["mse", "l1", "cosine"] = "mse"
+    discriminative: Literal["none", "classifier", "label-free"] = "none"
+    discriminative_weight: NotNegative = 1.0
+    label_smoothing: Fraction = 0.1
+    temperature: Positive = 0.1
+    sample_weight: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 PAPER = FitSettings(method="mlp", inner=2048)

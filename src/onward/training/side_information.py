@@ -9,21 +9,19 @@ References:
 """
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from onward.data import Items
 from onward.data.augmentation import simclr_augmentation
-from onward.errors import MissingExtraError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
+from onward.nn.heads import projection_head
 from onward.training.devices import device_of, seeded
 from onward.training.images import ImageBatches, Preparation, input_of
 from onward.training.loop import Objective, train
+from onward.training.losses import nt_xent
 from onward.training.provenance import describe_items, made_by
 from onward.training.settings import RunSettings, SimCLRSettings
-
-Views = Float[Tensor, "view dim"]
 
 
 class SimCLR(Objective):
@@ -40,12 +38,7 @@ class SimCLR(Objective):
         super().__init__()
         self.backbone = backbone
         self.preparation = preparation
-        self.head = nn.Sequential(
-            nn.Linear(backbone.dim, backbone.dim, bias=False),
-            nn.BatchNorm1d(backbone.dim),
-            nn.ReLU(),
-            nn.Linear(backbone.dim, settings.projection_dim),
-        )
+        self.head = projection_head(backbone.dim, settings.projection_dim)
         self.temperature = settings.temperature
 
     def forward(self, *batch: Tensor) -> Tensor:
@@ -55,29 +48,6 @@ class SimCLR(Objective):
         projected = self.head(self.backbone(images))
         with torch.autocast(pixels.device.type, enabled=False):
             return nt_xent(projected.float(), self.temperature)
-
-
-def nt_xent(views: Views, temperature: float) -> Tensor:
-    """Return the normalised temperature-scaled cross-entropy of pairs of views.
-
-    For view i with partner j, `-log(exp(c_ij / t) / sum over k != i of exp(c_ik / t))` with the
-    cosine c, as the mean over all views. It is computed as the supervised contrastive loss with
-    two views a class, which is the same number and takes memory for pairs, not for triplets.
-
-    Args:
-        views: the first views of all images, then the second views in the same order.
-        temperature: t.
-
-    Raises:
-        MissingExtraError: if pytorch-metric-learning is not installed.
-    """
-    try:
-        from pytorch_metric_learning.losses import SupConLoss
-    except ImportError as error:
-        raise MissingExtraError("pytorch-metric-learning", "train") from error
-    image = torch.arange(len(views) // 2, device=views.device).repeat(2)
-    loss: Tensor = SupConLoss(temperature=temperature)(views, image)
-    return loss
 
 
 def train_side_information_model(
