@@ -326,6 +326,35 @@ def test_fit_tells_what_it_tried_beside_doing_nothing_and_full_backfill():
         "new/new                    100.0   87.5",
     ]
     assert describe_trials({"method": "mlp", "judged on": 0}) == []
+    trial = {"method": "ridge", "penalty": 0.1, "agreement": 0.6}
+    references = {"old/old": {"agreement": 0.25}, "new/new": {"agreement": 1.0}}
+    made_by |= {"judged by": "agreement", "references": references, "tried": [trial]}
+    assert describe_trials({"method": "ridge", "penalty": 0.1} | made_by)[1:3] == [
+        "                          agreement",
+        "old/old                        25.0",
+    ]
+
+
+def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
+    old, new = (Embeddings.load(path) for path in pairs)
+    ids = tuple(f"g{number}" for number in range(30))
+    turned = old.vectors[:30] + 1, new.vectors[:30] + 1
+    gallery, again = tmp_path / "gallery.parquet", tmp_path / "again.parquet"
+    Embeddings(ids, turned[0], old.space).save(gallery)
+    Embeddings(ids[5:], turned[1][5:], new.space).save(again)
+    sample = ("--sample-old", gallery, "--sample-new", again)
+    out = tmp_path / "h"
+    made = json.loads(answer("fit", *pairs, out, "--method", "ridge", *sample, "--json"))["made_by"]
+    assert (made["judged by"], made["sample"]["items"]) == ("agreement", 25)
+    with pytest.raises(ConfigurationError, match="give both --sample-old and --sample-new"):
+        answer("fit", *pairs, out, *sample[:2])
+
+
+def test_fit_learns_by_the_objective_that_is_named(pairs, tmp_path):
+    named = ("--objective", "l1", "--discriminative", "label-free", "--epochs", 1)
+    made = json.loads(answer("fit", *pairs, tmp_path / "h", *named, "--method", "mlp", "--json"))
+    settings = made["made_by"]["settings"]
+    assert (settings["objective"], settings["discriminative"]) == ("l1", "label-free")
 
 
 def test_a_negative_seed_is_wrong_usage(pairs, tmp_path):
@@ -341,6 +370,9 @@ def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):
         answer("fit", *pairs, tmp_path / "h", "--paper", "--method", "rbt")
     with pytest.raises(ConfigurationError, match=r"--rank is that of low-rank's .* is auto; give"):
         answer("fit", *pairs, tmp_path / "h", "--rank", 3)
+    named = ("--classifier", "m", "--discriminative", "label-free")
+    with pytest.raises(ConfigurationError, match=r"--classifier m was given, .* is label-free"):
+        answer("fit", *pairs, tmp_path / "h", *named)
 
 
 def test_queries_of_the_wrong_model_are_refused_by_the_command(files, gallery):

@@ -7,8 +7,10 @@ from onward.compatibility import evaluate_embeddings
 from onward.errors import DataError, SpaceMismatchError, TransformationError
 from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
+from onward.training import networks as networks_module
 from onward.training import transformations
-from onward.training.pairs import Pairs, split
+from onward.training.objectives import Frame
+from onward.training.pairs import Examples, Pairs, split
 from onward.training.ridge import fit_ridge
 from onward.training.selection import Judge
 from onward.training.settings import FitSettings, RunSettings
@@ -50,8 +52,7 @@ def error(transformation, old, side, new):
 @pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
 def test_ridge_is_scikit_learns(penalty):
     old, side, new = world()
-    pairs = Pairs(old, side, new)
-    ((_, h),) = fit_ridge(pairs, np.arange(400), [penalty])
+    ((_, h),) = fit_ridge(Examples.of(Pairs(old, side, new)), [penalty])
     x = np.concatenate([old.vectors, side.vectors], axis=1).astype(np.float64)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     expected = Ridge(penalty * len(x)).fit(x, new.vectors).predict(x)
@@ -174,7 +175,7 @@ def test_low_rank_of_full_rank_is_ridge(rank):
 def test_low_rank_has_the_least_penalised_error_among_maps_of_its_rank():
     """Worse: what is nearest to ridge among maps of that rank, and ridge cut down at random."""
     old, side, new = world()
-    pairs, every = Pairs(old, side, new), np.arange(400)
+    examples = Examples.of(Pairs(old, side, new))
     x = np.concatenate([old.vectors, side.vectors], axis=1).astype(np.float64)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     x = (x - mean) / deviation
@@ -184,8 +185,8 @@ def test_low_rank_has_the_least_penalised_error_among_maps_of_its_rank():
         on_standardised = weight * deviation
         return ((y - x @ on_standardised.T) ** 2).sum() / 400 + 0.1 * (on_standardised**2).sum()
 
-    ((_, low),) = fit_ridge(pairs, every, [0.1], rank=2)
-    ((_, ridge),) = fit_ridge(pairs, every, [0.1])
+    ((_, low),) = fit_ridge(examples, [0.1], rank=2)
+    ((_, ridge),) = fit_ridge(examples, [0.1])
     narrow, wide = (layer.weight.astype(np.float64) for layer in low.steps[0].mixer)
     assert (narrow.shape, wide.shape) == ((2, 11), (8, 2))
     full = ridge.steps[0].mixer[0].weight.astype(np.float64)
@@ -275,7 +276,7 @@ def test_what_is_saved_is_what_the_network_computes_in_eval_mode(monkeypatch):
         networks.append(built(*args))
         return networks[-1]
 
-    monkeypatch.setattr(transformations, "FCTTransformation", keep)
+    monkeypatch.setattr(networks_module, "FCTTransformation", keep)
     old, side, new = world()
     h = fit(old, side, new, settings=QUICK, run=CPU)
     with torch.no_grad():
@@ -358,22 +359,41 @@ def test_auto_chooses_by_retrieval_even_where_the_error_says_otherwise(monkeypat
         old, None, new, settings=FitSettings(method="ridge", ridge_penalties=(1e3,)), run=CPU
     )
     assert error(flat, old, None, new) < error(large, old, None, new) / 100
-    monkeypatch.setattr(transformations, "_fit_network", lambda *_: large)
+    monkeypatch.setattr(transformations, "fit_network", lambda *_, **__: large)
     settings = FitSettings(method="auto", ridge_penalties=(1e3,))
     assert fit(old, None, new, settings=settings, run=CPU).made_by["method"] == "mlp"
 
 
-def test_without_labels_each_held_out_query_looks_for_its_own_item():
+def test_without_labels_a_query_should_find_what_it_finds_in_a_full_backfill():
     old, side, new = (rows(e.space, e.vectors) for e in world())
     h = fit(old, side, new, settings=FitSettings(method="ridge"), run=CPU)
-    assert h.made_by["judged by"] == "identity"
-    assert h.made_by["references"] == {}
-    assert 0 < h.made_by["tried"][0]["cmc@1"] <= 1
+    assert h.made_by["judged by"] == "agreement"
+    references = h.made_by["references"]
+    assert references["old/old"]["agreement"] < h.made_by["tried"][0]["agreement"] < 1
+    assert references["new/new"] == {"agreement": 1.0}
 
 
-def test_labels_that_no_two_items_share_count_as_identities():
+def test_agreement_is_the_share_of_nearest_neighbours_that_are_common():
+    old, side, new = (rows(e.space, e.vectors) for e in world())
+    h = fit(old, side, new, settings=FitSettings(method="ridge"), run=CPU)
+    judge = Judge.of(Pairs(old, side, new), np.arange(50))
+    mapped, wanted = h.apply(old, side).vectors[:50], new.vectors[:50]
+    shared = 0
+    for query in range(50):
+        near = [
+            sorted(
+                (n for n in range(50) if n != query),
+                key=lambda n: np.linalg.norm(gallery[n] - wanted[query]),
+            )[:5]
+            for gallery in (mapped, wanted)
+        ]
+        shared += len(set(near[0]) & set(near[1]))
+    assert judge.new_old(h) == {"agreement": pytest.approx(shared / 250)}
+
+
+def test_labels_that_no_two_items_share_are_no_classes():
     old, _, new = (rows(e.space, e.vectors, labels=np.arange(len(e))) for e in world())
-    assert not Judge.of(Pairs(old, None, new), np.arange(30)).by_label
+    assert Judge.of(Pairs(old, None, new), np.arange(30)).by == "agreement"
 
 
 def test_a_judge_gives_a_perfect_transformation_what_new_new_has():
@@ -381,7 +401,118 @@ def test_a_judge_gives_a_perfect_transformation_what_new_new_has():
     judge = Judge.of(Pairs(old, rows(Space("o", 8), new.vectors), new), np.arange(50))
     side = rows(Space("o", 8), new.vectors)
     h = fit(old, side, new, settings=FitSettings(method="ridge", ridge_penalties=(1e-9,)), run=CPU)
-    assert judge.new_old(h).map == pytest.approx(judge.references()["new/new"]["map"], abs=0.01)
+    assert judge.new_old(h)["map"] == pytest.approx(judge.references()["new/new"]["map"], abs=0.01)
+
+
+# --- a gallery sample ---
+
+
+def far_gallery(items, seed=7):
+    """Items that the training pairs say little of: the same spaces, another map between them."""
+    rng = np.random.default_rng(seed)
+    old = rng.normal(size=(items, 6)) + 2
+    turn = np.random.default_rng(8).normal(size=(6, 8))
+    ids = tuple(f"g{seed}-{n:03}" for n in range(items))
+    return rows(OLD, old, ids), rows(NEW, np.tanh(old @ turn / 4), ids)
+
+
+def sampled(items=80):
+    old, new = far_gallery(items)
+    return Pairs(old, None, new)
+
+
+def test_what_the_method_is_chosen_on_is_the_sample():
+    old, _, new = world()
+    settings = FitSettings(method="ridge")
+    h = fit(old, None, new, sample=sampled(), settings=settings, run=CPU)
+    assert (h.made_by["judged by"], h.made_by["judged on"]) == ("agreement", 40)
+    assert h.made_by["sample"]["items"] == 80
+    assert h.made_by["pairs"] == fit(old, None, new, settings=settings, run=CPU).made_by["pairs"]
+
+
+@pytest.mark.parametrize("method", ["ridge", "mlp"])
+def test_a_sample_lowers_the_error_on_the_rest_of_its_gallery(method):
+    old, _, new = world()
+    rest = far_gallery(200, seed=9)
+    settings = settings_for(method, lr=5e-3)
+    without = fit(old, None, new, settings=settings, run=CPU)
+    with_sample = fit(old, None, new, sample=sampled(), settings=settings, run=CPU)
+    assert error(with_sample, rest[0], None, rest[1]) < 0.7 * error(without, rest[0], None, rest[1])
+
+
+def test_weighting_a_sample_is_showing_it_several_times():
+    """80 items that weigh as much as 400 are 80 items that stand there five times."""
+    old, _, new = world()
+    sample = sampled()
+    examples = Examples.of(Pairs(old, None, new), sample=sample, sample_weight=0.5)
+    assert examples.weights.mean() == pytest.approx(1)
+    assert examples.weights[400:].sum() == pytest.approx(240)
+    ((_, h),) = fit_ridge(examples, [0.1])
+    five = [
+        np.concatenate([part.vectors] + 5 * [more.vectors])
+        for part, more in ((old, sample.old), (new, sample.new))
+    ]
+    x, y = (array.astype(np.float64) for array in five)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    expected = Ridge(0.1 * len(x)).fit(x, y).predict(x)
+    both = rows(OLD, five[0])
+    np.testing.assert_allclose(h.apply(both).vectors, expected, atol=1e-4)
+
+
+def test_a_network_meets_a_heavy_sample_more_often():
+    examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.5)
+    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None)
+    *_, weights = batches.read(np.arange(len(batches)))
+    assert len(batches) == 400 + 5 * 80
+    np.testing.assert_allclose(weights.numpy(), 1, rtol=1e-6)
+    light = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.05)
+    batches = networks_module._ExampleBatches(light, Frame.of(light), None)
+    *_, weights = batches.read(np.arange(len(batches)))
+    total = float(weights.double().sum())
+    assert float(weights[-80:].sum()) == pytest.approx(0.05 * total, rel=1e-3)
+
+
+def test_labels_of_a_sample_are_never_used():
+    old, _, new = world()
+    sample = sampled()
+    labels = np.arange(80) % 4
+    told = Pairs(
+        rows(OLD, sample.old.vectors, sample.old.ids, labels),
+        None,
+        rows(NEW, sample.new.vectors, sample.new.ids, labels),
+    )
+    settings = settings_for("auto", epochs=3)
+    first, second = (
+        fit(old, None, new, sample=each, settings=settings, run=CPU) for each in (sample, told)
+    )
+    assert first.digest == second.digest
+    assert (Examples.of(Pairs(old, None, new), sample=told).labels[400:] == -1).all()
+
+
+def test_a_network_that_is_chosen_on_a_sample_learns_from_all_of_it(monkeypatch, tmp_path):
+    seen = []
+
+    def keep(examples, settings, **rest):
+        seen.append((len(examples), rest["run"].checkpoint))
+        return networks_module.fit_network(examples, settings, **rest)
+
+    monkeypatch.setattr(transformations, "fit_network", keep)
+    monkeypatch.setattr(transformations, "merit", lambda numbers: -numbers["agreement"])
+    old, _, new = world()
+    settings = settings_for("auto", epochs=1, ridge_penalties=(1e-3,))
+    run = RunSettings(device="cpu", checkpoint=tmp_path / "c")
+    h = fit(old, None, new, sample=sampled(), settings=settings, run=run)
+    assert h.made_by["method"] == "mlp"
+    assert seen == [(440, tmp_path / "c.trial"), (480, tmp_path / "c")]
+    assert [each.name for each in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_sample_of_other_spaces_is_refused():
+    old, side, new = world()
+    with pytest.raises(
+        SpaceMismatchError, match=r"side-information .* in side@1 .* sample are not given; .* same"
+    ):
+        fit(old, side, new, sample=sampled(), run=CPU)
 
 
 # --- pairs ---

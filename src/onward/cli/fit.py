@@ -1,14 +1,17 @@
 """`onward fit`: learn a transformation from pairs of old and new embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
 from onward.cli.output import AsJson, show, tell
 from onward.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from onward.training.pairs import Pairs
 
 
 def fit(
@@ -32,6 +35,25 @@ def fit(
         int | None,
         typer.Option(min=1, help="Epochs of the network; default: 80, more for few items."),
     ] = None,
+    objective: Annotated[
+        Literal["mse", "l1", "cosine"], typer.Option(help="What the network minimises.")
+    ] = "mse",
+    discriminative: Annotated[
+        Literal["none", "classifier", "label-free"] | None,
+        typer.Option(help="What it learns beside it; default: classifier if there is one."),
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="The new model: its classifier helps; needs labels.")
+    ] = None,
+    sample_old: Annotated[
+        Path | None, typer.Option(help="Gallery sample: old embeddings, or the whole gallery's.")
+    ] = None,
+    sample_side: Annotated[
+        Path | None, typer.Option(help="Gallery sample: its side-information, likewise.")
+    ] = None,
+    sample_new: Annotated[
+        Path | None, typer.Option(help="Gallery sample: what the new model has embedded.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -40,8 +62,10 @@ def fit(
 
     Example: onward fit old-train.parquet new-train.parquet old-to-new/ --side side-train.parquet
     """
+    from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.spaces import Embeddings
+    from onward.training.classifiers import Classifier
     from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
     from onward.training.transformations import fit as fit_transformation
     from onward.transformation import KIND
@@ -55,8 +79,15 @@ def fit(
             f"--rank is that of low-rank's map, but --method is {method}; give --method low-rank, "
             "or no rank"
         )
+    part = discriminative or ("none" if classifier is None else "classifier")
+    if classifier is not None and part != "classifier":
+        raise ConfigurationError(
+            f"--classifier {classifier} was given, but --discriminative is {part}, which needs "
+            "none; leave one of them away"
+        )
     check_room(out, KIND)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
+    given |= {"objective": objective, "discriminative": part}
     chosen = {"epochs": epochs, "rank": rank}
     given |= {name: value for name, value in chosen.items() if value is not None}
     settings = read_settings(FitSettings, given, where="onward fit")
@@ -65,6 +96,10 @@ def fit(
             Embeddings.load(old),
             None if side is None else Embeddings.load(side),
             Embeddings.load(new),
+            sample=_load_sample(sample_old, sample_side, sample_new),
+            classifier=None
+            if classifier is None
+            else Classifier.of(EmbeddingModel.load(classifier)),
             settings=settings,
             seed=seed,
             run=RunSettings(device=device, progress=progress),
@@ -83,15 +118,33 @@ def describe_trials(made_by: Mapping[str, Any]) -> list[str]:
     if not made_by.get("tried"):
         return []
     references = made_by["references"]
-    rows = [(name, references[name]) for name in ("old/old", "new/new") if name in references]
+    rows = [(name, references[name]) for name in ("old/old", "new/new")]
     rows[1:1] = [(_name(trial), trial) for trial in made_by["tried"]]
     width = max(len(name) for name, _ in rows)
+    what = [name for name in ("cmc@1", "map", "agreement") if name in references["old/old"]]
     judged = f"{made_by['judged on']} held-out items, judged by {made_by['judged by']}, in percent"
     return [
         f"{judged}; kept: {_name(made_by)}",
-        f"{'':<{width}}  cmc@1    map",
-        *(f"{name:<{width}}  {_percent(n['cmc@1'])}  {_percent(n['map'])}" for name, n in rows),
+        " ".join([" " * width, *(f"{name:>6}" for name in what)]),
+        *(" ".join([f"{name:<{width}}", *_percents(n, what)]) for name, n in rows),
     ]
+
+
+def _load_sample(old: Path | None, side: Path | None, new: Path | None) -> "Pairs | None":
+    """Return the re-embedded gallery items; of the old embeddings and the side, only theirs."""
+    from onward.spaces import Embeddings
+    from onward.training.pairs import Pairs
+
+    if old is None and side is None and new is None:
+        return None
+    if old is None or new is None:
+        raise ConfigurationError(
+            "a gallery sample is pairs: give both --sample-old and --sample-new (and --sample-side "
+            "where --side is given)"
+        )
+    embedded = Embeddings.load(new)
+    aside = None if side is None else Embeddings.load(side).align(embedded.ids)
+    return Pairs(Embeddings.load(old).align(embedded.ids), aside, embedded)
 
 
 def _name(trial: Mapping[str, Any]) -> str:
@@ -99,5 +152,5 @@ def _name(trial: Mapping[str, Any]) -> str:
     return " ".join(["new/old", trial["method"], *settings])
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:5.1f}"
+def _percents(numbers: Mapping[str, Any], what: Sequence[str]) -> list[str]:
+    return [f"{100 * numbers[name]:{max(len(name), 6)}.1f}" for name in what]

@@ -1,15 +1,16 @@
-"""Pairs of old and new embeddings to fit a transformation on: checked, and split by item."""
+"""Pairs of old and new embeddings to fit a transformation on: checked, split, joined."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from onward.artifacts import digest, digest_arrays
-from onward.errors import DataError, TransformationError
-from onward.spaces import Embeddings, Ids
+from onward.errors import DataError, SpaceMismatchError, TransformationError
+from onward.spaces import Embeddings, Ids, Labels, Space
 from onward.training.timetable import Rows
 
 LEAST_ITEMS = 20
@@ -79,6 +80,18 @@ class Pairs:
         return vectors
 
     @property
+    def labels(self) -> Labels | None:
+        """Class of each pair, where either embeddings know it."""
+        return self.new.labels if self.old.labels is None else self.old.labels
+
+    @cached_property
+    def length(self) -> float:
+        """What the targets were divided by, on average: 1 where they are the new vectors."""
+        if self.new.space.metric != "cosine":
+            return 1.0
+        return float(np.linalg.norm(self.new.vectors, axis=1).mean())
+
+    @property
     def inputs(self) -> dict[str, np.ndarray]:
         """What goes in, by name: "old", and "side" where there is side-information."""
         given = {"old": self.old.vectors}
@@ -92,22 +105,119 @@ class Pairs:
 
 
 def split(
-    pairs: Pairs, *, share: float, most: int, seed: int
+    pairs: Pairs, *, share: float, most: int, seed: int, least: int = 10
 ) -> tuple[Int64[np.ndarray, " fitted_on"], Int64[np.ndarray, " held_out"]]:
     """Return the rows to fit on, and the rows to judge by: one a held-out item.
 
     All views of an item lie on the same side, and one is judged: the first that stands there.
 
     Args:
-        share: of the items to hold out; at least 10 are, and at most half.
+        share: of the items to hold out; at most half are.
         most: hold out no more items than this.
         seed: decides which.
+        least: hold out so many, if they are no more than half.
     """
-    wanted = min(max(round(share * pairs.items), 10), most, pairs.items // 2)
+    wanted = min(max(round(share * pairs.items), least), most, pairs.items // 2)
     held_out = np.random.default_rng([seed, 0]).permutation(pairs.items)[:wanted]
     away = np.isin(pairs.item_of, held_out)
     _, first = np.unique(pairs.item_of, return_index=True)
     return np.flatnonzero(~away), np.sort(first[held_out])
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What a transformation is learned from: rows of training pairs, of a gallery sample, or both.
+
+    Attributes:
+        old: the space of what goes in.
+        side: the space of the side-information that goes in with it, if any.
+        new: the space of what is to come out.
+        inputs: what goes in, by name: "old", and "side" where there is side-information.
+        targets: what is to come out.
+        labels: class of each row; -1 where it is not known, and for the whole sample.
+        weights: how much each row counts; 1 on average.
+        length: the new embeddings' mean length where the targets have length 1, else 1.
+        digest: changes whenever a row or its weight does.
+    """
+
+    old: Space
+    side: Space | None
+    new: Space
+    inputs: Mapping[str, np.ndarray]
+    targets: Float32[np.ndarray, "row new"]
+    labels: Int64[np.ndarray, " row"]
+    weights: Float64[np.ndarray, " row"]
+    length: float
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @classmethod
+    def of(
+        cls,
+        pairs: Pairs,
+        rows: Rows | None = None,
+        sample: Pairs | None = None,
+        sample_rows: Rows | None = None,
+        sample_weight: float | None = None,
+    ) -> "Examples":
+        """Return some rows of training pairs and of a sample; all of them where none are named.
+
+        Args:
+            sample_weight: share of all the weight that the sample has; without it each row counts
+                the same.
+        """
+        rows = np.arange(len(pairs)) if rows is None else rows
+        parts = [(pairs, rows)]
+        weights = [np.ones(len(rows))]
+        labels = [np.full(len(rows), -1) if pairs.labels is None else pairs.labels[rows]]
+        if sample is not None:
+            taken = np.arange(len(sample)) if sample_rows is None else sample_rows
+            parts.append((sample, taken))
+            labels.append(np.full(len(taken), -1))
+            both = len(rows) + len(taken)
+            share = len(taken) / both if sample_weight is None else sample_weight
+            weights = [
+                np.full(len(rows), (1 - share) * both / len(rows)),
+                np.full(len(taken), share * both / len(taken)),
+            ]
+        return cls(
+            pairs.old.space,
+            None if pairs.side is None else pairs.side.space,
+            pairs.new.space,
+            {
+                name: np.concatenate([part.inputs[name][some] for part, some in parts])
+                for name in pairs.inputs
+            },
+            np.concatenate([part.targets[some] for part, some in parts]),
+            np.concatenate(labels).astype(np.int64),
+            np.concatenate(weights),
+            pairs.length,
+            digest(
+                *(part.digest.encode() for part, _ in parts),
+                *(some.astype(np.int64).tobytes() for _, some in parts),
+                repr(sample_weight).encode(),
+            ),
+        )
+
+
+def check_sample(pairs: Pairs, sample: Pairs) -> None:
+    """Refuse a gallery sample that is not in the spaces of the training pairs.
+
+    Raises:
+        SpaceMismatchError: naming both spaces.
+    """
+    for name in ("old", "side", "new"):
+        ours, theirs = getattr(pairs, name), getattr(sample, name)
+        if (ours and ours.space) != (theirs and theirs.space):
+            said = [f"in {of.space}" if of is not None else "not given" for of in (ours, theirs)]
+            what = "side-information" if name == "side" else f"{name} embeddings"
+            raise SpaceMismatchError(
+                f"the {what} of the training pairs are {said[0]}, those of the gallery sample are "
+                f"{said[1]}; a transformation is fitted between the same spaces on both. Embed the "
+                "sample with the same models"
+            )
 
 
 def _views(ids: Ids) -> tuple[list[str], np.ndarray]:

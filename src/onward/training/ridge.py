@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from onward.dense import Dense, Step
-from onward.training.pairs import Pairs
-from onward.training.timetable import Rows
+from onward.training.pairs import Examples
 from onward.transformation import Transformation
 
 Matrix = Float64[np.ndarray, "out in"]
@@ -17,12 +16,13 @@ Basis = Float64[np.ndarray, "new direction"]
 
 
 def fit_ridge(
-    pairs: Pairs, rows: Rows, penalties: Sequence[float], *, rank: int | None = None
+    examples: Examples, penalties: Sequence[float], *, rank: int | None = None
 ) -> Iterator[tuple[dict[str, Any], Transformation]]:
-    """Yield the linear map of each penalty, fitted on some of the pairs, with what describes it.
+    """Yield the linear map of each penalty, with what describes it.
 
-    `W = argmin mean ||y - W x||^2 + penalty ||W||^2` over centred targets y and standardised
-    inputs x = [old, side], in closed form and float64: one eigendecomposition serves all penalties.
+    `W = argmin mean w ||y - W x||^2 + penalty ||W||^2` over centred targets y and standardised
+    inputs x = [old, side] with weights w, in closed form and float64: one eigendecomposition serves
+    all penalties.
 
     Args:
         rank: the minimum is taken over W of at most this rank. It is `V V^T W` with the W above,
@@ -32,15 +32,20 @@ def fit_ridge(
     References:
         Mukherjee and Zhu, Reduced rank ridge regression and its kernel extensions, 2011.
     """
-    given = [array[rows] for array in pairs.inputs.values()]
-    inputs = np.concatenate(given, axis=1).astype(np.float64)
-    targets = pairs.targets[rows].astype(np.float64)
-    mean, deviation, middle = inputs.mean(axis=0), inputs.std(axis=0), targets.mean(axis=0)
-    scale = np.where(deviation > 0, deviation, 1.0)
-    inputs = (inputs - mean) / scale
-    values, vectors = np.linalg.eigh(inputs.T @ inputs / len(inputs))
-    projected = vectors.T @ (inputs.T @ (targets - middle)) / len(inputs)
-    side = None if pairs.side is None else pairs.side.space
+    inputs = np.concatenate(list(examples.inputs.values()), axis=1).astype(np.float64)
+    targets = examples.targets.astype(np.float64)
+    share = examples.weights / examples.weights.sum()
+    mean, middle = share @ inputs, share @ targets
+    inputs -= mean
+    deviation = np.sqrt(share @ inputs**2)
+    # What never changes is no input; its deviation is what rounding left of it.
+    moves = deviation > 1e-9 * np.abs(mean)
+    scale = np.where(moves, deviation, 1.0)
+    inputs = inputs / scale * moves
+    weighted = inputs * share[:, None]
+    values, vectors = np.linalg.eigh(weighted.T @ inputs)
+    projected = vectors.T @ (weighted.T @ (targets - middle))
+    spaces = examples.old, examples.side, examples.new
     for penalty in penalties:
         shrunk = projected / (np.maximum(values, 0) + penalty)[:, None]
         weight = (vectors @ shrunk).T / scale
@@ -51,8 +56,7 @@ def fit_ridge(
             described = {"method": "low-rank", "penalty": penalty, "rank": basis.shape[1]}
             narrow = basis.T @ weight
             layers = [_layer(narrow, -narrow @ mean), _layer(basis, middle)]
-        step = Step((), (), tuple(layers), uses_side=side is not None)
-        spaces = pairs.old.space, side, pairs.new.space
+        step = Step((), (), tuple(layers), uses_side=examples.side is not None)
         yield described, Transformation(*spaces, (step,), described)
 
 

@@ -5,79 +5,91 @@ A smaller squared error does not promise better retrieval, so nothing here looks
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
-from onward.evaluation import Evaluation, evaluate
+from onward.evaluation import evaluate
 from onward.rankings import Relevance
-from onward.retrieval import rank
+from onward.retrieval import rank, search
 from onward.spaces import Embeddings
 from onward.training.pairs import Pairs
 from onward.training.timetable import Rows
 from onward.transformation import Transformation
 
+NEIGHBOURS = 10
+Neighbours = Int64[np.ndarray, "query rank"]
+Numbers = dict[str, float]
+
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Held-out items, and what counts as a hit among them.
+    """Held-out items, and what counts as good among them.
 
     Queries are embedded by the new model, the gallery is what a transformation makes of the old
-    embeddings. With labels that some items share, a query should find others of its class, itself
-    left out; without, it should find its own item.
+    embeddings; a query is not looked for itself. With labels that some items share, a query should
+    find others of its class. Without, it should find what it finds in a full backfill: the
+    agreement is the share of its 10 nearest neighbours there that are among its 10 nearest in the
+    upgraded gallery (a tenth of the items where they are fewer than 100).
 
     Attributes:
         old: held-out old embeddings.
         side: their side-information, if any.
         new: their new embeddings.
-        by_label: whether classes count, not identities.
+        by: what counts: "label" or "agreement".
     """
 
     old: Embeddings
     side: Embeddings | None
     new: Embeddings
-    by_label: bool
+    by: str
 
     @classmethod
-    def of(cls, pairs: Pairs, rows: Rows) -> "Judge":
+    def of(cls, pairs: Pairs, rows: Rows, *, use_labels: bool = True) -> "Judge":
         """Return the judge that knows some of the pairs, one an item."""
         old, new = pairs.old.select(rows), pairs.new.select(rows)
         side = None if pairs.side is None else pairs.side.select(rows)
         labels = new.labels if old.labels is None else old.labels
-        by_label = labels is not None and len(np.unique(labels)) < len(labels)
-        known = labels if by_label else np.arange(len(rows))
+        by_label = use_labels and labels is not None and len(np.unique(labels)) < len(labels)
+        known = labels if by_label else None
         old, new = (Embeddings(e.ids, e.vectors, e.space, known) for e in (old, new))
-        return cls(old, side, new, by_label)
+        return cls(old, side, new, "label" if by_label else "agreement")
 
-    def new_old(self, transformation: Transformation) -> Evaluation:
-        """Return how new queries fare in the upgraded gallery."""
-        return self._evaluate(self.new, transformation.apply(self.old, self.side))
+    def new_old(self, transformation: Transformation) -> Numbers:
+        """Return how new queries fare in the upgraded gallery, as fractions."""
+        return self._numbers(self.new, transformation.apply(self.old, self.side))
 
-    def references(self) -> Mapping[str, Any]:
-        """Return what doing nothing and embedding everything anew give on the same items.
-
-        Empty where identities count: there an item is trivially found in its own space.
-        """
-        if not self.by_label:
-            return {}
+    def references(self) -> Mapping[str, Numbers]:
+        """Return what doing nothing and embedding everything anew give on the same items."""
         return {
-            "old/old": numbers(self._evaluate(self.old, self.old)),
-            "new/new": numbers(self._evaluate(self.new, self.new)),
+            "old/old": self._numbers(self.old, self.old),
+            "new/new": self._numbers(self.new, self.new),
         }
 
-    def _evaluate(self, queries: Embeddings, gallery: Embeddings) -> Evaluation:
-        relevance = Relevance.between(queries, gallery, exclude_self=self.by_label)
-        return evaluate(rank(queries, gallery, exclude_self=self.by_label), relevance)
+    def _numbers(self, queries: Embeddings, gallery: Embeddings) -> Numbers:
+        if self.by == "agreement":
+            return {"agreement": self._agreement(queries, gallery)}
+        relevance = Relevance.between(queries, gallery, exclude_self=True)
+        found = evaluate(rank(queries, gallery, exclude_self=True), relevance)
+        return {"cmc@1": found.cmc(1), "map": found.map}
+
+    def _agreement(self, queries: Embeddings, gallery: Embeddings) -> float:
+        count = max(1, min(NEIGHBOURS, len(queries) // 10))
+        wanted = _neighbours(self.new, self.new, count)
+        found = _neighbours(queries, gallery, count)
+        shared = [np.intersect1d(a, b).size for a, b in zip(wanted, found, strict=True)]
+        return float(np.mean(shared)) / count
 
 
-def merit(evaluation: Evaluation) -> float:
-    """Return what the best transformation has most of: the mean of cmc@1 and map.
+def merit(numbers: Mapping[str, float]) -> float:
+    """Return what the best transformation has most of: the mean of what was measured.
 
     cmc@1 alone would let one query decide between two methods where few items are held out.
     """
-    return (evaluation.cmc(1) + evaluation.map) / 2
+    return sum(numbers.values()) / len(numbers)
 
 
-def numbers(evaluation: Evaluation) -> dict[str, float]:
-    """Return cmc@1 and map, as fractions."""
-    return {"cmc@1": evaluation.cmc(1), "map": evaluation.map}
+def _neighbours(queries: Embeddings, gallery: Embeddings, count: int) -> Neighbours:
+    """Return the rows of each query's nearest items; both sides hold the same items."""
+    rows: Neighbours = search(queries, gallery, count, exclude_self=True).rows
+    return rows

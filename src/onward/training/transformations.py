@@ -8,29 +8,28 @@ References:
     CVPR 2022, arXiv 2112.02805.
 """
 
-import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import mse_loss
 
-from onward.dense import Dense, Step
-from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
+from onward.errors import ConfigurationError, SpaceMismatchError
 from onward.spaces import Embeddings
+from onward.training.checkpoints import forget_checkpoint
+from onward.training.classifiers import Classifier
 from onward.training.closed_forms import fit_closed_form
-from onward.training.devices import device_of, seeded
-from onward.training.loop import Batches, Objective, train
-from onward.training.pairs import Pairs, split
+from onward.training.devices import device_of
+from onward.training.networks import fit_network
+from onward.training.pairs import Examples, Pairs, check_sample, split
 from onward.training.provenance import made_by
-from onward.training.selection import Judge, merit, numbers
+from onward.training.selection import Judge, merit
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.timetable import Rows
 from onward.transformation import Transformation
 
-Network = FCTTransformation | ResidualBottleneck
+LEAST_HELD_OUT = 10
+LEAST_HELD_OUT_OF_SAMPLE = 200
+"""Of a sample more are worth holding out, for all of it is learned from in the end."""
 
 
 def fit(
@@ -38,6 +37,8 @@ def fit(
     side: Embeddings | None,
     new: Embeddings,
     *,
+    sample: Pairs | None = None,
+    classifier: Classifier | None = None,
     settings: FitSettings | None = None,
     seed: int = 0,
     run: RunSettings | None = None,
@@ -47,12 +48,17 @@ def fit(
     The other way round, `fit(new, None, old)`, gives what brings new queries to an old gallery.
 
     Args:
-        old: old embeddings of the new model's training items, of re-embedded items of a gallery,
-            or of both; several views of an item have the ids `<id>#<view>`.
+        old: old embeddings of the new model's training items; or of re-embedded items of a
+            gallery, where there is nothing else. Several views of an item have the ids
+            `<id>#<view>`.
         side: side-information of the same items in the same order. Without any, the network's
             second branch is fed the old embedding, so that its capacity stays the same.
-        new: new embeddings of the same items in the same order. Labels, here or in `old`, are only
-            used to judge.
+        new: new embeddings of the same items in the same order. Labels, here or in `old`, are used
+            to judge, and by the new model's classifier.
+        sample: gallery items that the new model has embedded, to learn from as well. Their labels
+            are not used. The method is then chosen on held-out items of it, for it is the gallery
+            that counts.
+        classifier: the new model's, for `settings.discriminative` "classifier"; else not used.
         settings: which method, and how it learns.
         seed: decides first weights, order, and which items are held out.
         run: on what machine; a checkpoint is that of the network.
@@ -64,138 +70,153 @@ def fit(
     Raises:
         TransformationError: if the embeddings are not of the same items in the same order, are in
             one space, or cannot be mapped by the method.
+        SpaceMismatchError: if the sample or the classifier is in other spaces.
         DataError: if there are fewer than 20 items.
-        ConfigurationError: if settings do not fit together, or a checkpoint is another run's.
+        ConfigurationError: if settings do not fit together, what they need is missing, or a
+            checkpoint is another run's.
         ModelError: if the network's loss stops being finite.
     """
     settings, run = settings or FitSettings(), run or RunSettings()
     pairs = Pairs(old, side, new)
+    _check(pairs, sample, classifier, settings)
+    work = _Work(pairs, sample, classifier, settings, seed, run)
     if settings.method in ("mlp", "rbt"):
-        best = _fit_network(pairs, np.arange(len(pairs)), settings, seed, run)
+        best = work.network(work.everything, run)
         judged: dict[str, Any] = {"method": settings.method, "judged on": 0}
     else:
-        best, judged = _choose(pairs, settings, seed, run)
+        best, judged = _choose(work)
     described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **judged)
-    facts = {"pairs": {"items": pairs.items, "pairs": len(pairs), "digest": pairs.digest}}
+    facts = {"pairs": _describe(pairs)}
+    facts |= {} if sample is None else {"sample": _describe(sample)}
     return replace(best, made_by=described | facts)
 
 
-def _choose(
-    pairs: Pairs, settings: FitSettings, seed: int, run: RunSettings
-) -> tuple[Transformation, dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What was given to `fit`."""
+
+    pairs: Pairs
+    sample: Pairs | None
+    classifier: Classifier | None
+    settings: FitSettings
+    seed: int
+    run: RunSettings
+
+    @property
+    def everything(self) -> Examples:
+        """All training pairs and all of the sample."""
+        return Examples.of(
+            self.pairs, sample=self.sample, sample_weight=self.settings.sample_weight
+        )
+
+    @property
+    def trial_run(self) -> RunSettings:
+        """How a network learns that may have to learn again: with a checkpoint of its own."""
+        checkpoint = self.run.checkpoint
+        if checkpoint is None or self.sample is None:
+            return self.run
+        return replace(self.run, checkpoint=checkpoint.with_name(f"{checkpoint.name}.trial"))
+
+    def parted(self) -> tuple[Examples, Judge]:
+        """Return what to learn from, and the judge of the held-out rest."""
+        settings, sample = self.settings, self.sample
+        share, most, weight = settings.held_out, settings.most_held_out, settings.sample_weight
+        if sample is not None:
+            least = LEAST_HELD_OUT_OF_SAMPLE
+            rows, out = split(sample, share=share, most=most, seed=self.seed, least=least)
+            judge = Judge.of(sample, out, use_labels=False)
+            return Examples.of(self.pairs, None, sample, rows, weight), judge
+        least = LEAST_HELD_OUT
+        rows, out = split(self.pairs, share=share, most=most, seed=self.seed, least=least)
+        return Examples.of(self.pairs, rows, sample, None, weight), Judge.of(self.pairs, out)
+
+    def network(self, examples: Examples, run: RunSettings) -> Transformation:
+        """Return a network that has learned from examples."""
+        return fit_network(
+            examples, self.settings, classifier=self.classifier, seed=self.seed, run=run
+        )
+
+
+def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
     """Fit what the method allows apart from held-out items, and return what fares best on them.
 
     The penalty of ridge is chosen so too; then what has a closed form is solved once more on all
-    pairs, which costs nothing. The network stays as it was judged.
+    pairs, which costs nothing. A network is trained once more where a sample judged, of which no
+    item should be wasted; held-out training pairs are few among many, and it stays as it is.
     """
-    rows, held_out = split(pairs, share=settings.held_out, most=settings.most_held_out, seed=seed)
-    judge = Judge.of(pairs, held_out)
-    candidates = list(fit_closed_form(pairs, rows, settings))
-    if settings.method == "auto":
-        network = _fit_network(pairs, rows, settings, seed, run)
-        candidates.append(({"method": "mlp", "inner": settings.inner}, network))
+    examples, judge = work.parted()
+    trial = work.trial_run
+    candidates = list(fit_closed_form(examples, work.settings))
+    if work.settings.method == "auto":
+        described = {"method": "mlp", "inner": work.settings.inner}
+        candidates.append((described, work.network(examples, trial)))
     results = [judge.new_old(candidate) for _, candidate in candidates]
-    winner = int(np.argmax([merit(result) for result in results]))
-    chosen, best = candidates[winner]
+    chosen, best = candidates[int(np.argmax([merit(result) for result in results]))]
     if chosen["method"] != "mlp":
-        penalties = (chosen["penalty"],) if "penalty" in chosen else settings.ridge_penalties
-        again = settings.model_copy(update={"ridge_penalties": penalties})
-        ((_, best),) = fit_closed_form(pairs, np.arange(len(pairs)), again)
-    tried = [
-        {**described, **numbers(result)}
-        for (described, _), result in zip(candidates, results, strict=True)
-    ]
+        penalties = (chosen["penalty"],) if "penalty" in chosen else work.settings.ridge_penalties
+        again = work.settings.model_copy(update={"ridge_penalties": penalties})
+        ((_, best),) = fit_closed_form(work.everything, again)
+    elif work.sample is not None:
+        best = work.network(work.everything, work.run)
+    if trial.checkpoint is not None and work.sample is not None:
+        forget_checkpoint(trial.checkpoint)
     return best, {
         **chosen,
-        "judged on": len(held_out),
-        "judged by": "label" if judge.by_label else "identity",
-        "tried": tried,
+        "judged on": len(judge.new),
+        "judged by": judge.by,
+        "tried": [
+            {**described, **result}
+            for (described, _), result in zip(candidates, results, strict=True)
+        ],
         "references": dict(judge.references()),
     }
 
 
-class _Regression(Objective):
-    """Mean squared error of the network's output, over batch and dimensions."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        """Return the loss of old vectors, side-information where there is any, and targets."""
-        *given, targets = batch
-        return mse_loss(self.network(*given), targets)
-
-
-class _PairBatches(Batches):
-    """Some pairs as tensors."""
-
-    def __init__(self, pairs: Pairs, rows: Rows, targets: np.ndarray) -> None:
-        self._tensors = [
-            torch.from_numpy(array[rows]) for array in (*pairs.inputs.values(), targets)
-        ]
-        self._digest = f"{pairs.digest}/{len(rows)}"
-
-    @property
-    def digest(self) -> str:
-        """Changes whenever the pairs do."""
-        return self._digest
-
-    @property
-    def ahead(self) -> int:
-        """None: reading is slicing."""
-        return 0
-
-    def __len__(self) -> int:
-        return len(self._tensors[0])
-
-    def read(self, rows: Rows) -> tuple[Tensor, ...]:
-        """Return old vectors, side-information where there is any, and targets."""
-        return tuple(tensor[rows] for tensor in self._tensors)
+def _check(
+    pairs: Pairs, sample: Pairs | None, classifier: Classifier | None, settings: FitSettings
+) -> None:
+    if sample is not None:
+        check_sample(pairs, sample)
+    if settings.discriminative == "none":
+        return
+    if settings.method not in ("auto", "mlp", "rbt"):
+        raise ConfigurationError(
+            f"discriminative is {settings.discriminative!r}, which a network learns, but method is "
+            f"{settings.method!r}, which is solved in closed form; choose 'auto', 'mlp' or 'rbt', "
+            "or discriminative 'none'"
+        )
+    if settings.discriminative == "classifier":
+        _check_classifier(pairs, classifier)
 
 
-def _fit_network(
-    pairs: Pairs, rows: Rows, settings: FitSettings, seed: int, run: RunSettings
-) -> Transformation:
-    """Train a network; targets are centred and brought to unit variance for it, and back.
-
-    One scale for all dimensions leaves what is least in the mean square what it was.
-    """
-    middle = pairs.targets[rows].mean(axis=0)
-    spread = float((pairs.targets[rows] - middle).std()) or 1.0
-    side = None if pairs.side is None else pairs.side.space
-    with seeded(seed, "first weights"):
-        objective = _Regression(_network(pairs, rows, settings))
-    batches = _PairBatches(pairs, rows, (pairs.targets - middle) / np.float32(spread))
-    batch_items = min(settings.batch_items, len(rows))
-    steps_in_epoch = math.ceil(len(rows) / batch_items)
-    epochs = max(settings.epochs, math.ceil(settings.least_steps / steps_in_epoch))
-    learned = settings.model_copy(update={"epochs": epochs, "batch_items": batch_items})
-    train(objective, batches, learned, seed=seed, what={"recipe": "fit"}, run=run)
-    step = _scaled(fold(objective.network), spread, middle)
-    return Transformation(pairs.old.space, side, pairs.new.space, (step,))
-
-
-def _network(pairs: Pairs, rows: Rows, settings: FitSettings) -> Network:
-    """Return the network that is to be trained; the RBT is told where its inputs lie."""
-    new_dim = pairs.new.space.dim
-    if settings.method != "rbt":
-        side_dim = None if pairs.side is None else pairs.side.space.dim
-        return FCTTransformation(pairs.old.space.dim, side_dim, new_dim, settings.inner)
-    given = [array[rows] for array in pairs.inputs.values()]
-    middle = np.concatenate([array.mean(axis=0) for array in given])
-    spread = [np.full(a.shape[1], (a - a.mean(axis=0)).std() or 1, np.float32) for a in given]
-    statistics = torch.from_numpy(middle), torch.from_numpy(np.concatenate(spread))
-    return ResidualBottleneck(*statistics, new_dim, uses_side=pairs.side is not None)
+def _check_classifier(pairs: Pairs, classifier: Classifier | None) -> None:
+    if classifier is None:
+        raise ConfigurationError(
+            "discriminative is 'classifier', but no classifier was given; give the new model's, "
+            "classifier=Classifier.of(new_model), or choose discriminative 'label-free'"
+        )
+    if classifier.space != pairs.new.space:
+        raise SpaceMismatchError(
+            f"the classifier tells embeddings in {classifier.space} apart, the new embeddings are "
+            f"in {pairs.new.space}; give the classifier of the model that made them"
+        )
+    if pairs.labels is None:
+        raise ConfigurationError(
+            "discriminative is 'classifier', which needs labels, but neither the old nor the new "
+            "embeddings have any; embed items with labels, or choose discriminative 'label-free'"
+        )
+    if (classifier.rows_of(pairs.labels) < 0).all():
+        raise ConfigurationError(
+            f"the classifier knows the classes {_few(classifier.classes)}, the embeddings have the "
+            f"labels {_few(np.unique(pairs.labels).tolist())}: none is common. Number the classes "
+            "as in the training of the new model, or choose discriminative 'label-free'"
+        )
 
 
-def _scaled(step: Step, spread: float, middle: np.ndarray) -> Step:
-    """Return a step whose output is multiplied and moved."""
-    *mixer, last = step.mixer
-    assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
-    scaled = Dense(
-        (last.weight * np.float64(spread)).astype(np.float32),
-        (last.bias * np.float64(spread) + middle).astype(np.float32),
-        last.relu,
-    )
-    return replace(step, mixer=(*mixer, scaled))
+def _few(labels: Sequence[int]) -> str:
+    shown = ", ".join(str(label) for label in labels[:5])
+    return shown if len(labels) <= 5 else f"{shown} ..."
+
+
+def _describe(pairs: Pairs) -> dict[str, Any]:
+    return {"items": pairs.items, "pairs": len(pairs), "digest": pairs.digest}

@@ -1,0 +1,59 @@
+"""The classifier of an embedding model, frozen: what else a transformation can learn from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from onward.errors import ConfigurationError, ModelError
+from onward.models import EmbeddingModel
+from onward.spaces import Space
+
+Labels = Int64[np.ndarray, " item"]
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A linear classifier without bias on the embeddings of one space.
+
+    Attributes:
+        weight: one row a class.
+        classes: the label of each row.
+        space: where the embeddings lie that it tells apart.
+
+    Raises:
+        ModelError: if these do not fit together.
+    """
+
+    weight: Float32[np.ndarray, "class dim"]
+    classes: tuple[int, ...]
+    space: Space
+
+    def __post_init__(self) -> None:
+        if self.weight.shape != (len(self.classes), self.space.dim):
+            raise ModelError(
+                f"a classifier of shape {self.weight.shape} for {len(self.classes)} classes in "
+                f"{self.space}; give one row of the space's dimensions for each class"
+            )
+
+    @classmethod
+    def of(cls, model: EmbeddingModel) -> "Classifier":
+        """Return a model's classifier.
+
+        Raises:
+            ConfigurationError: if the model has none.
+        """
+        if model.classifier is None or model.classes is None:
+            raise ConfigurationError(
+                f"{model.space.name} has no classifier; one comes with every model that "
+                "`onward train` has trained on classes. Without one, what tells items apart can be "
+                "learned label-free: discriminative='label-free'"
+            )
+        return cls(model.classifier, model.classes, model.space)
+
+    def rows_of(self, labels: Labels) -> Labels:
+        """Return the row of each label's class, or -1 where the classifier does not know it."""
+        order = np.argsort(self.classes)
+        known = np.asarray(self.classes, np.int64)[order]
+        place = np.searchsorted(known, labels).clip(max=len(known) - 1)
+        return np.where(known[place] == labels, order[place], -1).astype(np.int64)

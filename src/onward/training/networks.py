@@ -1,0 +1,112 @@
+"""Train a network on pairs of embeddings, and fold it into a transformation."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onward.dense import Dense, Step
+from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
+from onward.training.classifiers import Classifier
+from onward.training.devices import seeded
+from onward.training.loop import Batches, train
+from onward.training.objectives import Fitting, Frame, Network
+from onward.training.pairs import Examples
+from onward.training.settings import FitSettings, RunSettings
+from onward.training.timetable import Rows
+from onward.transformation import Transformation
+
+
+def fit_network(
+    examples: Examples,
+    settings: FitSettings,
+    *,
+    classifier: Classifier | None = None,
+    seed: int,
+    run: RunSettings,
+) -> Transformation:
+    """Train the network that the settings name ("auto" means the FCT network).
+
+    Args:
+        classifier: needed where settings ask for it.
+
+    Raises:
+        ConfigurationError: if a checkpoint is another run's.
+        ModelError: if the loss stops being finite.
+    """
+    frame = Frame.of(examples)
+    with seeded(seed, "first weights"):
+        objective = Fitting(_network(examples, settings), frame, settings, classifier)
+    batches = _ExampleBatches(examples, frame, classifier)
+    batch_items = min(settings.batch_items, len(batches))
+    steps_in_epoch = math.ceil(len(batches) / batch_items)
+    epochs = max(settings.epochs, math.ceil(settings.least_steps / steps_in_epoch))
+    learned = settings.model_copy(update={"epochs": epochs, "batch_items": batch_items})
+    train(objective, batches, learned, seed=seed, what={"recipe": "fit"}, run=run)
+    step = _scaled(fold(objective.network), frame)
+    return Transformation(examples.old, examples.side, examples.new, (step,))
+
+
+class _ExampleBatches(Batches):
+    """Examples as tensors. What weighs much more than the rest stands there several times."""
+
+    def __init__(self, examples: Examples, frame: Frame, classifier: Classifier | None) -> None:
+        repeats = np.maximum(np.round(examples.weights / examples.weights.min()), 1).astype(int)
+        rows = np.repeat(np.arange(len(examples)), repeats)
+        labels = examples.labels
+        classes = np.full_like(labels, -1) if classifier is None else classifier.rows_of(labels)
+        weights = examples.weights / repeats
+        arrays = (
+            *examples.inputs.values(),
+            frame.standardise(examples.targets),
+            classes,
+            (weights / weights[rows].mean()).astype(np.float32),
+        )
+        self._rows = torch.from_numpy(rows)
+        self._tensors = [torch.from_numpy(array) for array in arrays]
+        self._digest = examples.digest
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the examples do."""
+        return self._digest
+
+    @property
+    def ahead(self) -> int:
+        """None: reading is slicing."""
+        return 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Return old vectors, side-information where there is any, targets, classes, weights."""
+        chosen = self._rows[rows]
+        return tuple(tensor[chosen] for tensor in self._tensors)
+
+
+def _network(examples: Examples, settings: FitSettings) -> Network:
+    """Return the network that is to be trained; the RBT is told where its inputs lie."""
+    if settings.method != "rbt":
+        side_dim = None if examples.side is None else examples.side.dim
+        return FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
+    given = list(examples.inputs.values())
+    middle = np.concatenate([array.mean(axis=0) for array in given])
+    spread = [np.full(a.shape[1], (a - a.mean(axis=0)).std() or 1, np.float32) for a in given]
+    statistics = torch.from_numpy(middle), torch.from_numpy(np.concatenate(spread))
+    return ResidualBottleneck(*statistics, examples.new.dim, uses_side=examples.side is not None)
+
+
+def _scaled(step: Step, frame: Frame) -> Step:
+    """Return a step that gives whole vectors where it gave standardised ones."""
+    *mixer, last = step.mixer
+    assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
+    spread = np.float64(frame.spread)
+    scaled = Dense(
+        (last.weight * spread).astype(np.float32),
+        (last.bias * spread + frame.middle).astype(np.float32),
+        last.relu,
+    )
+    return replace(step, mixer=(*mixer, scaled))

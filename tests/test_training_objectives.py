@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from onward.compatibility import evaluate_embeddings
+from onward.errors import ConfigurationError, ModelError, SpaceMismatchError
+from onward.models import EmbeddingModel
+from onward.models.inputs import InputSpec
+from onward.nn.transformations import FCTTransformation
+from onward.spaces import Embeddings, Space
+from onward.training.classifiers import Classifier
+from onward.training.objectives import Fitting, Frame
+from onward.training.pairs import Examples, Pairs
+from onward.training.settings import FitSettings, RunSettings
+from onward.training.transformations import fit
+
+OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 3), Space("new@1", 8)
+CPU = RunSettings(device="cpu")
+QUICK = FitSettings(method="mlp", epochs=40, batch_items=64, inner=32, least_steps=0, lr=3e-3)
+CENTRES = np.random.default_rng(5).normal(size=(20, 9))
+TO_NEW = np.random.default_rng(6).normal(size=(9, 8))
+
+
+def world(items=400, seed=0, space=NEW, labelled=True):
+    """Items of 20 classes; old and side each see a part of them, new sees all of it, mixed."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(items) % len(CENTRES)
+    whole = CENTRES[labels] + 0.8 * rng.normal(size=(items, 9))
+    new = np.tanh(whole @ TO_NEW / 2)
+    old = np.concatenate([whole[:, :4], rng.normal(size=(items, 2))], axis=1)
+    ids = tuple(f"{seed}-{n:03}" for n in range(items))
+    return tuple(
+        Embeddings(ids, vectors.astype(np.float32), where, labels if labelled else None)
+        for where, vectors in ((OLD, old), (SIDE, whole[:, 4:7]), (space, new))
+    )
+
+
+def classifier(space=NEW, classes=range(20)):
+    """Rows are the classes' centres: the new vector's product with its own is large."""
+    weight = 2 * np.tanh(CENTRES @ TO_NEW / 2).astype(np.float32)
+    return Classifier(weight[list(classes)], tuple(classes), space)
+
+
+def changed(**changes):
+    return QUICK.model_copy(update=changes)
+
+
+def fitting(settings, given=None, frame=None):
+    examples = Examples.of(Pairs(*world()))
+    frame = frame or Frame.of(examples)
+    return Fitting(FCTTransformation(6, 3, 8, 16), frame, settings, given), frame
+
+
+def batch(frame, items=12, seed=1):
+    """Standardised outputs and targets, and what they are outside."""
+    rng = np.random.default_rng(seed)
+    pair = [torch.tensor(rng.normal(size=(items, 8)).astype(np.float32)) for _ in range(2)]
+    return pair, [frame.middle + frame.spread * each.double().numpy() for each in pair]
+
+
+# --- worked out apart ---
+
+
+@pytest.mark.parametrize("objective", ["mse", "l1", "cosine"])
+def test_the_distance_is_numpy_s(objective):
+    learner, frame = fitting(changed(objective=objective))
+    (given, wanted), (z, y) = batch(frame)
+    expected = {
+        "mse": (((z - y) / frame.spread) ** 2).mean(axis=1),
+        "l1": np.abs((z - y) / frame.spread).mean(axis=1),
+        "cosine": 1 - (z * y).sum(1) / np.linalg.norm(z, axis=1) / np.linalg.norm(y, axis=1),
+    }[objective]
+    losses = learner.per_item(given, wanted, torch.full((12,), -1))
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-4)
+
+
+def test_the_discriminative_part_is_a_smoothed_cross_entropy_of_whole_vectors():
+    settings = changed(discriminative="classifier", discriminative_weight=3.0, label_smoothing=0.2)
+    learner, frame = fitting(settings, classifier())
+    plain, _ = fitting(QUICK)
+    (given, wanted), (z, _) = batch(frame)
+    classes = np.array([0, 4, -1, 19, 3, 3, -1, 7, 8, 9, 10, 11])
+    logits = z @ classifier().weight.T
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    smoothed = 0.8 * np.eye(20)[classes] + 0.2 / 20
+    expected = np.where(classes < 0, 0, -3 * (smoothed * logs).sum(axis=1))
+    chosen = torch.from_numpy(classes)
+    added = learner.per_item(given, wanted, chosen) - plain.per_item(given, wanted, chosen)
+    np.testing.assert_allclose(added.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_label_free_part_asks_for_the_own_target_among_those_of_the_batch():
+    learner, frame = fitting(changed(discriminative="label-free", temperature=0.5))
+    plain, _ = fitting(QUICK)
+    (given, wanted), _ = batch(frame)
+    none = torch.full((12,), -1)
+    z, y = given.double().numpy(), wanted.double().numpy()
+    logits = -((z[:, None] - y[None]) ** 2).sum(axis=2) / (2 * 8) / 0.5
+    expected = np.log(np.exp(logits).sum(axis=1)) - np.diag(logits)
+    added = learner.per_item(given, wanted, none) - plain.per_item(given, wanted, none)
+    np.testing.assert_allclose(added.numpy(), expected, rtol=1e-4)
+
+
+def test_the_loss_is_the_weighted_mean_over_items():
+    learner, frame = fitting(QUICK)
+    learner.eval().requires_grad_(requires_grad=False)
+    old, side, new = world(12)
+    given = [torch.from_numpy(e.vectors.copy()) for e in (old, side)]
+    wanted = torch.from_numpy(frame.standardise(new.vectors))
+    weights, none = torch.linspace(0, 2, 12), torch.full((12,), -1)
+    losses = learner.per_item(learner.network(*given), wanted, none)
+    expected = float((weights * losses).sum() / 12)
+    assert float(learner(*given, wanted, none, weights)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_classifier_meets_unit_vectors_at_the_length_that_it_knows():
+    cosine = Space("new@1", 8, "cosine")
+    pairs = Pairs(*world(space=cosine))
+    long = Embeddings(pairs.new.ids, 7 * pairs.new.vectors, cosine)
+    frame = Frame.of(Examples.of(Pairs(pairs.old, None, long)))
+    assert frame.length == pytest.approx(np.linalg.norm(long.vectors, axis=1).mean(), rel=1e-5)
+    learner, _ = fitting(changed(discriminative="classifier"), classifier(cosine), frame)
+    expected = frame.length * classifier().weight
+    np.testing.assert_allclose(learner.classes.numpy(), expected, rtol=1e-5)
+
+
+# --- what it does ---
+
+
+@pytest.mark.slow
+def test_the_classifier_s_part_lifts_map():
+    train, gallery = world(), world(seed=1)
+    maps = []
+    for part in ("none", "classifier"):
+        settings = changed(discriminative=part)
+        h = fit(*train, classifier=classifier(), settings=settings, run=CPU)
+        upgraded = h.apply(*gallery[:2])
+        maps.append(evaluate_embeddings(gallery[2], upgraded, exclude_self=True).map)
+    assert maps[1] > maps[0] + 0.02
+
+
+@pytest.mark.parametrize("objective", ["l1", "cosine"])
+def test_a_network_learns_by_every_objective(objective):
+    train = world()
+    h = fit(*train, settings=changed(objective=objective, epochs=20), run=CPU)
+    z, y = h.apply(*train[:2]).vectors, train[2].vectors
+    cosines = (z * y).sum(1) / np.linalg.norm(z, axis=1) / np.linalg.norm(y, axis=1)
+    assert cosines.mean() > 0.8
+    assert h.made_by["settings"]["objective"] == objective
+
+
+def test_what_the_classifier_does_not_know_is_learned_without_it():
+    half = classifier(classes=range(10))
+    np.testing.assert_array_equal(half.rows_of(np.array([3, 12, 9, -1])), [3, -1, 9, -1])
+    turned = classifier(classes=[7, 2, 5])
+    np.testing.assert_array_equal(turned.rows_of(np.array([5, 7, 6, 8])), [2, 0, -1, -1])
+    settings = changed(discriminative="classifier", epochs=2)
+    h = fit(*world(), classifier=half, settings=settings, run=CPU)
+    assert np.isfinite(h.apply(*world()[:2]).vectors).all()
+
+
+def test_a_model_s_classifier_is_known_with_its_space():
+    taken = InputSpec(8, 1, (0.5,), (0.5,))
+    model = EmbeddingModel.from_callable(lambda _: None, name="new@1", dim=8, input=taken)
+    with pytest.raises(ConfigurationError, match=r"new@1 has no classifier; .* label-free"):
+        Classifier.of(model)
+    given = classifier()
+    able = EmbeddingModel(model.space, taken, model.engine, given.classes, given.weight)
+    assert Classifier.of(able).space == NEW
+    np.testing.assert_array_equal(Classifier.of(able).weight, given.weight)
+
+
+# --- refused ---
+
+
+def test_a_classifier_that_is_needed_and_missing_is_asked_for():
+    settings = changed(discriminative="classifier")
+    with pytest.raises(ConfigurationError, match=r"no classifier was given; .*=Classifier"):
+        fit(*world(), settings=settings, run=CPU)
+    with pytest.raises(ConfigurationError, match="needs labels, but neither"):
+        fit(*world(labelled=False), classifier=classifier(), settings=settings, run=CPU)
+    other = classifier(Space("other@1", 8))
+    with pytest.raises(SpaceMismatchError, match=r"other@1 .* apart, the new .* new@1"):
+        fit(*world(), classifier=other, settings=settings, run=CPU)
+    strange = Classifier(classifier().weight[:2], (77, 78), NEW)
+    with pytest.raises(ConfigurationError, match=r"classes 77, 78, .* labels 0, 1, 2, 3, 4 \.\.\."):
+        fit(*world(), classifier=strange, settings=settings, run=CPU)
+    with pytest.raises(ModelError, match=r"shape \(20, 8\) for 19 classes"):
+        Classifier(classifier().weight, tuple(range(19)), NEW)
+
+
+def test_what_is_solved_in_closed_form_has_no_discriminative_part():
+    settings = changed(method="ridge", discriminative="label-free")
+    with pytest.raises(ConfigurationError, match="'ridge', which is solved in closed form"):
+        fit(*world(), settings=settings, run=CPU)
+
+
+def test_a_sample_weight_is_a_share():
+    with pytest.raises(ValidationError, match="less than 1"):
+        FitSettings(sample_weight=1.0)
