@@ -386,7 +386,7 @@ def test_the_card_says_what_the_model_is_and_how_to_use_it(items, tmp_path, monk
     assert "8 x 8 pixels, grey" in card
     assert "small-resnet" in card
     assert "2 classes" in card
-    assert "5 dimensions, read from the layers" in card
+    assert "5 dimensions, float32, 20 bytes an item, read from the layers" in card
     assert '"recipe": "digits"' in card
     code = card.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)

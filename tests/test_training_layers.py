@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,10 @@ from sklearn.decomposition import PCA
 
 from onward.data import open_items
 from onward.errors import ConfigurationError, DataError, ModelError
-from onward.models import EmbeddingModel, InputSpec
+from onward.models import EmbeddingModel, InputSpec, LayersReadout
 from onward.nn.backbones import BackboneSpec, build_backbone
+from onward.quantisation import Quantisation, fit_quantisation
+from onward.spaces import Space
 from onward.training import layers
 from onward.training.devices import seeded
 from onward.training.layers import add_layers_side_information, measure, principal_components
@@ -43,6 +48,91 @@ def test_embeddings_and_their_space_stay_what_they_are(model, items):
     np.testing.assert_allclose(embeddings.vectors, model.embed(items).vectors, atol=1e-6)
     assert (side.space.dim, side.space.name.split("@")[0]) == (6, "old-layers")
     assert side.ids == embeddings.ids
+
+
+@pytest.mark.parametrize("form", ["float16", "int8"])
+def test_quantised_in_the_same_pass_as_afterwards(model, items, form):
+    plain = add_layers_side_information(model, items, dim=6)
+    quantised = add_layers_side_information(model, items, dim=6, format=form)
+    expected = fit_quantisation(plain.embed_with_side(items)[1], form).apply(
+        plain.embed_with_side(items)[1]
+    )
+    embeddings, side = quantised.embed_with_side(items)
+    assert (quantised.side, quantised.space) == (side.space, model.space)
+    assert side.space == expected.space
+    np.testing.assert_array_equal(side.vectors, expected.vectors)
+    np.testing.assert_array_equal(embeddings.vectors, model.embed(items).vectors)
+    assert quantised.side.name.startswith(f"old-layers-{form}@")
+    assert quantised.made_by["layers"]["format"] == form
+
+
+def test_some_stages_are_read_as_if_there_were_no_others(model, items):
+    raw = np.concatenate(list(model.stages(items, grid=2))).astype(np.float64)
+    first, second, *_ = (channels * 4 for channels in model.stage_channels)
+    read = raw[:, first : first + second]
+    deviation = read.std(axis=0)
+    scale = np.where(deviation > 1e-6 * deviation.max(), deviation, 1)
+    expected = PCA(5, svd_solver="full").fit_transform((read - read.mean(axis=0)) / scale)
+    with_side = add_layers_side_information(model, items, dim=5, stages=(1,))
+    _, side = with_side.embed_with_side(items)
+    np.testing.assert_allclose(np.abs(side.vectors), np.abs(expected), rtol=2e-3, atol=2e-3)
+    assert with_side.readout.components.shape == (5, second)
+
+
+def test_all_stages_named_are_all_stages(model, items):
+    every = tuple(range(len(model.stage_channels)))
+    named = add_layers_side_information(model, items, dim=4, stages=every[::-1])
+    assert named.side == add_layers_side_information(model, items, dim=4).side
+    assert named.side != add_layers_side_information(model, items, dim=4, stages=every[1:]).side
+
+
+@pytest.mark.parametrize("form", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("stages", [None, (0, 2)])
+def test_what_is_saved_reads_the_same_side_information(model, items, tmp_path, form, stages):
+    made = add_layers_side_information(model, items, dim=3, format=form, stages=stages)
+    made.save(tmp_path / "model")
+    loaded = EmbeddingModel.load(tmp_path / "model")
+    assert (loaded.side, loaded.space) == (made.side, made.space)
+    one, two = (each.embed_with_side(items)[1].vectors for each in (loaded, made))
+    np.testing.assert_array_equal(one, two)
+    size = {"float32": 12, "float16": 6, "int8": 3}[form]
+    assert f"{size} bytes an item" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_side_information_is_named_as_ever():
+    # names of models trained before there were formats and a choice of stages
+    readout = LayersReadout(
+        1, (2, 1), np.zeros(3, np.float32), np.ones(3, np.float32), np.eye(2, 3, dtype=np.float32)
+    )
+    assert readout.space_of(Space("old@00000000", 2)) == Space("old-layers@bac5145f", 2)
+
+
+def test_progress_goes_from_nothing_to_all_in_either_format(model, items):
+    told = []
+    add_layers_side_information(
+        model, items, dim=2, format="int8", progress=lambda *given: told.append(given)
+    )
+    assert told == [(120, 240), (240, 240)]
+
+
+def test_stages_and_formats_that_there_are_not_are_refused(model, items, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(
+        ModelError, match=r"stages \[4\] cannot be read: the model has 4, .* from 0"
+    ):
+        add_layers_side_information(model, items, dim=2, stages=(4,))
+    with pytest.raises(ModelError, match=r"stages \[\] cannot be read"):
+        add_layers_side_information(model, items, dim=2, stages=())
+    with pytest.raises(ConfigurationError, match="cannot be stored as 'int4'; choose one of float"):
+        add_layers_side_information(model, items, dim=2, format="int4")
+
+
+def test_a_quantisation_of_other_side_information_is_refused(model, items):
+    other = Quantisation(Space("other@1", 2), "float16")
+    readout = add_layers_side_information(model, items, dim=2).readout
+    words = r"the quantisation is for other@1 .* but the read-out makes old-layers@"
+    with pytest.raises(ModelError, match=words):
+        model.with_layers(replace(readout, quantisation=other))
 
 
 def test_it_is_the_same_every_time(model, items):

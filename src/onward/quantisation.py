@@ -97,15 +97,18 @@ class Quantisation:
         return Embeddings(embeddings.ids, quantised, self.space, embeddings.labels)
 
     def apply_array(self, vectors: Vectors) -> Vectors:
-        """Return the quantised vectors, as float32; the caller vouches for the space."""
+        """Return the quantised vectors, as float32; the caller vouches for the space.
+
+        What is NaN or infinite stays so, for `Embeddings` to refuse it.
+        """
         if self.scale is None:
             held = np.clip(vectors, -LARGEST_FLOAT16, LARGEST_FLOAT16).astype(np.float16)
-            kept: Vectors = held.astype(np.float32)
-            return kept
-        with np.errstate(over="ignore"):  # what overflows is clipped
-            codes: Vectors = np.clip(np.rint(vectors / self.scale), -LARGEST_CODE, LARGEST_CODE)
-        codes += 0  # -0 becomes 0
-        return codes
+        else:
+            with np.errstate(over="ignore"):  # what overflows is clipped
+                codes = np.clip(np.rint(vectors / self.scale), -LARGEST_CODE, LARGEST_CODE)
+            held = codes + 0  # -0 becomes 0
+        kept: Vectors = np.where(np.isfinite(vectors), held, vectors).astype(np.float32)
+        return kept
 
 
 def fit_quantisation(embeddings: Embeddings, format: Literal["float16", "int8"]) -> Quantisation:

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.artifacts import digest, read_artifact, write_artifact
+from onward.artifacts import read_artifact, write_artifact
 from onward.data import Items
 from onward.errors import ArtifactError, ModelError
 from onward.models.engines import CallableEngine, Engine, Vectors
 from onward.models.files import (
     CLASSIFIER,
-    DIGITS,
     KIND,
     import_backbone_engine,
     mint,
@@ -87,14 +86,12 @@ class EmbeddingModel:
                 f"the read-out is for stages of {self.readout.stages} channels, {self.space.name} "
                 f"has {self.stage_channels or 'none to read'}; fit it on this model"
             )
+        _ = self.side  # refuses a quantisation that was fitted elsewhere
 
     @cached_property
     def side(self) -> Space | None:
         """The space of the side-information read in the same forward pass, if any."""
-        if self.readout is None:
-            return None
-        minted = digest(self.space.name.encode(), self.readout.digest.encode())[:DIGITS]
-        return Space(f"{self.name}-layers@{minted}", self.readout.dim)
+        return None if self.readout is None else self.readout.space_of(self.space)
 
     @property
     def name(self) -> str:

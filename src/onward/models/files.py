@@ -14,10 +14,12 @@ from onward.models.engines import Engine
 from onward.models.inputs import InputSpec
 from onward.models.layers import LayersReadout
 from onward.nn.specs import BackboneSpec
+from onward.quantisation import DIGITS, Quantisation
+from onward.spaces import Space
 
 KIND = "embedding-model"
-DIGITS = 8  # of the digest, in a space's name
 WEIGHTS, LAYERS, CLASSIFIER = "weights.", "layers.", "classifier"  # names of arrays
+CODES = "codes.scale"
 
 
 def mint(name: str, engine: Engine, taken: InputSpec) -> str:
@@ -67,11 +69,11 @@ def pack(
     arrays = {WEIGHTS + name: array for name, array in engine.arrays().items()}
     if classifier is not None:
         arrays[CLASSIFIER] = classifier
-    layers = None
     if readout is not None:
         arrays |= {LAYERS + name: array for name, array in readout.arrays().items()}
-        layers = {"grid": readout.grid, "stages": list(readout.stages)}
-    config = {**description, "layers": layers}
+        if readout.quantisation is not None and readout.quantisation.scale is not None:
+            arrays[CODES] = readout.quantisation.scale
+    config = {**description, "layers": None if readout is None else _describe(readout)}
     made_by = config.pop("made_by")
     return Artifact(KIND, config, arrays, made_by, _card(description), engine.files())
 
@@ -81,8 +83,18 @@ def read_layers(artifact: Artifact) -> LayersReadout | None:
     layers = artifact.config["layers"]
     if layers is None:
         return None
-    arrays = _strip(LAYERS, artifact.arrays)
-    return LayersReadout(layers["grid"], tuple(layers["stages"]), **arrays)
+    chosen, written = layers.get("chosen"), layers.get("quantisation")
+    quantisation = None
+    if written is not None:
+        of = Space.from_json(written["of"])
+        quantisation = Quantisation(of, written["format"], artifact.arrays.get(CODES))
+    return LayersReadout(
+        layers["grid"],
+        tuple(layers["stages"]),
+        **_strip(LAYERS, artifact.arrays),
+        chosen=None if chosen is None else tuple(chosen),
+        quantisation=quantisation,
+    )
 
 
 def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> Engine:
@@ -112,6 +124,17 @@ def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> 
     )
 
 
+def _describe(readout: LayersReadout) -> dict[str, Any]:
+    """Return what a read-out is beside its arrays; what is as ever is left out."""
+    layers: dict[str, Any] = {"grid": readout.grid, "stages": list(readout.stages)}
+    if readout.chosen is not None:
+        layers["chosen"] = list(readout.chosen)
+    if readout.quantisation is not None:
+        of = readout.quantisation
+        layers["quantisation"] = {"of": of.of.to_json(), "format": of.format}
+    return layers
+
+
 def _strip(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays whose name begins with the prefix, without it."""
     return {
@@ -133,8 +156,9 @@ def _card(description: Mapping[str, Any]) -> str:
     if description["classes"] is not None:
         facts["trained on"] = f"{len(description['classes'])} classes"
     if description["side"] is not None:
+        side = Space.from_json(description["side"])
         facts["side-information"] = (
-            f"`{description['side']['name']}`, {description['side']['dim']} dimensions, "
+            f"`{side.name}`, {side.dim} dimensions, {side.format}, {side.bytes} bytes an item, "
             "read from the layers in the same forward pass"
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())

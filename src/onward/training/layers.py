@@ -6,7 +6,8 @@ same forward pass: no second model, no training. Nothing here knows how the stag
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float64
@@ -14,8 +15,10 @@ from jaxtyping import Float64
 from onward.data import Items
 from onward.errors import ConfigurationError, DataError
 from onward.models import EmbeddingModel, LayersReadout
-from onward.models.layers import PooledStages
+from onward.models.layers import PooledStages, choose_stages, columns_of
 from onward.progress import Progress, silent
+from onward.quantisation import fit_quantisation
+from onward.spaces import Format
 from onward.training.provenance import describe_items
 
 Square = Float64[np.ndarray, "total total"]
@@ -45,6 +48,8 @@ def add_layers_side_information(
     *,
     dim: int,
     grid: int = 2,
+    format: Format = "float32",
+    stages: tuple[int, ...] | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> EmbeddingModel:
@@ -57,40 +62,84 @@ def add_layers_side_information(
         items: the old data; at least as many items as there are dimensions.
         dim: dimensions of the side-information.
         grid: each stage's output is averaged over grid x grid cells.
+        format: number format in which the side-information is stored: 4, 2 or 1 bytes a dimension.
+            What is not float32 takes a second pass over the items, to fit the scales.
+        stages: numbers of the stages that are read, from 0, the one nearest to the image; all where
+            left out.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         progress: told after each batch, in items.
 
     Raises:
-        ConfigurationError: if the stages do not hold so many dimensions.
+        ConfigurationError: if the stages do not hold so many dimensions, or the format is unknown.
         DataError: if there are too few items, or an image cannot be opened.
-        ModelError: if the model's stages cannot be read.
+        ModelError: if the model's stages cannot be read, or it does not have one of them.
     """
-    total = sum(model.stage_channels) * grid**2
-    if model.stage_channels and not 1 <= dim <= total:
+    if format not in get_args(Format):
+        raise ConfigurationError(
+            f"side-information cannot be stored as {format!r}; choose one of "
+            f"{', '.join(get_args(Format))}"
+        )
+    passes = 1 if format == "float32" else 2
+    channels = model.stage_channels
+    chosen = choose_stages(channels, stages) if channels else None
+    columns = columns_of(channels, chosen, grid)
+    _check_dim(dim, model, len(columns), grid, len(items))
+    pooled = model.stages(
+        items, grid=grid, device=device, progress=lambda done, of: progress(done, passes * of)
+    )
+    moments = measure(pooled if chosen is None else (rows[:, columns] for rows in pooled))
+    readout = _fit_readout(moments, channels, chosen, dim, grid)
+    made_by = {
+        "recipe": "layers",
+        "dim": dim,
+        "grid": grid,
+        "format": format,
+        "stages": None if chosen is None else list(chosen),
+        "data": dict(describe_items(items)),
+    }
+    projecting = model.with_layers(readout, made_by=made_by)
+    if format == "float32":
+        return projecting
+    _, side = projecting.embed_with_side(
+        items, device=device, progress=lambda done, of: progress(of + done, passes * of)
+    )
+    quantised = replace(readout, quantisation=fit_quantisation(side, format))
+    return model.with_layers(quantised, made_by=made_by)
+
+
+def _check_dim(dim: int, model: EmbeddingModel, total: int, grid: int, items: int) -> None:
+    if total and not 1 <= dim <= total:
         raise ConfigurationError(
             f"side-information of {dim} dimensions was asked for; the stages of "
             f"{model.space.name} hold {total} values on a {grid} x {grid} grid. Give a dim from 1 "
             f"to {total}, or a larger grid"
         )
-    if len(items) < dim + 1:
+    if items < dim + 1:
         raise DataError(
-            f"{len(items)} items are too few for side-information of {dim} dimensions; give at "
+            f"{items} items are too few for side-information of {dim} dimensions; give at "
             f"least {dim + 1}, or a smaller dim"
         )
-    moments = measure(model.stages(items, grid=grid, device=device, progress=progress))
+
+
+def _fit_readout(
+    moments: Moments,
+    channels: tuple[int, ...],
+    chosen: tuple[int, ...] | None,
+    dim: int,
+    grid: int,
+) -> LayersReadout:
     deviation = np.sqrt(np.diag(moments.covariance))
     varies = deviation > CONSTANT * max(deviation.max(), 1e-30)
     scale = np.where(varies, deviation, 1.0)
     correlation = moments.covariance / np.outer(scale, scale) * np.outer(varies, varies)
-    readout = LayersReadout(
+    return LayersReadout(
         grid=grid,
-        stages=model.stage_channels,
+        stages=channels,
         mean=moments.mean.astype(np.float32),
         scale=scale.astype(np.float32),
         components=principal_components(correlation, dim).astype(np.float32),
+        chosen=chosen,
     )
-    made_by = {"recipe": "layers", "dim": dim, "grid": grid, "data": dict(describe_items(items))}
-    return model.with_layers(readout, made_by=made_by)
 
 
 def measure(batches: Iterator[PooledStages]) -> Moments:
