@@ -17,10 +17,10 @@ from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec
 from onward.training.devices import device_of
 from onward.training.embedding_models import Classification, start_classification
-from onward.training.images import ImageBatches, input_of
-from onward.training.loop import Objective, train
+from onward.training.image_models import train_image_model
+from onward.training.images import input_of
+from onward.training.loop import Objective
 from onward.training.losses import classification_loss, metric_of
-from onward.training.provenance import describe_items, made_by
 from onward.training.settings import BackwardCompatibleSettings, RunSettings
 
 
@@ -105,29 +105,21 @@ def train_backward_compatible_model(
         position = _after(position, len(classifier))
         classifier = torch.cat([classifier, means])
     objective = BackwardCompatible(new, classifier, position, settings.weight)
-    facts = {
-        "data": dict(describe_items(items)),
-        "backbone": backbone.model_dump(mode="json"),
-        "old model": old_model.space.to_json(),
-    }
-    batches = ImageBatches(items, taken, image_bytes=run.image_bytes)
-    train(objective, batches, settings, seed=seed, what=facts, run=run)
-    return EmbeddingModel.of_backbone(
+    return train_image_model(
+        objective,
         new.backbone,
+        items,
         backbone,
+        recipe="backward compatible model",
         name=name,
-        input=taken,
-        classes=items.classes,
-        classifier=new.classifier_array(),
+        taken=taken,
+        settings=settings,
+        seed=seed,
+        run=run,
+        labels_used=True,
+        classifier=new.classifier_array,
         metric=old_model.space.metric,
-        made_by=made_by(
-            "backward compatible model",
-            settings,
-            seed=seed,
-            run=run,
-            device=device_of(run),
-            **facts,
-        ),
+        facts={"old model": old_model.space.to_json()},
     )
 
 

@@ -22,16 +22,16 @@ from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
 from onward.nn.heads import projection_head
 from onward.spaces import Metric
-from onward.training.devices import device_of, seeded
-from onward.training.images import ImageBatches, Preparation, input_of
-from onward.training.loop import Objective, train
+from onward.training.devices import seeded
+from onward.training.image_models import train_image_model
+from onward.training.images import Preparation, input_of
+from onward.training.loop import Objective
 from onward.training.losses import (
     classification_loss,
     classifier_on_embeddings,
     contrastive_loss,
     metric_of,
 )
-from onward.training.provenance import describe_items, made_by
 from onward.training.settings import RunSettings, TrainingSettings
 
 
@@ -133,23 +133,20 @@ def train_embedding_model(
     settings, run = settings or TrainingSettings(), run or RunSettings()
     taken = input_of(backbone, input)
     objective = _start(items, backbone, taken, settings, seed)
-    facts = {"data": dict(describe_items(items)), "backbone": backbone.model_dump(mode="json")}
-    batches = ImageBatches(items, taken, image_bytes=run.image_bytes)
-    train(objective, batches, settings, seed=seed, what=facts, run=run)
-    classifier = None
-    if isinstance(objective, Classification):
-        classifier = objective.classifier_array()
-    return EmbeddingModel.of_backbone(
+    return train_image_model(
+        objective,
         objective.backbone,
+        items,
         backbone,
+        recipe="embedding model",
         name=name,
-        input=taken,
-        classes=items.classes,
-        classifier=classifier,
+        taken=taken,
+        settings=settings,
+        seed=seed,
+        run=run,
+        labels_used=True,
+        classifier=objective.classifier_array if isinstance(objective, Classification) else None,
         metric=metric or metric_of(settings.loss),
-        made_by=made_by(
-            "embedding model", settings, seed=seed, run=run, device=device_of(run), **facts
-        ),
     )
 
 

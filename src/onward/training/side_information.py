@@ -16,11 +16,11 @@ from onward.data.augmentation import simclr_augmentation
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
 from onward.nn.heads import projection_head
-from onward.training.devices import device_of, seeded
-from onward.training.images import ImageBatches, Preparation, input_of
-from onward.training.loop import Objective, train
+from onward.training.devices import seeded
+from onward.training.image_models import train_image_model
+from onward.training.images import Preparation, input_of
+from onward.training.loop import Objective
 from onward.training.losses import nt_xent
-from onward.training.provenance import describe_items, made_by
 from onward.training.settings import RunSettings, SimCLRSettings
 
 
@@ -84,20 +84,15 @@ def train_side_information_model(
     )
     with seeded(seed, "first weights"):
         objective = SimCLR(build_backbone(backbone), Preparation(taken, augmentation), settings)
-    facts = {"data": dict(describe_items(items)), "backbone": backbone.model_dump(mode="json")}
-    batches = ImageBatches(items, taken, image_bytes=run.image_bytes)
-    train(objective, batches, settings, seed=seed, what=facts, run=run)
-    return EmbeddingModel.of_backbone(
+    return train_image_model(
+        objective,
         objective.backbone,
+        items,
         backbone,
+        recipe="side-information by SimCLR",
         name=name,
-        input=taken,
-        made_by=made_by(
-            "side-information by SimCLR",
-            settings,
-            seed=seed,
-            run=run,
-            device=device_of(run),
-            **facts,
-        ),
+        taken=taken,
+        settings=settings,
+        seed=seed,
+        run=run,
     )
