@@ -1,5 +1,11 @@
 """Shapes and types in signatures are checked at run time in every test."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("onward", "beartype.beartype")
@@ -7,3 +13,21 @@ install_import_hook("onward", "beartype.beartype")
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="how often a training is killed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("the report is checked in Chromium, which is not installed here")
+        pytest.skip("Chromium is not installed; the report is not looked at in a browser")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["background-networking", "component-update", "sync"]
+    args = ["--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{x}" for x in quiet)]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=args)
+        yield chromium
+        chromium.close()

@@ -1,14 +1,10 @@
 """The report: one page that holds what the comparison says, and holds in a real browser."""
 
 import io
-import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import CONTRAST, Elements
 from PIL import Image
 
 from onward.compatibility import Comparison, compare, evaluate_embeddings
@@ -34,7 +31,6 @@ from onward.spaces import Embeddings, Space
 OLD_CLASSES = range(5)
 NASTY = "<script>alert(\"1\")</script> & 'co'"
 FACTS = {"command": "onward demo", "seed": "0"}
-VOID = {"meta", "link", "img", "br", "path", "wbr"}
 
 
 def embed(items: Items, knows: range, seed: int, noise: float = 0.3) -> Embeddings:
@@ -89,34 +85,6 @@ def write(
     words = {"title": "Digits", "introduction": "First.\n\nSecond.", "facts": FACTS} | words
     write_report(path, comparison, grid=grid, **words)
     return path.read_text(encoding="utf-8")
-
-
-class Elements(HTMLParser):
-    """Elements of a page, with attributes and text; fails where tags are not balanced."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[dict[str, Any]] = []
-        self.all: list[dict[str, Any]] = []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        element = {"tag": tag, "text": "", "inside": list(self.open), **dict(attrs)}
-        self.all.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data.replace("\N{NO-BREAK SPACE}", " ")
-
-    def of(self, tag: str) -> list[dict[str, Any]]:
-        return [element for element in self.all if element["tag"] == tag]
 
 
 def numbers_of_row(page: Elements, cell: str) -> dict[str, str]:
@@ -343,51 +311,6 @@ def test_names_beside_the_lines_never_overlap(heights):
 def test_the_report_loads_no_torch():
     code = "import sys, onward.report; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-CONTRAST = """() => {
-  const parse = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => {
-    const [x, y, z] = [r, g, b].map(v => v / 255)
-      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const behind = element => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour.length < 4 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const ratios = [];
-  for (const element of document.body.querySelectorAll('*')) {
-    const own = [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-    if (!own || !element.getClientRects().length) continue;
-    const style = getComputedStyle(element);
-    const text = parse(element.tagName === 'text' ? style.fill : style.color);
-    const [a, b] = [light(text), light(behind(element))].sort((x, y) => y - x);
-    ratios.push([(a + 0.05) / (b + 0.05), element.outerHTML.slice(0, 100)]);
-  }
-  return ratios;
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("the report is checked in Chromium, which is not installed here")
-        pytest.skip("Chromium is not installed; the report is not looked at in a browser")
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["background-networking", "component-update", "sync"]
-    args = ["--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{x}" for x in quiet)]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=args)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.slow

@@ -1,6 +1,17 @@
-"""One self-contained HTML page from a comparison: no network, no script, no external file."""
+"""Self-contained HTML pages of a comparison or an experiment: no network, no script."""
 
+from onward.report.experiment import ExperimentRow, ExperimentTable
+from onward.report.experiment_page import write_experiment_report
 from onward.report.grid import GridQuery, GridResult, RetrievalGrid, make_grid
 from onward.report.page import write_report
 
-__all__ = ["GridQuery", "GridResult", "RetrievalGrid", "make_grid", "write_report"]
+__all__ = [
+    "ExperimentRow",
+    "ExperimentTable",
+    "GridQuery",
+    "GridResult",
+    "RetrievalGrid",
+    "make_grid",
+    "write_experiment_report",
+    "write_report",
+]

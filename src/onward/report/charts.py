@@ -5,7 +5,7 @@ A drawing is made for one width, because text in a shrunken SVG cannot be read o
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from types import MappingProxyType
@@ -252,4 +252,41 @@ def gain_track(comparison: Comparison, metric: str) -> str:
         f'<span class="stop stop-upgraded" style="left:{upgraded:.1f}%"></span></div>'
         f'<p class="ends" style="padding:0 {100 - backfill:.1f}% 0 {nothing:.1f}%">'
         f"<span>old/old {low}</span><span>new/new {high}</span></p></div>"
+    )
+
+
+def gain_bars(metric: str, gains: Mapping[str, Sequence[float]]) -> str:
+    """Draw the update gain of several cells as bars, as HTML.
+
+    Args:
+        metric: what the gain is in.
+        gains: by cell, one a seed; none where it is not defined. A bar that would be longer than
+            one and a half times the way, or further back than half of it, is cut off; the number
+            beside it is not.
+    """
+    known = [gain for each in gains.values() for gain in each]
+    start, end = max(-0.5, min([0.0, *known])), min(1.5, max([1.0, *known]))
+
+    def place(share: float) -> float:
+        return 100 * (min(max(share, start), end) - start) / (end - start)
+
+    rows = "".join(_gain_bar(cell, each, place) for cell, each in gains.items())
+    return (
+        f'<div class="gain-chart" style="--nothing:{place(0.0):.1f}%;--backfill:{place(1.0):.1f}%">'
+        f"<h3>Update gain of {metric}</h3><ul>{rows}</ul></div>"
+    )
+
+
+def _gain_bar(cell: str, gains: Sequence[float], place: Callable[[float], float]) -> str:
+    name = f'<span class="gain-of">{escape(cell)}</span>'
+    if not gains:
+        return f'<li>{name}<span></span><span class="gain-is">not defined</span></li>'
+    mean = sum(gains) / len(gains)
+    nothing, reached, least, most = (place(x) for x in (0.0, mean, min(gains), max(gains)))
+    spread = f'<span class="spread" style="left:{least:.1f}%;width:{most - least:.1f}%"></span>'
+    return (
+        f'<li data-turn="{"back" if mean < 0 else "on"}">{name}'
+        f'<span class="rail" aria-hidden="true"><span class="way" '
+        f'style="left:{min(nothing, reached):.1f}%;width:{abs(reached - nothing):.1f}%"></span>'
+        f'{spread}</span><span class="gain-is">{with_sign(mean)}</span></li>'
     )

@@ -1,24 +1,17 @@
-"""The page: what was asked, the verdict, the figures, the curves and real results to look at.
-
-One file that needs nothing else: pictures and style stand in it, there is no script, and a content
-security policy forbids the browser to load anything.
-"""
+"""A comparison's page: the verdict, the figures, the curves and real results to look at."""
 
 from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
-from onward import __version__
 from onward.artifacts import write_aside
 from onward.compatibility import METRICS, Comparison
 from onward.report.charts import axis_floor, cmc_chart, curve_ks, drawn_cells, gain_track
+from onward.report.document import document, facts_section, section
 from onward.report.grid import RetrievalGrid
 from onward.report.pictures import grid_html
 from onward.report.tables import cells_table, curves_table
 from onward.report.wording import percent, with_sign
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(
@@ -52,36 +45,14 @@ def _page(
     grid: RetrievalGrid | None,
     facts: Mapping[str, str],
 ) -> str:
-    style = files("onward.report").joinpath("style.css").read_text(encoding="utf-8")
-    paragraphs = "".join(
-        f"<p>{escape(part.strip())}</p>" for part in introduction.split("\n\n") if part.strip()
-    )
     sections = [_verdict(comparison), _gain(comparison), _cells(comparison)]
     if len(curve_ks(comparison)) > 1 and drawn_cells(comparison):
         sections.append(_curves(comparison))
     if grid is not None:
         sections.append(_grid(grid))
     if facts:
-        sections.append(_facts(facts))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header><p class="kicker">Onward · comparison</p><h1>{escape(title)}</h1>{paragraphs}'
-        "</header>\n<main>\n" + "\n".join(sections).replace(" %", "&nbsp;%") + "\n</main>\n"
-        f"<footer><p>Written by Onward {__version__}. The page is whole in this one file: it loads "
-        "nothing and runs no script.</p></footer>\n</body>\n</html>\n"
-    )
-
-
-def _section(name: str, heading: str, content: str) -> str:
-    return (
-        f'<section id="{name}" aria-labelledby="{name}-heading">'
-        f'<h2 id="{name}-heading">{heading}</h2>{content}</section>'
-    )
+        sections.append(facts_section(facts))
+    return document(title, kind="comparison", introduction=introduction, sections=sections)
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -97,7 +68,7 @@ def _verdict(comparison: Comparison) -> str:
         for cell, words, about, tone in ends
     )
     gained = with_sign(comparison.update_gain("map"))
-    return _section(
+    return section(
         "verdict",
         "Verdict",
         f'<p class="verdict">{escape(comparison.verdict)}</p><dl class="figures">{figures}'
@@ -113,7 +84,7 @@ def _verdict(comparison: Comparison) -> str:
 def _gain(comparison: Comparison) -> str:
     flips = percent(comparison.negative_flips())
     tracks = "".join(gain_track(comparison, metric) for metric in METRICS)
-    return _section(
+    return section(
         "update-gain",
         "How far the upgrade goes",
         "<p>A better model cannot search a gallery that another model embedded. One can stay with "
@@ -130,7 +101,7 @@ def _gain(comparison: Comparison) -> str:
 
 
 def _cells(comparison: Comparison) -> str:
-    return _section(
+    return section(
         "cells",
         "Every way to answer the queries",
         "<p>Each row is a model that asks and a gallery that answers, always in this order. A "
@@ -149,7 +120,7 @@ def _curves(comparison: Comparison) -> str:
         notes.append(f"The vertical axis begins at {percent(floor, 0)} %.")
     wide = cmc_chart(comparison, width=1000, height=470, beside=True)
     narrow = cmc_chart(comparison, width=340, height=330, beside=False)
-    return _section(
+    return section(
         "curves",
         "How soon a right item appears",
         "<p>Whoever looks further down the results finds a right item for more queries. "
@@ -160,22 +131,10 @@ def _curves(comparison: Comparison) -> str:
 
 
 def _grid(grid: RetrievalGrid) -> str:
-    return _section(
+    return section(
         "grid",
         "What comes back",
         "<p>Queries stand on the left; beside each, what came back first, nearest first, before "
         "the upgrade, after it, and after a full backfill.</p>"
         f"<p class='note'>{escape(grid.chosen)}</p>{grid_html(grid)}",
-    )
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
-    )
-    return _section(
-        "facts",
-        "How these numbers came to be",
-        f"<details><summary>{escape(', '.join(facts))}</summary><dl>{rows}</dl></details>",
     )
