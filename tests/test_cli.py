@@ -466,6 +466,33 @@ def test_items_are_added_and_deleted(files, gallery):
     }
 
 
+@pytest.mark.slow
+def test_layers_are_trained_embedded_and_described_in_a_smaller_format(tmp_path):
+    model, old, side = tmp_path / "model", tmp_path / "old.parquet", tmp_path / "side.parquet"
+    settings = "--size 8 --channels 1 --dim 8 --width 4 --epochs 1 --no-flip --device cpu"
+    layers = "--layers 6 --layers-format int8 --layers-grid 1 --layers-stages 1-2"
+    answer("train", "digits", model, *f"{settings} {layers}".split())
+    made_by = json.loads(answer("info", model, "--json"))["made_by"]["layers"]
+    chosen = {name: made_by[name] for name in ("dim", "grid", "format", "stages")}
+    assert chosen == {"dim": 6, "grid": 1, "format": "int8", "stages": [1, 2]}
+    assert "6 dimensions, int8, 6 bytes an item" in answer("info", model)
+    answer("embed", model, "digits", old, "--side-out", side, "--split", "test", "--device", "cpu")
+    assert "6 bytes an item (int8)" in answer("info", side)
+    made = json.loads(answer("gallery", "create", tmp_path / "g.lance", old, side, "--json"))
+    assert [(one["format"], one["bytes"]) for one in made["spaces"]] == [
+        ("float32", 32),
+        ("int8", 6),
+    ]
+
+
+@pytest.mark.parametrize(
+    "option", [("--layers-format", "int8"), ("--layers-grid", 1), ("--layers-stages", "0-1")]
+)
+def test_how_layers_are_read_needs_how_many_dimensions(tmp_path, option):
+    with pytest.raises(ConfigurationError, match=rf"{option[0]} says how .* add --layers DIM, suc"):
+        answer("train", "digits", tmp_path / "model", *option)
+
+
 def test_info_says_what_things_are(files, gallery):
     kinds = {
         path: json.loads(answer("info", path, "--json"))["kind"]

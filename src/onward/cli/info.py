@@ -60,10 +60,14 @@ def _embeddings(path: Path) -> Information:
     fields = {
         "kind": "embeddings",
         "space": embeddings.space.to_json(),
+        "format": embeddings.space.format,
+        "bytes": embeddings.space.bytes,
         "items": len(embeddings),
         "labels": labelled,
     }
-    return Information(fields, f"{embeddings}, {'with' if labelled else 'without'} labels")
+    stored = f"{embeddings.space.bytes:,} bytes an item ({embeddings.space.format})"
+    labels = f"{'with' if labelled else 'without'} labels"
+    return Information(fields, f"{embeddings}, {stored}, {labels}")
 
 
 def _artifact(path: Path) -> Information:

@@ -1,11 +1,12 @@
 """`onward train`: an embedding model, a side-information model or a backward compatible model."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from onward.cli.experiment import read_override
+from onward.cli.objectives import Objective, train_by
 from onward.cli.options import (
     Classes,
     DataSource,
@@ -19,23 +20,10 @@ from onward.cli.options import (
     Split,
     check_room,
     open_data,
+    parse_numbers,
 )
 from onward.cli.output import AsJson, show, tell
 from onward.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from onward.data.items import Items
-    from onward.models import EmbeddingModel
-    from onward.nn.specs import BackboneSpec
-    from onward.training.settings import RunSettings
-
-
-class Objective(StrEnum):
-    """What a model learns from."""
-
-    CROSS_ENTROPY = "cross-entropy"
-    SIMCLR = "simclr"
-    BACKWARD_COMPATIBLE = "backward-compatible"
 
 
 def train(
@@ -45,26 +33,43 @@ def train(
         str | None, typer.Option(help="Name of its space; default: OUT's own name.")
     ] = None,
     objective: Annotated[
-        Objective, typer.Option(help="simclr makes side-information and needs no labels.")
+        Objective,
+        typer.Option(
+            help="simclr and autoencoder make side-information and need no labels; none keeps the "
+            "backbone as it is."
+        ),
     ] = (Objective.CROSS_ENTROPY),
     classes: Classes = None,
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.TRAIN,
     backbone: Annotated[
         str, typer.Option(help="small-resnet, or timm:NAME such as timm:resnet50.")
     ] = "small-resnet",
-    dim: Annotated[int, typer.Option(min=1, help="Dimensions of the embedding.")] = 128,
+    dim: Annotated[
+        int | None,
+        typer.Option(min=1, help="Dimensions; default: 128, or with none a timm model's own."),
+    ] = None,
     size: Annotated[
         int, typer.Option(min=4, help="Height and width that images are brought to, in pixels.")
     ] = 32,
     channels: Annotated[int, typer.Option(min=1, max=3, help="1: grey, 3: colour.")] = 3,
     width: Annotated[int, typer.Option(min=1, help="small-resnet: channels it begins with.")] = 32,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="timm: begin with the weights of its hub.")
+    ] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Times that every image is seen.")] = 100,
     batch: Annotated[int, typer.Option(min=2, help="Images in a batch.")] = 256,
     lr: Annotated[
         float | None,
-        typer.Option(help="Highest learning rate; default: 0.001 for each image of a batch."),
+        typer.Option(
+            help="Highest learning rate; default: 0.001 for each image of a batch, 0.001 in all "
+            "for an autoencoder."
+        ),
     ] = None,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images; not for digits.")] = True,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value: any setting of the objective, as in a recipe."),
+    ] = None,
     old_model: Annotated[
         Path | None, typer.Option(help="backward-compatible: the model to stay compatible with.")
     ] = None,
@@ -73,6 +78,20 @@ def train(
         typer.Option(
             min=1, help="Also give side-information of so many dimensions, from its own stages."
         ),
+    ] = None,
+    layers_format: Annotated[
+        Literal["float32", "float16", "int8"] | None,
+        typer.Option(
+            help="layers: 4, 2 or 1 bytes a dimension; default: float32.", show_default=False
+        ),
+    ] = None,
+    layers_grid: Annotated[
+        int | None,
+        typer.Option(min=1, help="layers: average each stage over so many cells a side; 2."),
+    ] = None,
+    layers_stages: Annotated[
+        str | None,
+        typer.Option(help="layers: stages to read, such as 1-3; 0 is nearest to the image; all."),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -95,16 +114,25 @@ def train(
     Example: onward train photos/ models/old --classes 0-49 --epochs 100 --layers 256
     """
     from onward.models.files import KIND
-    from onward.nn.specs import BackboneSpec
+    from onward.nn.specs import TIMM, BackboneSpec
     from onward.progress import progress_bar
     from onward.training.checkpoints import forget_checkpoint
     from onward.training.layers import add_layers_side_information
     from onward.training.settings import RunSettings, read_settings
 
     check_room(out, KIND)
+    reading = _read_layers(layers, layers_format, layers_grid, layers_stages)
+    own_dim = objective is Objective.NONE and backbone.startswith(TIMM)
     spec = read_settings(
         BackboneSpec,
-        {"name": backbone, "dim": dim, "size": size, "channels": channels, "width": width},
+        {
+            "name": backbone,
+            "dim": dim or (None if own_dim else 128),
+            "size": size,
+            "channels": channels,
+            "width": width,
+            "pretrained": pretrained,
+        },
         where="onward train",
     )
     items = open_data(
@@ -116,7 +144,9 @@ def train(
         id_column=id_column,
         skip_bad=skip_bad,
     )
-    settings: dict[str, Any] = {"epochs": epochs, "batch_items": batch, "lr": lr, "flip": flip}
+    settings: dict[str, Any] = {"epochs": epochs, "batch_items": batch, "flip": flip}
+    settings |= {} if lr is None else {"lr": lr}
+    settings |= dict(read_override(text) for text in set_ or [])
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     tell(f"train {name or out.name} on {items}")
     with progress_bar("Train", unit="steps") as progress:
@@ -128,56 +158,39 @@ def train(
             tensorboard=tensorboard,
             progress=progress,
         )
-        model = _train(objective, items, spec, name or out.name, settings, seed, run, old_model)
-    if layers is not None:
-        model = add_layers_side_information(model, items, dim=layers, device=device)
+        model = train_by(
+            objective,
+            items,
+            spec,
+            name=name or out.name,
+            settings=settings,
+            seed=seed,
+            run=run,
+            old_model=old_model,
+        )
+    if reading is not None:
+        model = add_layers_side_information(model, items, **reading, device=device)
     model.save(out)
     forget_checkpoint(checkpoint)
     show(model, as_json)
 
 
-def _train(
-    objective: Objective,
-    items: "Items",
-    spec: "BackboneSpec",
-    name: str,
-    settings: dict[str, Any],
-    seed: int,
-    run: "RunSettings",
-    old_model: Path | None,
-) -> "EmbeddingModel":
-    from onward.models import EmbeddingModel
-    from onward.training.backward_compatible import train_backward_compatible_model
-    from onward.training.embedding_models import train_embedding_model
-    from onward.training.settings import (
-        BackwardCompatibleSettings,
-        SimCLRSettings,
-        TrainingSettings,
-        read_settings,
-    )
-    from onward.training.side_information import train_side_information_model
+def _read_layers(
+    dim: int | None, form: str | None, grid: int | None, stages: str | None
+) -> dict[str, Any] | None:
+    """Return what is to be read from the layers, as `add_layers_side_information` takes it.
 
-    where = "onward train"
-    if objective is Objective.SIMCLR:
-        chosen = read_settings(SimCLRSettings, settings, where=where)
-        return train_side_information_model(
-            items, spec, name=name, settings=chosen, seed=seed, run=run
-        )
-    if objective is Objective.CROSS_ENTROPY:
-        plain = read_settings(TrainingSettings, settings, where=where)
-        return train_embedding_model(items, spec, name=name, settings=plain, seed=seed, run=run)
-    if old_model is None:
+    Raises:
+        ConfigurationError: if it is said how, but not that anything is to be read.
+    """
+    numbers = None if stages is None else parse_numbers(stages, "stages")
+    given = {"format": form, "grid": grid, "stages": numbers}
+    given = {name: value for name, value in given.items() if value is not None}
+    if dim is not None:
+        return {"dim": dim, **given}
+    if given:
         raise ConfigurationError(
-            "a backward compatible model needs the model that it is to stay compatible with; "
-            "add --old-model DIRECTORY"
+            f"--layers-{next(iter(given))} says how side-information is read from the layers, but "
+            "not of how many dimensions; add --layers DIM, such as --layers 256"
         )
-    compatible = read_settings(BackwardCompatibleSettings, settings, where=where)
-    return train_backward_compatible_model(
-        items,
-        spec,
-        old_model=EmbeddingModel.load(old_model),
-        name=name,
-        settings=compatible,
-        seed=seed,
-        run=run,
-    )
+    return None
