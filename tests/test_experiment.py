@@ -8,6 +8,7 @@ import pytest
 from onward.cli.experiment import read_override
 from onward.errors import ConfigurationError
 from onward.experiments import experiment
+from onward.experiments.cache import Cache
 from onward.experiments.experiment import run_experiment
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import load_recipe
@@ -20,8 +21,8 @@ def no_bar(what, unit):
 
 
 @pytest.fixture
-def stage():
-    return Stage("cpu", lambda line: None, no_bar)
+def stage(tmp_path):
+    return Stage("cpu", lambda line: None, no_bar, Cache(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_numbers_of_all_seeds_stand_in_one_file_with_their_mean(tmp_path, stage,
     run_experiment(load_recipe("digits"), [0, 2, 4], tmp_path, stage, command="onward it")
     written = json.loads((tmp_path / "digits.json").read_text())
     assert list(written["seeds"]) == ["0", "2", "4"]
-    assert written["mean"]["new/old"]["cmc@1"] == pytest.approx(0.2)
+    assert written["mean"]["cells"]["new/old"]["cmc@1"] == pytest.approx(0.2)
     assert (written["recipe"], written["command"]) == ("digits", "onward it")
     assert written["seconds"] == 6.0
 
@@ -55,9 +56,9 @@ def test_numbers_of_all_seeds_stand_in_one_file_with_their_mean(tmp_path, stage,
 def test_the_table_has_mean_least_and_greatest_in_percent(tmp_path, stage, performed):
     run_experiment(load_recipe("digits"), [1, 3], tmp_path, stage, command="")
     table = (tmp_path / "digits.md").read_text().splitlines()
-    assert table[0] == "| digits, 2 seeds, percent | cmc@1 | cmc@5 | map |"
-    assert table[3] == "| new/old | 20.0 (10.0 to 30.0) | 100.0 (100.0 to 100.0) | " + (
-        "50.0 (50.0 to 50.0) |"
+    assert table[0].startswith("| digits, closed set, 2 seeds, percent | cmc@1 | cmc@5 | map |")
+    assert table[3].startswith(
+        "| new/old | 20.0 (10.0 to 30.0) | 100.0 (100.0 to 100.0) | 50.0 (50.0 to 50.0) |"
     )
 
 
@@ -94,3 +95,18 @@ def test_overrides_are_read_as_toml_and_bare_words_as_strings(text, read):
 def test_an_override_that_sets_nothing_is_refused_with_an_example():
     with pytest.raises(ConfigurationError, match=r"'epochs' sets nothing; .* --set fit.epochs=20"):
         read_override("epochs")
+
+
+def test_variants_are_performed_apart_and_stand_in_one_table(tmp_path, stage, performed):
+    variants = {"narrow": {"backbone.width": 8}, "wide": {"backbone.width": 32}}
+    run_experiment(load_recipe("digits", {"variants": variants}), [0], tmp_path, stage, command="")
+    written = json.loads((tmp_path / "digits.json").read_text())
+    assert {"narrow: new/old", "wide: new/new"} <= written["seeds"]["0"]["cells"].keys()
+    assert performed == [0, 0]
+
+
+def test_differences_to_new_old_are_paired_over_seeds(tmp_path, stage, performed):
+    run_experiment(load_recipe("digits"), [1, 3], tmp_path, stage, command="")
+    written = json.loads((tmp_path / "digits.json").read_text())
+    paired = written["difference_to_new_old"]["cells"]["new/new"]["cmc@1"]
+    assert (paired["estimate"], paired["low"], paired["high"]) == (0.0, 0.0, 0.0)

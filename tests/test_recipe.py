@@ -43,7 +43,7 @@ def test_a_key_below_a_value_is_refused():
 
 def test_a_recipe_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(
-        ConfigurationError, match=r"no recipe 'digit'; choose one of digits, images"
+        ConfigurationError, match=r"no recipe 'digit'; choose one of .*digits, .*images"
     ):
         load_recipe("digit")
 
@@ -72,3 +72,43 @@ def test_the_digest_changes_with_any_setting():
         for overrides in ({}, {"seed": 1}, {"fit.inner": 8}, {"data.source": "photos"})
     }
     assert len(digests) == 4
+
+
+def test_a_file_may_have_the_values_of_another_recipe_but_for_its_own(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text('base = "digits"\nname = "mine"\n[fit]\nepochs = 3\n')
+    recipe, base = load_recipe(str(mine)), load_recipe("digits")
+    assert (recipe.name, recipe.fit.epochs) == ("mine", 3)
+    assert (recipe.fit.inner, recipe.backbone) == (base.fit.inner, base.backbone)
+
+
+def test_a_variant_differs_in_its_own_values_alone():
+    recipe = load_recipe("digits", {"seed": 3, "variants": {"wide": {"backbone.width": 32}}})
+    wide = recipe.variant("wide")
+    assert (wide.backbone.width, wide.seed, wide.variants) == (32, 3, {})
+    assert wide.fit == recipe.fit
+
+
+def test_a_misspelt_key_of_a_variant_is_refused_with_the_nearest_name():
+    recipe = load_recipe("digits", {"variants": {"wide": {"backbone.widht": 32}}})
+    with pytest.raises(ConfigurationError, match=r"variant 'wide'.*did you mean 'width'\?"):
+        recipe.variant("wide")
+
+
+def test_an_arm_without_a_fit_that_exists_is_refused_with_its_name():
+    arms = [{"name": "new/old", "fit": {"methot": "ridge"}}]
+    with pytest.raises(ConfigurationError, match=r"arm 'new/old', \[fit\].*did you mean 'method'"):
+        load_recipe("digits", {"arms": arms})
+
+
+def test_arms_need_names_of_their_own_and_one_that_is_performed():
+    twice = [{"name": "new/old"}, {"name": "new/old", "side": "layers"}]
+    for arms in (twice, [{"name": "new/old layers", "side": "layers"}]):
+        with pytest.raises(ConfigurationError, match="arms need names of their own, and one"):
+            load_recipe("digits", {"arms": arms})
+
+
+def test_an_arm_through_a_middle_model_needs_one():
+    arms = [{"name": "new/old", "through": "chained"}]
+    with pytest.raises(ConfigurationError, match="'new/old' goes by way of a middle model: give"):
+        load_recipe("digits", {"arms": arms})

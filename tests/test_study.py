@@ -8,8 +8,10 @@ import pytest
 
 from onward.artifacts import ARRAYS
 from onward.data import decoding, open_items
+from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments import learning, study
+from onward.experiments.cache import Cache
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import load_recipe
 from onward.gallery import open_gallery
@@ -43,15 +45,16 @@ def no_bar(what, unit):
     yield lambda done, total: None
 
 
-def quiet():
-    return Stage("cpu", lambda line: None, no_bar)
+def quiet(cache):
+    return Stage("cpu", lambda line: None, no_bar, Cache(cache))
 
 
 @pytest.fixture(scope="module")
 def performed(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "run"
     lines = []
-    study.run_study(load_recipe("digits", QUICK), out, Stage("cpu", lines.append, no_bar))
+    stage = Stage("cpu", lines.append, no_bar, Cache(out.parent / "cache"))
+    study.run_study(load_recipe("digits", QUICK), out, stage)
     return out, lines
 
 
@@ -80,7 +83,7 @@ def test_the_numbers_of_the_gallery_are_those_of_the_transformation(performed):
         name: Embeddings.load(out / "embeddings" / f"{name}.parquet")
         for name in ("old", "simclr", "new")
     }
-    h = Transformation.load(out / "transformations" / "simclr")
+    h = Transformation.load(out / "transformations" / "new-old")
     cell = evaluate_embeddings(read["new"], h.apply(read["old"], read["simclr"]), exclude_self=True)
     written = json.loads((out / "comparison.json").read_text())["cells"]["new/old"]
     assert cell.to_json() == written
@@ -116,20 +119,20 @@ def test_no_image_is_opened_while_the_gallery_is_upgraded(tmp_path, monkeypatch)
 
             patch.setattr(decoding, "decode", refuse)
             with pytest.raises(AssertionError, match="was opened"):
-                study.open_splits("digits")[0].open(0)  # the trap works
+                open_splits("digits")[0].open(0)  # the trap works
             return upgrade(*given)
 
     monkeypatch.setattr(study, "_upgrade", upgrade_without_images)
-    study.run_study(load_recipe("digits", QUICK), tmp_path / "run", quiet())
+    study.run_study(load_recipe("digits", QUICK), tmp_path / "run", quiet(tmp_path / "cache"))
     assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.slow
-def test_performing_it_again_replaces_the_results_with_the_same_ones(performed):
+def test_performing_it_again_without_what_was_kept_gives_the_same_results(performed, tmp_path):
     out, _ = performed
     weights = (out / "models" / "new" / ARRAYS).read_bytes()
     cells = json.loads((out / "comparison.json").read_text())["cells"]
-    study.run_study(load_recipe("digits", QUICK), out, quiet())
+    study.run_study(load_recipe("digits", QUICK), out, quiet(tmp_path / "another cache"))
     assert (out / "models" / "new" / ARRAYS).read_bytes() == weights
     assert json.loads((out / "comparison.json").read_text())["cells"] == cells
 
@@ -144,7 +147,7 @@ def test_a_folder_of_few_images_is_enough(tmp_path):
         for row in np.flatnonzero(digits.labels == label)[:10].tolist():
             digits.open(row).save(photos / f"digit {label}" / f"{row}.png")
     few = {**QUICK, "layers.dim": 256, "data.source": str(photos), "data.old_classes": 2}
-    study.run_study(load_recipe("images", few), tmp_path / "run", quiet())
+    study.run_study(load_recipe("images", few), tmp_path / "run", quiet(tmp_path / "cache"))
     assert set(json.loads((tmp_path / "run" / "comparison.json").read_text())["cells"]) == CELLS
 
 
@@ -156,30 +159,65 @@ def test_an_interrupted_study_goes_on_with_the_models_it_had_trained(tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "fit_transformations", interrupt)
+        patch.setattr(study, "fit_arms", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            study.run_study(recipe, tmp_path / "run", quiet())
+            study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(learning, "train_embedding_model", interrupt)
         patch.setattr(learning, "train_side_information_model", interrupt)
-        study.run_study(recipe, tmp_path / "run", quiet())
-        with pytest.raises(KeyboardInterrupt):  # a finished one begins anew
-            study.run_study(recipe, tmp_path / "run", quiet())
+        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
 
 
 @pytest.mark.slow
-def test_models_of_another_recipe_are_trained_again(tmp_path, monkeypatch):
+def test_another_seed_trains_its_own_models(tmp_path, monkeypatch):
     def interrupt(*given, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "fit_transformations", interrupt)
-    fingerprints = set()
-    for seed in (0, 1):
-        recipe = load_recipe("digits", {**QUICK, "seed": seed})
+    recipe = load_recipe("digits", QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "fit_arms", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            study.run_study(recipe, tmp_path / "run", quiet())
-        fingerprints.add(EmbeddingModel.load(tmp_path / "run" / "models" / "new").fingerprint)
-    assert len(fingerprints) == 2
+            study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
+    monkeypatch.setattr(learning, "train_embedding_model", interrupt)
+    other = recipe.model_copy(update={"seed": 1})
+    with pytest.raises(KeyboardInterrupt):
+        study.run_study(other, tmp_path / "run", quiet(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+def test_open_set_and_arms_stand_in_the_json(tmp_path):
+    """Classes 8 and 9 are known to no model; every image of theirs is the open gallery."""
+    arms = [
+        {"name": "new/old", "side": "layers", "dim": 4, "format": "int8"},
+        {"name": "new/old sample 10%", "side": "layers", "gallery_sample": 0.1},
+        {"name": "new/old oracle", "side": "oracle", "fit": {"method": "ridge"}},
+        {"name": "query -> old", "reverse": True, "fit": {"method": "ridge"}},
+    ]
+    split = {"data.old_classes": 4, "data.new_classes": 8, "arms": arms}
+    recipe = load_recipe("digits", {**QUICK, **split})
+    study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
+    written = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    digits = open_items("digits")
+    assert written["open"]["old/old"]["queries"] == int(np.isin(digits.labels, (8, 9)).sum())
+    assert "new/old sample 10%" not in written["cells"]
+    assert "new/old sample 10%" in written["open"].keys() & written["unsampled"].keys()
+    assert written["arms"]["new/old"]["side_bytes"] == 4
+    assert written["arms"]["new/old sample 10%"]["gallery_sample"] == round(
+        0.1 * written["open"]["old/old"]["queries"]
+    )
+    for part in ("cells", "open"):
+        oracle, best = (written[part][cell] for cell in ("new/old oracle", "new/new"))
+        assert oracle["map"] == pytest.approx(best["map"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_sequence_goes_direct_chained_and_composed(tmp_path):
+    through = [{"name": f"new/old {how}", "through": how} for how in ("chained", "composed")]
+    arms = [{"name": "new/old", "side": "layers"}, *({**arm, "side": "layers"} for arm in through)]
+    recipe = load_recipe("digits", {**QUICK, "middle_classes": 7, "arms": arms})
+    study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
+    written = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert {"new/old chained", "new/old composed", "middle/middle"} <= written["cells"].keys()
 
 
 @pytest.mark.slow
@@ -187,7 +225,8 @@ def test_the_demo_shows_what_it_claims(tmp_path):
     """The bounds leave room: over seeds 0 to 4 (lab/results/digits.json) new/old lies 0.30 above
     old/old or more, 0.44 above the backward compatible model's, and at most 0.007 below new/new.
     """
-    cells = study.run_study(load_recipe("digits"), tmp_path / "run", quiet()).cells
+    stage = quiet(tmp_path / "cache")
+    cells = study.run_study(load_recipe("digits"), tmp_path / "run", stage).cells
     assert cells["new/old"].map > cells["old/old"].map + 0.15
     assert cells["new/old"].map > cells["bct new/old"].map + 0.15
     assert cells["new/new"].map - cells["new/old"].map < 0.05
@@ -197,17 +236,17 @@ def test_the_demo_shows_what_it_claims(tmp_path):
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ConfigurationError, match=r"holds no study; it was left as it is.*--out"):
-        study.run_study(load_recipe("digits", QUICK), tmp_path, quiet())
+        study.run_study(load_recipe("digits", QUICK), tmp_path, quiet(tmp_path / "cache"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_more_old_classes_than_there_are_is_refused_before_anything_is_trained(tmp_path):
     recipe = load_recipe("digits", {**QUICK, "data.old_classes": 10})
     with pytest.raises(ConfigurationError, match="old_classes is 10, but digits has 10 classes"):
-        study.run_study(recipe, tmp_path / "run", quiet())
+        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
 
 
 def test_images_that_are_not_there_are_refused_before_anything_is_trained(tmp_path):
     recipe = load_recipe("images", {"data.source": str(tmp_path / "nothing")})
     with pytest.raises(DataError, match="nothing"):
-        study.run_study(recipe, tmp_path / "run", quiet())
+        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))

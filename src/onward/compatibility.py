@@ -165,6 +165,9 @@ class Comparison:
             "update_gain": gains[UPGRADED],
             "update_gain_by_cell": gains,
             "negative_flips": _known(self.negative_flips()),
+            "negative_flips_by_cell": {
+                cell: _known(self.negative_flips(cell)) for cell in [*others, NEW]
+            },
             "compatible": self.compatible,
             "verdict": self.verdict,
         }

@@ -34,9 +34,10 @@ def demo(
 
     Example: onward demo --data photos/ --old-classes 10
     """
+    from onward.experiments.cache import Cache
     from onward.experiments.learning import Stage
     from onward.experiments.recipe import load_recipe
-    from onward.experiments.study import run_study
+    from onward.experiments.study import CACHE, run_study
     from onward.progress import progress_bar
 
     overrides: dict[str, Any] = {"seed": seed}
@@ -53,5 +54,5 @@ def demo(
     }
     overrides |= {key: value for key, value in given.items() if value is not None}
     recipe = load_recipe("digits" if data in (None, "digits") else "images", overrides)
-    comparison = run_study(recipe, out, Stage(device, tell, progress_bar))
+    comparison = run_study(recipe, out, Stage(device, tell, progress_bar, Cache(out / CACHE)))
     show(comparison, as_json)

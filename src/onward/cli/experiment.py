@@ -24,6 +24,9 @@ def experiment(
     out: Annotated[
         Path | None, typer.Option(help="Where everything is written; default: runs/RECIPE.")
     ] = None,
+    cache: Annotated[
+        Path, typer.Option(help="Models, embeddings and the like, shared by experiments.")
+    ] = Path("runs/cache"),
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -31,6 +34,7 @@ def experiment(
 
     Example: onward experiment digits --seeds 0-4 --set fit.method=ridge
     """
+    from onward.experiments.cache import Cache
     from onward.experiments.experiment import run_experiment
     from onward.experiments.learning import Stage
     from onward.experiments.recipe import load_recipe
@@ -41,7 +45,7 @@ def experiment(
         loaded,
         parse_numbers(seeds, "seeds"),
         out or Path("runs") / loaded.name,
-        Stage(device, tell, progress_bar),
+        Stage(device, tell, progress_bar, Cache(cache)),
         command=shlex.join(["onward", *sys.argv[1:]]),
     )
     show(result, as_json)

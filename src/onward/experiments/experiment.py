@@ -1,21 +1,34 @@
-"""A recipe over several seeds: one study each, then one file of numbers and one table.
+"""A recipe over several seeds: one study each, then one file of numbers, one table, one page.
 
 A seed that is finished is not performed again, so an experiment that was interrupted goes on.
 """
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onward.artifacts import write_aside
-from onward.compatibility import METRICS
 from onward.errors import ConfigurationError
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import Recipe
 from onward.experiments.study import COMPARISON, RECIPE, run_study
+from onward.experiments.tables import (
+    differences,
+    join_variants,
+    markdown,
+    means,
+    report_tables,
+)
+from onward.report import write_experiment_report
+
+INTRODUCTION = (
+    "Galleries were filled by an old model. Then a new one came, trained as if there were no old "
+    "one. Each row is one way to answer the new model's queries from the old gallery; old/old is "
+    "doing nothing, new/new is embedding every image again. The update gain is the share of what "
+    "embedding everything again gains."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,64 +38,42 @@ class Experiment:
     Attributes:
         recipe: the recipe's name.
         command: what to type to perform it again.
-        seeds: what each seed's `comparison.json` holds, by seed.
+        seeds: what each seed's `comparison.json` holds, by seed; of a recipe with variants, all of
+            them, each cell with the variant's name before its own.
     """
 
     recipe: str
     command: str
     seeds: Mapping[int, Mapping[str, Any]]
 
-    @property
-    def mean(self) -> dict[str, dict[str, float]]:
-        """The mean over the seeds, by cell and metric."""
-        return {
-            cell: {metric: statistics.mean(self._values(cell, metric)) for metric in METRICS}
-            for cell in self._cells
-        }
-
     def to_json(self) -> dict[str, Any]:
-        """Return recipe, command, seeds, mean, seconds and versions as plain values."""
+        """Return recipe, command, seeds, means, differences, seconds and versions."""
         runs = list(self.seeds.values())
         return {
             "recipe": self.recipe,
             "command": self.command,
             "seeds": {str(seed): dict(run) for seed, run in self.seeds.items()},
-            "mean": self.mean,
+            "mean": means(self.seeds),
+            "difference_to_new_old": differences(self.seeds),
             "seconds": sum(run["seconds"] for run in runs),
             "versions": runs[0]["versions"],
         }
 
     def __str__(self) -> str:
-        """Return a Markdown table: mean, least and greatest of each cell, in percent."""
-        count = len(self.seeds)
-        lines = [
-            f"| {self.recipe}, {count} seed{'s' if count > 1 else ''}, percent | "
-            + " | ".join(METRICS)
-            + " |",
-            "| --- " * (1 + len(METRICS)) + "|",
-        ]
-        for cell in self._cells:
-            shown = [_mean_and_range(self._values(cell, metric)) for metric in METRICS]
-            lines.append(f"| {cell} | " + " | ".join(shown) + " |")
-        return "\n".join(lines)
-
-    @property
-    def _cells(self) -> list[str]:
-        return list(next(iter(self.seeds.values()))["cells"])
-
-    def _values(self, cell: str, metric: str) -> list[float]:
-        return [float(run["cells"][cell][metric]) for run in self.seeds.values()]
+        """Return Markdown tables: mean, least and greatest of each cell, in percent."""
+        return markdown(self.recipe, self.seeds)
 
 
 def run_experiment(
     recipe: Recipe, seeds: Sequence[int], out: Path, stage: Stage, *, command: str
 ) -> Experiment:
-    """Perform a recipe for each seed and write `NAME.json` and `NAME.md`.
+    """Perform a recipe for each seed and write `NAME.json`, `NAME.md` and `NAME.html`.
 
     Args:
         recipe: what to perform; its own seed does not matter.
         seeds: at least one.
-        out: each seed has a directory `seed-N` in it, as `run_study` writes it.
+        out: each seed has a directory `seed-N` in it, as `run_study` writes it, with one for each
+            variant where the recipe has variants.
         stage: where it is performed.
         command: what was typed, for the file.
 
@@ -92,22 +83,45 @@ def run_experiment(
     """
     if not seeds:
         raise ConfigurationError("an experiment without seeds has no numbers; give at least one")
-    done = {}
+    done: dict[int, Mapping[str, Any]] = {}
     for seed in sorted(set(seeds)):
         directory = out / f"seed-{seed}"
         seeded = recipe.model_copy(update={"seed": seed})
-        if _is_finished(directory, seeded):
-            stage.tell(f"Seed {seed}: finished before, {directory}")
-        else:
-            stage.tell(f"Seed {seed}")
-            run_study(seeded, directory, stage)
-        done[seed] = json.loads((directory / COMPARISON).read_text())
+        if not recipe.variants:
+            done[seed] = _perform(seeded, directory, stage)
+            continue
+        done[seed] = join_variants(
+            {
+                name: _perform(seeded.variant(name), directory / name.replace(" ", "-"), stage)
+                for name in recipe.variants
+            }
+        )
     experiment = Experiment(recipe.name, command, done)
     with write_aside(out / f"{recipe.name}.json") as aside:
         aside.write_text(json.dumps(experiment.to_json(), indent=1, allow_nan=False) + "\n")
     with write_aside(out / f"{recipe.name}.md") as aside:
         aside.write_text(f"{experiment}\n")
+    page = out / f"{recipe.name}.html"
+    write_experiment_report(
+        page,
+        report_tables(done),
+        title=f"{recipe.name}: galleries move to a new model",
+        introduction=INTRODUCTION,
+        facts={"command": command, "seeds": ", ".join(str(seed) for seed in done)},
+    )
+    stage.tell(f"Report: {page}")
     return experiment
+
+
+def _perform(recipe: Recipe, directory: Path, stage: Stage) -> Mapping[str, Any]:
+    """Perform one study, or read what it gave when it was performed before."""
+    if _is_finished(directory, recipe):
+        stage.tell(f"Seed {recipe.seed}: finished before, {directory}")
+    else:
+        stage.tell(f"Seed {recipe.seed}: {directory}")
+        run_study(recipe, directory, stage)
+    performed: Mapping[str, Any] = json.loads((directory / COMPARISON).read_text())
+    return performed
 
 
 def _is_finished(directory: Path, recipe: Recipe) -> bool:
@@ -115,10 +129,3 @@ def _is_finished(directory: Path, recipe: Recipe) -> bool:
         return False
     performed = json.loads((directory / RECIPE).read_text())["recipe"]
     return bool(performed == recipe.model_dump(mode="json"))
-
-
-def _mean_and_range(values: Sequence[float]) -> str:
-    mean = f"{100 * statistics.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})"

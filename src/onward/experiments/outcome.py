@@ -14,11 +14,14 @@ import numpy as np
 
 from onward.artifacts import write_aside
 from onward.compatibility import Comparison
-from onward.data.items import Items
+from onward.experiments.arms import FittedArm
+from onward.experiments.cells import Judgement
 from onward.experiments.recipe import Recipe
+from onward.experiments.sides import count_multiply_adds
+from onward.experiments.splits import Splits
+from onward.experiments.vectors import CLOSED, StudyVectors
 from onward.rankings import Ranking
 from onward.report import make_grid, write_report
-from onward.spaces import Embeddings
 
 VERSIONS_OF = ("onward", "torch", "numpy", "onnxruntime", "lancedb")
 INTRODUCTION = (
@@ -64,19 +67,27 @@ def versions() -> dict[str, str]:
 
 def write_comparison(
     path: Path,
-    comparison: Comparison,
-    queries: Embeddings,
-    old_classes: tuple[int, ...],
+    judgement: Judgement,
+    vectors: StudyVectors,
+    arms: Mapping[str, FittedArm],
     run: RunFacts,
 ) -> None:
-    """Write the comparison as JSON, with queries of old and of new classes apart."""
-    assert queries.labels is not None  # noqa: S101  # a study's items are labelled
-    is_old = np.isin(queries.labels, old_classes)
-    apart = {"old": queries.select(is_old).ids, "new": queries.select(~is_old).ids}
-    fields = comparison.to_json() | {
-        "by_classes": {
-            name: comparison.select(ids).to_json()["cells"] for name, ids in apart.items()
-        },
+    """Write what a study came to as JSON: closed and open cells, and what each arm is."""
+    closed = judgement.closed
+    fields = closed.to_json() | {
+        "by_classes": _by_classes(closed, vectors),
+        "arms": {name: arm.describe() for name, arm in arms.items()},
+        "old_bytes": vectors.of("old", CLOSED).space.bytes,
+        "old_multiply_adds": count_multiply_adds(vectors.models["old"]),
+    }
+    for name, comparison in {"open": judgement.open, "unsampled": judgement.unsampled}.items():
+        if comparison is not None:
+            told = comparison.to_json()
+            fields[name] = told.pop("cells")
+            fields[f"{name}_summary"] = told
+    if judgement.verification:
+        fields["verification"] = {name: dict(of) for name, of in judgement.verification.items()}
+    fields |= {
         "recipe": dict(run.recipe),
         "seconds": run.seconds,
         "peak_bytes": run.peak_bytes,
@@ -86,22 +97,33 @@ def write_comparison(
         aside.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
 
 
+def _by_classes(comparison: Comparison, vectors: StudyVectors) -> dict[str, Any]:
+    """Return the cells of queries of old and of new classes apart."""
+    queries = vectors.of("new", CLOSED)
+    assert queries.labels is not None  # noqa: S101  # a study's items are labelled
+    is_old = np.isin(queries.labels, vectors.splits.old_classes)
+    apart = {"old": queries.select(is_old).ids, "new": queries.select(~is_old).ids}
+    return {
+        name: comparison.select(ids).to_json()["cells"] for name, ids in apart.items() if len(ids)
+    }
+
+
 def write_page(
     path: Path,
     comparison: Comparison,
     *,
-    items: Items,
+    splits: Splits,
     rankings: Mapping[str, Ranking],
-    old_classes: tuple[int, ...],
     run: RunFacts,
 ) -> None:
-    """Write the report with a grid of what was found."""
+    """Write the report of the closed set with a grid of what was found."""
     facts = {
         "recipe": f"{run.recipe['name']}, seed {run.recipe['seed']}",
         "time": f"{run.seconds:.0f} s",
         "peak memory": f"{run.peak_bytes / 2**20:,.0f} MiB",
         "versions": ", ".join(f"{name} {number}" for name, number in run.versions.items()),
     }
+    items, old_classes = splits.closed, splits.old_classes
     write_report(
         path,
         comparison,

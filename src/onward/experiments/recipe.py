@@ -10,10 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from onward.artifacts import canonical_json, digest
+from onward.compatibility import UPGRADED
 from onward.errors import ConfigurationError
+from onward.experiments.settings import ARMS, Arm, Baseline, DataSettings, LayersSettings
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
     BackwardCompatibleSettings,
@@ -22,42 +24,6 @@ from onward.training.settings import (
     TrainingSettings,
     read_settings,
 )
-
-
-class DataSettings(BaseModel):
-    """Which images, and how their classes are split.
-
-    Attributes:
-        source: "digits", an image folder or image Parquet.
-        old_classes: how many classes, from the lowest label number on, the old model knows.
-        image_column: Parquet only: the struct {bytes, path}.
-        label_column: Parquet only: the integer label.
-        id_column: Parquet only: ids; otherwise file and row.
-        skip_bad: leave out bad images and say which.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str = "digits"
-    old_classes: int = Field(default=5, ge=1)
-    image_column: str | None = None
-    label_column: str | None = None
-    id_column: str | None = None
-    skip_bad: bool = False
-
-
-class LayersSettings(BaseModel):
-    """Side-information of kind `layers`: the old model's own stages, pooled and projected.
-
-    Attributes:
-        dim: dimensions to store beside each embedding.
-        grid: each stage is pooled to `grid` x `grid` pixels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dim: int = Field(default=128, ge=1)
-    grid: int = Field(default=2, ge=1)
 
 
 class Recipe(BaseModel):
@@ -72,12 +38,21 @@ class Recipe(BaseModel):
         views: how often each training image is embedded to fit the transformation: once as it is,
             the other times augmented.
         data: the images.
-        backbone: the network of all four models.
+        backbone: the network of all models.
+        new_backbone: the network of the new model, if it is another one.
         embedding_model: training of the old and of the new model.
+        new_model: training of the new model, if it is another one.
+        middle_classes: how many classes a model between the old and the new one knows, in a
+            sequence of upgrades; without it there is none.
         side_information: training of the SimCLR model, on old data only.
         layers: side-information from the old model's own stages.
         backward_compatible: training of the backward compatible model.
+        baselines: which backward compatible models are trained.
         fit: training of the transformation.
+        arms: the ways to carry the gallery over; the one called "new/old" is performed on a gallery
+            in a store.
+        variants: recipes that differ from this one in some values, by dotted key. With variants,
+            the experiment is them, and each cell has the variant's name before its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,11 +64,40 @@ class Recipe(BaseModel):
     views: int = Field(default=1, ge=1)
     data: DataSettings = DataSettings()
     backbone: BackboneSpec = BackboneSpec()
+    new_backbone: BackboneSpec | None = None
     embedding_model: TrainingSettings = TrainingSettings()
+    new_model: TrainingSettings | None = None
+    middle_classes: int | None = Field(default=None, ge=2)
     side_information: SimCLRSettings = SimCLRSettings()
     layers: LayersSettings = LayersSettings()
     backward_compatible: BackwardCompatibleSettings = BackwardCompatibleSettings()
+    baselines: tuple[Baseline, ...] = ("bct",)
     fit: FitSettings = FitSettings()
+    arms: tuple[Arm, ...] = ARMS
+    variants: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> "Recipe":
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) < len(names) or UPGRADED not in names:
+            raise ValueError(f"arms need names of their own, and one of them the name {UPGRADED!r}")
+        for arm in self.arms:
+            self.fit_of(arm)
+            if arm.through != "direct" and self.middle_classes is None:
+                raise ValueError(f"arm {arm.name!r} goes by way of a middle model: give it classes")
+        return self
+
+    def fit_of(self, arm: Arm) -> FitSettings:
+        """Return how h is fitted in an arm."""
+        where = f"recipe {self.name}, arm {arm.name!r}, [fit]"
+        return read_settings(FitSettings, {**self.fit.model_dump(), **arm.fit}, where=where)
+
+    def variant(self, name: str) -> "Recipe":
+        """Return one of the variants as a recipe without variants."""
+        fields = self.model_dump(exclude_defaults=True, exclude={"variants"})
+        for key, value in self.variants[name].items():
+            _set(fields, key, value)
+        return _read_recipe(fields, where=f"recipe {self.name}, variant {name!r}")
 
     def seed_of(self, role: str) -> int:
         """Return the seed of one part of the study, such as "old model".
@@ -112,6 +116,8 @@ class Recipe(BaseModel):
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe that comes with Onward by its name, or any TOML file by its path.
 
+    A file may begin with `base = "NAME"`: it has the values of that recipe but for its own.
+
     Args:
         name: such as "digits", or a path that ends in `.toml`.
         overrides: values by dotted key, such as `{"data.old_classes": 50, "seed": 1}`.
@@ -119,15 +125,29 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     Raises:
         ConfigurationError: if there is no such recipe, it is no TOML, or a key or value is wrong.
     """
-    path = Path(name) if name.endswith(".toml") else None
-    text = _read(path) if path else _read_bundled(name)
-    try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{name} is no TOML: {error}") from error
+    fields = _read_fields(name)
     for key, value in (overrides or {}).items():
         _set(fields, key, value)
     return _read_recipe(fields, where=f"recipe {name}")
+
+
+def _read_fields(name: str) -> dict[str, Any]:
+    """Read a TOML file; where it names a base, its own values replace those of the base."""
+    path = Path(name) if name.endswith(".toml") else None
+    try:
+        fields = tomllib.loads(_read(path) if path else _read_bundled(name))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{name} is no TOML: {error}") from error
+    base = fields.pop("base", None)
+    return fields if base is None else _merge(_read_fields(base), fields)
+
+
+def _merge(base: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in fields.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
 
 
 def bundled_recipes() -> tuple[str, ...]:
@@ -163,12 +183,25 @@ def _set(fields: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _read_recipe(fields: dict[str, Any], *, where: str) -> Recipe:
-    tables = {
-        name: read_settings(type(getattr(_DEFAULT, name)), value, where=f"{where}, [{name}]")
+    tables: dict[str, Any] = {
+        name: read_settings(_TABLES[name], value, where=f"{where}, [{name}]")
         for name, value in fields.items()
-        if isinstance(value, dict) and isinstance(getattr(_DEFAULT, name, None), BaseModel)
+        if isinstance(value, dict) and name in _TABLES
     }
+    if isinstance(arms := fields.get("arms"), list):
+        read = enumerate(arms)
+        tables["arms"] = [read_settings(Arm, a, where=f"{where}, arm {i}") for i, a in read]
     return read_settings(Recipe, {**fields, **tables}, where=where)
 
 
-_DEFAULT = Recipe(name="default")
+_TABLES: dict[str, type[BaseModel]] = {
+    "data": DataSettings,
+    "backbone": BackboneSpec,
+    "new_backbone": BackboneSpec,
+    "embedding_model": TrainingSettings,
+    "new_model": TrainingSettings,
+    "side_information": SimCLRSettings,
+    "layers": LayersSettings,
+    "backward_compatible": BackwardCompatibleSettings,
+    "fit": FitSettings,
+}

@@ -9,7 +9,7 @@ Nothing here computes a number that a library function could give.
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,29 +17,24 @@ from pathlib import Path
 import torch
 
 from onward.artifacts import write_aside
-from onward.compatibility import Comparison, compare, evaluate_embeddings
-from onward.data.items import Items
-from onward.data.sources import open_splits
+from onward.compatibility import UPGRADED, Comparison
 from onward.errors import ConfigurationError
-from onward.experiments.learning import (
-    Stage,
-    StudyVectors,
-    embed_items,
-    fit_transformations,
-    train_models,
-)
+from onward.experiments.arms import FittedArm, fit_arms
+from onward.experiments.cells import judge
+from onward.experiments.learning import Stage, train_models
 from onward.experiments.outcome import describe_run, versions, write_comparison, write_page
 from onward.experiments.recipe import Recipe
+from onward.experiments.splits import Splits, split
+from onward.experiments.vectors import CLOSED, StudyVectors
 from onward.gallery import Gallery, create_gallery
+from onward.models import EmbeddingModel
 from onward.rankings import Ranking
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
-from onward.transformation import Transformation
 from onward.upgrading import Upgrade, plan_upgrade
 
 TOP = 5  # results that the report shows of each query
-RECIPE, COMPARISON = "recipe.json", "comparison.json"
-DIRECTORY_OF = {"new/old without side": "no-side", "new/old": "simclr", "new/old layers": "layers"}
+RECIPE, COMPARISON, CACHE = "recipe.json", "comparison.json", "cache"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +56,16 @@ def run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
     """Perform a recipe: train, embed, fit, upgrade a gallery, compare, report.
 
     Writes `models/`, `transformations/`, `embeddings/`, `gallery.lance`, `comparison.json` and
-    `report.html` into a directory. A finished study that is there is replaced; one that was
-    interrupted, on the same data and with the same recipe and versions, goes on with the models
-    that it had trained.
+    `report.html` into a directory. A study that is there is replaced. What was made before with the
+    same settings, images and versions, by this study or by another one, is taken from the stage's
+    cache; so one that was interrupted goes on.
+
+    Returns:
+        The comparison on the closed set; the open one stands in the file.
 
     Raises:
-        ConfigurationError: if the directory holds something else, or the recipe wants more old
-            classes than there are.
+        ConfigurationError: if the directory holds something else, or the recipe wants classes that
+            are not there.
         DataError: if the images cannot be read.
     """
     with _threads(recipe.threads):
@@ -77,36 +75,29 @@ def run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
 def _run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
     started = time.monotonic()
     _refuse_to_replace_others(out)
-    train, test, old_classes = _open(recipe)
-    _prepare(out, recipe, train, test)
-    old_train = train.of_classes(old_classes)
-    models = train_models(recipe, train, old_train, out / "models", stage)
-    transformations = fit_transformations(recipe, models, train, stage)
-    for cell, transformation in transformations.items():
-        transformation.save(out / "transformations" / DIRECTORY_OF[cell])
-    stage.tell(f"Embeddings: {test}, which no model was trained on")
-    vectors = embed_items(models, test, stage)
-    _save_vectors(vectors, out)
-    gallery = _fill_gallery(out, vectors, test, stage)
-    upgraded = _upgrade(gallery, transformations["new/old"], vectors, stage)
-    stage.tell("Comparison: every test image is searched among all the others")
-    comparison = compare(
-        {
-            name: evaluate_embeddings(queries, gallery, exclude_self=True)
-            for name, (queries, gallery) in _cells(vectors, upgraded, transformations).items()
-        }
-    )
+    splits = split(recipe)
+    _prepare(out, recipe, splits)
+    models = train_models(recipe, splits, stage)
+    vectors = StudyVectors(recipe, models, splits, stage)
+    stage.tell(f"Transformations: h(old, side) -> new from {splits.train}")
+    arms = fit_arms(vectors)
+    stage.tell(f"Embeddings: {splits.closed}, which no model was trained on")
+    _save(models, arms, vectors, out)
+    gallery = _fill_gallery(out, arms, vectors, stage)
+    upgraded = _upgrade(gallery, arms[UPGRADED], vectors, stage)
+    judgement = judge(vectors, arms, upgraded.vectors)
     run = describe_run(recipe, seconds=time.monotonic() - started)
-    write_comparison(out / COMPARISON, comparison, vectors.new, old_classes, run)
+    write_comparison(out / COMPARISON, judgement, vectors, arms, run)
+    new = vectors.of("new", CLOSED)
     rankings = {
         "old/old": upgraded.before,
         "new/old": upgraded.after,
-        "new/new": search(vectors.new, vectors.new, TOP, exclude_self=True),
+        "new/new": search(new, new, TOP, exclude_self=True),
     }
     page = out / "report.html"
-    write_page(page, comparison, items=test, rankings=rankings, old_classes=old_classes, run=run)
+    write_page(page, judgement.closed, splits=splits, rankings=rankings, run=run)
     stage.tell(f"Report: {page}")
-    return comparison
+    return judgement.closed
 
 
 @contextmanager
@@ -128,62 +119,59 @@ def _refuse_to_replace_others(out: Path) -> None:
         )
 
 
-def _prepare(out: Path, recipe: Recipe, train: Items, test: Items) -> None:
-    """Make room: keep the models of the same study if it was interrupted, and nothing else."""
+def _prepare(out: Path, recipe: Recipe, splits: Splits) -> None:
+    """Make room, and say what is performed here; what else the directory holds stays."""
     what = {
         "recipe": recipe.model_dump(mode="json"),
-        "data": {"train": train.digest, "test": test.digest},
+        "data": {"train": splits.train.digest, "closed": splits.closed.digest},
         "versions": versions(),
     }
-    text = json.dumps(what, indent=2) + "\n"
-    before, finished = out / RECIPE, (out / COMPARISON).exists()
-    if finished or not before.exists() or before.read_text() != text:
-        shutil.rmtree(out / "models", ignore_errors=True)
-        (out / COMPARISON).unlink(missing_ok=True)
-        with write_aside(before) as aside:
-            aside.write_text(text)
-    shutil.rmtree(out / "gallery.lance", ignore_errors=True)
+    (out / COMPARISON).unlink(missing_ok=True)
+    with write_aside(out / RECIPE) as aside:
+        aside.write_text(json.dumps(what, indent=2) + "\n")
+    for name in ("models", "transformations", "embeddings", "gallery.lance"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
-def _open(recipe: Recipe) -> tuple[Items, Items, tuple[int, ...]]:
-    data = recipe.data
-    train, test = open_splits(
-        data.source,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        id_column=data.id_column,
-        skip_bad=data.skip_bad,
-    )
-    if data.old_classes >= len(train.classes):
-        raise ConfigurationError(
-            f"old_classes is {data.old_classes}, but {data.source} has {len(train.classes)} "
-            "classes; the new model should know some that the old one does not: give fewer"
-        )
-    return train, test, train.classes[: data.old_classes]
+def _save(
+    models: Mapping[str, EmbeddingModel],
+    arms: Mapping[str, FittedArm],
+    vectors: StudyVectors,
+    out: Path,
+) -> None:
+    """Lay out what a reader may want to use: models, transformations and the closed embeddings."""
+    for role, model in models.items():
+        model.save(out / "models" / _slug(role))
+        vectors.of(role, CLOSED).save(out / "embeddings" / f"{_slug(role)}.parquet")
+    vectors.of("layers", CLOSED).save(out / "embeddings" / "layers.parquet")
+    for name, arm in arms.items():
+        arm.h.save(out / "transformations" / _slug(name))
 
 
-def _save_vectors(vectors: StudyVectors, out: Path) -> None:
-    directory = out / "embeddings"
-    vectors.old.save(directory / "old.parquet")
-    vectors.side.save(directory / "simclr.parquet")
-    vectors.layers.save(directory / "layers.parquet")
-    vectors.new.save(directory / "new.parquet")
-    vectors.compatible.save(directory / "bct.parquet")
+def _slug(name: str) -> str:
+    return name.replace("/", "-").replace(" ", "-")
 
 
-def _fill_gallery(out: Path, vectors: StudyVectors, test: Items, stage: Stage) -> Gallery:
-    kinds = (vectors.old, vectors.side, vectors.layers)
-    url, old = str(out / "gallery.lance"), vectors.old.space
+def _fill_gallery(
+    out: Path, arms: Mapping[str, FittedArm], vectors: StudyVectors, stage: Stage
+) -> Gallery:
+    """Fill a gallery as the old model did, with the side-information of every kind of the study."""
+    kept: dict[Space, Embeddings] = {}
+    for arm in arms.values():
+        side = arm.side.of(CLOSED)
+        if side is not None and (arm.arm.name == UPGRADED or arm.arm.dim is None):
+            kept.setdefault(side.space, side)
+    old = vectors.of("old", CLOSED)
+    url = str(out / "gallery.lance")
     stage.tell(f"Gallery: {url}, old embeddings with side-information beside them")
-    gallery = create_gallery(
-        url, *(each.space for each in kinds), serving=old, query_model=old.name
-    )
-    gallery.add(*kinds, payloads=test.payloads)
+    gallery = create_gallery(url, old.space, *kept, serving=old.space, query_model=old.space.name)
+    gallery.add(old, *kept.values(), payloads=vectors.splits.closed.payloads)
     return gallery
 
 
-def _upgrade(gallery: Gallery, h: Transformation, vectors: StudyVectors, stage: Stage) -> Upgraded:
-    before = gallery.search(vectors.old, TOP, exclude_self=True)
+def _upgrade(gallery: Gallery, arm: FittedArm, vectors: StudyVectors, stage: Stage) -> Upgraded:
+    h, old, new = arm.h, vectors.of("old", CLOSED), vectors.of("new", CLOSED)
+    before = gallery.search(old, TOP, exclude_self=True)
     stage.tell(f"Plan: {plan_upgrade(gallery, h)}")
     upgrade = Upgrade(gallery, h)
     upgrade.start()
@@ -191,28 +179,6 @@ def _upgrade(gallery: Gallery, h: Transformation, vectors: StudyVectors, stage: 
         stage.tell(f"Upgrade: {upgrade.run(progress=progress)}")
     stage.tell(f"Verify: {upgrade.verify()}")
     stage.tell(f"Cut over: {upgrade.cut_over(query_model=h.new.name)}")
-    after = gallery.search(vectors.new, TOP, exclude_self=True)
-    carried = gallery.read(h.new).align(vectors.new.ids)
-    return Upgraded(replace(carried, labels=vectors.new.labels), before, after)
-
-
-def _cells(
-    vectors: StudyVectors, upgraded: Upgraded, transformations: dict[str, Transformation]
-) -> dict[str, tuple[Embeddings, Embeddings]]:
-    old, new, compatible = vectors.old, vectors.new, vectors.compatible
-    without, layers = transformations["new/old without side"], transformations["new/old layers"]
-    return {
-        "independent": (new, _claimed(old, new.space)),
-        "old/old": (old, old),
-        "bct new/old": (compatible, _claimed(old, compatible.space)),
-        "new/old without side": (new, without.apply(old)),
-        "new/old": (new, upgraded.vectors),
-        "new/old layers": (new, layers.apply(old, vectors.layers)),
-        "bct new/new": (compatible, compatible),
-        "new/new": (new, new),
-    }
-
-
-def _claimed(old: Embeddings, space: Space) -> Embeddings:
-    """Say of old vectors that they lie in another space: for the cells that test this claim."""
-    return replace(old, space=space)
+    after = gallery.search(new, TOP, exclude_self=True)
+    carried = gallery.read(h.new).align(new.ids)
+    return Upgraded(replace(carried, labels=new.labels), before, after)

@@ -1,0 +1,185 @@
+"""The arms of a study: each fitted once, each carrying the galleries over in its own way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onward.experiments.learning import run_settings
+from onward.experiments.settings import Arm
+from onward.experiments.sides import SideInformation, side_information
+from onward.experiments.splits import unsampled
+from onward.experiments.vectors import CLOSED, MIDDLE_TRAIN, OPEN, TRAIN, StudyVectors
+from onward.spaces import Embeddings
+from onward.training.classifiers import Classifier
+from onward.training.pairs import Pairs
+from onward.training.settings import FitSettings
+from onward.training.transformations import fit
+from onward.transformation import Transformation
+
+
+@dataclass(frozen=True, eq=False)
+class FittedArm:
+    """An arm with its transformation.
+
+    Attributes:
+        arm: what was asked for.
+        side: what it stores beside the old embedding.
+        h: the (last) transformation.
+        first: the transformation into the middle model's space, where there is one.
+        sample: ids of the gallery items that were embedded by the new model for h to learn from.
+    """
+
+    arm: Arm
+    side: SideInformation
+    h: Transformation
+    first: Transformation | None
+    sample: tuple[str, ...]
+
+    def cell(self, vectors: StudyVectors, part: str) -> tuple[Embeddings, Embeddings]:
+        """Return queries and gallery of a part after the upgrade.
+
+        Items of the gallery sample have their true new embedding.
+        """
+        old, new = vectors.of("old", part), vectors.of("new", part)
+        if self.arm.reverse:
+            return self.h.apply(new), old
+        side = self.side.of(part)
+        if self.first is not None:
+            old = self.first.apply(old, side)
+        carried = self.h.apply(old, side if self.h.side is not None else None)
+        if self.sample and part == OPEN:
+            rows = np.isin(np.array(carried.ids), self.sample)
+            mixed = np.where(rows[:, None], new.vectors, carried.vectors)
+            carried = replace(carried, vectors=mixed)
+        return new, replace(carried, labels=new.labels)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is stored, what it costs an item, and how h came about, as plain values."""
+        stored = self.side.of(CLOSED)
+        kept = ("method", "penalty", "judged by", "judged on", "tried", "references", "pairs")
+        return {
+            "side": self.arm.side,
+            "dim": 0 if stored is None else stored.space.dim,
+            "format": None if stored is None else stored.space.format,
+            "side_bytes": 0 if stored is None else stored.space.bytes,
+            "side_multiply_adds": self.side.multiply_adds,
+            "gallery_sample": len(self.sample),
+            "parameters": self.h.parameters,
+            "fit": {name: self.h.made_by[name] for name in kept if name in self.h.made_by},
+        }
+
+
+def fit_arms(vectors: StudyVectors) -> dict[str, FittedArm]:
+    """Fit the transformation of every arm of the recipe, by name."""
+    return {arm.name: _fit_arm(arm, vectors) for arm in vectors.recipe.arms}
+
+
+def _fit_arm(arm: Arm, vectors: StudyVectors) -> FittedArm:
+    side = side_information(arm, vectors)
+    old, new = vectors.of("old", TRAIN), vectors.of("new", TRAIN)
+    if arm.reverse:
+        h = _fit(arm, vectors, Pairs(new, None, old))
+        return FittedArm(arm, side, h, None, ())
+    if arm.through == "direct":
+        chosen = _choose(arm, vectors, side)
+        sample = None
+        if chosen:
+            beside = side.of(OPEN)
+            sample = Pairs(
+                _unlabelled(vectors.of("old", OPEN), chosen),
+                None if beside is None else _unlabelled(beside, chosen),
+                _unlabelled(vectors.of("new", OPEN), chosen),
+            )
+        pairs = Pairs(old, side.of(TRAIN), new)
+        if sample is not None and arm.sample_only:
+            pairs, sample = sample, None
+        return FittedArm(arm, side, _fit(arm, vectors, pairs, sample), None, chosen)
+    middle = vectors.of("middle", MIDDLE_TRAIN)
+    first_pairs = Pairs(vectors.of("old", MIDDLE_TRAIN), side.of(MIDDLE_TRAIN), middle)
+    first = _fit(arm, vectors, first_pairs)
+    before = vectors.of("middle", TRAIN)
+    if arm.through == "chained":
+        before = first.apply(old, side.of(TRAIN))
+    later = side.of(TRAIN) if arm.side_later else None
+    h = _fit(arm, vectors, Pairs(before, later, new))
+    return FittedArm(arm, side, h, first, ())
+
+
+def _choose(arm: Arm, vectors: StudyVectors, side: SideInformation) -> tuple[str, ...]:
+    """Choose the gallery sample among the half of the open set that is not kept for judging."""
+    if not arm.gallery_sample:
+        return ()
+    from onward.training.samples import choose_sample
+
+    old, beside = vectors.of("old", OPEN), side.of(OPEN)
+    candidates = np.flatnonzero(~unsampled(vectors.items(OPEN)))
+    transformation = None
+    if arm.sample_by == "uncertainty":
+        wanted = arm.model_copy(update={"fit": {**arm.fit, "uncertainty": True, "method": "mlp"}})
+        pairs = Pairs(vectors.of("old", TRAIN), side.of(TRAIN), vectors.of("new", TRAIN))
+        transformation = _fit(wanted, vectors, pairs)
+    chosen = choose_sample(
+        old.select(candidates),
+        None if beside is None else beside.select(candidates),
+        count=min(max(1, round(arm.gallery_sample * len(old))), len(candidates)),
+        by=arm.sample_by,
+        transformation=transformation,
+        seed=vectors.recipe.seed_of("sample"),
+    )
+    return tuple(chosen)
+
+
+def _unlabelled(embeddings: Embeddings, ids: tuple[str, ...]) -> Embeddings:
+    return replace(embeddings.align(ids), labels=None)
+
+
+def _fit(
+    arm: Arm, vectors: StudyVectors, pairs: Pairs, sample: Pairs | None = None
+) -> Transformation:
+    recipe, stage = vectors.recipe, vectors.stage
+    settings, seed = recipe.fit_of(arm), recipe.seed_of("fit")
+    new = vectors.models["new"]
+    classifier = None
+    if settings.discriminative == "classifier" and pairs.new.space == new.space:
+        classifier = Classifier.of(new)
+    what = {
+        "settings": settings.model_dump(mode="json", exclude_defaults=True),
+        "seed": seed,
+        "pairs": pairs.digest,
+        "spaces": _spaces(pairs),
+        "sample": None if sample is None else sample.digest,
+        "classifier": classifier is not None,
+    }
+    place = stage.cache.place("transformations", what)
+    if not place.exists():
+        stage.tell(f"  {arm.name}")
+        with run_settings(recipe, stage, f"Fit {arm.name}") as run:
+            fitted = fit(
+                pairs.old,
+                pairs.side,
+                pairs.new,
+                sample=sample,
+                classifier=classifier,
+                settings=_possible(settings, classifier),
+                seed=seed,
+                run=run,
+            )
+        fitted.save(place)
+    return Transformation.load(place)
+
+
+def _possible(settings: FitSettings, classifier: Classifier | None) -> FitSettings:
+    """A step that does not end in the new space has no use for the new classifier."""
+    if settings.discriminative == "classifier" and classifier is None:
+        return settings.model_copy(update={"discriminative": "none"})
+    return settings
+
+
+def _spaces(pairs: Pairs) -> Mapping[str, str | None]:
+    return {
+        "old": pairs.old.space.name,
+        "side": None if pairs.side is None else pairs.side.space.name,
+        "new": pairs.new.space.name,
+    }

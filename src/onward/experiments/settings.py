@@ -1,0 +1,115 @@
+"""The parts of a recipe: which images, which side-information, which arms are compared.
+
+An arm is one way to carry a gallery over: what is stored beside the old embedding, how h is fitted,
+and on what. Every arm answers the same queries, so a table of arms shows what each choice is worth.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Side = Literal[
+    "none",
+    "layers",
+    "simclr",
+    "autoencoder",
+    "supervised",
+    "supervised+contrastive",
+    "frozen",
+    "untrained",
+    "oracle",
+]
+Baseline = Literal["bct", "bct means"]
+
+
+class DataSettings(BaseModel):
+    """Which images, and how their classes are split.
+
+    Attributes:
+        source: "digits", an image folder or image Parquet; empty where the user is to name it.
+        old_source: where the old model's images come from, if they are of another data set.
+        layout: what the source has to look like, for messages.
+        classes: how many classes its training part has to have; any if not given.
+        old_classes: how many classes, from the lowest label number on, the old model knows.
+        new_classes: how many classes, from `new_from` on, the new model knows; without it all.
+            Images of the other classes, of both parts, are the open set: no model knows them.
+        new_from: how many of the lowest label numbers the new model does not know.
+        verification: also state the true accept rates (TAR) at fixed false accept rates.
+        image_column: Parquet only: the struct {bytes, path}.
+        label_column: Parquet only: the integer label.
+        id_column: Parquet only: ids; otherwise file and row.
+        skip_bad: leave out bad images and say which.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = "digits"
+    old_source: str | None = None
+    layout: str = ""
+    classes: int | None = Field(default=None, ge=2)
+    old_classes: int = Field(default=5, ge=1)
+    new_classes: int | None = Field(default=None, ge=1)
+    new_from: int = Field(default=0, ge=0)
+    verification: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
+    id_column: str | None = None
+    skip_bad: bool = False
+
+
+class LayersSettings(BaseModel):
+    """Side-information of kind `layers`: the old model's own stages, pooled and projected.
+
+    Attributes:
+        dim: dimensions to read; an arm may store fewer.
+        grid: each stage is pooled to `grid` x `grid` pixels.
+        stages: which stages are read, from 0; all if not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dim: int = Field(default=128, ge=1)
+    grid: int = Field(default=2, ge=1)
+    stages: tuple[int, ...] | None = None
+
+
+class Arm(BaseModel):
+    """One way to carry the gallery over; its name is that of its cell.
+
+    Attributes:
+        name: such as "new/old" or "new/old ridge".
+        side: what is stored beside the old embedding. "oracle" is the new embedding itself, which
+            tests that side-information is used; "untrained" is a network as it was born.
+        dim: dimensions stored, by principal components of the old data; all if not given.
+        format: how the side-information's numbers are stored.
+        fit: what differs from the recipe's `fit`, as its table would have it.
+        gallery_sample: share of the gallery that is embedded by the new model, without labels, for
+            h to learn from, beside the training pairs. Such an arm is judged on the open set.
+        sample_by: how these items are chosen.
+        sample_only: learn from them alone.
+        through: "direct", or by way of the middle model: "chained" fits the second step on what
+            the first one gives, "composed" on what the middle model gives.
+        side_later: whether the second step is given the side-information again.
+        reverse: bring the new queries to the old gallery instead.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    side: Side = "none"
+    dim: int | None = Field(default=None, ge=1)
+    format: Literal["float32", "float16", "int8"] = "float32"
+    fit: dict[str, Any] = {}
+    gallery_sample: float = Field(default=0.0, ge=0, lt=1)
+    sample_by: Literal["random", "k-means", "uncertainty"] = "random"
+    sample_only: bool = False
+    through: Literal["direct", "chained", "composed"] = "direct"
+    side_later: bool = True
+    reverse: bool = False
+
+
+ARMS = (
+    Arm(name="new/old without side"),
+    Arm(name="new/old", side="simclr"),
+    Arm(name="new/old layers", side="layers"),
+)

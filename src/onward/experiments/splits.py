@@ -1,0 +1,134 @@
+"""How a study divides its images: what each model is trained on, the galleries, who knows what."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onward.artifacts import digest
+from onward.data.items import Items
+from onward.data.sources import open_splits
+from onward.errors import ConfigurationError, DataError
+from onward.experiments.recipe import Recipe
+
+Classes = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The images of a study.
+
+    Attributes:
+        old_train: what the old model and its side-information are trained on.
+        train: what the new model is trained on, and h fitted on.
+        middle_train: what the model between them is trained on; None without one.
+        closed: test images of the classes that a model was trained on: gallery and queries.
+        open: all images of classes that no model was trained on, likewise; None without any.
+        old_classes: label numbers that the old model knows.
+    """
+
+    old_train: Items
+    train: Items
+    middle_train: Items | None
+    closed: Items
+    open: Items | None
+    old_classes: Classes
+
+
+def split(recipe: Recipe) -> Splits:
+    """Open a recipe's images and divide them.
+
+    Raises:
+        ConfigurationError: if the recipe wants classes that are not there, or names no images.
+        DataError: if the images cannot be read, or have another layout than the recipe needs.
+    """
+    data = recipe.data
+    if not data.source:
+        raise ConfigurationError(
+            f"the recipe {recipe.name!r} needs images: {data.layout}. Name them: "
+            "--set data.source=PATH"
+        )
+    train, test = _open(recipe, data.source)
+    if data.classes not in (None, len(train.classes)):
+        raise DataError(
+            f"the recipe {recipe.name!r} needs {data.layout}; {data.source} has "
+            f"{len(train.classes)} classes to train with. For other images set data.classes, "
+            "data.old_classes and data.new_classes too"
+        )
+    known = train.classes
+    if data.old_source is None and data.old_classes >= len(known):
+        raise ConfigurationError(
+            f"old_classes is {data.old_classes}, but {data.source} has {len(known)} "
+            "classes; the new model should know some that the old one does not: give fewer"
+        )
+    last = len(known) if data.new_classes is None else data.new_from + data.new_classes
+    new_classes = known[data.new_from : last]
+    if last > len(known) or not new_classes:
+        raise ConfigurationError(
+            f"the new model is to know classes {data.new_from} to {last - 1} by position, but "
+            f"{data.source} has {len(known)} classes; give a smaller new_from or new_classes"
+        )
+    if data.old_source is None:
+        old_train = train.of_classes(known[: data.old_classes])
+    else:
+        others = _open(recipe, data.old_source)[0]
+        old_train = others.of_classes(others.classes[: data.old_classes])
+    old_classes = old_train.classes if data.old_source is None else ()
+    seen = set(old_classes) | set(new_classes)
+    middle = recipe.middle_classes
+    return Splits(
+        old_train=old_train,
+        train=train.of_classes(new_classes),
+        middle_train=None if middle is None else train.of_classes(known[:middle]),
+        closed=_closed(test, seen),
+        open=_open_set(train, test, seen),
+        old_classes=old_classes,
+    )
+
+
+def unsampled(items: Items) -> np.ndarray:
+    """Return which items no gallery sample may be taken from: half, by a digest of the id.
+
+    On them every arm can be judged alike, whatever the sample it learned from.
+    """
+    return np.array([int(digest(item.encode())[:8], 16) % 2 == 1 for item in items.ids])
+
+
+def _open(recipe: Recipe, source: str) -> tuple[Items, Items]:
+    data = recipe.data
+    try:
+        return open_splits(
+            source,
+            image_column=data.image_column,
+            label_column=data.label_column,
+            id_column=data.id_column,
+            skip_bad=data.skip_bad,
+        )
+    except DataError as error:
+        if not data.layout:
+            raise
+        raise DataError(f"the recipe {recipe.name!r} needs {data.layout}: {error}") from error
+
+
+def _closed(test: Items, seen: set[int]) -> Items:
+    """Return the test images of seen classes; all of them where the test part has classes apart."""
+    rows = np.flatnonzero(np.isin(test.labels, sorted(seen)))
+    return test.select(rows) if len(rows) else test
+
+
+def _open_set(train: Items, test: Items, seen: set[int]) -> Items | None:
+    if not seen & set(test.classes):  # the whole test part is unseen, and is the gallery already
+        return None
+    parts = [
+        part.select(np.flatnonzero(~np.isin(part.labels, sorted(seen)))) for part in (train, test)
+    ]
+    if not any(len(part) for part in parts):
+        return None
+    first, second = parts
+    return replace(
+        first,
+        ids=first.ids + second.ids,
+        labels=np.concatenate([first.labels, second.labels]),
+        class_names={**second.class_names, **first.class_names},
+        payloads=first.payloads + second.payloads,
+        left_out=(),
+    )

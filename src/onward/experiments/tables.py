@@ -1,0 +1,174 @@
+"""What the seeds of an experiment came to, together: means, spreads and paired differences.
+
+A seed is what `run_study` wrote as JSON, or the variants of a recipe joined into one such value.
+Nothing here evaluates anything.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onward.compatibility import METRICS, NEW, OLD, UPGRADED
+from onward.intervals import difference_over_seeds
+from onward.report import ExperimentRow, ExperimentTable
+
+Seed = Mapping[str, Any]
+PARTS = ("cells", "open", "unsampled")
+TITLES = {
+    "cells": "closed set",
+    "open": "open set: classes that no model knows",
+    "unsampled": "open set, the half that no gallery sample was taken from",
+}
+BY_CELL = (*PARTS, "arms", "update_gain_by_cell", "negative_flips_by_cell")
+
+
+def join_variants(variants: Mapping[str, Seed]) -> dict[str, Any]:
+    """Return one seed's variants as one value: each cell has the variant's name before its own."""
+    joined: dict[str, Any] = {part: {} for part in BY_CELL}
+    for variant, seed in variants.items():
+        for part in BY_CELL:
+            for cell, value in seed.get(part, {}).items():
+                joined[part][f"{variant}: {cell}"] = value
+    rest = {
+        variant: {name: value for name, value in seed.items() if name not in BY_CELL}
+        for variant, seed in variants.items()
+    }
+    runs = list(variants.values())
+    return {part: of for part, of in joined.items() if of} | {
+        "variants": rest,
+        "seconds": sum(run["seconds"] for run in runs),
+        "versions": runs[0]["versions"],
+    }
+
+
+def means(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the mean over the seeds, by part, cell and metric."""
+    return {
+        part: {
+            cell: {metric: statistics.mean(values(seeds, part, cell, metric)) for metric in METRICS}
+            for cell in cells_of(seeds, part)
+        }
+        for part in PARTS
+        if cells_of(seeds, part)
+    }
+
+
+def differences(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return each cell less new/old, seed by seed, with its interval; by part, cell and metric.
+
+    Nothing for a single seed, which shows no spread.
+    """
+    if len(seeds) < 2:
+        return {}
+    paired: dict[str, dict[str, dict[str, Any]]] = {}
+    for part in PARTS:
+        for cell in cells_of(seeds, part):
+            base = reference(cell, UPGRADED)
+            if cell == base or base not in cells_of(seeds, part):
+                continue
+            paired.setdefault(part, {})[cell] = {
+                metric: difference_over_seeds(
+                    dict(zip(seeds, values(seeds, part, cell, metric), strict=True)),
+                    dict(zip(seeds, values(seeds, part, base, metric), strict=True)),
+                ).to_json()
+                for metric in METRICS
+            }
+    return paired
+
+
+def gains(seeds: Mapping[int, Seed], part: str, cell: str, metric: str) -> list[float]:
+    """Return the update gain of a cell for each seed in which full backfill gains something."""
+    found = (_gain(seed[part], cell, metric) for seed in seeds.values())
+    return [gain for gain in found if not math.isnan(gain)]
+
+
+def markdown(name: str, seeds: Mapping[int, Seed]) -> str:
+    """Return a table for each part: mean, least and greatest of each cell, in percent."""
+    count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    tables = []
+    for part in PARTS:
+        cells = cells_of(seeds, part)
+        if not cells:
+            continue
+        lines = [
+            f"| {name}, {TITLES[part]}, {count}, percent | "
+            + " | ".join(METRICS)
+            + " | update gain cmc@1 | update gain map | side bytes |",
+            "| --- " * (4 + len(METRICS)) + "|",
+        ]
+        for cell in cells:
+            shown = [mean_and_range(values(seeds, part, cell, metric)) for metric in METRICS]
+            lines.append(f"| {cell} | " + " | ".join([*shown, *_of_arm(seeds, part, cell)]) + " |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def report_tables(seeds: Mapping[int, Seed]) -> tuple[ExperimentTable, ...]:
+    """Return the same tables as values for the report, seed by seed."""
+    return tuple(
+        ExperimentTable(
+            TITLES[part], tuple(_row(seeds, part, cell) for cell in cells_of(seeds, part))
+        )
+        for part in PARTS
+        if cells_of(seeds, part)
+    )
+
+
+def cells_of(seeds: Mapping[int, Seed], part: str) -> list[str]:
+    """Return the cells of a part, in order; none where the study has no such part."""
+    return list(next(iter(seeds.values())).get(part, {}))
+
+
+def values(seeds: Mapping[int, Seed], part: str, cell: str, metric: str) -> list[float]:
+    """Return a metric of a cell, by seed in their order."""
+    return [float(seed[part][cell][metric]) for seed in seeds.values()]
+
+
+def reference(cell: str, which: str) -> str:
+    """Return the cell of the same variant that is called so."""
+    variant, colon, _ = cell.rpartition(": ")
+    return f"{variant}{colon}{which}"
+
+
+def mean_and_range(given: Sequence[float]) -> str:
+    """Return mean, least and greatest in percent; a single value alone."""
+    mean = f"{100 * statistics.mean(given):.1f}"
+    if len(given) == 1:
+        return mean
+    return f"{mean} ({100 * min(given):.1f} to {100 * max(given):.1f})"
+
+
+def _row(seeds: Mapping[int, Seed], part: str, cell: str) -> ExperimentRow:
+    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
+    numbers = {
+        seed: {metric: float(of[part][cell][metric]) for metric in METRICS}
+        for seed, of in seeds.items()
+    }
+    if arm is None:
+        return ExperimentRow(cell, numbers, {}, {})
+    gained = {
+        seed: {metric: _gain(of[part], cell, metric) for metric in ("cmc@1", "map")}
+        for seed, of in seeds.items()
+    }
+    extra = {
+        "side bytes an item": str(arm["side_bytes"]),
+        "multiply-adds an item": f"{arm['side_multiply_adds']:,}",
+        "method": str(arm["fit"].get("method", "")),
+    }
+    return ExperimentRow(cell, numbers, gained, extra)
+
+
+def _gain(cells: Mapping[str, Any], cell: str, metric: str) -> float:
+    """Return the update gain; NaN where full backfill gains nothing."""
+    old, new = (cells[reference(cell, each)][metric] for each in (OLD, NEW))
+    return (cells[cell][metric] - old) / (new - old) if new > old else math.nan
+
+
+def _of_arm(seeds: Mapping[int, Seed], part: str, cell: str) -> list[str]:
+    """Return update gains and bytes of an arm's cell; nothing for another cell."""
+    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
+    if arm is None:
+        return ["", "", ""]
+    shown = [gains(seeds, part, cell, metric) for metric in ("cmc@1", "map")]
+    return [mean_and_range(each) if each else "-" for each in shown] + [str(arm["side_bytes"])]
