@@ -111,7 +111,9 @@ def test_the_loss_is_the_weighted_mean_over_items():
     weights, none = torch.linspace(0, 2, 12), torch.full((12,), -1)
     losses = learner.per_item(learner.network(*given), wanted, none)
     expected = float((weights * losses).sum() / 12)
-    assert float(learner(*given, wanted, none, weights)) == pytest.approx(expected, rel=1e-5)
+    assert float(learner(*given, torch.zeros(1), wanted, none, weights)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_a_classifier_meets_unit_vectors_at_the_length_that_it_knows():

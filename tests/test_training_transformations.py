@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from onward.compatibility import evaluate_embeddings
-from onward.errors import DataError, SpaceMismatchError, TransformationError
+from onward.errors import ConfigurationError, DataError, SpaceMismatchError, TransformationError
 from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
 from onward.training import networks as networks_module
@@ -326,6 +326,47 @@ def test_the_residual_bottleneck_network_bears_side_information_that_never_chang
     assert np.isfinite(h.apply(old, still).vectors).all()
 
 
+@pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
+def test_a_residual_network_begins_at_ridge(with_side):
+    old, side, new = world()
+    aside = side if with_side else None
+    ridge = fit(old, aside, new, settings=settings_for("ridge"), run=CPU)
+    begun = settings_for("mlp", residual=True, epochs=1, lr=1e-9)
+    h = fit(old, aside, new, settings=begun, run=CPU)
+    np.testing.assert_allclose(
+        h.apply(old, aside).vectors, ridge.apply(old, aside).vectors, atol=1e-5
+    )
+    assert (h.made_by["method"], h.made_by["penalty"]) == ("mlp", ridge.made_by["penalty"])
+    assert h.steps[0].short_cut is not None
+
+
+def test_a_residual_network_learns_what_ridge_leaves(tmp_path):
+    old, side, new = world()
+    ridge = fit(old, side, new, settings=settings_for("ridge"), run=CPU)
+    h = fit(old, side, new, settings=settings_for("mlp", residual=True, lr=5e-3), run=CPU)
+    assert error(h, old, side, new) < 0.8 * error(ridge, old, side, new)
+    assert [tried["method"] for tried in h.made_by["tried"]] == ["ridge"] * 5
+    h.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    np.testing.assert_array_equal(again.apply(old, side).vectors, h.apply(old, side).vectors)
+
+
+def test_auto_may_try_a_residual_network():
+    settings = settings_for("auto", residual=True, epochs=2)
+    tried = fit(*world(), settings=settings, run=CPU).made_by["tried"]
+    best = max(tried[:5], key=lambda trial: trial["cmc@1"] + trial["map"])
+    assert {"method": "mlp", "residual": True, "penalty": best["penalty"]}.items() <= tried[
+        5
+    ].items()
+
+
+def test_only_the_fct_network_is_added_to_ridge():
+    with pytest.raises(
+        ConfigurationError, match=r"residual adds .* 'mlp' .* method is 'rbt'; choose"
+    ):
+        fit(*world(), settings=settings_for("rbt", residual=True), run=CPU)
+
+
 def test_a_few_pairs_are_seen_for_at_least_so_many_steps():
     steps = []
     run = RunSettings(device="cpu", progress=lambda done, total: steps.append(total))
@@ -461,12 +502,12 @@ def test_weighting_a_sample_is_showing_it_several_times():
 
 def test_a_network_meets_a_heavy_sample_more_often():
     examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.5)
-    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None)
+    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None, None)
     *_, weights = batches.read(np.arange(len(batches)))
     assert len(batches) == 400 + 5 * 80
     np.testing.assert_allclose(weights.numpy(), 1, rtol=1e-6)
     light = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.05)
-    batches = networks_module._ExampleBatches(light, Frame.of(light), None)
+    batches = networks_module._ExampleBatches(light, Frame.of(light), None, None)
     *_, weights = batches.read(np.arange(len(batches)))
     total = float(weights.double().sum())
     assert float(weights[-80:].sum()) == pytest.approx(0.05 * total, rel=1e-3)
@@ -497,7 +538,7 @@ def test_a_network_that_is_chosen_on_a_sample_learns_from_all_of_it(monkeypatch,
         return networks_module.fit_network(examples, settings, **rest)
 
     monkeypatch.setattr(transformations, "fit_network", keep)
-    monkeypatch.setattr(transformations, "merit", lambda numbers: -numbers["agreement"])
+    monkeypatch.setattr(Judge, "merit", lambda _, numbers: -numbers["agreement"])
     old, _, new = world()
     settings = settings_for("auto", epochs=1, ridge_penalties=(1e-3,))
     run = RunSettings(device="cpu", checkpoint=tmp_path / "c")

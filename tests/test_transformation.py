@@ -65,6 +65,19 @@ def residuals(side=SIDE, seed=0):
     return Transformation(OLD, side, NEW, (step,), {"recipe": "test", "seed": seed})
 
 
+def short_cuts(side=SIDE, seed=0):
+    """Like `mlp`, with a linear layer past it; two steps, the second without side-information."""
+    rng = np.random.default_rng(seed)
+    (first,) = mlp(side=side, seed=seed).steps
+    fed = OLD.dim + (0 if side is None else side.dim)
+    second = Step((), (dense(rng, NEW.dim, 3),), (dense(rng, NEW.dim + 3, NEW.dim),), False)
+    steps = (
+        replace(first, short_cut=dense(rng, fed, NEW.dim, relu=False)),
+        replace(second, short_cut=dense(rng, NEW.dim, NEW.dim, relu=False)),
+    )
+    return Transformation(OLD, side, NEW, steps, {"recipe": "test", "seed": seed})
+
+
 def inputs(items, side=SIDE, seed=1):
     rng = np.random.default_rng(seed)
     old = embeddings(rng, items, OLD)
@@ -94,6 +107,50 @@ def test_a_transformation_worked_by_hand():
     by_hand = [[10 * 2.5 + 9 - 3], [10 * 0 - 7 - 3]]
     np.testing.assert_array_equal(h.apply(items, known).vectors, by_hand)
     np.testing.assert_array_equal(h.apply_reference(items, known).vectors, by_hand)
+
+
+def test_a_short_cut_worked_by_hand():
+    old, side, new = Space("o", 2), Space("s", 1), Space("n", 1)
+    mixer = (layer([[1, 1, 1]], [-2], relu=True),)
+    step = Step((), (), mixer, True, short_cut=layer([[10, 20, 30]], [5]))
+    h = Transformation(old, side, new, (step,), {})
+    items = Embeddings(("a", "b"), np.array([[3, 1], [1, -3]], np.float32), old)
+    known = Embeddings(("a", "b"), np.array([[4], [-4]], np.float32), side)
+    by_hand = [[(3 + 1 + 4 - 2) + 30 + 20 + 120 + 5], [0 + 10 - 60 - 120 + 5]]
+    np.testing.assert_array_equal(h.apply(items, known).vectors, by_hand)
+    np.testing.assert_array_equal(h.apply_reference(items, known).vectors, by_hand)
+    assert (h.parameters, h.multiply_adds) == (8, 6)
+
+
+@pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
+def test_a_short_cut_is_what_it_adds_and_is_kept(side, tmp_path):
+    h, given = short_cuts(side), inputs(300, side)
+    assert_close(h.apply(*given), h.apply_reference(*given))
+    (first, second), without = h.steps, Transformation(OLD, side, NEW, (h.steps[0],), {})
+    plain = replace(without, steps=(replace(first, short_cut=None),))
+    fed = np.hstack([of.vectors for of in given])
+    added = fed @ first.short_cut.weight.T + first.short_cut.bias
+    want = plain.apply(*given).vectors + added
+    np.testing.assert_allclose(without.apply(*given).vectors, want, atol=1e-5)
+    h.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    assert again.digest == h.digest
+    assert replace(h, steps=(first, replace(second, short_cut=None))).digest != h.digest
+    np.testing.assert_array_equal(again.apply(*given).vectors, h.apply(*given).vectors)
+
+
+def test_a_short_cut_that_does_not_fit_is_named():
+    (step,) = mlp().steps
+    wrong = replace(step, short_cut=layer(np.ones((4, 5)), np.ones(4)))
+    with pytest.raises(
+        TransformationError, match=r"steps\.0\.short_cut takes 5 .* is fed 8 .* weight of \(4, 8\)"
+    ):
+        Transformation(OLD, SIDE, NEW, (wrong,), {})
+
+
+def test_what_was_written_before_there_were_short_cuts_has_the_same_digest():
+    assert mlp().digest.startswith("d8fbf33bfd1e9f56")
+    assert "short_cut" not in mlp().to_json()["steps"][0]
 
 
 def test_ids_and_labels_are_kept():

@@ -66,6 +66,8 @@ Layer = Dense | Residual
 class Step:
     """One network from two vectors to one: `mixer(concatenate(old_branch, side_branch))`.
 
+    With a short cut, `short_cut(concatenate(old, side))` is added to that.
+
     Attributes:
         old_branch: layers on the vector that is to be carried over; none means as it is.
         side_branch: layers on the side-information. Where the step uses no side-information they
@@ -73,12 +75,15 @@ class Step:
             concatenated.
         mixer: layers on what the branches give.
         uses_side: whether the step reads side-information.
+        short_cut: a layer from what the step is fed, the vector and the side-information that it
+            uses, to what it gives.
     """
 
     old_branch: tuple[Layer, ...]
     side_branch: tuple[Layer, ...]
     mixer: tuple[Layer, ...]
     uses_side: bool
+    short_cut: Dense | None = None
 
     @property
     def branches(self) -> dict[str, tuple[Layer, ...]]:
@@ -94,11 +99,14 @@ class Step:
 def layers_of(steps: Sequence[Step]) -> Iterator[tuple[str, Dense]]:
     """Give every dense layer with its name, in the order in which they run.
 
-    A name is such as `steps.0.old.1`, or `steps.0.mixer.1.inner.0` within a residual.
+    A name is such as `steps.0.old.1`, `steps.0.mixer.1.inner.0` within a residual, or
+    `steps.0.short_cut`.
     """
     for number, step in enumerate(steps):
         for branch, layers in step.branches.items():
             yield from _named(f"steps.{number}.{branch}", layers)
+        if step.short_cut is not None:
+            yield f"steps.{number}.short_cut", step.short_cut
 
 
 def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> int:
@@ -133,7 +141,11 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
         mixed = _chained(f"steps.{number}.old", step.old_branch, dim)
         if step.concatenates:
             mixed += _chained(f"steps.{number}.side", step.side_branch, second)
-        dim = _chained(f"steps.{number}.mixer", step.mixer, mixed)
+        given = _chained(f"steps.{number}.mixer", step.mixer, mixed)
+        if step.short_cut is not None:
+            wanted = dim + second if step.uses_side else dim
+            _check_short_cut(f"steps.{number}.short_cut", step.short_cut, wanted, given)
+        dim = given
     return dim
 
 
@@ -145,7 +157,11 @@ def run_steps(steps: Sequence[Step], old: Rows64, side: Rows64 | None) -> Rows64
         if step.concatenates:
             second = side if step.uses_side and side is not None else current
             mixed = np.concatenate([mixed, _run_layers(step.side_branch, second)], axis=1)
-        current = _run_layers(step.mixer, mixed)
+        given = _run_layers(step.mixer, mixed)
+        if step.short_cut is not None:
+            fed = [current, side] if step.uses_side and side is not None else [current]
+            given = given + _run_layers((step.short_cut,), np.concatenate(fed, axis=1))
+        current = given
     return current
 
 
@@ -162,6 +178,7 @@ def describe_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
     return [
         {"uses_side": step.uses_side}
         | {branch: _describe(layers) for branch, layers in step.branches.items()}
+        | ({} if step.short_cut is None else {"short_cut": _describe((step.short_cut,))[0]})
         for step in steps
     ]
 
@@ -188,8 +205,18 @@ def rebuild_steps(
         name = f"steps.{number}.{which}"
         return tuple(rebuilt(f"{name}.{i}", of) for i, of in enumerate(described[number][which]))
 
+    def short_cut(number: int) -> Dense | None:
+        layer = described[number].get("short_cut")
+        return None if layer is None else dense(f"steps.{number}.short_cut", layer)
+
     return tuple(
-        Step(branch(i, "old"), branch(i, "side"), branch(i, "mixer"), bool(step["uses_side"]))
+        Step(
+            branch(i, "old"),
+            branch(i, "side"),
+            branch(i, "mixer"),
+            bool(step["uses_side"]),
+            short_cut(i),
+        )
         for i, step in enumerate(described)
     )
 
@@ -228,6 +255,15 @@ def _chained(name: str, layers: Sequence[Layer], dim: int) -> int:
             )
         dim = layer.weight.shape[0]
     return dim
+
+
+def _check_short_cut(name: str, layer: Dense, fed: int, given: int) -> None:
+    out, into = layer.weight.shape
+    if (into, out) != (fed, given):
+        raise TransformationError(
+            f"the short cut {name} takes {into} numbers and gives {out}, where the step is fed "
+            f"{fed} and its mixer gives {given}; give it a weight of ({given}, {fed})"
+        )
 
 
 def _run_layers(layers: Sequence[Layer], values: Rows64) -> Rows64:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.dense import Layer, Residual, Step, arrays_of
+from onward.dense import Dense, Layer, Residual, Step, arrays_of
 from onward.errors import TransformationError
 from onward.spaces import Space
 
@@ -115,30 +115,39 @@ def _nodes(steps: Sequence[Step]) -> list[Any]:
 
     nodes: list[Any] = []
 
+    def add(operator: str, fed: list[str], name: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(operator, fed, [name], **attributes))
+        return name
+
+    def dense(name: str, layer: Dense, value: str) -> str:
+        fed = [value, f"{name}.weight", f"{name}.bias"]
+        given = add("Gemm", fed, name, transB=1)
+        return add("Relu", [given], f"{given}.relu") if layer.relu else given
+
     def chain(name: str, layers: Sequence[Layer], value: str) -> str:
         for i, layer in enumerate(layers):
             if isinstance(layer, Residual):
                 change = chain(f"{name}.{i}.inner", layer.inner, value)
-                nodes.append(helper.make_node("Add", [value, change], [f"{name}.{i}"]))
-                value = f"{name}.{i}"
-                continue
-            fed = [value, f"{name}.{i}.weight", f"{name}.{i}.bias"]
-            value = f"{name}.{i}"
-            nodes.append(helper.make_node("Gemm", fed, [value], transB=1))
-            if layer.relu:
-                nodes.append(helper.make_node("Relu", [value], [f"{value}.relu"]))
-                value = f"{value}.relu"
+                value = add("Add", [value, change], f"{name}.{i}")
+            else:
+                value = dense(f"{name}.{i}", layer, value)
         return value
 
     current = "old"
     for number, step in enumerate(steps):
-        mixed = chain(f"steps.{number}.old", step.old_branch, current)
+        name = f"steps.{number}"
+        mixed = chain(f"{name}.old", step.old_branch, current)
         if step.concatenates:
             fed = "side" if step.uses_side else current
-            second = chain(f"steps.{number}.side", step.side_branch, fed)
-            joined = f"steps.{number}.joined"
-            nodes.append(helper.make_node("Concat", [mixed, second], [joined], axis=1))
-            mixed = joined
-        current = chain(f"steps.{number}.mixer", step.mixer, mixed)
+            second = chain(f"{name}.side", step.side_branch, fed)
+            mixed = add("Concat", [mixed, second], f"{name}.joined", axis=1)
+        given = chain(f"{name}.mixer", step.mixer, mixed)
+        if step.short_cut is not None:
+            fed = current
+            if step.uses_side:
+                fed = add("Concat", [current, "side"], f"{name}.fed", axis=1)
+            straight = dense(f"{name}.short_cut", step.short_cut, fed)
+            given = add("Add", [given, straight], f"{name}.sum")
+        current = given
     nodes.append(helper.make_node("Identity", [current], ["new"]))
     return nodes

@@ -149,7 +149,8 @@ def _load_sample(old: Path | None, side: Path | None, new: Path | None) -> "Pair
 
 def _name(trial: Mapping[str, Any]) -> str:
     settings = (f"{name} {trial[name]:g}" for name in ("penalty", "rank") if name in trial)
-    return " ".join(["new/old", trial["method"], *settings])
+    method = "ridge + mlp" if trial.get("residual") else trial["method"]
+    return " ".join(["new/old", method, *settings])
 
 
 def _percents(numbers: Mapping[str, Any], what: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ def fit_network(
     examples: Examples,
     settings: FitSettings,
     *,
+    base: Dense | None = None,
     classifier: Classifier | None = None,
     seed: int,
     run: RunSettings,
@@ -30,6 +31,7 @@ def fit_network(
     """Train the network that the settings name ("auto" means the FCT network).
 
     Args:
+        base: a linear map of [old, side] that the network's output is added to.
         classifier: needed where settings ask for it.
 
     Raises:
@@ -38,28 +40,40 @@ def fit_network(
     """
     frame = Frame.of(examples)
     with seeded(seed, "first weights"):
-        objective = Fitting(_network(examples, settings), frame, settings, classifier)
-    batches = _ExampleBatches(examples, frame, classifier)
+        network = _network(examples, settings, starts_at_zero=base is not None)
+        objective = Fitting(network, frame, settings, classifier)
+    batches = _ExampleBatches(examples, frame, base, classifier)
     batch_items = min(settings.batch_items, len(batches))
     steps_in_epoch = math.ceil(len(batches) / batch_items)
     epochs = max(settings.epochs, math.ceil(settings.least_steps / steps_in_epoch))
     learned = settings.model_copy(update={"epochs": epochs, "batch_items": batch_items})
     train(objective, batches, learned, seed=seed, what={"recipe": "fit"}, run=run)
-    step = _scaled(fold(objective.network), frame)
+    step = _scaled(fold(objective.network), frame, base)
     return Transformation(examples.old, examples.side, examples.new, (step,))
 
 
 class _ExampleBatches(Batches):
     """Examples as tensors. What weighs much more than the rest stands there several times."""
 
-    def __init__(self, examples: Examples, frame: Frame, classifier: Classifier | None) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        frame: Frame,
+        base: Dense | None,
+        classifier: Classifier | None,
+    ) -> None:
         repeats = np.maximum(np.round(examples.weights / examples.weights.min()), 1).astype(int)
         rows = np.repeat(np.arange(len(examples)), repeats)
         labels = examples.labels
         classes = np.full_like(labels, -1) if classifier is None else classifier.rows_of(labels)
         weights = examples.weights / repeats
+        known = np.zeros((len(labels), 1), np.float32)
+        if base is not None:
+            given = np.concatenate(list(examples.inputs.values()), axis=1)
+            known = frame.standardise(given @ base.weight.T + base.bias)
         arrays = (
             *examples.inputs.values(),
+            known,
             frame.standardise(examples.targets),
             classes,
             (weights / weights[rows].mean()).astype(np.float32),
@@ -82,16 +96,20 @@ class _ExampleBatches(Batches):
         return len(self._rows)
 
     def read(self, rows: Rows) -> tuple[Tensor, ...]:
-        """Return old vectors, side-information where there is any, targets, classes, weights."""
+        """Return old vectors, side-information if any, base, targets, classes, weights."""
         chosen = self._rows[rows]
         return tuple(tensor[chosen] for tensor in self._tensors)
 
 
-def _network(examples: Examples, settings: FitSettings) -> Network:
+def _network(examples: Examples, settings: FitSettings, *, starts_at_zero: bool) -> Network:
     """Return the network that is to be trained; the RBT is told where its inputs lie."""
     if settings.method != "rbt":
         side_dim = None if examples.side is None else examples.side.dim
-        return FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
+        network = FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
+        if starts_at_zero:
+            for parameter in network.mixer[-1].parameters():
+                torch.nn.init.zeros_(parameter)
+        return network
     given = list(examples.inputs.values())
     middle = np.concatenate([array.mean(axis=0) for array in given])
     spread = [np.full(a.shape[1], (a - a.mean(axis=0)).std() or 1, np.float32) for a in given]
@@ -99,14 +117,15 @@ def _network(examples: Examples, settings: FitSettings) -> Network:
     return ResidualBottleneck(*statistics, examples.new.dim, uses_side=examples.side is not None)
 
 
-def _scaled(step: Step, frame: Frame) -> Step:
-    """Return a step that gives whole vectors where it gave standardised ones."""
+def _scaled(step: Step, frame: Frame, base: Dense | None) -> Step:
+    """Return a step that gives whole vectors where it gave standardised ones, added to the base."""
     *mixer, last = step.mixer
     assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
     spread = np.float64(frame.spread)
+    moved = frame.middle if base is None else 0.0
     scaled = Dense(
         (last.weight * spread).astype(np.float32),
-        (last.bias * spread + frame.middle).astype(np.float32),
+        (last.bias * spread + moved).astype(np.float32),
         last.relu,
     )
-    return replace(step, mixer=(*mixer, scaled))
+    return replace(step, mixer=(*mixer, scaled), short_cut=base)

@@ -81,12 +81,13 @@ class Fitting(Objective):
         self.register_buffer("classes", torch.from_numpy(weight.astype(np.float32)))
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Return the loss of old vectors (and side-information), targets, classes and weights.
+        """Return the loss of old vectors (and side-information), base, targets, classes, weights.
 
-        A class is a row of the classifier; an item of class -1 has no discriminative part there.
+        The base is what the network's output is added to. A class is a row of the classifier; an
+        item of class -1 has no discriminative part there.
         """
-        *given, targets, classes, weights = batch
-        vectors = self.network(*given)
+        *given, base, targets, classes, weights = batch
+        vectors = self.network(*given) + base
         return (weights * self.per_item(vectors, targets, classes)).mean()
 
     def per_item(self, vectors: Vectors, targets: Vectors, classes: Classes) -> PerItem:

@@ -218,6 +218,8 @@ class FitSettings(Optimization):
             they are) and "rbt" (the residual bottleneck network).
         rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
         inner: width of the FCT network's mixer.
+        residual: whether the FCT network learns what ridge leaves over: ridge is solved first and
+            stays, the network starts at zero, and h is the sum of both.
         least_steps: epochs are added until the network has at least so many steps, without which
             a small sample of a gallery would be seen too rarely.
         ridge_penalties: the penalties that ridge chooses among, in the unit of one standardised
@@ -251,6 +253,7 @@ class FitSettings(Optimization):
     method: Method = "auto"
     rank: Count = 64
     inner: Count = 512
+    residual: bool = False
     least_steps: Annotated[int, Field(ge=0)] = 500
     ridge_penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
         1e-4,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from onward.dense import layers_of
 from onward.errors import ConfigurationError, SpaceMismatchError
 from onward.spaces import Embeddings
 from onward.training.checkpoints import forget_checkpoint
@@ -23,9 +24,11 @@ from onward.training.devices import device_of
 from onward.training.networks import fit_network
 from onward.training.pairs import Examples, Pairs, check_sample, split
 from onward.training.provenance import made_by
-from onward.training.selection import Judge, merit
+from onward.training.selection import Judge
 from onward.training.settings import FitSettings, RunSettings
 from onward.transformation import Transformation
+
+_Found = tuple[dict[str, Any], Transformation]
 
 LEAST_HELD_OUT = 10
 LEAST_HELD_OUT_OF_SAMPLE = 200
@@ -65,7 +68,8 @@ def fit(
 
     Returns:
         The transformation; its `made_by` says what was tried and how each fared on held-out items
-        (of a network that was asked for by name, nothing: it is given all pairs to learn from).
+        (of a network that was asked for by name, nothing, or the ridge that it is added to: it is
+        given all pairs to learn from).
 
     Raises:
         TransformationError: if the embeddings are not of the same items in the same order, are in
@@ -80,7 +84,7 @@ def fit(
     pairs = Pairs(old, side, new)
     _check(pairs, sample, classifier, settings)
     work = _Work(pairs, sample, classifier, settings, seed, run)
-    if settings.method in ("mlp", "rbt"):
+    if settings.method in ("mlp", "rbt") and not settings.residual:
         best = work.network(work.everything, run)
         judged: dict[str, Any] = {"method": settings.method, "judged on": 0}
     else:
@@ -130,44 +134,61 @@ class _Work:
         rows, out = split(self.pairs, share=share, most=most, seed=self.seed, least=least)
         return Examples.of(self.pairs, rows, sample, None, weight), Judge.of(self.pairs, out)
 
-    def network(self, examples: Examples, run: RunSettings) -> Transformation:
-        """Return a network that has learned from examples."""
+    def closed(self, examples: Examples, penalty: float | None = None) -> list[_Found]:
+        """Return what has a closed form; of all penalties, or of one."""
+        penalties = self.settings.ridge_penalties if penalty is None else (penalty,)
+        settings = self.settings.model_copy(update={"ridge_penalties": penalties})
+        return list(fit_closed_form(examples, settings))
+
+    def network(
+        self, examples: Examples, run: RunSettings, penalty: float | None = None
+    ) -> Transformation:
+        """Return a network that has learned from examples; with a penalty, what ridge leaves."""
+        base = None
+        if penalty is not None:
+            ((_, ridge),) = self.closed(examples, penalty)
+            (base,) = (layer for _, layer in layers_of(ridge.steps))
         return fit_network(
-            examples, self.settings, classifier=self.classifier, seed=self.seed, run=run
+            examples,
+            self.settings,
+            base=base,
+            classifier=self.classifier,
+            seed=self.seed,
+            run=run,
         )
 
 
 def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
     """Fit what the method allows apart from held-out items, and return what fares best on them.
 
-    The penalty of ridge is chosen so too; then what has a closed form is solved once more on all
-    pairs, which costs nothing. A network is trained once more where a sample judged, of which no
-    item should be wasted; held-out training pairs are few among many, and it stays as it is.
+    The penalty of ridge is chosen so too, also of the ridge that a network is added to. Then what
+    has a closed form is solved once more on all pairs, which costs nothing. A network is trained
+    once more where a sample judged, of which no item should be wasted; held-out training pairs are
+    few among many, and it stays as it is.
     """
-    examples, judge = work.parted()
-    trial = work.trial_run
-    candidates = list(fit_closed_form(examples, work.settings))
-    if work.settings.method == "auto":
-        described = {"method": "mlp", "inner": work.settings.inner}
-        candidates.append((described, work.network(examples, trial)))
-    results = [judge.new_old(candidate) for _, candidate in candidates]
-    chosen, best = candidates[int(np.argmax([merit(result) for result in results]))]
+    settings, (examples, judge) = work.settings, work.parted()
+    found = work.closed(examples)
+    tried = [described | judge.new_old(closed) for described, closed in found]
+    penalty = max(tried, key=judge.merit)["penalty"] if settings.residual else None
+    chosen: dict[str, Any] = {"method": "mlp", "inner": settings.inner}
+    chosen |= {} if penalty is None else {"residual": True, "penalty": penalty}
+    if settings.method == "auto":
+        found.append((chosen, work.network(examples, work.trial_run, penalty)))
+        tried.append(chosen | judge.new_old(found[-1][1]))
+    if settings.method != "mlp":
+        winner = int(np.argmax([judge.merit(trial) for trial in tried]))
+        chosen, best = found[winner]
     if chosen["method"] != "mlp":
-        penalties = (chosen["penalty"],) if "penalty" in chosen else work.settings.ridge_penalties
-        again = work.settings.model_copy(update={"ridge_penalties": penalties})
-        ((_, best),) = fit_closed_form(work.everything, again)
-    elif work.sample is not None:
-        best = work.network(work.everything, work.run)
-    if trial.checkpoint is not None and work.sample is not None:
-        forget_checkpoint(trial.checkpoint)
+        ((_, best),) = work.closed(work.everything, chosen.get("penalty"))
+    elif settings.method == "mlp" or work.sample is not None:
+        best = work.network(work.everything, work.run, penalty)
+    if work.trial_run.checkpoint is not None and work.sample is not None:
+        forget_checkpoint(work.trial_run.checkpoint)
     return best, {
         **chosen,
         "judged on": len(judge.new),
         "judged by": judge.by,
-        "tried": [
-            {**described, **result}
-            for (described, _), result in zip(candidates, results, strict=True)
-        ],
+        "tried": tried,
         "references": dict(judge.references()),
     }
 
@@ -177,6 +198,11 @@ def _check(
 ) -> None:
     if sample is not None:
         check_sample(pairs, sample)
+    if settings.residual and settings.method not in ("auto", "mlp"):
+        raise ConfigurationError(
+            "residual adds the network of 'mlp' to ridge, but method is "
+            f"{settings.method!r}; choose 'auto' or 'mlp', or residual false"
+        )
     if settings.discriminative == "none":
         return
     if settings.method not in ("auto", "mlp", "rbt"):
