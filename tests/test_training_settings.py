@@ -49,7 +49,7 @@ def test_an_unknown_name_is_offered_the_nearest_one():
 
 def test_a_name_like_no_other_is_told_all_names():
     with pytest.raises(
-        ConfigurationError, match=r"no 'xyzzy'; Known: batch_items, epochs, .*inner"
+        ConfigurationError, match=r"no 'xyzzy'; Known: batch_items, .*epochs, .*inner"
     ):
         read_settings(FitSettings, {"xyzzy": 1}, where="fit")
 
