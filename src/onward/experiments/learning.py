@@ -5,18 +5,26 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from onward.data.items import Items
+from onward.errors import ConfigurationError
 from onward.experiments.cache import Cache
 from onward.experiments.recipe import Recipe
+from onward.experiments.settings import Baseline
 from onward.experiments.splits import Splits
 from onward.models import EmbeddingModel
+from onward.nn.specs import BackboneSpec
 from onward.progress import Progress
+from onward.training.autoencoder import train_autoencoder_model
 from onward.training.backward_compatible import train_backward_compatible_model
 from onward.training.checkpoints import forget_checkpoint
 from onward.training.embedding_models import train_embedding_model
+from onward.training.frozen_encoder import frozen_encoder
 from onward.training.layers import add_layers_side_information
 from onward.training.settings import RunSettings
 from onward.training.side_information import train_side_information_model
+from onward.training.supervised_contrastive import train_supervised_contrastive_model
 
 Train = Callable[[RunSettings], EmbeddingModel]
 
@@ -61,15 +69,23 @@ def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> dict[str, Embe
     """
     models = {"old": _learn(recipe, _old(recipe, splits), stage)}
     models["old"] = _add_layers(recipe, models["old"], splits.old_train, stage)
+    lessons = {
+        "simclr": _simclr,
+        "autoencoder": _autoencoder,
+        "supervised": _second,
+        "supervised+contrastive": _supervised_contrastive,
+        "untrained": _untrained,
+        "frozen": _frozen,
+    }
     for kind in dict.fromkeys(arm.side for arm in recipe.arms):
-        if kind == "simclr":
-            models[kind] = _learn(recipe, _simclr(recipe, splits), stage)
+        if kind in lessons:
+            models[kind] = _learn(recipe, lessons[kind](recipe, splits), stage)
     if splits.middle_train is not None:
         lesson = _supervised(recipe, "middle", "Model between them", splits.middle_train)
         models["middle"] = _learn(recipe, lesson, stage)
     models["new"] = _learn(recipe, _new(recipe, splits), stage)
     for baseline in recipe.baselines:
-        lesson = _compatible(recipe, splits, models["old"])
+        lesson = _compatible(recipe, splits, models["old"], baseline)
         models[baseline] = _learn(recipe, lesson, stage)
     return models
 
@@ -111,21 +127,85 @@ def _simclr(recipe: Recipe, splits: Splits) -> _Lesson:
     return _Lesson("simclr", told, items, _facts("simclr", backbone, settings, seed), train)
 
 
-def _compatible(recipe: Recipe, splits: Splits, old: EmbeddingModel) -> _Lesson:
+def _autoencoder(recipe: Recipe, splits: Splits) -> _Lesson:
+    items, backbone, settings = splits.old_train, recipe.backbone, recipe.autoencoder
+    seed = recipe.seed_of("autoencoder")
+
+    def train(run: RunSettings) -> EmbeddingModel:
+        return train_autoencoder_model(
+            items, backbone, name="autoencoder", settings=settings, seed=seed, run=run
+        )
+
+    facts = _facts("autoencoder", backbone, settings, seed)
+    return _Lesson("autoencoder", "Side-information: autoencoder", items, facts, train)
+
+
+def _second(recipe: Recipe, splits: Splits) -> _Lesson:
+    told = "Side-information: a second supervised model of the old classes"
+    return _supervised(recipe, "supervised", told, splits.old_train)
+
+
+def _supervised_contrastive(recipe: Recipe, splits: Splits) -> _Lesson:
+    items, backbone, settings = splits.old_train, recipe.backbone, recipe.supervised_contrastive
+    seed = recipe.seed_of("supervised+contrastive")
+
+    def train(run: RunSettings) -> EmbeddingModel:
+        return train_supervised_contrastive_model(
+            items, backbone, name="supervised-contrastive", settings=settings, seed=seed, run=run
+        )
+
+    facts = _facts("supervised+contrastive", backbone, settings, seed)
+    told = "Side-information: cross-entropy and SimCLR at once"
+    return _Lesson("supervised+contrastive", told, items, facts, train)
+
+
+def _untrained(recipe: Recipe, splits: Splits) -> _Lesson:
+    return _encoder("untrained", "a network as it was born", recipe, splits, recipe.backbone)
+
+
+def _frozen(recipe: Recipe, splits: Splits) -> _Lesson:
+    backbone = recipe.frozen_encoder
+    if backbone is None:
+        raise ConfigurationError(
+            f"the recipe {recipe.name!r} stores a frozen encoder's embedding and names none; give "
+            "one as [frozen_encoder], such as name = 'timm:vit_small_patch14_dinov2' with "
+            "pretrained = true and its size"
+        )
+    return _encoder("frozen", f"frozen encoder {backbone.name}", recipe, splits, backbone)
+
+
+def _encoder(
+    role: str, what: str, recipe: Recipe, splits: Splits, backbone: BackboneSpec
+) -> _Lesson:
+    seed = recipe.seed_of(role)
+
+    def take(_: RunSettings) -> EmbeddingModel:
+        return frozen_encoder(backbone, name=role, seed=seed)
+
+    facts = {"kind": role, "backbone": backbone.model_dump(mode="json"), "seed": seed}
+    return _Lesson(role, f"Side-information: {what}", splits.old_train, facts, take)
+
+
+def _compatible(
+    recipe: Recipe, splits: Splits, old: EmbeddingModel, baseline: Baseline = "bct"
+) -> _Lesson:
     items, settings, seed = splits.train, recipe.backward_compatible, recipe.seed_of("bct")
     backbone = recipe.new_backbone or recipe.backbone
+    told = "For comparison, a backward compatible model: held to the old model's classifier"
+    if baseline == "bct means":
+        settings = settings.model_copy(update={"new_classes": "old class means"})
+        told += ", with old class means for the new classes"
 
     def train(run: RunSettings) -> EmbeddingModel:
         return train_backward_compatible_model(
             items, backbone, old_model=old, name="bct", settings=settings, seed=seed, run=run
         )
 
-    told = "For comparison, a backward compatible model: held to the old model's classifier"
     facts = {**_facts("bct", backbone, settings, seed), "old": old.space.name}
-    return _Lesson("bct", told, items, facts, train)
+    return _Lesson(baseline, told, items, facts, train)
 
 
-def _facts(kind: str, backbone: Any, settings: Any, seed: int) -> dict[str, Any]:
+def _facts(kind: str, backbone: BackboneSpec, settings: BaseModel, seed: int) -> dict[str, Any]:
     return {
         "kind": kind,
         "backbone": backbone.model_dump(mode="json"),

@@ -18,9 +18,11 @@ from onward.errors import ConfigurationError
 from onward.experiments.settings import ARMS, Arm, Baseline, DataSettings, LayersSettings
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
+    AutoencoderSettings,
     BackwardCompatibleSettings,
     FitSettings,
     SimCLRSettings,
+    SupervisedContrastiveSettings,
     TrainingSettings,
     read_settings,
 )
@@ -45,6 +47,9 @@ class Recipe(BaseModel):
         middle_classes: how many classes a model between the old and the new one knows, in a
             sequence of upgrades; without it there is none.
         side_information: training of the SimCLR model, on old data only.
+        supervised_contrastive: training of side-information with and without labels at once.
+        autoencoder: training of side-information by drawing the image again.
+        frozen_encoder: a network that is taken as it is, such as a pretrained one of timm.
         layers: side-information from the old model's own stages.
         backward_compatible: training of the backward compatible model.
         baselines: which backward compatible models are trained.
@@ -69,6 +74,9 @@ class Recipe(BaseModel):
     new_model: TrainingSettings | None = None
     middle_classes: int | None = Field(default=None, ge=2)
     side_information: SimCLRSettings = SimCLRSettings()
+    supervised_contrastive: SupervisedContrastiveSettings = SupervisedContrastiveSettings()
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    frozen_encoder: BackboneSpec | None = None
     layers: LayersSettings = LayersSettings()
     backward_compatible: BackwardCompatibleSettings = BackwardCompatibleSettings()
     baselines: tuple[Baseline, ...] = ("bct",)
@@ -201,6 +209,9 @@ _TABLES: dict[str, type[BaseModel]] = {
     "embedding_model": TrainingSettings,
     "new_model": TrainingSettings,
     "side_information": SimCLRSettings,
+    "supervised_contrastive": SupervisedContrastiveSettings,
+    "autoencoder": AutoencoderSettings,
+    "frozen_encoder": BackboneSpec,
     "layers": LayersSettings,
     "backward_compatible": BackwardCompatibleSettings,
     "fit": FitSettings,
