@@ -12,7 +12,6 @@ from onward.training.embedding_models import start_classification, train_embeddi
 from onward.training.images import ImageBatches
 from onward.training.losses import (
     classification_loss,
-    classifier_on_embeddings,
     contrastive_loss,
     metric_of,
 )
@@ -93,13 +92,20 @@ def test_a_margin_loss_teaches_embeddings_and_classifier_whatever_their_lengths(
     torch.testing.assert_close(found, longer)
 
 
-def test_the_stored_rows_give_the_logits_less_the_margin_on_embeddings_of_length_one():
-    settings = TrainingSettings(loss="cosface", scale=16.0)
-    classifier, embeddings = drawn(3, 4), drawn(5, 4, seed=1)
-    rows = classifier_on_embeddings(classifier, settings).numpy()
-    cosines = unit(embeddings.numpy()) @ unit(classifier.numpy()).T
-    np.testing.assert_allclose(unit(embeddings.numpy()) @ rows.T, 16 * cosines, rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 16, rtol=1e-6)
+def test_a_stored_classifier_gives_logits_of_embeddings_as_they_are(items):
+    """Rows of one length; at the mean length of embeddings a cosine of 1 is worth the scale."""
+    model = trained(items, loss="cosface", scale=16.0)
+    mean_length = np.linalg.norm(model.embed(items).vectors, axis=1).mean()
+    np.testing.assert_allclose(
+        np.linalg.norm(model.classifier, axis=1), 16 / mean_length, rtol=1e-4
+    )
+
+
+def test_what_is_stored_has_the_directions_that_were_learned(items):
+    settings = TrainingSettings(loss="arcface", scale=16.0)
+    objective = start_classification(items, SPEC, InputSpec.of_spec(SPEC), settings, 0)
+    rows, learned = objective.classifier_array(), objective.classifier.detach().numpy()
+    np.testing.assert_allclose(rows, 16 * unit(learned), rtol=1e-5)
 
 
 def test_the_supervised_contrastive_loss_equals_naive_loops():

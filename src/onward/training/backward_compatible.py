@@ -16,7 +16,11 @@ from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec
 from onward.training.devices import device_of
-from onward.training.embedding_models import Classification, start_classification
+from onward.training.embedding_models import (
+    Classification,
+    fit_to_lengths,
+    start_classification,
+)
 from onward.training.image_models import train_image_model
 from onward.training.images import input_of
 from onward.training.loop import Objective
@@ -105,7 +109,7 @@ def train_backward_compatible_model(
         position = _after(position, len(classifier))
         classifier = torch.cat([classifier, means])
     objective = BackwardCompatible(new, classifier, position, settings.weight)
-    return train_image_model(
+    model = train_image_model(
         objective,
         new.backbone,
         items,
@@ -121,6 +125,7 @@ def train_backward_compatible_model(
         metric=old_model.space.metric,
         facts={"old model": old_model.space.to_json()},
     )
+    return fit_to_lengths(model, items, settings, run)
 
 
 def _refuse_another_loss(old_model: EmbeddingModel, settings: BackwardCompatibleSettings) -> None:

@@ -9,11 +9,13 @@ References:
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from onward.data import Items
 from onward.data.augmentation import simclr_augmentation, supervised_augmentation
@@ -22,17 +24,18 @@ from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
 from onward.nn.heads import projection_head
 from onward.spaces import Metric
-from onward.training.devices import seeded
+from onward.training.devices import device_of, seeded
 from onward.training.image_models import train_image_model
 from onward.training.images import Preparation, input_of
 from onward.training.loop import Objective
 from onward.training.losses import (
     classification_loss,
-    classifier_on_embeddings,
     contrastive_loss,
     metric_of,
 )
 from onward.training.settings import RunSettings, TrainingSettings
+
+LENGTHS_OF = 1024  # items whose embeddings say how long embeddings are
 
 
 class Classification(Objective):
@@ -62,8 +65,13 @@ class Classification(Objective):
         return classification_loss(embeddings, self.classifier, classes, self.settings)
 
     def classifier_array(self) -> Float32[np.ndarray, "class dim"]:
-        """Return the classifier as a model stores it; see `classifier_on_embeddings`."""
-        rows = classifier_on_embeddings(self.classifier.detach(), self.settings)
+        """Return the rows whose products with an embedding are its logits, but for the margin.
+
+        After arcface and cosface that holds for embeddings of length 1; see `fit_to_lengths`.
+        """
+        rows = self.classifier.detach()
+        if self.settings.loss != "softmax":
+            rows = normalize(rows, dim=1) * self.settings.scale
         array: np.ndarray = rows.cpu().numpy().astype(np.float32)
         return array
 
@@ -121,9 +129,9 @@ def train_embedding_model(
         run: on what machine, and where checkpoints go.
 
     Returns:
-        The model with its classifier, whose rows are in the order of `classes`; after arcface and
-        cosface they have the length of the scale and are meant for embeddings of length 1. The
-        loss supcon has no classifier, and gives none.
+        The model with its classifier, whose rows are in the order of `classes`: its products with
+        embeddings are their logits (after arcface and cosface, of embeddings of the mean length and
+        without margin). The loss supcon has no classifier, and gives none.
 
     Raises:
         DataError: if there are fewer than two classes or two items, or an image cannot be opened.
@@ -133,7 +141,7 @@ def train_embedding_model(
     settings, run = settings or TrainingSettings(), run or RunSettings()
     taken = input_of(backbone, input)
     objective = _start(items, backbone, taken, settings, seed)
-    return train_image_model(
+    model = train_image_model(
         objective,
         objective.backbone,
         items,
@@ -148,6 +156,7 @@ def train_embedding_model(
         classifier=objective.classifier_array if isinstance(objective, Classification) else None,
         metric=metric or metric_of(settings.loss),
     )
+    return fit_to_lengths(model, items, settings, run)
 
 
 def start_classification(
@@ -170,6 +179,23 @@ def start_classification(
         network = build_backbone(backbone)
         preparation = Preparation(taken, augmentation)
         return Classification(network, len(items.classes), preparation, settings)
+
+
+def fit_to_lengths(
+    model: EmbeddingModel, items: Items, settings: TrainingSettings, run: RunSettings
+) -> EmbeddingModel:
+    """Return a model whose classifier serves on its embeddings as they are.
+
+    Arcface and cosface look at directions alone, and embeddings are of any length. Their rows are
+    divided by the mean length of the embeddings of some of the items, evenly chosen. What softmax
+    learned is left as it is.
+    """
+    if model.classifier is None or settings.loss == "softmax":
+        return model
+    some = items.select(np.linspace(0, len(items) - 1, min(len(items), LENGTHS_OF)).astype(int))
+    vectors = model.embed(some, device=device_of(run)).vectors
+    length = float(np.linalg.norm(vectors, axis=1).mean())
+    return replace(model, classifier=model.classifier / np.float32(length))
 
 
 def refuse_one_class(items: Items) -> None:

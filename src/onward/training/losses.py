@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy, linear, normalize
+from torch.nn.functional import cross_entropy, linear
 
 from onward.errors import MissingExtraError
 from onward.spaces import Metric
@@ -51,17 +51,6 @@ def classification_loss(
         weights = {"W": classifier.float().T}
         loss: Tensor = functional_call(margin_loss, weights, (embeddings.float(), positions))
     return loss
-
-
-def classifier_on_embeddings(classifier: Rows, settings: TrainingSettings) -> Rows:
-    """Return the rows whose products with an embedding are its logits, but for the margin.
-
-    Softmax: with the embedding as it is. Arcface and cosface: with the embedding brought to length
-    1; the rows have the length of the scale.
-    """
-    if settings.loss == "softmax":
-        return classifier
-    return normalize(classifier, dim=1) * settings.scale
 
 
 def contrastive_loss(views: Views, labels: Int64[Tensor, " view"], temperature: float) -> Tensor:
