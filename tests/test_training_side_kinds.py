@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from onward.data import open_items
@@ -206,8 +207,21 @@ def test_pretrained_weights_that_cannot_be_had_are_told(monkeypatch):
 
 def test_pretrained_weights_behind_a_random_layer_are_refused():
     spec = BackboneSpec(name="timm:resnet10t", dim=64, pretrained=True)
-    with pytest.raises(ConfigurationError, match=r"asked for 64 dimensions; .*Give dim = None for"):
+    with pytest.raises(ConfigurationError, match=r"asked for 64 dimensions; .*Leave dim out for"):
         frozen_encoder(spec, name="frozen")
+
+
+def test_pretrained_weights_without_a_dim_give_the_networks_own_output(monkeypatch):
+    """A recipe cannot write None."""
+    create = timm.create_model
+
+    def offline(name, *, pretrained, **settings):
+        assert pretrained
+        return create(name, pretrained=False, **settings)
+
+    monkeypatch.setattr("timm.create_model", offline)
+    spec = BackboneSpec(name="timm:resnet10t", pretrained=True)
+    assert frozen_encoder(spec, name="frozen").space.dim == 512
 
 
 def test_an_input_that_does_not_fit_a_frozen_encoder_is_refused():

@@ -30,8 +30,8 @@ def frozen_encoder(
 
     Args:
         backbone: such as `BackboneSpec(name="timm:resnet50", size=224, dim=None, pretrained=True)`.
-            Pretrained weights are fetched from the hub, once; `dim` is None for them, which gives
-            the network's own pooled output.
+            Pretrained weights are fetched from the hub, once; with them `dim` is None, which gives
+            the network's own pooled output, or is left out, which means the same here.
         name: what the model is called; the digest of its weights is added for its space.
         input: what its images are to be; what the backbone wants where left out.
         metric: the distance of its space.
@@ -43,10 +43,12 @@ def frozen_encoder(
         ModelError: if the backbone cannot be built, or its pretrained weights cannot be had.
         MissingExtraError: if timm is needed and not installed.
     """
+    if backbone.pretrained and "dim" not in backbone.model_fields_set:
+        backbone = backbone.model_copy(update={"dim": None})
     if backbone.pretrained and backbone.dim is not None:
         raise ConfigurationError(
             f"{backbone.name} with pretrained weights was asked for {backbone.dim} dimensions; the "
-            "layer that brings it to them would be random. Give dim = None for its own output, or "
+            "layer that brings it to them would be random. Leave dim out for its own output, or "
             "train it"
         )
     taken = input_of(backbone, input)
