@@ -173,6 +173,70 @@ def test_a_model_s_classifier_is_known_with_its_space():
     np.testing.assert_array_equal(Classifier.of(able).weight, given.weight)
 
 
+# --- uncertainty ---
+
+
+def test_with_an_uncertainty_the_loss_is_fastfill_s():
+    learner, frame = fitting(changed(uncertainty=True))
+    learner.eval().requires_grad_(requires_grad=False)
+    learner.unsure.weight.copy_(torch.linspace(-1, 1, 8)[None])
+    learner.unsure.bias.fill_(0.3)
+    old, side, new = world(12)
+    given = [torch.from_numpy(e.vectors.copy()) for e in (old, side)]
+    wanted, none = torch.from_numpy(frame.standardise(new.vectors)), torch.full((12,), -1)
+    vectors = learner.network(*given)
+    s = vectors.double().numpy() @ np.linspace(-1, 1, 8) + 0.3
+    losses = learner.per_item(vectors, wanted, none).double().numpy()
+    expected = np.mean(0.5 * np.exp(-s) * losses + 0.5 * s)
+    found = float(learner(*given, torch.zeros(1), wanted, none, torch.ones(12)))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def uneven(items=600, seed=0):
+    """Items whose first old dimension says how much of the new vector is chance."""
+    rng = np.random.default_rng(seed)
+    whole = rng.normal(size=(items, 6))
+    noise = np.exp(whole[:, :1]) * rng.normal(size=(items, 8))
+    new = whole @ np.random.default_rng(3).normal(size=(6, 8)) + noise
+    ids = tuple(f"{seed}-{n:03}" for n in range(items))
+    old = Embeddings(ids, whole.astype(np.float32), OLD)
+    return old, None, Embeddings(ids, new.astype(np.float32), NEW)
+
+
+def rank_correlation(a, b):
+    return np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1]
+
+
+@pytest.mark.parametrize("method", ["ridge", "mlp"])
+def test_the_uncertain_items_are_those_with_the_large_errors(method):
+    h = fit(*uneven(), settings=changed(method=method, uncertainty=True, epochs=60), run=CPU)
+    old, _, new = uneven(seed=1)
+    errors = np.linalg.norm(h.apply(old).vectors - new.vectors, axis=1)
+    assert rank_correlation(h.uncertainties(old), errors) > (0.6 if method == "ridge" else 0.4)
+
+
+def test_without_asking_there_is_no_uncertainty():
+    assert fit(*uneven(), settings=changed(method="ridge"), run=CPU).uncertainty is None
+
+
+def test_the_uncertainty_of_a_closed_form_is_where_the_loss_is_least():
+    old, _, new = uneven()
+    h = fit(old, None, new, settings=changed(method="ridge", uncertainty=True), run=CPU)
+    z = h.apply(old).vectors.astype(np.float64)
+    spread = Frame.of(Examples.of(Pairs(old, None, new))).spread
+    losses = (((z - new.vectors) / spread) ** 2).mean(axis=1)
+    weight, bias = h.uncertainty.weight[0].astype(np.float64), float(h.uncertainty.bias[0])
+
+    def value(weight, bias):
+        s = z @ weight + bias
+        return np.mean(np.exp(-s) * losses + s)
+
+    least = value(weight, bias)
+    for seed in range(20):
+        step = 0.02 * np.random.default_rng(seed).normal(size=9)
+        assert value(weight + step[:8], bias + step[8]) > least
+
+
 # --- refused ---
 
 

@@ -626,6 +626,61 @@ def test_the_graph_names_its_spaces_and_its_opset():
     assert spaces == {"onward.old": OLD, "onward.side": SIDE, "onward.new": NEW}
 
 
+# Uncertainty
+
+
+def unsure(h, weight=(1, -2, 0, 3), bias=0.5):
+    return replace(h, uncertainty=layer([weight], [bias]))
+
+
+def test_an_uncertainty_is_a_layer_on_the_new_vector_and_is_kept(tmp_path):
+    h, given = unsure(mlp()), inputs(300)
+    want = h.apply(*given).vectors @ np.array([1, -2, 0, 3]) + 0.5
+    np.testing.assert_allclose(h.uncertainties(*given), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(h.apply(*given).vectors, mlp().apply(*given).vectors)
+    assert (h.parameters, h.digest != mlp().digest) == (mlp().parameters + 5, True)
+    h.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    assert again.digest == h.digest
+    np.testing.assert_array_equal(again.uncertainties(*given), h.uncertainties(*given))
+    assert '"new" and "uncertainty"' in (tmp_path / "h" / "README.md").read_text()
+
+
+def test_the_graph_gives_the_uncertainty_as_a_second_output():
+    h, (old, side) = unsure(mlp()), inputs(20)
+    session = onnxruntime.InferenceSession(h.to_onnx(), providers=["CPUExecutionProvider"])
+    given = {"old": old.vectors, "side": side.vectors}
+    new, found = session.run(["new", "uncertainty"], given)
+    np.testing.assert_allclose(new, h.apply(old, side).vectors, atol=1e-5)
+    np.testing.assert_allclose(found[:, 0], h.uncertainties(old, side), rtol=1e-4, atol=1e-4)
+
+
+def test_a_composed_transformation_is_as_unsure_as_its_second():
+    first, second = mlp(), unsure(mlp(NEW, None, NEWEST, seed=5), (1, 0, 0, 0, 0, 2))
+    given = inputs(30)
+    want = second.uncertainties(first.apply(*given))
+    np.testing.assert_array_equal(compose(first, second).uncertainties(*given), want)
+
+
+def test_uncertainties_that_were_not_fitted_are_asked_for():
+    with pytest.raises(TransformationError, match=r"without uncertainties; .*uncertainty=True"):
+        mlp().uncertainties(*inputs(3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (layer(np.ones((2, 4)), np.ones(2)), r"\(2, 4\), and relu is False; give one of \(1, 4\)"),
+        (layer(np.ones((1, 4)), np.ones(1), relu=True), "relu is True"),
+        (layer(np.full((1, 4), np.nan), np.ones(1)), "uncertainty holds NaN"),
+    ],
+    ids=["two", "relu", "nan"],
+)
+def test_an_uncertainty_that_cannot_be_is_refused(wrong, message):
+    with pytest.raises(TransformationError, match=message):
+        replace(mlp(), uncertainty=wrong)
+
+
 # Composition
 
 

@@ -16,6 +16,8 @@ from onward.errors import TransformationError
 
 Rows64 = Float64[np.ndarray, "item _"]
 
+UNCERTAINTY = ("uncertainty.weight", "uncertainty.bias")
+
 
 @dataclass(frozen=True, eq=False)
 class Dense:
@@ -165,11 +167,31 @@ def run_steps(steps: Sequence[Step], old: Rows64, side: Rows64 | None) -> Rows64
     return current
 
 
-def arrays_of(steps: Sequence[Step]) -> dict[str, np.ndarray]:
+def check_uncertainty(layer: Dense, dim: int) -> None:
+    """Refuse a layer that does not lead from new vectors of a dimension to one number.
+
+    Raises:
+        TransformationError: if so, or if it holds NaN or infinite values.
+    """
+    if layer.weight.shape != (1, dim) or layer.relu:
+        raise TransformationError(
+            f"the uncertainty has a weight of shape {layer.weight.shape}, and relu is "
+            f"{layer.relu}; give one of (1, {dim}), from a new vector to one number, without"
+        )
+    if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
+        raise TransformationError(
+            "the uncertainty holds NaN or infinite values, so the fit went astray; fit again with "
+            "a smaller learning rate"
+        )
+
+
+def arrays_of(steps: Sequence[Step], uncertainty: Dense | None = None) -> dict[str, np.ndarray]:
     """Return all weights and biases by name, such as `steps.0.old.1.weight`."""
     arrays: dict[str, np.ndarray] = {}
     for name, layer in layers_of(steps):
         arrays |= {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+    if uncertainty is not None:
+        arrays |= dict(zip(UNCERTAINTY, (uncertainty.weight, uncertainty.bias), strict=True))
     return arrays
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.dense import Dense, Layer, Residual, Step, arrays_of
+from onward.dense import UNCERTAINTY, Dense, Layer, Residual, Step, arrays_of
 from onward.errors import TransformationError
 from onward.spaces import Space
 
@@ -24,25 +24,37 @@ Rows = Float32[np.ndarray, "item _"]
 
 
 def write_graph(
-    steps: Sequence[Step], inputs: Mapping[str, Space], new: Space, digest: str
+    steps: Sequence[Step],
+    inputs: Mapping[str, Space],
+    new: Space,
+    digest: str,
+    uncertainty: Dense | None = None,
 ) -> bytes:
     """Return a graph with the named inputs, one row an item, and the output "new".
 
+    A layer on it that says how unsure it is makes a second output, "uncertainty".
     The spaces stand in the graph's metadata as JSON (`onward.old`, `onward.side`, `onward.new`),
     the digest as `onward.digest`. Equal arguments give equal bytes.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    def rows(name: str, space: Space) -> Any:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["items", space.dim])
+    def rows(name: str, dim: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["items", dim])
 
+    nodes, outputs = _nodes(steps), [rows("new", new.dim)]
+    if uncertainty is not None:
+        nodes.append(helper.make_node("Gemm", ["new", *UNCERTAINTY], ["uncertainty"], transB=1))
+        outputs.append(rows("uncertainty", 1))
     graph = helper.make_graph(
-        _nodes(steps),
+        nodes,
         "transformation",
-        [rows(name, space) for name, space in inputs.items()],
-        [rows("new", new)],
-        [numpy_helper.from_array(array, name) for name, array in arrays_of(steps).items()],
+        [rows(name, space.dim) for name, space in inputs.items()],
+        outputs,
+        [
+            numpy_helper.from_array(array, name)
+            for name, array in arrays_of(steps, uncertainty).items()
+        ],
     )
     opsets = [helper.make_opsetid("", ONNX_OPSET)]
     model = helper.make_model(

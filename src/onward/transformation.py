@@ -24,30 +24,22 @@ from onward.artifacts import (
     write_artifact,
 )
 from onward.dense import (
+    UNCERTAINTY,
     Dense,
     Residual,
     Step,
     arrays_of,
     check_steps,
+    check_uncertainty,
     describe_steps,
     layers_of,
     rebuild_steps,
     run_steps,
 )
-from onward.errors import (
-    ArtifactError,
-    OnwardError,
-    SpaceMismatchError,
-    TransformationError,
-)
-from onward.onnx_graph import (
-    BLOCK_ROWS,
-    ONNX_OPSET,
-    open_session,
-    run_in_blocks,
-    write_graph,
-)
+from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
+from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
 from onward.spaces import Embeddings, Ids, Space
+from onward.transformation_card import CARD
 
 __all__ = ["Dense", "Residual", "Step", "Transformation", "compose", "linear"]
 
@@ -69,6 +61,7 @@ class Transformation:
         new: the space of the vectors that come out.
         steps: applied one after the other; more than one where transformations were composed.
         made_by: recipe, seed, versions, digest of the data: plain JSON values.
+        uncertainty: a layer from a new vector to one number, how unsure it is, if one was fitted.
 
     Raises:
         TransformationError: if the layers do not chain from old (and side) to new, or hold values
@@ -80,6 +73,7 @@ class Transformation:
     new: Space
     steps: tuple[Step, ...]
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    uncertainty: Dense | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -90,17 +84,19 @@ class Transformation:
                 f"the layers give {dim} numbers, but {self.new} has {self.new.dim} dimensions; "
                 "the last layer needs as many rows as the new space has dimensions"
             )
+        if self.uncertainty is not None:
+            check_uncertainty(self.uncertainty, self.new.dim)
 
     @cached_property
     def digest(self) -> str:
         """Digest of the spaces and the layers: equal for equal maps, whatever made them."""
         described = canonical_json(_config(self))
-        return digest(described, digest_arrays(arrays_of(self.steps)).encode())
+        return digest(described, digest_arrays(arrays_of(self.steps, self.uncertainty)).encode())
 
     @property
     def parameters(self) -> int:
         """How many numbers the layers hold, four bytes each."""
-        return sum(layer.weight.size + layer.bias.size for _, layer in layers_of(self.steps))
+        return sum(array.size for array in arrays_of(self.steps, self.uncertainty).values())
 
     @property
     def multiply_adds(self) -> int:
@@ -139,6 +135,28 @@ class Transformation:
         inputs = {"old": old} | ({} if side is None else {"side": side})
         return run_in_blocks(self._session, inputs, self.new.dim, lambda row: f"row {row}")
 
+    def uncertainties(
+        self, old: Embeddings, side: Embeddings | None = None
+    ) -> Float32[np.ndarray, " item"]:
+        """Return how unsure the transformation is of each item: larger is less sure.
+
+        The logarithm of the error it expects, up to a constant, as FastFill (Jaeckle et al., ICLR
+        2023) learns it: only the order means anything.
+
+        Raises:
+            SpaceMismatchError: as `apply` does.
+            TransformationError: as `apply` does, and if no uncertainty was fitted.
+        """
+        if self.uncertainty is None:
+            raise TransformationError(
+                f"the transformation {_direction(self)} was fitted without uncertainties; fit it "
+                "again with FitSettings(uncertainty=True)"
+            )
+        new = self.apply(old, side).vectors.astype(np.float64)
+        unsure = (new * self.uncertainty.weight[0]).sum(axis=1) + self.uncertainty.bias[0]
+        found: np.ndarray = unsure.astype(np.float32)
+        return found
+
     def apply_reference(self, old: Embeddings, side: Embeddings | None = None) -> Embeddings:
         """Return what `apply` should: the layers in NumPy, computed in float64."""
         _check_embeddings(self, old, side)
@@ -150,9 +168,12 @@ class Transformation:
         return Embeddings(old.ids, vectors, self.new, old.labels)
 
     def to_onnx(self) -> bytes:
-        """Return the ONNX graph: inputs "old" (and "side"), output "new", any number of rows."""
+        """Return the ONNX graph: inputs "old" (and "side"), output "new", any number of rows.
+
+        With an uncertainty it is a second output, "uncertainty", one number a row.
+        """
         inputs = {"old": self.old} | ({} if self.side is None else {"side": self.side})
-        return write_graph(self.steps, inputs, self.new, self.digest)
+        return write_graph(self.steps, inputs, self.new, self.digest, self.uncertainty)
 
     def save(self, directory: Path | str) -> None:
         """Write `config.json`, `model.safetensors`, `model.onnx` and a card.
@@ -163,7 +184,7 @@ class Transformation:
             ArtifactError: if something else stands in the way.
         """
         config = {**_config(self), "digest": self.digest, "onnx_opset": ONNX_OPSET}
-        arrays, files = arrays_of(self.steps), {ONNX_FILE: self.to_onnx()}
+        arrays, files = arrays_of(self.steps, self.uncertainty), {ONNX_FILE: self.to_onnx()}
         write_artifact(directory, Artifact(KIND, config, arrays, self.made_by, _card(self), files))
 
     @classmethod
@@ -179,7 +200,11 @@ class Transformation:
             old, new = Space.from_json(config["old"]), Space.from_json(config["new"])
             side = None if config["side"] is None else Space.from_json(config["side"])
             steps = rebuild_steps(config["steps"], artifact.arrays)
-            loaded = cls(old, side, new, steps, artifact.made_by)
+            unsure = None
+            if config.get("uncertainty"):
+                weight, bias = (artifact.arrays[name] for name in UNCERTAINTY)
+                unsure = Dense(weight, bias, relu=False)
+            loaded = cls(old, side, new, steps, artifact.made_by, unsure)
             stated = config["digest"]
         except (KeyError, TypeError, OnwardError) as error:
             raise ArtifactError(
@@ -243,7 +268,8 @@ def compose(first: Transformation, second: Transformation) -> Transformation:
     ]
     side = second.side if first.side is None else first.side
     made_by = {"recipe": "compose", "parts": parts}
-    return Transformation(first.old, side, second.new, first.steps + second.steps, made_by)
+    steps = first.steps + second.steps
+    return Transformation(first.old, side, second.new, steps, made_by, second.uncertainty)
 
 
 def linear(
@@ -266,14 +292,17 @@ def _direction(of: Transformation) -> str:
 
 
 def _config(of: Transformation) -> dict[str, Any]:
-    """What it maps and how, as plain values, without the arrays."""
+    """What it maps and how, as plain values, without the arrays.
+
+    What is not there is not named, so that digests stay what they were before it could be.
+    """
     return {
         "direction": _direction(of),
         "old": of.old.to_json(),
         "side": None if of.side is None else of.side.to_json(),
         "new": of.new.to_json(),
         "steps": describe_steps(of.steps),
-    }
+    } | ({} if of.uncertainty is None else {"uncertainty": True})
 
 
 def _plain(made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,40 +386,15 @@ def _why_other_ids(old: Ids, side: Ids) -> str:
 
 
 def _card(of: Transformation) -> str:
-    side = "none" if of.side is None else f"`{of.side}`"
-    load_side = "" if of.side is None else ', Embeddings.load("side.parquet")'
-    inputs = '"old"' if of.side is None else '"old" and "side"'
-    made_by = canonical_json(dict(of.made_by)).decode()
-    return f"""# Transformation {_direction(of)}
-
-Carries stored vectors into a new embedding space. It reads no image.
-
-| | |
-| --- | --- |
-| old space (goes in) | `{of.old}` |
-| side-information (goes in) | {side} |
-| new space (comes out) | `{of.new}` |
-| parameters | {of.parameters:,} |
-| bytes | {4 * of.parameters:,} |
-| multiply-adds an item | {of.multiply_adds:,} |
-| digest | `{of.digest}` |
-
-A whole gallery: `onward upgrade GALLERY TRANSFORMATION`. Some embeddings, in Python:
-
-```python
-from onward.spaces import Embeddings
-from onward.transformation import Transformation
-
-h = Transformation.load("TRANSFORMATION")  # this directory
-new = h.apply(Embeddings.load("old.parquet"){load_side})
-```
-
-Elsewhere: `{ONNX_FILE}` (opset {ONNX_OPSET}) takes {inputs} as float32, one row an item, and gives
-"new".
-
-Made by:
-
-```json
-{made_by}
-```
-"""
+    return CARD.format(
+        direction=_direction(of),
+        of=of,
+        side="none" if of.side is None else f"`{of.side}`",
+        load_side="" if of.side is None else ', Embeddings.load("side.parquet")',
+        size=4 * of.parameters,
+        file=ONNX_FILE,
+        opset=ONNX_OPSET,
+        inputs='"old"' if of.side is None else '"old" and "side"',
+        outputs='"new"' if of.uncertainty is None else '"new" and "uncertainty"',
+        made_by=canonical_json(dict(of.made_by)).decode(),
+    )

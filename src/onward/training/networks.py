@@ -49,7 +49,8 @@ def fit_network(
     learned = settings.model_copy(update={"epochs": epochs, "batch_items": batch_items})
     train(objective, batches, learned, seed=seed, what={"recipe": "fit"}, run=run)
     step = _scaled(fold(objective.network), frame, base)
-    return Transformation(examples.old, examples.side, examples.new, (step,))
+    unsure = None if objective.unsure is None else _unsure(objective.unsure, frame)
+    return Transformation(examples.old, examples.side, examples.new, (step,), uncertainty=unsure)
 
 
 class _ExampleBatches(Batches):
@@ -129,3 +130,10 @@ def _scaled(step: Step, frame: Frame, base: Dense | None) -> Step:
         last.relu,
     )
     return replace(step, mixer=(*mixer, scaled), short_cut=base)
+
+
+def _unsure(layer: torch.nn.Linear, frame: Frame) -> Dense:
+    """Return the layer for whole vectors where it knew standardised ones."""
+    weight = layer.weight.detach().double().numpy() / frame.spread
+    bias = layer.bias.detach().double().numpy() - weight @ frame.middle
+    return Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)

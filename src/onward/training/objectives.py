@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from onward.nn.transformations import FCTTransformation, ResidualBottleneck
@@ -59,7 +59,10 @@ class Frame:
 
 
 class Fitting(Objective):
-    """The weighted mean over items of `distance to the target + weight * discriminative part`.
+    """The weighted mean over items of `L = distance to the target + weight * discriminative part`.
+
+    With an uncertainty s, one linear layer on the network's output, it is the mean of
+    `exp(-s) L / 2 + s / 2` instead: s comes to be the logarithm of the L that is to be expected.
 
     Args:
         network: what learns; it gives standardised vectors.
@@ -79,6 +82,10 @@ class Fitting(Objective):
         self.register_buffer("middle", torch.from_numpy(frame.middle))
         weight = np.zeros((0, 0)) if classifier is None else frame.length * classifier.weight
         self.register_buffer("classes", torch.from_numpy(weight.astype(np.float32)))
+        self.unsure = nn.Linear(len(frame.middle), 1) if settings.uncertainty else None
+        if self.unsure is not None:
+            nn.init.zeros_(self.unsure.weight)
+            nn.init.zeros_(self.unsure.bias)
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Return the loss of old vectors (and side-information), base, targets, classes, weights.
@@ -88,7 +95,11 @@ class Fitting(Objective):
         """
         *given, base, targets, classes, weights = batch
         vectors = self.network(*given) + base
-        return (weights * self.per_item(vectors, targets, classes)).mean()
+        losses = self.per_item(vectors, targets, classes)
+        if self.unsure is not None:
+            unsure = self.unsure(vectors)[:, 0]
+            losses = 0.5 * torch.exp(-unsure) * losses + 0.5 * unsure
+        return (weights * losses).mean()
 
     def per_item(self, vectors: Vectors, targets: Vectors, classes: Classes) -> PerItem:
         """Return each item's loss."""

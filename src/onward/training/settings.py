@@ -237,6 +237,8 @@ class FitSettings(Optimization):
         label_smoothing: share of the classifier's target that is spread over all classes.
         temperature: of "label-free": what squared distances are divided by, in units of the mean
             squared distance between two new embeddings.
+        uncertainty: whether to learn as well how unsure h is of an item, from its new vector; a
+            network then minds less what it cannot know. It says which items to backfill first.
         sample_weight: share of all the weight that a gallery sample has where there are training
             pairs too; without it each pair counts the same.
 
@@ -269,6 +271,7 @@ class FitSettings(Optimization):
     discriminative_weight: NotNegative = 1.0
     label_smoothing: Fraction = 0.1
     temperature: Positive = 0.1
+    uncertainty: bool = False
     sample_weight: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 

@@ -26,6 +26,7 @@ from onward.training.pairs import Examples, Pairs, check_sample, split
 from onward.training.provenance import made_by
 from onward.training.selection import Judge
 from onward.training.settings import FitSettings, RunSettings
+from onward.training.uncertainty import with_uncertainty
 from onward.transformation import Transformation
 
 _Found = tuple[dict[str, Any], Transformation]
@@ -179,7 +180,9 @@ def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
         winner = int(np.argmax([judge.merit(trial) for trial in tried]))
         chosen, best = found[winner]
     if chosen["method"] != "mlp":
-        ((_, best),) = work.closed(work.everything, chosen.get("penalty"))
+        everything = work.everything
+        ((_, best),) = work.closed(everything, chosen.get("penalty"))
+        best = with_uncertainty(best, everything) if settings.uncertainty else best
     elif settings.method == "mlp" or work.sample is not None:
         best = work.network(work.everything, work.run, penalty)
     if work.trial_run.checkpoint is not None and work.sample is not None:
