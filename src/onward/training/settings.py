@@ -240,7 +240,8 @@ class FitSettings(Optimization):
         uncertainty: whether to learn as well how unsure h is of an item, from its new vector; a
             network then minds less what it cannot know. It says which items to backfill first.
         sample_weight: share of all the weight that a gallery sample has where there are training
-            pairs too; without it each pair counts the same.
+            pairs too; without it an item of the sample counts as 10 training items, unless that
+            gives the sample more than half.
 
     References:
         Ramanujan et al., Forward Compatible Training, CVPR 2022; see `PAPER`. Its discriminative
