@@ -115,7 +115,7 @@ def _supervised(recipe: Recipe, role: str, told: str, items: Items) -> _Lesson:
 
 
 def _simclr(recipe: Recipe, splits: Splits) -> _Lesson:
-    items, backbone, settings = splits.old_train, recipe.backbone, recipe.side_information
+    items, backbone, settings = splits.side_train, recipe.backbone, recipe.side_information
     seed = recipe.seed_of("side")
 
     def train(run: RunSettings) -> EmbeddingModel:
@@ -128,7 +128,7 @@ def _simclr(recipe: Recipe, splits: Splits) -> _Lesson:
 
 
 def _autoencoder(recipe: Recipe, splits: Splits) -> _Lesson:
-    items, backbone, settings = splits.old_train, recipe.backbone, recipe.autoencoder
+    items, backbone, settings = splits.side_train, recipe.backbone, recipe.autoencoder
     seed = recipe.seed_of("autoencoder")
 
     def train(run: RunSettings) -> EmbeddingModel:
@@ -142,11 +142,11 @@ def _autoencoder(recipe: Recipe, splits: Splits) -> _Lesson:
 
 def _second(recipe: Recipe, splits: Splits) -> _Lesson:
     told = "Side-information: a second supervised model of the old classes"
-    return _supervised(recipe, "supervised", told, splits.old_train)
+    return _supervised(recipe, "supervised", told, splits.side_train)
 
 
 def _supervised_contrastive(recipe: Recipe, splits: Splits) -> _Lesson:
-    items, backbone, settings = splits.old_train, recipe.backbone, recipe.supervised_contrastive
+    items, backbone, settings = splits.side_train, recipe.backbone, recipe.supervised_contrastive
     seed = recipe.seed_of("supervised+contrastive")
 
     def train(run: RunSettings) -> EmbeddingModel:
@@ -183,7 +183,7 @@ def _encoder(
         return frozen_encoder(backbone, name=role, seed=seed)
 
     facts = {"kind": role, "backbone": backbone.model_dump(mode="json"), "seed": seed}
-    return _Lesson(role, f"Side-information: {what}", splits.old_train, facts, take)
+    return _Lesson(role, f"Side-information: {what}", splits.side_train, facts, take)
 
 
 def _compatible(

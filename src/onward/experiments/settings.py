@@ -31,6 +31,8 @@ class DataSettings(BaseModel):
         layout: what the source has to look like, for messages.
         classes: how many classes its training part has to have; any if not given.
         old_classes: how many classes, from the lowest label number on, the old model knows.
+        side_classes: how many of them the side-information's models are trained on; all if not
+            given. Fewer let studies of different splits share these models.
         new_classes: how many classes, from `new_from` on, the new model knows; without it all.
             Images of the other classes, of both parts, are the open set: no model knows them.
         new_from: how many of the lowest label numbers the new model does not know.
@@ -48,6 +50,7 @@ class DataSettings(BaseModel):
     layout: str = ""
     classes: int | None = Field(default=None, ge=2)
     old_classes: int = Field(default=5, ge=1)
+    side_classes: int | None = Field(default=None, ge=1)
     new_classes: int | None = Field(default=None, ge=1)
     new_from: int = Field(default=0, ge=0)
     verification: bool = False

@@ -18,7 +18,8 @@ class Splits:
     """The images of a study.
 
     Attributes:
-        old_train: what the old model and its side-information are trained on.
+        old_train: what the old model is trained on.
+        side_train: what the side-information's models are trained on: these images or some of them.
         train: what the new model is trained on, and h fitted on.
         middle_train: what the model between them is trained on; None without one.
         closed: test images of the classes that a model was trained on: gallery and queries.
@@ -27,6 +28,7 @@ class Splits:
     """
 
     old_train: Items
+    side_train: Items
     train: Items
     middle_train: Items | None
     closed: Items
@@ -77,6 +79,7 @@ def split(recipe: Recipe) -> Splits:
     middle = recipe.middle_classes
     return Splits(
         old_train=old_train,
+        side_train=old_train.of_classes(old_train.classes[: data.side_classes]),
         train=train.of_classes(new_classes),
         middle_train=None if middle is None else train.of_classes(known[:middle]),
         closed=_closed(test, seen),

@@ -1,0 +1,160 @@
+"""Every recipe, whole, on a small stand-in of its layout made from real images, for one epoch.
+
+What a recipe of days does at its own size is checked here at the size of seconds: the same code,
+the same arms, the same files.
+"""
+
+import io
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from onward.data import open_items
+from onward.errors import ConfigurationError, DataError
+from onward.experiments.cache import Cache
+from onward.experiments.experiment import run_experiment
+from onward.experiments.learning import Stage
+from onward.experiments.recipe import bundled_recipes, load_recipe
+
+ITEMS = {"train": 12, "test": 6}  # of each class
+BRIEF = {
+    "embedding_model.epochs": 1,
+    "side_information.epochs": 1,
+    "supervised_contrastive.epochs": 1,
+    "autoencoder.epochs": 1,
+    "backward_compatible.epochs": 1,
+    "fit.epochs": 1,
+    "fit.inner": 16,
+    "fit.least_steps": 0,
+    "fit.batch_items": 32,
+    "precision": "32-true",
+    "threads": 1,
+    "views": 1,
+    "layers.dim": 16,
+} | {
+    f"{training}.batch_items": 16
+    for training in ("embedding_model", "side_information", "backward_compatible", "autoencoder")
+}
+SMALLER = {40: 4}  # classes
+SMALL = {"backbone.width": 4, "backbone.dim": 16, "backbone.size": 16}
+TIMM = {"backbone.name": "timm:test_resnet", "backbone.dim": 16, "backbone.size": 32}
+ON_CIFAR = [name for name in bundled_recipes() if load_recipe(name).data.classes == 100]
+ON_FOLDERS = ["imagenet", "places365", "vggface2"]
+
+
+@contextmanager
+def no_bar(what, unit):
+    yield lambda done, total: None
+
+
+def stage(folder):
+    return Stage("cpu", lambda line: None, no_bar, Cache(folder / "cache"))
+
+
+def images_of(label, part):
+    """Real digits in colour: another ten of each class for each part."""
+    digits = open_items("digits")
+    rows = np.flatnonzero(digits.labels == label % 10)
+    start = 0 if part == "train" else ITEMS["train"]
+    for row in rows[start : start + ITEMS[part]].tolist():
+        content = io.BytesIO()
+        digits.open(row).convert("RGB").resize((32, 32)).save(content, "PNG")
+        yield content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    """Ten classes as CIFAR-100 lies on the Hugging Face hub."""
+    folder = tmp_path_factory.mktemp("cifar")
+    for part in ITEMS:
+        rows = [(label, png) for label in range(10) for png in images_of(label, part)]
+        images = [{"bytes": png, "path": None} for _, png in rows]
+        labels = [label for label, _ in rows]
+        table = pa.table({"img": images, "fine_label": labels, "coarse_label": labels})
+        pq.write_table(table, folder / f"{part}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Image folders by recipe: the same classes in both parts, or others in the test part."""
+    made = {}
+    for recipe in ON_FOLDERS:
+        folder = tmp_path_factory.mktemp(recipe)
+        second = "test" if recipe == "vggface2" else "val"
+        parts = {"train": range(6), second: range(6, 10) if recipe == "vggface2" else range(6)}
+        for part, labels in parts.items():
+            for label in labels:
+                place = folder / part / f"n{label:08}"
+                place.mkdir(parents=True)
+                which = "train" if part == "train" else "test"
+                for number, png in enumerate(images_of(label, which)):
+                    (place / f"{number}.png").write_bytes(png)
+        made[recipe] = folder
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_CIFAR)
+def test_a_recipe_on_cifar_runs_on_its_stand_in(name, parquet, tmp_path):
+    split = {"data.source": str(parquet), "data.classes": 10, "data.old_classes": 4}
+    if load_recipe(name).data.new_classes is not None:
+        split["data.new_classes"] = 10 if name.endswith("paper") else 8
+    if load_recipe(name).middle_classes is not None:
+        split["middle_classes"] = 6
+    if name == "datasets":
+        split["variants"] = {
+            variant: {key: SMALLER.get(value, value) for key, value in values.items()}
+            for variant, values in load_recipe(name).variants.items()
+        }
+    recipe = load_recipe(name, {**BRIEF, **SMALL, **split})
+    assert_whole(run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it"))
+    written = json.loads((tmp_path / "run" / f"{name}.json").read_text())
+    assert bool(written["seeds"]["0"].get("open")) == (split.get("data.new_classes") == 8)
+    assert (tmp_path / "run" / f"{name}.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_FOLDERS)
+def test_a_recipe_on_an_image_folder_runs_on_its_stand_in(name, folders, tmp_path):
+    split = {"data.source": str(folders[name]), "data.classes": 6, "data.old_classes": 3}
+    recipe = load_recipe(name, {**BRIEF, **TIMM, **split})
+    done = run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
+    assert_whole(done)
+    rates = done.seeds[0].get("verification", {})
+    assert (rates.keys() == done.seeds[0]["cells"].keys()) == (name == "vggface2")
+
+
+def assert_whole(experiment):
+    cells = experiment.seeds[0]["cells"]
+    assert all(0 <= cell[metric] <= 1 for cell in cells.values() for metric in ("cmc@1", "map"))
+    variants = {name.rpartition(": ")[0] for name in cells}
+    for variant in variants:
+        before = f"{variant}: " if variant else ""
+        assert {f"{before}{cell}" for cell in ("old/old", "new/old", "new/new")} <= cells.keys()
+
+
+@pytest.mark.parametrize("name", [*ON_CIFAR, *ON_FOLDERS])
+def test_a_recipe_without_its_images_says_which_layout_it_needs(name, tmp_path):
+    recipe = load_recipe(name)
+    with pytest.raises(ConfigurationError, match=r"needs images: .* folder with train/ .*PATH"):
+        run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
+
+
+@pytest.mark.parametrize("name", [*ON_CIFAR, *ON_FOLDERS])
+def test_a_recipe_refuses_images_of_another_layout_and_says_which_it_needs(name, tmp_path):
+    recipe = load_recipe(name, {"data.source": "digits"})
+    with pytest.raises(DataError, match=r"needs .* folder with train/ .*digits has 10 classes"):
+        run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar100"])
+def test_a_recipe_refuses_a_folder_that_is_none_and_says_which_layout_it_needs(name, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    recipe = load_recipe(name, {"data.source": str(tmp_path / "pictures")})
+    with pytest.raises(DataError, match=rf"the recipe '{name}' needs .* train/ and .*pictures"):
+        run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
