@@ -91,7 +91,9 @@ def test_the_discriminative_part_is_a_smoothed_cross_entropy_of_whole_vectors():
 
 
 def test_the_label_free_part_asks_for_the_own_target_among_those_of_the_batch():
-    learner, frame = fitting(changed(discriminative="label-free", temperature=0.5))
+    learner, frame = fitting(
+        changed(discriminative="label-free", discriminative_weight=1.0, temperature=0.5)
+    )
     plain, _ = fitting(QUICK)
     (given, wanted), _ = batch(frame)
     none = torch.full((12,), -1)

@@ -367,6 +367,33 @@ def test_only_the_fct_network_is_added_to_ridge():
         fit(*world(), settings=settings_for("rbt", residual=True), run=CPU)
 
 
+@pytest.mark.parametrize("with_side", [True, False])
+def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
+    old, side, new = world()
+    side = side if with_side else None
+    parts = [fit(old, side, new, settings=settings_for("mlp"), run=CPU)]
+    h = fit(old, side, new, settings=settings_for("ensemble"), run=CPU)
+    one_penalty = settings_for("ridge", ridge_penalties=(h.made_by["penalty"],))
+    parts.append(fit(old, side, new, settings=one_penalty, run=CPU))
+    mean = sum(part.apply(old, side).vectors for part in parts) / 2
+    np.testing.assert_allclose(h.apply(old, side).vectors, mean, atol=1e-4)
+    h.save(tmp_path / "h")
+    loaded = Transformation.load(tmp_path / "h").apply(old, side).vectors
+    np.testing.assert_array_equal(loaded, h.apply(old, side).vectors)
+
+
+def test_auto_tries_the_ensemble_too():
+    old, side, new = world()
+    h = fit(old, side, new, settings=settings_for("auto"), run=CPU)
+    assert {trial["method"] for trial in h.made_by["tried"]} == {"ridge", "mlp", "ensemble"}
+
+
+def test_an_ensemble_says_how_unsure_it_is():
+    old, side, new = world()
+    h = fit(old, side, new, settings=settings_for("ensemble", uncertainty=True), run=CPU)
+    assert h.uncertainties(old, side).shape == (len(old),)
+
+
 def test_a_few_pairs_are_seen_for_at_least_so_many_steps():
     steps = []
     run = RunSettings(device="cpu", progress=lambda done, total: steps.append(total))
@@ -382,7 +409,10 @@ def test_a_few_pairs_are_seen_for_at_least_so_many_steps():
 def test_auto_keeps_what_retrieves_best_and_says_what_it_tried():
     h = fit(*world(), settings=QUICK.model_copy(update={"method": "auto"}), run=CPU)
     made_by = h.made_by
-    assert [tried["method"] for tried in made_by["tried"]] == ["ridge"] * 5 + ["mlp"]
+    assert [tried["method"] for tried in made_by["tried"]] == ["ridge"] * 5 + [
+        "mlp",
+        "ensemble",
+    ]
     merits = [(tried["cmc@1"] + tried["map"]) / 2 for tried in made_by["tried"]]
     best = made_by["tried"][int(np.argmax(merits))]
     assert best["method"] == made_by["method"]
@@ -402,7 +432,7 @@ def test_auto_chooses_by_retrieval_even_where_the_error_says_otherwise(monkeypat
     assert error(flat, old, None, new) < error(large, old, None, new) / 100
     monkeypatch.setattr(transformations, "fit_network", lambda *_, **__: large)
     settings = FitSettings(method="auto", ridge_penalties=(1e3,))
-    assert fit(old, None, new, settings=settings, run=CPU).made_by["method"] == "mlp"
+    assert fit(old, None, new, settings=settings, run=CPU).made_by["method"] != "ridge"
 
 
 def test_without_labels_a_query_should_find_what_it_finds_in_a_full_backfill():

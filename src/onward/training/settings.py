@@ -28,7 +28,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
-Method = Literal["auto", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"]
+Method = Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"]
 Loss = Literal["softmax", "arcface", "cosface", "supcon"]
 S = TypeVar("S", bound=BaseModel)
 
@@ -212,14 +212,16 @@ class FitSettings(Optimization):
     """A transformation from pairs of old (with side) and new embeddings.
 
     Attributes:
-        method: "mlp" (the FCT network), "ridge" (linear), or "auto": both, and the one whose
-            held-out gallery answers held-out queries best is kept. To compare with: "low-rank"
-            (linear, of a small rank), "procrustes" (a rotation), "identity" (the old vectors as
-            they are) and "rbt" (the residual bottleneck network).
+        method: "mlp" (the FCT network), "ridge" (linear), "ensemble" (the mean of what both
+            give), or "auto": all three, and the one whose held-out gallery answers held-out
+            queries best is kept. To compare with: "low-rank" (linear, of a small rank),
+            "procrustes" (a rotation), "identity" (the old vectors as they are) and "rbt" (the
+            residual bottleneck network).
         rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
         inner: width of the FCT network's mixer.
         residual: whether the FCT network learns what ridge leaves over: ridge is solved first and
-            stays, the network starts at zero, and h is the sum of both.
+            stays, the network starts at zero, and h is the sum of both. Not for "ensemble", whose
+            parts learn apart.
         least_steps: epochs are added until the network has at least so many steps, without which
             a small sample of a gallery would be seen too rarely.
         ridge_penalties: the penalties that ridge chooses among, in the unit of one standardised
@@ -233,7 +235,8 @@ class FitSettings(Optimization):
         discriminative: what a network learns beside it: "none"; "classifier" (the new model's
             frozen classifier is to tell the classes of the network's output apart: needs labels);
             or "label-free" (among a batch's new embeddings its own is to be the nearest one).
-        discriminative_weight: of that, beside the objective's 1.
+        discriminative_weight: of that, beside the objective's 1; FastFill has 1, which costs
+            cmc@1 on classes that the new model does not know.
         label_smoothing: share of the classifier's target that is spread over all classes.
         temperature: of "label-free": what squared distances are divided by, in units of the mean
             squared distance between two new embeddings.
@@ -269,7 +272,7 @@ class FitSettings(Optimization):
     most_held_out: Annotated[int, Field(ge=2)] = 5000
     objective: Literal["mse", "l1", "cosine"] = "mse"
     discriminative: Literal["none", "classifier", "label-free"] = "none"
-    discriminative_weight: NotNegative = 1.0
+    discriminative_weight: NotNegative = 0.3
     label_smoothing: Fraction = 0.1
     temperature: Positive = 0.1
     uncertainty: bool = False

@@ -8,7 +8,7 @@ References:
     CVPR 2022, arXiv 2112.02805.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from onward.training.checkpoints import forget_checkpoint
 from onward.training.classifiers import Classifier
 from onward.training.closed_forms import fit_closed_form
 from onward.training.devices import device_of
-from onward.training.networks import fit_network
+from onward.training.networks import ensemble, fit_network
 from onward.training.pairs import Examples, Pairs, check_sample, split
 from onward.training.provenance import made_by
 from onward.training.selection import Judge
@@ -170,21 +170,21 @@ def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
     settings, (examples, judge) = work.settings, work.parted()
     found = work.closed(examples)
     tried = [described | judge.new_old(closed) for described, closed in found]
-    penalty = max(tried, key=judge.merit)["penalty"] if settings.residual else None
-    chosen: dict[str, Any] = {"method": "mlp", "inner": settings.inner}
-    chosen |= {} if penalty is None else {"residual": True, "penalty": penalty}
+    linear, ridge = found[int(np.argmax([judge.merit(trial) for trial in tried]))]
+    chosen = _describe_network(settings, linear)
     if settings.method == "auto":
-        found.append((chosen, work.network(examples, work.trial_run, penalty)))
-        tried.append(chosen | judge.new_old(found[-1][1]))
-    if settings.method != "mlp":
-        winner = int(np.argmax([judge.merit(trial) for trial in tried]))
-        chosen, best = found[winner]
-    if chosen["method"] != "mlp":
-        everything = work.everything
-        ((_, best),) = work.closed(everything, chosen.get("penalty"))
-        best = with_uncertainty(best, everything) if settings.uncertainty else best
-    elif settings.method == "mlp" or work.sample is not None:
-        best = work.network(work.everything, work.run, penalty)
+        network = work.network(examples, work.trial_run, chosen.get("penalty"))
+        found.append((chosen, network))
+        if not settings.residual:
+            described = _describe_ensemble(settings, linear)
+            found.append((described, ensemble(network, ridge)))
+        tried += [described | judge.new_old(each) for described, each in found[len(tried) :]]
+    if settings.method == "ensemble":
+        chosen = _describe_ensemble(settings, linear)
+    elif settings.method != "mlp":
+        chosen = found[int(np.argmax([judge.merit(trial) for trial in tried]))][0]
+    trained = network if settings.method == "auto" and work.sample is None else None
+    best = _fit_chosen(work, chosen, trained)
     if work.trial_run.checkpoint is not None and work.sample is not None:
         forget_checkpoint(work.trial_run.checkpoint)
     return best, {
@@ -194,6 +194,32 @@ def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
         "tried": tried,
         "references": dict(judge.references()),
     }
+
+
+def _fit_chosen(
+    work: _Work, chosen: Mapping[str, Any], trained: Transformation | None
+) -> Transformation:
+    """Fit what was chosen on everything; a network that need not be trained again is given."""
+    penalty, everything = chosen.get("penalty"), work.everything
+    if chosen["method"] == "mlp":
+        return trained or work.network(everything, work.run, penalty)
+    if chosen["method"] == "ensemble":
+        ((_, ridge),) = work.closed(everything, penalty)
+        best = ensemble(trained or work.network(everything, work.run), ridge)
+    else:
+        ((_, best),) = work.closed(everything, penalty)
+    return with_uncertainty(best, everything) if work.settings.uncertainty else best
+
+
+def _describe_network(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {"method": "mlp", "inner": settings.inner}
+    if settings.residual:
+        described |= {"residual": True, "penalty": linear["penalty"]}
+    return described
+
+
+def _describe_ensemble(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
+    return {"method": "ensemble", "inner": settings.inner, "penalty": linear["penalty"]}
 
 
 def _check(
@@ -208,11 +234,11 @@ def _check(
         )
     if settings.discriminative == "none":
         return
-    if settings.method not in ("auto", "mlp", "rbt"):
+    if settings.method not in ("auto", "ensemble", "mlp", "rbt"):
         raise ConfigurationError(
             f"discriminative is {settings.discriminative!r}, which a network learns, but method is "
-            f"{settings.method!r}, which is solved in closed form; choose 'auto', 'mlp' or 'rbt', "
-            "or discriminative 'none'"
+            f"{settings.method!r}, which is solved in closed form; choose 'auto', 'ensemble', "
+            "'mlp' or 'rbt', or discriminative 'none'"
         )
     if settings.discriminative == "classifier":
         _check_classifier(pairs, classifier)
