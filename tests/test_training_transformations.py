@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -551,6 +553,16 @@ def test_a_network_meets_a_heavy_sample_more_often():
     *_, weights = batches.read(np.arange(len(batches)))
     total = float(weights.double().sum())
     assert float(weights[-80:].sum()) == pytest.approx(0.05 * total, rel=1e-3)
+
+
+def test_a_sample_too_small_to_judge_by_is_learned_from():
+    old, side, new = world()
+    few = world(items=3, seed=9)
+    sample = Pairs(*(replace(each, ids=("s0", "s1", "s2")) for each in few))
+    without = fit(old, side, new, settings=settings_for("auto"), run=CPU)
+    h = fit(old, side, new, sample=sample, settings=settings_for("auto"), run=CPU)
+    assert (h.made_by["judged by"], h.made_by["judged on"]) == ("label", 40)
+    assert h.digest != without.digest
 
 
 def test_labels_of_a_sample_are_never_used():

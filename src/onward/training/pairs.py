@@ -34,7 +34,7 @@ class Pairs:
 
     Raises:
         TransformationError: if ids or their order differ, or the spaces cannot be mapped.
-        DataError: if there are too few items.
+        DataError: if there are none.
     """
 
     old: Embeddings
@@ -50,11 +50,8 @@ class Pairs:
         if self.side is not None:
             _check_same_items(self.old, self.side, "side-information")
         _check_same_items(self.old, self.new, "new")
-        if self.items < LEAST_ITEMS:
-            raise DataError(
-                f"there are {self.items} items to fit a transformation on, in {len(self.old)} "
-                f"pairs; it needs at least {LEAST_ITEMS}. Embed more items with both models"
-            )
+        if not len(self.old):
+            raise DataError("there are no pairs; embed some items with both models")
 
     def __len__(self) -> int:
         return len(self.old)
@@ -210,6 +207,19 @@ def _share_of(sample: Pairs, pairs: Pairs) -> float:
     plain = sample.items / (sample.items + pairs.items)
     heavy = SAMPLE_ITEM * sample.items
     return max(plain, min(0.5, heavy / (heavy + pairs.items)))
+
+
+def check_enough(pairs: Pairs) -> None:
+    """Refuse too few pairs to learn from and to judge by.
+
+    Raises:
+        DataError: if there are fewer than 20 items.
+    """
+    if pairs.items < LEAST_ITEMS:
+        raise DataError(
+            f"there are {pairs.items} items to fit a transformation on, in {len(pairs)} "
+            f"pairs; it needs at least {LEAST_ITEMS}. Embed more items with both models"
+        )
 
 
 def check_sample(pairs: Pairs, sample: Pairs) -> None:

@@ -22,7 +22,14 @@ from onward.training.classifiers import Classifier
 from onward.training.closed_forms import fit_closed_form
 from onward.training.devices import device_of
 from onward.training.networks import ensemble, fit_network
-from onward.training.pairs import Examples, Pairs, check_sample, split
+from onward.training.pairs import (
+    LEAST_ITEMS,
+    Examples,
+    Pairs,
+    check_enough,
+    check_sample,
+    split,
+)
 from onward.training.provenance import made_by
 from onward.training.selection import Judge
 from onward.training.settings import FitSettings, RunSettings
@@ -61,7 +68,7 @@ def fit(
             to judge, and by the new model's classifier.
         sample: gallery items that the new model has embedded, to learn from as well. Their labels
             are not used. The method is then chosen on held-out items of it, for it is the gallery
-            that counts.
+            that counts, if there are at least 20.
         classifier: the new model's, for `settings.discriminative` "classifier"; else not used.
         settings: which method, and how it learns.
         seed: decides first weights, order, and which items are held out.
@@ -115,10 +122,15 @@ class _Work:
         )
 
     @property
+    def sample_judges(self) -> bool:
+        """Whether there is a sample that is large enough to judge by."""
+        return self.sample is not None and self.sample.items >= LEAST_ITEMS
+
+    @property
     def trial_run(self) -> RunSettings:
         """How a network learns that may have to learn again: with a checkpoint of its own."""
         checkpoint = self.run.checkpoint
-        if checkpoint is None or self.sample is None:
+        if checkpoint is None or not self.sample_judges:
             return self.run
         return replace(self.run, checkpoint=checkpoint.with_name(f"{checkpoint.name}.trial"))
 
@@ -126,7 +138,7 @@ class _Work:
         """Return what to learn from, and the judge of the held-out rest."""
         settings, sample = self.settings, self.sample
         share, most, weight = settings.held_out, settings.most_held_out, settings.sample_weight
-        if sample is not None:
+        if sample is not None and self.sample_judges:
             least = LEAST_HELD_OUT_OF_SAMPLE
             rows, out = split(sample, share=share, most=most, seed=self.seed, least=least)
             judge = Judge.of(sample, out, use_labels=False)
@@ -183,9 +195,9 @@ def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
         chosen = _describe_ensemble(settings, linear)
     elif settings.method != "mlp":
         chosen = found[int(np.argmax([judge.merit(trial) for trial in tried]))][0]
-    trained = network if settings.method == "auto" and work.sample is None else None
+    trained = network if settings.method == "auto" and not work.sample_judges else None
     best = _fit_chosen(work, chosen, trained)
-    if work.trial_run.checkpoint is not None and work.sample is not None:
+    if work.trial_run.checkpoint is not None and work.sample_judges:
         forget_checkpoint(work.trial_run.checkpoint)
     return best, {
         **chosen,
@@ -225,6 +237,7 @@ def _describe_ensemble(settings: FitSettings, linear: Mapping[str, Any]) -> dict
 def _check(
     pairs: Pairs, sample: Pairs | None, classifier: Classifier | None, settings: FitSettings
 ) -> None:
+    check_enough(pairs)
     if sample is not None:
         check_sample(pairs, sample)
     if settings.residual and settings.method not in ("auto", "mlp"):
