@@ -108,5 +108,5 @@ def test_variants_are_performed_apart_and_stand_in_one_table(tmp_path, stage, pe
 def test_differences_to_new_old_are_paired_over_seeds(tmp_path, stage, performed):
     run_experiment(load_recipe("digits"), [1, 3], tmp_path, stage, command="")
     written = json.loads((tmp_path / "digits.json").read_text())
-    paired = written["difference_to_new_old"]["cells"]["new/new"]["cmc@1"]
+    paired = written["difference_to_upgraded"]["cells"]["new/new"]["cmc@1"]
     assert (paired["estimate"], paired["low"], paired["high"]) == (0.0, 0.0, 0.0)

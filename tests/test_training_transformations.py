@@ -461,7 +461,7 @@ def test_agreement_is_the_share_of_nearest_neighbours_that_are_common():
             for gallery in (mapped, wanted)
         ]
         shared += len(set(near[0]) & set(near[1]))
-    assert judge.new_old(h) == {"agreement": pytest.approx(shared / 250)}
+    assert judge.upgrade(h) == {"agreement": pytest.approx(shared / 250)}
 
 
 def test_labels_that_no_two_items_share_are_no_classes():
@@ -474,7 +474,7 @@ def test_a_judge_gives_a_perfect_transformation_what_new_new_has():
     judge = Judge.of(Pairs(old, rows(Space("o", 8), new.vectors), new), np.arange(50))
     side = rows(Space("o", 8), new.vectors)
     h = fit(old, side, new, settings=FitSettings(method="ridge", ridge_penalties=(1e-9,)), run=CPU)
-    assert judge.new_old(h)["map"] == pytest.approx(judge.references()["new/new"]["map"], abs=0.01)
+    assert judge.upgrade(h)["map"] == pytest.approx(judge.references()["new/new"]["map"], abs=0.01)
 
 
 # --- a gallery sample ---

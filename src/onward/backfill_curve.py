@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt64
+from jaxtyping import Float, Float64, Int64, UInt64
 
 from onward.compatibility import METRICS
 from onward.errors import EvaluationError
@@ -176,7 +176,7 @@ def random_order(ids: Iterable[str], *, seed: int) -> Ids:
 
 
 def uncertainty_order(
-    ids: Sequence[str], uncertainty: Float64[np.ndarray, " item"] | Sequence[float]
+    ids: Sequence[str], uncertainty: Float[np.ndarray, " item"] | Sequence[float]
 ) -> Ids:
     """Return ids by falling uncertainty, ties by id; only the order of the numbers matters.
 

@@ -14,6 +14,12 @@ from typing import Any
 import numpy as np
 
 from onward.artifacts import digest, digest_arrays
+from onward.backfill_curve import (
+    backfill_curve,
+    oracle_order,
+    random_order,
+    uncertainty_order,
+)
 from onward.compatibility import NEW, OLD, UPGRADED, Comparison, compare, evaluate_embeddings
 from onward.evaluation import Evaluation
 from onward.experiments.arms import FittedArm
@@ -35,12 +41,15 @@ class Judgement:
         open: on images of unseen classes; None where a study has none.
         unsampled: on the half of them that no gallery sample was taken from.
         verification: true accept rates by cell and false accept rate, where they were asked for.
+        backfill: of each arm that says how unsure it is, by part and order: what re-embedding ever
+            more of the gallery gives.
     """
 
     closed: Comparison
     open: Comparison | None
     unsampled: Comparison | None
     verification: Mapping[str, Mapping[str, Any]]
+    backfill: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def judge(
@@ -65,8 +74,11 @@ def judge(
     everything = np.ones(len(vectors.splits.closed), dtype=bool)
     judged = _compare(closed, everything, vectors)
     verified = _verify(closed) if vectors.recipe.data.verification else {}
+    unsure = {name: arm for name, arm in arms.items() if arm.h.uncertainty is not None}
+    parts = [CLOSED] if vectors.splits.open is None else [CLOSED, OPEN]
+    curves = {part: _backfill(vectors, unsure, part) for part in parts if unsure}
     if vectors.splits.open is None:
-        return Judgement(judged, None, None, verified)
+        return Judgement(judged, None, None, verified, curves)
     stage.tell(f"Open set, which no model knows: {vectors.splits.open}")
     cells = _cells(vectors, arms, OPEN)
     apart = unsampled(vectors.splits.open)
@@ -76,6 +88,7 @@ def judge(
         _compare(cells, np.ones(len(apart), dtype=bool), vectors),
         _compare(cells, apart, vectors) if sampled else None,
         verified,
+        curves,
     )
 
 
@@ -138,3 +151,23 @@ def _verify(cells: Cells) -> dict[str, Mapping[str, Any]]:
     return {
         name: verify_pairs(*make(), exclude_self=True).to_json() for name, make in cells.items()
     }
+
+
+def _backfill(
+    vectors: StudyVectors, arms: Mapping[str, FittedArm], part: str
+) -> dict[str, dict[str, Any]]:
+    """Return the curve of each arm and order: most unsure first, at random, farthest off first."""
+    seed = vectors.recipe.seed_of("backfill order")
+    found: dict[str, dict[str, Any]] = {}
+    for name, arm in arms.items():
+        new, upgraded = arm.cell(vectors, part)
+        unsure = arm.h.uncertainties(vectors.of("old", part), arm.side.of(part))
+        orders = {
+            "random": random_order(new.ids, seed=seed),
+            "uncertainty": uncertainty_order(new.ids, unsure),
+            "oracle": oracle_order(upgraded, new),
+        }
+        for order, ids in orders.items():
+            curve = backfill_curve(new, upgraded, new, ids, exclude_self=True)
+            found.setdefault(name, {})[order] = curve.to_json()
+    return found

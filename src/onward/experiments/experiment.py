@@ -54,7 +54,7 @@ class Experiment:
             "command": self.command,
             "seeds": {str(seed): dict(run) for seed, run in self.seeds.items()},
             "mean": means(self.seeds),
-            "difference_to_new_old": differences(self.seeds),
+            "difference_to_upgraded": differences(self.seeds),
             "seconds": sum(run["seconds"] for run in runs),
             "versions": runs[0]["versions"],
         }

@@ -87,6 +87,8 @@ def write_comparison(
             fields[f"{name}_summary"] = told
     if judgement.verification:
         fields["verification"] = {name: dict(of) for name, of in judgement.verification.items()}
+    if judgement.backfill:
+        fields["backfill"] = {part: dict(of) for part, of in judgement.backfill.items()}
     fields |= {
         "recipe": dict(run.recipe),
         "seconds": run.seconds,

@@ -56,12 +56,12 @@ class Judge:
         old, new = (Embeddings(e.ids, e.vectors, e.space, known) for e in (old, new))
         return cls(old, side, new, "label" if by_label else "agreement")
 
-    def new_old(self, transformation: Transformation) -> Numbers:
+    def upgrade(self, transformation: Transformation) -> Numbers:
         """Return how new queries fare in the upgraded gallery, as fractions."""
         return self._numbers(self.new, transformation.apply(self.old, self.side))
 
     def merit(self, numbers: Mapping[str, Any]) -> float:
-        """Return what the best transformation has most of, from what `new_old` gave.
+        """Return what the best transformation has most of, from what `upgrade` gave.
 
         With labels the mean of cmc@1 and map: cmc@1 alone would let one query decide between two
         methods where few items are held out.

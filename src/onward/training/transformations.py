@@ -181,7 +181,7 @@ def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
     """
     settings, (examples, judge) = work.settings, work.parted()
     found = work.closed(examples)
-    tried = [described | judge.new_old(closed) for described, closed in found]
+    tried = [described | judge.upgrade(closed) for described, closed in found]
     linear, ridge = found[int(np.argmax([judge.merit(trial) for trial in tried]))]
     chosen = _describe_network(settings, linear)
     if settings.method == "auto":
@@ -190,7 +190,7 @@ def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
         if not settings.residual:
             described = _describe_ensemble(settings, linear)
             found.append((described, ensemble(network, ridge)))
-        tried += [described | judge.new_old(each) for described, each in found[len(tried) :]]
+        tried += [described | judge.upgrade(each) for described, each in found[len(tried) :]]
     if settings.method == "ensemble":
         chosen = _describe_ensemble(settings, linear)
     elif settings.method != "mlp":
