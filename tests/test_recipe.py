@@ -112,3 +112,25 @@ def test_an_arm_through_a_middle_model_needs_one():
     arms = [{"name": "new/old", "through": "chained"}]
     with pytest.raises(ConfigurationError, match="'new/old' goes by way of a middle model: give"):
         load_recipe("digits", {"arms": arms})
+
+
+def test_a_recipe_may_begin_with_another_base():
+    recipe = load_recipe("losses", {"base": "digits"})
+    assert (recipe.name, recipe.data.source) == ("losses", "digits")
+    assert recipe.variant("softmax to arcface").training_of_new.loss == "arcface"
+
+
+def test_a_recipe_without_a_base_refuses_another_one():
+    with pytest.raises(ConfigurationError, match="'digits' has no base that 'images' could repl"):
+        load_recipe("digits", {"base": "images"})
+
+
+def test_the_new_model_differs_in_what_is_said_alone():
+    recipe = load_recipe("digits", {"new_backbone": {"dim": 32}, "new_model": {"epochs": 2}})
+    assert (recipe.backbone_of_new.dim, recipe.backbone_of_new.width) == (32, 16)
+    assert (recipe.training_of_new.epochs, recipe.training_of_new.flip) == (2, False)
+
+
+def test_a_misspelt_key_of_the_new_model_is_refused():
+    with pytest.raises(ConfigurationError, match=r"\[new_model\].*did you mean 'epochs'\?"):
+        load_recipe("digits", {"new_model": {"epoch": 2}})

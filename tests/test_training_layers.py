@@ -37,12 +37,14 @@ def test_side_information_is_the_pca_of_standardised_stages(model, items):
     deviation = raw.std(axis=0)
     scale = np.where(deviation > 1e-6 * deviation.max(), deviation, 1)
     expected = PCA(5, svd_solver="full").fit_transform((raw - raw.mean(axis=0)) / scale)
-    _, side = add_layers_side_information(model, items, dim=5).embed_with_side(items)
+    _, side = add_layers_side_information(model, items, dim=5, format="float32").embed_with_side(
+        items
+    )
     np.testing.assert_allclose(np.abs(side.vectors), np.abs(expected), rtol=2e-3, atol=2e-3)
 
 
 def test_embeddings_and_their_space_stay_what_they_are(model, items):
-    with_side = add_layers_side_information(model, items, dim=6)
+    with_side = add_layers_side_information(model, items, dim=6, format="float32")
     embeddings, side = with_side.embed_with_side(items)
     assert with_side.space == model.space
     np.testing.assert_allclose(embeddings.vectors, model.embed(items).vectors, atol=1e-6)
@@ -52,7 +54,7 @@ def test_embeddings_and_their_space_stay_what_they_are(model, items):
 
 @pytest.mark.parametrize("form", ["float16", "int8"])
 def test_quantised_in_the_same_pass_as_afterwards(model, items, form):
-    plain = add_layers_side_information(model, items, dim=6)
+    plain = add_layers_side_information(model, items, dim=6, format="float32")
     quantised = add_layers_side_information(model, items, dim=6, format=form)
     expected = fit_quantisation(plain.embed_with_side(items)[1], form).apply(
         plain.embed_with_side(items)[1]
@@ -73,7 +75,7 @@ def test_some_stages_are_read_as_if_there_were_no_others(model, items):
     deviation = read.std(axis=0)
     scale = np.where(deviation > 1e-6 * deviation.max(), deviation, 1)
     expected = PCA(5, svd_solver="full").fit_transform((read - read.mean(axis=0)) / scale)
-    with_side = add_layers_side_information(model, items, dim=5, stages=(1,))
+    with_side = add_layers_side_information(model, items, dim=5, format="float32", stages=(1,))
     _, side = with_side.embed_with_side(items)
     np.testing.assert_allclose(np.abs(side.vectors), np.abs(expected), rtol=2e-3, atol=2e-3)
     assert with_side.readout.components.shape == (5, second)

@@ -39,7 +39,7 @@ def items():
 def test_layers_are_read_from_timm_models_in_the_same_pass(items, spec, stages, tmp_path):
     model = frozen_encoder(spec, name="old")
     assert model.stage_channels == stages
-    with_side = add_layers_side_information(model, items, dim=12)
+    with_side = add_layers_side_information(model, items, dim=12, format="float32")
     embeddings, side = with_side.embed_with_side(items)
     assert with_side.space == model.space
     np.testing.assert_allclose(embeddings.vectors, model.embed(items).vectors, rtol=1e-4, atol=1e-4)

@@ -82,7 +82,7 @@ def train(
     layers_format: Annotated[
         Literal["float32", "float16", "int8"] | None,
         typer.Option(
-            help="layers: 4, 2 or 1 bytes a dimension; default: float32.", show_default=False
+            help="layers: 4, 2 or 1 bytes a dimension; default: int8.", show_default=False
         ),
     ] = None,
     layers_grid: Annotated[

@@ -101,8 +101,8 @@ def _new(recipe: Recipe, splits: Splits) -> _Lesson:
 
 def _supervised(recipe: Recipe, role: str, told: str, items: Items) -> _Lesson:
     is_new = role == "new"
-    backbone = (recipe.new_backbone if is_new else None) or recipe.backbone
-    settings = (recipe.new_model if is_new else None) or recipe.embedding_model
+    backbone = recipe.backbone_of_new if is_new else recipe.backbone
+    settings = recipe.training_of_new if is_new else recipe.embedding_model
     seed = recipe.seed_of(role)
 
     def train(run: RunSettings) -> EmbeddingModel:
@@ -190,7 +190,7 @@ def _compatible(
     recipe: Recipe, splits: Splits, old: EmbeddingModel, baseline: Baseline = "bct"
 ) -> _Lesson:
     items, settings, seed = splits.train, recipe.backward_compatible, recipe.seed_of("bct")
-    backbone = recipe.new_backbone or recipe.backbone
+    backbone = recipe.backbone_of_new
     told = "For comparison, a backward compatible model: held to the old model's classifier"
     if baseline == "bct means":
         settings = settings.model_copy(update={"new_classes": "old class means"})
@@ -238,15 +238,24 @@ def _add_layers(
     recipe: Recipe, model: EmbeddingModel, items: Items, stage: Stage
 ) -> EmbeddingModel:
     """Let a model read side-information from its stages too; few items have few directions."""
-    grid = recipe.layers.grid
-    dim = min(recipe.layers.dim, sum(model.stage_channels) * grid**2, len(items) - 1)
+    grid, stages = recipe.layers.grid, recipe.layers.stages
+    channels = [model.stage_channels[i] for i in stages or range(len(model.stage_channels))]
+    dim = min(recipe.layers.dim, sum(channels) * grid**2, len(items) - 1)
     what = {"model": model.space.name, "dim": dim, "grid": grid, "data": items.digest}
+    what |= {} if stages is None else {"stages": list(stages)}
     place = stage.cache.place("models", what)
     if place.exists():
         return EmbeddingModel.load(place)
     with stage.bar("Read layers", "items") as progress:
         read = add_layers_side_information(
-            model, items, dim=dim, grid=grid, device=stage.device, progress=progress
+            model,
+            items,
+            dim=dim,
+            grid=grid,
+            format="float32",  # arms quantise what they store
+            stages=stages,
+            device=stage.device,
+            progress=progress,
         )
     read.save(place)
     return read

@@ -28,6 +28,9 @@ from onward.training.settings import (
 )
 
 
+CLOSED_FORMS = ("ridge", "low-rank", "procrustes", "identity")
+
+
 class Recipe(BaseModel):
     """A study: old, side-information, new and backward compatible models, and their comparison.
 
@@ -41,9 +44,9 @@ class Recipe(BaseModel):
             the other times augmented.
         data: the images.
         backbone: the network of all models.
-        new_backbone: the network of the new model, if it is another one.
+        new_backbone: what differs in the network of the new model, as its table would have it.
         embedding_model: training of the old and of the new model.
-        new_model: training of the new model, if it is another one.
+        new_model: what differs in the training of the new model.
         middle_classes: how many classes a model between the old and the new one knows, in a
             sequence of upgrades; without it there is none.
         side_information: training of the SimCLR model, on old data only.
@@ -69,9 +72,9 @@ class Recipe(BaseModel):
     views: int = Field(default=1, ge=1)
     data: DataSettings = DataSettings()
     backbone: BackboneSpec = BackboneSpec()
-    new_backbone: BackboneSpec | None = None
+    new_backbone: dict[str, Any] = {}
     embedding_model: TrainingSettings = TrainingSettings()
-    new_model: TrainingSettings | None = None
+    new_model: dict[str, Any] = {}
     middle_classes: int | None = Field(default=None, ge=2)
     side_information: SimCLRSettings = SimCLRSettings()
     supervised_contrastive: SupervisedContrastiveSettings = SupervisedContrastiveSettings()
@@ -89,6 +92,7 @@ class Recipe(BaseModel):
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names) or UPGRADED not in names:
             raise ValueError(f"arms need names of their own, and one of them the name {UPGRADED!r}")
+        _ = self.backbone_of_new, self.training_of_new
         for arm in self.arms:
             self.fit_of(arm)
             if arm.through != "direct" and self.middle_classes is None:
@@ -98,7 +102,22 @@ class Recipe(BaseModel):
     def fit_of(self, arm: Arm) -> FitSettings:
         """Return how h is fitted in an arm."""
         where = f"recipe {self.name}, arm {arm.name!r}, [fit]"
-        return read_settings(FitSettings, {**self.fit.model_dump(), **arm.fit}, where=where)
+        fields = {**self.fit.model_dump(), **arm.fit}
+        if fields["method"] in CLOSED_FORMS and "discriminative" not in arm.fit:
+            fields["discriminative"] = "none"  # which only a network learns
+        return read_settings(FitSettings, fields, where=where)
+
+    @property
+    def backbone_of_new(self) -> BackboneSpec:
+        """The network of the new model."""
+        fields = self.backbone.model_dump() | self.new_backbone
+        return read_settings(BackboneSpec, fields, where=f"recipe {self.name}, [new_backbone]")
+
+    @property
+    def training_of_new(self) -> TrainingSettings:
+        """The training of the new model."""
+        fields = self.embedding_model.model_dump(exclude_unset=True) | self.new_model
+        return read_settings(TrainingSettings, fields, where=f"recipe {self.name}, [new_model]")
 
     def variant(self, name: str) -> "Recipe":
         """Return one of the variants as a recipe without variants."""
@@ -128,26 +147,36 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
 
     Args:
         name: such as "digits", or a path that ends in `.toml`.
-        overrides: values by dotted key, such as `{"data.old_classes": 50, "seed": 1}`.
+        overrides: values by dotted key, such as `{"data.old_classes": 50, "seed": 1}`; "base" is
+            the name of another recipe to begin with.
 
     Raises:
         ConfigurationError: if there is no such recipe, it is no TOML, or a key or value is wrong.
     """
-    fields = _read_fields(name)
-    for key, value in (overrides or {}).items():
+    given = dict(overrides or {})
+    fields = _read_fields(name, given.pop("base", None))
+    for key, value in given.items():
         _set(fields, key, value)
     return _read_recipe(fields, where=f"recipe {name}")
 
 
-def _read_fields(name: str) -> dict[str, Any]:
-    """Read a TOML file; where it names a base, its own values replace those of the base."""
+def _read_fields(name: str, other_base: str | None = None) -> dict[str, Any]:
+    """Read a TOML file; where it names a base, its own values replace those of the base.
+
+    Args:
+        other_base: a base to take instead of the one that it names.
+    """
     path = Path(name) if name.endswith(".toml") else None
     try:
         fields = tomllib.loads(_read(path) if path else _read_bundled(name))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{name} is no TOML: {error}") from error
     base = fields.pop("base", None)
-    return fields if base is None else _merge(_read_fields(base), fields)
+    if base is None and other_base is not None:
+        raise ConfigurationError(
+            f"the recipe {name!r} has no base that {other_base!r} could replace"
+        )
+    return fields if base is None else _merge(_read_fields(other_base or base), fields)
 
 
 def _merge(base: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,9 +234,7 @@ def _read_recipe(fields: dict[str, Any], *, where: str) -> Recipe:
 _TABLES: dict[str, type[BaseModel]] = {
     "data": DataSettings,
     "backbone": BackboneSpec,
-    "new_backbone": BackboneSpec,
     "embedding_model": TrainingSettings,
-    "new_model": TrainingSettings,
     "side_information": SimCLRSettings,
     "supervised_contrastive": SupervisedContrastiveSettings,
     "autoencoder": AutoencoderSettings,

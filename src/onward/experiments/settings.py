@@ -71,7 +71,7 @@ class LayersSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dim: int = Field(default=128, ge=1)
+    dim: int = Field(default=256, ge=1)
     grid: int = Field(default=2, ge=1)
     stages: tuple[int, ...] | None = None
 
@@ -113,6 +113,7 @@ class Arm(BaseModel):
 
 ARMS = (
     Arm(name="new/old without side"),
-    Arm(name="new/old", side="simclr"),
+    Arm(name="new/old", side="layers", format="int8"),
     Arm(name="new/old layers", side="layers"),
+    Arm(name="new/old simclr", side="simclr"),
 )

@@ -48,7 +48,7 @@ def add_layers_side_information(
     *,
     dim: int,
     grid: int = 2,
-    format: Format = "float32",
+    format: Format = "int8",
     stages: tuple[int, ...] | None = None,
     device: str = "cpu",
     progress: Progress = silent,
