@@ -27,7 +27,6 @@ from onward.training.settings import (
     read_settings,
 )
 
-
 CLOSED_FORMS = ("ridge", "low-rank", "procrustes", "identity")
 
 
