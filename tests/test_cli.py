@@ -370,6 +370,8 @@ def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):
         answer("fit", *pairs, tmp_path / "h", "--paper", "--method", "rbt")
     with pytest.raises(ConfigurationError, match=r"--rank is that of low-rank's .* is auto; give"):
         answer("fit", *pairs, tmp_path / "h", "--rank", 3)
+    with pytest.raises(ConfigurationError, match="classifier needs the new model's; give --class"):
+        answer("fit", *pairs, tmp_path / "h", "--discriminative", "classifier")
     named = ("--classifier", "m", "--discriminative", "label-free")
     with pytest.raises(ConfigurationError, match=r"--classifier m was given, .* is label-free"):
         answer("fit", *pairs, tmp_path / "h", *named)

@@ -12,7 +12,9 @@ from onward.experiments.cache import Cache
 from onward.experiments.experiment import run_experiment
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import load_recipe
-from onward.experiments.study import COMPARISON, RECIPE
+from onward.experiments.splits import split
+from onward.experiments.study import COMPARISON, RECIPE, describe_study
+from onward.experiments.tables import markdown, means
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def performed(monkeypatch):
         out.mkdir(parents=True)
         numbers = {"cmc@1": recipe.seed / 10, "cmc@5": 1.0, "map": 0.5}
         cells = dict.fromkeys(("old/old", "new/old", "new/new"), numbers)
-        (out / RECIPE).write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
+        (out / RECIPE).write_text(json.dumps(describe_study(recipe, split(recipe))))
         (out / COMPARISON).write_text(
             json.dumps({"cells": cells, "seconds": 2.0, "versions": {"onward": "1"}})
         )
@@ -110,3 +112,20 @@ def test_differences_to_new_old_are_paired_over_seeds(tmp_path, stage, performed
     written = json.loads((tmp_path / "digits.json").read_text())
     paired = written["difference_to_upgraded"]["cells"]["new/new"]["cmc@1"]
     assert (paired["estimate"], paired["low"], paired["high"]) == (0.0, 0.0, 0.0)
+
+
+def test_a_variant_that_cannot_be_is_refused_before_another_is_performed(
+    tmp_path, stage, performed
+):
+    variants = {"narrow": {"backbone.width": 8}, "wide": {"backbone.widht": 32}}
+    recipe = load_recipe("digits", {"variants": variants})
+    with pytest.raises(ConfigurationError, match="did you mean 'width'"):
+        run_experiment(recipe, [0], tmp_path, stage, command="")
+    assert performed == []
+
+
+def test_what_is_not_known_is_a_dash_and_null():
+    unknown = {"cmc@1": None, "cmc@5": None, "map": None}
+    cells = dict.fromkeys(("old/old", "new/old", "new/new"), unknown)
+    assert "| new/old | - | - | - |" in markdown("digits", {0: {"cells": cells}})
+    assert means({0: {"cells": cells}})["cells"]["new/old"]["map"] is None

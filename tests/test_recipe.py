@@ -109,8 +109,8 @@ def test_arms_need_names_of_their_own_and_one_that_is_performed():
 
 
 def test_an_arm_through_a_middle_model_needs_one():
-    arms = [{"name": "new/old", "through": "chained"}]
-    with pytest.raises(ConfigurationError, match="'new/old' goes by way of a middle model: give"):
+    arms = [{"name": "new/old"}, {"name": "new/old chained", "through": "chained"}]
+    with pytest.raises(ConfigurationError, match="goes by way of a middle model: give"):
         load_recipe("digits", {"arms": arms})
 
 
@@ -126,7 +126,8 @@ def test_a_recipe_without_a_base_refuses_another_one():
 
 
 def test_the_new_model_differs_in_what_is_said_alone():
-    recipe = load_recipe("digits", {"new_backbone": {"dim": 32}, "new_model": {"epochs": 2}})
+    new = {"new_backbone": {"dim": 32}, "new_model": {"epochs": 2}, "baselines": []}
+    recipe = load_recipe("digits", new)
     assert (recipe.backbone_of_new.dim, recipe.backbone_of_new.width) == (32, 16)
     assert (recipe.training_of_new.epochs, recipe.training_of_new.flip) == (2, False)
 
@@ -134,3 +135,40 @@ def test_the_new_model_differs_in_what_is_said_alone():
 def test_a_misspelt_key_of_the_new_model_is_refused():
     with pytest.raises(ConfigurationError, match=r"\[new_model\].*did you mean 'epochs'\?"):
         load_recipe("digits", {"new_model": {"epoch": 2}})
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ({"name": "old/old"}, "an arm cannot be called 'old/old': cells of a study or a variant"),
+        ({"name": "bct new/old"}, "an arm cannot be called 'bct new/old'"),
+        ({"name": "wide: new/old"}, "an arm cannot be called 'wide: new/old'"),
+        ({"name": "new/old", "reverse": True}, "'new/old' is performed on a gallery in a store"),
+        ({"name": "new/old", "gallery_sample": 0.1}, "'new/old' is performed on a gallery"),
+        ({"name": "x", "gallery_sample": 0.1, "reverse": True}, "has no use for a gallery sample"),
+        ({"name": "x", "sample_only": True}, "'x' is to learn from a gallery sample; give one"),
+        ({"name": "x", "gallery_sample": 0.6}, "gallery_sample is 0.6"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_refused_in_words(arm, words):
+    with pytest.raises(ConfigurationError, match=words):
+        load_recipe("digits", {"arms": [{"name": "new/old"}, arm][arm["name"] == "new/old" :]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"new_backbone": {"dim": 8}}, "64 dimensions, the new one 8: no backward compatible.*= "),
+        (
+            {"embedding_model.loss": "arcface"},
+            "loss is arcface, that of .backward_compatible. soft",
+        ),
+        ({"views": 2, "new_backbone": {"size": 16}}, "2 views of each image.*give views = 1"),
+        ({"new_model": {"loss": "supcon"}}, "supcon has no classifier.*discriminative = 'none'"),
+        ({"arms": [{"name": "new/old", "side": "frozen"}]}, "give one as .frozen_encoder., such"),
+        ({"variants": {"a: b": {}}}, "a variant cannot be called 'a: b'; leave the colon out"),
+    ],
+)
+def test_what_could_only_fail_after_training_is_refused_before(changes, words):
+    with pytest.raises(ConfigurationError, match=words):
+        load_recipe("digits", changes)

@@ -251,3 +251,17 @@ def test_images_that_are_not_there_are_refused_before_anything_is_trained(tmp_pa
     recipe = load_recipe("images", {"data.source": str(tmp_path / "nothing")})
     with pytest.raises(DataError, match="nothing"):
         study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("middle", [3, 5, 11])
+def test_a_middle_model_that_is_not_between_the_others_is_refused(tmp_path, middle):
+    recipe = load_recipe("digits", {**QUICK, "middle_classes": middle})
+    with pytest.raises(ConfigurationError, match=f"middle_classes is {middle}; the middle"):
+        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
+
+
+def test_a_gallery_sample_without_an_open_set_is_refused_before_anything_is_trained(tmp_path):
+    arms = [{"name": "new/old"}, {"name": "new/old sample 10%", "gallery_sample": 0.1}]
+    recipe = load_recipe("digits", {**QUICK, "arms": arms})
+    with pytest.raises(ConfigurationError, match="takes a sample of the open gallery"):
+        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))

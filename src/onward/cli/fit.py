@@ -22,8 +22,11 @@ def fit(
         Path | None, typer.Option(help="Side-information of the same items: .parquet.")
     ] = None,
     method: Annotated[
-        Literal["auto", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"],
-        typer.Option(help="auto: the better of ridge and mlp by retrieval; the rest to compare."),
+        Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"],
+        typer.Option(
+            help="auto: the best of ridge, mlp and ensemble, their mean, by retrieval; the rest to "
+            "compare."
+        ),
     ] = "auto",
     rank: Annotated[
         int | None, typer.Option(min=1, help="low-rank: rank of its map; default: 64.")
@@ -84,6 +87,11 @@ def fit(
         raise ConfigurationError(
             f"--classifier {classifier} was given, but --discriminative is {part}, which needs "
             "none; leave one of them away"
+        )
+    if part == "classifier" and classifier is None:
+        raise ConfigurationError(
+            "--discriminative classifier needs the new model's; give --classifier NEW_MODEL, or "
+            "--discriminative label-free"
         )
     check_room(out, KIND)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}

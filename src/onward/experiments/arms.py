@@ -37,6 +37,12 @@ class FittedArm:
     first: Transformation | None
     sample: tuple[str, ...]
 
+    @property
+    def says_how_unsure(self) -> bool:
+        """Whether a backfill of the upgraded gallery could go by h's uncertainty."""
+        plain = self.first is None and not self.arm.reverse and not self.sample
+        return plain and self.h.uncertainty is not None
+
     def cell(self, vectors: StudyVectors, part: str) -> tuple[Embeddings, Embeddings]:
         """Return queries and gallery of a part after the upgrade.
 
@@ -142,7 +148,8 @@ def _fit(
     settings, seed = recipe.fit_of(arm), recipe.seed_of("fit")
     new = vectors.models["new"]
     classifier = None
-    if settings.discriminative == "classifier" and pairs.new.space == new.space:
+    labelled = pairs.new.labels is not None
+    if settings.discriminative == "classifier" and pairs.new.space == new.space and labelled:
         classifier = Classifier.of(new)
     what = {
         "settings": settings.model_dump(mode="json", exclude_defaults=True),
@@ -171,7 +178,7 @@ def _fit(
 
 
 def _possible(settings: FitSettings, classifier: Classifier | None) -> FitSettings:
-    """A step that does not end in the new space has no use for the new classifier."""
+    """A step that does not end in the new space, or has no labels, cannot use the classifier."""
     if settings.discriminative == "classifier" and classifier is None:
         return settings.model_copy(update={"discriminative": "none"})
     return settings

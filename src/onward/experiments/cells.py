@@ -74,7 +74,7 @@ def judge(
     everything = np.ones(len(vectors.splits.closed), dtype=bool)
     judged = _compare(closed, everything, vectors)
     verified = _verify(closed) if vectors.recipe.data.verification else {}
-    unsure = {name: arm for name, arm in arms.items() if arm.h.uncertainty is not None}
+    unsure = {name: arm for name, arm in arms.items() if arm.says_how_unsure}
     parts = [CLOSED] if vectors.splits.open is None else [CLOSED, OPEN]
     curves = {part: _backfill(vectors, unsure, part) for part in parts if unsure}
     if vectors.splits.open is None:

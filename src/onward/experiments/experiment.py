@@ -13,7 +13,8 @@ from onward.artifacts import write_aside
 from onward.errors import ConfigurationError
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import Recipe
-from onward.experiments.study import COMPARISON, RECIPE, run_study
+from onward.experiments.splits import split
+from onward.experiments.study import COMPARISON, RECIPE, describe_study, run_study
 from onward.experiments.tables import (
     differences,
     join_variants,
@@ -84,18 +85,17 @@ def run_experiment(
     if not seeds:
         raise ConfigurationError("an experiment without seeds has no numbers; give at least one")
     done: dict[int, Mapping[str, Any]] = {}
+    variants = {name: recipe.variant(name) for name in recipe.variants}  # refused before any work
     for seed in sorted(set(seeds)):
         directory = out / f"seed-{seed}"
-        seeded = recipe.model_copy(update={"seed": seed})
-        if not recipe.variants:
-            done[seed] = _perform(seeded, directory, stage)
+        if not variants:
+            done[seed] = _perform(_with_seed(recipe, seed), directory, stage)
             continue
-        done[seed] = join_variants(
-            {
-                name: _perform(seeded.variant(name), directory / name.replace(" ", "-"), stage)
-                for name in recipe.variants
-            }
-        )
+        performed = {
+            name: _perform(_with_seed(variant, seed), directory / name.replace(" ", "-"), stage)
+            for name, variant in variants.items()
+        }
+        done[seed] = join_variants(performed)
     experiment = Experiment(recipe.name, command, done)
     with write_aside(out / f"{recipe.name}.json") as aside:
         aside.write_text(json.dumps(experiment.to_json(), indent=1, allow_nan=False) + "\n")
@@ -125,7 +125,12 @@ def _perform(recipe: Recipe, directory: Path, stage: Stage) -> Mapping[str, Any]
 
 
 def _is_finished(directory: Path, recipe: Recipe) -> bool:
+    """Whether this recipe was performed here to the end, on the same images and versions."""
     if not (directory / COMPARISON).is_file():
         return False
-    performed = json.loads((directory / RECIPE).read_text())["recipe"]
-    return bool(performed == recipe.model_dump(mode="json"))
+    performed = json.loads((directory / RECIPE).read_text())
+    return bool(performed == describe_study(recipe, split(recipe)))
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return recipe.model_copy(update={"seed": seed})

@@ -1,5 +1,6 @@
 """What a study trains: each model once, kept for every study that needs the same one."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -7,13 +8,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from onward.artifacts import write_aside
 from onward.data.items import Items
-from onward.errors import ConfigurationError
 from onward.experiments.cache import Cache
 from onward.experiments.recipe import Recipe
 from onward.experiments.settings import Baseline
 from onward.experiments.splits import Splits
 from onward.models import EmbeddingModel
+from onward.models.layers import choose_stages
 from onward.nn.specs import BackboneSpec
 from onward.progress import Progress
 from onward.training.autoencoder import train_autoencoder_model
@@ -57,18 +59,34 @@ class _Lesson:
     train: Train
 
 
-def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> dict[str, EmbeddingModel]:
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The models of a study.
+
+    Attributes:
+        models: by role: "old" (with side-information from its layers), "new", the kinds of
+            side-information that are models, the baselines, and "middle" in a sequence.
+        seconds: what the training of each took, now or when it was kept.
+    """
+
+    models: Mapping[str, EmbeddingModel]
+    seconds: Mapping[str, float]
+
+
+def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> Trained:
     """Train the models that a recipe's arms and baselines need, by role.
 
     Each has a seed of its own, so none depends on another's. A model that is kept is not trained
     again, and a training that was killed goes on.
-
-    Returns:
-        "old" (with side-information from its layers), "new", the kinds of side-information that are
-        models, the baselines, and "middle" in a sequence.
     """
-    models = {"old": _learn(recipe, _old(recipe, splits), stage)}
-    models["old"] = _add_layers(recipe, models["old"], splits.old_train, stage)
+    models: dict[str, EmbeddingModel] = {}
+    seconds: dict[str, float] = {}
+
+    def learn(lesson: _Lesson) -> EmbeddingModel:
+        models[lesson.role], seconds[lesson.role] = _learn(recipe, lesson, stage)
+        return models[lesson.role]
+
+    models["old"] = _add_layers(recipe, learn(_old(recipe, splits)), splits.old_train, stage)
     lessons = {
         "simclr": _simclr,
         "autoencoder": _autoencoder,
@@ -79,15 +97,13 @@ def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> dict[str, Embe
     }
     for kind in dict.fromkeys(arm.side for arm in recipe.arms):
         if kind in lessons:
-            models[kind] = _learn(recipe, lessons[kind](recipe, splits), stage)
+            learn(lessons[kind](recipe, splits))
     if splits.middle_train is not None:
-        lesson = _supervised(recipe, "middle", "Model between them", splits.middle_train)
-        models["middle"] = _learn(recipe, lesson, stage)
-    models["new"] = _learn(recipe, _new(recipe, splits), stage)
+        learn(_supervised(recipe, "middle", "Model between them", splits.middle_train))
+    learn(_new(recipe, splits))
     for baseline in recipe.baselines:
-        lesson = _compatible(recipe, splits, models["old"], baseline)
-        models[baseline] = _learn(recipe, lesson, stage)
-    return models
+        learn(_compatible(recipe, splits, models["old"], baseline))
+    return Trained(models, seconds)
 
 
 def _old(recipe: Recipe, splits: Splits) -> _Lesson:
@@ -160,17 +176,13 @@ def _supervised_contrastive(recipe: Recipe, splits: Splits) -> _Lesson:
 
 
 def _untrained(recipe: Recipe, splits: Splits) -> _Lesson:
-    return _encoder("untrained", "a network as it was born", recipe, splits, recipe.backbone)
+    born = recipe.backbone.model_copy(update={"pretrained": False})
+    return _encoder("untrained", "a network as it was born", recipe, splits, born)
 
 
 def _frozen(recipe: Recipe, splits: Splits) -> _Lesson:
     backbone = recipe.frozen_encoder
-    if backbone is None:
-        raise ConfigurationError(
-            f"the recipe {recipe.name!r} stores a frozen encoder's embedding and names none; give "
-            "one as [frozen_encoder], such as name = 'timm:vit_small_patch14_dinov2' with "
-            "pretrained = true and its size"
-        )
+    assert backbone is not None  # noqa: S101  # the recipe has seen to it
     return _encoder("frozen", f"frozen encoder {backbone.name}", recipe, splits, backbone)
 
 
@@ -214,7 +226,8 @@ def _facts(kind: str, backbone: BackboneSpec, settings: BaseModel, seed: int) ->
     }
 
 
-def _learn(recipe: Recipe, lesson: _Lesson, stage: Stage) -> EmbeddingModel:
+def _learn(recipe: Recipe, lesson: _Lesson, stage: Stage) -> tuple[EmbeddingModel, float]:
+    """Return the model and how long its training took; of a resumed one, its last part."""
     what = {
         **lesson.facts,
         "role": lesson.role,
@@ -222,16 +235,21 @@ def _learn(recipe: Recipe, lesson: _Lesson, stage: Stage) -> EmbeddingModel:
         "precision": recipe.precision,
     }
     place = stage.cache.place("models", what)
+    took = place.with_suffix(".seconds")
     stage.tell(f"{lesson.told}: {lesson.items}")
     if place.exists():
         stage.tell(f"  kept from before: {place}")
-        return EmbeddingModel.load(place)
+        return EmbeddingModel.load(place), float(took.read_text()) if took.exists() else 0.0
+    started = time.monotonic()
     checkpoint = place.with_name(f".{place.name}.checkpoint")
     with run_settings(recipe, stage, f"Train {lesson.role}") as run:
         model = lesson.train(replace(run, checkpoint=checkpoint))
     model.save(place)
     forget_checkpoint(checkpoint)
-    return model
+    seconds = time.monotonic() - started
+    with write_aside(took) as aside:
+        aside.write_text(f"{seconds:.1f}")
+    return model, seconds
 
 
 def _add_layers(
@@ -239,7 +257,8 @@ def _add_layers(
 ) -> EmbeddingModel:
     """Let a model read side-information from its stages too; few items have few directions."""
     grid, stages = recipe.layers.grid, recipe.layers.stages
-    channels = [model.stage_channels[i] for i in stages or range(len(model.stage_channels))]
+    chosen = choose_stages(model.stage_channels, stages)
+    channels = [model.stage_channels[stage] for stage in chosen or range(len(model.stage_channels))]
     dim = min(recipe.layers.dim, sum(channels) * grid**2, len(items) - 1)
     what = {"model": model.space.name, "dim": dim, "grid": grid, "data": items.digest}
     what |= {} if stages is None else {"stages": list(stages)}

@@ -20,10 +20,12 @@ from onward.experiments.recipe import Recipe
 from onward.experiments.sides import count_multiply_adds
 from onward.experiments.splits import Splits
 from onward.experiments.vectors import CLOSED, StudyVectors
+from onward.intervals import over_queries
 from onward.rankings import Ranking
 from onward.report import make_grid, write_report
 
 VERSIONS_OF = ("onward", "torch", "numpy", "onnxruntime", "lancedb")
+RESAMPLES = 1000
 INTRODUCTION = (
     "A gallery of {items} images was filled by an old model that knows {old} of {all} classes. "
     "Then a better model came, trained as if there were no old one. A transformation, learned on "
@@ -38,23 +40,28 @@ class RunFacts:
 
     Attributes:
         recipe: name, seed and digest.
-        seconds: from beginning to end.
+        seconds: from beginning to end; what was kept from before takes none.
+        training_seconds: of each model, now or when it was kept.
         peak_bytes: the most memory that the process held.
         versions: of the packages that matter.
     """
 
     recipe: Mapping[str, Any]
     seconds: float
+    training_seconds: Mapping[str, float]
     peak_bytes: int
     versions: Mapping[str, str]
 
 
-def describe_run(recipe: Recipe, *, seconds: float) -> RunFacts:
+def describe_run(
+    recipe: Recipe, *, seconds: float, training_seconds: Mapping[str, float]
+) -> RunFacts:
     """Return what the run of a recipe took up to now."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return RunFacts(
         {"name": recipe.name, "seed": recipe.seed, "digest": recipe.digest},
         round(seconds, 1),
+        {role: round(took, 1) for role, took in training_seconds.items()},
         peak if sys.platform == "darwin" else peak * 1024,
         versions(),
     )
@@ -80,11 +87,16 @@ def write_comparison(
         "old_bytes": vectors.of("old", CLOSED).space.bytes,
         "old_multiply_adds": count_multiply_adds(vectors.models["old"]),
     }
-    for name, comparison in {"open": judgement.open, "unsampled": judgement.unsampled}.items():
+    for part, comparison in {"open": judgement.open, "unsampled": judgement.unsampled}.items():
         if comparison is not None:
             told = comparison.to_json()
-            fields[name] = told.pop("cells")
-            fields[f"{name}_summary"] = told
+            fields[part] = told.pop("cells")
+            fields |= {f"{part}_{name}": value for name, value in told.items()}
+    fields["intervals"] = {
+        part: _intervals(comparison)
+        for part, comparison in {"cells": closed, "open": judgement.open}.items()
+        if comparison is not None
+    }
     if judgement.verification:
         fields["verification"] = {name: dict(of) for name, of in judgement.verification.items()}
     if judgement.backfill:
@@ -92,11 +104,23 @@ def write_comparison(
     fields |= {
         "recipe": dict(run.recipe),
         "seconds": run.seconds,
+        "training_seconds": dict(run.training_seconds),
         "peak_bytes": run.peak_bytes,
         "versions": dict(run.versions),
     }
     with write_aside(path) as aside:
         aside.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
+
+
+def _intervals(comparison: Comparison) -> dict[str, Any]:
+    """Return bootstrap intervals over the queries, by cell and metric."""
+    return {
+        cell: {
+            metric: over_queries(evaluation, metric, resamples=RESAMPLES).to_json()
+            for metric in ("cmc@1", "map")
+        }
+        for cell, evaluation in comparison.cells.items()
+    }
 
 
 def _by_classes(comparison: Comparison, vectors: StudyVectors) -> dict[str, Any]:

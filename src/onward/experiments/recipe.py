@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from onward.artifacts import canonical_json, digest
 from onward.compatibility import UPGRADED
@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     Attributes:
         name: what the study is called.
         seed: every other seed is derived from it.
-        precision: "32-true" or "bf16-mixed", for training the networks that see images.
+        precision: "32-true" or "bf16-mixed", for training every network.
         threads: CPU threads that torch computes with; all if not given. Tiny networks are quickest
             on one, above all where other programs want the cores too.
         views: how often each training image is embedded to fit the transformation: once as it is,
@@ -86,17 +86,60 @@ class Recipe(BaseModel):
     arms: tuple[Arm, ...] = ARMS
     variants: dict[str, dict[str, Any]] = {}
 
+    @field_validator("variants")
+    @classmethod
+    def _variants_have_names(cls, variants: dict[str, Any]) -> dict[str, Any]:
+        if named := [name for name in variants if ": " in name]:
+            raise ValueError(f"a variant cannot be called {named[0]!r}; leave the colon out")
+        return variants
+
     @model_validator(mode="after")
     def _arms_fit(self) -> "Recipe":
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names) or UPGRADED not in names:
             raise ValueError(f"arms need names of their own, and one of them the name {UPGRADED!r}")
-        _ = self.backbone_of_new, self.training_of_new
+        self._check_models()
         for arm in self.arms:
             self.fit_of(arm)
             if arm.through != "direct" and self.middle_classes is None:
                 raise ValueError(f"arm {arm.name!r} goes by way of a middle model: give it classes")
         return self
+
+    def _check_models(self) -> None:
+        """Refuse what could only fail after hours of training."""
+        backbone, training = self.backbone_of_new, self.training_of_new
+        if self.baselines and backbone.dim != self.backbone.dim:
+            raise ValueError(
+                f"the old model has {self.backbone.dim} dimensions, the new one {backbone.dim}: no "
+                "backward compatible model can serve both; give baselines = []"
+            )
+        if self.baselines and self.backward_compatible.loss != self.embedding_model.loss:
+            raise ValueError(
+                f"the old model's loss is {self.embedding_model.loss}, that of "
+                f"[backward_compatible] {self.backward_compatible.loss}; give both the same, or "
+                "baselines = []"
+            )
+        taken = (backbone.size, backbone.channels)
+        if self.views > 1 and taken != (self.backbone.size, self.backbone.channels):
+            raise ValueError(
+                f"{self.views} views of each image are to go to both models, which take images of "
+                "other sizes or channels; give views = 1"
+            )
+        if self.frozen_encoder is None and any(arm.side == "frozen" for arm in self.arms):
+            raise ValueError(
+                "an arm stores a frozen encoder's embedding, and none is named; give one as "
+                "[frozen_encoder], such as name = 'timm:vit_small_patch14_dinov2' with "
+                "pretrained = true and its size"
+            )
+        if self.new_model and training.loss == "supcon" and self._learns_from_classifier:
+            raise ValueError(
+                "a new model trained by supcon has no classifier that h could learn from; give "
+                "[fit] discriminative = 'none'"
+            )
+
+    @property
+    def _learns_from_classifier(self) -> bool:
+        return any(self.fit_of(arm).discriminative == "classifier" for arm in self.arms)
 
     def fit_of(self, arm: Arm) -> FitSettings:
         """Return how h is fitted in an arm."""

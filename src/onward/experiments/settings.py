@@ -4,9 +4,11 @@ An arm is one way to carry a gallery over: what is stored beside the old embeddi
 and on what. Every arm answers the same queries, so a table of arms shows what each choice is worth.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from onward.compatibility import NEW, OLD, UPGRADED
 
 Side = Literal[
     "none",
@@ -20,6 +22,15 @@ Side = Literal[
     "oracle",
 ]
 Baseline = Literal["bct", "bct means"]
+
+
+RESERVED = (
+    OLD,
+    NEW,
+    "independent",
+    "middle/middle",
+    *(f"{baseline} new/{gallery}" for baseline in get_args(Baseline) for gallery in ("old", "new")),
+)
 
 
 class DataSettings(BaseModel):
@@ -86,8 +97,9 @@ class Arm(BaseModel):
         dim: dimensions stored, by principal components of the old data; all if not given.
         format: how the side-information's numbers are stored.
         fit: what differs from the recipe's `fit`, as its table would have it.
-        gallery_sample: share of the gallery that is embedded by the new model, without labels, for
-            h to learn from, beside the training pairs. Such an arm is judged on the open set.
+        gallery_sample: share of the open gallery that is embedded by the new model, without labels,
+            for h to learn from, beside the training pairs; up to a half, for the other half judges.
+            Such an arm is judged on the open set.
         sample_by: how these items are chosen.
         sample_only: learn from them alone.
         through: "direct", or by way of the middle model: "chained" fits the second step on what
@@ -103,12 +115,31 @@ class Arm(BaseModel):
     dim: int | None = Field(default=None, ge=1)
     format: Literal["float32", "float16", "int8"] = "float32"
     fit: dict[str, Any] = {}
-    gallery_sample: float = Field(default=0.0, ge=0, lt=1)
+    gallery_sample: float = Field(default=0.0, ge=0, le=0.5)
     sample_by: Literal["random", "k-means", "uncertainty"] = "random"
     sample_only: bool = False
     through: Literal["direct", "chained", "composed"] = "direct"
     side_later: bool = True
     reverse: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Arm":
+        if ": " in self.name or self.name in RESERVED:
+            raise ValueError(
+                f"an arm cannot be called {self.name!r}: cells of a study or a variant are; "
+                "choose a name such as 'new/old ridge'"
+            )
+        plain = self.through == "direct" and not self.reverse and not self.gallery_sample
+        if self.name == UPGRADED and not plain:
+            raise ValueError(
+                f"the arm {self.name!r} is performed on a gallery in a store: it cannot be "
+                "reversed, go by way of a middle model, or have a gallery sample"
+            )
+        if self.gallery_sample and (self.reverse or self.through != "direct"):
+            raise ValueError(f"the arm {self.name!r} has no use for a gallery sample; leave it out")
+        if self.sample_only and not self.gallery_sample:
+            raise ValueError(f"the arm {self.name!r} is to learn from a gallery sample; give one")
+        return self
 
 
 ARMS = (

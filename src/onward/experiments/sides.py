@@ -47,7 +47,7 @@ class SideInformation:
         if self.arm.side == LAYERS:
             readout = models["old"].readout
             assert readout is not None  # noqa: S101  # `train_models` attached it
-            dim = self.arm.dim or readout.dim
+            dim = min(self.arm.dim or readout.dim, readout.dim)
             return int(dim * readout.components.shape[1])
         return count_multiply_adds(models[self.arm.side])
 

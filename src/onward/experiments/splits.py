@@ -69,6 +69,12 @@ def split(recipe: Recipe) -> Splits:
             f"the new model is to know classes {data.new_from} to {last - 1} by position, but "
             f"{data.source} has {len(known)} classes; give a smaller new_from or new_classes"
         )
+    middle = recipe.middle_classes
+    if middle is not None and not data.old_classes < middle <= last:
+        raise ConfigurationError(
+            f"middle_classes is {middle}; the middle model should know more classes than the old "
+            f"one ({data.old_classes}) and no more than the new one (up to {last})"
+        )
     if data.old_source is None:
         old_train = train.of_classes(known[: data.old_classes])
     else:
@@ -76,7 +82,6 @@ def split(recipe: Recipe) -> Splits:
         old_train = others.of_classes(others.classes[: data.old_classes])
     old_classes = old_train.classes if data.old_source is None else ()
     seen = set(old_classes) | set(new_classes)
-    middle = recipe.middle_classes
     return Splits(
         old_train=old_train,
         side_train=old_train.of_classes(old_train.classes[: data.side_classes]),

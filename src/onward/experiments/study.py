@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,17 +77,23 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
     started = time.monotonic()
     _refuse_to_replace_others(out)
     splits = split(recipe)
+    sampled = [arm.name for arm in recipe.arms if arm.gallery_sample]
+    if sampled and splits.open is None:
+        raise ConfigurationError(
+            f"the arm {sampled[0]!r} takes a sample of the open gallery, and there is none: the "
+            "models know every class. Give a smaller data.new_classes, or leave the arm out"
+        )
     _prepare(out, recipe, splits)
-    models = train_models(recipe, splits, stage)
-    vectors = StudyVectors(recipe, models, splits, stage)
+    trained = train_models(recipe, splits, stage)
+    vectors = StudyVectors(recipe, trained.models, splits, stage)
     stage.tell(f"Transformations: h(old, side) -> new from {splits.train}")
     arms = fit_arms(vectors)
     stage.tell(f"Embeddings: {splits.closed}, which no model was trained on")
-    _save(models, arms, vectors, out)
+    _save(trained.models, arms, vectors, out)
     gallery = _fill_gallery(out, arms, vectors, stage)
     upgraded = _upgrade(gallery, arms[UPGRADED], vectors, stage)
     judgement = judge(vectors, arms, upgraded.vectors)
-    run = describe_run(recipe, seconds=time.monotonic() - started)
+    run = describe_run(recipe, seconds=time.monotonic() - started, training_seconds=trained.seconds)
     write_comparison(out / COMPARISON, judgement, vectors, arms, run)
     new = vectors.of("new", CLOSED)
     rankings = {
@@ -119,16 +126,20 @@ def _refuse_to_replace_others(out: Path) -> None:
         )
 
 
-def _prepare(out: Path, recipe: Recipe, splits: Splits) -> None:
-    """Make room, and say what is performed here; what else the directory holds stays."""
-    what = {
+def describe_study(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """Return all that determines a study, as plain values."""
+    return {
         "recipe": recipe.model_dump(mode="json"),
         "data": {"train": splits.train.digest, "closed": splits.closed.digest},
         "versions": versions(),
     }
+
+
+def _prepare(out: Path, recipe: Recipe, splits: Splits) -> None:
+    """Make room, and say what is performed here; what else the directory holds stays."""
     (out / COMPARISON).unlink(missing_ok=True)
     with write_aside(out / RECIPE) as aside:
-        aside.write_text(json.dumps(what, indent=2) + "\n")
+        aside.write_text(json.dumps(describe_study(recipe, splits), indent=2) + "\n")
     for name in ("models", "transformations", "embeddings", "gallery.lance"):
         shutil.rmtree(out / name, ignore_errors=True)
 

@@ -20,7 +20,13 @@ TITLES = {
     "open": "open set: classes that no model knows",
     "unsampled": "open set, the half that no gallery sample was taken from",
 }
-BY_CELL = (*PARTS, "arms", "update_gain_by_cell", "negative_flips_by_cell")
+OF_PART = {"cells": "", "open": "open_", "unsampled": "unsampled_"}  # how its fields begin
+GAIN, FLIPS = "update_gain_by_cell", "negative_flips_by_cell"
+BY_CELL = (
+    *PARTS,
+    "arms",
+    *(f"{before}{field}" for before in OF_PART.values() for field in (GAIN, FLIPS)),
+)
 
 
 def join_variants(variants: Mapping[str, Seed]) -> dict[str, Any]:
@@ -42,11 +48,11 @@ def join_variants(variants: Mapping[str, Seed]) -> dict[str, Any]:
     }
 
 
-def means(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the mean over the seeds, by part, cell and metric."""
+def means(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return the mean over the seeds, by part, cell and metric; None for what is not known."""
     return {
         part: {
-            cell: {metric: statistics.mean(values(seeds, part, cell, metric)) for metric in METRICS}
+            cell: {metric: _mean(values(seeds, part, cell, metric)) for metric in METRICS}
             for cell in cells_of(seeds, part)
         }
         for part in PARTS
@@ -94,8 +100,8 @@ def markdown(name: str, seeds: Mapping[int, Seed]) -> str:
         lines = [
             f"| {name}, {TITLES[part]}, {count}, percent | "
             + " | ".join(METRICS)
-            + " | update gain cmc@1 | update gain map | side bytes |",
-            "| --- " * (4 + len(METRICS)) + "|",
+            + " | gain cmc@1 | gain map | flips | bytes | multiply-adds |",
+            "| --- " * (6 + len(METRICS)) + "|",
         ]
         for cell in cells:
             shown = [mean_and_range(values(seeds, part, cell, metric)) for metric in METRICS]
@@ -121,8 +127,8 @@ def cells_of(seeds: Mapping[int, Seed], part: str) -> list[str]:
 
 
 def values(seeds: Mapping[int, Seed], part: str, cell: str, metric: str) -> list[float]:
-    """Return a metric of a cell, by seed in their order."""
-    return [float(seed[part][cell][metric]) for seed in seeds.values()]
+    """Return a metric of a cell, by seed in their order; NaN for what is not known."""
+    return [_number(seed[part][cell][metric]) for seed in seeds.values()]
 
 
 def reference(cell: str, which: str) -> str:
@@ -132,7 +138,9 @@ def reference(cell: str, which: str) -> str:
 
 
 def mean_and_range(given: Sequence[float]) -> str:
-    """Return mean, least and greatest in percent; a single value alone."""
+    """Return mean, least and greatest in percent; a single value alone, - for what is unknown."""
+    if not given or any(math.isnan(value) for value in given):
+        return "-"
     mean = f"{100 * statistics.mean(given):.1f}"
     if len(given) == 1:
         return mean
@@ -142,7 +150,7 @@ def mean_and_range(given: Sequence[float]) -> str:
 def _row(seeds: Mapping[int, Seed], part: str, cell: str) -> ExperimentRow:
     arm = next(iter(seeds.values())).get("arms", {}).get(cell)
     numbers = {
-        seed: {metric: float(of[part][cell][metric]) for metric in METRICS}
+        seed: {metric: _number(of[part][cell][metric]) for metric in METRICS}
         for seed, of in seeds.items()
     }
     if arm is None:
@@ -161,14 +169,27 @@ def _row(seeds: Mapping[int, Seed], part: str, cell: str) -> ExperimentRow:
 
 def _gain(cells: Mapping[str, Any], cell: str, metric: str) -> float:
     """Return the update gain; NaN where full backfill gains nothing."""
-    old, new = (cells[reference(cell, each)][metric] for each in (OLD, NEW))
-    return (cells[cell][metric] - old) / (new - old) if new > old else math.nan
+    here = _number(cells[cell][metric])
+    old, new = (_number(cells[reference(cell, each)][metric]) for each in (OLD, NEW))
+    return (here - old) / (new - old) if new > old else math.nan
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _mean(given: Sequence[float]) -> float | None:
+    mean = statistics.fmean(given)
+    return None if math.isnan(mean) else mean
 
 
 def _of_arm(seeds: Mapping[int, Seed], part: str, cell: str) -> list[str]:
-    """Return update gains and bytes of an arm's cell; nothing for another cell."""
+    """Return gains, negative flips, bytes and multiply-adds of an arm; nothing for other cells."""
     arm = next(iter(seeds.values())).get("arms", {}).get(cell)
     if arm is None:
-        return ["", "", ""]
+        return [""] * 5
     shown = [gains(seeds, part, cell, metric) for metric in ("cmc@1", "map")]
-    return [mean_and_range(each) if each else "-" for each in shown] + [str(arm["side_bytes"])]
+    found = (seed.get(f"{OF_PART[part]}{FLIPS}", {}).get(cell) for seed in seeds.values())
+    flips = [_number(value) for value in found]
+    costs = [str(arm["side_bytes"]), f"{arm['side_multiply_adds']:,}"]
+    return [*map(mean_and_range, shown), mean_and_range(flips), *costs]
