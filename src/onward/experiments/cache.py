@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from onward.artifacts import canonical_json, digest, write_aside
 from onward.evaluation import Evaluation
 from onward.spaces import Embeddings
 
-T = TypeVar("T")
+GENERATION = 1
+"""To be raised when the same settings come to give something else: by other defaults or code."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Cache:
                 are added.
         """
         versions = {name: version(name) for name in ("onward", "torch")}
-        name = digest(canonical_json({"what": dict(what), "versions": versions}))[:16]
+        all_of_it = {"what": dict(what), "versions": versions}
+        all_of_it |= {} if GENERATION == 1 else {"generation": GENERATION}
+        name = digest(canonical_json(all_of_it))[:16]
         return self.directory / kind / name
 
     def embeddings(self, what: Mapping[str, Any], make: Callable[[], Embeddings]) -> Embeddings:

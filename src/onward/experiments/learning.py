@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel
 
 from onward.artifacts import write_aside
@@ -28,6 +29,7 @@ from onward.training.settings import RunSettings
 from onward.training.side_information import train_side_information_model
 from onward.training.supervised_contrastive import train_supervised_contrastive_model
 
+READ_ITEMS = 20_000
 Train = Callable[[RunSettings], EmbeddingModel]
 
 
@@ -255,7 +257,12 @@ def _learn(recipe: Recipe, lesson: _Lesson, stage: Stage) -> tuple[EmbeddingMode
 def _add_layers(
     recipe: Recipe, model: EmbeddingModel, items: Items, stage: Stage
 ) -> EmbeddingModel:
-    """Let a model read side-information from its stages too; few items have few directions."""
+    """Let a model read side-information from its stages too; few items have few directions.
+
+    Of many items, `READ_ITEMS` evenly spaced ones say enough of what varies.
+    """
+    if len(items) > READ_ITEMS:
+        items = items.select(np.linspace(0, len(items) - 1, READ_ITEMS).astype(np.int64))
     grid, stages = recipe.layers.grid, recipe.layers.stages
     chosen = choose_stages(model.stage_channels, stages)
     channels = [model.stage_channels[stage] for stage in chosen or range(len(model.stage_channels))]

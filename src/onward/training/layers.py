@@ -24,6 +24,7 @@ from onward.training.provenance import describe_items
 Square = Float64[np.ndarray, "total total"]
 PerValue = Float64[np.ndarray, " total"]
 
+BLOCK_ITEMS = 4096  # whose rows are multiplied at once
 EXACT_UP_TO = 4096  # values; beyond, the components are found by iteration
 ITERATIONS, SPARE = 12, 32
 CONSTANT = 1e-6  # a deviation below this share of the largest one is no information
@@ -151,8 +152,8 @@ def measure(batches: Iterator[PooledStages]) -> Moments:
         DataError: if there are no rows.
     """
     merged: Moments | None = None
-    for batch in batches:
-        rows = batch.astype(np.float64)
+    for block in _blocks(batches):
+        rows = block.astype(np.float64)
         mean = rows.mean(axis=0)
         rows -= mean
         one = Moments(len(rows), mean, rows.T @ rows / len(rows))
@@ -160,6 +161,18 @@ def measure(batches: Iterator[PooledStages]) -> Moments:
     if merged is None:
         raise DataError("there are no items to measure the stages on; give at least one")
     return merged
+
+
+def _blocks(batches: Iterator[PooledStages]) -> Iterator[PooledStages]:
+    """Join batches, so that a large covariance is not merged for each of them."""
+    waiting: list[PooledStages] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= BLOCK_ITEMS:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def principal_components(covariance: Square, dim: int) -> Float64[np.ndarray, "dim total"]:
