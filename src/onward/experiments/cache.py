@@ -39,7 +39,7 @@ class Cache:
                 are added.
         """
         versions = {name: version(name) for name in ("onward", "torch")}
-        all_of_it = {"what": dict(what), "versions": versions}
+        all_of_it: dict[str, Any] = {"what": dict(what), "versions": versions}
         all_of_it |= {} if GENERATION == 1 else {"generation": GENERATION}
         name = digest(canonical_json(all_of_it))[:16]
         return self.directory / kind / name
