@@ -3,12 +3,12 @@
 A smaller squared error does not promise better retrieval, so nothing here looks at errors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from onward.evaluation import evaluate
 from onward.rankings import Relevance
@@ -19,6 +19,8 @@ from onward.training.timetable import Rows
 from onward.transformation import Transformation
 
 NEIGHBOURS = 10
+ERROR = "standard error"  # of the merit, over the queries
+PerQuery = Float64[np.ndarray, " query"]
 Neighbours = Int64[np.ndarray, "query rank"]
 Numbers = dict[str, float]
 
@@ -79,17 +81,39 @@ class Judge:
 
     def _numbers(self, queries: Embeddings, gallery: Embeddings) -> Numbers:
         if self.by == "agreement":
-            return {"agreement": self._agreement(queries, gallery)}
+            shared = self._agreement(queries, gallery)
+            return {"agreement": float(shared.mean()), ERROR: _standard_error(shared)}
         relevance = Relevance.between(queries, gallery, exclude_self=True)
         found = evaluate(rank(queries, gallery, exclude_self=True), relevance)
-        return {"cmc@1": found.cmc(1), "map": found.map}
+        merits = ((found.first_hit == 0) + found.average_precision)[found.counted] / 2
+        return {"cmc@1": found.cmc(1), "map": found.map, ERROR: _standard_error(merits)}
 
-    def _agreement(self, queries: Embeddings, gallery: Embeddings) -> float:
+    def _agreement(self, queries: Embeddings, gallery: Embeddings) -> PerQuery:
         count = max(1, min(NEIGHBOURS, len(queries) // 10))
         wanted = _neighbours(self.new, self.new, count)
         found = _neighbours(queries, gallery, count)
         shared = [np.intersect1d(a, b).size for a, b in zip(wanted, found, strict=True)]
-        return float(np.mean(shared)) / count
+        return np.array(shared, dtype=np.float64) / count
+
+
+def choose_penalty(tried: Sequence[Mapping[str, Any]], judge: Judge) -> int:
+    """Return which trial of a linear map to keep: the strongest penalty that is not clearly worse.
+
+    Of the trials whose merit lies within one standard error of the best, the one with the largest
+    penalty: held-out items are of classes that the new model knows, and a map that is bent to them
+    serves unseen classes less.
+
+    References:
+        Breiman, Friedman, Olshen, Stone, Classification and Regression Trees, 1984, section 3.4.3.
+    """
+    merits = np.array([judge.merit(trial) for trial in tried])
+    best = int(np.argmax(merits))
+    within = np.flatnonzero(merits >= merits[best] - tried[best][ERROR])
+    return max(within.tolist(), key=lambda row: tried[row].get("penalty", 0.0))
+
+
+def _standard_error(values: PerQuery) -> float:
+    return float(values.std() / np.sqrt(max(len(values), 1)))
 
 
 def _neighbours(queries: Embeddings, gallery: Embeddings, count: int) -> Neighbours:

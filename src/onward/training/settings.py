@@ -225,7 +225,7 @@ class FitSettings(Optimization):
         least_steps: epochs are added until the network has at least so many steps, without which
             a small sample of a gallery would be seen too rarely.
         ridge_penalties: the penalties that ridge chooses among, in the unit of one standardised
-            dimension's variance.
+            dimension's variance; the strongest that is not clearly worse is kept.
         held_out: share of the items that are kept apart to choose by; "mlp" and "rbt" choose
             nothing and keep none apart.
         most_held_out: never keep more items apart than this.
@@ -267,6 +267,7 @@ class FitSettings(Optimization):
         1e-2,
         1e-1,
         1.0,
+        3.0,
     )
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     most_held_out: Annotated[int, Field(ge=2)] = 5000

@@ -31,7 +31,7 @@ from onward.training.pairs import (
     split,
 )
 from onward.training.provenance import made_by
-from onward.training.selection import Judge
+from onward.training.selection import Judge, choose_penalty
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.uncertainty import with_uncertainty
 from onward.transformation import Transformation
@@ -174,15 +174,16 @@ class _Work:
 def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
     """Fit what the method allows apart from held-out items, and return what fares best on them.
 
-    The penalty of ridge is chosen so too, also of the ridge that a network is added to. Then what
-    has a closed form is solved once more on all pairs, which costs nothing. A network is trained
-    once more where a sample judged, of which no item should be wasted; held-out training pairs are
-    few among many, and it stays as it is.
+    The penalty of ridge is chosen so too (see `choose_penalty`), also of the ridge that a network
+    is added to. Then what has a closed form is solved once more on all pairs, which costs nothing.
+    A network is trained once more where a sample judged, of which no item should be wasted;
+    held-out training pairs are few among many, and it stays as it is.
     """
     settings, (examples, judge) = work.settings, work.parted()
     found = work.closed(examples)
     tried = [described | judge.upgrade(closed) for described, closed in found]
-    linear, ridge = found[int(np.argmax([judge.merit(trial) for trial in tried]))]
+    linears, kept = len(tried), choose_penalty(tried, judge)
+    linear, ridge = found[kept]
     chosen = _describe_network(settings, linear)
     if settings.method == "auto":
         network = work.network(examples, work.trial_run, chosen.get("penalty"))
@@ -193,8 +194,11 @@ def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
         tried += [described | judge.upgrade(each) for described, each in found[len(tried) :]]
     if settings.method == "ensemble":
         chosen = _describe_ensemble(settings, linear)
+    elif settings.method == "auto":
+        rows = [kept, *range(linears, len(tried))]
+        chosen = found[max(rows, key=lambda row: judge.merit(tried[row]))][0]
     elif settings.method != "mlp":
-        chosen = found[int(np.argmax([judge.merit(trial) for trial in tried]))][0]
+        chosen = linear
     trained = network if settings.method == "auto" and not work.sample_judges else None
     best = _fit_chosen(work, chosen, trained)
     if work.trial_run.checkpoint is not None and work.sample_judges:
