@@ -204,7 +204,7 @@ def test_low_rank_has_the_least_penalised_error_among_maps_of_its_rank():
 def test_a_rank_of_one_is_small_and_says_so():
     h = fit(*world(), settings=settings_for("low-rank", rank=1), run=CPU)
     assert h.parameters == (11 + 1) + (8 + 8)
-    assert [tried["rank"] for tried in h.made_by["tried"]] == [1] * 5
+    assert [tried["rank"] for tried in h.made_by["tried"]] == [1] * 6
 
 
 @pytest.mark.parametrize("method", ["identity", "procrustes", "low-rank", "ridge"])
