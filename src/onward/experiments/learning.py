@@ -203,7 +203,7 @@ def _encoder(
 def _compatible(
     recipe: Recipe, splits: Splits, old: EmbeddingModel, baseline: Baseline = "bct"
 ) -> _Lesson:
-    items, settings, seed = splits.train, recipe.backward_compatible, recipe.seed_of("bct")
+    items, settings, seed = splits.train, recipe.backward_compatible, recipe.seed_of(baseline)
     backbone = recipe.backbone_of_new
     told = "For comparison, a backward compatible model: held to the old model's classifier"
     if baseline == "bct means":
