@@ -28,6 +28,7 @@ QUICK = {
     "fit.epochs": 3,
     "fit.inner": 16,
 }
+EXACT = {"method": "ridge", "ridge_penalties": [1e-4]}
 CELLS = {
     "independent",
     "old/old",
@@ -191,7 +192,7 @@ def test_open_set_and_arms_stand_in_the_json(tmp_path):
     arms = [
         {"name": "new/old", "side": "layers", "dim": 4, "format": "int8"},
         {"name": "new/old sample 10%", "side": "layers", "gallery_sample": 0.1},
-        {"name": "new/old oracle", "side": "oracle", "fit": {"method": "ridge"}},
+        {"name": "new/old oracle", "side": "oracle", "fit": EXACT},
         {"name": "query -> old", "reverse": True, "fit": {"method": "ridge"}},
     ]
     split = {"data.old_classes": 4, "data.new_classes": 8, "arms": arms}
