@@ -21,6 +21,8 @@ DIGITS = 8  # of the digest, in a space's name
 ROOM = 5.0
 """An int8 scale reaches at least so many times the root mean square of its dimension: images that
 were not fitted on lie farther out."""
+LEAST_CODES = 2.0
+"""So many codes of int8, at least, make up the root mean square of a dimension."""
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
@@ -114,8 +116,10 @@ class Quantisation:
 def fit_quantisation(embeddings: Embeddings, format: Literal["float16", "int8"]) -> Quantisation:
     """Return the quantisation of a space, fitted on embeddings of old data.
 
-    The scales of int8 are such that the largest code stands for the largest value seen, or for
-    `ROOM` times the root mean square where that is more.
+    In int8 no value seen is clipped, nor any up to `ROOM` times the root mean square of its
+    dimension. All dimensions have the scale of the widest one, so that codes keep the proportions
+    of the vectors, which networks learn from; but narrow dimensions, in which that scale would
+    leave fewer than `LEAST_CODES` codes a root mean square, have finer ones.
 
     Args:
         embeddings: of old data, in float32; the more items, the better the scales.
@@ -140,7 +144,8 @@ def fit_quantisation(embeddings: Embeddings, format: Literal["float16", "int8"])
             )
         return fitted
     values = embeddings.vectors.astype(np.float64)
-    reach = np.maximum(np.abs(values).max(axis=0), ROOM * np.sqrt((values**2).mean(axis=0)))
-    scale = (reach / LARGEST_CODE).astype(np.float32)
+    deviation = np.sqrt((values**2).mean(axis=0))
+    finest = np.maximum(np.abs(values).max(axis=0), ROOM * deviation) / LARGEST_CODE
+    scale = np.clip(deviation / LEAST_CODES, finest, finest.max()).astype(np.float32)
     usable = scale > np.finfo(np.float32).tiny
     return Quantisation(embeddings.space, "int8", np.where(usable, scale, np.float32(1)))
