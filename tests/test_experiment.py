@@ -129,3 +129,22 @@ def test_what_is_not_known_is_a_dash_and_null():
     cells = dict.fromkeys(("old/old", "new/old", "new/new"), unknown)
     assert "| new/old | - | - | - |" in markdown("digits", {0: {"cells": cells}})
     assert means({0: {"cells": cells}})["cells"]["new/old"]["map"] is None
+
+
+def test_the_backfill_of_arms_that_say_how_unsure_they_are_stands_in_a_table():
+    def seed(shift):
+        curve = {metric: [0.25, 0.5 + shift, 0.75] for metric in ("cmc@1", "cmc@5", "map")}
+        auc = {"auc@3": {"cmc@1": 0.5 + shift, "map": 0.6}}
+        backfill = {"open": {"new/old": {"random": curve | auc, "oracle": curve | auc}}}
+        return {"cells": {}, "backfill": backfill}
+
+    table = markdown("tiny", {0: seed(0), 1: seed(0.1)})
+    assert table.splitlines() == [
+        "| tiny, backfill of the open set, 2 seeds, percent | metric | nothing re-embedded | "
+        "auc@3 random | auc@3 oracle | everything |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| new/old | cmc@1 | 25.0 (25.0 to 25.0) | 55.0 (50.0 to 60.0) | 55.0 (50.0 to 60.0) | "
+        "75.0 (75.0 to 75.0) |",
+        "| new/old | map | 25.0 (25.0 to 25.0) | 60.0 (60.0 to 60.0) | 60.0 (60.0 to 60.0) | "
+        "75.0 (75.0 to 75.0) |",
+    ]

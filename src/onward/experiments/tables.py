@@ -4,6 +4,7 @@ A seed is what `run_study` wrote as JSON, or the variants of a recipe joined int
 Nothing here evaluates anything.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,11 @@ def gains(seeds: Mapping[int, Seed], part: str, cell: str, metric: str) -> list[
 
 
 def markdown(name: str, seeds: Mapping[int, Seed]) -> str:
-    """Return a table for each part: mean, least and greatest of each cell, in percent."""
+    """Return a table for each part: mean, least and greatest of each cell, in percent.
+
+    Where arms say how unsure they are, tables of their backfill follow: the mean over evenly spaced
+    shares re-embedded, by order, between both ends of the curve.
+    """
     count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     tables = []
     for part in PARTS:
@@ -107,7 +112,7 @@ def markdown(name: str, seeds: Mapping[int, Seed]) -> str:
             shown = [mean_and_range(values(seeds, part, cell, metric)) for metric in METRICS]
             lines.append(f"| {cell} | " + " | ".join([*shown, *_of_arm(seeds, part, cell)]) + " |")
         tables.append("\n".join(lines))
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, *_backfill_tables(name, seeds, count)])
 
 
 def report_tables(seeds: Mapping[int, Seed]) -> tuple[ExperimentTable, ...]:
@@ -145,6 +150,31 @@ def mean_and_range(given: Sequence[float]) -> str:
     if len(given) == 1:
         return mean
     return f"{mean} ({100 * min(given):.1f} to {100 * max(given):.1f})"
+
+
+def _backfill_tables(name: str, seeds: Mapping[int, Seed], count: str) -> list[str]:
+    """Return the AUC of each arm and order, for the parts of which there are curves."""
+    curves = [seed.get("backfill", {}) for seed in seeds.values()]
+    tables = []
+    for part in curves[0]:
+        arms = curves[0][part]
+        orders = list(next(iter(arms.values())))
+        auc = next(key for key in arms[next(iter(arms))][orders[0]] if key.startswith("auc@"))
+        head = ["nothing re-embedded", *(f"{auc} {order}" for order in orders), "everything"]
+        lines = [
+            f"| {name}, backfill of the {part} set, {count}, percent | metric | "
+            + " | ".join(head)
+            + " |",
+            "| --- " * (2 + len(head)) + "|",
+        ]
+        for arm, metric in itertools.product(arms, ("cmc@1", "map")):
+            of_seeds = [of[part][arm] for of in curves]
+            ends = [[each[orders[0]][metric][end] for each in of_seeds] for end in (0, -1)]
+            means = [[each[order][auc][metric] for each in of_seeds] for order in orders]
+            shown = map(mean_and_range, (ends[0], *means, ends[1]))
+            lines.append(f"| {arm} | {metric} | " + " | ".join(shown) + " |")
+        tables.append("\n".join(lines))
+    return tables
 
 
 def _row(seeds: Mapping[int, Seed], part: str, cell: str) -> ExperimentRow:

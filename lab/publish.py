@@ -1,0 +1,43 @@
+"""Publish experiments: keep their JSON here, and renew their tables in docs/measured.md.
+
+Usage: python lab/publish.py runs/cifar100-small/cifar100-small.json ...
+
+Tables stand on the page where the recipe's tables stood before; those of a recipe that is new there
+replace the line `<!-- tables: NAME -->`. The words around them are for people to write.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from onward.experiments.tables import markdown
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "measured.md"
+
+
+def main() -> None:
+    for path in map(Path, sys.argv[1:]):
+        text = path.read_text()
+        published = json.loads(text)
+        name = published["recipe"]
+        seeds = {int(seed): numbers for seed, numbers in published["seeds"].items()}
+        PAGE.write_text(renew(PAGE.read_text(), name, markdown(name, seeds)))
+        (HERE / "results" / f"{name}.json").write_text(text)
+        print(f"{name}: seeds {', '.join(map(str, seeds))}, made by {published['command']}")
+
+
+def renew(page: str, name: str, tables: str) -> str:
+    """Return the page with these tables in place of the recipe's former ones, or of its mark."""
+    former = re.compile(rf"(?:\| {re.escape(name)}, [^\n]*\n(?:\|[^\n]*\n)+\n?)+")
+    mark = f"<!-- tables: {name} -->\n"
+    if mark in page:
+        return page.replace(mark, f"{tables}\n")
+    if not former.search(page):
+        raise SystemExit(f"{PAGE} has no tables of {name}; write the line {mark.strip()} there")
+    return former.sub(lambda _: f"{tables}\n\n", page, count=1)
+
+
+if __name__ == "__main__":
+    main()
