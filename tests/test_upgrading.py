@@ -497,15 +497,15 @@ def test_a_status_prints_itself(upgrade):
 
 
 def test_a_damaged_stored_vector_stops_a_run_with_the_items_name(gallery, upgrade, monkeypatch):
-    pending = type(gallery).pending
+    scan = type(gallery).scan
 
     def damaged(self, *args, **options):
-        for batch in pending(self, *args, **options):
+        for batch in scan(self, *args, **options):
             batch.vectors[OLD] = batch.vectors[OLD].copy()
             batch.vectors[OLD][batch.ids.index("item-0002")] = np.nan
             yield batch
 
-    monkeypatch.setattr(type(gallery), "pending", damaged)
+    monkeypatch.setattr(type(gallery), "scan", damaged)
     with pytest.raises(EmbeddingsError, match=r"item 'item-0002'.*NaN"):
         upgrade.run()
     assert gallery.count([NEW]) == 0

@@ -1,6 +1,5 @@
 """`onward upgrade`: bring a gallery into a new space. Reads no image."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ from typer.core import TyperGroup
 
 from onward.cli.options import GalleryUrl
 from onward.cli.output import AsJson, show, tell
+from onward.cli.upgrade_options import Also, TransformationPath, open_upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 DIGEST_DIGITS = 64
 
-TransformationPath = Annotated[Path, typer.Argument(help="Directory written by `fit`.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Cut over without a passed verification; logged.")
 ]
@@ -56,6 +55,7 @@ app = typer.Typer(
 def everything(
     gallery: GalleryUrl,
     transformation: TransformationPath,
+    also: Also = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
     query_model: QueryModel = None,
     leave_out: LeaveOut = False,
@@ -67,8 +67,8 @@ def everything(
     """
     from onward.upgrading import plan_upgrade
 
-    upgrade = _open(gallery, transformation)
-    planned = plan_upgrade(upgrade.gallery, upgrade.transformation)
+    upgrade = open_upgrade(gallery, transformation, also)
+    planned = plan_upgrade(upgrade.gallery, *upgrade.routes.transformations)
     if not yes:
         show(planned, as_json)
         tell("To do it: add --yes")
@@ -84,26 +84,36 @@ def everything(
 
 
 @app.command()
-def plan(gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False) -> None:
+def plan(
+    gallery: GalleryUrl,
+    transformation: TransformationPath,
+    also: Also = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what an upgrade would do and cost; write nothing.
 
     Example: onward upgrade plan photos.lance old-to-new/
     """
     from onward.upgrading import plan_upgrade
 
-    upgrade = _open(gallery, transformation)
-    show(plan_upgrade(upgrade.gallery, upgrade.transformation), as_json)
+    upgrade = open_upgrade(gallery, transformation, also)
+    show(plan_upgrade(upgrade.gallery, *upgrade.routes.transformations), as_json)
 
 
 @app.command()
-def start(gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False) -> None:
+def start(
+    gallery: GalleryUrl,
+    transformation: TransformationPath,
+    also: Also = None,
+    as_json: AsJson = False,
+) -> None:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
 
     Ctrl-C stops it within a batch and ends it with 1; nothing is lost.
 
     Example: onward upgrade start photos.lance old-to-new/
     """
-    upgrade = _open(gallery, transformation)
+    upgrade = open_upgrade(gallery, transformation, also)
     upgrade.start()
     result = _run(upgrade)
     show(result, as_json)
@@ -113,19 +123,23 @@ def start(gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJs
 
 @app.command()
 def status(
-    gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False
+    gallery: GalleryUrl,
+    transformation: TransformationPath,
+    also: Also = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say how far an upgrade is and what comes next.
 
     Example: onward upgrade status photos.lance old-to-new/
     """
-    show(_open(gallery, transformation).status(), as_json)
+    show(open_upgrade(gallery, transformation, also).status(), as_json)
 
 
 @app.command()
 def verify(
     gallery: GalleryUrl,
     transformation: TransformationPath,
+    also: Also = None,
     sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
     leave_out: LeaveOut = False,
     as_json: AsJson = False,
@@ -134,7 +148,9 @@ def verify(
 
     Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
     """
-    verification = _open(gallery, transformation).verify(sample_rows=sample, leave_out=leave_out)
+    verification = open_upgrade(gallery, transformation, also).verify(
+        sample_rows=sample, leave_out=leave_out
+    )
     show(verification, as_json)
     if not verification.passed:
         raise typer.Exit(1)
@@ -144,6 +160,7 @@ def verify(
 def cutover(
     gallery: GalleryUrl,
     transformation: TransformationPath,
+    also: Also = None,
     query_model: QueryModel = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -152,20 +169,23 @@ def cutover(
 
     Example: onward upgrade cutover photos.lance old-to-new/
     """
-    upgrade = _open(gallery, transformation)
+    upgrade = open_upgrade(gallery, transformation, also)
     model = query_model or upgrade.transformation.new.name
     show(upgrade.cut_over(query_model=model, force=force), as_json)
 
 
 @app.command()
 def rollback(
-    gallery: GalleryUrl, transformation: TransformationPath, as_json: AsJson = False
+    gallery: GalleryUrl,
+    transformation: TransformationPath,
+    also: Also = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let the space answer queries that did so before the cut over.
 
     Example: onward upgrade rollback photos.lance old-to-new/
     """
-    show(_open(gallery, transformation).roll_back(), as_json)
+    show(open_upgrade(gallery, transformation, also).roll_back(), as_json)
 
 
 @app.command()
@@ -197,14 +217,6 @@ def _short(value: str | float) -> str:
         return f"{value:.3g}"
     is_digest = isinstance(value, str) and len(value) == DIGEST_DIGITS
     return str(value)[:8] if is_digest else str(value)
-
-
-def _open(gallery: str, transformation: Path) -> "Upgrade":
-    from onward.gallery import open_gallery
-    from onward.transformation import Transformation
-    from onward.upgrading import Upgrade
-
-    return Upgrade(open_gallery(gallery), Transformation.load(transformation))
 
 
 def _run(upgrade: "Upgrade") -> "UpgradeResult":

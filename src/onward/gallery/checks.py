@@ -4,7 +4,7 @@ Nothing here reads or writes a store.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,19 @@ def check_batch_rows(batch_rows: int) -> int:
     if batch_rows < 1:
         raise GalleryError(f"batches of {batch_rows} rows hold nothing; ask for at least 1")
     return batch_rows
+
+
+def check_known(url: str, asked: Sequence[str], there: Collection[str]) -> None:
+    """Refuse ids of items that are not there.
+
+    Raises:
+        GalleryError: naming the first few.
+    """
+    unknown = sorted(set(asked) - set(there))
+    if unknown:
+        raise GalleryError(
+            f"{len(unknown)} of {len(asked)} items are not in gallery {url}: {name_ids(unknown)}"
+        )
 
 
 def name_ids(ids: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from onward.gallery.changes import (
 )
 from onward.gallery.checks import (
     check_batch_rows,
+    check_known,
     check_name_is_free,
     check_served,
     check_writing,
@@ -210,15 +211,20 @@ class Gallery:
         self,
         spaces: Sequence[Space],
         *,
+        with_spaces: Sequence[Space] = (),
+        without: Sequence[Space] = (),
         batch_rows: int = BATCH_ROWS,
         ids: Iterable[str] | None = None,
     ) -> Iterator[Batch]:
         """Give the rows with a vector in each of these spaces, in no order, in bounded memory.
 
-        Of all items, or of those with these ids; ids that are not there are passed over.
+        Of all items, or of those with these ids; ids that are not there are passed over. Only rows
+        that have vectors `with_spaces` too, and have none in the spaces `without`.
         """
-        wanted, chosen = self._fields(spaces), None if ids is None else tuple(dict.fromkeys(ids))
-        return self._store.scan(wanted, (), (), check_batch_rows(batch_rows), chosen)
+        chosen = None if ids is None else tuple(dict.fromkeys(ids))
+        filled, empty = self._fields(with_spaces), self._fields(without)
+        size = check_batch_rows(batch_rows)
+        return self._store.scan(self._fields(spaces), filled, empty, size, chosen)
 
     def sample(self, with_spaces: Sequence[Space], count: int, *, seed: int) -> Ids:
         """Choose items with a vector in each of these spaces: the same for the same seed and ids.
@@ -237,8 +243,7 @@ class Gallery:
 
         Each row comes once at most; what others add meanwhile may come now or in the next call.
         """
-        wanted, empty = self._fields(needed), self._fields([missing])
-        return self._store.scan(wanted, (), empty, check_batch_rows(batch_rows))
+        return self.scan(needed, without=[missing], batch_rows=batch_rows)
 
     def count_pending(self, needed: Sequence[Space], missing: Space) -> int:
         """Count the rows that `pending` would give."""
@@ -387,12 +392,7 @@ class Gallery:
         chosen = tuple(ids)
         check_unique(chosen)
         batches = self._store.scan((), (), (), BATCH_ROWS, chosen)
-        unknown = sorted(set(chosen) - {item for batch in batches for item in batch.ids})
-        if unknown:
-            raise GalleryError(
-                f"{len(unknown)} of {len(chosen)} items are not in gallery {self.url}: "
-                f"{name_ids(unknown)}"
-            )
+        check_known(self.url, chosen, {item for batch in batches for item in batch.ids})
         return chosen
 
     def _add_column(self, space: Space) -> Field:

@@ -4,14 +4,17 @@ No image can be read here: nothing that could is imported.
 """
 
 from onward.upgrading.plan import Plan, plan_upgrade
+from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult
-from onward.upgrading.upgrade import Upgrade, UpgradeStatus
+from onward.upgrading.status import UpgradeStatus
+from onward.upgrading.upgrade import Upgrade
 from onward.upgrading.verify import Verification
 from onward.upgrading.work import Blocked, Work
 
 __all__ = [
     "Blocked",
     "Plan",
+    "Routes",
     "Upgrade",
     "UpgradeResult",
     "UpgradeStatus",

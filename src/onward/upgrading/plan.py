@@ -7,14 +7,13 @@ from typing import Any
 from onward.gallery import Gallery, scratch_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
+from onward.upgrading.routes import Routes, needed_spaces, transform
 from onward.upgrading.work import (
     Work,
-    check_fits,
-    check_same_transformation,
+    check_routes,
+    check_same_routes,
     measure_work,
-    needed_spaces,
     next_step,
-    transform,
 )
 
 SAMPLE_ROWS = 4096
@@ -89,34 +88,39 @@ class Plan:
 
 
 def plan_upgrade(
-    gallery: Gallery, transformation: Transformation, *, sample_rows: int = SAMPLE_ROWS
+    gallery: Gallery,
+    transformation: Transformation,
+    *fallbacks: Transformation,
+    sample_rows: int = SAMPLE_ROWS,
 ) -> Plan:
     """Say what upgrading a gallery would do and cost. Nothing is written to it.
 
     Args:
         gallery: the gallery.
         transformation: from a space of the gallery to the new one.
+        fallbacks: for rows that lack what the first one reads; see `onward.upgrading.routes`.
         sample_rows: how many rows are read, transformed and written elsewhere to measure the time.
 
     Raises:
         UpgradeError: if the gallery lacks a space that the transformation reads, or an upgrade to
             the new space was started with another transformation.
     """
-    check_fits(gallery, transformation)
-    made_by = gallery.made_by(transformation.new)
+    routes = Routes((transformation, *fallbacks))
+    check_routes(gallery, routes)
+    made_by = gallery.made_by(routes.new)
     if made_by is not None:
-        check_same_transformation(gallery, transformation, made_by)
-    work = measure_work(gallery, transformation)
+        check_same_routes(gallery, routes, made_by)
+    work = measure_work(gallery, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
     new = transformation.new
     writes = (
-        f"the space {new} in every row, empty, and {transformation.digest[:8]} as what fills it",
+        f"the space {new} in every row, empty, and {routes.digest[:8]} as what fills it",
         f"a vector of {new.dim} numbers and the origin 'upgraded' in {work.to_do:,} rows",
         "what was done, in the gallery's journal",
     )
     return Plan(
         gallery=gallery.url,
-        transformation=transformation.digest,
+        transformation=routes.digest,
         old=transformation.old,
         side=transformation.side,
         new=new,

@@ -11,8 +11,8 @@ from typing import Any
 
 from onward.gallery import Gallery
 from onward.progress import Progress
-from onward.transformation import Transformation
-from onward.upgrading.work import measure_work, needed_spaces, next_step, transform
+from onward.upgrading.routes import Routes, count_pending, pending, transform
+from onward.upgrading.work import measure_work, next_step
 
 FRUITLESS_PASSES = 3
 """So often may a pass write nothing, because other processes change its rows, before it gives up"""
@@ -66,7 +66,7 @@ class _Run:
     """One run under way."""
 
     gallery: Gallery
-    transformation: Transformation
+    routes: Routes
     batch_rows: int
     progress: Progress
     stop: Callable[[], bool]
@@ -75,8 +75,7 @@ class _Run:
     total: int = field(init=False)
 
     def __post_init__(self) -> None:
-        needed = needed_spaces(self.transformation)
-        self.total = self.gallery.count_pending(needed, self.transformation.new)
+        self.total = count_pending(self.gallery, self.routes)
 
     def work_off(self) -> None:
         """Make passes over the pending rows until none is left: others may add some meanwhile."""
@@ -91,15 +90,12 @@ class _Run:
     def _pass(self) -> bool:
         """Work off what is pending now; say whether there was anything."""
         found = False
-        pending = self.gallery.pending(
-            needed_spaces(self.transformation), self.transformation.new, batch_rows=self.batch_rows
-        )
-        for batch in pending:
+        for transformation, batch in pending(self.gallery, self.routes, self.batch_rows):
             found = True
             if self.stop():
                 self.stopped = True
                 return found
-            new = transform(self.transformation, batch)
+            new = transform(transformation, batch)
             self.done += self.gallery.write(new, batch.revisions, origin="upgraded")
             self.progress(self.done, max(self.total, self.done))
         return found
@@ -107,7 +103,7 @@ class _Run:
 
 def run_upgrade(
     gallery: Gallery,
-    transformation: Transformation,
+    routes: Routes,
     *,
     batch_rows: int,
     progress: Progress,
@@ -117,20 +113,20 @@ def run_upgrade(
 
     Args:
         gallery: the gallery.
-        transformation: with which it was started.
+        routes: the transformations with which it was started.
         batch_rows: how many rows are read, transformed and written at a time.
         progress: told after every batch.
         stop: asked before every batch; an interrupt from the keyboard stops the run too.
     """
     begin = time.perf_counter()
-    run = _Run(gallery, transformation, batch_rows, progress, stop)
+    run = _Run(gallery, routes, batch_rows, progress, stop)
     try:
         run.work_off()
     except KeyboardInterrupt:
         run.stopped = True
-    work = measure_work(gallery, transformation)
+    work = measure_work(gallery, routes)
     seconds = time.perf_counter() - begin
     result = UpgradeResult(run.done, work.skipped, work.to_do, seconds, run.stopped)
-    event = {"event": "run", "transformation": transformation.digest, **result.to_json()}
+    event = {"event": "run", "transformation": routes.digest, **result.to_json()}
     gallery.log(event)
     return result

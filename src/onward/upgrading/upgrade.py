@@ -5,16 +5,15 @@ the gallery, so any process can go on with it. No image can be read here: nothin
 imported.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 from onward.errors import UpgradeError
 from onward.gallery import Gallery
 from onward.progress import Progress, silent
-from onward.spaces import Space
 from onward.transformation import Transformation
+from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult, run_upgrade
+from onward.upgrading.status import UpgradeStatus
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
     TOLERANCE,
@@ -23,107 +22,41 @@ from onward.upgrading.verify import (
     verify_upgrade,
 )
 from onward.upgrading.work import (
-    Work,
-    check_fits,
-    check_same_transformation,
+    check_routes,
+    check_same_routes,
     check_started,
     choose_batch_rows,
-    describe_transformation,
     measure_work,
-    next_step,
 )
 
 
-@dataclass(frozen=True, eq=False)
-class UpgradeStatus:
-    """How far an upgrade is.
-
-    Attributes:
-        gallery: URL of the gallery.
-        transformation: digest of the transformation.
-        old: the space upgraded from.
-        new: the space upgraded to.
-        started: whether the new space is there and filled by this transformation.
-        work: rows to do, done and blocked.
-        verification: "none", "passed", "failed", or "stale" if rows have changed since.
-        serving: the space that answers queries.
-        query_model: fingerprint of the model that embeds the queries, if it is known.
-    """
-
-    gallery: str
-    transformation: str
-    old: Space
-    new: Space
-    started: bool
-    work: Work
-    verification: str
-    serving: Space
-    query_model: str | None
-
-    @property
-    def is_cut_over(self) -> bool:
-        """Whether the new space answers queries."""
-        return self.serving == self.new
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain values, with what to do next."""
-        return {
-            "gallery": self.gallery,
-            "transformation": self.transformation,
-            "old": self.old.to_json(),
-            "new": self.new.to_json(),
-            "started": self.started,
-            **self.work.to_json(),
-            "verification": self.verification,
-            "cut_over": self.is_cut_over,
-            "serving": self.serving.to_json(),
-            "query_model": self.query_model,
-            "next_steps": self._next_steps(),
-        }
-
-    def __str__(self) -> str:
-        work = self.work
-        model = "not recorded" if self.query_model is None else self.query_model
-        lines = [
-            f"upgrade of gallery {self.gallery}: {self.old} -> {self.new}",
-            f"  started      {'yes' if self.started else 'no'}",
-            f"  rows         {work.done:,} of {work.rows:,} done, {work.to_do:,} to do",
-            *(f"  blocked      {one}" for one in work.blocked),
-            f"  verification {self.verification}",
-            f"  serving      {self.serving}, queries embedded by model {model}",
-        ]
-        return "\n".join(lines)
-
-    def _next_steps(self) -> list[dict[str, str]]:
-        if not self.started:
-            return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
-        steps = []
-        if self.work.to_do:
-            steps.append(next_step("run", f"{self.work.to_do:,} rows are to be done"))
-        if self.is_cut_over:
-            return [*steps, next_step("roll_back", "if the new space serves badly")]
-        if not self.work.to_do and self.verification != "passed":
-            steps.append(next_step("verify", f"the verification is: {self.verification}"))
-        elif self.verification == "passed":
-            steps.append(next_step("cut_over", "the verification has passed"))
-        return steps
-
-
 class Upgrade:
-    """The upgrade of one gallery by one transformation.
+    """The upgrade of one gallery by one transformation, or by several into the same space.
 
     Args:
         gallery: the gallery.
         transformation: from a space of the gallery to the new one.
+        fallbacks: other transformations to the new space, for rows that lack what the first one
+            reads. A row is carried by the first of all that has what it reads; see
+            `onward.upgrading.routes`.
 
     Raises:
-        UpgradeError: if the gallery lacks a space that the transformation reads.
+        UpgradeError: if the gallery lacks a space that a transformation reads, they lead into
+            different spaces, or one of them can never be its turn.
     """
 
-    def __init__(self, gallery: Gallery, transformation: Transformation) -> None:
-        check_fits(gallery, transformation)
+    def __init__(
+        self, gallery: Gallery, transformation: Transformation, *fallbacks: Transformation
+    ) -> None:
+        routes = Routes((transformation, *fallbacks))
+        check_routes(gallery, routes)
         self.gallery = gallery
-        self.transformation = transformation
+        self.routes = routes
+
+    @property
+    def transformation(self) -> Transformation:
+        """The first transformation; `routes` has all of them."""
+        return self.routes.first
 
     def start(self) -> UpgradeStatus:
         """Give every row room for a vector in the new space, and record the transformation.
@@ -131,11 +64,11 @@ class Upgrade:
         Raises:
             UpgradeError: if an upgrade to this space was started with another transformation.
         """
-        new = self.transformation.new
+        new = self.routes.new
         made_by = self.gallery.made_by(new)
         if made_by is not None:
-            check_same_transformation(self.gallery, self.transformation, made_by)
-        self.gallery.add_space(new, made_by=describe_transformation(self.transformation))
+            check_same_routes(self.gallery, self.routes, made_by)
+        self.gallery.add_space(new, made_by=self.routes.to_json())
         return self.status()
 
     def run(
@@ -159,11 +92,12 @@ class Upgrade:
             EmbeddingsError: if a stored vector is damaged; the message names the item.
             TransformationError: if an item's vector comes out NaN or infinite.
         """
-        check_started(self.gallery, self.transformation)
+        check_started(self.gallery, self.routes)
+        chosen = choose_batch_rows(*self.routes.transformations)
         return run_upgrade(
             self.gallery,
-            self.transformation,
-            batch_rows=choose_batch_rows(self.transformation) if batch_rows is None else batch_rows,
+            self.routes,
+            batch_rows=chosen if batch_rows is None else batch_rows,
             progress=progress,
             stop=stop,
         )
@@ -189,10 +123,10 @@ class Upgrade:
         Raises:
             UpgradeError: if the upgrade was not started, or with another transformation.
         """
-        check_started(self.gallery, self.transformation)
+        check_started(self.gallery, self.routes)
         return verify_upgrade(
             self.gallery,
-            self.transformation,
+            self.routes,
             sample_rows=sample_rows,
             leave_out=leave_out,
             tolerance=tolerance,
@@ -210,8 +144,8 @@ class Upgrade:
             UpgradeError: if the upgrade was not started, or its verification is missing, failed or
                 stale.
         """
-        check_started(self.gallery, self.transformation)
-        now, new = self.gallery.describe(), self.transformation.new
+        check_started(self.gallery, self.routes)
+        now, new = self.gallery.describe(), self.routes.new
         if now.serving == new and now.query_model == query_model:
             return self.status()
         verified = self._verification()
@@ -219,7 +153,7 @@ class Upgrade:
             raise UpgradeError(_why_not(verified, self.gallery.url))
         event = {
             "event": "cut over",
-            "transformation": self.transformation.digest,
+            "transformation": self.routes.digest,
             "verification": verified,
             "forced": verified != "passed",
         }
@@ -239,31 +173,27 @@ class Upgrade:
     def status(self) -> UpgradeStatus:
         """Return how far the upgrade is."""
         description = self.gallery.describe()
-        transformation = self.transformation
-        made_by = description.transformations.get(transformation.new)
+        routes = self.routes
+        made_by = description.transformations.get(routes.new)
         return UpgradeStatus(
             gallery=self.gallery.url,
-            transformation=transformation.digest,
-            old=transformation.old,
-            new=transformation.new,
-            started=_digest_of(made_by) == transformation.digest,
-            work=measure_work(self.gallery, transformation),
+            transformation=routes.digest,
+            old=routes.first.old,
+            new=routes.new,
+            started=made_by is not None and made_by.get("digest") == routes.digest,
+            work=measure_work(self.gallery, routes),
             verification=self._verification(),
             serving=description.serving,
             query_model=description.query_model,
         )
 
     def _verification(self) -> str:
-        entry = latest_verification(self.gallery, self.transformation)
+        entry = latest_verification(self.gallery, self.routes)
         if entry is None:
             return "none"
         if entry["state"] != self.gallery.state():
             return "stale"
         return "passed" if entry["passed"] else "failed"
-
-
-def _digest_of(made_by: Mapping[str, Any] | None) -> str | None:
-    return None if made_by is None else made_by.get("digest")
 
 
 def _why_not(verified: str, url: str) -> str:

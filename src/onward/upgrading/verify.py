@@ -17,15 +17,14 @@ import numpy as np
 from onward.gallery import Batch, Gallery
 from onward.progress import Progress
 from onward.transformation import Transformation
+from onward.upgrading.routes import Routes, carried, pending_ids, transform
 from onward.upgrading.work import (
     EXAMPLES,
     Blocked,
     Work,
     choose_batch_rows,
     measure_work,
-    needed_spaces,
     next_step,
-    transform,
 )
 
 EVENT = "verify"
@@ -39,7 +38,7 @@ class Verification:
     """What was proved of an upgrade, and of which state of the gallery.
 
     Attributes:
-        transformation: digest of the transformation.
+        transformation: digest of the transformation, or of all of them where there are fallbacks.
         state: of the gallery's rows when it began; stale once they have another.
         work: rows to do, done and blocked.
         pending: the first few ids of rows that are to be done.
@@ -138,7 +137,7 @@ class Verification:
 
 def verify_upgrade(
     gallery: Gallery,
-    transformation: Transformation,
+    routes: Routes,
     *,
     sample_rows: int | None,
     leave_out: bool,
@@ -147,13 +146,13 @@ def verify_upgrade(
 ) -> Verification:
     """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
     begin = time.perf_counter()
-    state, new = gallery.state(), transformation.new
-    work = measure_work(gallery, transformation)
-    pending = gallery.ids(needed_spaces(transformation), [new], limit=EXAMPLES)
-    counts = gallery.describe().spaces[new]
-    checked, wrong = _recompute(gallery, transformation, sample_rows, tolerance, progress)
+    state = gallery.state()
+    work = measure_work(gallery, routes)
+    pending = pending_ids(gallery, routes, EXAMPLES)
+    counts = gallery.describe().spaces[routes.new]
+    checked, wrong = _recompute(gallery, routes, sample_rows, tolerance, progress)
     verification = Verification(
-        transformation=transformation.digest,
+        transformation=routes.digest,
         state=state,
         work=work,
         pending=pending,
@@ -169,33 +168,30 @@ def verify_upgrade(
     return verification
 
 
-def latest_verification(
-    gallery: Gallery, transformation: Transformation
-) -> Mapping[str, Any] | None:
+def latest_verification(gallery: Gallery, routes: Routes) -> Mapping[str, Any] | None:
     """Return the journal's newest entry of a verification of this upgrade, if there is one."""
     for entry in reversed(gallery.journal()):
-        if entry["event"] == EVENT and entry["transformation"] == transformation.digest:
+        if entry["event"] == EVENT and entry["transformation"] == routes.digest:
             return entry
     return None
 
 
 def _recompute(
     gallery: Gallery,
-    transformation: Transformation,
+    routes: Routes,
     sample_rows: int | None,
     tolerance: float,
     progress: Progress,
 ) -> tuple[int, list[str]]:
     """Return how many upgraded rows were recomputed, and the ids of those that are wrong."""
-    spaces = [*needed_spaces(transformation), transformation.new]
-    total = gallery.count(spaces)
+    total = gallery.count([routes.new])
     chosen = None
     if sample_rows is not None and sample_rows < total:
-        chosen = gallery.sample(spaces, sample_rows, seed=secrets.randbits(32))
+        chosen = gallery.sample([routes.new], sample_rows, seed=secrets.randbits(32))
         total = len(chosen)
     checked, seen, wrong = 0, 0, list[str]()
-    rows = choose_batch_rows(transformation)
-    for batch in gallery.scan(spaces, batch_rows=rows, ids=chosen):
+    rows = choose_batch_rows(*routes.transformations)
+    for transformation, batch in carried(gallery, routes, rows, chosen):
         upgraded, bad = _wrong_rows(transformation, batch, tolerance)
         wrong += bad
         checked, seen = checked + upgraded, seen + len(batch)

@@ -4,13 +4,20 @@ A row is to be done if it has what the transformation needs and no vector in the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onward.errors import UpgradeError
-from onward.gallery import Batch, Gallery
-from onward.spaces import Embeddings, Space
+from onward.gallery import Gallery
+from onward.spaces import Space
 from onward.transformation import Transformation
+from onward.upgrading.routes import (
+    Part,
+    Routes,
+    count_pending,
+    needed_spaces,
+    recorded_routes,
+)
 
 NO_OLD, NO_SIDE = "no vector in the old space", "no side-information"
 EXAMPLES = 5
@@ -28,7 +35,7 @@ class Blocked:
         reason: what they lack.
         rows: how many they are.
         examples: the first few ids.
-        answering: whether these rows have an old vector, and so can be found until cutting over.
+        answering: whether these rows can be found until cutting over.
     """
 
     reason: str
@@ -36,9 +43,19 @@ class Blocked:
     examples: tuple[str, ...]
     answering: bool
 
+    def joined(self, other: "Blocked") -> "Blocked":
+        """Return these rows and others for the same reason."""
+        examples = tuple(sorted((*self.examples, *other.examples))[:EXAMPLES])
+        return replace(self, rows=self.rows + other.rows, examples=examples)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return {"reason": self.reason, "rows": self.rows, "examples": list(self.examples)}
+        return {
+            "reason": self.reason,
+            "rows": self.rows,
+            "examples": list(self.examples),
+            "answering": self.answering,
+        }
 
     def __str__(self) -> str:
         more = ", ..." if self.rows > len(self.examples) else ""
@@ -76,12 +93,6 @@ class Work:
         }
 
 
-def needed_spaces(transformation: Transformation) -> tuple[Space, ...]:
-    """Return the spaces that the transformation reads: old, and side where it uses one."""
-    side = transformation.side
-    return (transformation.old,) if side is None else (transformation.old, side)
-
-
 def check_fits(gallery: Gallery, transformation: Transformation) -> None:
     """Refuse a transformation that reads a space which the gallery lacks, or one that it writes.
 
@@ -115,46 +126,37 @@ def check_fits(gallery: Gallery, transformation: Transformation) -> None:
         )
 
 
-def measure_work(gallery: Gallery, transformation: Transformation) -> Work:
+def check_routes(gallery: Gallery, routes: Routes) -> None:
+    """Refuse transformations that do not fit the gallery; see `check_fits`."""
+    for transformation in routes.transformations:
+        check_fits(gallery, transformation)
+
+
+def measure_work(gallery: Gallery, routes: Routes) -> Work:
     """Count what is done, to be done and blocked; reads no vectors."""
-    old, side, new = transformation.old, transformation.side, transformation.new
-    missing = [new] if new in gallery.spaces() else []
-    rows = gallery.count()
-    done = gallery.count([new]) if missing else 0
-    blocked = [_blocked(gallery, NO_OLD, [], [old, *missing])]
-    if side is not None:
-        blocked.append(_blocked(gallery, NO_SIDE, [old], [side, *missing]))
-    to_do = gallery.count(needed_spaces(transformation), missing)
-    return Work(rows, to_do, done, tuple(one for one in blocked if one.rows))
+    rows, spaces = gallery.count(), gallery.spaces()
+    done = gallery.count([routes.new]) if routes.new in spaces else 0
+    answering = _answering(gallery, routes)
+    found: dict[tuple[str, bool], Blocked] = {}
+    for part in routes.uncarried:
+        for one in Part(part.filled, (*part.empty, routes.new)).split(answering):
+            there = one.among(spaces)
+            blocked = None if there is None else _blocked(gallery, routes, there, one, answering)
+            if blocked is not None and blocked.rows:
+                key = (blocked.reason, blocked.answering)
+                found[key] = blocked if key not in found else found[key].joined(blocked)
+    return Work(rows, count_pending(gallery, routes), done, tuple(found.values()))
 
 
-def choose_batch_rows(transformation: Transformation) -> int:
-    """Return how many rows take about 32 MiB: what is read, what is written, and copies."""
-    dims = sum(space.dim for space in (*needed_spaces(transformation), transformation.new))
-    return min(MOST_ROWS, max(FEWEST_ROWS, BATCH_BYTES // (16 * dims)))
+def choose_batch_rows(*transformations: Transformation) -> int:
+    """Return how many rows take about 32 MiB: what is read, what is written, and copies.
 
-
-def transform(transformation: Transformation, batch: Batch) -> Embeddings:
-    """Return the new vectors of a batch.
-
-    Raises:
-        EmbeddingsError: if a stored vector is damaged.
-        TransformationError: if a vector comes out NaN or infinite; both name the item.
+    Of the transformation that needs most, if there are several.
     """
-    old, side = transformation.old, transformation.side
-    aside = None if side is None else Embeddings(batch.ids, batch.vectors[side], side)
-    return transformation.apply(Embeddings(batch.ids, batch.vectors[old], old), aside)
-
-
-def describe_transformation(transformation: Transformation) -> dict[str, Any]:
-    """Return what a gallery records of the transformation that fills a space."""
-    old, side, new = transformation.old, transformation.side, transformation.new
-    return {
-        "digest": transformation.digest,
-        "old": old.to_json(),
-        "side": None if side is None else side.to_json(),
-        "new": new.to_json(),
-    }
+    dims = max(
+        sum(space.dim for space in (*needed_spaces(one), one.new)) for one in transformations
+    )
+    return min(MOST_ROWS, max(FEWEST_ROWS, BATCH_BYTES // (16 * dims)))
 
 
 COMMANDS = {
@@ -172,40 +174,73 @@ def next_step(step: str, why: str) -> dict[str, str]:
     return {"step": step, "command": COMMANDS[step], "why": why}
 
 
-def check_started(gallery: Gallery, transformation: Transformation) -> Mapping[str, Any]:
-    """Refuse to go on with an upgrade that was not started, or with another transformation.
+def check_started(gallery: Gallery, routes: Routes) -> Mapping[str, Any]:
+    """Refuse to go on with an upgrade that was not started, or with other transformations.
 
     Raises:
         UpgradeError: saying which of the two.
     """
-    made_by = gallery.made_by(transformation.new)
+    made_by = gallery.made_by(routes.new)
     if made_by is None:
         raise UpgradeError(
-            f"the upgrade of gallery {gallery.url} from {transformation.old.name} to "
-            f"{transformation.new.name} was not started; start it first"
+            f"the upgrade of gallery {gallery.url} from {routes.first.old.name} to "
+            f"{routes.new.name} was not started; start it first"
         )
-    check_same_transformation(gallery, transformation, made_by)
+    check_same_routes(gallery, routes, made_by)
     return made_by
 
 
-def check_same_transformation(
-    gallery: Gallery, transformation: Transformation, made_by: Mapping[str, Any]
-) -> None:
-    """Refuse to mix vectors of two transformations in one space.
+def check_same_routes(gallery: Gallery, routes: Routes, made_by: Mapping[str, Any]) -> None:
+    """Refuse to mix vectors of other transformations in one space.
 
     Raises:
         UpgradeError: naming both.
     """
-    if made_by.get("digest") != transformation.digest:
+    if made_by.get("digest") == routes.digest:
+        return
+    started, given = recorded_routes(made_by), [one.digest for one in routes.transformations]
+    if started[0] == given[0]:
         raise UpgradeError(
-            f"the upgrade of gallery {gallery.url} to {transformation.new.name} was started with "
-            f"the transformation {str(made_by.get('digest'))[:8]}, this is "
-            f"{transformation.digest[:8]}; vectors of two transformations may not be mixed. Go on "
-            f"with the first, or drop the space {transformation.new.name} and start again"
+            f"the upgrade of gallery {gallery.url} to {routes.new.name} was started with "
+            f"{_fallback_names(started)}, and now there is {_fallback_names(given)}; give the same "
+            "fallbacks in the same order (--also), or drop the space "
+            f"{routes.new.name} and start again"
         )
+    raise UpgradeError(
+        f"the upgrade of gallery {gallery.url} to {routes.new.name} was started with "
+        f"the transformation {started[0][:8]}, this is {given[0][:8]}; vectors of two "
+        "transformations may not be mixed. Go on "
+        f"with the first, or drop the space {routes.new.name} and start again"
+    )
 
 
-def _blocked(gallery: Gallery, reason: str, has: list[Space], lacks: list[Space]) -> Blocked:
-    rows = gallery.count(has, lacks)
-    examples = gallery.ids(has, lacks, limit=EXAMPLES) if rows else ()
-    return Blocked(reason, rows, examples, answering=bool(has))
+def _fallback_names(digests: list[str]) -> str:
+    named = ", ".join(one[:8] for one in digests[1:])
+    return f"the fallback {named}" if named else "no fallback"
+
+
+def _answering(gallery: Gallery, routes: Routes) -> Space:
+    """Return the space in which items are found until cutting over to the new one."""
+    now = gallery.describe()
+    if now.serving != routes.new:
+        return now.serving
+    return routes.first.old if now.previous is None else now.previous.space
+
+
+def _blocked(
+    gallery: Gallery, routes: Routes, there: Part, part: Part, answering: Space
+) -> Blocked:
+    rows = gallery.count(there.filled, there.empty)
+    examples = gallery.ids(there.filled, there.empty, limit=EXAMPLES) if rows else ()
+    return Blocked(_reason(routes, part), rows, examples, answering=answering in part.filled)
+
+
+def _reason(routes: Routes, part: Part) -> str:
+    """Return what these rows lack: of each transformation, the first thing that it reads."""
+    first = routes.first
+    words = {first.old: NO_OLD, first.side: NO_SIDE}
+    lacking = (
+        next(space for space in needed_spaces(one) if space in part.empty)
+        for one in routes.transformations
+    )
+    return ", ".join(words.get(one, f"no vector in {one.name}") for one in dict.fromkeys(lacking))

@@ -1,0 +1,239 @@
+"""Which transformation carries which row, where one alone cannot carry all of them.
+
+A gallery that is older than its side-information, or that has been upgraded before, has rows of
+different kinds. An upgrade then takes several transformations into the same new space: a row is
+carried by the first of them that has all it reads. Rows are chosen by what is stored, in disjoint
+parts, so no row is found twice. Nothing here writes.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from onward.artifacts import canonical_json, digest
+from onward.errors import UpgradeError
+from onward.gallery import Batch, Gallery
+from onward.spaces import Embeddings, Ids, Space
+from onward.transformation import Transformation
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows by what they hold.
+
+    Attributes:
+        filled: spaces in which they have a vector.
+        empty: spaces in which they have none.
+    """
+
+    filled: tuple[Space, ...]
+    empty: tuple[Space, ...]
+
+    def lacking(self, spaces: tuple[Space, ...]) -> Iterator["Part"]:
+        """Give the disjoint parts of these rows that together lack one of the spaces or more."""
+        for at, space in enumerate(spaces):
+            filled = _together(self.filled, spaces[:at])
+            part = Part(filled, _together(self.empty, (space,)))
+            if not set(part.filled) & set(part.empty):
+                yield part
+
+    def split(self, space: Space) -> Iterator["Part"]:
+        """Give those of these rows that have a vector in a space, and those that have none."""
+        if space not in self.empty:
+            yield Part(_together(self.filled, (space,)), self.empty)
+        if space not in self.filled:
+            yield Part(self.filled, _together(self.empty, (space,)))
+
+    def among(self, spaces: Collection[Space]) -> "Part | None":
+        """Return the same rows of a gallery that has these spaces only; None if there are none.
+
+        In a space that the gallery lacks, every row is empty.
+        """
+        if any(space not in spaces for space in self.filled):
+            return None
+        return Part(self.filled, tuple(space for space in self.empty if space in spaces))
+
+
+@dataclass(frozen=True, eq=False)
+class Routes:
+    """Transformations into one new space; a row is carried by the first that has all it reads.
+
+    Attributes:
+        transformations: the first one, then its fallbacks, in the order in which they are tried.
+
+    Raises:
+        UpgradeError: if they lead into different spaces, or one of them can never be its turn.
+    """
+
+    transformations: tuple[Transformation, ...]
+
+    def __post_init__(self) -> None:
+        for at, fallback in enumerate(self.fallbacks, start=1):
+            if fallback.new != self.new:
+                raise UpgradeError(
+                    f"the fallback {fallback.digest[:8]} leads to {fallback.new}, the first "
+                    f"transformation to {self.new}; all must lead into the same new space"
+                )
+            if not _uncarried(Part(needed_spaces(fallback), ()), self.transformations[:at]):
+                raise UpgradeError(
+                    f"the fallback {fallback.digest[:8]} reads {_names(fallback)}, and every row "
+                    "that has these is carried by a transformation before it; give the one that "
+                    "reads more first, or leave this one out"
+                )
+
+    @property
+    def first(self) -> Transformation:
+        """The transformation that carries every row that it can."""
+        return self.transformations[0]
+
+    @property
+    def fallbacks(self) -> tuple[Transformation, ...]:
+        """The others, each for the rows that none before it can carry."""
+        return self.transformations[1:]
+
+    @property
+    def new(self) -> Space:
+        """The space of the vectors to be written."""
+        return self.first.new
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all transformations in their order; of one alone, that one's digest."""
+        if not self.fallbacks:
+            return self.first.digest
+        return digest(canonical_json([one.digest for one in self.transformations]))
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Transformation, Part], ...]:
+        """The rows that each transformation carries, in disjoint parts."""
+        found: list[tuple[Transformation, Part]] = []
+        before: list[Transformation] = []
+        for transformation in self.transformations:
+            parts = _uncarried(Part(needed_spaces(transformation), ()), before)
+            found += [(transformation, part) for part in parts]
+            before.append(transformation)
+        return tuple(found)
+
+    @cached_property
+    def uncarried(self) -> tuple[Part, ...]:
+        """The rows that no transformation can carry, in disjoint parts."""
+        return _uncarried(Part((), ()), self.transformations)
+
+    def route_of(self, held: Collection[Space]) -> Transformation | None:
+        """Return what carries a row that has vectors in these spaces; None if nothing can."""
+        able = (one for one in self.transformations if set(needed_spaces(one)) <= set(held))
+        return next(able, None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a gallery records of what fills the new space: plain values."""
+        recorded = {**_described(self.first), "new": self.new.to_json(), "digest": self.digest}
+        if self.fallbacks:
+            recorded["first"] = self.first.digest
+            recorded["also"] = [_described(one) for one in self.fallbacks]
+        return recorded
+
+
+def needed_spaces(transformation: Transformation) -> tuple[Space, ...]:
+    """Return the spaces that the transformation reads: old, and side where it uses one."""
+    side = transformation.side
+    return (transformation.old,) if side is None else (transformation.old, side)
+
+
+def transform(transformation: Transformation, batch: Batch) -> Embeddings:
+    """Return the new vectors of a batch.
+
+    Raises:
+        EmbeddingsError, TransformationError: if a stored vector is damaged, or a new one comes out
+            NaN or infinite; both name the item.
+    """
+    old, side = transformation.old, transformation.side
+    aside = None if side is None else Embeddings(batch.ids, batch.vectors[side], side)
+    return transformation.apply(Embeddings(batch.ids, batch.vectors[old], old), aside)
+
+
+def pending(
+    gallery: Gallery, routes: Routes, batch_rows: int
+) -> Iterator[tuple[Transformation, Batch]]:
+    """Give the rows that are to be done, each batch with the transformation that carries it.
+
+    A row is to be done if a transformation has all it reads and there is no vector in the new
+    space. Each comes once at most; what others add meanwhile may come now or in the next call.
+    """
+    for transformation, part in _parts_of(gallery, routes):
+        for batch in gallery.scan(
+            needed_spaces(transformation),
+            with_spaces=part.filled,
+            without=[routes.new, *part.empty],
+            batch_rows=batch_rows,
+        ):
+            yield transformation, batch
+
+
+def carried(
+    gallery: Gallery, routes: Routes, batch_rows: int, ids: Ids | None = None
+) -> Iterator[tuple[Transformation, Batch]]:
+    """Give the rows with a vector in the new space, with the transformation that would carry them.
+
+    Of all such rows, or of those with these ids. The batches hold the new vectors too.
+    """
+    for transformation, part in _parts_of(gallery, routes):
+        for batch in gallery.scan(
+            [*needed_spaces(transformation), routes.new],
+            with_spaces=part.filled,
+            without=part.empty,
+            batch_rows=batch_rows,
+            ids=ids,
+        ):
+            yield transformation, batch
+
+
+def count_pending(gallery: Gallery, routes: Routes) -> int:
+    """Count the rows that `pending` would give."""
+    missing = [routes.new] if routes.new in gallery.spaces() else []
+    parts = _parts_of(gallery, routes)
+    return sum(gallery.count(part.filled, [*missing, *part.empty]) for _, part in parts)
+
+
+def pending_ids(gallery: Gallery, routes: Routes, limit: int) -> Ids:
+    """Return the first few ids of the rows that `pending` would give, sorted."""
+    missing = [routes.new] if routes.new in gallery.spaces() else []
+    found: list[str] = []
+    for _, part in _parts_of(gallery, routes):
+        found += gallery.ids(part.filled, [*missing, *part.empty], limit=limit)
+    return tuple(sorted(found)[:limit])
+
+
+def recorded_routes(made_by: Mapping[str, Any]) -> list[str]:
+    """Return the digests of the transformations that a gallery records for a space."""
+    first = made_by.get("first", made_by.get("digest"))
+    return [str(first), *(str(one["digest"]) for one in made_by.get("also", ()))]
+
+
+def _parts_of(gallery: Gallery, routes: Routes) -> list[tuple[Transformation, Part]]:
+    """Return the parts that there can be in a gallery, given the spaces that it has."""
+    spaces = gallery.spaces()
+    found = [(transformation, part.among(spaces)) for transformation, part in routes.parts]
+    return [(transformation, part) for transformation, part in found if part is not None]
+
+
+def _uncarried(part: Part, by: Iterable[Transformation]) -> tuple[Part, ...]:
+    """Return the disjoint parts of some rows that none of the transformations can carry."""
+    parts = [part]
+    for transformation in by:
+        needed = needed_spaces(transformation)
+        parts = [lacking for one in parts for lacking in one.lacking(needed)]
+    return tuple(parts)
+
+
+def _together(first: tuple[Space, ...], second: tuple[Space, ...]) -> tuple[Space, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _described(one: Transformation) -> dict[str, Any]:
+    side = None if one.side is None else one.side.to_json()
+    return {"digest": one.digest, "old": one.old.to_json(), "side": side}
+
+
+def _names(transformation: Transformation) -> str:
+    return " and ".join(space.name for space in needed_spaces(transformation))
