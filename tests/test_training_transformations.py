@@ -572,6 +572,16 @@ def test_a_network_meets_a_heavy_sample_more_often():
     assert float(weights[-80:].sum()) == pytest.approx(0.05 * total, rel=1e-3)
 
 
+def test_an_extreme_weight_shows_no_example_more_than_a_hundred_times():
+    heavy = sampled(3)
+    examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=heavy, sample_weight=0.999)
+    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None, None)
+    assert len(batches) == 400 + 100 * 3
+    *_, weights = batches.read(np.arange(len(batches)))
+    of_sample, total = float(weights[-300:].double().sum()), float(weights.double().sum())
+    assert of_sample == pytest.approx(0.999 * total, rel=1e-3)
+
+
 def test_a_sample_too_small_to_judge_by_is_learned_from():
     old, side, new = world()
     few = world(items=3, seed=9)

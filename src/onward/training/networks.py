@@ -18,6 +18,9 @@ from onward.training.settings import FitSettings, RunSettings
 from onward.training.timetable import Rows
 from onward.transformation import Transformation
 
+MOST_REPEATS = 100
+"""So often, at most, does an example stand in an epoch; what weighs still more counts more."""
+
 
 def fit_network(
     examples: Examples,
@@ -80,7 +83,8 @@ class _ExampleBatches(Batches):
         base: Dense | None,
         classifier: Classifier | None,
     ) -> None:
-        repeats = np.maximum(np.round(examples.weights / examples.weights.min()), 1).astype(int)
+        ratios = np.round(examples.weights / examples.weights.min())
+        repeats = np.clip(ratios, 1, MOST_REPEATS).astype(int)
         rows = np.repeat(np.arange(len(examples)), repeats)
         labels = examples.labels
         classes = np.full_like(labels, -1) if classifier is None else classifier.rows_of(labels)
