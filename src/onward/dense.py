@@ -185,6 +185,18 @@ def check_uncertainty(layer: Dense, dim: int) -> None:
         )
 
 
+def run_uncertainty(
+    layer: Dense, vectors: Float32[np.ndarray, "item new"]
+) -> Float32[np.ndarray, " item"]:
+    """Return how unsure a transformation is of new vectors that it gave, computed in float64.
+
+    A row's number is the same whatever rows stand beside it.
+    """
+    unsure = (vectors.astype(np.float64) * layer.weight[0]).sum(axis=1) + layer.bias[0]
+    found: np.ndarray = unsure.astype(np.float32)
+    return found
+
+
 def arrays_of(steps: Sequence[Step], uncertainty: Dense | None = None) -> dict[str, np.ndarray]:
     """Return all weights and biases by name, such as `steps.0.old.1.weight`."""
     arrays: dict[str, np.ndarray] = {}

@@ -35,6 +35,7 @@ from onward.dense import (
     layers_of,
     rebuild_steps,
     run_steps,
+    run_uncertainty,
 )
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
@@ -152,10 +153,7 @@ class Transformation:
                 f"the transformation {_direction(self)} was fitted without uncertainties; fit it "
                 "again with FitSettings(uncertainty=True)"
             )
-        new = self.apply(old, side).vectors.astype(np.float64)
-        unsure = (new * self.uncertainty.weight[0]).sum(axis=1) + self.uncertainty.bias[0]
-        found: np.ndarray = unsure.astype(np.float32)
-        return found
+        return run_uncertainty(self.uncertainty, self.apply(old, side).vectors)
 
     def apply_reference(self, old: Embeddings, side: Embeddings | None = None) -> Embeddings:
         """Return what `apply` should: the layers in NumPy, computed in float64."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from onward.dense import run_uncertainty
 from onward.gallery import Gallery
 from onward.progress import Progress
 from onward.upgrading.routes import Routes, count_pending, pending, transform
@@ -96,7 +97,11 @@ class _Run:
                 self.stopped = True
                 return found
             new = transform(transformation, batch)
-            self.done += self.gallery.write(new, batch.revisions, origin="upgraded")
+            layer = transformation.uncertainty
+            unsure = None if layer is None else run_uncertainty(layer, new.vectors)
+            self.done += self.gallery.write(
+                new, batch.revisions, origin="upgraded", uncertainty=unsure
+            )
             self.progress(self.done, max(self.total, self.done))
         return found
 
