@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
+from onward.agreement import agreement, count_neighbours
 from onward.evaluation import evaluate
 from onward.rankings import Relevance
 from onward.retrieval import rank, search
@@ -18,10 +19,8 @@ from onward.training.pairs import Pairs
 from onward.training.timetable import Rows
 from onward.transformation import Transformation
 
-NEIGHBOURS = 10
 ERROR = "standard error"  # of the merit, over the queries
 PerQuery = Float64[np.ndarray, " query"]
-Neighbours = Int64[np.ndarray, "query rank"]
 Numbers = dict[str, float]
 
 
@@ -89,11 +88,9 @@ class Judge:
         return {"cmc@1": found.cmc(1), "map": found.map, ERROR: _standard_error(merits)}
 
     def _agreement(self, queries: Embeddings, gallery: Embeddings) -> PerQuery:
-        count = max(1, min(NEIGHBOURS, len(queries) // 10))
-        wanted = _neighbours(self.new, self.new, count)
-        found = _neighbours(queries, gallery, count)
-        shared = [np.intersect1d(a, b).size for a, b in zip(wanted, found, strict=True)]
-        return np.array(shared, dtype=np.float64) / count
+        count = count_neighbours(len(queries))
+        wanted = search(self.new, self.new, count, exclude_self=True)
+        return agreement(search(queries, gallery, count, exclude_self=True), wanted)
 
 
 def choose_penalty(tried: Sequence[Mapping[str, Any]], judge: Judge) -> int:
@@ -114,9 +111,3 @@ def choose_penalty(tried: Sequence[Mapping[str, Any]], judge: Judge) -> int:
 
 def _standard_error(values: PerQuery) -> float:
     return float(values.std() / np.sqrt(max(len(values), 1)))
-
-
-def _neighbours(queries: Embeddings, gallery: Embeddings, count: int) -> Neighbours:
-    """Return the rows of each query's nearest items; both sides hold the same items."""
-    rows: Neighbours = search(queries, gallery, count, exclude_self=True).rows
-    return rows

@@ -1,14 +1,19 @@
 """What an upgrade would do and cost, before anything is written."""
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onward.gallery import Gallery, scratch_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
+from onward.upgrading.gate import Requirement, Verdict, ask
+from onward.upgrading.prediction import SHARES, Prediction, Unpredicted, predict
+from onward.upgrading.recommendation import recommend
 from onward.upgrading.routes import Routes, needed_spaces, transform
 from onward.upgrading.work import (
+    NO_SIDE,
     Work,
     check_routes,
     check_same_routes,
@@ -30,12 +35,16 @@ class Plan:
         side: space of the side-information to be read, if any.
         new: space of the vectors to be written.
         work: rows to do, done and blocked.
+        elsewhere: of the blocked rows, how many have a vector in each space that is not read.
         bytes: about what will be written; old versions of rows that a store keeps come on top.
         seconds: about how long it will take, from the time that `sampled` rows took. They were
             read from this gallery, transformed, and written to a scratch gallery of its kind where
             temporary files go.
         sampled: how many rows were.
         writes: what will be written, a sentence each.
+        predicted: how well search will be, or why that cannot be said; None without a sample.
+        verdict: what the gate says; None where nothing is predicted.
+        advice: what would help with what is missing, a sentence or two each.
     """
 
     gallery: str
@@ -44,10 +53,32 @@ class Plan:
     side: Space | None
     new: Space
     work: Work
+    elsewhere: Mapping[Space, int]
     bytes: int
     seconds: float
     sampled: int
     writes: tuple[str, ...]
+    predicted: Prediction | Unpredicted | None
+    verdict: Verdict | None
+    advice: tuple[str, ...]
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the gate lets the upgrade start; it does where nothing is predicted."""
+        return self.verdict is None or self.verdict.met
+
+    @property
+    def recommendation(self) -> str:
+        """What to do, in one line."""
+        if isinstance(self.predicted, Prediction):
+            return recommend(self.predicted, met=self.allowed)
+        if self.predicted is not None:
+            return f"{self.predicted}."
+        return (
+            "Nothing is predicted without a sample: choose items (onward gallery sample GALLERY "
+            "sample.jsonl --count 3%), embed them with the new model (onward embed MODEL "
+            "sample.jsonl new.parquet), and plan with --sample new.parquet."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next."""
@@ -58,10 +89,16 @@ class Plan:
             "side": None if self.side is None else self.side.to_json(),
             "new": self.new.to_json(),
             **self.work.to_json(),
+            "elsewhere": {space.name: rows for space, rows in self.elsewhere.items()},
             "bytes": self.bytes,
             "seconds": self.seconds,
             "sampled": self.sampled,
             "writes": list(self.writes),
+            "prediction": self._prediction_to_json(),
+            "verdict": None if self.verdict is None else self.verdict.to_json(),
+            "allowed": self.allowed,
+            "recommendation": self.recommendation,
+            "advice": list(self.advice),
             "next_steps": self._next_steps(),
         }
 
@@ -75,11 +112,21 @@ class Plan:
             f"  time     about {self.seconds:,.1f} s, measured on {self.sampled:,} rows",
             f"  bytes    {self.bytes:,}",
             *(f"  writes   {one}" for one in self.writes),
+            *(f"  advice   {one}" for one in self.advice),
             "  A plan writes nothing.",
         ]
-        return "\n".join(lines)
+        if isinstance(self.predicted, Prediction):
+            lines.append(str(self.predicted))
+        if self.verdict is not None:
+            lines.append(f"gate {self.verdict}")
+        return "\n".join([*lines, self.recommendation])
+
+    def _prediction_to_json(self) -> dict[str, Any] | None:
+        return self.predicted.to_json() if isinstance(self.predicted, Prediction) else None
 
     def _next_steps(self) -> list[dict[str, str]]:
+        if not self.allowed:
+            return [next_step("start", "only with force=True (--force): the gate is closed")]
         if self.work.to_do:
             return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
         if self.work.done:
@@ -91,6 +138,9 @@ def plan_upgrade(
     gallery: Gallery,
     transformation: Transformation,
     *fallbacks: Transformation,
+    sample: Embeddings | None = None,
+    require: Requirement | None = None,
+    shares: Sequence[float] = SHARES,
     sample_rows: int = SAMPLE_ROWS,
 ) -> Plan:
     """Say what upgrading a gallery would do and cost. Nothing is written to it.
@@ -99,25 +149,40 @@ def plan_upgrade(
         gallery: the gallery.
         transformation: from a space of the gallery to the new one.
         fallbacks: for rows that lack what the first one reads; see `onward.upgrading.routes`.
+        sample: true new embeddings of some of its items, by which quality is predicted on those
+            that the transformation was not fitted on; judged by the sample's labels, else the
+            gallery's, else by agreement.
+        require: what the upgrade must be predicted to give; "map >= old/old" if None, or the same
+            of the agreement.
+        shares: of the items that are backfilled, each between 0 and 1, to be predicted as well.
         sample_rows: how many rows are read, transformed and written elsewhere to measure the time.
 
     Raises:
-        UpgradeError: if the gallery lacks a space that the transformation reads, or an upgrade to
-            the new space was started with another transformation.
+        UpgradeError: if the gallery lacks a space that the transformation reads, an upgrade to
+            the new space was started with another transformation, or something is required of
+            which nothing can be predicted.
+        SpaceMismatchError: if the sample is in another space than the upgrade leads to.
+        ConfigurationError: if a share is not between 0 and 1.
     """
     routes = Routes((transformation, *fallbacks))
     check_routes(gallery, routes)
     made_by = gallery.made_by(routes.new)
     if made_by is not None:
         check_same_routes(gallery, routes, made_by)
-    work = measure_work(gallery, routes)
+    predicted = None if sample is None else predict(gallery, routes, sample, shares=shares)
+    verdict = ask(predicted, require)
+    work, elsewhere = measure_work(gallery, routes), _elsewhere(gallery, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
     new = transformation.new
-    writes = (
+    writes = [
         f"the space {new} in every row, empty, and {routes.digest[:8]} as what fills it",
         f"a vector of {new.dim} numbers and the origin 'upgraded' in {work.to_do:,} rows",
         "what was done, in the gallery's journal",
-    )
+    ]
+    if sample is not None:
+        writes.insert(
+            2, f"the sample's vectors and the origin 'embedded' in up to {len(sample):,} rows"
+        )
     return Plan(
         gallery=gallery.url,
         transformation=routes.digest,
@@ -125,11 +190,52 @@ def plan_upgrade(
         side=transformation.side,
         new=new,
         work=work,
+        elsewhere=elsewhere,
         bytes=work.to_do * gallery.bytes_of_writing(new),
         seconds=seconds * work.to_do,
         sampled=sampled,
-        writes=writes,
+        writes=tuple(writes),
+        predicted=predicted,
+        verdict=verdict,
+        advice=tuple(_advice(routes, work, elsewhere)),
     )
+
+
+def _elsewhere(gallery: Gallery, routes: Routes) -> dict[Space, int]:
+    """Count the rows that nothing can carry, by the spaces that nothing reads."""
+    spaces = gallery.spaces()
+    read = {space for one in routes.transformations for space in needed_spaces(one)}
+    missing = [routes.new] if routes.new in spaces else []
+    parts = [part for part in (one.among(spaces) for one in routes.uncarried) if part is not None]
+    counts = {
+        space: sum(gallery.count([*part.filled, space], [*part.empty, *missing]) for part in parts)
+        for space in spaces
+        if space not in read and space != routes.new
+    }
+    return {space: rows for space, rows in counts.items() if rows}
+
+
+def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Iterator[str]:
+    """Give what would help with what is missing; no number that was not counted."""
+    if all(one.side is None for one in routes.transformations):
+        yield (
+            "No side-information is read: what the old vectors left out, no transformation brings "
+            "back. Store side-information with every item from now on, and with those whose "
+            "images are at hand: a transformation that reads it carries these rows, and this one "
+            "the rest (--also). What it brings here, a plan says once a sample of them is embedded"
+        )
+    lacking = sum(one.rows for one in work.blocked if NO_SIDE in one.reason)
+    if lacking:
+        yield (
+            f"{lacking:,} rows have no side-information: fit a second transformation without "
+            "--side and give it as well (--also), store side-information for them, or backfill "
+            "them"
+        )
+    for space, rows in elsewhere.items():
+        yield (
+            f"{rows:,} rows that are blocked have a vector in {space.name}, which nothing reads: "
+            "fit a transformation from it and give it as well (--also), or backfill them"
+        )
 
 
 def _seconds_per_row(

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from onward.errors import UpgradeError
 from onward.gallery import Gallery
 from onward.progress import Progress, silent
+from onward.spaces import Embeddings
 from onward.transformation import Transformation
+from onward.upgrading.gate import Requirement, check_allowed
+from onward.upgrading.prediction import Prediction, Unpredicted
 from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult, run_upgrade
+from onward.upgrading.sample import check_sample_space, write_sample
 from onward.upgrading.status import UpgradeStatus
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
@@ -58,17 +62,41 @@ class Upgrade:
         """The first transformation; `routes` has all of them."""
         return self.routes.first
 
-    def start(self) -> UpgradeStatus:
+    def start(
+        self,
+        *,
+        prediction: Prediction | Unpredicted | None = None,
+        require: Requirement | None = None,
+        force: bool = False,
+        sample: Embeddings | None = None,
+    ) -> UpgradeStatus:
         """Give every row room for a vector in the new space, and record the transformation.
 
+        Args:
+            prediction: what a plan or `predict` says of how well search will be; it is logged.
+            require: what it must show; not to search worse than doing nothing if None.
+            force: start although it does not; that is logged.
+            sample: true new embeddings of some items, to be written: the first slice of a backfill.
+
         Raises:
-            UpgradeError: if an upgrade to this space was started with another transformation.
+            UpgradeError: if an upgrade to this space was started with another transformation, the
+                prediction falls short, or something is required and nothing predicted.
+            SpaceMismatchError: if the sample is in another space than the upgrade leads to.
         """
+        if sample is not None:
+            check_sample_space(sample, self.routes.new)
+        verdict = check_allowed(self.routes.digest, prediction, require, force=force)
         new = self.routes.new
         made_by = self.gallery.made_by(new)
         if made_by is not None:
             check_same_routes(self.gallery, self.routes, made_by)
+        if verdict is not None and isinstance(prediction, Prediction):
+            event = {"event": "gate", "transformation": self.routes.digest, **verdict.to_json()}
+            event |= {"forced": not verdict.met, "prediction": prediction.to_json()}
+            self.gallery.log(event)
         self.gallery.add_space(new, made_by=self.routes.to_json())
+        if sample is not None:
+            write_sample(self.gallery, sample)
         return self.status()
 
     def run(

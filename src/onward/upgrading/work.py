@@ -136,7 +136,7 @@ def measure_work(gallery: Gallery, routes: Routes) -> Work:
     """Count what is done, to be done and blocked; reads no vectors."""
     rows, spaces = gallery.count(), gallery.spaces()
     done = gallery.count([routes.new]) if routes.new in spaces else 0
-    answering = _answering(gallery, routes)
+    answering = answering_space(gallery, routes)
     found: dict[tuple[str, bool], Blocked] = {}
     for part in routes.uncarried:
         for one in Part(part.filled, (*part.empty, routes.new)).split(answering):
@@ -219,7 +219,7 @@ def _fallback_names(digests: list[str]) -> str:
     return f"the fallback {named}" if named else "no fallback"
 
 
-def _answering(gallery: Gallery, routes: Routes) -> Space:
+def answering_space(gallery: Gallery, routes: Routes) -> Space:
     """Return the space in which items are found until cutting over to the new one."""
     now = gallery.describe()
     if now.serving != routes.new:

@@ -1,0 +1,173 @@
+"""Which items of a sample a transformation can be judged by, and their vectors.
+
+True new embeddings of some items are given; what the gallery stores of the same items is read, and
+what the transformations make of it is computed. Items that a transformation was fitted on are left
+out: of them it knows more than of the rest of the gallery. Nothing here writes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from onward.artifacts import digest
+from onward.gallery import Batch, Gallery
+from onward.spaces import Embeddings, Ids, Labels, Space
+from onward.transformation import Transformation
+from onward.upgrading.routes import Routes, needed_spaces, transform
+from onward.upgrading.sample import check_sample_space
+from onward.upgrading.work import answering_space
+
+LEAST_ITEMS = 20
+"""By fewer nothing can be judged."""
+
+MOST_ITEMS = 4000
+"""Every item is compared with every other; more than these change the numbers little."""
+
+FITTED = "a transformation was fitted on them"
+NOT_THERE = "not in the gallery"
+NO_LABEL = "no label, where others have one"
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedItems:
+    """Items of a gallery with true new embeddings, by which an upgrade is judged.
+
+    Attributes:
+        nothing: what the gallery answers from now, of all of them.
+        new: their true new embeddings, in the same order.
+        upgraded: what the transformations make of them, of those that one of them can carry.
+        labels: class of each, if they are judged by label.
+        uncertainties: of what is upgraded, if the transformations know it.
+        left_out: of the sample's other items: why they are left out, and how many.
+        remade: how many vectors in `nothing` an earlier upgrade made.
+    """
+
+    nothing: Embeddings
+    new: Embeddings
+    upgraded: Embeddings
+    labels: Labels | None
+    uncertainties: Mapping[str, float] | None
+    left_out: Mapping[str, int]
+    remade: int
+
+    def __len__(self) -> int:
+        return len(self.new)
+
+    @property
+    def ids(self) -> Ids:
+        """Their ids, sorted."""
+        return self.new.ids
+
+    @property
+    def lost(self) -> int:
+        """How many no transformation can carry: an upgrade alone does not let them be found."""
+        return len(self.new) - len(self.upgraded)
+
+
+def choose_judged(
+    gallery: Gallery, routes: Routes, sample: Embeddings, *, most_items: int
+) -> JudgedItems:
+    """Return the items of a sample that an upgrade can be judged by; there may be none.
+
+    Where enough items have labels, in the sample or else in the gallery, and some share one, the
+    others are left out; where not, all are judged without labels.
+
+    Raises:
+        SpaceMismatchError: if the sample is in another space than the upgrade leads to.
+    """
+    check_sample_space(sample, routes.new)
+    fitted = {item for one in routes.transformations for item in fitted_on(one.made_by)}
+    fresh = sorted(item for item in sample.ids if item not in fitted)
+    left_out = {FITTED: len(sample) - len(fresh)}
+    if len(fresh) > most_items:
+        left_out[f"more than {most_items:,} are not needed"] = len(fresh) - most_items
+        fresh = sorted(sorted(fresh, key=lambda item: digest(item.encode()))[:most_items])
+    there = {item for batch in gallery.scan((), ids=fresh) for item in batch.ids}
+    left_out[NOT_THERE] = len(fresh) - len(there)
+    space = answering_space(gallery, routes)
+    now, labels, remade = _read_now(gallery, space, sorted(there))
+    left_out[f"no vector in {space.name}, which answers queries now"] = len(there) - len(now)
+    known = (
+        labels
+        if sample.labels is None
+        else dict(zip(sample.ids, sample.labels.tolist(), strict=True))
+    )
+    labelled = [item for item in now.ids if known.get(item) is not None]
+    kept, by_label = list(now.ids), _can_judge([known[item] for item in labelled])
+    if by_label:
+        left_out[NO_LABEL] = len(kept) - len(labelled)
+        kept = labelled
+    upgraded, uncertainties = _upgrade(gallery, routes, kept)
+    return JudgedItems(
+        nothing=now.align(kept),
+        new=Embeddings(sample.ids, sample.vectors, sample.space).align(kept),
+        upgraded=upgraded,
+        labels=np.array([known[item] for item in kept], np.int64) if by_label else None,
+        uncertainties=uncertainties,
+        left_out={why: count for why, count in left_out.items() if count},
+        remade=sum(item in remade for item in kept),
+    )
+
+
+def fitted_on(made_by: Mapping[str, Any]) -> Iterator[str]:
+    """Give the ids of the items that a transformation records it was fitted on."""
+    for what in ("sample", "pairs"):
+        yield from made_by.get(what, {}).get("ids", ())
+    for part in made_by.get("parts", ()):
+        yield from fitted_on(part.get("made_by", {}))
+
+
+def _read_now(
+    gallery: Gallery, space: Space, ids: list[str]
+) -> tuple[Embeddings, dict[str, int | None], set[str]]:
+    """Return what answers queries now, the labels, and the ids whose vector was upgraded."""
+    found: list[str] = []
+    vectors = [np.empty((0, space.dim), np.float32)]
+    labels: dict[str, int | None] = {}
+    remade: set[str] = set()
+    for batch in gallery.scan([space], ids=ids):
+        found += batch.ids
+        vectors.append(batch.vectors[space])
+        labels |= dict(zip(batch.ids, batch.labels, strict=True))
+        origins = zip(batch.ids, batch.origins[space], strict=True)
+        remade |= {item for item, origin in origins if origin == "upgraded"}
+    now = Embeddings(tuple(found), np.concatenate(vectors), space)
+    return now.align(sorted(found)), labels, remade
+
+
+def _can_judge(labels: list[int | None]) -> bool:
+    return len(labels) >= LEAST_ITEMS and len(set(labels)) < len(labels)
+
+
+def _upgrade(
+    gallery: Gallery, routes: Routes, ids: list[str]
+) -> tuple[Embeddings, Mapping[str, float] | None]:
+    """Return what carries each item makes of it, and how unsure it is where all know that."""
+    spaces, left = gallery.spaces(), set(ids)
+    parts: list[Embeddings] = []
+    unsure: dict[str, float] | None = {}
+    for transformation in routes.transformations:
+        needed = needed_spaces(transformation)
+        if not left or not set(needed) <= set(spaces):
+            continue
+        for batch in gallery.scan(needed, ids=sorted(left)):
+            parts.append(transform(transformation, batch))
+            if unsure is None or transformation.uncertainty is None:
+                unsure = None
+            else:
+                numbers = _uncertainties(transformation, batch).tolist()
+                unsure |= dict(zip(batch.ids, numbers, strict=True))
+        left -= {item for part in parts for item in part.ids}
+    made = [np.empty((0, routes.new.dim), np.float32), *(part.vectors for part in parts)]
+    found = tuple(item for part in parts for item in part.ids)
+    upgraded = Embeddings(found, np.concatenate(made), routes.new)
+    return upgraded.align(sorted(found)), unsure
+
+
+def _uncertainties(transformation: Transformation, batch: Batch) -> Float32[np.ndarray, " item"]:
+    old, side = transformation.old, transformation.side
+    aside = None if side is None else Embeddings(batch.ids, batch.vectors[side], side)
+    return transformation.uncertainties(Embeddings(batch.ids, batch.vectors[old], old), aside)
