@@ -54,6 +54,7 @@ COMMANDS = [
     "upgrade rollback",
     "upgrade log",
 ]
+NETWORKS = ("auto", "ensemble", "mlp", "rbt")
 OLD, NEW = Space("old@1", 4), Space("new@2", 4)
 
 
@@ -309,6 +310,22 @@ def test_fit_fits_by_the_method_that_is_named(pairs, tmp_path, method):
     assert made["made_by"]["method"] == method
     assert made["made_by"].get("rank") == (2 if rank else None)
     assert made["digest"] == Transformation.load(tmp_path / "h").digest
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if one in NETWORKS else [])
+        for one in get_args(Method)
+    ],
+)
+def test_fit_learns_how_unsure_it_is_by_every_method(pairs, tmp_path, method):
+    asked = ("--method", method, "--epochs", 1, "--uncertainty", "--json")
+    made = json.loads(answer("fit", *pairs, tmp_path / "h", *asked))
+    assert made["uncertainty"] is True
+    unsure = Transformation.load(tmp_path / "h").uncertainties(Embeddings.load(pairs[0]))
+    assert np.isfinite(unsure).all()
+    assert len(set(unsure.tolist())) > 1
 
 
 def test_fit_tells_what_it_tried_beside_doing_nothing_and_full_backfill():

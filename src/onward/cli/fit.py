@@ -48,6 +48,10 @@ def fit(
     classifier: Annotated[
         Path | None, typer.Option(help="The new model: its classifier helps; needs labels.")
     ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Learn how unsure h is too: what to backfill first."),
+    ] = False,
     sample_old: Annotated[
         Path | None, typer.Option(help="Gallery sample: old embeddings, or the whole gallery's.")
     ] = None,
@@ -95,7 +99,7 @@ def fit(
         )
     check_room(out, KIND)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
-    given |= {"objective": objective, "discriminative": part}
+    given |= {"objective": objective, "discriminative": part, "uncertainty": uncertainty}
     chosen = {"epochs": epochs, "rank": rank}
     given |= {name: value for name, value in chosen.items() if value is not None}
     settings = read_settings(FitSettings, given, where="onward fit")
