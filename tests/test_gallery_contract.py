@@ -607,7 +607,11 @@ def test_the_description_prints_itself_as_a_table_and_as_json(gallery):
     written = json.loads(json.dumps(description.to_json()))
     assert written["rows"] == 3
     assert written["serving"] == SIDE.to_json()
-    assert written["previous"] == {"space": OLD.to_json(), "query_model": "old-model"}
+    assert written["previous"] == {
+        "space": OLD.to_json(),
+        "query_model": "old-model",
+        "since": None,
+    }
     assert [one["filled"] for one in written["spaces"]] == [3, 3]
     assert [(one["format"], one["bytes"]) for one in written["spaces"]] == [
         ("float32", 16),

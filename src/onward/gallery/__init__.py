@@ -5,8 +5,10 @@
 
 from onward.gallery.gallery import Gallery
 from onward.gallery.opening import create_gallery, open_gallery, scratch_gallery
+from onward.gallery.sharing import Share
 from onward.gallery.values import (
     Batch,
+    Control,
     FieldCounts,
     GalleryDescription,
     JournalEntry,
@@ -17,6 +19,7 @@ from onward.gallery.values import (
 
 __all__ = [
     "Batch",
+    "Control",
     "FieldCounts",
     "Gallery",
     "GalleryDescription",
@@ -24,6 +27,7 @@ __all__ = [
     "Origin",
     "Revisions",
     "Served",
+    "Share",
     "create_gallery",
     "open_gallery",
     "scratch_gallery",

@@ -5,6 +5,7 @@ And the conditions, in SQL, that choose rows by their fields or their ids.
 Only `onward.gallery.lancedb` imports this. Nothing here reads or writes a database.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
-from onward.gallery.record import Field
+from onward.gallery.record import Field, Record
+from onward.gallery.sharing import Share
 from onward.gallery.store import Rows, Writing
-from onward.gallery.values import Batch, Origin
+from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.spaces import Ids, Vectors
 
 IDS_A_QUERY = 4096
@@ -30,23 +32,44 @@ ITEM_COLUMNS = (
 where nobody else has written meanwhile."""
 
 
+RECORD_SCHEMA = pa.schema(
+    [
+        pa.field("number", pa.int64(), nullable=False),
+        pa.field("revision", pa.int64(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
+    ]
+)
+"""Row 0 is the record, row n the n-th entry of the journal."""
+
+
+def names_of(column: str) -> tuple[str, str, str]:
+    """Return the names of a field's columns: vector, origin, uncertainty."""
+    return column, f"{column}__origin", f"{column}__uncertainty"
+
+
 def origin_column(of: Field) -> str:
     """Return the column that says how the vectors came to be; null where there is none."""
-    return f"{of.column}__origin"
+    return names_of(of.column)[1]
 
 
 def field_columns(of: Field) -> tuple[pa.Field, ...]:
     """Return the columns of a field: vector, origin, uncertainty."""
-    return (
-        pa.field(of.column, pa.list_(pa.from_numpy_dtype(of.space.dtype), of.space.dim)),
-        pa.field(origin_column(of), pa.string()),
-        pa.field(f"{of.column}__uncertainty", pa.float32()),
-    )
+    vector = pa.list_(pa.from_numpy_dtype(of.space.dtype), of.space.dim)
+    types = (vector, pa.string(), pa.float32())
+    vector_column, origin, uncertainty = map(pa.field, names_of(of.column), types)
+    return vector_column, origin, uncertainty
 
 
 def items_schema(fields: Sequence[Field]) -> pa.Schema:
     """Return the schema of the table of items."""
     return pa.schema([*ITEM_COLUMNS, *(column for of in fields for column in field_columns(of))])
+
+
+def record_table(record: Record, entry: JournalEntry) -> pa.Table:
+    """Return the rows of a record and of the journal's entry that goes with it."""
+    contents = [json.dumps(record.to_json()), json.dumps(dict(entry))]
+    revisions = [record.revision] * 2
+    return pa.table([[0, record.revision], revisions, contents], schema=RECORD_SCHEMA)
 
 
 def given_rows(rows: Rows, schema: pa.Schema, token: int) -> pa.Table:
@@ -148,6 +171,13 @@ def rows_where(filled: Sequence[Field], empty: Sequence[Field], origin: Origin |
     conditions = [f"{origin_column(of)} {filled_if}" for of in filled]
     conditions += [f"{origin_column(of)} IS NULL" for of in empty]
     return " AND ".join(conditions)
+
+
+def rows_in(share: Share, also: str) -> str:
+    """Return the condition that rows belong to a share, and another one."""
+    bounds = [] if share.is_everything else [f"md5(id) >= '{share.low}'"]
+    bounds += [] if share.high is None else [f"md5(id) < '{share.high}'"]
+    return " AND ".join([*([also] if also else []), *bounds])
 
 
 def rows_of(ids: Ids, also: str = "") -> Iterator[str]:

@@ -5,7 +5,7 @@ replace the record if nobody else has, and log the event with it.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,11 +14,16 @@ from onward.artifacts import canonical_json
 from onward.errors import GalleryError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Store
-from onward.gallery.values import Served
+from onward.gallery.values import Control, Served
 from onward.spaces import Space
 
 TRIES = 100
 """How often a change is tried again when other processes change the record too."""
+
+
+def moment() -> str:
+    """Return what time it is: UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def change_record(
@@ -44,8 +49,7 @@ def change_record(
         if new is None:
             return record
         new = replace(new, revision=record.revision + 1)
-        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = json.loads(canonical_json({"number": new.revision, "time": moment, **event}))
+        entry = json.loads(canonical_json({"number": new.revision, "time": moment(), **event}))
         if store.change_record(new, entry):
             return new
     raise GalleryError(
@@ -110,9 +114,29 @@ def without_space(record: Record, url: str, space: Space) -> Record | None:
             f"{space} is what rolling back gallery {url} returns to and cannot be dropped; "
             "complete the upgrade first"
         )
-    fields = tuple(one for one in record.fields if one != at)
-    made_by = {column: made for column, made in record.made_by.items() if column != at.column}
-    return replace(record, fields=fields, made_by=made_by)
+    return replace(
+        record,
+        fields=tuple(one for one in record.fields if one != at),
+        made_by={column: made for column, made in record.made_by.items() if column != at.column},
+        controls={column: one for column, one in record.controls.items() if column != at.column},
+        retired=(*record.retired, at.column),
+    )
+
+
+def with_control(record: Record, at: Field, changed: Callable[[Control], Control]) -> Record | None:
+    """Return the record with what those who fill a field obey from now on.
+
+    Args:
+        record: as it is.
+        at: the field.
+        changed: gives the next control from the present one.
+
+    Returns:
+        None if it says so already.
+    """
+    was = record.control_of(at)
+    now = changed(was)
+    return None if now == was else replace(record, controls={**record.controls, at.column: now})
 
 
 def with_serving(record: Record, now: Served) -> Record | None:
@@ -120,18 +144,58 @@ def with_serving(record: Record, now: Served) -> Record | None:
     was = record.serving
     if was == now:
         return None
-    return replace(record, serving=now, previous=record.previous if was.space == now.space else was)
+    if was.space == now.space:
+        return replace(record, serving=replace(now, since=was.since))
+    return replace(record, serving=now, previous=was)
 
 
-def rolled_back(record: Record, url: str) -> Record:
+def rolled_back(record: Record, url: str, served: Space | None = None) -> Record | None:
     """Return the record with what served before serving again.
 
+    Args:
+        record: as it is.
+        url: of the gallery, for messages.
+        served: what is to serve no longer; None for whatever serves now.
+
+    Returns:
+        None if the space `served` does not serve.
+
     Raises:
-        GalleryError: if nothing did.
+        GalleryError: if nothing has served before.
     """
+    if served is not None and record.serving.space != served:
+        return None
     if record.previous is None:
         raise GalleryError(
             f"gallery {url} has nothing to roll back to: no space has served before "
             f"{record.serving.space.name}"
         )
     return replace(record, serving=record.previous, previous=None)
+
+
+def completed(record: Record, url: str, serving: Space, dropped: Sequence[Space]) -> Record | None:
+    """Return the record with nothing to roll back to, and without some spaces.
+
+    Args:
+        record: as it is.
+        url: of the gallery, for messages.
+        serving: the space that must answer queries.
+        dropped: spaces to be forgotten; those that are not there are passed over.
+
+    Returns:
+        None if it says so already.
+
+    Raises:
+        GalleryError: if another space answers queries.
+    """
+    if record.serving.space != serving:
+        raise GalleryError(
+            f"gallery {url} answers from {record.serving.space}, not from {serving}: nothing was "
+            "completed and nothing dropped; cut over first"
+        )
+    if record.previous is None and not any(record.find(space) for space in dropped):
+        return None
+    record = replace(record, previous=None)
+    for space in dropped:
+        record = without_space(record, url, space) or record
+    return record

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from onward.errors import GalleryError, SpaceMismatchError
+from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows, Store
 from onward.gallery.values import Revisions
-from onward.spaces import Embeddings, Labels, Space
+from onward.spaces import Embeddings, Ids, Labels, Space
 
 NAMED = 3
 """How many ids a message names."""
@@ -100,6 +100,22 @@ def check_served(store: Store, record: Record, space: Space) -> None:
     )
 
 
+def check_search(store: Store, space: Space, k: int, *, allow_unserved: bool) -> Field:
+    """Return where the queries of a search are compared.
+
+    Raises:
+        EvaluationError: if nothing is asked for.
+        SpaceMismatchError, GalleryError: as `check_served`, unless the gallery has the space and
+            one that does not serve is allowed.
+    """
+    if k < 1:
+        raise EvaluationError(f"the nearest {k} items were asked for; ask for at least 1")
+    record = store.read_record()
+    if not (allow_unserved and record.find(space)):
+        check_served(store, record, space)
+    return find_searched(store.url, record, space)
+
+
 def make_rows(
     url: str,
     record: Record,
@@ -126,6 +142,34 @@ def make_rows(
     return Rows(first.ids, _common_labels(embeddings), texts, vectors)
 
 
+def check_all_new(url: str, rows: Rows, there: Ids) -> None:
+    """Say which items could not be inserted because they are there.
+
+    Raises:
+        GalleryError: if there are any.
+    """
+    if there:
+        raise GalleryError(
+            f"{len(there)} of {len(rows.ids)} items are in gallery {url} already: "
+            f"{name_ids(there)}. Nothing was written; leave them out, or give changed items "
+            "to update()"
+        )
+
+
+def check_none_new(url: str, rows: Rows, unknown: Ids) -> None:
+    """Say which items could not be updated because they are not there.
+
+    Raises:
+        GalleryError: if there are any.
+    """
+    if unknown:
+        raise GalleryError(
+            f"{len(unknown)} of {len(rows.ids)} items are not in gallery {url}: "
+            f"{name_ids(unknown)}. Nothing was written; leave them out, or give new items "
+            "to add()"
+        )
+
+
 def check_writing(
     embeddings: Embeddings, revisions: Revisions, origin: str, uncertainty: np.ndarray | None
 ) -> None:
@@ -142,6 +186,20 @@ def check_writing(
             )
     if origin not in ("embedded", "upgraded"):
         raise GalleryError(f"the origin is {origin!r}; it is 'embedded' or 'upgraded'")
+
+
+def check_made_by(url: str, record: Record, to: Field, digest: str | None) -> None:
+    """Refuse to write what one transformation has made where another one fills the space.
+
+    Raises:
+        GalleryError: naming both.
+    """
+    stated = record.made_by.get(to.column, {}).get("digest")
+    if digest is not None and stated != digest:
+        raise GalleryError(
+            f"what the transformation {digest[:8]} has made was not written to {to.space} in "
+            f"gallery {url}: the space is now filled by {str(stated)[:8]}"
+        )
 
 
 def check_batch_rows(batch_rows: int) -> int:

@@ -5,38 +5,34 @@ Nothing here knows of models, images or transformations.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float32
 
-from onward.artifacts import canonical_json, digest
-from onward.errors import EvaluationError, GalleryError
-from onward.gallery.changes import (
-    change_record,
-    rolled_back,
-    with_serving,
-    with_space,
-    without_space,
-)
+from onward.gallery import space_steps
+from onward.gallery.changes import change_record, moment, rolled_back, with_control, with_serving
 from onward.gallery.checks import (
+    check_all_new,
     check_batch_rows,
-    check_known,
-    check_name_is_free,
-    check_served,
+    check_made_by,
+    check_none_new,
+    check_search,
     check_writing,
     find_field,
     find_searched,
     make_rows,
-    name_ids,
 )
-from onward.gallery.reading import choose, embeddings_of, ids_of
-from onward.gallery.record import Field, Record, column_names
+from onward.gallery.describing import describe, state_of
+from onward.gallery.reading import BATCH_ROWS, choose, embeddings_of, ids_of, known_ids
+from onward.gallery.record import Field, Record
+from onward.gallery.sharing import EVERYTHING, Share
 from onward.gallery.store import Store, Writing
 from onward.gallery.values import (
     Batch,
-    FieldCounts,
+    Control,
     GalleryDescription,
     JournalEntry,
     Origin,
@@ -44,9 +40,7 @@ from onward.gallery.values import (
     Served,
 )
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids, Space, check_unique
-
-BATCH_ROWS = 8192
+from onward.spaces import Embeddings, Ids, Space
 
 
 @final
@@ -71,16 +65,7 @@ class Gallery:
 
     def describe(self) -> GalleryDescription:
         """Return what the gallery holds and which space answers queries."""
-        record = self._store.read_record()
-        return GalleryDescription(
-            url=self.url,
-            rows=self._store.count((), ()),
-            spaces={one.space: self._field_counts(one) for one in record.fields},
-            serving=record.serving.space,
-            query_model=record.serving.query_model,
-            previous=record.previous,
-            transformations=record.transformations,
-        )
+        return describe(self._store)
 
     def add(
         self, *embeddings: Embeddings, payloads: Sequence[Mapping[str, Any]] | None = None
@@ -97,13 +82,7 @@ class Gallery:
                 then nothing is written.
         """
         rows = make_rows(self.url, self._store.read_record(), embeddings, payloads)
-        there = self._store.insert(rows) if rows.ids else ()
-        if there:
-            raise GalleryError(
-                f"{len(there)} of {len(rows.ids)} items are in gallery {self.url} already: "
-                f"{name_ids(there)}. Nothing was written; leave them out, or give changed items "
-                "to update()"
-            )
+        check_all_new(self.url, rows, self._store.insert(rows) if rows.ids else ())
 
     def update(
         self, *embeddings: Embeddings, payloads: Sequence[Mapping[str, Any]] | None = None
@@ -118,13 +97,7 @@ class Gallery:
                 nothing is written.
         """
         rows = make_rows(self.url, self._store.read_record(), embeddings, payloads)
-        unknown = self._store.update(rows) if rows.ids else ()
-        if unknown:
-            raise GalleryError(
-                f"{len(unknown)} of {len(rows.ids)} items are not in gallery {self.url}: "
-                f"{name_ids(unknown)}. Nothing was written; leave them out, or give new items "
-                "to add()"
-            )
+        check_none_new(self.url, rows, self._store.update(rows) if rows.ids else ())
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete items; ids that are not there are passed over. Return how many were deleted."""
@@ -153,7 +126,7 @@ class Gallery:
         Raises:
             GalleryError: if an item is not there.
         """
-        chosen = self._known(ids)
+        chosen = known_ids(self._store, ids)
         texts = self._store.payloads(chosen)
         return [json.loads(texts[item]) if item in texts else None for item in chosen]
 
@@ -176,32 +149,17 @@ class Gallery:
             GalleryError: if the gallery has a space of that name that is different, or recorded
                 that another transformation fills this one.
         """
-        made = None if made_by is None else dict(made_by)
-        added: Field | None = None
+        space_steps.add_space(self._store, space, made_by)
 
-        def changed(record: Record) -> Record | None:
-            nonlocal added
-            check_name_is_free(self.url, record, space)
-            at = record.find(space) or added
-            if at is None:
-                at = added = self._add_column(space)
-            return with_space(record, self.url, at, made)
-
-        name = "add space" if made is None else "start upgrade"
-        event = {"event": name, "space": space.to_json(), "made_by": made}
-        change_record(self._store, changed, event)
-
-    def drop_space(self, space: Space) -> None:
+    def drop_space(self, space: Space, *, event: Mapping[str, Any] | None = None) -> None:
         """Forget a space and all vectors in it; nothing happens if it is not there.
+
+        `event` goes into the journal with it.
 
         Raises:
             GalleryError: if the space answers queries, or rolling back would return to it.
         """
-        at = self._store.read_record().find(space)
-        event = {"event": "drop space", "space": space.to_json()}
-        change_record(self._store, lambda record: without_space(record, self.url, space), event)
-        if at is not None:
-            self._store.drop_column(at)
+        space_steps.drop_space(self._store, space, event or {})
 
     def count(self, with_spaces: Sequence[Space] = (), without: Sequence[Space] = ()) -> int:
         """Count the items with vectors in some spaces and none in others."""
@@ -215,16 +173,18 @@ class Gallery:
         without: Sequence[Space] = (),
         batch_rows: int = BATCH_ROWS,
         ids: Iterable[str] | None = None,
+        share: Share = EVERYTHING,
     ) -> Iterator[Batch]:
         """Give the rows with a vector in each of these spaces, in no order, in bounded memory.
 
         Of all items, or of those with these ids; ids that are not there are passed over. Only rows
-        that have vectors `with_spaces` too, and have none in the spaces `without`.
+        that have vectors `with_spaces` too, and have none in the spaces `without`. Without ids,
+        only rows that belong to the share.
         """
         chosen = None if ids is None else tuple(dict.fromkeys(ids))
         filled, empty = self._fields(with_spaces), self._fields(without)
         size = check_batch_rows(batch_rows)
-        return self._store.scan(self._fields(spaces), filled, empty, size, chosen)
+        return self._store.scan(self._fields(spaces), filled, empty, size, ids=chosen, share=share)
 
     def sample(self, with_spaces: Sequence[Space], count: int, *, seed: int) -> Ids:
         """Choose items with a vector in each of these spaces: the same for the same seed and ids.
@@ -258,8 +218,8 @@ class Gallery:
             GalleryError: if an item is not there or has no vector in the space.
         """
         at = self._fields([space])
-        chosen = None if ids is None else self._known(ids)
-        batches = list(self._store.scan(at, (), (), BATCH_ROWS, chosen))
+        chosen = None if ids is None else known_ids(self._store, ids)
+        batches = list(self._store.scan(at, (), (), BATCH_ROWS, ids=chosen))
         return embeddings_of(batches, space, chosen)
 
     def write(
@@ -269,6 +229,7 @@ class Gallery:
         *,
         origin: Origin,
         uncertainty: Float32[np.ndarray, " vector"] | None = None,
+        made_by: str | None = None,
     ) -> int:
         """Write vectors in one space into rows that are there.
 
@@ -281,12 +242,15 @@ class Gallery:
             revisions: of the same rows, as the batch had them from which the vectors were made.
             origin: how the vectors came to be.
             uncertainty: of each vector, where it is known; what to embed again first.
+            made_by: digest of what has made them, where nothing else may fill the space.
 
         Returns:
             How many rows were written.
         """
         check_writing(embeddings, revisions, origin, uncertainty)
-        to = find_field(self.url, self._store.read_record(), embeddings.space)
+        record = self._store.read_record()
+        to = find_field(self.url, record, embeddings.space)
+        check_made_by(self.url, record, to, made_by)
         if not len(embeddings):
             return 0
         return self._store.write(Writing(to, embeddings, revisions, origin, uncertainty))
@@ -316,12 +280,7 @@ class Gallery:
         Raises:
             SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
         """
-        if k < 1:
-            raise EvaluationError(f"the nearest {k} items were asked for; ask for at least 1")
-        record = self._store.read_record()
-        if not (allow_unserved and record.find(queries.space)):
-            check_served(self._store, record, queries.space)
-        at = find_searched(self.url, record, queries.space)
+        at = check_search(self._store, queries.space, k, allow_unserved=allow_unserved)
         return self._store.search(
             at, queries, k, exclude_self=exclude_self, approximate=approximate
         )
@@ -338,7 +297,7 @@ class Gallery:
         What served before can be rolled back to. Nothing happens if it is so already. `event` goes
         into the journal with it.
         """
-        now = Served(space, query_model)
+        now = Served(space, query_model, moment())
 
         def changed(record: Record) -> Record | None:
             find_searched(self.url, record, space)
@@ -346,8 +305,14 @@ class Gallery:
 
         change_record(self._store, changed, {"event": "serve", **(event or {}), **now.to_json()})
 
-    def roll_back(self) -> Space:
+    def roll_back(
+        self, served: Space | None = None, *, event: Mapping[str, Any] | None = None
+    ) -> Space:
         """Let the space that served before answer queries again, and its query model; one step.
+
+        Args:
+            served: what is to serve no longer; nothing happens if it does not serve.
+            event: what goes into the journal with it.
 
         Returns:
             The space that serves now.
@@ -355,9 +320,60 @@ class Gallery:
         Raises:
             GalleryError: if no other space has served.
         """
-        event = {"event": "roll back"}
-        after = change_record(self._store, lambda record: rolled_back(record, self.url), event)
+        logged = {"event": "roll back", **(event or {})}
+        after = change_record(self._store, lambda of: rolled_back(of, self.url, served), logged)
         return after.serving.space
+
+    def complete(
+        self, serving: Space, dropped: Sequence[Space], *, event: Mapping[str, Any]
+    ) -> None:
+        """End the possibility of rolling back, and forget spaces and all vectors in them.
+
+        The record changes first and in one step, then the vectors go: what a killed process has
+        left is dropped by the next call.
+
+        Args:
+            serving: the space that must answer queries.
+            dropped: the spaces to be forgotten.
+            event: what goes into the journal with it; nothing is logged if nothing is left to do.
+
+        Raises:
+            GalleryError: if another space answers queries; then nothing changes.
+        """
+        space_steps.complete(self._store, serving, dropped, event)
+
+    def control(self, space: Space) -> Control:
+        """Return what those who fill a space have to obey."""
+        record = self._store.read_record()
+        return record.control_of(find_field(self.url, record, space))
+
+    def change_control(
+        self, space: Space, changed: Callable[[Control], Control], *, event: Mapping[str, Any]
+    ) -> Control:
+        """Change what those who fill a space have to obey, and log the event, in one step.
+
+        Args:
+            space: the space.
+            changed: gives the next control from the present one, and may be called again.
+            event: plain JSON values, with the name under `event`; not logged if nothing changes.
+
+        Returns:
+            The control as it is afterwards.
+        """
+
+        def change(record: Record) -> Record | None:
+            return with_control(record, find_field(self.url, record, space), changed)
+
+        after = change_record(self._store, change, event)
+        return after.control_of(find_field(self.url, after, space))
+
+    def working_on(self, space: Space) -> AbstractContextManager[Callable[[], Share]]:
+        """Be one of the workers that fill a space, while the block runs.
+
+        What is given tells this worker's share of all rows, as it is now.
+        """
+        record = self._store.read_record()
+        return self._store.working_on(find_field(self.url, record, space))
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Append an event to the journal: plain JSON values, with the name under `event`."""
@@ -369,32 +385,14 @@ class Gallery:
 
     def state(self) -> str:
         """Return a digest that changes when items are added, updated, deleted or written to."""
-        record = self._store.read_record()
-        counts = {one.column: self._field_counts(one).to_json() for one in record.fields}
-        whole = {"rows": self._store.count((), ()), "revisions": self._store.revision_sum()}
-        return digest(canonical_json({**whole, "counts": counts}))
+        return state_of(self._store)
 
     def bytes_of_writing(self, space: Space) -> int:
         """Return about how many bytes writing one vector of a space into a row takes."""
         return space.bytes + self._store.rewritten_bytes()
-
-    def _field_counts(self, of: Field) -> FieldCounts:
-        embedded = self._store.count([of], (), "embedded")
-        return FieldCounts(embedded, self._store.count([of], (), "upgraded"))
 
     def _fields(self, spaces: Sequence[Space]) -> list[Field]:
         if not spaces:
             return []
         record = self._store.read_record()
         return [find_field(self.url, record, space) for space in spaces]
-
-    def _known(self, ids: Iterable[str]) -> Ids:
-        chosen = tuple(ids)
-        check_unique(chosen)
-        batches = self._store.scan((), (), (), BATCH_ROWS, chosen)
-        check_known(self.url, chosen, {item for batch in batches for item in batch.ids})
-        return chosen
-
-    def _add_column(self, space: Space) -> Field:
-        fields = (Field(space, column) for column in column_names(space))
-        return next(added for added in fields if self._store.add_column(added))

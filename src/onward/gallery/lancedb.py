@@ -8,10 +8,10 @@ inserts the other on the condition that nobody else has.
 """
 
 import json
-import os
 import secrets
-import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,10 @@ from onward.gallery.arrow_rows import (
     IDS_A_QUERY,
     field_columns,
     given_rows,
-    items_schema,
+    names_of,
     read_batch,
+    record_table,
+    rows_in,
     rows_of,
     rows_where,
     with_given,
@@ -37,20 +39,17 @@ from onward.gallery.arrow_rows import (
 )
 from onward.gallery.lance_commits import commit, speaking
 from onward.gallery.lance_search import search_table
+from onward.gallery.lance_workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
+from onward.gallery.sharing import EVERYTHING, Share
 from onward.gallery.store import Rows, Writing
 from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids
 
-ITEMS, RECORD = "items", "record"
-RECORD_SCHEMA = pa.schema(
-    [
-        pa.field("number", pa.int64(), nullable=False),
-        pa.field("revision", pa.int64(), nullable=False),
-        pa.field("content", pa.string(), nullable=False),
-    ]
-)
+ITEMS, RECORD, WORKERS = "items", "record", "workers"
+KEPT_BATCHES = 3
+"""So many batches of whole rows are kept for writing: one read, one transformed, one written."""
 REWRITE_TRIES = 20
 FIRST_BITS, STEP_BITS = 60, 40
 """`revision` and `change` start anywhere below 2^60 and grow by less than 2^40 a time: they are
@@ -62,7 +61,7 @@ class LanceStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._last_read: pa.Table | None = None
+        self._last_read: deque[pa.Table] = deque(maxlen=KEPT_BATCHES)
         with speaking(self.url):
             database = lancedb.connect(path.absolute(), read_consistency_interval=timedelta(0))
             self._items: Any = database.open_table(ITEMS)
@@ -87,7 +86,7 @@ class LanceStore:
 
     def change_record(self, record: Record, entry: JournalEntry) -> bool:
         """Replace row 0 and insert the entry, in one merge."""
-        table = _record_table(record, entry)
+        table = record_table(record, entry)
 
         def merge() -> bool:
             merging = self._record.merge_insert("number").when_matched_update_all(
@@ -118,9 +117,9 @@ class LanceStore:
                 raise
             return True
 
-    def drop_column(self, dropped: Field) -> None:
+    def drop_column(self, column: str) -> None:
         """Drop the three columns."""
-        names = {column.name for column in field_columns(dropped)}
+        names = set(names_of(column))
 
         def drop() -> None:
             there = sorted(names & set(self._items.schema.names))
@@ -186,19 +185,25 @@ class LanceStore:
         filled: Sequence[Field],
         empty: Sequence[Field],
         batch_rows: int,
+        *,
         ids: Ids | None = None,
+        share: Share = EVERYTHING,
     ) -> Iterator[Batch]:
         """Stream the rows of one version of the table."""
         columns = ["id", "revision", "label"]
         columns += [column.name for of in wanted for column in field_columns(of)]
         to_be_written = bool(wanted) and bool(empty)
         condition = rows_where([*wanted, *filled], empty, None)
-        conditions = [condition] if ids is None else rows_of(ids, condition)
+        conditions = [rows_in(share, condition)] if ids is None else rows_of(ids, condition)
         for one in conditions:
             for table in self._stream(one, None if to_be_written else columns, batch_rows):
                 if to_be_written:
-                    self._last_read = table
+                    self._last_read.append(table)
                 yield read_batch(table, wanted)
+
+    def working_on(self, field: Field) -> AbstractContextManager[Callable[[], Share]]:
+        """Hold a lock on a file in the gallery's directory."""
+        return working_in(self._path / WORKERS / field.column, self.url)
 
     def payloads(self, ids: Ids) -> Mapping[str, str]:
         """Return the payloads that there are."""
@@ -277,14 +282,19 @@ class LanceStore:
             if held:
                 yield pa.concat_tables(parts)
 
-    def _rows(self, ids: Ids) -> pa.Table:
-        """Return whole rows: of the batch read last if it holds them, else of the table."""
-        last, self._last_read = self._last_read, None
+    def _kept_rows(self, ids: Ids) -> pa.Table | None:
+        """Return whole rows of a batch that was read to be written, if one holds them all."""
         schema = self._items.schema
-        if last is not None and last.schema.names == schema.names:
-            chosen = pc.is_in(last["id"], value_set=pa.array(ids, pa.string()))
-            if pc.sum(chosen).as_py() == len(ids):
-                return last.filter(chosen).cast(schema)
+        for batch in tuple(self._last_read):
+            if batch.schema.names == schema.names:
+                chosen = pc.is_in(batch["id"], value_set=pa.array(ids, pa.string()))
+                if pc.sum(chosen).as_py() == len(ids):
+                    return batch.filter(chosen).cast(schema)
+        return None
+
+    def _rows(self, ids: Ids) -> pa.Table:
+        """Return whole rows as they are stored now."""
+        schema = self._items.schema
         parts = [schema.empty_table()]
         for condition in rows_of(ids):
             parts += [part.cast(schema) for part in self._stream(condition, None, IDS_A_QUERY)]
@@ -304,16 +314,19 @@ class LanceStore:
         step = 1 + secrets.randbits(STEP_BITS)
         condition = f"target.change = source.change - {step}"
         written, expected = 0, dict[str, int]()
+        with speaking(self.url):
+            stored = self._kept_rows(ids)
         for _ in range(REWRITE_TRIES):
             with speaking(self.url):
-                new = changed(without_changes(self._rows(ids), expected), step)
+                stored = self._rows(ids) if stored is None else stored
+                new = changed(without_changes(stored, expected), step)
             if not len(new):
                 return written
             count = commit(self.url, partial(self._merge, new, condition))
             written += count
             if count == len(new):
                 return written
-            ids = tuple(new["id"].to_pylist())
+            stored, ids = None, tuple(new["id"].to_pylist())
             expected = dict(zip(ids, new["change"].to_pylist(), strict=True))
         raise GalleryError(
             f"{len(ids)} rows of gallery {self.url} were changed by others {REWRITE_TRIES} times "
@@ -324,61 +337,3 @@ class LanceStore:
         merging = self._items.merge_insert("id").when_matched_update_all(where=condition)
         result = merging.use_index(False).execute(table, on_bad_vectors="null")
         return int(result.num_updated_rows)
-
-
-def create_lancedb(
-    path: Path, record: Record, entry: JournalEntry, rows: Rows | None = None
-) -> LanceStore:
-    """Make a database in a directory that is not there or empty; it is there whole or not at all.
-
-    Raises:
-        GalleryError: if something stands there already.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        what = "a gallery" if _is_gallery(path) else "something that is no gallery"
-        raise GalleryError(
-            f"{path} holds {what} already; it was left as it is. Open it, or give another directory"
-        )
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    with speaking(str(path), "created"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            database = lancedb.connect(aside.absolute())
-            schema = items_schema(record.fields)
-            first = None if rows is None else given_rows(rows, schema, secrets.randbits(FIRST_BITS))
-            items: Any = database.create_table(ITEMS, first, schema, on_bad_vectors="null")
-            items.set_unenforced_primary_key("id")  # makes two inserts of one id conflict
-            database.create_table(RECORD, data=_record_table(record, entry))
-            aside.rename(path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    return LanceStore(path)
-
-
-def open_lancedb(path: Path) -> LanceStore:
-    """Open the database in a directory.
-
-    Raises:
-        GalleryError: if it is not there, or is no gallery.
-    """
-    if not path.exists():
-        raise GalleryError(
-            f"there is no gallery {path}; make it with create_gallery (onward gallery create)"
-        )
-    if not _is_gallery(path):
-        raise GalleryError(
-            f"{path} is not a gallery: a gallery is a directory that holds {ITEMS}.lance and "
-            f"{RECORD}.lance. Give the directory that create_gallery made"
-        )
-    return LanceStore(path)
-
-
-def _is_gallery(path: Path) -> bool:
-    return all((path / f"{table}.lance").is_dir() for table in (ITEMS, RECORD))
-
-
-def _record_table(record: Record, entry: JournalEntry) -> pa.Table:
-    contents = [json.dumps(record.to_json()), json.dumps(dict(entry))]
-    revisions = [record.revision] * 2
-    return pa.table([[0, record.revision], revisions, contents], schema=RECORD_SCHEMA)

@@ -5,8 +5,10 @@ meant to be plain to see, nothing here is meant to be fast.
 """
 
 import math
+import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import Shaped
 from onward import retrieval
 from onward.errors import GalleryError
 from onward.gallery.record import Field, Record
+from onward.gallery.sharing import EVERYTHING, Share, share_of
 from onward.gallery.store import Rows, Writing
 from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.rankings import Ranking
@@ -48,6 +51,7 @@ class MemoryStore:
         self._rows: dict[str, _Row] = {}
         self._columns = {one.column for one in record.fields}
         self._newest_revision = 0
+        self._workers: dict[str, str] = {}
         self._lock = threading.RLock()
 
     @property
@@ -79,12 +83,12 @@ class MemoryStore:
             self._columns.add(added.column)
             return fresh
 
-    def drop_column(self, dropped: Field) -> None:
+    def drop_column(self, column: str) -> None:
         """Forget the vectors and free the name."""
         with self._lock:
-            self._columns.discard(dropped.column)
+            self._columns.discard(column)
             for item, row in self._rows.items():
-                kept = {c: stored for c, stored in row.stored.items() if c != dropped.column}
+                kept = {c: stored for c, stored in row.stored.items() if c != column}
                 self._rows[item] = replace(row, stored=kept)
 
     def insert(self, rows: Rows) -> Ids:
@@ -113,6 +117,8 @@ class MemoryStore:
         column, vectors, unsure = writing.to.column, writing.embeddings.vectors, writing.uncertainty
         written = 0
         with self._lock:
+            if column not in self._columns:
+                raise GalleryError(f"gallery {self.url} has no column {column}; it was dropped")
             for at, item in enumerate(writing.embeddings.ids):
                 row = self._rows.get(item)
                 if row is None or row.revision != writing.revisions[at]:
@@ -140,7 +146,9 @@ class MemoryStore:
         filled: Sequence[Field],
         empty: Sequence[Field],
         batch_rows: int,
+        *,
         ids: Ids | None = None,
+        share: Share = EVERYTHING,
     ) -> Iterator[Batch]:
         """Give the rows as they are when the first batch is asked for."""
         asked = None if ids is None else set(ids)
@@ -148,11 +156,23 @@ class MemoryStore:
             found = [
                 (item, row)
                 for item, row in self._rows.items()
-                if (asked is None or item in asked)
+                if (share.holds(item) if asked is None else item in asked)
                 and _matches(row, [*wanted, *filled], empty, None)
             ]
         for start in range(0, len(found), batch_rows):
             yield _batch(found[start : start + batch_rows], wanted)
+
+    @contextmanager
+    def working_on(self, field: Field) -> Iterator[Callable[[], Share]]:
+        """Count the workers of this process; there are no others."""
+        name = secrets.token_hex(8)
+        with self._lock:
+            self._workers[name] = field.column
+        try:
+            yield lambda: share_of(name, self._workers_on(field.column))
+        finally:
+            with self._lock:
+                del self._workers[name]
 
     def payloads(self, ids: Ids) -> Mapping[str, str]:
         """Return the payloads that there are."""
@@ -182,6 +202,10 @@ class MemoryStore:
     def rewritten_bytes(self) -> int:
         """Return 0: a vector is written alone."""
         return 0
+
+    def _workers_on(self, column: str) -> list[str]:
+        with self._lock:
+            return [name for name, on in self._workers.items() if on == column]
 
     def _put(self, rows: Rows) -> None:
         for at, item in enumerate(rows.ids):

@@ -1,7 +1,4 @@
-"""Put together what comes out of a store in batches, in no order.
-
-Nothing here reads a store.
-"""
+"""Put together what comes out of a store in batches, in no order."""
 
 import heapq
 from collections.abc import Iterable, Sequence
@@ -10,9 +7,26 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.errors import GalleryError
-from onward.gallery.checks import name_ids
+from onward.gallery.checks import check_known, name_ids
+from onward.gallery.store import Store
 from onward.gallery.values import Batch
-from onward.spaces import Embeddings, Ids, Space
+from onward.spaces import Embeddings, Ids, Space, check_unique
+
+BATCH_ROWS = 8192
+"""How many rows are read at a time where nothing else is asked for."""
+
+
+def known_ids(store: Store, ids: Iterable[str]) -> Ids:
+    """Return ids of which all are there.
+
+    Raises:
+        GalleryError: naming those that are not.
+    """
+    chosen = tuple(ids)
+    check_unique(chosen)
+    batches = store.scan((), (), (), BATCH_ROWS, ids=chosen)
+    check_known(store.url, chosen, {item for batch in batches for item in batch.ids})
+    return chosen
 
 
 def ids_of(batches: Iterable[Batch], limit: int | None = None) -> Ids:

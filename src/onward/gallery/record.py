@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onward.gallery.values import Served
+from onward.gallery.values import Control, Served
 from onward.spaces import Space
 
 FORMAT = 1
@@ -44,6 +44,9 @@ class Record:
         serving: what answers queries.
         previous: what rolling back returns to.
         made_by: for a column that an upgrade fills, what was recorded of its transformation.
+        controls: for a column that is being filled, what those who fill it obey.
+        retired: columns that were dropped. They are never used again, so that a process which is
+            late cannot write into a space that came later.
     """
 
     revision: int
@@ -51,6 +54,8 @@ class Record:
     serving: Served
     previous: Served | None = None
     made_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    controls: Mapping[str, Control] = field(default_factory=dict)
+    retired: tuple[str, ...] = ()
 
     @property
     def spaces(self) -> tuple[Space, ...]:
@@ -67,6 +72,10 @@ class Record:
         """Return where the vectors of a space are, if the gallery has that space."""
         return next((one for one in self.fields if one.space == space), None)
 
+    def control_of(self, at: Field) -> Control:
+        """Return what those who fill a field obey."""
+        return self.controls.get(at.column, Control())
+
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return {
@@ -76,6 +85,8 @@ class Record:
             "serving": self.serving.to_json(),
             "previous": None if self.previous is None else self.previous.to_json(),
             "made_by": {column: dict(made_by) for column, made_by in self.made_by.items()},
+            "controls": {column: one.to_json() for column, one in self.controls.items()},
+            "retired": list(self.retired),
         }
 
     @classmethod
@@ -83,8 +94,19 @@ class Record:
         """Return the record that `to_json` wrote."""
         fields = tuple(Field(Space.from_json(one), str(one["column"])) for one in written["fields"])
         previous = None if written["previous"] is None else _served(written["previous"])
-        made_by = dict(written["made_by"])
-        return cls(int(written["revision"]), fields, _served(written["serving"]), previous, made_by)
+        controls = {
+            column: Control(one["paused"], one["rows_per_second"])
+            for column, one in written.get("controls", {}).items()
+        }
+        return cls(
+            int(written["revision"]),
+            fields,
+            _served(written["serving"]),
+            previous,
+            dict(written["made_by"]),
+            controls,
+            tuple(written.get("retired", ())),
+        )
 
 
 def column_names(space: Space) -> Iterator[str]:
@@ -105,4 +127,5 @@ def column_names(space: Space) -> Iterator[str]:
 
 
 def _served(written: Mapping[str, Any]) -> Served:
-    return Served(Space.from_json(written["space"]), written["query_model"])
+    space = Space.from_json(written["space"])
+    return Served(space, written["query_model"], written.get("since"))

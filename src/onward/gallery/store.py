@@ -5,7 +5,8 @@ checks nothing that `Gallery` has checked before it calls: spaces are known, ids
 fit together.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from onward.gallery.record import Field, Record
+from onward.gallery.sharing import EVERYTHING, Share
 from onward.gallery.values import Batch, JournalEntry, Origin, Revisions
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Labels, Vectors
@@ -87,8 +89,8 @@ class Store(Protocol):
         """Make room for a field, empty in every row; false if that column is there already."""
         ...
 
-    def drop_column(self, dropped: Field) -> None:
-        """Forget a field's vectors; nothing happens if they are gone."""
+    def drop_column(self, column: str) -> None:
+        """Forget the vectors of a field, by its column; nothing happens if they are gone."""
         ...
 
     def insert(self, rows: Rows) -> Ids:
@@ -130,7 +132,9 @@ class Store(Protocol):
         filled: Sequence[Field],
         empty: Sequence[Field],
         batch_rows: int,
+        *,
         ids: Ids | None = None,
+        share: Share = EVERYTHING,
     ) -> Iterator[Batch]:
         """Give rows with vectors in the wanted and the filled fields and none in the empty ones.
 
@@ -143,6 +147,16 @@ class Store(Protocol):
             empty: fields that must not.
             batch_rows: at most so many rows at a time.
             ids: only these rows.
+            share: only rows whose ids belong to it; not together with `ids`.
+        """
+        ...
+
+    def working_on(self, field: Field) -> AbstractContextManager[Callable[[], Share]]:
+        """Be one of the workers that fill a field, while the block runs.
+
+        What is given tells this worker's share of the rows as it is now: it changes when workers
+        come and go. One that was killed is soon no longer a worker. Where the store cannot tell,
+        every worker's share is everything.
         """
         ...
 

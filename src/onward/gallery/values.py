@@ -4,7 +4,7 @@ Nothing here knows how a gallery is stored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,28 @@ Revisions = Int64[np.ndarray, " item"]
 
 JournalEntry = Mapping[str, Any]
 """`number`, `time` (UTC, ISO 8601), `event`, and what belongs to the event: plain JSON values."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What those who fill a space obey, before every batch, while they run.
+
+    Attributes:
+        paused: whether they wait.
+        rows_per_second: how many rows they may write, all together; None for as many as they can.
+    """
+
+    paused: bool = False
+    rows_per_second: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {"paused": self.paused, "rows_per_second": self.rows_per_second}
+
+    def __str__(self) -> str:
+        rate = self.rows_per_second
+        limit = "as fast as it can" if rate is None else f"at most {rate:,g} rows a second"
+        return f"paused, then {limit}" if self.paused else limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +66,18 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Return the rows from `start` to before `stop`."""
+        rows = slice(start, stop)
+        return Batch(
+            self.ids[rows],
+            self.revisions[rows],
+            self.labels[rows],
+            {space: vectors[rows] for space, vectors in self.vectors.items()},
+            {space: origins[rows] for space, origins in self.origins.items()},
+            {space: unsure[rows] for space, unsure in self.uncertainties.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -75,14 +109,17 @@ class Served:
     Attributes:
         space: the one space that is searched.
         query_model: fingerprint of the model that embeds the queries, if it is known.
+        since: when this space was cut over to (UTC, ISO 8601); None for the gallery's first.
     """
 
     space: Space
     query_model: str | None
+    since: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return {"space": self.space.to_json(), "query_model": self.query_model}
+        plain = {"space": self.space.to_json(), "query_model": self.query_model}
+        return {**plain, "since": self.since}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +132,7 @@ class GalleryDescription:
         spaces: for each space, how many rows have a vector in it.
         serving: the space that answers queries.
         query_model: fingerprint of the model that embeds the queries, if it is known.
+        since: when the space that answers queries was cut over to (UTC, ISO 8601), if it was.
         previous: what rolling back returns to, if anything.
         transformations: for each space that an upgrade fills, what was recorded of the
             transformation: `digest`, `old`, `side`.
@@ -105,6 +143,7 @@ class GalleryDescription:
     spaces: Mapping[Space, FieldCounts]
     serving: Space
     query_model: str | None
+    since: str | None
     previous: Served | None
     transformations: Mapping[Space, Mapping[str, Any]]
 
@@ -126,6 +165,7 @@ class GalleryDescription:
             ],
             "serving": self.serving.to_json(),
             "query_model": self.query_model,
+            "since": self.since,
             "previous": None if self.previous is None else self.previous.to_json(),
         }
 

@@ -1,0 +1,69 @@
+"""Which processes work on a field of a gallery in a directory: those that hold a lock on a file.
+
+The operating system takes a lock away from a process that ends, however it ends. So a worker that
+was killed is no longer one at once, without a clock and without being told. Correctness never
+depends on these locks: where there are none, every worker believes to be alone.
+
+Only `onward.gallery.lancedb` imports this.
+"""
+
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from onward.gallery.lance_commits import speaking
+from onward.gallery.sharing import EVERYTHING, Share, share_of
+
+
+@contextmanager
+def working_in(directory: Path, url: str) -> Iterator[Callable[[], Share]]:
+    """Be one of the workers that have a file in this directory, while the block runs."""
+    name = secrets.token_hex(8)
+    aside, own = directory / f".{name}", directory / name
+    with speaking(url):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = aside.open("w")
+    with file:
+        try:
+            if not _lock(file, exclusive=True):
+                yield lambda: EVERYTHING
+                return
+            with speaking(url):
+                aside.rename(own)  # locked before others can see it
+            yield lambda: share_of(name, _alive(directory, name))
+        finally:
+            own.unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
+
+
+def _alive(directory: Path, own: str) -> list[str]:
+    """Return the other workers; forget those that have ended."""
+    found = []
+    for path in directory.iterdir():
+        if path.name.startswith(".") or path.name == own:
+            continue
+        try:
+            with path.open() as file:
+                if _lock(file, exclusive=False):
+                    path.unlink(missing_ok=True)
+                else:
+                    found.append(path.name)
+        except FileNotFoundError:  # it ended just now
+            continue
+    return found
+
+
+def _lock(file: IO[str], *, exclusive: bool) -> bool:
+    """Lock a file until it is closed; say whether that could be done."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:  # another process holds it, or this file system has no locks
+        return False
+    return True
