@@ -1,18 +1,24 @@
 """A backfill of a gallery, on every store: its order, its budget, what it writes and what not."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from onward.dense import Dense
-from onward.gallery import create_gallery
+from onward.errors import ConfigurationError, UpgradeError
+from onward.gallery import Gallery, create_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade
+from onward.upgrading.backfill import Embedded, backfill, embeddings_given
+from onward.upgrading.budget import Budget, Meter
 
 OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@2", 2)
+
+ALL = Budget(share=1.0)
 
 names = itertools.count()
 
@@ -75,3 +81,368 @@ def test_without_an_uncertainty_none_is_stored(url):
     upgrade.run()
     (batch,) = gallery.scan([NEW])
     assert np.isnan(batch.uncertainties[NEW]).all()
+
+
+# Its order
+
+
+class Model:
+    """Stands for a model: remembers what it was asked, and gives vectors of what it counts."""
+
+    def __init__(self, gone=(), meanwhile=lambda ids: None):
+        self.asked, self.payloads = [], []
+        self.gone, self.meanwhile = gone, meanwhile
+
+    def __call__(self, ids, payloads):
+        self.asked.append("".join(ids))
+        self.payloads += payloads
+        self.meanwhile(ids)
+        there = [item for item in ids if item not in self.gone]
+        vectors = np.full((len(there), NEW.dim), len(self.asked), np.float32)
+        skipped = {item: f"{item} is gone" for item in ids if item in self.gone}
+        return Embedded(Embeddings(tuple(there), vectors, NEW), skipped)
+
+
+def embedded_in(gallery):
+    return {
+        item
+        for batch in gallery.scan([NEW])
+        for item, origin in zip(batch.ids, batch.origins[NEW], strict=True)
+        if origin == "embedded"
+    }
+
+
+def test_the_most_uncertain_come_first_ties_by_id_and_last_what_has_no_new_vector(gallery):
+    gallery.add(items({"z": 9, "y": 9}, SIDE))
+    model = Model()
+    result = backfill(gallery, NEW, model, budget=ALL, batch_rows=3)
+    assert model.asked == ["dba", "cfe", "yz"]
+    assert model.payloads[0] == {"path": "d.png"}
+    assert model.payloads[-1] is None
+    assert (result.done, result.upgraded, result.missing, result.skipped) == (8, 0, 0, 0)
+    assert embedded_in(gallery) == set("abcdefyz")
+
+
+def test_a_random_order_is_the_same_for_the_same_seed_and_not_that_of_uncertainty(gallery):
+    orders = set()
+    for seed in (0, 1, 1):
+        model = Model(gone="abcdef")
+        backfill(gallery, NEW, model, budget=ALL, order="random", seed=seed)
+        (asked,) = model.asked
+        orders.add(asked)
+        assert sorted(asked) == list("abcdef")
+    assert len(orders) == 2
+    assert "dbacfe" not in orders
+
+
+def test_what_has_no_uncertainty_stored_comes_after_what_has(gallery):
+    gallery.add(items({"x": 0}))
+    (batch,) = gallery.pending([OLD], NEW)
+    gallery.write(H.apply(gallery.read(OLD, ["x"])), batch.revisions, origin="upgraded")
+    model = Model()
+    backfill(gallery, NEW, model, budget=ALL)
+    assert model.asked == ["dbacfex"]
+
+
+def test_without_any_uncertainty_there_is_no_order_unless_the_budget_is_for_all(url):
+    gallery = create_gallery(url, OLD, items=[items({"b": 1, "a": 2})])
+    upgrade = Upgrade(gallery, replace(H, uncertainty=None))
+    upgrade.start()
+    upgrade.run()
+    words = r"unsure the upgrade is of its 2 vectors in new@2.* is not stored.*--order random.*fit"
+    with pytest.raises(UpgradeError, match=words):
+        backfill(gallery, NEW, Model(), budget=Budget(rows=1))
+    random = backfill(gallery, NEW, Model(), budget=Budget(rows=1), order="random")
+    assert random.done == 1
+    assert backfill(gallery, NEW, Model(), budget=ALL).done == 1
+
+
+def test_only_the_items_that_are_named_are_embedded(gallery):
+    gallery.add(items({"z": 9, "y": 9}, SIDE))
+    model = Model()
+    result = backfill(gallery, NEW, model, budget=ALL, ids=["e", "z", "b", "nobody"])
+    assert model.asked == ["bez"]
+    assert (result.done, result.upgraded, result.missing) == (3, 4, 1)
+
+
+# Its budget
+
+
+@pytest.mark.parametrize(
+    ("text", "price", "rows"),
+    [
+        pytest.param("5000", None, 1000, id="more-than-there-are"),
+        pytest.param("7", None, 7, id="rows"),
+        pytest.param("29%", None, 290, id="percent"),
+        pytest.param("0.15 %", None, 1, id="percent-rounded-down"),
+        pytest.param("100%", None, 1000, id="everything"),
+        pytest.param("$0.3", 0.1, 3, id="money-is-exact"),
+        pytest.param("$20", 0.13, 153, id="money-rounded-down"),
+        pytest.param("90s", None, None, id="time"),
+    ],
+)
+def test_a_budget_pays_for_so_many_of_a_thousand_rows(text, price, rows):
+    assert Budget.parse(text, price=price).rows_of(1000) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("0.5s", 0.5)]
+)
+def test_a_time_is_read_in_seconds_minutes_and_hours(text, seconds):
+    assert Budget.parse(text).seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["5,000 rows", "7 rows", "90s", "10%", "12.5%", "0.01%"])
+def test_a_budget_is_shown_as_it_is_written(text):
+    assert str(Budget.parse(text.replace(",", "").removesuffix(" rows"))) == text
+    assert str(Budget.parse("$20", price=0.002)) == "$20 at $0.002 an item"
+
+
+@pytest.mark.parametrize(
+    ("text", "price", "words"),
+    [
+        ("much", None, r"'much' is no budget; write rows \(5000\), a share .*10%.*15m.*\$20"),
+        ("$20%", 1.0, r"'\$20%' is no budget; write"),
+        ("-5", None, r"'-5' is no budget"),
+        ("10.5", None, r"'10.5' rows are no whole number; write"),
+        ("0", None, r"a budget of rows 0 was given; it must be above 0"),
+        ("0s", None, r"a budget of seconds 0 was given; it must be above 0"),
+        ("110%", None, r"a budget of share 1.1 was given; it must be above 0 and at most 1"),
+        ("$20", None, r"money, 20, needs the price of one item.*is None. Add it, such as --price"),
+        ("$20", 0.0, r"the price given is 0.0"),
+        ("10%", 0.1, r"a price of 0.1 an item was given, but the budget is 10%, which is no money"),
+    ],
+)
+def test_what_is_no_budget_is_refused_with_examples(text, price, words):
+    with pytest.raises(ConfigurationError, match=words):
+        Budget.parse(text, price=price)
+
+
+def test_a_budget_is_one_thing():
+    with pytest.raises(ConfigurationError, match="a budget of rows, share was given; give one"):
+        Budget(rows=1, share=0.5)
+    with pytest.raises(ConfigurationError, match="a budget of nothing was given; give one thing"):
+        Budget()
+
+
+def test_rows_are_spent_exactly_and_what_cannot_be_read_costs_nothing(gallery):
+    model = Model(gone="da")
+    told = []
+    result = backfill(
+        gallery,
+        NEW,
+        model,
+        budget=Budget(rows=3),
+        batch_rows=2,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert model.asked == ["db", "ac", "f"]
+    assert embedded_in(gallery) == set("bcf")
+    assert (result.done, result.skipped, result.upgraded) == (3, 2, 3)
+    assert result.reasons == {"d": "d is gone", "a": "a is gone"}
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_any_number_of_backfills_go_on_where_the_last_one_ended(gallery):
+    counts = []
+    for _ in range(4):
+        result = backfill(gallery, NEW, Model(), budget=Budget(share=0.4))
+        counts.append((result.done, result.upgraded))
+    assert counts == [(2, 4), (2, 2), (2, 0), (0, 0)]
+
+
+class Clock:
+    """Stands for a clock: a second passes with every row."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_time_is_spent_in_batches_that_become_smaller_towards_its_end():
+    clock, batches = Clock(), []
+    meter = Meter(Budget(seconds=100.0), 10**6, clock)
+    while rows := meter.next_rows(64):
+        batches.append(rows)
+        clock.now += rows
+        meter.spend(rows, tried=rows)
+    assert batches == [16, 64, 20]
+    assert not Meter(Budget(seconds=1.0), 10).covers(0)
+
+
+def test_of_a_time_at_least_one_row_is_done_while_there_is_any_left():
+    clock = Clock()
+    meter = Meter(Budget(seconds=10.0), 10, clock)
+    assert meter.next_rows(4) == 4
+    meter.spend(4, tried=4)
+    assert meter.next_rows(5) == 5  # no time has passed yet
+    clock.now = 9.9
+    assert meter.next_rows(5) == 1
+    clock.now = 10.0
+    assert meter.next_rows(5) == 0
+
+
+# What it writes, and what not
+
+
+def test_vectors_are_those_of_the_model_and_stay_through_another_run_and_the_cut_over(gallery):
+    backfill(gallery, NEW, Model(), budget=Budget(rows=2))
+    upgrade = Upgrade(gallery, H)
+    upgrade.run()
+    assert upgrade.verify().passed
+    upgrade.cut_over(query_model="new")
+    result = backfill(gallery, NEW, Model(), budget=Budget(rows=2))
+    assert result.serving
+    assert embedded_in(gallery) == set("dbac")
+    assert gallery.read(NEW, ["d", "a"]).vectors.tolist() == [[1, 1], [1, 1]]
+    assert gallery.read(NEW, ["e"]).vectors.tolist() == [[7, -1]]
+
+
+@pytest.mark.parametrize("when", ["before reading", "while embedding"])
+def test_a_row_that_others_change_or_delete_meanwhile_is_left_alone(gallery, when):
+    def meanwhile(ids):
+        gallery.update(items({"d": 1}), payloads=[{"path": "other.png"}])
+        gallery.delete(["b"])
+        (batch,) = gallery.scan((), ids=["a"])
+        natively = Embeddings(("a",), np.full((1, 2), 8, np.float32), NEW)
+        gallery.write(natively, batch.revisions, origin="embedded")
+
+    calls = itertools.count()
+    model = Model(meanwhile=meanwhile if when == "while embedding" else lambda ids: None)
+    result = backfill(
+        gallery,
+        NEW,
+        model,
+        budget=ALL,
+        stop=lambda: bool(next(calls) == 0 and when == "before reading" and meanwhile("")),
+    )
+    assert gallery.ids() == tuple("acdef")
+    assert gallery.read(NEW, ["a"]).vectors.tolist() == [[8, 8]]
+    if when == "while embedding":
+        assert (result.done, result.changed, result.missing) == (3, 3, 1)
+        assert embedded_in(gallery) == set("acef")
+    else:
+        assert model.asked == ["dcfe"]
+        assert model.payloads[0] == {"path": "other.png"}
+        assert (result.done, result.changed, result.missing) == (4, 0, 0)
+
+
+def test_a_row_that_is_deleted_between_two_readings_is_left_out(gallery, monkeypatch):
+    payloads, deleted = Gallery.payloads, []
+
+    def delete_first(self, ids):
+        if not deleted:
+            deleted.append(gallery.delete(["d"]))
+        return payloads(self, ids)
+
+    monkeypatch.setattr(Gallery, "payloads", delete_first)
+    model = Model()
+    assert backfill(gallery, NEW, model, budget=Budget(rows=2)).done == 2
+    assert model.asked == ["b", "a"]
+
+
+def test_what_was_done_before_an_interrupt_is_kept_and_logged(gallery):
+    def interrupt(ids):
+        if "c" in ids:
+            raise KeyboardInterrupt
+
+    result = backfill(gallery, NEW, Model(meanwhile=interrupt), budget=ALL, batch_rows=2)
+    assert (result.done, result.stopped) == (2, True)
+    assert str(result).startswith("stopped: 2 rows embedded in ")
+    assert embedded_in(gallery) == set("db")
+    asked = itertools.count()
+    result = backfill(gallery, NEW, Model(), budget=ALL, batch_rows=1, stop=lambda: next(asked) > 1)
+    assert (result.done, result.stopped) == (2, True)
+    assert [entry["done"] for entry in gallery.journal() if entry["event"] == "backfill"] == [2, 2]
+
+
+def test_an_error_of_the_model_keeps_what_was_done_and_is_logged(gallery):
+    def fail(ids):
+        if "c" in ids:
+            raise ValueError("out of memory")
+
+    with pytest.raises(ValueError, match="out of memory"):
+        backfill(gallery, NEW, Model(meanwhile=fail), budget=ALL, batch_rows=2)
+    assert embedded_in(gallery) == set("db")
+    entry = gallery.journal()[-1]
+    assert (entry["event"], entry["done"], entry["error"]) == ("backfill", 2, "out of memory")
+
+
+def test_the_journal_says_what_was_spent_on_what(gallery):
+    backfill(gallery, NEW, Model(gone="e"), budget=Budget.parse("100%"), order="random", seed=3)
+    entry = gallery.journal()[-1]
+    asked = {name: entry[name] for name in ("event", "budget", "order", "seed", "done", "skipped")}
+    assert asked == {
+        "event": "backfill",
+        "budget": "100%",
+        "order": "random",
+        "seed": 3,
+        "done": 5,
+        "skipped": 1,
+    }
+    assert entry["reasons"] == {"e": "e is gone"}
+
+
+def test_more_than_a_thousand_skipped_rows_are_counted_and_the_first_named(tmp_path):
+    many = {f"{number:05}": 0.0 for number in range(1010)}
+    gallery = create_gallery(f"memory:b{next(names)}", OLD, NEW, items=[items(many)])
+    result = backfill(gallery, NEW, Model(gone=many), budget=ALL)
+    assert (result.skipped, len(result.reasons), result.missing) == (1010, 1000, 1010)
+    assert "skipped  1,010 rows" in str(result)
+    assert str(result).endswith("...")
+    assert len(gallery.journal()[-1]["reasons"]) == 5
+
+
+def test_what_comes_next_is_said(gallery):
+    def steps(result):
+        given = json.loads(json.dumps(result.to_json()))["next_steps"]
+        return [(one["step"], one["command"]) for one in given]
+
+    again, verify = ("backfill", "onward backfill"), ("verify", "onward upgrade verify")
+    result = backfill(gallery, NEW, Model(gone="d"), budget=Budget(rows=1))
+    assert steps(result) == [again, verify]
+    assert "put right what their reasons name" in result.to_json()["next_steps"][0]["why"]
+    assert steps(backfill(gallery, NEW, Model(), budget=Budget(rows=1))) == [again, verify]
+    assert steps(backfill(gallery, NEW, Model(), budget=ALL)) == [verify]
+    gallery.serve(NEW, query_model="new")
+    assert steps(backfill(gallery, NEW, Model(), budget=ALL)) == []
+
+
+# What it refuses
+
+
+def test_a_space_that_the_gallery_lacks_is_refused(gallery):
+    words = r"has no vectors in other@3.*it has old@1 .*new@2.* start the upgrade to that space"
+    with pytest.raises(UpgradeError, match=words):
+        backfill(gallery, Space("other@3", 2), Model(), budget=ALL)
+
+
+def test_vectors_of_another_model_are_refused(gallery):
+    other = Space("other@3", 2)
+    with pytest.raises(UpgradeError, match=r"embedded in other@3.*, but new@2.* is backfilled"):
+        backfill(gallery, NEW, lambda ids, _: Embedded(items({"d": 1}, other)), budget=ALL)
+    assert embedded_in(gallery) == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "skipped", "odd"),
+    [("dba", {}, "'c'"), ("dbacfe", {"d": "gone"}, "'d'"), ("dbacfex", {}, "'x'")],
+)
+def test_each_item_is_embedded_or_skipped_once(gallery, given, skipped, odd):
+    made = Embedded(items(dict.fromkeys(given, 0.0), NEW), skipped)
+    with pytest.raises(UpgradeError, match=rf"each must be one of the two, once, and {odd} is not"):
+        backfill(gallery, NEW, lambda ids, payloads: made, budget=ALL)
+    assert embedded_in(gallery) == set()
+
+
+# Vectors that are there already
+
+
+def test_embeddings_that_are_given_are_written_and_no_others(gallery):
+    given = items({"f": 3, "d": 4, "nobody": 5}, NEW)
+    result = backfill(gallery, NEW, embeddings_given(given), budget=ALL, ids=given.ids)
+    assert (result.done, result.skipped) == (2, 0)
+    assert gallery.read(NEW, ["d", "f"]).vectors.tolist() == [[7, 4], [7, 3]]
+    result = backfill(gallery, NEW, embeddings_given(given), budget=Budget(rows=1))
+    assert result.reasons["b"] == "no embedding of it was given"

@@ -162,9 +162,15 @@ def choose_batch_rows(*transformations: Transformation) -> int:
 COMMANDS = {
     "start": "onward upgrade start",
     "run": "onward upgrade start",
+    "pause": "onward upgrade pause",
+    "resume": "onward upgrade resume",
+    "limit": "onward upgrade limit",
+    "abort": "onward upgrade abort",
     "verify": "onward upgrade verify",
+    "backfill": "onward backfill",
     "cut_over": "onward upgrade cutover",
     "roll_back": "onward upgrade rollback",
+    "complete": "onward upgrade complete",
 }
 """Of each step, a method of `Upgrade`: the command that does it."""
 

@@ -1,0 +1,376 @@
+"""Embed the items of a gallery with the new model, those first that an upgrade is least sure of.
+
+What is left to do is in the rows: those whose new vector a model has not made. So a backfill may be
+stopped or killed at any moment, and another one goes on, before cutting over and after. How images
+become vectors is the caller's: nothing that could read one is imported here.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from onward.backfill_curve import random_order, uncertainty_order
+from onward.errors import GalleryError, UpgradeError
+from onward.gallery import Gallery
+from onward.progress import Progress, silent
+from onward.spaces import Embeddings, Ids, Space
+from onward.upgrading.budget import Budget, Meter
+from onward.upgrading.work import next_step
+
+Order = Literal["uncertainty", "random"]
+
+BATCH_ROWS = 256
+MOST_NAMED = 1000
+"""So many skipped items are named; more are counted."""
+LOGGED = 5
+"""So many of them stand in the journal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What became of some items that were to be embedded.
+
+    Attributes:
+        embeddings: in the new space, of those that could be.
+        skipped: of the others: why not.
+    """
+
+    embeddings: Embeddings
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+Embed = Callable[[Ids, Sequence[Mapping[str, Any] | None]], Embedded]
+"""Called with ids and the payloads of the same items, None where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class BackfillResult:
+    """What a backfill has done.
+
+    Attributes:
+        gallery: URL of the gallery.
+        space: the new space.
+        budget: what might be spent.
+        order: "uncertainty" or "random".
+        done: rows that have got the new model's vector.
+        changed: rows that were embedded in vain: changed, embedded or deleted by others meanwhile.
+        skipped: rows that could not be embedded.
+        reasons: of the first of them, by id: why not.
+        upgraded: rows that are left with what an upgrade made.
+        missing: rows that are left without a vector in the new space.
+        serving: whether the new space answers queries.
+        seconds: how long it took.
+        stopped: whether it was asked to stop.
+    """
+
+    gallery: str
+    space: Space
+    budget: str
+    order: Order
+    done: int
+    changed: int
+    skipped: int
+    reasons: Mapping[str, str]
+    upgraded: int
+    missing: int
+    serving: bool
+    seconds: float
+    stopped: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values, with what to do next."""
+        return {
+            "gallery": self.gallery,
+            "space": self.space.to_json(),
+            "budget": self.budget,
+            "order": self.order,
+            "done": self.done,
+            "changed": self.changed,
+            "skipped": self.skipped,
+            "reasons": dict(self.reasons),
+            "upgraded": self.upgraded,
+            "missing": self.missing,
+            "serving": self.serving,
+            "seconds": self.seconds,
+            "stopped": self.stopped,
+            "next_steps": self._next_steps(),
+        }
+
+    def __str__(self) -> str:
+        rate = f", {self.done / self.seconds:,.1f} rows a second" if self.done else ""
+        stopped = "stopped: " if self.stopped else ""
+        lines = [
+            f"{stopped}{self.done:,} rows embedded in {self.seconds:,.1f} s{rate}; "
+            f"budget {self.budget}, order {self.order}",
+            f"  left     {self.upgraded:,} rows as the upgrade made them, {self.missing:,} without "
+            "a new vector",
+        ]
+        if self.changed:
+            lines.append(f"  changed  {self.changed:,} rows meanwhile; they were left alone")
+        if self.skipped:
+            lines.append(f"  skipped  {self.skipped:,} rows:")
+            lines += [f"    {item}: {why}" for item, why in list(self.reasons.items())[:LOGGED]]
+            lines += ["    ..."] if self.skipped > LOGGED else []
+        return "\n".join(lines)
+
+    def _next_steps(self) -> list[dict[str, str]]:
+        steps = []
+        if self.skipped:
+            why = f"{self.skipped:,} rows were skipped: put right what their reasons name, then"
+            steps.append(next_step("backfill", f"{why} backfill again"))
+        elif self.upgraded or self.missing:
+            left = f"{self.upgraded + self.missing:,} rows are not embedded by the new model"
+            steps.append(next_step("backfill", f"{left}; it goes on where this one ended"))
+        if not self.serving:
+            steps.append(next_step("verify", "rows have changed, and the new space is to serve"))
+        return steps
+
+
+def backfill(
+    gallery: Gallery,
+    new: Space,
+    embed: Embed,
+    *,
+    budget: Budget,
+    order: Order = "uncertainty",
+    seed: int = 0,
+    ids: Iterable[str] | None = None,
+    batch_rows: int = BATCH_ROWS,
+    progress: Progress = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> BackfillResult:
+    """Give items the vectors that the new model makes, until the budget is spent; log it.
+
+    First the rows that an upgrade has made, then those that have no new vector at all. A row that
+    was changed or deleted since its payload was read is left alone, and so is one that a model has
+    embedded. Memory is bounded by a batch, beside the ids and uncertainties of what is to be done.
+
+    Args:
+        gallery: the gallery; it must have the new space.
+        new: the space of the new model.
+        embed: makes the vectors; see `embeddings_given` where they are there already.
+        budget: what may be spent.
+        order: "uncertainty": what the transformation was least sure of comes first, ties by id, and
+            last what has none stored; or "random".
+        seed: of the random order.
+        ids: only these items; all if None.
+        batch_rows: how many rows are embedded and written at a time.
+        progress: told after every batch.
+        stop: asked before every batch. A backfill that is told to stop, or is interrupted from the
+            keyboard, ends within one batch and keeps what was done before.
+
+    Raises:
+        UpgradeError: if the gallery lacks the space, no uncertainty is stored although the budget
+            makes the order matter, or `embed` gives something else than was asked for.
+    """
+    begin = time.perf_counter()
+    _check_space(gallery, new)
+    meter = Meter(budget, gallery.count())
+    waiting = _Waiting.of(gallery, new, None if ids is None else frozenset(ids))
+    chosen = waiting.in_order(gallery.url, new, order, seed, matters=not meter.covers(len(waiting)))
+    run = _Run(gallery, new, embed, meter, batch_rows, progress, stop)
+    try:
+        run.work_off(chosen)
+    except KeyboardInterrupt:
+        run.stopped = True
+    except Exception as error:
+        with suppress(Exception):  # what went wrong first is what is to be told
+            gallery.log({"event": "backfill", **run.counts(), "error": str(error)})
+        raise
+    result = run.result(budget, order, time.perf_counter() - begin)
+    seeded = {"seed": seed} if order == "random" else {}
+    gallery.log({"event": "backfill", **seeded, **_logged(result)})
+    return result
+
+
+def embeddings_given(embeddings: Embeddings) -> Embed:
+    """Return what `backfill` calls where the vectors are there already: no image is read."""
+    given = Embeddings(embeddings.ids, embeddings.vectors, embeddings.space)
+    rows = {item: row for row, item in enumerate(given.ids)}
+
+    def embed(ids: Ids, _: Sequence[Mapping[str, Any] | None]) -> Embedded:
+        there = [item for item in ids if item in rows]
+        skipped = {item: "no embedding of it was given" for item in ids if item not in rows}
+        return Embedded(given.select([rows[item] for item in there]), skipped)
+
+    return embed
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """The rows that no model has embedded in the new space."""
+
+    upgraded: Ids
+    uncertainty: np.ndarray
+    missing: Ids
+
+    @classmethod
+    def of(cls, gallery: Gallery, new: Space, among: frozenset[str] | None) -> "_Waiting":
+        upgraded: list[str] = []
+        unsure: list[np.ndarray] = [np.empty(0, np.float32)]
+        for batch in gallery.scan([new]):
+            rows = [
+                row
+                for row, (item, origin) in enumerate(
+                    zip(batch.ids, batch.origins[new], strict=True)
+                )
+                if origin == "upgraded" and (among is None or item in among)
+            ]
+            upgraded += [batch.ids[row] for row in rows]
+            unsure.append(batch.uncertainties[new][rows])
+        missing = gallery.ids(without=[new])
+        missing = missing if among is None else tuple(item for item in missing if item in among)
+        return cls(tuple(upgraded), np.concatenate(unsure), missing)
+
+    def __len__(self) -> int:
+        return len(self.upgraded) + len(self.missing)
+
+    def in_order(self, url: str, new: Space, order: Order, seed: int, *, matters: bool) -> Ids:
+        if order == "random":
+            chosen = random_order(self.upgraded, seed=seed)
+            return (*chosen, *random_order(self.missing, seed=seed))
+        unknown = np.isnan(self.uncertainty)
+        if matters and self.upgraded and unknown.all():
+            raise UpgradeError(
+                f"how unsure the upgrade is of its {len(self.upgraded):,} vectors in {new} is not "
+                f"stored in gallery {url}, so there is no order by uncertainty; backfill in random "
+                "order (order='random', --order random), or fit the transformation with "
+                "uncertainty (onward fit --uncertainty) and upgrade with that"
+            )
+        known = np.where(unknown, -np.inf, self.uncertainty)
+        return (*uncertainty_order(self.upgraded, known), *self.missing)
+
+
+@dataclass
+class _Run:
+    """One backfill under way."""
+
+    gallery: Gallery
+    new: Space
+    embed: Embed
+    meter: Meter
+    batch_rows: int
+    progress: Progress
+    stop: Callable[[], bool]
+    done: int = 0
+    changed: int = 0
+    skipped: int = 0
+    stopped: bool = False
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def work_off(self, ids: Ids) -> None:
+        """Embed these items in their order until the budget is spent."""
+        total, at = self.meter.total(len(ids)), 0
+        self.progress(0, total)
+        while at < len(ids) and (rows := self.meter.next_rows(self.batch_rows)):
+            if self.stop():
+                self.stopped = True
+                return
+            self._batch(ids[at : at + rows])
+            at += rows
+            self.progress(min(at - self.skipped, total), total)
+
+    def _batch(self, ids: Ids) -> None:
+        revisions, payloads = _read(self.gallery, self.new, ids)
+        there = tuple(revisions)
+        if not there:
+            return
+        found = self.embed(there, [payloads[item] for item in there])
+        _check_embedded(found, there, self.new)
+        made = found.embeddings
+        self.meter.spend(len(made), tried=len(there))
+        since = np.array([revisions[item] for item in made.ids], np.int64)
+        written = self.gallery.write(made, since, origin="embedded")
+        self.done += written
+        self.changed += len(made) - written
+        self.skipped += len(found.skipped)
+        for item, why in found.skipped.items():
+            if len(self.reasons) < MOST_NAMED:
+                self.reasons[item] = why
+
+    def counts(self) -> dict[str, Any]:
+        """Return what was done so far, as plain values."""
+        done = {"done": self.done, "changed": self.changed, "skipped": self.skipped}
+        return {"space": self.new.to_json(), **done}
+
+    def result(self, budget: Budget, order: Order, seconds: float) -> BackfillResult:
+        """Return what was done, and what is left now."""
+        now = self.gallery.describe()
+        counts = now.spaces[self.new]
+        return BackfillResult(
+            gallery=now.url,
+            space=self.new,
+            budget=str(budget),
+            order=order,
+            done=self.done,
+            changed=self.changed,
+            skipped=self.skipped,
+            reasons=self.reasons,
+            upgraded=counts.upgraded,
+            missing=max(0, now.rows - counts.filled),
+            serving=now.serving == self.new,
+            seconds=seconds,
+            stopped=self.stopped,
+        )
+
+
+def _read(
+    gallery: Gallery, new: Space, ids: Ids
+) -> tuple[dict[str, int], dict[str, Mapping[str, Any] | None]]:
+    """Return revisions and payloads of those items that are there and not embedded yet.
+
+    The revisions are read first: a payload that changes after that is of a newer revision, and what
+    is made of it is not written.
+    """
+    revisions: dict[str, int] = {}
+    for batch in gallery.scan((), ids=ids):
+        revisions |= dict(zip(batch.ids, batch.revisions.tolist(), strict=True))
+    for batch in gallery.scan([new], ids=ids):
+        for item, origin in zip(batch.ids, batch.origins[new], strict=True):
+            if origin == "embedded":
+                revisions.pop(item, None)
+    there = tuple(item for item in ids if item in revisions)
+    try:
+        payloads = dict(zip(there, gallery.payloads(there), strict=True))
+    except GalleryError:  # one may have been deleted since
+        left = {item for batch in gallery.scan((), ids=there) for item in batch.ids}
+        if len(left) == len(there):
+            raise
+        return _read(gallery, new, tuple(item for item in there if item in left))
+    return {item: revisions[item] for item in there}, payloads
+
+
+def _check_space(gallery: Gallery, new: Space) -> None:
+    spaces = gallery.spaces()
+    if new not in spaces:
+        raise UpgradeError(
+            f"gallery {gallery.url} has no vectors in {new}, so there is nothing to backfill; it "
+            f"has {', '.join(map(str, spaces))}. Give the model of one of these, or start the "
+            "upgrade to that space first (onward upgrade start)"
+        )
+
+
+def _check_embedded(found: Embedded, asked: Ids, new: Space) -> None:
+    made = found.embeddings
+    if made.space != new:
+        raise UpgradeError(
+            f"the items were embedded in {made.space}, but {new} is backfilled; nothing of this "
+            "batch was written. Give the model of that space"
+        )
+    given = sorted((*made.ids, *found.skipped))
+    if given != sorted(asked):
+        odd = min((set(given) ^ set(asked)) or (set(made.ids) & set(found.skipped)))
+        raise UpgradeError(
+            f"of {len(asked)} items, {len(made)} were embedded and {len(found.skipped)} skipped; "
+            f"each must be one of the two, once, and {odd!r} is not. Nothing of this batch was "
+            "written: mend what embeds them"
+        )
+
+
+def _logged(result: BackfillResult) -> dict[str, Any]:
+    first = dict(list(result.reasons.items())[:LOGGED])
+    return {**result.to_json(), "reasons": first}
