@@ -7,7 +7,17 @@ from typer.core import TyperGroup
 
 from onward.cli.options import GalleryUrl
 from onward.cli.output import AsJson, show, tell
-from onward.cli.upgrade_options import Also, TransformationPath, open_upgrade
+from onward.cli.upgrade_options import (
+    Also,
+    ForceStart,
+    Require,
+    Sample,
+    TransformationPath,
+    open_upgrade,
+    read_requirement,
+    read_sample,
+)
+from onward.cli.upgrade_serving import QueryModel, complete, cutover, rollback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,19 +26,10 @@ if TYPE_CHECKING:
 
 DIGEST_DIGITS = 64
 
-Force = Annotated[
-    bool, typer.Option("--force", help="Cut over without a passed verification; logged.")
-]
 LeaveOut = Annotated[
     bool,
     typer.Option(
         "--leave-out", help="Pass although items that cannot be carried over will not be found."
-    ),
-]
-QueryModel = Annotated[
-    str | None,
-    typer.Option(
-        help="Which model embeds the queries, for the record; default: the new space's name."
     ),
 ]
 
@@ -57,6 +58,9 @@ def everything(
     transformation: TransformationPath,
     also: Also = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
+    sample: Sample = None,
+    require: Require = None,
+    force: ForceStart = False,
     query_model: QueryModel = None,
     leave_out: LeaveOut = False,
     as_json: AsJson = False,
@@ -67,14 +71,19 @@ def everything(
     """
     from onward.upgrading import plan_upgrade
 
+    embedded, required = read_sample(sample), read_requirement(require)
     upgrade = open_upgrade(gallery, transformation, also)
-    planned = plan_upgrade(upgrade.gallery, *upgrade.routes.transformations)
+    transformations = upgrade.routes.transformations
+    planned = plan_upgrade(upgrade.gallery, *transformations, sample=embedded, require=required)
     if not yes:
         show(planned, as_json)
+        if not planned.allowed:
+            tell("To do it all the same: add --yes --force")
+            raise typer.Exit(1)
         tell("To do it: add --yes")
         return
     tell(str(planned))
-    upgrade.start()
+    upgrade.start(prediction=planned.predicted, require=required, force=force, sample=embedded)
     result = _run(upgrade)
     if result.stopped:
         show(result, as_json)
@@ -88,16 +97,28 @@ def plan(
     gallery: GalleryUrl,
     transformation: TransformationPath,
     also: Also = None,
+    sample: Sample = None,
+    require: Require = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an upgrade would do and cost; write nothing.
+    """Say what an upgrade would do, cost and be worth; write nothing.
 
-    Example: onward upgrade plan photos.lance old-to-new/
+    Ends with 1 if it is predicted to give less than is required.
+
+    Example: onward upgrade plan photos.lance old-to-new/ --sample new.parquet
     """
     from onward.upgrading import plan_upgrade
 
     upgrade = open_upgrade(gallery, transformation, also)
-    show(plan_upgrade(upgrade.gallery, *upgrade.routes.transformations), as_json)
+    planned = plan_upgrade(
+        upgrade.gallery,
+        *upgrade.routes.transformations,
+        sample=read_sample(sample),
+        require=read_requirement(require),
+    )
+    show(planned, as_json)
+    if not planned.allowed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -105,16 +126,26 @@ def start(
     gallery: GalleryUrl,
     transformation: TransformationPath,
     also: Also = None,
+    sample: Sample = None,
+    require: Require = None,
+    force: ForceStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
 
-    Ctrl-C stops it within a batch and ends it with 1; nothing is lost.
+    With a sample, only if search is predicted to be as good as required; the sample's own vectors
+    are written as they are. Ctrl-C stops it within a batch and ends it with 1; nothing is lost.
 
-    Example: onward upgrade start photos.lance old-to-new/
+    Example: onward upgrade start photos.lance old-to-new/ --sample new.parquet
     """
+    from onward.upgrading import predict
+
+    embedded, required = read_sample(sample), read_requirement(require)
     upgrade = open_upgrade(gallery, transformation, also)
-    upgrade.start()
+    predicted = None if embedded is None else predict(upgrade.gallery, upgrade.routes, embedded)
+    if predicted is not None:
+        tell(str(predicted))
+    upgrade.start(prediction=predicted, require=required, force=force, sample=embedded)
     result = _run(upgrade)
     show(result, as_json)
     if result.stopped:
@@ -156,36 +187,8 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
-def cutover(
-    gallery: GalleryUrl,
-    transformation: TransformationPath,
-    also: Also = None,
-    query_model: QueryModel = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Let the new space answer queries, at once and as a whole.
-
-    Example: onward upgrade cutover photos.lance old-to-new/
-    """
-    upgrade = open_upgrade(gallery, transformation, also)
-    model = query_model or upgrade.transformation.new.name
-    show(upgrade.cut_over(query_model=model, force=force), as_json)
-
-
-@app.command()
-def rollback(
-    gallery: GalleryUrl,
-    transformation: TransformationPath,
-    also: Also = None,
-    as_json: AsJson = False,
-) -> None:
-    """Let the space answer queries that did so before the cut over.
-
-    Example: onward upgrade rollback photos.lance old-to-new/
-    """
-    show(open_upgrade(gallery, transformation, also).roll_back(), as_json)
+for command in (cutover, rollback, complete):
+    app.command()(command)
 
 
 @app.command()

@@ -13,7 +13,8 @@ from typing import Any
 
 from onward.artifacts import canonical_json, digest
 from onward.errors import UpgradeError
-from onward.gallery import Batch, Gallery
+from onward.gallery import Batch, Gallery, Share
+from onward.gallery.sharing import EVERYTHING
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
 
@@ -153,12 +154,13 @@ def transform(transformation: Transformation, batch: Batch) -> Embeddings:
 
 
 def pending(
-    gallery: Gallery, routes: Routes, batch_rows: int
+    gallery: Gallery, routes: Routes, batch_rows: int, share: Share = EVERYTHING
 ) -> Iterator[tuple[Transformation, Batch]]:
     """Give the rows that are to be done, each batch with the transformation that carries it.
 
     A row is to be done if a transformation has all it reads and there is no vector in the new
     space. Each comes once at most; what others add meanwhile may come now or in the next call.
+    Only rows that belong to the share.
     """
     for transformation, part in _parts_of(gallery, routes):
         for batch in gallery.scan(
@@ -166,6 +168,7 @@ def pending(
             with_spaces=part.filled,
             without=[routes.new, *part.empty],
             batch_rows=batch_rows,
+            share=share,
         ):
             yield transformation, batch
 
@@ -208,6 +211,14 @@ def recorded_routes(made_by: Mapping[str, Any]) -> list[str]:
     """Return the digests of the transformations that a gallery records for a space."""
     first = made_by.get("first", made_by.get("digest"))
     return [str(first), *(str(one["digest"]) for one in made_by.get("also", ()))]
+
+
+def recorded_reads(made_by: Mapping[str, Any]) -> list[tuple[Space, Space | None]]:
+    """Return old space and side-information that each recorded transformation of a space reads."""
+    return [
+        (Space.from_json(one["old"]), None if one["side"] is None else Space.from_json(one["side"]))
+        for one in (made_by, *made_by.get("also", ()))
+    ]
 
 
 def _parts_of(gallery: Gallery, routes: Routes) -> list[tuple[Transformation, Part]]:

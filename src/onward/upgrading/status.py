@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from onward.gallery import Control, Gallery
 from onward.spaces import Space
-from onward.upgrading.work import Work, next_step
+from onward.upgrading.natives import CountedRows, find_natives
+from onward.upgrading.routes import Routes
+from onward.upgrading.verify import verification_state
+from onward.upgrading.work import Work, measure_work, next_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +25,11 @@ class UpgradeStatus:
         verification: "none", "passed", "failed", or "stale" if rows have changed since.
         serving: the space that answers queries.
         query_model: fingerprint of the model that embeds the queries, if it is known.
+        since: when the serving space was cut over to (UTC, ISO 8601), if it was.
+        previous: the space that rolling back returns to, if there is one.
+        natives: rows that a model embedded in the new space and that have no vector in the space
+            that serves, or, once the new one serves, in the one that rolling back returns to.
+        control: whether those who run it wait, and how fast they may be.
     """
 
     gallery: str
@@ -32,6 +41,10 @@ class UpgradeStatus:
     verification: str
     serving: Space
     query_model: str | None
+    since: str | None
+    previous: Space | None
+    natives: CountedRows | None
+    control: Control
 
     @property
     def is_cut_over(self) -> bool:
@@ -51,6 +64,10 @@ class UpgradeStatus:
             "cut_over": self.is_cut_over,
             "serving": self.serving.to_json(),
             "query_model": self.query_model,
+            "since": self.since,
+            "previous": None if self.previous is None else self.previous.to_json(),
+            "natives": None if self.natives is None else self.natives.to_json(),
+            **self.control.to_json(),
             "next_steps": self._next_steps(),
         }
 
@@ -65,18 +82,61 @@ class UpgradeStatus:
             f"  verification {self.verification}",
             f"  serving      {self.serving}, queries embedded by model {model}",
         ]
+        if self.control != Control():
+            lines.insert(2, f"  running      {self.control}")
+        if self.natives is not None:
+            found = "would not be found after rolling back" if self.is_cut_over else "not found now"
+            lines.append(f"  only new     {self.natives}: embedded by the new model alone, {found}")
         return "\n".join(lines)
 
     def _next_steps(self) -> list[dict[str, str]]:
         if not self.started:
             return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
         steps = []
+        if self.work.to_do and self.control.paused:
+            steps.append(next_step("resume", "the upgrade is paused"))
         if self.work.to_do:
             steps.append(next_step("run", f"{self.work.to_do:,} rows are to be done"))
         if self.is_cut_over:
-            return [*steps, next_step("roll_back", "if the new space serves badly")]
+            return [*steps, *self._steps_after_cutting_over()]
         if not self.work.to_do and self.verification != "passed":
             steps.append(next_step("verify", f"the verification is: {self.verification}"))
         elif self.verification == "passed":
             steps.append(next_step("cut_over", "the verification has passed"))
         return steps
+
+    def _steps_after_cutting_over(self) -> list[dict[str, str]]:
+        if self.previous is None:  # complete: there is no way back
+            return []
+        return [
+            next_step("roll_back", "if the new space serves badly"),
+            next_step("complete", "if it serves well: then there is no rolling back any more"),
+        ]
+
+
+def is_started(gallery: Gallery, routes: Routes) -> bool:
+    """Say whether the gallery records that these transformations fill the new space."""
+    made_by = gallery.made_by(routes.new)
+    return made_by is not None and made_by.get("digest") == routes.digest
+
+
+def read_status(gallery: Gallery, routes: Routes) -> UpgradeStatus:
+    """Return how far an upgrade is."""
+    now, new = gallery.describe(), routes.new
+    previous = None if now.previous is None else now.previous.space
+    home = now.serving if now.serving != new else previous
+    return UpgradeStatus(
+        gallery=gallery.url,
+        transformation=routes.digest,
+        old=routes.first.old,
+        new=new,
+        started=is_started(gallery, routes),
+        work=measure_work(gallery, routes),
+        verification=verification_state(gallery, routes),
+        serving=now.serving,
+        query_model=now.query_model,
+        since=now.since,
+        previous=previous,
+        natives=None if home is None else find_natives(gallery, new, without=[home]),
+        control=gallery.control(new) if new in now.spaces else Control(),
+    )

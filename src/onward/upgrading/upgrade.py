@@ -6,23 +6,25 @@ imported.
 """
 
 from collections.abc import Callable
+from datetime import timedelta
 
-from onward.errors import UpgradeError
 from onward.gallery import Gallery
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings
 from onward.transformation import Transformation
+from onward.upgrading import control
+from onward.upgrading.complete import HOLDOVER, Completion, complete
 from onward.upgrading.gate import Requirement, check_allowed
 from onward.upgrading.prediction import Prediction, Unpredicted
 from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult, run_upgrade
 from onward.upgrading.sample import check_sample_space, write_sample
-from onward.upgrading.status import UpgradeStatus
+from onward.upgrading.serving import cut_over, roll_back
+from onward.upgrading.status import UpgradeStatus, is_started, read_status
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
     TOLERANCE,
     Verification,
-    latest_verification,
     verify_upgrade,
 )
 from onward.upgrading.work import (
@@ -30,7 +32,6 @@ from onward.upgrading.work import (
     check_same_routes,
     check_started,
     choose_batch_rows,
-    measure_work,
 )
 
 
@@ -53,7 +54,8 @@ class Upgrade:
         self, gallery: Gallery, transformation: Transformation, *fallbacks: Transformation
     ) -> None:
         routes = Routes((transformation, *fallbacks))
-        check_routes(gallery, routes)
+        if not is_started(gallery, routes):  # what it was made from may be dropped afterwards
+            check_routes(gallery, routes)
         self.gallery = gallery
         self.routes = routes
 
@@ -130,6 +132,52 @@ class Upgrade:
             stop=stop,
         )
 
+    def pause(self) -> UpgradeStatus:
+        """Let all who run this upgrade wait, after the batch that they are writing.
+
+        Those who run it later wait too, until `resume`; other processes may do so.
+
+        Raises:
+            UpgradeError: if the upgrade was not started, or with another transformation.
+        """
+        control.pause(self.gallery, self.routes)
+        return self.status()
+
+    def resume(self) -> UpgradeStatus:
+        """Let all who run this upgrade go on.
+
+        Raises:
+            UpgradeError: if the upgrade was not started, or with another transformation.
+        """
+        control.resume(self.gallery, self.routes)
+        return self.status()
+
+    def limit(self, rows_per_second: float | None) -> UpgradeStatus:
+        """Limit how many rows a second all who run this upgrade write together, now and later.
+
+        Args:
+            rows_per_second: positive; None lifts the limit.
+
+        Raises:
+            UpgradeError: if the limit is not positive, the upgrade was not started, or with another
+                transformation.
+        """
+        control.limit(self.gallery, self.routes, rows_per_second)
+        return self.status()
+
+    def abort(self, *, leave_out: bool = False) -> UpgradeStatus:
+        """Give the upgrade up and drop the new space; runs end with an error that says so.
+
+        Args:
+            leave_out: allow that items which have a vector in the new space only have none then.
+
+        Raises:
+            UpgradeError: if the new space answers queries or rolling back would return to it, an
+                item has no other vector, or the upgrade was not started.
+        """
+        control.abort(self.gallery, self.routes, leave_out=leave_out)
+        return self.status()
+
     def verify(
         self,
         *,
@@ -172,66 +220,60 @@ class Upgrade:
             UpgradeError: if the upgrade was not started, or its verification is missing, failed or
                 stale.
         """
-        check_started(self.gallery, self.routes)
-        now, new = self.gallery.describe(), self.routes.new
-        if now.serving == new and now.query_model == query_model:
-            return self.status()
-        verified = self._verification()
-        if verified != "passed" and not force:
-            raise UpgradeError(_why_not(verified, self.gallery.url))
-        event = {
-            "event": "cut over",
-            "transformation": self.routes.digest,
-            "verification": verified,
-            "forced": verified != "passed",
-        }
-        self.gallery.serve(new, query_model=query_model, event=event)
+        cut_over(self.gallery, self.routes, query_model=query_model, force=force)
         return self.status()
 
-    def roll_back(self) -> UpgradeStatus:
+    def roll_back(self, *, leave_out: bool = False) -> UpgradeStatus:
         """Let the space that served before answer queries again, at once.
 
         What was upgraded stays, so cutting over again needs no work. Nothing happens if the new
-        space does not answer queries.
+        space does not answer queries. The answer names the items that are not found now: those
+        that were added with the new model's embedding alone.
+
+        Args:
+            leave_out: allow that there are such items.
+
+        Raises:
+            UpgradeError: if there are such items and that is not allowed.
+            GalleryError: if the upgrade was completed: there is nothing to roll back to.
         """
-        if self.gallery.describe().serving == self.transformation.new:
-            self.gallery.roll_back()
+        roll_back(self.gallery, self.routes, leave_out=leave_out)
         return self.status()
+
+    def complete(
+        self,
+        *,
+        now: bool = False,
+        holdover: timedelta = HOLDOVER,
+        drop_original: bool = False,
+        leave_out: bool = False,
+    ) -> Completion:
+        """End the possibility of rolling back, and drop what was derived and serves no longer.
+
+        Kept are the old vectors and the side-information, from which later upgrades are fitted,
+        and a space in which a model embedded items that it embedded nowhere else. May be killed:
+        the next call drops what is left.
+
+        Args:
+            now: do not wait for the holdover.
+            holdover: how long after cutting over this is refused.
+            drop_original: drop what the transformations read too; `plan_completion` says what that
+                makes impossible.
+            leave_out: with `drop_original`: give up items that have no other vector.
+
+        Raises:
+            UpgradeError: if the new space does not answer queries, the holdover is not over, or
+                items would be left without any vector.
+        """
+        return complete(
+            self.gallery,
+            self.routes,
+            now=now,
+            holdover=holdover,
+            drop_original=drop_original,
+            leave_out=leave_out,
+        )
 
     def status(self) -> UpgradeStatus:
         """Return how far the upgrade is."""
-        description = self.gallery.describe()
-        routes = self.routes
-        made_by = description.transformations.get(routes.new)
-        return UpgradeStatus(
-            gallery=self.gallery.url,
-            transformation=routes.digest,
-            old=routes.first.old,
-            new=routes.new,
-            started=made_by is not None and made_by.get("digest") == routes.digest,
-            work=measure_work(self.gallery, routes),
-            verification=self._verification(),
-            serving=description.serving,
-            query_model=description.query_model,
-        )
-
-    def _verification(self) -> str:
-        entry = latest_verification(self.gallery, self.routes)
-        if entry is None:
-            return "none"
-        if entry["state"] != self.gallery.state():
-            return "stale"
-        return "passed" if entry["passed"] else "failed"
-
-
-def _why_not(verified: str, url: str) -> str:
-    reasons = {
-        "none": "its upgrade was not verified; verify it first",
-        "failed": "the verification of its upgrade has failed; see what it says, mend that, and "
-        "verify again",
-        "stale": "rows have changed since its upgrade was verified; run it again, then verify",
-    }
-    return (
-        f"gallery {url} was not cut over: {reasons[verified]}. To cut over all the same, and have "
-        "that logged, say force=True (--force)"
-    )
+        return read_status(self.gallery, self.routes)

@@ -176,6 +176,16 @@ def latest_verification(gallery: Gallery, routes: Routes) -> Mapping[str, Any] |
     return None
 
 
+def verification_state(gallery: Gallery, routes: Routes) -> str:
+    """Return "none", "passed", "failed", or "stale" if rows have changed since."""
+    entry = latest_verification(gallery, routes)
+    if entry is None:
+        return "none"
+    if entry["state"] != gallery.state():
+        return "stale"
+    return "passed" if entry["passed"] else "failed"
+
+
 def _recompute(
     gallery: Gallery,
     routes: Routes,

@@ -1,0 +1,414 @@
+"""Cut over, roll back and complete, on every store: what they keep, drop, name and refuse."""
+
+import itertools
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from upgrades import (
+    OLD,
+    SECOND,
+    SECOND_TO_THIRD,
+    SIDE,
+    THIRD,
+    TO_SECOND,
+    TO_THIRD,
+    embed,
+    numbered,
+    steps_of,
+)
+
+from onward.cli.app import app
+from onward.errors import GalleryError, SpaceMismatchError, UpgradeError
+from onward.gallery import create_gallery, open_gallery
+from onward.spaces import Embeddings
+from onward.upgrading import Upgrade
+from onward.upgrading.complete import plan_completion
+
+ROWS = 20
+numbers = itertools.count()
+
+
+@pytest.fixture(params=["memory", "lancedb"])
+def url(request, tmp_path):
+    return f"memory:c{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+
+
+@pytest.fixture
+def gallery(url):
+    gallery = create_gallery(url, OLD, SIDE, query_model="first")
+    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
+    return gallery
+
+
+def carry_out(gallery, *transformations, query_model="second"):
+    upgrade = Upgrade(gallery, *transformations)
+    upgrade.start()
+    upgrade.run()
+    assert upgrade.verify(sample_rows=None).passed
+    upgrade.cut_over(query_model=query_model)
+    return upgrade
+
+
+@pytest.fixture
+def upgrade(gallery):
+    return carry_out(gallery, TO_SECOND)
+
+
+# Cutting over
+
+
+def test_queries_of_another_model_are_refused_before_during_and_after(gallery):
+    old, new = embed(OLD, ["q"]), embed(SECOND, ["q"])
+    upgrade = Upgrade(gallery, TO_SECOND)
+
+    def assert_only(right, wrong):
+        assert gallery.search(right, 1).rows.shape == (1, 1)
+        with pytest.raises(SpaceMismatchError):
+            gallery.search(wrong, 1)
+
+    assert_only(old, new)
+    upgrade.start()
+    upgrade.run(batch_rows=5, progress=lambda done, total: assert_only(old, new))
+    upgrade.verify()
+    assert_only(old, new)
+    upgrade.cut_over(query_model="second")
+    assert_only(new, old)
+    upgrade.roll_back()
+    assert_only(old, new)
+    upgrade.cut_over(query_model="second")
+    upgrade.complete(now=True)
+    assert_only(new, old)
+
+
+def test_the_index_is_built_before_the_record_changes(gallery, monkeypatch):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    upgrade.run()
+    upgrade.verify()
+    built = []
+    build_index = type(gallery).build_index
+
+    def noted(self, space):
+        built.append((space, self.describe().serving))
+        build_index(self, space)
+
+    monkeypatch.setattr(type(gallery), "build_index", noted)
+    upgrade.cut_over(query_model="second")
+    assert built == [(SECOND, OLD)]
+    upgrade.roll_back()
+    upgrade.cut_over(query_model="second")
+    assert built == [(SECOND, OLD)], "it was built again although it is there"
+    entry = next(one for one in gallery.journal() if one["event"] == "build index")
+    assert (entry["rows"], entry["space"]) == (ROWS, SECOND.to_json())
+
+
+def test_rows_that_change_while_the_index_is_built_make_the_verification_stale(
+    gallery, monkeypatch
+):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    upgrade.run()
+    upgrade.verify()
+    monkeypatch.setattr(
+        type(gallery), "build_index", lambda self, space: self.delete(["item-0001"])
+    )
+    with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):
+        upgrade.cut_over(query_model="second")
+    assert gallery.describe().serving == OLD
+    upgrade.verify()
+    assert upgrade.cut_over(query_model="second").is_cut_over
+
+
+def test_a_gallery_without_a_single_new_vector_cuts_over_too(url):
+    gallery = create_gallery(url, OLD, SIDE, query_model="first")
+    assert carry_out(gallery, TO_SECOND).status().is_cut_over
+
+
+def test_the_moment_of_cutting_over_is_in_the_record(gallery):
+    before = datetime.now(UTC)
+    assert gallery.describe().since is None
+    upgrade = carry_out(gallery, TO_SECOND)
+    since = datetime.fromisoformat(upgrade.status().since)
+    assert before - timedelta(seconds=1) <= since <= datetime.now(UTC)
+    gallery.serve(SECOND, query_model="another")
+    assert datetime.fromisoformat(gallery.describe().since) == since
+    upgrade.roll_back()
+    assert gallery.describe().since is None
+
+
+# Rolling back
+
+
+def test_rolling_back_names_the_items_that_were_added_natively(url, upgrade):
+    gallery = open_gallery(url)
+    gallery.add(embed(SECOND, ["native-1", "native-0"]))
+    assert upgrade.status().natives.examples == ("native-0", "native-1")
+    words = (
+        r"not rolled back: 2 rows \(native-0, native-1\) were added with the new model's embedding "
+        r"and have no vector in old@1 .* Embed them with the old model .* or leave them out"
+    )
+    with pytest.raises(UpgradeError, match=words):
+        upgrade.roll_back()
+    assert gallery.describe().serving == SECOND
+    status = upgrade.roll_back(leave_out=True)
+    assert status.serving == OLD
+    assert (status.natives.rows, status.natives.examples) == (2, ("native-0", "native-1"))
+    assert status.to_json()["natives"]["examples"] == ["native-0", "native-1"]
+    assert "native-0, native-1): embedded by the new model alone, not found now" in str(status)
+    entry = gallery.journal()[-1]
+    assert entry["event"] == "roll back"
+    assert entry["left_out"] == {"rows": 2, "examples": ["native-0", "native-1"]}
+    assert entry["transformation"] == TO_SECOND.digest
+
+
+def test_cutting_over_again_after_a_roll_back_finds_the_native_items_again(gallery, upgrade):
+    native = embed(SECOND, ["native"])
+    gallery.add(native)
+    upgrade.roll_back(leave_out=True)
+    with pytest.raises(UpgradeError, match="rows have changed since"):
+        upgrade.cut_over(query_model="second")
+    upgrade.verify()
+    assert upgrade.cut_over(query_model="second").serving == SECOND
+    assert gallery.search(native, 1).ids_of(0) == ["native"]
+
+
+def test_native_items_that_the_old_model_embeds_too_do_not_stand_in_the_way(gallery, upgrade):
+    gallery.add(embed(SECOND, ["native"]))
+    batch = next(gallery.scan([SECOND], without=[OLD]))
+    assert gallery.write(embed(OLD, batch.ids, seed=5), batch.revisions, origin="embedded") == 1
+    status = upgrade.roll_back()
+    assert (status.serving, status.natives) == (OLD, None)
+    assert gallery.search(embed(OLD, ["native"], seed=5), 1).ids_of(0) == ["native"]
+
+
+def test_rolling_back_twice_changes_nothing_the_second_time(gallery, upgrade):
+    upgrade.roll_back()
+    entries = len(gallery.journal())
+    assert upgrade.roll_back().serving == OLD
+    assert gallery.roll_back(SECOND) == OLD
+    assert len(gallery.journal()) == entries
+
+
+# Completing
+
+
+def test_completing_keeps_the_originals_and_ends_rolling_back(gallery, upgrade):
+    before = gallery.read(OLD).vectors, gallery.read(SIDE).vectors
+    assert steps_of(upgrade.status()) == ["roll_back", "complete"]
+    completion = upgrade.complete(now=True)
+    assert (completion.ended, completion.dropped, completion.impossible) == (OLD, (), ())
+    assert [str(one) for one in completion.kept] == [
+        "old@1 (4, l2): later upgrades are fitted from it directly",
+        "side@1 (3, l2): later upgrades are fitted from it directly",
+    ]
+    np.testing.assert_array_equal(gallery.read(OLD).vectors, before[0])
+    np.testing.assert_array_equal(gallery.read(SIDE).vectors, before[1])
+    assert steps_of(completion) == steps_of(upgrade.status()) == []
+    with pytest.raises(GalleryError, match="has nothing to roll back to"):
+        upgrade.roll_back()
+    entry = gallery.journal()[-1]
+    assert entry["event"] == "complete"
+    assert (entry["now"], entry["drop_original"]) == (True, False)
+
+
+def test_completing_too_early_says_from_when_on_it_can_be_done(gallery, upgrade):
+    since = datetime.fromisoformat(gallery.describe().since)
+    day = since + timedelta(days=7)
+    words = f"cannot be completed before {day:%Y-%m-%d %H:%M} UTC: it was cut over at .* for 7 days"
+    with pytest.raises(UpgradeError, match=words):
+        upgrade.complete()
+    with pytest.raises(UpgradeError, match=r"say now=True \(--now\)"):
+        upgrade.complete(holdover=timedelta(hours=1))
+    assert upgrade.roll_back().serving == OLD
+    upgrade.cut_over(query_model="second")
+    assert upgrade.complete(holdover=timedelta(0)).ended == OLD
+
+
+def test_completing_what_does_not_serve_is_refused(gallery, upgrade):
+    upgrade.roll_back()
+    with pytest.raises(
+        UpgradeError, match=r"answers from old@1 .* nothing to complete, and nothin"
+    ):
+        upgrade.complete(now=True)
+    with pytest.raises(UpgradeError, match="was not started"):
+        Upgrade(gallery, TO_THIRD).complete(now=True)
+
+
+def test_completing_twice_changes_nothing_the_second_time(gallery, upgrade):
+    upgrade.complete(now=True)
+    entries = len(gallery.journal())
+    completion = upgrade.complete()
+    assert (completion.ended, completion.dropped) == (None, ())
+    assert len(gallery.journal()) == entries
+
+
+def test_completing_the_second_upgrade_drops_what_the_first_one_made(gallery, upgrade):
+    upgrade.complete(now=True)
+    second = carry_out(gallery, TO_THIRD, query_model="third")
+    planned = plan_completion(gallery, second.routes, drop_original=False)
+    assert planned.dropped == (SECOND,)
+    assert SECOND in gallery.spaces()
+    completion = second.complete(now=True)
+    assert completion.to_json() == planned.to_json()
+    assert gallery.spaces() == (OLD, SIDE, THIRD)
+    assert second.verify(sample_rows=None).passed
+
+
+def test_a_space_that_items_were_added_in_natively_is_kept_and_the_answer_says_why(
+    gallery, upgrade
+):
+    gallery.add(embed(SECOND, ["native"]))
+    second = Upgrade(gallery, TO_THIRD)
+    second.start()
+    second.run()
+    second.verify(leave_out=True)
+    second.cut_over(query_model="third")
+    completion = second.complete(now=True)
+    assert completion.dropped == ()
+    assert "second@2 (6, l2): a model embedded 1 rows (native) in no other space" in [
+        str(one) for one in completion.kept
+    ]
+    assert gallery.read(SECOND, ["native"]).ids == ("native",)
+
+
+def test_a_space_whose_native_items_were_embedded_again_is_dropped(gallery, upgrade):
+    gallery.add(embed(SECOND, ["native"]))
+    second = Upgrade(gallery, TO_THIRD)
+    second.start()
+    second.run()
+    batch = next(gallery.scan([SECOND], without=[OLD]))
+    gallery.write(embed(THIRD, batch.ids), batch.revisions, origin="embedded")
+    assert second.verify().passed
+    second.cut_over(query_model="third")
+    assert second.complete(now=True).dropped == (SECOND,)
+    assert gallery.read(THIRD, ["native"]).ids == ("native",)
+
+
+def test_an_upgrade_that_is_under_way_and_what_it_reads_are_kept(gallery, upgrade):
+    Upgrade(gallery, SECOND_TO_THIRD).start()
+    completion = upgrade.complete(now=True, drop_original=True)
+    assert completion.dropped == (OLD, SIDE)
+    assert [str(one) for one in completion.kept] == [
+        "third@3 (5, l2): an upgrade to it is under way"
+    ]
+
+
+def test_originals_that_another_upgrade_reads_are_kept_even_when_given_up(gallery, upgrade):
+    Upgrade(gallery, TO_THIRD).start()
+    completion = upgrade.complete(now=True, drop_original=True)
+    assert completion.dropped == ()
+    assert "old@1 (4, l2): an upgrade that is under way reads it" in map(str, completion.kept)
+
+
+def test_giving_up_the_originals_says_what_becomes_impossible(gallery, upgrade):
+    completion = upgrade.complete(now=True, drop_original=True)
+    assert completion.dropped == (OLD, SIDE)
+    assert [one.partition(":")[0] for one in completion.impossible] == [
+        "rolling back to a space that was dropped (old@1 and side@1)",
+        "verifying upgraded vectors by computing them again",
+        "fitting a later upgrade from old@1 and side@1 directly",
+        "carrying over items that are added with vectors in old@1 and side@1 alone",
+    ]
+    assert gallery.spaces() == (SECOND,)
+    again = Upgrade(gallery, TO_SECOND)
+    assert again.complete(now=True, drop_original=True).dropped == ()
+    assert again.run().remaining == 0
+    status = again.status()
+    assert (status.work.done, status.work.to_do, status.is_cut_over) == (ROWS, 0, True)
+    verification = again.verify()
+    assert (verification.checked, verification.upgraded) == (0, ROWS)
+    with pytest.raises(UpgradeError, match="has no vectors in old@1"):
+        Upgrade(gallery, TO_THIRD)
+
+
+def test_items_that_have_no_other_vector_are_not_given_up_by_accident(gallery, upgrade):
+    gallery.add(embed(OLD, ["legacy"]))
+    gallery.add(embed(SIDE, ["aside"]))
+    words = r"nothing was dropped: 2 rows \(aside, legacy\) have no other vector and could never"
+    with pytest.raises(UpgradeError, match=words):
+        upgrade.complete(now=True, drop_original=True)
+    assert gallery.spaces() == (OLD, SIDE, SECOND)
+    assert gallery.describe().previous.space == OLD
+    assert upgrade.complete(now=True, drop_original=True, leave_out=True).dropped == (OLD, SIDE)
+    assert gallery.count() == ROWS + 2
+
+
+def test_what_a_killed_completion_has_left_is_dropped_by_the_next(gallery, upgrade, monkeypatch):
+    store = type(gallery._store)
+    drop_column, dropped = store.drop_column, []
+
+    def die_after_the_first(self, column):
+        if dropped:
+            raise KeyboardInterrupt
+        dropped.append(column)
+        drop_column(self, column)
+
+    monkeypatch.setattr(store, "drop_column", die_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        upgrade.complete(now=True, drop_original=True)
+    assert gallery.spaces() == (SECOND,), "the record is changed first, and as a whole"
+    monkeypatch.undo()
+    tried = []
+    monkeypatch.setattr(
+        store, "drop_column", lambda self, column: (tried.append(column), drop_column(self, column))
+    )
+    Upgrade(gallery, TO_SECOND).complete()
+    assert len(tried) == 2
+    assert gallery.search(embed(SECOND, ["q"]), 3).rows.shape == (1, 3)
+    gallery.add(embed(SECOND, ["more"]))
+    assert gallery.count([SECOND]) == ROWS + 1
+
+
+# The command line
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    gallery = create_gallery(str(tmp_path / "g.lance"), OLD, SIDE, query_model="first")
+    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
+    TO_SECOND.save(tmp_path / "h")
+    return gallery, str(tmp_path / "h")
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, ["upgrade", *words])
+
+
+def test_the_command_line_completes(on_disk):
+    gallery, h = on_disk
+    carry_out(gallery, TO_SECOND)
+    run = invoke("complete", gallery.url, h)
+    assert run.exit_code == 1
+    run = invoke("complete", gallery.url, h, "--now", "--json")
+    assert run.exit_code == 0, run.output
+    answer = json.loads(run.stdout)
+    assert (answer["dropped"], answer["next_steps"]) == ([], [])
+
+
+def test_the_command_line_gives_up_originals_only_when_told_twice(on_disk):
+    gallery, h = on_disk
+    carry_out(gallery, TO_SECOND)
+    words = ("complete", gallery.url, h, "--now", "--drop-original")
+    run = invoke(*words)
+    assert run.exit_code == 1
+    assert "fitting a later upgrade from old@1 and side@1 directly" in str(run.exception)
+    assert "Nothing was dropped yet; to go on, say --yes" in str(run.exception)
+    assert gallery.spaces() == (OLD, SIDE, SECOND)
+    assert gallery.describe().previous is not None
+    run = invoke(*words, "--yes")
+    assert run.exit_code == 0, run.output
+    assert "dropped      old@1 (4, l2)" in run.stdout
+    assert gallery.spaces() == (SECOND,)
+
+
+def test_the_command_line_rolls_back_and_names_what_is_left_out(on_disk):
+    gallery, h = on_disk
+    carry_out(gallery, TO_SECOND)
+    gallery.add(Embeddings(("native",), np.ones((1, SECOND.dim), np.float32), SECOND))
+    assert invoke("rollback", gallery.url, h).exit_code == 1
+    run = invoke("rollback", gallery.url, h, "--leave-out", "--json")
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["natives"]["examples"] == ["native"]

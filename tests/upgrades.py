@@ -1,0 +1,35 @@
+"""Small spaces, transformations and galleries for the tests of upgrades."""
+
+import numpy as np
+
+from onward.spaces import Embeddings, Space
+from onward.transformation import linear
+
+OLD, SIDE = Space("old@1", 4), Space("side@1", 3)
+SECOND, THIRD = Space("second@2", 6), Space("third@3", 5)
+
+
+def make_transformation(old, side, new, seed=0):
+    rng = np.random.default_rng(seed)
+    width = old.dim + (0 if side is None else side.dim)
+    weight = rng.standard_normal((new.dim, width)).astype(np.float32)
+    return linear(old, side, new, weight, np.ones(new.dim, np.float32), made_by={})
+
+
+TO_SECOND = make_transformation(OLD, SIDE, SECOND, seed=1)
+TO_THIRD = make_transformation(OLD, SIDE, THIRD, seed=2)
+SECOND_TO_THIRD = make_transformation(SECOND, None, THIRD, seed=3)
+
+
+def embed(space, ids, seed=0):
+    rng = np.random.default_rng([seed, *space.name.encode()])
+    vectors = rng.standard_normal((len(ids), space.dim)).astype(np.float32)
+    return Embeddings(tuple(ids), vectors, space)
+
+
+def numbered(count, name="item"):
+    return tuple(f"{name}-{number:04d}" for number in range(count))
+
+
+def steps_of(value):
+    return [one["step"] for one in value.to_json()["next_steps"]]
