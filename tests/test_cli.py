@@ -45,6 +45,7 @@ COMMANDS = [
     "gallery delete",
     "gallery describe",
     "gallery export",
+    "gallery sample",
     "upgrade all",
     "upgrade plan",
     "upgrade start",
@@ -52,6 +53,7 @@ COMMANDS = [
     "upgrade verify",
     "upgrade cutover",
     "upgrade rollback",
+    "upgrade complete",
     "upgrade log",
 ]
 NETWORKS = ("auto", "ensemble", "mlp", "rbt")

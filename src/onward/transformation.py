@@ -40,7 +40,7 @@ from onward.dense import (
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
 from onward.spaces import Embeddings, Ids, Space
-from onward.transformation_card import CARD
+from onward.transformation_card import CARD, without_ids
 
 __all__ = ["Dense", "Residual", "Step", "Transformation", "compose", "linear"]
 
@@ -394,5 +394,5 @@ def _card(of: Transformation) -> str:
         opset=ONNX_OPSET,
         inputs='"old"' if of.side is None else '"old" and "side"',
         outputs='"new"' if of.uncertainty is None else '"new" and "uncertainty"',
-        made_by=canonical_json(dict(of.made_by)).decode(),
+        made_by=canonical_json(without_ids(dict(of.made_by))).decode(),
     )

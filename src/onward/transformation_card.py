@@ -1,5 +1,7 @@
 """The card of a saved transformation, for people: text with places for what is particular."""
 
+from typing import Any
+
 CARD = """# Transformation {direction}
 
 Carries stored vectors into a new embedding space. It reads no image.
@@ -33,3 +35,10 @@ Made by:
 {made_by}
 ```
 """
+
+
+def without_ids(made_by: Any) -> Any:
+    """Return what made it without lists of ids: `config.json` has them, a page has no room."""
+    if not isinstance(made_by, dict):
+        return made_by
+    return {name: without_ids(value) for name, value in made_by.items() if name != "ids"}

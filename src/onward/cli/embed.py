@@ -1,13 +1,12 @@
 """`onward embed`: make embeddings, and side-information in the same pass where there is any."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onward.cli.options import (
     Classes,
-    DataSource,
     Device,
     IdColumn,
     ImageColumn,
@@ -16,13 +15,24 @@ from onward.cli.options import (
     Split,
     check_room,
     open_data,
+    tell_left_out,
 )
 from onward.cli.output import AsJson, show_fields
+from onward.cli.payload_lines import SUFFIX, open_payload_lines
+from onward.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from onward.spaces import Embeddings
 
 
 def embed(
     model: Annotated[Path, typer.Argument(help="A model's directory, as `train` writes it.")],
-    data: DataSource,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="As `train` takes it; or a .jsonl file from `gallery sample`: no labels then."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
     side_out: Annotated[
         Path | None, typer.Option(help="Side-information to write (train --layers): .parquet.")
@@ -48,22 +58,28 @@ def embed(
         if path is not None:
             check_room(check_suffix(path))
     loaded = EmbeddingModel.load(model)
-    items = open_data(
-        data,
-        split=split,
-        classes=classes,
-        image_column=image_column,
-        label_column=label_column,
-        id_column=id_column,
-        skip_bad=skip_bad,
-    )
+    from_lines = data.endswith(SUFFIX)
+    if from_lines:
+        _refuse_parts(data, split, classes, image_column, label_column, id_column)
+        items = open_payload_lines(Path(data), skip_bad=skip_bad)
+        tell_left_out(items)
+    else:
+        items = open_data(
+            data,
+            split=split,
+            classes=classes,
+            image_column=image_column,
+            label_column=label_column,
+            id_column=id_column,
+            skip_bad=skip_bad,
+        )
     with progress_bar(f"Embed with {loaded.space.name}") as progress:
         if side_out is None:
             embeddings = loaded.embed(items, device=device, progress=progress)
         else:
             embeddings, side = loaded.embed_with_side(items, device=device, progress=progress)
-            side.save(side_out)
-    embeddings.save(out)
+            _labelled(side, not from_lines).save(side_out)
+    _labelled(embeddings, not from_lines).save(out)
     fields = {
         "items": len(embeddings),
         "space": str(embeddings.space),
@@ -72,3 +88,20 @@ def embed(
         "written": [str(path) for path in (out, side_out) if path is not None],
     }
     show_fields(fields, as_json)
+
+
+def _refuse_parts(data: str, split: Split, *chosen: str | None) -> None:
+    if split is not Split.ALL or any(chosen):
+        raise ConfigurationError(
+            f"{data} lists the items to embed, and has neither splits, classes nor columns; leave "
+            "these options away"
+        )
+
+
+def _labelled(embeddings: "Embeddings", known: bool) -> "Embeddings":
+    """Return embeddings without labels where none are known."""
+    from onward.spaces import Embeddings
+
+    if known:
+        return embeddings
+    return Embeddings(embeddings.ids, embeddings.vectors, embeddings.space)

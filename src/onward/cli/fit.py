@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from onward.cli.fit_sample import load_sample, read_sample
 from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
 from onward.cli.output import AsJson, show, tell
 from onward.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from onward.training.pairs import Pairs
 
 
 def fit(
@@ -52,6 +50,17 @@ def fit(
         bool,
         typer.Option("--uncertainty", help="Learn how unsure h is too: what to backfill first."),
     ] = False,
+    gallery: Annotated[
+        str | None, typer.Option(help="The gallery that --sample is of, such as photos.lance.")
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="Items of --gallery that the new model has embedded: .parquet."),
+    ] = None,
+    sample_share: Annotated[
+        float | None,
+        typer.Option(help="How much of it to learn from; a plan judges by the rest; default: 0.8."),
+    ] = None,
     sample_old: Annotated[
         Path | None, typer.Option(help="Gallery sample: old embeddings, or the whole gallery's.")
     ] = None,
@@ -73,6 +82,7 @@ def fit(
     from onward.progress import progress_bar
     from onward.spaces import Embeddings
     from onward.training.classifiers import Classifier
+    from onward.training.pairs import Pairs
     from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
     from onward.training.transformations import fit as fit_transformation
     from onward.transformation import KIND
@@ -103,12 +113,23 @@ def fit(
     chosen = {"epochs": epochs, "rank": rank}
     given |= {name: value for name, value in chosen.items() if value is not None}
     settings = read_settings(FitSettings, given, where="onward fit")
+    pairs = Pairs(
+        Embeddings.load(old), None if side is None else Embeddings.load(side), Embeddings.load(new)
+    )
+    learned = load_sample(sample_old, sample_side, sample_new)
+    if any(each is not None for each in (gallery, sample, sample_share)):
+        if learned is not None:
+            raise ConfigurationError(
+                "a gallery sample is given by --gallery and --sample, or by --sample-old and "
+                "--sample-new; give one of the two"
+            )
+        learned = read_sample(pairs, gallery, sample, sample_share)
     with progress_bar("Fit", unit="steps") as progress:
         transformation = fit_transformation(
-            Embeddings.load(old),
-            None if side is None else Embeddings.load(side),
-            Embeddings.load(new),
-            sample=_load_sample(sample_old, sample_side, sample_new),
+            pairs.old,
+            pairs.side,
+            pairs.new,
+            sample=learned,
             classifier=None
             if classifier is None
             else Classifier.of(EmbeddingModel.load(classifier)),
@@ -140,23 +161,6 @@ def describe_trials(made_by: Mapping[str, Any]) -> list[str]:
         " ".join([" " * width, *(f"{name:>6}" for name in what)]),
         *(" ".join([f"{name:<{width}}", *_percents(n, what)]) for name, n in rows),
     ]
-
-
-def _load_sample(old: Path | None, side: Path | None, new: Path | None) -> "Pairs | None":
-    """Return the re-embedded gallery items; of the old embeddings and the side, only theirs."""
-    from onward.spaces import Embeddings
-    from onward.training.pairs import Pairs
-
-    if old is None and side is None and new is None:
-        return None
-    if old is None or new is None:
-        raise ConfigurationError(
-            "a gallery sample is pairs: give both --sample-old and --sample-new (and --sample-side "
-            "where --side is given)"
-        )
-    embedded = Embeddings.load(new)
-    aside = None if side is None else Embeddings.load(side).align(embedded.ids)
-    return Pairs(Embeddings.load(old).align(embedded.ids), aside, embedded)
 
 
 def _name(trial: Mapping[str, Any]) -> str:

@@ -1,14 +1,18 @@
 """`onward gallery`: make a gallery, add to it, take from it, look at it."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from onward.cli.options import GalleryUrl
-from onward.cli.output import AsJson, show, show_fields
-from onward.errors import GalleryError
+from onward.cli.options import GalleryUrl, Seed, check_room
+from onward.cli.output import AsJson, show, show_fields, tell
+from onward.cli.payload_lines import SUFFIX, read_payloads, write_payload_lines
+from onward.errors import ConfigurationError, GalleryError
+
+if TYPE_CHECKING:
+    from onward.gallery import Gallery
+    from onward.spaces import Space
 
 app = typer.Typer(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
 
@@ -33,7 +37,7 @@ def create(
 
     loaded = [Embeddings.load(path) for path in embeddings]
     spaces = [each.space for each in loaded]
-    where = _read_payloads(payloads, loaded[0].ids)
+    where = read_payloads(payloads, loaded[0].ids)
     made = create_gallery(
         gallery,
         *spaces,
@@ -58,7 +62,7 @@ def add(
 
     loaded = [Embeddings.load(path) for path in embeddings]
     opened = open_gallery(gallery)
-    opened.add(*loaded, payloads=_read_payloads(payloads, loaded[0].ids))
+    opened.add(*loaded, payloads=read_payloads(payloads, loaded[0].ids))
     show(opened.describe(), as_json)
 
 
@@ -104,57 +108,88 @@ def export(
     from onward.gallery import open_gallery
 
     opened = open_gallery(gallery)
-    description = opened.describe()
-    by_name = {each.name: each for each in description.spaces}
-    if space is not None and space not in by_name:
-        raise GalleryError(f"{gallery} has no space {space!r}; it has {', '.join(by_name)}")
-    embeddings = opened.read(by_name[space] if space else description.serving)
+    embeddings = opened.read(_find_space(opened, space))
     embeddings.save(out)
     fields = {"items": len(embeddings), "space": str(embeddings.space), "written": [str(out)]}
     show_fields(fields, as_json)
 
 
-def _read_payloads(path: Path | None, ids: tuple[str, ...]) -> list[dict[str, Any]] | None:
-    """Return the payload of each item, from JSON lines in any order.
+@app.command()
+def sample(
+    gallery: GalleryUrl,
+    out: Annotated[Path, typer.Argument(help="JSON lines to write, an item a line: .jsonl.")],
+    count: Annotated[
+        str, typer.Option(help="How many items, or how many percent: 1000 or 3%.")
+    ] = "3%",
+    by: Annotated[
+        Literal["random", "k-means", "uncertainty"],
+        typer.Option(help="k-means: spread over all that is there; uncertainty: where h is."),
+    ] = "random",
+    space: Annotated[
+        str | None, typer.Option(help="Of items in this space; default: the one serving.")
+    ] = None,
+    side: Annotated[
+        str | None, typer.Option(help="k-means: a space of side-information to look at too.")
+    ] = None,
+    transformation: Annotated[
+        Path | None, typer.Option(help="uncertainty: one from onward fit --uncertainty.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Choose items of GALLERY to embed with the new model: ids with payloads, to OUT.
+
+    Example: onward gallery sample photos.lance sample.jsonl --count 3%
+    """
+    from onward.gallery import open_gallery
+    from onward.training.gallery_samples import choose_from_gallery
+    from onward.transformation import Transformation
+
+    if out.suffix != SUFFIX:
+        raise ConfigurationError(f"a sample is written as JSON lines; {out} must end in {SUFFIX}")
+    check_room(out)
+    opened = open_gallery(gallery)
+    old = _find_space(opened, space)
+    ids = choose_from_gallery(
+        opened,
+        old,
+        None if side is None else _find_space(opened, side),
+        count=parse_count(count, opened.count([old])),
+        by=by,
+        transformation=None if transformation is None else Transformation.load(transformation),
+        seed=seed,
+    )
+    payloads = opened.payloads(ids)
+    write_payload_lines(out, ids, payloads)
+    bare = sum(payload is None for payload in payloads)
+    if bare:
+        tell(f"{bare} of {len(ids)} items have no payload, so nothing says where their images are")
+    show_fields({"items": len(ids), "without payload": bare, "written": [str(out)]}, as_json)
+
+
+def parse_count(text: str, whole: int) -> int:
+    """Read how many of `whole` items are meant: a number, or a share such as 3%; at least one.
 
     Raises:
-        GalleryError: naming the line that is none, or the item that has none.
+        ConfigurationError: if it is neither.
     """
-    if path is None:
-        return None
-    by_id: dict[str, dict[str, Any]] = {}
+    percent = text.strip().endswith("%")
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    item, payload = _read_payload(f"line {number} of {path}", line)
-                    if item in by_id:
-                        raise GalleryError(
-                            f"line {number} of {path} is the second one for item {item!r}; "
-                            "give one line an item"
-                        )
-                    by_id[item] = payload
-    except UnicodeDecodeError as error:
-        raise GalleryError(f"{path} is no text in UTF-8: {error}. {_PAYLOAD_LINES}") from error
-    missing = [item for item in ids if item not in by_id]
-    if missing:
-        raise GalleryError(
-            f"{path} has no payload for {len(missing)} of {len(ids)} items, the first "
-            f"{missing[0]!r}. {_PAYLOAD_LINES}"
+        number = float(text.strip().removesuffix("%"))
+    except ValueError:
+        number = -1
+    if not (0 < number <= 100 if percent else number >= 1 and number.is_integer()):
+        raise ConfigurationError(
+            f"{text!r} is no number of items; give a whole number such as 1000, or a share such as "
+            "3%"
         )
-    return [by_id[item] for item in ids]
+    return max(1, round(number * whole / 100)) if percent else int(number)
 
 
-def _read_payload(where: str, line: str) -> tuple[str, dict[str, Any]]:
-    try:
-        payload = json.loads(line)
-    except ValueError as error:
-        raise GalleryError(f"{where} is no JSON: {error}. {_PAYLOAD_LINES}") from error
-    if not isinstance(payload, dict) or not isinstance(payload.get("id"), str):
-        raise GalleryError(f"{where} is no JSON object with a string as `id`. {_PAYLOAD_LINES}")
-    return payload.pop("id"), payload
-
-
-_PAYLOAD_LINES = (
-    "Write a line of JSON for each item, such as " + '{"id": "cat-17", "path": "17.jpg"}'
-)
+def _find_space(gallery: "Gallery", name: str | None) -> "Space":
+    """Return a space of a gallery by its name; the one that answers queries if None."""
+    description = gallery.describe()
+    by_name = {each.name: each for each in description.spaces}
+    if name is not None and name not in by_name:
+        raise GalleryError(f"{gallery.url} has no space {name!r}; it has {', '.join(by_name)}")
+    return description.serving if name is None else by_name[name]

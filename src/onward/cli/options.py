@@ -109,6 +109,11 @@ def open_data(
     else:
         train, test = open_splits(source, skip_bad=skip_bad, **columns)
         items = train if split is Split.TRAIN else test
+    tell_left_out(items)
+    return items if classes is None else items.of_classes(parse_numbers(classes, "classes"))
+
+
+def tell_left_out(items: "Items") -> None:
+    """Say of each item that could not be used why."""
     for left in items.left_out:
         tell(f"left out: {left}")
-    return items if classes is None else items.of_classes(parse_numbers(classes, "classes"))

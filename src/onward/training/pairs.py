@@ -66,6 +66,15 @@ class Pairs:
         whole = len(position) > 1 and (seen == numbers.max(initial=-1) + 1).all()
         return items if whole else np.arange(len(names), dtype=np.int64)
 
+    @cached_property
+    def item_ids(self) -> Ids:
+        """Id of each item; that of its first view without the view, where there are several."""
+        _, first = np.unique(self.item_of, return_index=True)
+        if self.items == len(self):
+            return self.old.ids
+        names, _ = _views(self.old.ids)
+        return tuple(names[row] for row in first)
+
     @property
     def items(self) -> int:
         """Number of items."""

@@ -41,6 +41,9 @@ _Found = tuple[dict[str, Any], Transformation]
 LEAST_HELD_OUT = 10
 LEAST_HELD_OUT_OF_SAMPLE = 200
 """Of a sample more are worth holding out, for all of it is learned from in the end."""
+MOST_LISTED = 20_000
+"""The ids of training items are kept with the transformation if they are no more than these; more
+are training images, which no gallery holds. Those of a sample are kept always."""
 
 
 def fit(
@@ -75,7 +78,8 @@ def fit(
         run: on what machine; a checkpoint is that of the network.
 
     Returns:
-        The transformation; its `made_by` says what was tried and how each fared on held-out items
+        The transformation; its `made_by` says what was tried and how each fared on held-out items,
+        and which items of a sample it has learned from
         (of a network that was asked for by name, nothing, or the ridge that it is added to: it is
         given all pairs to learn from).
 
@@ -98,8 +102,8 @@ def fit(
     else:
         best, judged = _choose(work)
     described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **judged)
-    facts = {"pairs": _describe(pairs)}
-    facts |= {} if sample is None else {"sample": _describe(sample)}
+    facts = {"pairs": _describe(pairs, listed=pairs.items <= MOST_LISTED)}
+    facts |= {} if sample is None else {"sample": _describe(sample, listed=True)}
     return replace(best, made_by=described | facts)
 
 
@@ -290,5 +294,7 @@ def _few(labels: Sequence[int]) -> str:
     return shown if len(labels) <= 5 else f"{shown} ..."
 
 
-def _describe(pairs: Pairs) -> dict[str, Any]:
-    return {"items": pairs.items, "pairs": len(pairs), "digest": pairs.digest}
+def _describe(pairs: Pairs, *, listed: bool) -> dict[str, Any]:
+    """Return what was learned from; with the ids, by which a plan leaves these items out."""
+    facts = {"items": pairs.items, "pairs": len(pairs), "digest": pairs.digest}
+    return facts | ({"ids": list(pairs.item_ids)} if listed else {})

@@ -1,0 +1,71 @@
+"""The gallery sample that `onward fit` learns from beside training pairs, and how it is read."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onward.cli.output import tell
+from onward.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from onward.training.pairs import Pairs
+
+
+def load_sample(old: Path | None, side: Path | None, new: Path | None) -> "Pairs | None":
+    """Return the re-embedded gallery items of three files, if any is given.
+
+    Of the old embeddings and the side, which may be the whole gallery's, only theirs.
+
+    Raises:
+        ConfigurationError: if one is given without those that belong to it.
+    """
+    from onward.spaces import Embeddings
+    from onward.training.pairs import Pairs
+
+    if old is None and side is None and new is None:
+        return None
+    if old is None or new is None:
+        raise ConfigurationError(
+            "a gallery sample is pairs: give both --sample-old and --sample-new (and --sample-side "
+            "where --side is given), or --gallery and --sample"
+        )
+    embedded = Embeddings.load(new)
+    aside = None if side is None else Embeddings.load(side).align(embedded.ids)
+    return Pairs(Embeddings.load(old).align(embedded.ids), aside, embedded)
+
+
+def read_sample(
+    pairs: "Pairs", gallery: str | None, sample: Path | None, share: float | None
+) -> "Pairs":
+    """Return the part of a sample that is learned from, with what the gallery stores of it.
+
+    Raises:
+        ConfigurationError: if the gallery or the sample is missing, the share is not above 0 and at
+            most 1, or nothing is left of it.
+    """
+    from onward.gallery import open_gallery
+    from onward.spaces import Embeddings
+    from onward.training.gallery_samples import LEARNED, learned_part, pairs_of_gallery
+
+    if gallery is None or sample is None:
+        raise ConfigurationError(
+            "a sample of a gallery is what the new model gives for some of its items: give both "
+            "--gallery and --sample (and --sample-share only with them)"
+        )
+    embedded, share = Embeddings.load(sample), LEARNED if share is None else share
+    part = learned_part(embedded.ids, share)
+    if not part:
+        raise ConfigurationError(
+            f"of the sample's {len(embedded)} items a share of {share:g} is none; embed more items "
+            "or give a larger --sample-share"
+        )
+    side = None if pairs.side is None else pairs.side.space
+    new = embedded.align(part)
+    learned = pairs_of_gallery(open_gallery(gallery), pairs.old.space, side, new)
+    kept = len(embedded) - len(part)
+    tell(
+        f"learns from {len(learned)} of the sample's {len(embedded)} items; {kept} are kept to "
+        f"judge by: onward upgrade plan {gallery} TRANSFORMATION --sample {sample}"
+    )
+    if len(learned) < len(part):
+        tell(f"{len(part) - len(learned)} are not in {gallery}, or lack what is read of them")
+    return learned

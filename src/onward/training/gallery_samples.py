@@ -1,0 +1,130 @@
+"""A sample of a gallery: which items to embed with the new model, and the pairs that they make.
+
+Only stored vectors are read, and only what is needed of them stands in memory.
+"""
+
+import heapq
+from collections.abc import Iterator
+from typing import Literal
+
+from onward.artifacts import digest
+from onward.errors import ConfigurationError, DataError
+from onward.gallery import Gallery
+from onward.spaces import Embeddings, Ids, Space
+from onward.training.pairs import Pairs
+from onward.training.samples import choose_sample
+from onward.transformation import Transformation
+
+SEEN = 100_000
+"""k-means looks at so many items at most, drawn at random."""
+
+LEARNED = 0.8
+"""The share of a sample that is learned from; a plan judges by the rest."""
+
+
+def choose_from_gallery(
+    gallery: Gallery,
+    old: Space,
+    side: Space | None = None,
+    *,
+    count: int,
+    by: Literal["random", "k-means", "uncertainty"] = "random",
+    transformation: Transformation | None = None,
+    seed: int = 0,
+) -> Ids:
+    """Return the ids of the gallery's items to embed with the new model.
+
+    As `choose_sample`, but of a gallery of any size: of the items that have a vector in these
+    spaces; by uncertainty, of those that have all that the transformation reads. At random, with
+    the same seed, a larger sample holds a smaller one.
+
+    Args:
+        gallery: the gallery.
+        old: the space of its old vectors.
+        side: the space of the side-information that k-means looks at too, if any.
+        count: how many to choose.
+        by: "random", "k-means" or "uncertainty".
+        transformation: for "uncertainty": one that knows its own.
+        seed: decides what is drawn at random.
+
+    Raises:
+        ConfigurationError: if there are not so many items, or a transformation is needed.
+        GalleryError: if the gallery lacks a space.
+        TransformationError: if the transformation knows no uncertainties.
+    """
+    if by == "uncertainty":
+        if transformation is None:
+            raise ConfigurationError(
+                "choosing by uncertainty needs a transformation that knows its own; give one "
+                "fitted with onward fit --uncertainty (--transformation), or choose by 'k-means'"
+            )
+        old, side = transformation.old, transformation.side
+    spaces = [old] if side is None else [old, side]
+    there = gallery.count(spaces)
+    if not 1 <= count <= there:
+        raise ConfigurationError(
+            f"a sample of {count} items was asked for, and {there} of gallery {gallery.url} have "
+            f"a vector in {' and '.join(space.name for space in spaces)}; ask for 1 to {there}"
+        )
+    if by == "random":
+        return tuple(sorted(gallery.sample(spaces, count, seed=seed)))
+    if by == "uncertainty" and transformation is not None:
+        unsure = _uncertainties(gallery, transformation)
+        return tuple(item for _, item in heapq.nsmallest(count, unsure))
+    seen = gallery.sample(spaces, max(count, min(SEEN, there)), seed=seed)
+    aside = None if side is None else gallery.read(side, seen)
+    return choose_sample(gallery.read(old, seen), aside, count=count, by=by, seed=seed)
+
+
+def learned_part(ids: Ids, share: float) -> Ids:
+    """Return the ids that are learned from: about a share, by a digest of each id alone.
+
+    Raises:
+        ConfigurationError: if the share is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise ConfigurationError(
+            f"to learn from a share of {share:g} of the sample is no part of it; give a fraction "
+            f"above 0 and at most 1, such as {LEARNED:g}"
+        )
+    limit = share * 2**32
+    return tuple(item for item in ids if int(digest(item.encode())[:8], 16) < limit)
+
+
+def pairs_of_gallery(gallery: Gallery, old: Space, side: Space | None, new: Embeddings) -> Pairs:
+    """Return the pairs of a gallery's stored vectors with true new embeddings of the same items.
+
+    Items that are not in the gallery, or lack what is read of them, are left out.
+
+    Args:
+        gallery: the gallery.
+        old: the space of the old vectors.
+        side: the space of the side-information, if any.
+        new: what the new model gives for some of its items.
+
+    Raises:
+        DataError: if no item is left.
+        GalleryError: if the gallery lacks a space.
+    """
+    spaces = [old] if side is None else [old, side]
+    there = {
+        item for batch in gallery.scan((), with_spaces=spaces, ids=new.ids) for item in batch.ids
+    }
+    ids = tuple(item for item in new.ids if item in there)
+    if not ids:
+        raise DataError(
+            f"none of the sample's {len(new)} items is in gallery {gallery.url} with a vector in "
+            f"{' and '.join(space.name for space in spaces)}; give embeddings of its own items, "
+            "such as onward gallery sample chooses"
+        )
+    aside = None if side is None else gallery.read(side, ids)
+    return Pairs(gallery.read(old, ids), aside, new.align(ids))
+
+
+def _uncertainties(gallery: Gallery, transformation: Transformation) -> Iterator[tuple[float, str]]:
+    """Give minus the uncertainty of every item that has what is read, and its id."""
+    old, side = transformation.old, transformation.side
+    for batch in gallery.scan([old] if side is None else [old, side]):
+        aside = None if side is None else Embeddings(batch.ids, batch.vectors[side], side)
+        unsure = transformation.uncertainties(Embeddings(batch.ids, batch.vectors[old], old), aside)
+        yield from zip((-unsure).tolist(), batch.ids, strict=True)

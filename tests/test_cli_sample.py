@@ -1,0 +1,272 @@
+"""A gallery sample by commands: choose, embed, fit, plan, start; and what each refuses."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from onward import EmbeddingModel, open_items
+from onward.cli.app import app
+from onward.cli.gallery import parse_count
+from onward.errors import ConfigurationError, DataError, GalleryError, UpgradeError
+from onward.gallery import create_gallery, open_gallery
+from onward.models import InputSpec
+from onward.spaces import Embeddings, Space
+from onward.training.gallery_samples import choose_from_gallery, learned_part, pairs_of_gallery
+from onward.transformation import Dense, Transformation, linear
+
+OLD, SIDE = Space("old@1", 6), Space("side@1", 24)
+IDS = tuple(f"digits/{row:04}" for row in range(1000))
+
+
+def answer(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def project(weight, path):
+    """Write a model that projects the pixels of a digit; return its directory."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["images"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["vectors"]),
+        ],
+        "projection",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["items", 1, 8, 8])],
+        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["items", weight.shape[1]])],
+        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path / "m.onnx")
+    grey = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
+    model = EmbeddingModel.from_onnx(path / "m.onnx", name="new", input=grey)
+    model.save(path / "new-model")
+    return model
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A model, training pairs of 500 digits, and vectors of 500 more; old ones see 6 pixels."""
+    path = tmp_path_factory.mktemp("shop")
+    rng = np.random.default_rng(0)
+    digits = open_items("digits").select(np.arange(1000))
+    pixels = np.stack([np.asarray(digits.open(row), np.float32).ravel() for row in range(1000)])
+    pixels = pixels / 127.5 - 1
+    model = project(rng.normal(size=(64, 24)) / 8, path)
+    columns = rng.permutation(64)
+    old = Embeddings(IDS, pixels[:, columns[:6]], OLD, digits.labels)
+    side = Embeddings(IDS, pixels[:, columns[6:30]], SIDE)
+    new = model.embed(digits)
+    train, kept = np.arange(500), np.arange(500, 1000)
+    for name, vectors in {"old": old, "side": side, "new": new}.items():
+        vectors.select(train).save(path / f"{name}-train.parquet")
+    return path, old.select(kept), side.select(kept), new.select(kept), digits
+
+
+@pytest.fixture
+def gallery(shop, tmp_path):
+    _, old, side, _, digits = shop
+    payloads = [dict(payload) for payload in digits.payloads[500:]]
+    url = str(tmp_path / "shop.lance")
+    create_gallery(url, OLD, SIDE, items=[old, side], payloads=payloads)
+    return url
+
+
+@pytest.mark.slow
+def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gallery, tmp_path):
+    path, *_ = shop
+    lines, embedded, h = tmp_path / "sample.jsonl", tmp_path / "again.parquet", tmp_path / "h"
+    said = json.loads(answer("gallery", "sample", gallery, lines, "--count", "40%", "--json"))
+    assert said == {"items": 200, "without payload": 0, "written": [str(lines)]}
+    answer("embed", path / "new-model", lines, embedded)
+    sample = Embeddings.load(embedded)
+    assert (len(sample), sample.labels) == (200, None)
+    train = [path / "old-train.parquet", path / "new-train.parquet", h]
+    fit = ("fit", *train, "--side", path / "side-train.parquet", "--method", "ridge", "--json")
+    made = json.loads(answer(*fit, "--gallery", gallery, "--sample", embedded))["made_by"]
+    learned = set(made["sample"]["ids"])
+    assert learned == set(learned_part(sample.ids, 0.8))
+    assert 140 < len(learned) < 180
+    assert len(made["pairs"]["ids"]) == 500
+    assert not any(item in (h / "README.md").read_text() for item in learned)
+
+    plan = ("upgrade", "plan", gallery, h, "--sample", embedded)
+    planned = json.loads(answer(*plan, "--json"))
+    assert planned["allowed"]
+    assert planned["prediction"]["items"] == 200 - len(learned)
+    assert planned["recommendation"].startswith("Upgrade")
+    refused = answer(*plan, "--require", "map > 1.5 * new/new", code=1)
+    assert "gate CLOSED: map > 1.5 * new/new is required" in refused
+    assert "gate CLOSED" in answer("upgrade", gallery, h, *plan[4:], "--require", "map>1", code=1)
+    start = ("upgrade", "start", gallery, h, "--sample", embedded, "--json")
+    with pytest.raises(UpgradeError, match="the upgrade was not started: the gate is CLOSED"):
+        answer(*start, "--require", "map > 1.5 * new/new")
+    assert len(open_gallery(gallery).spaces()) == 2
+    done = json.loads(answer(*start, "--require", "map > 1.5 * new/new", "--force"))
+    assert (done["done"], done["remaining"]) == (300, 0)
+    events = {entry["event"]: entry for entry in open_gallery(gallery).journal()}
+    assert (events["gate"]["forced"], events["sample"]["written"]) == (True, 200)
+    stored = open_gallery(gallery).read(sample.space, sample.ids)
+    np.testing.assert_array_equal(stored.vectors, sample.vectors)
+    answer("upgrade", "all", gallery, h, "--sample", embedded, "--yes")
+    assert open_gallery(gallery).describe().serving == sample.space
+
+
+def test_a_requirement_without_a_sample_is_refused_by_every_command(shop, gallery, tmp_path):
+    _, _, _, new, _ = shop
+    h = linear(OLD, SIDE, new.space, np.ones((24, 30)), np.zeros(24), made_by={})
+    h.save(tmp_path / "h")
+    for command in (("plan",), ("start",), ("all",), ("all", "--yes")):
+        with pytest.raises(
+            UpgradeError, match=r"is required, but nothing is predicted; .* --sample"
+        ):
+            answer("upgrade", *command, gallery, tmp_path / "h", "--require", "map >= old/old")
+    assert len(open_gallery(gallery).spaces()) == 2
+    answer("upgrade", "start", gallery, tmp_path / "h")
+
+
+def test_a_plan_with_a_sample_that_h_makes_worse_ends_with_1(shop, gallery, tmp_path):
+    _, _, _, new, _ = shop
+    rng = np.random.default_rng(1)
+    h = linear(OLD, SIDE, new.space, rng.normal(size=(24, 30)), np.zeros(24), made_by={})
+    h.save(tmp_path / "h")
+    new.select(np.arange(100)).save(tmp_path / "again.parquet")
+    command = (gallery, tmp_path / "h", "--sample", tmp_path / "again.parquet")
+    planned = json.loads(answer("upgrade", "plan", *command, "--json", code=1))
+    assert not planned["allowed"]
+    assert planned["verdict"]["requirement"] == "map >= old/old"
+    assert planned["recommendation"].startswith("Do not upgrade by this alone")
+    assert "--force" in planned["next_steps"][0]["why"]
+    with pytest.raises(UpgradeError, match=r"gate is CLOSED: .* say force=True \(--force\)"):
+        answer("upgrade", "all", *command, "--yes")
+
+
+# Choosing
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("3%", 15), ("100%", 500), ("0.01%", 1), ("7", 7), (" 12.5 %", 62)]
+)
+def test_a_count_is_a_number_or_a_share(text, expected):
+    assert parse_count(text, 500) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "1.5", "101%", "0%", "-3", "many", "nan", "inf"])
+def test_what_is_no_count_is_refused(text):
+    with pytest.raises(ConfigurationError, match="is no number of items; give a whole number such"):
+        parse_count(text, 500)
+
+
+def test_k_means_and_uncertainty_choose_of_the_items_that_have_what_is_read(shop, gallery):
+    _, old, _, new, _ = shop
+    opened = open_gallery(gallery)
+    opened.add(Embeddings(("bare",), np.full((1, 6), 1e6, np.float32), OLD))
+    spread = choose_from_gallery(opened, OLD, SIDE, count=30, by="k-means")
+    assert len(set(spread)) == 30
+    assert set(spread) <= set(old.ids)
+    h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
+    first = Dense(np.eye(1, 24, dtype=np.float32), np.zeros(1, np.float32), relu=False)
+    h = Transformation(OLD, SIDE, new.space, h.steps, {}, first)
+    unsure = choose_from_gallery(opened, OLD, count=10, by="uncertainty", transformation=h)
+    values = dict(zip(old.ids, old.vectors[:, 0].tolist(), strict=True))
+    assert [values[item] for item in unsure] == sorted(values.values(), reverse=True)[:10]
+
+
+def test_a_larger_random_sample_holds_a_smaller_one(gallery):
+    opened = open_gallery(gallery)
+    small, large = (choose_from_gallery(opened, OLD, count=count) for count in (20, 60))
+    assert set(small) < set(large)
+    assert set(small) != set(choose_from_gallery(opened, OLD, count=20, seed=1))
+
+
+def test_what_cannot_be_chosen_is_said(shop, gallery, tmp_path):
+    opened = open_gallery(gallery)
+    with pytest.raises(ConfigurationError, match=r"sample of 501 items was asked for, and 500 of"):
+        choose_from_gallery(opened, OLD, count=501)
+    with pytest.raises(ConfigurationError, match=r"needs a transformation .* --uncertainty"):
+        choose_from_gallery(opened, OLD, count=5, by="uncertainty")
+    with pytest.raises(ConfigurationError, match=r"sample\.txt must end in \.jsonl"):
+        answer("gallery", "sample", gallery, tmp_path / "sample.txt")
+    with pytest.raises(GalleryError, match="has no space 'sight'; it has old@1, side@1"):
+        answer("gallery", "sample", gallery, tmp_path / "sample.jsonl", "--space", "sight")
+
+
+def test_items_without_a_payload_are_told(shop, tmp_path):
+    _, old, *_ = shop
+    url = str(tmp_path / "bare.lance")
+    create_gallery(url, OLD, items=[old])
+    command = ("gallery", "sample", url, tmp_path / "s.jsonl", "--count", 5)
+    result = CliRunner().invoke(app, [str(each) for each in command])
+    assert "5 of 5 items have no payload, so nothing says where their images are" in result.output
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 5
+
+
+# Embedding
+
+
+def test_lines_that_point_to_no_image_are_refused_or_left_out(shop, tmp_path):
+    path, *_ = shop
+    lines = tmp_path / "s.jsonl"
+    lines.write_text('{"id": "a", "digits": 3}\n{"id": "b"}\n{"id": "c", "path": "/gone.png"}\n')
+    command = ("embed", path / "new-model", lines, tmp_path / "out.parquet")
+    with pytest.raises(DataError, match="does not say where an image is"):
+        answer(*command)
+    answer(*command, "--skip-bad")
+    assert Embeddings.load(tmp_path / "out.parquet").ids == ("a",)
+    with pytest.raises(
+        ConfigurationError, match="lists the items to embed, and has neither splits"
+    ):
+        answer(*command, "--classes", "0-4")
+    lines.write_text("\n")
+    with pytest.raises(GalleryError, match=r"s\.jsonl has no item\. Write a line of JSON for each"):
+        answer(*command)
+    lines.unlink()
+    with pytest.raises(GalleryError, match=r"there is no file .* onward gallery sample"):
+        answer(*command)
+
+
+# Fitting
+
+
+def test_a_part_is_chosen_by_the_id_alone():
+    part = learned_part(IDS, 0.8)
+    assert 770 < len(part) < 830
+    assert learned_part(IDS[::-1][:500], 0.8) == tuple(i for i in IDS[::-1][:500] if i in part)
+    assert learned_part(IDS, 1.0) == IDS
+    assert set(learned_part(IDS, 0.5)) < set(part)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
+def test_a_share_to_learn_from_that_is_none_is_refused(share):
+    with pytest.raises(ConfigurationError, match="is no part of it; give a fraction above 0"):
+        learned_part(IDS, share)
+
+
+def test_pairs_leave_out_what_the_gallery_does_not_have(shop, gallery):
+    _, old, side, new, _ = shop
+    opened = open_gallery(gallery)
+    opened.delete(old.ids[:3])
+    opened.add(Embeddings(old.ids[:1], old.vectors[:1], OLD))
+    pairs = pairs_of_gallery(opened, OLD, SIDE, new)
+    assert pairs.old.ids == new.ids[3:]
+    np.testing.assert_array_equal(pairs.side.vectors, side.vectors[3:])
+    assert pairs_of_gallery(opened, OLD, None, new).old.ids == (new.ids[0], *new.ids[3:])
+    stranger = Embeddings(("none",), new.vectors[:1], new.space)
+    with pytest.raises(DataError, match=r"none of the sample's 1 items is in gallery .* with a"):
+        pairs_of_gallery(opened, OLD, SIDE, stranger)
+
+
+def test_fit_refuses_half_a_sample_and_two_of_them(shop, gallery, tmp_path):
+    path, _, _, new, _ = shop
+    new.save(tmp_path / "new.parquet")
+    fit = ("fit", path / "old-train.parquet", path / "new-train.parquet", tmp_path / "h")
+    for half in (("--gallery", gallery), ("--sample", tmp_path / "new.parquet")):
+        with pytest.raises(ConfigurationError, match="give both --gallery and --sample"):
+            answer(*fit, *half)
+    files = ("--sample-old", path / "old-train.parquet", "--sample-new", path / "new-train.parquet")
+    with pytest.raises(ConfigurationError, match="give one of the two"):
+        answer(*fit, "--gallery", gallery, *files)
