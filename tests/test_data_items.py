@@ -1,14 +1,19 @@
 """Items: ids, labels and where the images are; the bundled digits; splits."""
 
+import hashlib
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from onward.data import Items, LeftOut, decoding, load_images, open_items, open_payload, open_splits
 from onward.data.digits import digit_labels, digit_values
+from onward.data.payloads import with_digest
 from onward.data.splits import split_by_id
 from onward.errors import ConfigurationError, DataError
 
@@ -153,11 +158,39 @@ def test_a_payload_opens_its_image_again():
         ({"where": "there"}, "does not say where an image is; it needs 'path'"),
         ({"path": "gone/a.jpg"}, "gone/a.jpg cannot be read: No such file or directory"),
         ({"file": "gone.parquet", "row": 1, "column": "image"}, "gone.parquet cannot be read"),
+        ({"path": 17}, "has 17 as 'path', which says of no image where it is; write the name"),
+        ({"path": "a\0b"}, "as 'path', which says of no image where it is"),
+        ({"file": "a.parquet", "row": "1", "column": "image"}, "has '1' as 'row'.*write a number"),
+        ({"digits": None}, "has None as 'digits'.*write a number"),
     ],
 )
 def test_a_payload_that_leads_nowhere_is_an_error(payload, words):
     with pytest.raises(DataError, match=words):
         open_payload(payload)
+
+
+def test_an_image_that_has_changed_is_not_taken_for_the_one_that_it_was(tmp_path):
+    file = tmp_path / "a.png"
+    Image.new("L", (3, 3), 7).save(file)
+    payload = with_digest({"path": str(file), "taken": "2024"})
+    assert payload["taken"] == "2024"
+    assert payload["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    sized = {"path": str(file), "bytes": file.stat().st_size}
+    assert open_payload(payload).getpixel((0, 0)) == open_payload(sized).getpixel((0, 0)) == 7
+    Image.new("L", (300, 3), 8).save(file)
+    with pytest.raises(DataError, match=r"a.png has changed since .*SHA-256 is .*Put the image"):
+        open_payload(payload)
+    with pytest.raises(DataError, match=rf"has changed .*: it has \d+ bytes, not {sized['bytes']}"):
+        open_payload(sized)
+
+
+def test_a_cell_of_parquet_has_a_digest_and_a_bundled_digit_needs_none(tmp_path):
+    file = tmp_path / "a.parquet"
+    images = [{"bytes": b"first", "path": None}, {"bytes": b"second", "path": None}]
+    pq.write_table(pa.table({"image": images}), file)
+    payload = with_digest({"file": str(file), "row": 1, "column": "image"})
+    assert payload["sha256"] == hashlib.sha256(b"second").hexdigest()
+    assert with_digest({"digits": 3}) == {"digits": 3}
 
 
 def test_every_image_comes_through_decode(monkeypatch):

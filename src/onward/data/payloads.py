@@ -6,14 +6,20 @@
 {"digits": 17}                                                    one of the bundled digits
 ```
 
-A gallery keeps payloads beside its vectors and never reads them.
+The first two may carry `"bytes"`, the length of the image, or `"sha256"`, a digest of its bytes: an
+image that has changed since is then not taken for the one that it was. A gallery keeps payloads
+beside its vectors and never reads them.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
 
 from onward.artifacts import digest
 from onward.data import decoding
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Payload = Mapping[str, Any]
+V = TypeVar("V", str, int)
 
 _FOOTER_LENGTH = 8  # at the end of a Parquet file: 4 bytes of length, then PAR1
 
@@ -33,28 +40,32 @@ def open_payload(payload: Payload) -> "Image.Image":
     """Return the image that a payload points to, as grey ("L") or colour ("RGB") pixels.
 
     Raises:
-        DataError: if the image is gone or unreadable, naming its file and row; if the payload says
-            nothing about where its image is.
+        DataError: if the image is gone, unreadable or changed, naming its file and row; if the
+            payload says nothing about where its image is.
     """
-    if "path" in payload:
-        return decoding.decode(_read_file(payload["path"]), payload["path"])
-    if {"file", "row", "column"} <= payload.keys():
-        from onward.data.row_groups import read_image_bytes
+    if "digits" in payload and not {"path", "file"} & payload.keys():
+        return decoding.decode(_digit(payload), describe_payload(payload))
+    content, where = _read(payload), describe_payload(payload)
+    changed = _find_change(content, payload)
+    if changed is not None:
+        raise DataError(
+            f"{where} has changed since its payload was written: {changed}. Put the image back, or "
+            "update the item, whose other vectors are of the image that it was"
+        )
+    return decoding.decode(content, where)
 
-        where = describe_payload(payload)
-        content = read_image_bytes(payload["file"], payload["row"], payload["column"])
-        if content is None:
-            raise DataError(f"{where} holds no image: its bytes are null; leave it out")
-        return decoding.decode(content, where)
+
+def with_digest(payload: Payload) -> dict[str, Any]:
+    """Return the payload with the SHA-256 of its image, by which a change is noticed later.
+
+    That of a bundled digit stays as it is: it cannot change.
+
+    Raises:
+        DataError: if the image is gone, or the payload says nothing about where it is.
+    """
     if "digits" in payload:
-        row, count = payload["digits"], len(digit_values())
-        if not 0 <= row < count:
-            raise DataError(f"there are {count} digits, counted from 0, and no digit {row}")
-        return decoding.decode(digit_pixels(row), describe_payload(payload))
-    raise DataError(
-        f"the payload {dict(payload)} does not say where an image is; it needs 'path', or 'file', "
-        "'row' and 'column', or 'digits'"
-    )
+        return dict(payload)
+    return {**payload, "sha256": hashlib.sha256(_read(payload)).hexdigest()}
 
 
 def find_fault(payload: Payload) -> str | None:
@@ -114,6 +125,53 @@ def _digest_footer(file: str) -> str:
             return digest(str(size).encode(), opened.read())
     except OSError as error:
         raise _gone(file, error) from error
+
+
+def _read(payload: Payload) -> bytes:
+    """Return the bytes of an image file, or of a cell."""
+    if "path" in payload:
+        return _read_file(_value(payload, "path", str))
+    if {"file", "row", "column"} <= payload.keys():
+        from onward.data.row_groups import read_image_bytes
+
+        file, column = _value(payload, "file", str), _value(payload, "column", str)
+        content = read_image_bytes(file, _value(payload, "row", int), column)
+        if content is None:
+            where = describe_payload(payload)
+            raise DataError(f"{where} holds no image: its bytes are null; leave it out")
+        return content
+    raise DataError(
+        f"the payload {dict(payload)} does not say where an image is; it needs 'path', or 'file', "
+        "'row' and 'column', or 'digits'"
+    )
+
+
+def _digit(payload: Payload) -> UInt8[np.ndarray, "8 8"]:
+    row, count = _value(payload, "digits", int), len(digit_values())
+    if not 0 <= row < count:
+        raise DataError(f"there are {count} digits, counted from 0, and no digit {row}")
+    return digit_pixels(row)
+
+
+def _value(payload: Payload, name: str, kind: type[V]) -> V:
+    """Return a value of a payload; the owner may have written anything."""
+    value = payload[name]
+    if not isinstance(value, kind) or (isinstance(value, str) and "\0" in value):
+        raise DataError(
+            f"the payload {dict(payload)} has {value!r} as {name!r}, which says of no image where "
+            f"it is; write {'a number' if kind is int else 'the name of a file or a column'}"
+        )
+    return value
+
+
+def _find_change(content: bytes, payload: Payload) -> str | None:
+    """Say what shows that an image is another one than its payload was written for."""
+    length, stated = payload.get("bytes"), payload.get("sha256")
+    if length is not None and length != len(content):
+        return f"it has {len(content):,} bytes, not {length}"
+    if stated is not None and stated != (found := hashlib.sha256(content).hexdigest()):
+        return f"its SHA-256 is {found[:8]}..., not {str(stated)[:8]}..."
+    return None
 
 
 def _read_file(path: str) -> bytes:

@@ -334,6 +334,7 @@ def _read(
             if origin == "embedded":
                 revisions.pop(item, None)
     there = tuple(item for item in ids if item in revisions)
+    payloads: dict[str, Mapping[str, Any] | None]
     try:
         payloads = dict(zip(there, gallery.payloads(there), strict=True))
     except GalleryError:  # one may have been deleted since

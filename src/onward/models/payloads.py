@@ -1,0 +1,79 @@
+"""Embed the images that payloads point to; what cannot be opened is told, and stops nothing.
+
+For galleries, whose payloads are the owner's: some images are gone, some have changed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import UInt8
+
+from onward.data import open_payload
+from onward.data.decoding import REPAIR
+from onward.data.images import to_pixels
+from onward.data.payloads import Payload
+from onward.errors import DataError
+from onward.models.embedding import EmbeddingModel
+from onward.spaces import Embeddings, Ids
+
+NO_PAYLOAD = "it has no payload that would say where its image is"
+NOT_FINITE = "the model gives NaN or infinite values for it"
+DECODERS = 4
+"""So many images are read and decoded at a time."""
+
+Image = UInt8[np.ndarray, "channel height width"]
+EmbedPayloads = Callable[[Ids, Sequence[Payload | None]], tuple[Embeddings, Mapping[str, str]]]
+
+
+def payload_embedder(model: EmbeddingModel, *, device: str = "cpu") -> EmbedPayloads:
+    """Return a function from ids and payloads to embeddings, and why the others have none.
+
+    Where it is called again and again, keep it: on a GPU, each holds a copy of the weights. Memory
+    is bounded by what it is given at a time.
+
+    Raises:
+        ModelError: if the device cannot be used.
+    """
+    run = model.pixel_embedder(device=device)
+
+    def embed(ids: Ids, payloads: Sequence[Payload | None]) -> tuple[Embeddings, Mapping[str, str]]:
+        images, skipped = _decode(model, ids, payloads)
+        there = tuple(item for item in ids if item in images)
+        if not there:
+            return Embeddings((), np.empty((0, model.space.dim), np.float32), model.space), skipped
+        vectors, _ = run(np.stack([images[item] for item in there]))
+        finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        kept = tuple(there[row] for row in finite)
+        skipped |= dict.fromkeys((item for item in there if item not in kept), NOT_FINITE)
+        return Embeddings(kept, vectors[finite], model.space), skipped
+
+    return embed
+
+
+def _decode(
+    model: EmbeddingModel, ids: Ids, payloads: Sequence[Payload | None]
+) -> tuple[dict[str, Image], dict[str, str]]:
+    """Return the pixels by id, and why there are none of the others."""
+    taken = model.input
+
+    def decode(row: int) -> Image | str:
+        payload = payloads[row]
+        if payload is None:
+            return NO_PAYLOAD
+        try:
+            return to_pixels(open_payload(payload), taken.size, taken.channels)
+        except DataError as error:
+            return str(error).removesuffix(REPAIR)
+
+    rows = sorted(range(len(ids)), key=lambda row: _place(payloads[row]))
+    with ThreadPoolExecutor(DECODERS, "decode") as decoders:
+        found = dict(zip((ids[row] for row in rows), decoders.map(decode, rows), strict=True))
+    images = {item: one for item, one in found.items() if not isinstance(one, str)}
+    return images, {item: one for item, one in found.items() if isinstance(one, str)}
+
+
+def _place(payload: Payload | None) -> tuple[str, int]:
+    """Return what sorts cells of a Parquet file by file and row: it is read from top to bottom."""
+    file, row = (payload or {}).get("file"), (payload or {}).get("row")
+    return str(file), row if isinstance(row, int) else 0
