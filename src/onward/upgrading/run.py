@@ -1,22 +1,34 @@
 """Work off the rows that are to be done, batch by batch, in bounded memory.
 
 What is left to do is in the rows: a run may be stopped or killed at any moment and another goes on.
-No image can be read here: nothing that could is imported.
+Several workers may run one upgrade: they part the rows by their ids, and part them anew when one
+comes or goes. No image can be read here: nothing that could is imported.
 """
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from onward.dense import run_uncertainty
-from onward.gallery import Gallery
+from onward.errors import GalleryError
+from onward.gallery import Batch, Gallery, Share
 from onward.progress import Progress
+from onward.transformation import Transformation
+from onward.upgrading.control import LOOK_SECONDS, Pace, check_not_aborted
 from onward.upgrading.routes import Routes, count_pending, pending, transform
 from onward.upgrading.work import measure_work, next_step
 
 FRUITLESS_PASSES = 3
 """So often may a pass write nothing, because other processes change its rows, before it gives up"""
+PASS_SECONDS = 600.0
+"""After so long a pass begins anew: it reads what was stored when it began."""
+PATIENCE_SECONDS = 30.0
+"""After so long without a row written by them, what other workers hold is taken over."""
+
+Outcome = Literal["nothing", "done", "cut short", "stopped"]
+"""Of a pass: nothing was pending, all was done, there may be more to do, or it was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -64,46 +76,103 @@ class UpgradeResult:
 
 @dataclass
 class _Run:
-    """One run under way."""
+    """One run under way: rows are read and transformed while the batch before is written."""
 
     gallery: Gallery
     routes: Routes
     batch_rows: int
     progress: Progress
-    stop: Callable[[], bool]
+    pace: Pace
+    writer: Executor
     done: int = 0
     stopped: bool = False
     total: int = field(init=False)
+    writing: "Future[int] | None" = None
 
     def __post_init__(self) -> None:
         self.total = count_pending(self.gallery, self.routes)
 
     def work_off(self) -> None:
         """Make passes over the pending rows until none is left: others may add some meanwhile."""
-        fruitless = 0
         self.progress(0, self.total)
-        while fruitless < FRUITLESS_PASSES:
-            before, found = self.done, self._pass()
-            if self.stopped or not found:
-                return
-            fruitless = fruitless + 1 if self.done == before else 0
+        with self.gallery.working_on(self.routes.new) as share_now:
+            fruitless, alone = 0, False
+            while fruitless < FRUITLESS_PASSES:
+                present, before = share_now(), self.done
+                share = Share() if alone else present
+                outcome = self._pass(share, present, share_now)
+                if outcome == "nothing" and not share.is_everything:
+                    outcome, alone = self._await_others(share_now)
+                if outcome in ("nothing", "stopped"):
+                    self.stopped = outcome == "stopped"
+                    return
+                fruitless = fruitless + 1 if outcome == "done" and self.done == before else 0
 
-    def _pass(self) -> bool:
-        """Work off what is pending now; say whether there was anything."""
-        found = False
-        for transformation, batch in pending(self.gallery, self.routes, self.batch_rows):
-            found = True
-            if self.stop():
-                self.stopped = True
-                return found
-            new = transform(transformation, batch)
-            layer = transformation.uncertainty
-            unsure = None if layer is None else run_uncertainty(layer, new.vectors)
-            self.done += self.gallery.write(
-                new, batch.revisions, origin="upgraded", uncertainty=unsure
-            )
-            self.progress(self.done, max(self.total, self.done))
-        return found
+    def settle(self) -> None:
+        """Wait until the batch that is being written is written."""
+        if self.writing is None:
+            return
+        try:
+            written = self.writing.result()
+        except Exception:
+            self.writing = None
+            raise
+        self.writing = None
+        self.done += written
+        self.progress(self.done, max(self.total, self.done))
+
+    def _pass(self, share: Share, present: Share, share_now: Callable[[], Share]) -> Outcome:
+        """Work off what is pending of a share now, unless the workers are no longer the same."""
+        outcome: Outcome = "nothing"
+        begin = time.monotonic()
+        for transformation, batch in pending(self.gallery, self.routes, self.batch_rows, share):
+            outcome, rest = "done", batch
+            while len(rest):
+                rows = self.pace.next_rows(len(rest), share.of, self.settle)
+                is_old = time.monotonic() - begin > PASS_SECONDS
+                if rows is None or is_old or share_now() != present:
+                    self.settle()
+                    return "stopped" if rows is None else "cut short"
+                self._begin_writing(transformation, rest.part(0, rows))
+                rest = rest.part(rows, len(rest))
+        self.settle()
+        return outcome
+
+    def _begin_writing(self, transformation: Transformation, batch: Batch) -> None:
+        new = transform(transformation, batch)
+        layer = transformation.uncertainty
+        unsure = None if layer is None else run_uncertainty(layer, new.vectors)
+        self.settle()
+        self.writing = self.writer.submit(
+            self.gallery.write,
+            new,
+            batch.revisions,
+            origin="upgraded",
+            uncertainty=unsure,
+            made_by=self.routes.digest,
+        )
+
+    def _await_others(self, share_now: Callable[[], Share]) -> tuple[Outcome, bool]:
+        """Wait for what is left in others' shares.
+
+        Returns:
+            "nothing" if they have done it, "cut short" if there is more to be done by this worker;
+            and whether that is everything, because they do not get on with it.
+        """
+        present, before, looks = share_now(), -1, 0
+        while share_now() == present:
+            left = count_pending(self.gallery, self.routes)
+            if not left:
+                return "nothing", False
+            looks = looks + 1 if left == before else 0
+            if looks * LOOK_SECONDS >= PATIENCE_SECONDS:
+                return "cut short", True
+            before = left
+            self.progress(max(self.done, self.total - left), max(self.total, self.done))
+            if self.pace.next_rows(1, present.of, self.settle) is None:
+                return "stopped", False
+            time.sleep(LOOK_SECONDS)
+        return "cut short", False
 
 
 def run_upgrade(
@@ -122,13 +191,23 @@ def run_upgrade(
         batch_rows: how many rows are read, transformed and written at a time.
         progress: told after every batch.
         stop: asked before every batch; an interrupt from the keyboard stops the run too.
+
+    Raises:
+        UpgradeError: if the upgrade is aborted meanwhile.
     """
     begin = time.perf_counter()
-    run = _Run(gallery, routes, batch_rows, progress, stop)
-    try:
-        run.work_off()
-    except KeyboardInterrupt:
-        run.stopped = True
+    with ThreadPoolExecutor(1) as writer:
+        run = _Run(gallery, routes, batch_rows, progress, Pace(gallery, routes, stop), writer)
+        try:
+            try:
+                run.work_off()
+            finally:
+                run.settle()
+        except KeyboardInterrupt:
+            run.stopped = True
+        except GalleryError:
+            check_not_aborted(gallery, routes)
+            raise
     work = measure_work(gallery, routes)
     seconds = time.perf_counter() - begin
     result = UpgradeResult(run.done, work.skipped, work.to_do, seconds, run.stopped)
