@@ -40,7 +40,7 @@ class JudgedItems:
         new: their true new embeddings, in the same order.
         upgraded: what the transformations make of them, of those that one of them can carry.
         labels: class of each, if they are judged by label.
-        uncertainties: of what is upgraded, if the transformations know it.
+        uncertainties: of those that are upgraded by a transformation that knows its own.
         left_out: of the sample's other items: why they are left out, and how many.
         remade: how many vectors in `nothing` an earlier upgrade made.
     """
@@ -49,7 +49,7 @@ class JudgedItems:
     new: Embeddings
     upgraded: Embeddings
     labels: Labels | None
-    uncertainties: Mapping[str, float] | None
+    uncertainties: Mapping[str, float]
     left_out: Mapping[str, int]
     remade: int
 
@@ -144,20 +144,18 @@ def _can_judge(labels: list[int | None]) -> bool:
 
 def _upgrade(
     gallery: Gallery, routes: Routes, ids: list[str]
-) -> tuple[Embeddings, Mapping[str, float] | None]:
-    """Return what carries each item makes of it, and how unsure it is where all know that."""
+) -> tuple[Embeddings, Mapping[str, float]]:
+    """Return what carries each item makes of it, and how unsure it is where it knows."""
     spaces, left = gallery.spaces(), set(ids)
     parts: list[Embeddings] = []
-    unsure: dict[str, float] | None = {}
+    unsure: dict[str, float] = {}
     for transformation in routes.transformations:
         needed = needed_spaces(transformation)
         if not left or not set(needed) <= set(spaces):
             continue
         for batch in gallery.scan(needed, ids=sorted(left)):
             parts.append(transform(transformation, batch))
-            if unsure is None or transformation.uncertainty is None:
-                unsure = None
-            else:
+            if transformation.uncertainty is not None:
                 numbers = _uncertainties(transformation, batch).tolist()
                 unsure |= dict(zip(batch.ids, numbers, strict=True))
         left -= {item for part in parts for item in part.ids}

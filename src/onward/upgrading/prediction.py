@@ -219,17 +219,19 @@ def predict(
         lost=judged.lost,
         remade=judged.remade,
         left_out=judged.left_out,
-        order="random" if judged.uncertainties is None else "uncertainty",
+        order="uncertainty" if judged.uncertainties else "random",
         cells=cells,
     )
 
 
 def _backfill_order(judged: JudgedItems, seed: int) -> Ids:
-    """Return the ids, most urgent first: what cannot be carried, then what is least certain."""
+    """Return the ids in the order of a backfill: least certain first, last what is not carried."""
     drawn = np.random.default_rng(seed).permutation(len(judged))
-    carried, unsure = set(judged.upgraded.ids), judged.uncertainties or {}
+    carried, unsure = set(judged.upgraded.ids), judged.uncertainties
     shuffled = [judged.ids[row] for row in drawn]
-    return tuple(sorted(shuffled, key=lambda item: (item in carried, -unsure.get(item, 0.0))))
+    return tuple(
+        sorted(shuffled, key=lambda item: (item not in carried, -unsure.get(item, -np.inf)))
+    )
 
 
 def _partly(judged: JudgedItems, order: Ids, share: float) -> Embeddings:
