@@ -50,6 +50,10 @@ COMMANDS = [
     "upgrade plan",
     "upgrade start",
     "upgrade status",
+    "upgrade pause",
+    "upgrade resume",
+    "upgrade limit",
+    "upgrade abort",
     "upgrade verify",
     "upgrade cutover",
     "upgrade rollback",
@@ -218,6 +222,36 @@ def test_an_upgrade_that_is_interrupted_ends_with_1_and_goes_no_further(
     ]
 
 
+def test_an_upgrade_is_paused_limited_resumed_and_aborted_by_commands(files, gallery):
+    words = [gallery, files / "old-to-new", "--json"]
+    answer("upgrade", "start", *words, "--rows-per-second", "5_000")
+    assert json.loads(answer("upgrade", "pause", *words))["paused"]
+    limited = json.loads(answer("upgrade", "limit", *words, "--rows-per-second", "none"))
+    assert (limited["paused"], limited["rows_per_second"]) == (True, None)
+    assert not json.loads(answer("upgrade", "resume", *words))["paused"]
+    logged = [json.loads(line) for line in answer("upgrade", "log", gallery, "--json").splitlines()]
+    assert [one["rows_per_second"] for one in logged if one["event"] == "limit"] == [5000, None]
+    refused = CliRunner().invoke(app, ["upgrade", "abort", *map(str, words)])
+    assert refused.exit_code == 1
+    assert "would drop new@2 (4, l2) with the vectors of 12 rows" in str(refused.exception)
+    assert NEW in open_gallery(gallery).spaces()
+    assert not json.loads(answer("upgrade", "abort", *words, "--yes"))["started"]
+    assert NEW not in open_gallery(gallery).spaces()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "no limit was given; give --rows-per-second with a number, or none"),
+        (["--rows-per-second", "fast"], "--rows-per-second fast is no number; give one such as"),
+    ],
+)
+def test_a_limit_that_says_nothing_is_refused(files, gallery, given, words):
+    told = CliRunner().invoke(app, ["upgrade", "limit", gallery, str(files / "old-to-new"), *given])
+    assert told.exit_code == 1
+    assert words in str(told.exception)
+
+
 def test_every_next_step_names_a_command_that_there_is():
     for command in NEXT_COMMANDS.values():
         assert command.removeprefix("onward ") in COMMANDS
@@ -229,7 +263,8 @@ def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery)
         OLD, Space("side@1", 2), NEW, np.ones((4, 6), np.float32), np.zeros(4), made_by={}
     )
     side.save(files / "with-side")
-    answer("upgrade", "start", gallery, files / "with-side")
+    started = CliRunner().invoke(app, ["upgrade", "start", gallery, str(files / "with-side")])
+    assert started.exit_code == 1  # something was not done
     words = ["upgrade", "verify", gallery, str(files / "with-side"), "--json"]
     refused = CliRunner().invoke(app, words)
     assert refused.exit_code == 1

@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from onward.cli.options import GalleryUrl
 from onward.cli.output import AsJson, show, tell
+from onward.cli.upgrade_control import RowsPerSecond, abort, limit, pause, read_rate, resume
 from onward.cli.upgrade_options import (
     Also,
     ForceStart,
@@ -18,6 +19,7 @@ from onward.cli.upgrade_options import (
     read_sample,
 )
 from onward.cli.upgrade_serving import QueryModel, complete, cutover, rollback
+from onward.cli.upgrade_verify import LeaveOut, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,13 +27,6 @@ if TYPE_CHECKING:
     from onward.upgrading import Upgrade, UpgradeResult
 
 DIGEST_DIGITS = 64
-
-LeaveOut = Annotated[
-    bool,
-    typer.Option(
-        "--leave-out", help="Pass although items that cannot be carried over will not be found."
-    ),
-]
 
 
 class WholeUpgradeByDefault(TyperGroup):
@@ -67,9 +62,11 @@ def everything(
 ) -> None:
     """Plan; with --yes also run, verify and cut over.
 
+    Where others change rows meanwhile, it runs and verifies again, three times in all.
+
     Example: onward upgrade photos.lance old-to-new/ --yes
     """
-    from onward.upgrading import plan_upgrade
+    from onward.upgrading import plan_upgrade, verify_and_cut_over
 
     embedded, required = read_sample(sample), read_requirement(require)
     upgrade = open_upgrade(gallery, transformation, also)
@@ -88,8 +85,13 @@ def everything(
     if result.stopped:
         show(result, as_json)
         raise typer.Exit(1)
-    tell(str(upgrade.verify(leave_out=leave_out)))
-    show(upgrade.cut_over(query_model=query_model or upgrade.transformation.new.name), as_json)
+    status = verify_and_cut_over(
+        upgrade,
+        query_model=query_model or upgrade.transformation.new.name,
+        leave_out=leave_out,
+        tell=lambda verification: tell(str(verification)),
+    )
+    show(status, as_json)
 
 
 @app.command()
@@ -129,26 +131,31 @@ def start(
     sample: Sample = None,
     require: Require = None,
     force: ForceStart = False,
+    rows_per_second: RowsPerSecond = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
 
     With a sample, only if search is predicted to be as good as required; the sample's own vectors
-    are written as they are. Ctrl-C stops it within a batch and ends it with 1; nothing is lost.
+    are written as they are. Ctrl-C stops it within a batch; nothing is lost. Several processes
+    that run it share the rows. Ends with 1 if anything was not done.
 
     Example: onward upgrade start photos.lance old-to-new/ --sample new.parquet
     """
     from onward.upgrading import predict
 
     embedded, required = read_sample(sample), read_requirement(require)
+    rate = None if rows_per_second is None else read_rate(rows_per_second)
     upgrade = open_upgrade(gallery, transformation, also)
     predicted = None if embedded is None else predict(upgrade.gallery, upgrade.routes, embedded)
     if predicted is not None:
         tell(str(predicted))
     upgrade.start(prediction=predicted, require=required, force=force, sample=embedded)
+    if rows_per_second is not None:
+        upgrade.limit(rate)
     result = _run(upgrade)
     show(result, as_json)
-    if result.stopped:
+    if result.stopped or result.remaining or result.skipped:
         raise typer.Exit(1)
 
 
@@ -166,28 +173,7 @@ def status(
     show(open_upgrade(gallery, transformation, also).status(), as_json)
 
 
-@app.command()
-def verify(
-    gallery: GalleryUrl,
-    transformation: TransformationPath,
-    also: Also = None,
-    sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
-    leave_out: LeaveOut = False,
-    as_json: AsJson = False,
-) -> None:
-    """Prove that every row is there and right; exit with 1 if not.
-
-    Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
-    """
-    verification = open_upgrade(gallery, transformation, also).verify(
-        sample_rows=sample, leave_out=leave_out
-    )
-    show(verification, as_json)
-    if not verification.passed:
-        raise typer.Exit(1)
-
-
-for command in (cutover, rollback, complete):
+for command in (pause, resume, limit, abort, verify, cutover, rollback, complete):
     app.command()(command)
 
 
@@ -225,5 +211,7 @@ def _short(value: str | float) -> str:
 def _run(upgrade: "Upgrade") -> "UpgradeResult":
     from onward.progress import progress_bar
 
+    if upgrade.gallery.control(upgrade.routes.new).paused:
+        tell("The upgrade is paused, and so is this run, until: onward upgrade resume")
     with progress_bar("Upgrade", unit="rows") as progress:
         return upgrade.run(progress=progress)
