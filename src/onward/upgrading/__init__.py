@@ -1,8 +1,10 @@
-"""Carry a gallery into a new space by a transformation: plan, run, verify, cut over, roll back.
+"""Carry a gallery into a new space by a transformation: plan, run, verify, cut over, complete.
 
 No image can be read here: nothing that could is imported.
 """
 
+from onward.upgrading.canaries import Canaries, CanaryResult
+from onward.upgrading.complete import Completion, plan_completion
 from onward.upgrading.gate import Requirement, Verdict
 from onward.upgrading.plan import Plan, plan_upgrade
 from onward.upgrading.prediction import Cell, Prediction, Unpredicted, predict
@@ -11,11 +13,15 @@ from onward.upgrading.run import UpgradeResult
 from onward.upgrading.status import UpgradeStatus
 from onward.upgrading.upgrade import Upgrade
 from onward.upgrading.verify import Verification
+from onward.upgrading.whole import verify_and_cut_over
 from onward.upgrading.work import Blocked, Work
 
 __all__ = [
     "Blocked",
+    "Canaries",
+    "CanaryResult",
     "Cell",
+    "Completion",
     "Plan",
     "Prediction",
     "Requirement",
@@ -27,6 +33,8 @@ __all__ = [
     "Verdict",
     "Verification",
     "Work",
+    "plan_completion",
     "plan_upgrade",
     "predict",
+    "verify_and_cut_over",
 ]

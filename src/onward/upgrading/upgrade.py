@@ -13,6 +13,7 @@ from onward.progress import Progress, silent
 from onward.spaces import Embeddings
 from onward.transformation import Transformation
 from onward.upgrading import control
+from onward.upgrading.canaries import Canaries
 from onward.upgrading.complete import HOLDOVER, Completion, complete
 from onward.upgrading.gate import Requirement, check_allowed
 from onward.upgrading.prediction import Prediction, Unpredicted
@@ -184,6 +185,7 @@ class Upgrade:
         sample_rows: int | None = SAMPLE_ROWS,
         leave_out: bool = False,
         tolerance: float = TOLERANCE,
+        canaries: Canaries | None = None,
         progress: Progress = silent,
     ) -> Verification:
         """Prove that the upgrade is complete, and its vectors what the transformation makes.
@@ -194,6 +196,7 @@ class Upgrade:
                 carry over, cannot be found after cutting over.
             tolerance: how far a stored vector may be from the recomputed one, as a share of the
                 latter's length.
+            canaries: queries whose answers are known, and what they must reach to pass.
             progress: told how many rows are recomputed.
 
         Raises:
@@ -206,6 +209,7 @@ class Upgrade:
             sample_rows=sample_rows,
             leave_out=leave_out,
             tolerance=tolerance,
+            canaries=canaries,
             progress=progress,
         )
 

@@ -1,15 +1,17 @@
 """Prove that an upgrade is complete and right, from what is stored now.
 
-Complete: no row that could be carried over is left, and no item that can be found now would be lost
+Complete: no row that could be carried over is left, the ids of all rows less those with a new
+vector are those of the rows that cannot be carried, and no item that can be found now would be lost
 by cutting over. Intact: upgraded vectors, a sample or all, are what the transformation makes of the
-old vectors and side-information that are stored now. A verification says of which state of the
-gallery it speaks, and is stale as soon as a row has changed.
+old vectors and side-information that are stored now. Good enough: queries whose answers are known
+find what they should. A verification says of which state of the gallery it speaks, and is stale as
+soon as a row has changed.
 """
 
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ import numpy as np
 from onward.gallery import Batch, Gallery
 from onward.progress import Progress
 from onward.transformation import Transformation
+from onward.upgrading.canaries import Canaries, CanaryResult, ask_canaries
+from onward.upgrading.id_sets import IdSets, compare_ids
 from onward.upgrading.routes import Routes, carried, pending_ids, transform
 from onward.upgrading.work import (
     EXAMPLES,
@@ -42,12 +46,14 @@ class Verification:
         state: of the gallery's rows when it began; stale once they have another.
         work: rows to do, done and blocked.
         pending: the first few ids of rows that are to be done.
+        ids: what the ids of all rows, and of those with a new vector, say.
         leave_out: whether items may be lost by cutting over that the transformation cannot carry.
         checked: upgraded rows that were recomputed.
         upgraded: upgraded rows that could have been.
         embedded: rows whose new vector a model made; there is nothing to recompute.
         wrong: rows whose vector is not what the transformation makes of what is stored.
         wrong_examples: the first few of their ids.
+        canaries: what queries found whose answers are known, if there were such.
         seconds: how long it took.
     """
 
@@ -55,12 +61,14 @@ class Verification:
     state: str
     work: Work
     pending: tuple[str, ...]
+    ids: IdSets
     leave_out: bool
     checked: int
     upgraded: int
     embedded: int
     wrong: int
     wrong_examples: tuple[str, ...]
+    canaries: CanaryResult | None
     seconds: float
 
     @property
@@ -71,7 +79,13 @@ class Verification:
     @property
     def complete(self) -> bool:
         """Whether no row is left to do, and none would be lost unless that is allowed."""
-        return not self.work.to_do and (self.leave_out or not self.lost)
+        return not self.work.to_do and self.adds_up and (self.leave_out or not self.lost)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether no id stands twice, and those without a new vector are to do or blocked."""
+        left = self.work.to_do + self.work.skipped
+        return not self.ids.repeated and self.ids.missing == left
 
     @property
     def intact(self) -> bool:
@@ -79,9 +93,14 @@ class Verification:
         return not self.wrong
 
     @property
+    def good_enough(self) -> bool:
+        """Whether the canaries found what they should; true if there were none."""
+        return self.canaries is None or self.canaries.met
+
+    @property
     def passed(self) -> bool:
         """Whether the new space may answer queries."""
-        return self.complete and self.intact
+        return self.complete and self.intact and self.good_enough
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next."""
@@ -93,12 +112,15 @@ class Verification:
             "state": self.state,
             **self.work.to_json(),
             "pending": list(self.pending),
+            "ids": asdict(self.ids),
             "leave_out": self.leave_out,
             "checked": self.checked,
             "upgraded": self.upgraded,
             "embedded": self.embedded,
             "wrong": self.wrong,
             "wrong_examples": list(self.wrong_examples),
+            "good_enough": self.good_enough,
+            "canaries": None if self.canaries is None else self.canaries.to_json(),
             "seconds": self.seconds,
             "next_steps": self._next_steps(),
         }
@@ -116,6 +138,13 @@ class Verification:
             + (f" ({', '.join(self.wrong_examples)})" if self.wrong else ""),
             f"  embedded   {self.embedded:,} rows, by a model",
         ]
+        if not self.adds_up:
+            lines.append(
+                f"  ids        {self.ids.rows:,}, {self.ids.repeated:,} of them repeated and "
+                f"{self.ids.missing:,} without a new vector: that does not add up"
+            )
+        if self.canaries is not None:
+            lines.append(f"  canaries   {self.canaries}")
         return "\n".join(lines)
 
     def _next_steps(self) -> list[dict[str, str]]:
@@ -132,6 +161,12 @@ class Verification:
             why = f"{rows:,} items cannot be carried over: embed them, or allow that they are lost"
             why += " by verifying with leave_out (--leave-out)"
             steps.append(next_step("verify", why))
+        if not self.adds_up:
+            why = "the ids do not add up: rows changed meanwhile, or an id stands twice"
+            steps.append(next_step("verify", why))
+        if not self.good_enough:
+            why = "the canaries find too little: embed some items again by the new model"
+            steps.append(next_step("backfill", why))
         return steps
 
 
@@ -142,6 +177,7 @@ def verify_upgrade(
     sample_rows: int | None,
     leave_out: bool,
     tolerance: float,
+    canaries: Canaries | None,
     progress: Progress,
 ) -> Verification:
     """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
@@ -150,18 +186,21 @@ def verify_upgrade(
     work = measure_work(gallery, routes)
     pending = pending_ids(gallery, routes, EXAMPLES)
     counts = gallery.describe().spaces[routes.new]
+    asked = None if canaries is None else ask_canaries(gallery, routes.new, canaries)
     checked, wrong = _recompute(gallery, routes, sample_rows, tolerance, progress)
     verification = Verification(
         transformation=routes.digest,
         state=state,
         work=work,
         pending=pending,
+        ids=compare_ids(gallery, routes.new),
         leave_out=leave_out,
         checked=checked,
         upgraded=counts.upgraded,
         embedded=counts.embedded,
         wrong=len(wrong),
         wrong_examples=tuple(sorted(wrong)[:EXAMPLES]),
+        canaries=asked,
         seconds=time.perf_counter() - begin,
     )
     gallery.log({"event": EVENT, **verification.to_json()})

@@ -1,0 +1,265 @@
+"""Verifying by ids and by queries whose answers are known, and cutting over while others write."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, numbered, steps_of
+
+from onward.cli.app import app
+from onward.errors import ConfigurationError, UpgradeError
+from onward.gallery import create_gallery
+from onward.spaces import Embeddings
+from onward.upgrading import Canaries, Requirement, Upgrade, verify_and_cut_over
+from onward.upgrading.canaries import ask_canaries
+from onward.upgrading.id_sets import compare_ids
+
+ROWS, CLASSES = 24, 4
+numbers = itertools.count()
+HALF = Requirement.parse("cmc@1 >= 0.5")
+
+
+@pytest.fixture(params=["memory", "lancedb"])
+def url(request, tmp_path):
+    return f"memory:q{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+
+
+def labelled(embeddings, classes=CLASSES):
+    labels = np.arange(len(embeddings)) % classes
+    return Embeddings(embeddings.ids, embeddings.vectors, embeddings.space, labels)
+
+
+@pytest.fixture
+def gallery(url):
+    gallery = create_gallery(url, OLD, SIDE, query_model="first")
+    gallery.add(labelled(embed(OLD, numbered(ROWS))), embed(SIDE, numbered(ROWS)))
+    return gallery
+
+
+@pytest.fixture
+def upgrade(gallery):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    upgrade.run()
+    return upgrade
+
+
+def asked(gallery, rows, space):
+    """Queries that lie exactly on items, with other ids and the items' labels."""
+    stored = labelled(gallery.read(space, numbered(ROWS))).select(rows)
+    names = tuple(f"q-{row}" for row in rows)
+    return Embeddings(names, stored.vectors, space, stored.labels)
+
+
+# Canaries
+
+
+def test_canaries_on_the_items_themselves_find_them_first(gallery, upgrade):
+    rows = list(range(6))
+    canaries = Canaries(asked(gallery, rows, SECOND), asked(gallery, rows, OLD), require=HALF)
+    result = ask_canaries(gallery, SECOND, canaries)
+    assert (result.value, result.limit, result.met) == (1.0, 0.5, True)
+    assert set(result.cells) == {"new/old", "old/old"}
+    assert result.cells["new/old"].relevant.tolist() == [ROWS // CLASSES] * 6
+
+
+def test_canaries_agree_with_an_exact_evaluation(gallery, upgrade):
+    from onward.compatibility import evaluate_embeddings
+
+    queries = labelled(embed(SECOND, [f"q-{n}" for n in range(9)], seed=3))
+    stored = labelled(gallery.read(SECOND, numbered(ROWS)))
+    expected = evaluate_embeddings(queries, stored, exclude_self=True)
+    result = ask_canaries(gallery, SECOND, Canaries(queries, require=HALF))
+    found = result.cells["new/old"]
+    np.testing.assert_array_equal(found.first_hit, expected.first_hit)
+    np.testing.assert_array_equal(found.relevant, expected.relevant)
+    np.testing.assert_allclose(found.average_precision, expected.average_precision)
+
+
+def test_a_canary_that_is_an_item_does_not_look_for_itself(gallery, upgrade):
+    from onward.compatibility import evaluate_embeddings
+
+    stored = labelled(gallery.read(SECOND, numbered(ROWS)))
+    expected = evaluate_embeddings(stored, stored, exclude_self=True)
+    found = ask_canaries(gallery, SECOND, Canaries(stored, require=HALF)).cells["new/old"]
+    np.testing.assert_array_equal(found.first_hit, expected.first_hit)
+    np.testing.assert_array_equal(found.relevant, expected.relevant)
+
+
+def test_canaries_may_name_the_items_that_they_should_find(gallery, upgrade):
+    queries = asked(gallery, [3, 4], SECOND)
+    relevant = {"q-3": ["item-0003"], "q-4": ["item-0005", "not-there"]}
+    canaries = Canaries(queries, relevant=relevant, require=Requirement.parse("cmc@1 >= 0.6"))
+    verification = upgrade.verify(canaries=canaries)
+    assert verification.canaries.cells["new/old"].first_hit[0] == 0
+    assert verification.canaries.cells["new/old"].relevant.tolist() == [1, 1]
+    assert verification.canaries.value == 0.5
+    assert not verification.passed
+    assert verification.complete
+    assert verification.intact
+    assert steps_of(verification) == ["backfill"]
+    assert "cmc@1 >= 0.6 is NOT met: 50.0 %, required 60.0 % (2 queries" in str(verification)
+    with pytest.raises(UpgradeError, match="the verification of its upgrade has failed"):
+        upgrade.cut_over(query_model="second")
+
+
+def test_canaries_compare_with_the_answers_of_the_old_model(gallery, upgrade):
+    rows = list(range(8))
+    noise = labelled(embed(OLD, [f"q-{row}" for row in rows], seed=8))
+    good = Canaries(asked(gallery, rows, SECOND), noise)
+    verification = upgrade.verify(canaries=good)
+    assert verification.passed
+    assert verification.canaries.limit == verification.canaries.cells["old/old"].map
+    bad = Canaries(
+        labelled(embed(SECOND, [f"q-{row}" for row in rows], seed=8)),
+        asked(gallery, rows, OLD),
+        require=Requirement.parse("cmc@1 >= 0.98 * old/old"),
+    )
+    verification = upgrade.verify(canaries=bad)
+    assert (verification.canaries.limit, verification.passed) == (0.98, False)
+    entry = gallery.journal()[-1]
+    assert (entry["good_enough"], entry["canaries"]["met"]) == (False, False)
+    assert entry["canaries"]["requirement"] == "cmc@1 >= 0.98 * old/old"
+    assert upgrade.status().verification == "failed"
+
+
+def test_canaries_that_do_not_fit_are_refused(gallery, upgrade):
+    new, old = asked(gallery, [0, 1], SECOND), asked(gallery, [0, 1], OLD)
+    bare = Embeddings(new.ids, new.vectors, SECOND)
+    unfit = [
+        (lambda: Canaries(new, old.align(("q-1", "q-0"))), "2 new and 2 old embeddings are not of"),
+        (lambda: Canaries(bare, old), "have no labels, and it is not said what they should find"),
+        (lambda: Canaries(bare, old, {"q-0": ["a"]}), r"of 1 canaries .* the first is 'q-1'"),
+        (lambda: Canaries(new), r"have no old embeddings to compare with; give them"),
+        (
+            lambda: Canaries(new, old, require=Requirement.parse("map >= new/new")),
+            "canaries cannot tell whether map >= new/new",
+        ),
+        (
+            lambda: Canaries(new, require=Requirement.parse("agreement >= 0.5")),
+            "they know cmc@1, cmc@5, map",
+        ),
+        (
+            lambda: upgrade.verify(canaries=Canaries(old, require=HALF)),
+            "the canaries are in old@1 .*, the upgrade leads to second@2",
+        ),
+        (
+            lambda: upgrade.verify(canaries=Canaries(new, new)),
+            "must be in the space that served before, and gallery .* has old@1 .*, side@1",
+        ),
+        (
+            lambda: upgrade.verify(
+                canaries=Canaries(bare, relevant={"q-0": [], "q-1": ["no"]}, require=HALF)
+            ),
+            "none of the 2 canaries has anything to find in gallery",
+        ),
+    ]
+    for call, words in unfit:
+        with pytest.raises(UpgradeError, match=words):
+            call()
+
+
+# Ids
+
+
+def test_ids_are_compared_as_sets(gallery, upgrade):
+    gallery.add(embed(OLD, ["legacy"]))
+    found = compare_ids(gallery, SECOND)
+    assert (found.rows, found.repeated, found.missing) == (ROWS + 1, 0, 1)
+    verification = upgrade.verify(leave_out=True)
+    assert verification.passed
+    assert verification.to_json()["ids"] == {"rows": ROWS + 1, "repeated": 0, "missing": 1}
+
+
+def test_a_row_that_stands_twice_fails_a_verification(gallery, upgrade, monkeypatch):
+    scan = type(gallery).scan
+
+    def twice(self, spaces, **options):
+        yield from scan(self, spaces, **options)
+        if not spaces and not options:
+            yield from itertools.islice(scan(self, spaces, batch_rows=1), 1)
+
+    monkeypatch.setattr(type(gallery), "scan", twice)
+    verification = upgrade.verify()
+    assert (verification.ids.repeated, verification.complete, verification.passed) == (
+        1,
+        False,
+        False,
+    )
+    assert f"ids        {ROWS}, 1 of them repeated and 0 without a new vector" in str(verification)
+
+
+# While others write
+
+
+def test_a_verification_that_went_stale_is_done_again(gallery, upgrade):
+    busy = iter([True, True, False])
+
+    def disturb(verification):
+        if next(busy):
+            name = f"more-{next(numbers)}"
+            gallery.add(embed(OLD, [name]), embed(SIDE, [name]))
+
+    status = verify_and_cut_over(upgrade, query_model="second", tell=disturb)
+    assert status.is_cut_over
+    assert (status.work.done, status.work.to_do) == (ROWS + 2, 0)
+    events = [entry["event"] for entry in gallery.journal()]
+    assert events.count("verify") == 3
+    assert events.count("build index") == 1
+
+
+def test_after_three_stale_verifications_it_gives_up_and_says_what_to_do(gallery, upgrade):
+    def disturb(verification):
+        gallery.delete([numbered(ROWS)[next(deleted)]])
+
+    deleted = itertools.count()
+    words = r"others changed rows during each of 3 verifications\. .* let them rest for about"
+    with pytest.raises(UpgradeError, match=words):
+        verify_and_cut_over(upgrade, query_model="second", tell=disturb)
+    assert gallery.describe().serving == OLD
+    assert verify_and_cut_over(upgrade, query_model="second").is_cut_over
+
+
+def test_a_verification_that_fails_is_not_tried_again(gallery, upgrade):
+    gallery.add(embed(OLD, ["legacy"]))
+    with pytest.raises(UpgradeError, match="the verification of its upgrade has failed"):
+        verify_and_cut_over(upgrade, query_model="second")
+    assert [entry["event"] for entry in gallery.journal()].count("verify") == 1
+    assert verify_and_cut_over(upgrade, query_model="second", leave_out=True).is_cut_over
+
+
+# The command line
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    gallery = create_gallery(str(tmp_path / "g.lance"), OLD, SIDE, query_model="first")
+    gallery.add(labelled(embed(OLD, numbered(ROWS))), embed(SIDE, numbered(ROWS)))
+    TO_SECOND.save(tmp_path / "h")
+    Upgrade(gallery, TO_SECOND).start()
+    Upgrade(gallery, TO_SECOND).run()
+    return gallery, tmp_path
+
+
+def test_the_command_line_takes_canaries(on_disk):
+    gallery, files = on_disk
+    rows = list(range(8))
+    asked(gallery, rows, SECOND).save(files / "new.parquet")
+    asked(gallery, rows[::-1], OLD).save(files / "old.parquet")
+    words = ["upgrade", "verify", gallery.url, str(files / "h"), "--all", "--json"]
+    given = ["--canaries", str(files / "new.parquet")]
+    old = ["--canaries-old", str(files / "old.parquet")]
+    run = CliRunner().invoke(app, [*words, *given, *old])
+    verified = json.loads(run.stdout)
+    assert run.exit_code == (0 if verified["passed"] else 1)
+    assert verified["checked"] == ROWS
+    assert verified["canaries"]["requirement"] == "map >= old/old"
+    run = CliRunner().invoke(app, [*words, *given, *old, "--require", "cmc@1 >= 1.01 * old/old"])
+    assert run.exit_code == 1
+    assert json.loads(run.stdout)["canaries"]["met"] is False
+    run = CliRunner().invoke(app, [*words, *old])
+    assert run.exit_code == 1
+    assert isinstance(run.exception, ConfigurationError)
+    assert "but there are none; add --canaries FILE" in str(run.exception)
