@@ -260,6 +260,20 @@ def test_pairs_leave_out_what_the_gallery_does_not_have(shop, gallery):
         pairs_of_gallery(opened, OLD, SIDE, stranger)
 
 
+def test_fit_learns_from_a_gallery_alone_and_keeps_a_part_for_the_plan(shop, gallery, tmp_path):
+    _, _, _, new, _ = shop
+    new.select(np.arange(300)).save(tmp_path / "new.parquet")
+    fit = ("fit", gallery, tmp_path / "new.parquet", tmp_path / "h", "--method", "ridge")
+    made = json.loads(answer(*fit, "--side", "side@1", "--sample-share", 0.5, "--json"))
+    assert made["side"] == SIDE.to_json()
+    assert set(made["made_by"]["pairs"]["ids"]) == set(learned_part(new.ids[:300], 0.5))
+    plan = ("upgrade", "plan", gallery, tmp_path / "h", "--sample", tmp_path / "new.parquet")
+    planned = json.loads(answer(*plan, "--json"))
+    assert planned["prediction"]["items"] == 300 - made["made_by"]["pairs"]["items"]
+    with pytest.raises(GalleryError, match="has no space 'sight'; it has old@1, side@1"):
+        answer(*fit, "--side", "sight")
+
+
 def test_fit_refuses_half_a_sample_and_two_of_them(shop, gallery, tmp_path):
     path, _, _, new, _ = shop
     new.save(tmp_path / "new.parquet")

@@ -220,6 +220,22 @@ def test_items_that_h_was_fitted_on_are_left_out_however_it_came_to_know_them():
     assert "left out of the sample: 35 (a transformation was fitted on them), 10" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("made_by", "unlisted"),
+    [
+        ({"pairs": {"items": 5, "ids": list("abcde")}}, 0),
+        ({"pairs": {"items": 90_000}}, 90_000),
+        ({"pairs": {"items": 90_000}, "sample": {"ids": []}}, 0),
+        ({"parts": [{"made_by": {"pairs": {"items": 7}}}, {"made_by": {}}]}, 7),
+    ],
+)
+def test_training_pairs_whose_ids_are_not_kept_are_told(made_by, unlisted):
+    gallery, new, h = world(40, made_by=made_by)
+    found = predict(gallery, Routes((h,)), new)
+    assert found.unlisted == unlisted
+    assert ("training pairs no ids are kept" in str(found)) == bool(unlisted)
+
+
 def test_where_nothing_is_left_to_judge_by_the_plan_says_what_to_do():
     ids = [f"i{number:04}" for number in range(190)]
     gallery, new, h = world(made_by={"sample": {"ids": ids}})

@@ -6,18 +6,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from onward.cli.fit_sample import load_sample, read_sample
+from onward.cli.fit_sample import load_pairs, load_sample, read_sample
 from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
 from onward.cli.output import AsJson, show, tell
 from onward.errors import ConfigurationError
 
 
 def fit(
-    old: EmbeddingsFile,
+    old: Annotated[
+        Path, typer.Argument(help="Embeddings: .parquet; or a gallery that NEW has items of.")
+    ],
     new: EmbeddingsFile,
     out: Directory,
     side: Annotated[
-        Path | None, typer.Option(help="Side-information of the same items: .parquet.")
+        Path | None,
+        typer.Option(help="Side-information of the same items: .parquet; of a gallery, its space."),
     ] = None,
     method: Annotated[
         Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"],
@@ -80,9 +83,7 @@ def fit(
     """
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
-    from onward.spaces import Embeddings
     from onward.training.classifiers import Classifier
-    from onward.training.pairs import Pairs
     from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
     from onward.training.transformations import fit as fit_transformation
     from onward.transformation import KIND
@@ -113,17 +114,16 @@ def fit(
     chosen = {"epochs": epochs, "rank": rank}
     given |= {name: value for name, value in chosen.items() if value is not None}
     settings = read_settings(FitSettings, given, where="onward fit")
-    pairs = Pairs(
-        Embeddings.load(old), None if side is None else Embeddings.load(side), Embeddings.load(new)
-    )
+    pairs = load_pairs(old, side, new, sample_share)
     learned = load_sample(sample_old, sample_side, sample_new)
-    if any(each is not None for each in (gallery, sample, sample_share)):
+    share = None if old.is_dir() else sample_share
+    if any(each is not None for each in (gallery, sample, share)):
         if learned is not None:
             raise ConfigurationError(
                 "a gallery sample is given by --gallery and --sample, or by --sample-old and "
                 "--sample-new; give one of the two"
             )
-        learned = read_sample(pairs, gallery, sample, sample_share)
+        learned = read_sample(pairs, gallery, sample, share)
     with progress_bar("Fit", unit="steps") as progress:
         transformation = fit_transformation(
             pairs.old,

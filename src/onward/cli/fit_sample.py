@@ -1,13 +1,38 @@
-"""The gallery sample that `onward fit` learns from beside training pairs, and how it is read."""
+"""The pairs and the gallery sample that `onward fit` learns from, and how they are read."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onward.cli.options import find_space
 from onward.cli.output import tell
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from onward.gallery import Gallery
+    from onward.spaces import Space
     from onward.training.pairs import Pairs
+
+
+def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> "Pairs":
+    """Return the pairs to learn from: of files, or of a gallery and a part of a sample of it.
+
+    Args:
+        old: a file of old embeddings, or a gallery; then those of its serving space are read.
+        side: a file of side-information, or the name of a space of the gallery.
+        new: a file of new embeddings.
+        share: of a gallery's items, how much to learn from.
+    """
+    from onward.gallery import open_gallery
+    from onward.spaces import Embeddings
+    from onward.training.pairs import Pairs
+
+    if not old.is_dir():
+        aside = None if side is None else Embeddings.load(side)
+        return Pairs(Embeddings.load(old), aside, Embeddings.load(new))
+    gallery = open_gallery(str(old))
+    space = find_space(gallery, None)
+    named = None if side is None else find_space(gallery, str(side))
+    return _learned(gallery, space, named, new, share)
 
 
 def load_sample(old: Path | None, side: Path | None, new: Path | None) -> "Pairs | None":
@@ -43,14 +68,22 @@ def read_sample(
             most 1, or nothing is left of it.
     """
     from onward.gallery import open_gallery
-    from onward.spaces import Embeddings
-    from onward.training.gallery_samples import LEARNED, learned_part, pairs_of_gallery
 
     if gallery is None or sample is None:
         raise ConfigurationError(
             "a sample of a gallery is what the new model gives for some of its items: give both "
             "--gallery and --sample (and --sample-share only with them)"
         )
+    side = None if pairs.side is None else pairs.side.space
+    return _learned(open_gallery(gallery), pairs.old.space, side, sample, share)
+
+
+def _learned(
+    gallery: "Gallery", old: "Space", side: "Space | None", sample: Path, share: float | None
+) -> "Pairs":
+    from onward.spaces import Embeddings
+    from onward.training.gallery_samples import LEARNED, learned_part, pairs_of_gallery
+
     embedded, share = Embeddings.load(sample), LEARNED if share is None else share
     part = learned_part(embedded.ids, share)
     if not part:
@@ -58,14 +91,12 @@ def read_sample(
             f"of the sample's {len(embedded)} items a share of {share:g} is none; embed more items "
             "or give a larger --sample-share"
         )
-    side = None if pairs.side is None else pairs.side.space
-    new = embedded.align(part)
-    learned = pairs_of_gallery(open_gallery(gallery), pairs.old.space, side, new)
+    learned = pairs_of_gallery(gallery, old, side, embedded.align(part))
     kept = len(embedded) - len(part)
     tell(
         f"learns from {len(learned)} of the sample's {len(embedded)} items; {kept} are kept to "
-        f"judge by: onward upgrade plan {gallery} TRANSFORMATION --sample {sample}"
+        f"judge by: onward upgrade plan {gallery.url} TRANSFORMATION --sample {sample}"
     )
     if len(learned) < len(part):
-        tell(f"{len(part) - len(learned)} are not in {gallery}, or lack what is read of them")
+        tell(f"{len(part) - len(learned)} are not in {gallery.url}, or lack what is read of them")
     return learned

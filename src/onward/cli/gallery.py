@@ -1,18 +1,14 @@
 """`onward gallery`: make a gallery, add to it, take from it, look at it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from onward.cli.options import GalleryUrl, Seed, check_room
+from onward.cli.options import GalleryUrl, Seed, check_room, find_space
 from onward.cli.output import AsJson, show, show_fields, tell
 from onward.cli.payload_lines import SUFFIX, read_payloads, write_payload_lines
-from onward.errors import ConfigurationError, GalleryError
-
-if TYPE_CHECKING:
-    from onward.gallery import Gallery
-    from onward.spaces import Space
+from onward.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
 
@@ -108,7 +104,7 @@ def export(
     from onward.gallery import open_gallery
 
     opened = open_gallery(gallery)
-    embeddings = opened.read(_find_space(opened, space))
+    embeddings = opened.read(find_space(opened, space))
     embeddings.save(out)
     fields = {"items": len(embeddings), "space": str(embeddings.space), "written": [str(out)]}
     show_fields(fields, as_json)
@@ -149,11 +145,11 @@ def sample(
         raise ConfigurationError(f"a sample is written as JSON lines; {out} must end in {SUFFIX}")
     check_room(out)
     opened = open_gallery(gallery)
-    old = _find_space(opened, space)
+    old = find_space(opened, space)
     ids = choose_from_gallery(
         opened,
         old,
-        None if side is None else _find_space(opened, side),
+        None if side is None else find_space(opened, side),
         count=parse_count(count, opened.count([old])),
         by=by,
         transformation=None if transformation is None else Transformation.load(transformation),
@@ -184,12 +180,3 @@ def parse_count(text: str, whole: int) -> int:
             "3%"
         )
     return max(1, round(number * whole / 100)) if percent else int(number)
-
-
-def _find_space(gallery: "Gallery", name: str | None) -> "Space":
-    """Return a space of a gallery by its name; the one that answers queries if None."""
-    description = gallery.describe()
-    by_name = {each.name: each for each in description.spaces}
-    if name is not None and name not in by_name:
-        raise GalleryError(f"{gallery.url} has no space {name!r}; it has {', '.join(by_name)}")
-    return description.serving if name is None else by_name[name]

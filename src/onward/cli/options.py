@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from onward.cli.output import tell
-from onward.errors import ArtifactError, ConfigurationError
+from onward.errors import ArtifactError, ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
     from onward.data.items import Items
+    from onward.gallery import Gallery
+    from onward.spaces import Space
 
 
 class Split(StrEnum):
@@ -117,3 +119,12 @@ def tell_left_out(items: "Items") -> None:
     """Say of each item that could not be used why."""
     for left in items.left_out:
         tell(f"left out: {left}")
+
+
+def find_space(gallery: "Gallery", name: str | None) -> "Space":
+    """Return a space of a gallery by its name; the one that answers queries if None."""
+    description = gallery.describe()
+    by_name = {each.name: each for each in description.spaces}
+    if name is not None and name not in by_name:
+        raise GalleryError(f"{gallery.url} has no space {name!r}; it has {', '.join(by_name)}")
+    return description.serving if name is None else by_name[name]

@@ -120,6 +120,18 @@ def fitted_on(made_by: Mapping[str, Any]) -> Iterator[str]:
         yield from fitted_on(part.get("made_by", {}))
 
 
+def count_unlisted(made_by: Mapping[str, Any]) -> int:
+    """Count the training pairs whose ids are not kept, where no gallery sample was learned from.
+
+    Such pairs are training images as a rule, which are in no gallery; but nothing says so.
+    """
+    pairs = made_by.get("pairs", {})
+    unlisted = 0 if "ids" in pairs or "sample" in made_by else int(pairs.get("items", 0))
+    return unlisted + sum(
+        count_unlisted(one.get("made_by", {})) for one in made_by.get("parts", ())
+    )
+
+
 def _read_now(
     gallery: Gallery, space: Space, ids: list[str]
 ) -> tuple[Embeddings, dict[str, int | None], set[str]]:

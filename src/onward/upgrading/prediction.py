@@ -21,7 +21,13 @@ from onward.intervals import Interval, over_values
 from onward.rankings import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Ids
-from onward.upgrading.judged import LEAST_ITEMS, MOST_ITEMS, JudgedItems, choose_judged
+from onward.upgrading.judged import (
+    LEAST_ITEMS,
+    MOST_ITEMS,
+    JudgedItems,
+    choose_judged,
+    count_unlisted,
+)
 from onward.upgrading.routes import Routes
 from onward.upgrading.sample import digest_sample
 
@@ -73,6 +79,8 @@ class Prediction:
         lost: items among them that cannot be carried over; by the upgrade alone they are not found.
         remade: items among them whose vector that answers queries now was itself upgraded, and
             stands for the query that the model would have made.
+        unlisted: of how many training pairs the transformations keep no ids, where they have not
+            learned from a gallery sample: if items of the sample are among them, this flatters.
         left_out: the sample's other items: why they are left out, and how many.
         order: in which items are backfilled: "uncertainty" or "random".
         cells: what each way to go gives; "do nothing" first, then "upgrade", last "full backfill".
@@ -85,6 +93,7 @@ class Prediction:
     neighbours: int
     lost: int
     remade: int
+    unlisted: int
     left_out: Mapping[str, int]
     order: str
     cells: tuple[Cell, ...]
@@ -120,6 +129,7 @@ class Prediction:
             "neighbours": self.neighbours,
             "lost": self.lost,
             "remade": self.remade,
+            "unlisted": self.unlisted,
             "left_out": dict(self.left_out),
             "order": self.order,
             "cells": [cell.to_json() for cell in self.cells],
@@ -147,6 +157,11 @@ class Prediction:
             lines.append(
                 f"  doing nothing: {self.remade:,} queries are vectors that an upgrade has made; "
                 "the model's own may find more or less"
+            )
+        if self.unlisted:
+            lines.append(
+                f"  of {self.unlisted:,} training pairs no ids are kept; if the sample's items are "
+                "among them, this flatters"
             )
         return "\n".join(lines)
 
@@ -218,6 +233,7 @@ def predict(
         neighbours=count_neighbours(len(judged)),
         lost=judged.lost,
         remade=judged.remade,
+        unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         left_out=judged.left_out,
         order="uncertainty" if judged.uncertainties else "random",
         cells=cells,
