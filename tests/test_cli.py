@@ -35,6 +35,7 @@ COMMANDS = [
     "train",
     "embed",
     "fit",
+    "backfill",
     "search",
     "evaluate",
     "compare",

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from onward.cli import (
+    backfill,
     compare,
     demo,
     embed,
@@ -32,6 +33,7 @@ for command in (
     train.train,
     embed.embed,
     fit.fit,
+    backfill.backfill,
     search.search,
     evaluate.evaluate,
     compare.compare,

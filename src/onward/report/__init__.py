@@ -1,5 +1,6 @@
-"""Self-contained HTML pages of a comparison or an experiment: no network, no script."""
+"""Self-contained HTML pages: of a comparison, an experiment, a backfill. No network, no script."""
 
+from onward.report.backfill_page import write_backfill_report
 from onward.report.experiment import ExperimentRow, ExperimentTable
 from onward.report.experiment_page import write_experiment_report
 from onward.report.grid import GridQuery, GridResult, RetrievalGrid, make_grid
@@ -12,6 +13,7 @@ __all__ = [
     "GridResult",
     "RetrievalGrid",
     "make_grid",
+    "write_backfill_report",
     "write_experiment_report",
     "write_report",
 ]

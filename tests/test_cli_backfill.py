@@ -1,0 +1,207 @@
+"""`onward backfill` on the digits and on image files: what it writes, says, and ends with."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from typer.testing import CliRunner
+
+from onward.cli.app import app
+from onward.data import open_items
+from onward.data.payloads import with_digest
+from onward.errors import ConfigurationError
+from onward.gallery import create_gallery, open_gallery
+from onward.models import EmbeddingModel, InputSpec
+from onward.spaces import Embeddings
+from onward.training.settings import FitSettings
+from onward.training.transformations import fit
+from onward.transformation import Transformation
+from onward.upgrading import Upgrade
+
+GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
+GALLERY = range(0, 300)
+TRAINING = range(900, 1200)
+
+
+def make_model(path, name, dim, seed):
+    """A random projection of the pixels, as an ONNX file."""
+    weight = np.random.default_rng(seed).normal(size=(64, dim)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["images"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["vectors"]),
+        ],
+        name,
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["items", 1, 8, 8])],
+        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["items", dim])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path / f"{name}.onnx")
+    model = EmbeddingModel.from_onnx(path / f"{name}.onnx", name=name, input=GREY)
+    model.save(path / name)
+    return model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An old and a new model, a transformation between them, and digits by both."""
+    path = tmp_path_factory.mktemp("backfill")
+    old, new = make_model(path, "old", 6, 0), make_model(path, "new", 24, 1)
+    items = open_items("digits")
+    settings = FitSettings(method="ridge", uncertainty=True)
+    train = items.select(TRAINING)
+    fit(old.embed(train), None, new.embed(train), settings=settings).save(path / "h")
+    shown = items.select(GALLERY)
+    old.embed(shown).save(path / "old.parquet")
+    new.embed(shown).save(path / "new.parquet")
+    return path
+
+
+def start(place, url, payloads):
+    old = Embeddings.load(place / "old.parquet").select(range(len(payloads)))
+    gallery = create_gallery(str(url), old.space, items=[old], payloads=payloads)
+    upgrade = Upgrade(gallery, Transformation.load(place / "h"))
+    upgrade.start()
+    upgrade.run()
+    return gallery
+
+
+@pytest.fixture
+def gallery(place, tmp_path):
+    payloads = open_items("digits").select(GALLERY).payloads
+    start(place, tmp_path / "digits.lance", payloads)
+    return str(tmp_path / "digits.lance")
+
+
+def run(*words, code=0):
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def embedded(url, place):
+    new = Embeddings.load(place / "new.parquet").space
+    return open_gallery(url).describe().spaces[new].embedded
+
+
+def test_digits_are_backfilled_within_the_budget_and_then_to_the_end(place, gallery):
+    given = ["backfill", gallery, "--model", place / "new"]
+    first = json.loads(run(*given, "--budget", "10%", "--json").stdout)
+    assert (first["done"], first["skipped"], first["upgraded"]) == (30, 0, 270)
+    assert [step["command"] for step in first["next_steps"]] == [
+        "onward backfill",
+        "onward upgrade verify",
+    ]
+    by_money = json.loads(run(*given, "--budget", "$0.5", "--price", 0.01, "--json").stdout)
+    assert (by_money["done"], by_money["budget"]) == (50, "$0.5 at $0.01 an item")
+    shown = run(*given, "--budget", "1000", "--order", "random").stdout
+    assert shown.startswith("220 rows embedded in ")
+    stored = open_gallery(gallery).read(Embeddings.load(place / "new.parquet").space)
+    true = Embeddings.load(place / "new.parquet").align(stored.ids)
+    np.testing.assert_allclose(stored.vectors, true.vectors, atol=1e-4)
+    events = [one for one in open_gallery(gallery).journal() if one["event"] == "backfill"]
+    assert [one["done"] for one in events] == [30, 50, 220]
+
+
+def test_what_h_is_least_sure_of_comes_first(place, gallery):
+    run("backfill", gallery, "--model", place / "new", "--budget", 20)
+    new = Embeddings.load(place / "new.parquet").space
+    unsure = Transformation.load(place / "h").uncertainties(Embeddings.load(place / "old.parquet"))
+    ids = Embeddings.load(place / "old.parquet").ids
+    first = {ids[row] for row in np.argsort(-unsure)[:20]}
+    (batch,) = open_gallery(gallery).scan([new])
+    origins = zip(batch.ids, batch.origins[new], strict=True)
+    assert {item for item, origin in origins if origin == "embedded"} == first
+
+
+def test_embeddings_that_are_there_already_are_written_without_a_model(place, gallery):
+    some = Embeddings.load(place / "new.parquet").select(range(40))
+    some.save(place / "some.parquet")
+    result = run("backfill", gallery, "--embeddings", place / "some.parquet", "--json")
+    assert json.loads(result.stdout)["done"] == 40
+    assert "40 of the 40 embeddings in " in result.stderr
+    again = run("backfill", gallery, "--embeddings", place / "some.parquet")
+    assert again.stdout.startswith("0 rows embedded")
+    assert embedded(gallery, place) == 40
+
+
+def test_missing_and_changed_images_are_told_skipped_and_end_with_1(place, tmp_path):
+    payloads = []
+    for number in range(30):
+        file = tmp_path / f"{number}.png"
+        open_items("digits").open(number).save(file)
+        payloads.append(with_digest({"path": str(file)}))
+    gallery = start(place, tmp_path / "files.lance", payloads)
+    ids = gallery.ids()
+    (tmp_path / "3.png").unlink()
+    Image.new("L", (8, 8), 9).save(tmp_path / "4.png")
+    (tmp_path / "5.png").write_bytes(b"no image")
+    url, given = str(tmp_path / "files.lance"), ("--model", place / "new", "--budget", "100%")
+    result = run("backfill", url, *given, "--json", code=1)
+    answer = json.loads(result.stdout)
+    assert (answer["done"], answer["skipped"], answer["upgraded"]) == (27, 3, 3)
+    reasons = answer["reasons"]
+    assert set(reasons) == set(ids[3:6])
+    assert "3.png cannot be read: No such file or directory" in reasons[ids[3]]
+    assert "4.png has changed since its payload was written" in reasons[ids[4]]
+    assert "5.png has changed since" in reasons[ids[5]]
+    assert answer["next_steps"][0]["command"] == "onward backfill"
+    open_items("digits").open(3).save(tmp_path / "3.png")
+    shown = run("backfill", url, *given, code=1).stdout
+    assert "1 rows embedded" in shown
+    assert f"    {ids[4]}: {tmp_path}/4.png has changed" in shown
+
+
+def test_a_plan_draws_the_curves_and_writes_nothing_but_its_page(place, gallery, tmp_path):
+    before = open_gallery(gallery).state(), len(open_gallery(gallery).journal())
+    given = ["backfill", gallery, "--plan", "--transformation", place / "h"]
+    result = run(*given, "--sample", place / "new.parquet", "--report", tmp_path / "page.html")
+    assert (open_gallery(gallery).state(), len(open_gallery(gallery).journal())) == before
+    assert "judged   by labels on 300 items" in result.stdout
+    assert "map, percent" in result.stdout
+    assert "random  uncertainty  oracle" in result.stdout
+    assert "A plan writes nothing." in result.stdout
+    assert f"written: {tmp_path}/page.html" in result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "What a backfill would bring" in page
+    plan = json.loads(run(*given, "--model", place / "new", "--sample-rows", 100, "--json").stdout)
+    assert plan["items"] == 100
+    assert (open_gallery(gallery).state(), len(open_gallery(gallery).journal())) == before
+
+
+def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):
+    old = replace(Embeddings.load(place / "old.parquet"), labels=None)
+    new = replace(Embeddings.load(place / "new.parquet"), labels=None)
+    new.save(tmp_path / "bare.parquet")
+    url = str(tmp_path / "bare.lance")
+    create_gallery(url, old.space, items=[old])
+    given = ["backfill", url, "--plan", "--transformation", place / "h", "--json"]
+    plan = json.loads(run(*given, "--sample", tmp_path / "bare.parquet").stdout)
+    assert list(plan["gains"]) == ["agreement"]
+    assert plan["rows"] == {"upgraded": 0, "embedded": 0, "missing": 300}
+    for curve in plan["curves"].values():
+        assert curve["agreement"][-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "neither --model and --embeddings were given; give one"),
+        (["--model", "m", "--embeddings", "e"], "both --model and --embeddings were given"),
+        (["--model", "m"], r"how much to embed was not said; add --budget: 5000 \(rows\), 10%"),
+        (["--model", "m", "--budget", "all"], "'all' is no budget; write rows"),
+        (["--model", "m", "--budget", "$5"], "needs the price of one item"),
+        (["--model", "m", "--budget", "1", "--sample", "s"], "--sample is for a plan; add --plan"),
+        (["--plan"], "a plan needs the transformation of the upgrade"),
+        (["--plan", "--budget", "1"], "--budget is nothing that a plan needs; leave it away"),
+        (["--plan", "--transformation", "h"], "neither --sample and --model were given; give"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, words):
+    with pytest.raises(ConfigurationError, match=words):
+        run("backfill", "memory:nowhere", *options)
