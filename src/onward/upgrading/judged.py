@@ -23,7 +23,7 @@ from onward.upgrading.work import answering_space
 LEAST_ITEMS = 20
 """By fewer nothing can be judged."""
 
-MOST_ITEMS = 4000
+MOST_ITEMS = 2000
 """Every item is compared with every other; more than these change the numbers little."""
 
 FITTED = "a transformation was fitted on them"
