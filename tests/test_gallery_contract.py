@@ -350,8 +350,8 @@ def test_pending_are_the_rows_that_have_what_is_needed_and_lack_the_new(gallery)
     gallery.add_space(NEW)
     gallery.add(embed(OLD, ["native"]), embed(SIDE, ["native"]), embed(NEW, ["native"]))
     assert sorted_pending(gallery) == ["a", "b", "c"]
-    assert gallery.count_pending([OLD, SIDE], NEW) == 3
-    assert gallery.count_pending([OLD], NEW) == 4
+    assert gallery.count([OLD, SIDE], [NEW]) == 3
+    assert gallery.count([OLD], [NEW]) == 4
     assert gallery.ids([SIDE], [OLD]) == ("no-old",)
     assert gallery.ids(limit=2) == ("a", "b")
     batch = only_batch(gallery.pending([OLD, SIDE], NEW))

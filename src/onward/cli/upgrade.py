@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from onward.cli.options import GalleryUrl
 from onward.cli.output import AsJson, show, tell
 from onward.cli.upgrade_control import RowsPerSecond, abort, limit, pause, read_rate, resume
+from onward.cli.upgrade_log import log
 from onward.cli.upgrade_options import (
     Also,
     ForceStart,
@@ -22,11 +23,7 @@ from onward.cli.upgrade_serving import QueryModel, complete, cutover, rollback
 from onward.cli.upgrade_verify import LeaveOut, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from onward.upgrading import Upgrade, UpgradeResult
-
-DIGEST_DIGITS = 64
 
 
 class WholeUpgradeByDefault(TyperGroup):
@@ -173,39 +170,8 @@ def status(
     show(open_upgrade(gallery, transformation, also).status(), as_json)
 
 
-for command in (pause, resume, limit, abort, verify, cutover, rollback, complete):
+for command in (pause, resume, limit, abort, verify, cutover, rollback, complete, log):
     app.command()(command)
-
-
-@app.command()
-def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
-    """Show every step that was taken on GALLERY.
-
-    Example: onward upgrade log photos.lance --json
-    """
-    import json
-
-    from onward.gallery import open_gallery
-
-    for entry in open_gallery(gallery).journal():
-        typer.echo(json.dumps(dict(entry)) if as_json else _line(entry))
-
-
-def _line(entry: "Mapping[str, Any]") -> str:
-    first = f"{entry['number']:>4}  {entry['time']}  {entry['event']}"
-    rest = [
-        f"{name}={_short(value)}"
-        for name, value in entry.items()
-        if name not in ("number", "time", "event", "state") and isinstance(value, str | int | float)
-    ]
-    return "  ".join([first, *rest])
-
-
-def _short(value: str | float) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    is_digest = isinstance(value, str) and len(value) == DIGEST_DIGITS
-    return str(value)[:8] if is_digest else str(value)
 
 
 def _run(upgrade: "Upgrade") -> "UpgradeResult":

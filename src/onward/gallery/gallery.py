@@ -7,6 +7,7 @@ Nothing here knows of models, images or transformations.
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any, final
 
 import numpy as np
@@ -41,6 +42,8 @@ from onward.gallery.values import (
 )
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Space
+
+KEEP = timedelta(hours=1)
 
 
 @final
@@ -161,9 +164,14 @@ class Gallery:
         """
         space_steps.drop_space(self._store, space, event or {})
 
-    def count(self, with_spaces: Sequence[Space] = (), without: Sequence[Space] = ()) -> int:
-        """Count the items with vectors in some spaces and none in others."""
-        return self._store.count(self._fields(with_spaces), self._fields(without))
+    def count(
+        self,
+        with_spaces: Sequence[Space] = (),
+        without: Sequence[Space] = (),
+        origin: Origin | None = None,
+    ) -> int:
+        """Count the items with vectors in some spaces, of that origin if given, none in others."""
+        return self._store.count(self._fields(with_spaces), self._fields(without), origin)
 
     def scan(
         self,
@@ -204,10 +212,6 @@ class Gallery:
         Each row comes once at most; what others add meanwhile may come now or in the next call.
         """
         return self.scan(needed, without=[missing], batch_rows=batch_rows)
-
-    def count_pending(self, needed: Sequence[Space], missing: Space) -> int:
-        """Count the rows that `pending` would give."""
-        return self.count(needed, [missing])
 
     def read(self, space: Space, ids: Iterable[str] | None = None) -> Embeddings:
         """Return the vectors in a space: of these items in their order, or of all, sorted by id.
@@ -288,6 +292,17 @@ class Gallery:
     def build_index(self, space: Space) -> None:
         """Build what `search(approximate=True)` uses, where the store has such a thing."""
         self._store.build_index(find_searched(self.url, self._store.read_record(), space))
+
+    def compact(self, *, keep: timedelta = KEEP) -> None:
+        """Put together what writing has scattered, and free what it has replaced.
+
+        Safe beside others who write. It makes searches as fast as they were before many rows were
+        written, also those that use an index.
+
+        Args:
+            keep: what was replaced longer ago is deleted; who still reads it gets an error.
+        """
+        self._store.compact(keep)
 
     def serve(
         self, space: Space, *, query_model: str | None, event: Mapping[str, Any] | None = None

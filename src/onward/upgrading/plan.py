@@ -8,6 +8,7 @@ from typing import Any
 from onward.gallery import Gallery, scratch_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
+from onward.upgrading.chains import describe_chains
 from onward.upgrading.gate import Requirement, Verdict, ask
 from onward.upgrading.prediction import SHARES, Prediction, Unpredicted, predict
 from onward.upgrading.recommendation import recommend
@@ -197,7 +198,7 @@ def plan_upgrade(
         writes=tuple(writes),
         predicted=predicted,
         verdict=verdict,
-        advice=tuple(_advice(routes, work, elsewhere)),
+        advice=(*_advice(routes, work, elsewhere), *describe_chains(gallery, routes)),
     )
 
 

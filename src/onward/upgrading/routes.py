@@ -13,7 +13,7 @@ from typing import Any
 
 from onward.artifacts import canonical_json, digest
 from onward.errors import UpgradeError
-from onward.gallery import Batch, Gallery, Share
+from onward.gallery import Batch, Gallery, Origin, Share
 from onward.gallery.sharing import EVERYTHING
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
@@ -196,6 +196,17 @@ def count_pending(gallery: Gallery, routes: Routes) -> int:
     missing = [routes.new] if routes.new in gallery.spaces() else []
     parts = _parts_of(gallery, routes)
     return sum(gallery.count(part.filled, [*missing, *part.empty]) for _, part in parts)
+
+
+def count_carried(
+    gallery: Gallery, routes: Routes, by: Transformation, origin: Origin | None = None
+) -> int:
+    """Count the rows that one of the transformations carries, done or not.
+
+    If an origin is given, only those of which all that it reads is of that origin.
+    """
+    parts = [part for one, part in _parts_of(gallery, routes) if one is by]
+    return sum(gallery.count(part.filled, part.empty, origin) for part in parts)
 
 
 def pending_ids(gallery: Gallery, routes: Routes, limit: int) -> Ids:

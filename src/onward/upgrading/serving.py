@@ -13,7 +13,7 @@ from onward.spaces import Space
 from onward.upgrading.natives import CountedRows, find_natives
 from onward.upgrading.routes import Routes
 from onward.upgrading.verify import verification_state
-from onward.upgrading.work import check_started
+from onward.upgrading.work import check_started, next_step
 
 INDEX_EVENT = "build index"
 
@@ -36,6 +36,10 @@ def cut_over(gallery: Gallery, routes: Routes, *, query_model: str | None, force
         "transformation": routes.digest,
         "verification": verified,
         "forced": verified != "passed",
+        "next_steps": [
+            next_step("roll_back", "if the new space serves badly"),
+            next_step("complete", "if it serves well"),
+        ],
     }
     gallery.serve(new, query_model=query_model, event=event)
 
@@ -52,9 +56,8 @@ def build_index(gallery: Gallery, new: Space) -> bool:
     begin = time.perf_counter()
     gallery.build_index(new)
     seconds = time.perf_counter() - begin
-    gallery.log(
-        {"event": INDEX_EVENT, "space": new.to_json(), "rows": rows, "seconds": seconds},
-    )
+    event = {"event": INDEX_EVENT, "space": new.to_json(), "rows": rows, "seconds": seconds}
+    gallery.log({**event, "next_steps": [next_step("cut_over", "the index is built")]})
     return True
 
 
@@ -72,6 +75,7 @@ def roll_back(gallery: Gallery, routes: Routes, *, leave_out: bool) -> None:
         "event": "roll back",
         "transformation": routes.digest,
         "left_out": None if natives is None else natives.to_json(),
+        "next_steps": [next_step("cut_over", "what was upgraded is still there")],
     }
     gallery.roll_back(new, event=event)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from onward.gallery import Control, Gallery
 from onward.spaces import Space
+from onward.upgrading.chains import describe_chains
 from onward.upgrading.natives import CountedRows, find_natives
 from onward.upgrading.routes import Routes
 from onward.upgrading.verify import verification_state
@@ -22,6 +23,7 @@ class UpgradeStatus:
         new: the space upgraded to.
         started: whether the new space is there and filled by this transformation.
         work: rows to do, done and blocked.
+        notes: which rows are carried on from vectors that were upgraded themselves.
         verification: "none", "passed", "failed", or "stale" if rows have changed since.
         serving: the space that answers queries.
         query_model: fingerprint of the model that embeds the queries, if it is known.
@@ -38,6 +40,7 @@ class UpgradeStatus:
     new: Space
     started: bool
     work: Work
+    notes: tuple[str, ...]
     verification: str
     serving: Space
     query_model: str | None
@@ -60,6 +63,7 @@ class UpgradeStatus:
             "new": self.new.to_json(),
             "started": self.started,
             **self.work.to_json(),
+            "notes": list(self.notes),
             "verification": self.verification,
             "cut_over": self.is_cut_over,
             "serving": self.serving.to_json(),
@@ -79,6 +83,7 @@ class UpgradeStatus:
             f"  started      {'yes' if self.started else 'no'}",
             f"  rows         {work.done:,} of {work.rows:,} done, {work.to_do:,} to do",
             *(f"  blocked      {one}" for one in work.blocked),
+            *(f"  note         {one}" for one in self.notes),
             f"  verification {self.verification}",
             f"  serving      {self.serving}, queries embedded by model {model}",
         ]
@@ -132,6 +137,7 @@ def read_status(gallery: Gallery, routes: Routes) -> UpgradeStatus:
         new=new,
         started=is_started(gallery, routes),
         work=measure_work(gallery, routes),
+        notes=describe_chains(gallery, routes),
         verification=verification_state(gallery, routes),
         serving=now.serving,
         query_model=now.query_model,

@@ -1,0 +1,194 @@
+"""Upgrades in a row, v1 -> v2 -> v3: what each row is carried from, on every store."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from upgrades import (
+    OLD,
+    SECOND,
+    SECOND_TO_THIRD,
+    SIDE,
+    THIRD,
+    TO_SECOND,
+    TO_THIRD,
+    embed,
+    make_transformation,
+    numbered,
+    steps_of,
+)
+
+from onward.cli.app import app
+from onward.errors import UpgradeError
+from onward.gallery import create_gallery, open_gallery
+from onward.spaces import Space
+from onward.transformation import compose
+from onward.upgrading import Upgrade, plan_upgrade
+
+ROWS = 12
+numbers = itertools.count()
+
+
+@pytest.fixture(params=["memory", "lancedb"])
+def url(request, tmp_path):
+    return f"memory:s{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+
+
+@pytest.fixture
+def gallery(url):
+    """First model, first upgrade, completed; then three items that the second model embedded."""
+    gallery = create_gallery(url, OLD, SIDE, query_model="first")
+    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
+    carry_out(gallery, TO_SECOND, query_model="second").complete(now=True)
+    gallery.add(embed(SECOND, numbered(3, "native")))
+    return gallery
+
+
+def carry_out(gallery, *transformations, query_model="third", leave_out=False):
+    upgrade = Upgrade(gallery, *transformations)
+    upgrade.start()
+    assert upgrade.run(batch_rows=5).remaining == 0
+    assert upgrade.verify(sample_rows=None, leave_out=leave_out).passed
+    upgrade.cut_over(query_model=query_model)
+    return upgrade
+
+
+def test_the_next_upgrade_is_made_from_the_kept_originals_and_native_rows_by_the_fallback(gallery):
+    upgrade = carry_out(gallery, TO_THIRD, SECOND_TO_THIRD)
+    old = numbered(ROWS)
+    direct = TO_THIRD.apply_reference(gallery.read(OLD, old), gallery.read(SIDE, old))
+    np.testing.assert_allclose(gallery.read(THIRD, old).vectors, direct.vectors, atol=1e-5)
+    native = numbered(3, "native")
+    made = SECOND_TO_THIRD.apply_reference(gallery.read(SECOND, native))
+    np.testing.assert_allclose(gallery.read(THIRD, native).vectors, made.vectors, atol=1e-5)
+    assert upgrade.status().notes == (), "native rows are embedded: that is no chain"
+    assert gallery.search(embed(THIRD, ["q"]), ROWS + 9).rows.shape == (1, ROWS + 3)
+
+
+def test_a_direct_upgrade_alone_would_lose_the_native_rows_and_says_so(gallery):
+    upgrade = Upgrade(gallery, TO_THIRD)
+    upgrade.start()
+    upgrade.run()
+    verification = upgrade.verify()
+    assert not verification.passed
+    assert [str(one) for one in verification.lost] == [
+        "3 rows: no vector in the old space (native-0000, native-0001, native-0002)"
+    ]
+
+
+def test_completing_the_sequence_keeps_the_second_space_for_the_native_rows(gallery):
+    completion = carry_out(gallery, TO_THIRD, SECOND_TO_THIRD).complete(now=True)
+    assert completion.dropped == ()
+    assert {one.space for one in completion.kept} == {OLD, SIDE, SECOND}
+    for batch in list(gallery.scan([SECOND], without=[OLD])):
+        gallery.write(embed(THIRD, batch.ids), batch.revisions, origin="embedded")
+    again = Upgrade(gallery, TO_THIRD, SECOND_TO_THIRD).complete(now=True)
+    assert again.dropped == (SECOND,), "its native rows were embedded again"
+
+
+def test_rolling_back_the_second_upgrade_returns_to_the_second_model(gallery):
+    upgrade = carry_out(gallery, TO_THIRD, SECOND_TO_THIRD)
+    status = upgrade.roll_back()
+    assert (status.serving, status.query_model) == (SECOND, "second")
+    assert gallery.search(embed(SECOND, ["q"]), ROWS + 9).rows.shape == (1, ROWS + 3)
+    assert upgrade.cut_over(query_model="third").serving == THIRD
+
+
+def test_where_the_originals_were_dropped_a_chain_carries_every_row_and_says_so(url, gallery):
+    Upgrade(gallery, TO_SECOND).complete(now=True, drop_original=True)
+    assert gallery.spaces() == (SECOND,)
+    with pytest.raises(UpgradeError, match="has no vectors in old@1"):
+        Upgrade(gallery, TO_THIRD)
+    note = (
+        f"{ROWS} rows are a chain, old@1 -> second@2 -> third@3: every link loses a little. Their "
+        "originals were dropped; a sample says what is left (plan with sample, --sample)"
+    )
+    assert plan_upgrade(gallery, SECOND_TO_THIRD).advice[-1] == note
+    upgrade = carry_out(gallery, SECOND_TO_THIRD)
+    assert upgrade.status().notes == (note,)
+    assert f"note         {note}" in str(upgrade.status())
+    assert json.loads(json.dumps(upgrade.status().to_json()))["notes"] == [note]
+    every = gallery.ids()
+    made = SECOND_TO_THIRD.apply_reference(gallery.read(SECOND, every))
+    np.testing.assert_allclose(gallery.read(THIRD, every).vectors, made.vectors, atol=1e-5)
+    completion = upgrade.complete(now=True)
+    assert [str(one) for one in completion.kept] == [
+        "second@2 (6, l2): a model embedded 3 rows (native-0000, native-0001, native-0002) in no "
+        "other space"
+    ]
+    assert Upgrade(open_gallery(url), SECOND_TO_THIRD).verify(sample_rows=None).passed
+
+
+def test_a_chain_where_the_originals_are_stored_is_advised_against(gallery):
+    upgrade = Upgrade(gallery, SECOND_TO_THIRD)
+    (note,) = upgrade.status().notes
+    assert note.endswith("A transformation fitted from old@1 directly, still stored, is better")
+
+
+def test_a_composed_transformation_gives_what_the_chain_gives(gallery):
+    """It needs no second space, and loses what the chain loses."""
+    composed = compose(TO_SECOND, SECOND_TO_THIRD)
+    assert (composed.old, composed.side, composed.new) == (OLD, SIDE, THIRD)
+    ids = numbered(ROWS)
+    carry_out(gallery, composed, SECOND_TO_THIRD)
+    chained = SECOND_TO_THIRD.apply_reference(gallery.read(SECOND, ids)).vectors
+    np.testing.assert_allclose(gallery.read(THIRD, ids).vectors, chained, rtol=1e-4, atol=1e-4)
+
+
+def test_an_item_whose_content_changes_in_the_second_model_goes_by_the_fallback(gallery):
+    gallery.update(embed(SECOND, ["item-0003"], seed=7))
+    assert gallery.count([OLD]) == ROWS - 1
+    upgrade = carry_out(gallery, TO_THIRD, SECOND_TO_THIRD)
+    made = SECOND_TO_THIRD.apply_reference(gallery.read(SECOND, ["item-0003"]))
+    found = gallery.read(THIRD, ["item-0003"]).vectors
+    np.testing.assert_allclose(found, made.vectors, atol=1e-5)
+    upgrade.run()
+    assert upgrade.verify(sample_rows=None).wrong == 0
+
+
+def test_a_third_upgrade_is_made_from_the_first_vectors_still(gallery):
+    carry_out(gallery, TO_THIRD, SECOND_TO_THIRD).complete(now=True)
+    fourth = Space("fourth@4", 5)
+    direct = make_transformation(OLD, SIDE, fourth, seed=5)
+    onward = make_transformation(SECOND, None, fourth, seed=6)
+    upgrade = carry_out(gallery, direct, onward, query_model="fourth")
+    ids = numbered(ROWS)
+    made = direct.apply_reference(gallery.read(OLD, ids), gallery.read(SIDE, ids))
+    np.testing.assert_allclose(gallery.read(fourth, ids).vectors, made.vectors, atol=1e-5)
+    completion = upgrade.complete(now=True)
+    assert completion.dropped == (THIRD,)
+    assert gallery.spaces() == (OLD, SIDE, SECOND, fourth)
+
+
+def test_every_step_of_a_sequence_is_in_the_journal_with_what_to_do_next(tmp_path):
+    gallery = create_gallery(str(tmp_path / "g.lance"), OLD, SIDE, query_model="first")
+    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
+    for name, transformation in (("h", TO_SECOND), ("h2", TO_THIRD)):
+        transformation.save(tmp_path / name)
+    steps = ("start", "verify", "cutover", "rollback", "cutover", "complete")
+    for h, step in itertools.product(("h", "h2"), steps):
+        now = ["--now"] if step == "complete" else []
+        words = [step, gallery.url, str(tmp_path / h), "--json", *now]
+        run = CliRunner().invoke(app, ["upgrade", *words])
+        assert run.exit_code == 0, (step, run.output)
+        assert "next_steps" in json.loads(run.stdout), step
+    journal = gallery.journal()
+    once = ["start upgrade", "run", "verify", "build index"]
+    once += ["cut over", "roll back", "cut over", "complete"]
+    assert [entry["event"] for entry in journal] == ["create", *once, *once]
+    digests = {entry.get("transformation") for entry in journal[2:]} - {None}
+    assert digests == {TO_SECOND.digest, TO_THIRD.digest}
+    assert [space["name"] for space in journal[-1]["dropped"]] == ["second@2"]
+    run = CliRunner().invoke(app, ["upgrade", "log", gallery.url])
+    assert run.exit_code == 0
+    assert run.stdout.count("  complete  ") == 2
+    shown = run.stdout.splitlines()[-1].split("  ")
+    assert {"dropped=second@2", "ended=second@2", "kept=old@1,side@1", "now=True"} <= set(shown)
+    run = CliRunner().invoke(app, ["upgrade", "log", gallery.url, "--json"])
+    logged = [json.loads(line) for line in run.stdout.splitlines()]
+    assert all("next_steps" in entry for entry in logged)
+    last = logged[-1]
+    assert (last["event"], last["next_steps"], last["now"]) == ("complete", [], True)
+    assert steps_of(Upgrade(gallery, TO_THIRD).status()) == []
