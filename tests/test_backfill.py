@@ -357,6 +357,23 @@ def test_what_was_done_before_an_interrupt_is_kept_and_logged(gallery):
     assert [entry["done"] for entry in gallery.journal() if entry["event"] == "backfill"] == [2, 2]
 
 
+def test_a_backfill_waits_while_the_upgrade_is_paused_and_keeps_to_its_limit(gallery):
+    upgrade = Upgrade(gallery, H)
+    upgrade.pause()
+    asked = itertools.count()
+
+    def resume_or_end():
+        turn = next(asked)
+        if turn == 1:
+            upgrade.resume()
+            upgrade.limit(3.0)
+        return turn > 1 and gallery.describe().spaces[NEW].embedded >= 3
+
+    model = Model()
+    result = backfill(gallery, NEW, model, budget=ALL, stop=resume_or_end)
+    assert (model.asked, result.stopped, result.done) == (["dba"], True, 3)
+
+
 def test_an_error_of_the_model_keeps_what_was_done_and_is_logged(gallery):
     def fail(ids):
         if "c" in ids:

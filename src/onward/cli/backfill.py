@@ -148,6 +148,8 @@ def _spend(
     assert model is not None  # noqa: S101  # one of the two is given
     loaded = EmbeddingModel.load(model)
     embed = payload_embedder(loaded, device=device)
+    if loaded.space in opened.spaces() and opened.control(loaded.space).paused:
+        tell("the upgrade is paused: this waits until it is resumed (onward upgrade resume)")
     with progress_bar(f"Embed with {loaded.space.name}", unit="rows") as progress:
         return backfill(
             opened,

@@ -19,6 +19,7 @@ from onward.gallery import Gallery
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Ids, Space
 from onward.upgrading.budget import Budget, Meter
+from onward.upgrading.control import Pace
 from onward.upgrading.work import next_step
 
 Order = Literal["uncertainty", "random"]
@@ -147,7 +148,8 @@ def backfill(
 
     First the rows that an upgrade has made, then those that have no new vector at all. A row that
     was changed or deleted since its payload was read is left alone, and so is one that a model has
-    embedded. Memory is bounded by a batch, beside the ids and uncertainties of what is to be done.
+    embedded. While the upgrade is paused it waits, and it keeps to its limit of rows a second.
+    Memory is bounded by a batch, beside the ids and uncertainties of what is to be done.
 
     Args:
         gallery: the gallery; it must have the new space.
@@ -172,7 +174,7 @@ def backfill(
     meter = Meter(budget, gallery.count())
     waiting = _Waiting.of(gallery, new, None if ids is None else frozenset(ids))
     chosen = waiting.in_order(gallery.url, new, order, seed, matters=not meter.covers(len(waiting)))
-    run = _Run(gallery, new, embed, meter, batch_rows, progress, stop)
+    run = _Run(gallery, new, embed, meter, batch_rows, progress, Pace(gallery, new, stop))
     try:
         run.work_off(chosen)
     except KeyboardInterrupt:
@@ -255,7 +257,7 @@ class _Run:
     meter: Meter
     batch_rows: int
     progress: Progress
-    stop: Callable[[], bool]
+    pace: Pace
     done: int = 0
     changed: int = 0
     skipped: int = 0
@@ -266,8 +268,9 @@ class _Run:
         """Embed these items in their order until the budget is spent."""
         total, at = self.meter.total(len(ids)), 0
         self.progress(0, total)
-        while at < len(ids) and (rows := self.meter.next_rows(self.batch_rows)):
-            if self.stop():
+        while at < len(ids) and (paid := self.meter.next_rows(self.batch_rows)):
+            rows = self.pace.next_rows(paid, 1, lambda: None)
+            if rows is None:
                 self.stopped = True
                 return
             self._batch(ids[at : at + rows])

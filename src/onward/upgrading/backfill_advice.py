@@ -61,8 +61,8 @@ def _on_the_way(curve: OrderCurve, metric: str) -> str:
     values = curve.values[metric]
     start, end = float(values[0]), float(values[-1])
     half = SHARES[int(np.argmax(values >= start + (end - start) / 2))]
-    order = "at random" if curve.order == RANDOM else "by uncertainty"
-    said = f"In order {order}, {_percent(half, 0)} of the items give half of that in {metric}"
+    order = "At random" if curve.order == RANDOM else "By uncertainty"
+    said = f"{order}, {_percent(half, 0)} of the items give half of that in {metric}"
     best = int(values.argmax())
     if best < len(values) - 1 and values[best] > end + NOTICED:
         said += (

@@ -12,6 +12,7 @@ from typing import Any
 
 from onward.errors import GalleryError, UpgradeError
 from onward.gallery import Control, Gallery
+from onward.spaces import Space
 from onward.upgrading.natives import find_natives
 from onward.upgrading.routes import Routes
 from onward.upgrading.work import check_started
@@ -88,13 +89,13 @@ class Pace:
 
     Args:
         gallery: the gallery.
-        routes: the transformations with which the upgrade was started.
+        space: what is filled.
         stop: says whether to end; asked before every batch, and again and again while waiting.
     """
 
-    def __init__(self, gallery: Gallery, routes: Routes, stop: Callable[[], bool]) -> None:
+    def __init__(self, gallery: Gallery, space: Space, stop: Callable[[], bool]) -> None:
         self._gallery = gallery
-        self._space = routes.new
+        self._space = space
         self._stop = stop
         self._owed = 0.0  # rows
         self._looked = time.monotonic()

@@ -197,7 +197,7 @@ def run_upgrade(
     """
     begin = time.perf_counter()
     with ThreadPoolExecutor(1) as writer:
-        run = _Run(gallery, routes, batch_rows, progress, Pace(gallery, routes, stop), writer)
+        run = _Run(gallery, routes, batch_rows, progress, Pace(gallery, routes.new, stop), writer)
         try:
             try:
                 run.work_off()

@@ -1,0 +1,268 @@
+"""The plan of a backfill: its curves against naive ones, and its advice worked by hand."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pages import CONTRAST, Elements
+
+from onward.backfill_curve import random_order
+from onward.compatibility import evaluate_embeddings
+from onward.dense import Dense
+from onward.errors import SpaceMismatchError, UpgradeError
+from onward.gallery import create_gallery
+from onward.intervals import Interval
+from onward.report import write_backfill_report
+from onward.spaces import Embeddings, Space
+from onward.transformation import linear
+from onward.upgrading.backfill_advice import advise
+from onward.upgrading.backfill_plan import plan_backfill
+from onward.upgrading.order_curves import SEEDS, SHARES, OrderCurve, OrderCurves
+
+OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 1), Space("new@2", 3)
+ITEMS = 42
+
+names = itertools.count()
+
+
+def make_h(side=None, uncertainty=True):
+    """The first three numbers of the old vector; unsure by the third of them."""
+    weight = np.eye(3, 4 if side is None else 5, dtype=np.float32)
+    h = linear(OLD, side, NEW, weight, np.zeros(3, np.float32), made_by={})
+    unsure = Dense(np.array([[0, 0, 1]], np.float32), np.zeros(1, np.float32), relu=False)
+    return replace(h, uncertainty=unsure) if uncertainty else h
+
+
+def make_items(labelled=True):
+    """Old and new embeddings of three classes; the classes lie apart by the new model only."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(ITEMS) % 3
+    new = np.eye(3)[labels] + 0.4 * rng.normal(size=(ITEMS, 3))
+    old = np.concatenate([new + 0.8 * rng.normal(size=(ITEMS, 3)), np.zeros((ITEMS, 1))], axis=1)
+    ids = tuple(f"{number:02}" for number in range(ITEMS))
+    known = labels if labelled else None
+    return (
+        Embeddings(ids, old.astype(np.float32), OLD, known),
+        Embeddings(ids, new.astype(np.float32), NEW, known),
+    )
+
+
+def make_gallery(old):
+    return create_gallery(f"memory:bp{next(names)}", OLD, items=[old])
+
+
+def naive(old, new, order, point, metric):
+    """A metric where the first items of an order have their new vectors."""
+    vectors = make_h().apply(old).vectors.copy()
+    for item in order[: round(point * ITEMS / 21)]:
+        vectors[old.ids.index(item)] = new.vectors[new.ids.index(item)]
+    mixed = Embeddings(old.ids, vectors, NEW, new.labels)
+    return evaluate_embeddings(new, mixed, exclude_self=True).to_json()[metric]
+
+
+# The curves
+
+
+def test_curves_are_those_of_a_gallery_of_which_ever_more_is_embedded():
+    old, new = make_items()
+    plan = plan_backfill(make_gallery(old), make_h(), sample=new, seed=7)
+    assert [one.order for one in plan.drawn.curves] == ["random", "uncertainty", "oracle"]
+    unsure = old.vectors[:, 2]
+    far = np.linalg.norm(old.vectors[:, :3] - new.vectors, axis=1)
+    orders = {
+        "random": [random_order(old.ids, seed=7 + turn) for turn in range(SEEDS)],
+        "uncertainty": [[old.ids[row] for row in np.argsort(-unsure)]],
+        "oracle": [[old.ids[row] for row in np.argsort(-far)]],
+    }
+    for name, each in orders.items():
+        for metric in ("cmc@1", "cmc@5", "map"):
+            drawn = plan.drawn.of(name).values[metric]
+            for point in (0, 4, 13, 21):
+                expected = np.mean([naive(old, new, ids, point, metric) for ids in each])
+                assert drawn[point] == pytest.approx(expected), (name, metric, point)
+            assert plan.drawn.of(name).auc(metric) == pytest.approx(np.mean(drawn))
+    gain = plan.drawn.gains["map"]
+    ends = plan.drawn.of("oracle").values["map"]
+    assert gain.estimate == pytest.approx(ends[-1] - ends[0])
+    assert gain.difference
+
+
+def test_without_labels_the_neighbours_are_compared_with_those_of_full_backfill():
+    old, new = make_items(labelled=False)
+    plan = plan_backfill(make_gallery(old), make_h(uncertainty=False), sample=new)
+    assert plan.metrics == ("agreement",)
+    assert [one.order for one in plan.drawn.curves] == ["random", "oracle"]
+    upgraded = old.vectors[:, :3]
+
+    def nearest(query, vectors):
+        distances = np.linalg.norm(vectors - new.vectors[query], axis=1)
+        distances[query] = np.inf
+        return set(np.argsort(distances)[:4].tolist())  # a tenth of 42 items
+
+    shared = [len(nearest(q, upgraded) & nearest(q, new.vectors)) / 4 for q in range(ITEMS)]
+    values = plan.drawn.of("random").values["agreement"]
+    assert values[0] == pytest.approx(np.mean(shared))
+    assert values[-1] == 1.0
+    assert "does not know how unsure it is" in plan.advice
+
+
+def test_labels_are_taken_from_the_gallery_where_the_sample_has_none():
+    old, new = make_items()
+    plan = plan_backfill(make_gallery(old), make_h(), sample=replace(new, labels=None))
+    assert plan.metrics == ("cmc@1", "cmc@5", "map")
+
+
+def test_a_plan_says_what_the_gallery_holds_and_what_was_left_out():
+    old, new = make_items()
+    ids = old.ids
+    gallery = create_gallery(f"memory:bp{next(names)}", OLD, SIDE, NEW)
+    aside = Embeddings(ids[:40], np.zeros((40, 1), np.float32), SIDE)
+    gallery.add(old.select(range(40)), aside)
+    gallery.add(old.select([40]))
+    (batch,) = gallery.scan([OLD], ids=ids[:1])
+    gallery.write(new.align(batch.ids), batch.revisions, origin="embedded")
+    before = gallery.state(), len(gallery.journal())
+    h = replace(make_h(SIDE), made_by={"sample": {"ids": list(ids[:5])}})
+    plan = plan_backfill(gallery, h, sample=new)
+    assert (gallery.state(), len(gallery.journal())) == before
+    assert (plan.upgraded, plan.embedded, plan.missing, plan.items) == (0, 1, 40, 35)
+    assert plan.left_out == {
+        "a transformation was fitted on them": 5,
+        "not in the gallery": 1,
+        "no transformation can carry them": 1,
+    }
+    given = json.loads(json.dumps(plan.to_json()))
+    assert given["rows"] == {"upgraded": 0, "embedded": 1, "missing": 40}
+    assert set(given["curves"]["oracle"]) == {"cmc@1", "cmc@5", "map", "auc@22"}
+    assert given["next_steps"][0]["command"] == "onward backfill"
+    assert "  left out 5: a transformation was fitted on them" in str(plan)
+
+
+def test_too_few_items_make_no_plan():
+    old, new = make_items()
+    words = r"19 of the sample's 19 items are left .*, 20 are needed. Embed more .*gallery sample"
+    with pytest.raises(UpgradeError, match=words):
+        plan_backfill(make_gallery(old), make_h(), sample=new.select(range(19)))
+
+
+def test_a_sample_of_another_model_is_refused():
+    old, new = make_items()
+    other = Embeddings(new.ids, new.vectors, Space("other@3", 3))
+    with pytest.raises(SpaceMismatchError, match=r"the sample is in other@3 .* leads to new@2"):
+        plan_backfill(make_gallery(old), make_h(), sample=other)
+
+
+# The advice
+
+
+def interval(estimate, half_width=0.01):
+    low, high = estimate - half_width, estimate + half_width
+    return Interval(estimate, low, high, 0.95, difference=True, method="by hand")
+
+
+def straight(start, end):
+    return start + (end - start) * np.array(SHARES)
+
+
+def drawn(random, uncertainty=None, half_width=0.01):
+    """Curves by metric; the oracle's are those by uncertainty."""
+    curves = [OrderCurve("random", random)]
+    if uncertainty is not None:
+        curves.append(OrderCurve("uncertainty", uncertainty))
+    curves.append(OrderCurve("oracle", uncertainty or random))
+    gains = {metric: interval(float(v[-1] - v[0]), half_width) for metric, v in random.items()}
+    return OrderCurves(tuple(curves), gains)
+
+
+UP, FLAT, DOWN = straight(0.4, 0.5), straight(0.5, 0.5), straight(0.5, 0.4)
+
+
+def test_where_full_backfill_is_worse_nothing_is_to_be_spent():
+    falling = {"cmc@1": FLAT, "map": DOWN}
+    assert advise(drawn(falling, falling)) == (
+        "Spend nothing: the upgrade alone answers at least as well as full backfill, which takes "
+        "map from 50.0 % to 40.0 % and cmc@1 from 50.0 % to 50.0 %."
+    )
+
+
+def test_where_map_falls_and_cmc_rises_it_depends():
+    both = {"cmc@1": UP, "map": DOWN}
+    assert advise(drawn(both, both)) == (
+        "Spend nothing unless cmc@1 counts more than map: full backfill takes map from 50.0 % to "
+        "40.0 % and cmc@1 from 40.0 % to 50.0 %. By uncertainty, 52 % of the items give "
+        "half of that in cmc@1."
+    )
+
+
+def test_a_gain_that_the_queries_cannot_tell_is_said_so():
+    both = {"cmc@1": UP, "map": UP}
+    said = advise(drawn(both, both, half_width=0.2))
+    assert "These queries cannot tell that from no change (" in said
+    assert "a larger sample can." in said
+    assert "cannot tell" not in advise(drawn(both, both))
+
+
+def test_where_a_curve_is_highest_on_the_way_that_is_said():
+    hill = UP.copy()
+    hill[7:14] = 0.6
+    said = advise(drawn({"map": UP, "cmc@1": UP}, {"map": hill, "cmc@1": UP}))
+    assert said.endswith(
+        "By uncertainty, 33 % of the items give half of that in map; it is best at 33 % "
+        "(60.0 %), beyond that it falls."
+    )
+
+
+def test_where_a_curve_falls_below_both_ends_more_or_nothing_is_to_be_spent():
+    valley = UP.copy()
+    valley[3] = 0.3
+    both = {"map": valley, "cmc@1": UP}
+    assert advise(drawn(both, both)).endswith(
+        "On the way map falls below both ends, to 30.0 % at 14 %: spend more than that, or nothing."
+    )
+
+
+def test_where_a_random_order_does_better_it_is_said_in_which_metric():
+    better = np.minimum(UP + 0.05, 0.5)
+    said = advise(drawn({"map": better, "cmc@1": better}, {"map": UP, "cmc@1": UP}))
+    assert "At random, " in said
+    assert said.endswith(
+        "On the way a random order gives more map (48.7 % against 45.0 % on average) and cmc@1 "
+        "(48.7 % against 45.0 % on average): --order random."
+    )
+    said = advise(drawn({"map": UP, "cmc@1": better}, {"map": UP, "cmc@1": UP}))
+    assert said.endswith("on average): --order random if that counts more.")
+
+
+# The page
+
+
+def test_the_page_shows_advice_curves_and_numbers(tmp_path):
+    old, new = make_items()
+    plan = plan_backfill(make_gallery(old), make_h(), sample=new)
+    write_backfill_report(tmp_path / "page.html", plan, facts={"command": "<made> & up"})
+    page = Elements((tmp_path / "page.html").read_text())
+    headings = [one["text"] for one in page.of("h2")]
+    curves = [f"{metric} against the share embedded" for metric in ("cmc@1", "map")]
+    assert headings[:3] == ["Advice", *curves]
+    assert plan.advice in next(one["text"] for one in page.of("p") if one.get("class") == "verdict")
+    assert len(page.of("svg")) == 4
+    named = [one["text"] for one in page.of("text") if "name" in one.get("class", "")]
+    mean = 100 * plan.drawn.of("uncertainty").auc("cmc@1")
+    assert f"uncertainty, auc@22 {mean:.1f}" in named
+    assert len(page.of("tr")) == 2 * (1 + 22 + 1)
+    assert not page.of("script")
+    assert "<made> & up" in "".join(one["text"] for one in page.of("dd"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "dark")])
+def test_the_page_can_be_read_on_a_phone_and_in_the_dark(tmp_path, browser, width, scheme):
+    old, new = make_items()
+    plan = plan_backfill(make_gallery(old), make_h(), sample=new)
+    write_backfill_report(tmp_path / "page.html", plan, facts={})
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert min(page.evaluate(CONTRAST))[0] >= 4.5
