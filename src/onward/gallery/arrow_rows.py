@@ -87,7 +87,7 @@ def given_rows(rows: Rows, schema: pa.Schema, token: int) -> pa.Table:
 
 def with_given(stored: pa.Table, rows: Rows, token: int, step: int) -> pa.Table:
     """Return stored rows with what is given anew; every field that is not given becomes null."""
-    order = _positions(stored, rows.ids)
+    order = pa.array(np.arange(len(rows.ids))[_positions(stored, rows.ids)])
     given = {name: array.take(order) for name, array in _given_columns(rows).items()}
     given["revision"] = pa.array(np.full(len(stored), token))
     given["change"] = _next_change(stored, step)
@@ -110,17 +110,19 @@ def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
     origin "embedded" in the field.
     """
     vector, origin, uncertainty = field_columns(writing.to)
-    positions = _positions(stored, writing.embeddings.ids).to_numpy()
+    positions = _positions(stored, writing.embeddings.ids)
     same = stored["revision"].to_numpy() == writing.revisions[positions]
     embedded = pc.fill_null(pc.equal(stored[origin.name], "embedded"), False).to_numpy()
     free = same & ~embedded
-    stored, positions = stored.filter(pa.array(free)), positions[free]
+    if not free.all():
+        positions = np.arange(len(writing.revisions))[positions][free]
+        stored = stored.filter(pa.array(free))
     unsure = pa.nulls(len(stored), pa.float32())
     if writing.uncertainty is not None:
         unsure = pa.array(writing.uncertainty[positions])
     given = {
         vector.name: vector_array(writing.embeddings.vectors[positions], writing.to),
-        origin.name: pa.array([writing.origin] * len(stored), pa.string()),
+        origin.name: pa.repeat(pa.scalar(writing.origin, pa.string()), len(stored)),
         uncertainty.name: unsure,
         "change": _next_change(stored, step),
     }
@@ -130,6 +132,8 @@ def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
 
 def without_changes(stored: pa.Table, changes: Mapping[str, int]) -> pa.Table:
     """Return the stored rows without those whose column `change` is what is given."""
+    if not changes:
+        return stored
     rows = zip(stored["id"].to_pylist(), stored["change"].to_pylist(), strict=True)
     return stored.filter(pa.array([changes.get(item) != at for item, at in rows], pa.bool_()))
 
@@ -200,9 +204,13 @@ def _given_columns(rows: Rows) -> dict[str, pa.Array]:
     return given
 
 
-def _positions(stored: pa.Table, ids: Sequence[str]) -> pa.Array:
+def _positions(stored: pa.Table, ids: Ids) -> Int64[np.ndarray, " row"] | slice:
+    """Return where the stored rows stand among these ids; a slice if they are the same."""
+    found = stored["id"].to_pylist()
+    if tuple(found) == ids:
+        return slice(None)
     at = {item: position for position, item in enumerate(ids)}
-    return pa.array([at[item] for item in stored["id"].to_pylist()], pa.int64())
+    return np.array([at[item] for item in found], np.int64)
 
 
 def _next_change(stored: pa.Table, step: int) -> pa.Array:

@@ -48,6 +48,8 @@ from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids
 
 ITEMS, RECORD, WORKERS = "items", "record", "workers"
+READ_ROWS = 2048
+"""At most so many rows at a time are read: Lance reads many such batches ahead."""
 KEPT_BATCHES = 3
 """So many batches of whole rows are kept for writing: one read, one transformed, one written."""
 REWRITE_TRIES = 20
@@ -232,6 +234,11 @@ class LanceStore:
         with speaking(self.url):
             self._items.create_index(of.column, config=config, replace=True)
 
+    def compact(self, keep: timedelta) -> None:
+        """Merge small fragments, index new rows, and forget old versions, in both tables."""
+        for table in (self._items, self._record):
+            commit(self.url, partial(table.optimize, cleanup_older_than=keep))
+
     def revision_sum(self) -> int:
         """Return the sum of the column `revision`, modulo 2^64."""
         total = 0
@@ -269,7 +276,7 @@ class LanceStore:
             query = self._items.search()
             query = query.where(condition) if condition else query
             query = query.select(columns) if columns else query
-            reader = query.to_batches(batch_rows)
+            reader = query.to_batches(min(batch_rows, READ_ROWS))
             parts: list[pa.Table] = []
             held = 0
             for part in reader:
@@ -288,8 +295,9 @@ class LanceStore:
         for batch in tuple(self._last_read):
             if batch.schema.names == schema.names:
                 chosen = pc.is_in(batch["id"], value_set=pa.array(ids, pa.string()))
-                if pc.sum(chosen).as_py() == len(ids):
-                    return batch.filter(chosen).cast(schema)
+                held = pc.sum(chosen).as_py()
+                if held == len(ids):
+                    return (batch if held == len(batch) else batch.filter(chosen)).cast(schema)
         return None
 
     def _rows(self, ids: Ids) -> pa.Table:

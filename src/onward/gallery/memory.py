@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import numpy as np
 from jaxtyping import Shaped
@@ -193,6 +194,9 @@ class MemoryStore:
 
     def build_index(self, of: Field) -> None:
         """Do nothing: every search is exact."""
+
+    def compact(self, keep: timedelta) -> None:
+        """Do nothing: nothing is scattered."""
 
     def revision_sum(self) -> int:
         """Return the sum of all rows' revisions, modulo 2^64."""

@@ -8,6 +8,7 @@ fit together.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -172,6 +173,15 @@ class Store(Protocol):
 
     def build_index(self, of: Field) -> None:
         """Build what makes approximate search fast, where the store has such a thing."""
+        ...
+
+    def compact(self, keep: timedelta) -> None:
+        """Put together what writing has scattered, and index what was rewritten.
+
+        Args:
+            keep: what was replaced or deleted longer ago is deleted from the disk; who still reads
+                what stood there then fails.
+        """
         ...
 
     def revision_sum(self) -> int:
