@@ -205,3 +205,24 @@ def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):
 def test_options_that_do_not_go_together_are_refused(options, words):
     with pytest.raises(ConfigurationError, match=words):
         run("backfill", "memory:nowhere", *options)
+
+
+def test_embed_writes_where_the_images_are_so_that_a_changed_one_is_noticed(place, tmp_path):
+    for number in range(25):
+        (tmp_path / "images" / str(number % 5)).mkdir(parents=True, exist_ok=True)
+        file = tmp_path / "images" / str(number % 5) / f"{number}.png"
+        open_items("digits").open(number).save(file)
+    out, lines = tmp_path / "old.parquet", tmp_path / "where.jsonl"
+    embed = ["embed", place / "old", tmp_path / "images", out]
+    written = json.loads(run(*embed, "--payloads-out", lines, "--json").stdout)["written"]
+    assert written == [str(out), str(lines)]
+    gallery = str(tmp_path / "photos.lance")
+    run("gallery", "create", gallery, out, "--payloads", lines)
+    run("upgrade", "start", gallery, place / "h")
+    Image.new("L", (8, 8), 9).save(tmp_path / "images" / "3" / "3.png")
+    given = ("--model", place / "new", "--budget", "100%", "--json")
+    answer = json.loads(run("backfill", gallery, *given, code=1).stdout)
+    assert (answer["done"], list(answer["reasons"])) == (24, ["3/3.png"])
+    assert "has changed since its payload was written: its SHA-256" in answer["reasons"]["3/3.png"]
+    with pytest.raises(ConfigurationError, match=r"payloads are written as JSON lines; .* end in"):
+        run(*embed, "--payloads-out", tmp_path / "where.json")

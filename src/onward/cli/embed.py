@@ -18,7 +18,12 @@ from onward.cli.options import (
     tell_left_out,
 )
 from onward.cli.output import AsJson, show_fields
-from onward.cli.payload_lines import SUFFIX, open_payload_lines
+from onward.cli.payload_lines import (
+    SUFFIX,
+    check_lines,
+    open_payload_lines,
+    write_payload_lines,
+)
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,6 +41,10 @@ def embed(
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
     side_out: Annotated[
         Path | None, typer.Option(help="Side-information to write (train --layers): .parquet.")
+    ] = None,
+    payloads_out: Annotated[
+        Path | None,
+        typer.Option(help="For `gallery create`: where each image is, and its digest: .jsonl."),
     ] = None,
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.ALL,
     classes: Classes = None,
@@ -57,6 +66,8 @@ def embed(
     for path in (out, side_out):
         if path is not None:
             check_room(check_suffix(path))
+    if payloads_out is not None:
+        check_lines(payloads_out)
     loaded = EmbeddingModel.load(model)
     from_lines = data.endswith(SUFFIX)
     if from_lines:
@@ -80,12 +91,16 @@ def embed(
             embeddings, side = loaded.embed_with_side(items, device=device, progress=progress)
             _labelled(side, not from_lines).save(side_out)
     _labelled(embeddings, not from_lines).save(out)
+    if payloads_out is not None:
+        from onward.data.payloads import with_digest
+
+        write_payload_lines(payloads_out, items.ids, [with_digest(one) for one in items.payloads])
     fields = {
         "items": len(embeddings),
         "space": str(embeddings.space),
         "side": None if side_out is None else str(loaded.side),
         "left out": len(items.left_out),
-        "written": [str(path) for path in (out, side_out) if path is not None],
+        "written": [str(path) for path in (out, side_out, payloads_out) if path is not None],
     }
     show_fields(fields, as_json)
 

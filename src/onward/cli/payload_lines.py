@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onward.errors import GalleryError
+from onward.cli.options import check_room
+from onward.errors import ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
     from onward.data.items import Items
@@ -53,6 +54,18 @@ def read_payloads(path: Path | None, ids: tuple[str, ...]) -> list[dict[str, Any
             f"{missing[0]!r}. {_LINES}"
         )
     return [by_id[item] for item in ids]
+
+
+def check_lines(path: Path) -> None:
+    """Refuse to write payloads where they cannot be, or are not looked for.
+
+    Raises:
+        ConfigurationError: if the file has another suffix.
+        ArtifactError: naming what is in the way.
+    """
+    if path.suffix != SUFFIX:
+        raise ConfigurationError(f"payloads are written as JSON lines; {path} must end in {SUFFIX}")
+    check_room(path)
 
 
 def write_payload_lines(
