@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from onward.training.side_information import train_side_information_model
     from onward.training.transformations import fit
     from onward.transformation import Transformation, compose
-    from onward.upgrading import Upgrade, plan_upgrade
+    from onward.upgrading import Budget, Upgrade, plan_backfill, plan_upgrade
+    from onward.upgrading.backfill import backfill
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "Budget": "upgrading",
     "Comparison": "compatibility",
     "EmbeddingModel": "models",
     "Embeddings": "spaces",
@@ -37,6 +39,7 @@ _MODULE_OF = {
     "Space": "spaces",
     "Transformation": "transformation",
     "Upgrade": "upgrading",
+    "backfill": "upgrading.backfill",
     "compare": "compatibility",
     "compose": "transformation",
     "create_gallery": "gallery",
@@ -46,6 +49,7 @@ _MODULE_OF = {
     "open_gallery": "gallery",
     "open_items": "data.sources",
     "open_splits": "data.sources",
+    "plan_backfill": "upgrading",
     "plan_upgrade": "upgrading",
     "rank": "retrieval",
     "search": "retrieval",
@@ -54,6 +58,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "Budget",
     "Comparison",
     "EmbeddingModel",
     "Embeddings",
@@ -65,6 +70,7 @@ __all__ = [
     "Space",
     "Transformation",
     "Upgrade",
+    "backfill",
     "compare",
     "compose",
     "create_gallery",
@@ -74,6 +80,7 @@ __all__ = [
     "open_gallery",
     "open_items",
     "open_splits",
+    "plan_backfill",
     "plan_upgrade",
     "rank",
     "search",

@@ -3,6 +3,9 @@
 No image can be read here: nothing that could is imported.
 """
 
+from onward.upgrading.backfill import BackfillResult, Embedded, backfill, embeddings_given
+from onward.upgrading.backfill_plan import BackfillPlan, plan_backfill
+from onward.upgrading.budget import Budget
 from onward.upgrading.canaries import Canaries, CanaryResult
 from onward.upgrading.complete import Completion, plan_completion
 from onward.upgrading.gate import Requirement, Verdict
@@ -17,11 +20,15 @@ from onward.upgrading.whole import verify_and_cut_over
 from onward.upgrading.work import Blocked, Work
 
 __all__ = [
+    "BackfillPlan",
+    "BackfillResult",
     "Blocked",
+    "Budget",
     "Canaries",
     "CanaryResult",
     "Cell",
     "Completion",
+    "Embedded",
     "Plan",
     "Prediction",
     "Requirement",
@@ -33,6 +40,9 @@ __all__ = [
     "Verdict",
     "Verification",
     "Work",
+    "backfill",
+    "embeddings_given",
+    "plan_backfill",
     "plan_completion",
     "plan_upgrade",
     "predict",
