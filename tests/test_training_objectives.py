@@ -194,6 +194,30 @@ def test_with_an_uncertainty_the_loss_is_fastfill_s():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_weighed_by_the_variance_the_discriminative_part_makes_fastfill_s_whole_loss():
+    """mean of exp(-s) / 2 * (L_sim + L_disc) + s / 2, nothing standardised."""
+    _, frame = fitting(QUICK)
+    weight = 1 / frame.spread**2
+    chosen = changed(uncertainty=True, discriminative="classifier", discriminative_weight=weight)
+    learner, _ = fitting(chosen, classifier())
+    learner.eval().requires_grad_(requires_grad=False)
+    learner.unsure.weight.copy_(torch.linspace(-1, 1, 8)[None])
+    old, side, new = world(12)
+    given = [torch.from_numpy(e.vectors.copy()) for e in (old, side)]
+    vectors = learner.network(*given).double().numpy()
+    z = frame.middle + frame.spread * vectors
+    logits = z @ classifier().weight.T
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    smoothed = 0.9 * np.eye(20)[new.labels] + 0.1 / 20
+    both = ((z - new.vectors) ** 2).mean(axis=1) - (smoothed * logs).sum(axis=1)
+    s = vectors @ np.linspace(-1, 1, 8) + 2 * np.log(frame.spread)  # of losses in other units
+    expected = np.mean(0.5 * np.exp(-s) * both + 0.5 * s)
+    wanted = torch.from_numpy(frame.standardise(new.vectors))
+    classes = torch.from_numpy(new.labels.copy())
+    found = float(learner(*given, torch.zeros(1), wanted, classes, torch.ones(12)))
+    assert found == pytest.approx(expected - np.log(frame.spread), rel=1e-4)
+
+
 def uneven(items=600, seed=0):
     """Items whose first old dimension says how much of the new vector is chance."""
     rng = np.random.default_rng(seed)
