@@ -45,6 +45,7 @@ COMMANDS = [
     "gallery add",
     "gallery delete",
     "gallery describe",
+    "gallery compact",
     "gallery export",
     "gallery sample",
     "upgrade all",

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import lancedb
@@ -222,6 +223,65 @@ def test_a_directory_that_is_closed_to_writing_is_said_to_be(path, gallery):
     for directory in directories:
         directory.chmod(0o700)
     assert gallery.count() == 3
+
+
+def test_compacting_merges_what_writing_scattered_and_frees_what_it_replaced(path, gallery):
+    gallery.add_space(NEW)
+    for batch in gallery.pending([OLD], NEW, batch_rows=1):
+        gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded")
+    items = lancedb.connect(path).open_table("items")
+    before = gallery.read(OLD).vectors, gallery.read(NEW).vectors, gallery.state()
+    gallery.compact()
+    items.checkout_latest()
+    assert items.stats()["fragment_stats"]["num_fragments"] == 1
+    assert len(items.list_versions()) > 1
+    gallery.compact(keep=timedelta(0))
+    items.checkout_latest()
+    assert len(items.list_versions()) == 1
+    after = gallery.read(OLD).vectors, gallery.read(NEW).vectors, gallery.state()
+    for was, now in zip(before[:2], after[:2], strict=True):
+        np.testing.assert_array_equal(was, now)
+    assert after[2] == before[2]
+    assert [entry["event"] for entry in gallery.journal()] == ["create", "add space"]
+
+
+def _write_all(path, seed):
+    """Update, delete and add rows again and again; tell what must be there at the end."""
+    gallery = open_gallery(Path(path))
+    rng = np.random.default_rng(seed)
+    for number in range(25):
+        mine = [f"{seed}-{row}" for row in rng.choice(200, 20, replace=False)]
+        gallery.update(embed(OLD, mine, number))
+        gallery.add(embed(OLD, [f"{seed}-new-{number}"]))
+        if number:
+            assert gallery.delete([f"{seed}-new-{number - 1}"]) == 1
+
+
+@pytest.mark.slow
+def test_compacting_beside_those_who_write_loses_nothing(path):
+    ids = [f"{seed}-{row}" for seed in (1, 2) for row in range(200)]
+    gallery = create_gallery(path, OLD, items=[embed(OLD, ids)])
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_all, args=(str(path), seed)) for seed in (1, 2)]
+    for writer in writers:
+        writer.start()
+    compacted = 0
+    while any(writer.is_alive() for writer in writers):
+        gallery.compact()
+        compacted += 1
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert compacted > 0
+    assert gallery.ids() == tuple(sorted([*ids, "1-new-24", "2-new-24"]))
+    expected = dict(zip(ids, embed(OLD, ids).vectors, strict=True))
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        for number in range(25):
+            mine = [f"{seed}-{row}" for row in rng.choice(200, 20, replace=False)]
+            expected |= dict(zip(mine, embed(OLD, mine, number).vectors, strict=True))
+    found = gallery.read(OLD, ids)
+    np.testing.assert_array_equal(found.vectors, np.stack([expected[item] for item in ids]))
 
 
 def _add(path, first):

@@ -262,6 +262,8 @@ def check_unique(ids: Ids) -> None:
     Raises:
         EmbeddingsError: naming the first bad id and its rows.
     """
+    if _are_unique(ids):
+        return
     seen: dict[str, int] = {}
     for row, item in enumerate(ids):
         if not isinstance(item, str) or not item or not is_text(item):
@@ -273,6 +275,14 @@ def check_unique(ids: Ids) -> None:
             raise EmbeddingsError(
                 f"id {item!r} stands in rows {first} and {row}; every item needs an id of its own"
             )
+
+
+def _are_unique(ids: Ids) -> bool:
+    """Say whether ids are good, all at once; what is wrong otherwise, `check_unique` says."""
+    if not all(type(item) is str for item in ids):
+        return False
+    every = set(ids)
+    return len(every) == len(ids) and "" not in every and is_text("".join(ids))
 
 
 def is_text(name: str) -> bool:

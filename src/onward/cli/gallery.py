@@ -89,6 +89,26 @@ def describe(gallery: GalleryUrl, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def compact(
+    gallery: GalleryUrl,
+    keep_minutes: Annotated[
+        float, typer.Option(min=0, help="How long what was replaced is kept for those who read it.")
+    ] = 60.0,
+) -> None:
+    """Put together what writing has scattered, index it, and free what was replaced.
+
+    Safe beside others who write. An upgrade does it at its end.
+
+    Example: onward gallery compact photos.lance --keep-minutes 10
+    """
+    from datetime import timedelta
+
+    from onward.gallery import open_gallery
+
+    open_gallery(gallery).compact(keep=timedelta(minutes=keep_minutes))
+
+
+@app.command()
 def export(
     gallery: GalleryUrl,
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],

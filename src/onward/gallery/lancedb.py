@@ -50,8 +50,10 @@ from onward.spaces import Embeddings, Ids
 ITEMS, RECORD, WORKERS = "items", "record", "workers"
 READ_ROWS = 2048
 """At most so many rows at a time are read: Lance reads many such batches ahead."""
-KEPT_BATCHES = 3
-"""So many batches of whole rows are kept for writing: one read, one transformed, one written."""
+KEPT_BATCHES = 2
+"""So many batches of whole rows are kept to be written: one, while the next is read."""
+LEAST_KEPT = timedelta(milliseconds=1)
+"""LanceDB warns of less."""
 REWRITE_TRIES = 20
 FIRST_BITS, STEP_BITS = 60, 40
 """`revision` and `change` start anywhere below 2^60 and grow by less than 2^40 a time: they are
@@ -237,7 +239,7 @@ class LanceStore:
     def compact(self, keep: timedelta) -> None:
         """Merge small fragments, index new rows, and forget old versions, in both tables."""
         for table in (self._items, self._record):
-            commit(self.url, partial(table.optimize, cleanup_older_than=keep))
+            commit(self.url, partial(table.optimize, cleanup_older_than=max(keep, LEAST_KEPT)))
 
     def revision_sum(self) -> int:
         """Return the sum of the column `revision`, modulo 2^64."""

@@ -8,6 +8,7 @@ comes or goes. No image can be read here: nothing that could is imported.
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from onward.upgrading.work import measure_work, next_step
 
 FRUITLESS_PASSES = 3
 """So often may a pass write nothing, because other processes change its rows, before it gives up"""
+COMPACTED_SHARE = 0.1
+"""A run that has written more of a gallery's rows than this has it compacted at its end."""
 PASS_SECONDS = 600.0
 """After so long a pass begins anew: it reads what was stored when it began."""
 PATIENCE_SECONDS = 30.0
@@ -93,10 +96,14 @@ class _Run:
         self.total = count_pending(self.gallery, self.routes)
 
     def work_off(self) -> None:
-        """Make passes over the pending rows until none is left: others may add some meanwhile."""
+        """Make passes over the pending rows until none is left: others may add some meanwhile.
+
+        Where others never rest, a later pass that found less than a batch ends it: there would
+        always be some.
+        """
         self.progress(0, self.total)
         with self.gallery.working_on(self.routes.new) as share_now:
-            fruitless, alone = 0, False
+            fruitless, alone, passes = 0, False, 0
             while fruitless < FRUITLESS_PASSES:
                 present, before = share_now(), self.done
                 share = Share() if alone else present
@@ -105,6 +112,10 @@ class _Run:
                     outcome, alone = self._await_others(share_now)
                 if outcome in ("nothing", "stopped"):
                     self.stopped = outcome == "stopped"
+                    return
+                passes += outcome == "done"
+                caught_up = passes > 1 and 0 < self.done - before < self.batch_rows
+                if outcome == "done" and share.is_everything and caught_up:
                     return
                 fruitless = fruitless + 1 if outcome == "done" and self.done == before else 0
 
@@ -185,6 +196,9 @@ def run_upgrade(
 ) -> UpgradeResult:
     """Work off an upgrade that was started; log what was done.
 
+    Where nothing is left, and much of the gallery was written, the store is compacted: searches of
+    the space that serves are then as fast as before.
+
     Args:
         gallery: the gallery.
         routes: the transformations with which it was started.
@@ -213,4 +227,7 @@ def run_upgrade(
     result = UpgradeResult(run.done, work.skipped, work.to_do, seconds, run.stopped)
     event = {"event": "run", "transformation": routes.digest, **result.to_json()}
     gallery.log(event)
+    if not (run.stopped or work.to_do) and run.done > COMPACTED_SHARE * work.rows:
+        with suppress(GalleryError):  # the work is done; what is scattered stays so
+            gallery.compact()
     return result

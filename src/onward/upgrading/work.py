@@ -16,6 +16,7 @@ from onward.upgrading.routes import (
     Routes,
     count_pending,
     needed_spaces,
+    recorded_reads,
     recorded_routes,
 )
 
@@ -23,8 +24,8 @@ NO_OLD, NO_SIDE = "no vector in the old space", "no side-information"
 EXAMPLES = 5
 """How many ids of rows that cannot be done are named."""
 
-BATCH_BYTES = 32 << 20
-FEWEST_ROWS, MOST_ROWS = 256, 16384
+BATCH_BYTES = 128 << 20
+FEWEST_ROWS, MOST_ROWS = 256, 32768
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,13 @@ def check_fits(gallery: Gallery, transformation: Transformation) -> None:
             f"none; it has {known}. Fit a transformation without side-information, or store the "
             "side-information first (add_space, then write)"
         )
+    made_by = gallery.made_by(old)
+    if made_by is not None and any(new in read for read in recorded_reads(made_by)):
+        raise UpgradeError(
+            f"the transformation goes from {old} to {new}, but the vectors in {old} of gallery "
+            f"{gallery.url} are made from those in {new}: it goes the wrong way. To answer queries "
+            f"from {new.name} again, roll back (onward upgrade rollback)"
+        )
 
 
 def check_routes(gallery: Gallery, routes: Routes) -> None:
@@ -149,7 +157,7 @@ def measure_work(gallery: Gallery, routes: Routes) -> Work:
 
 
 def choose_batch_rows(*transformations: Transformation) -> int:
-    """Return how many rows take about 32 MiB: what is read, what is written, and copies.
+    """Return how many rows take about 128 MiB: what is read, what is written, and copies.
 
     Of the transformation that needs most, if there are several.
     """
