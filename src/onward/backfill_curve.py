@@ -189,7 +189,8 @@ def uncertainty_order(
             f"uncertainty of shape {numbers.shape} with {int(np.isnan(numbers).sum())} NaN for "
             f"{len(ids)} ids; give one number an id, greatest where `h` is least sure"
         )
-    rows = sorted(range(len(ids)), key=lambda row: (-numbers[row], ids[row]))
+    by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+    rows = by_id[np.argsort(-numbers[by_id], kind="stable")]
     return tuple(ids[row] for row in rows)
 
 
