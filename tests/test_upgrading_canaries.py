@@ -210,6 +210,23 @@ def test_a_verification_that_went_stale_is_done_again(gallery, upgrade):
     assert events.count("build index") == 1
 
 
+def test_a_run_beside_a_writer_who_never_rests_comes_to_its_end(gallery):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    added = itertools.count()
+
+    def add_one(done, total):
+        name = f"more-{next(added)}"
+        gallery.add(embed(OLD, [name]), embed(SIDE, [name]))
+        assert next(added) < 1000, "it follows the writer for ever"
+
+    result = upgrade.run(batch_rows=10, progress=add_one)
+    assert result.done >= ROWS
+    assert not result.stopped
+    assert 0 < result.remaining < 10
+    assert upgrade.run().remaining == 0
+
+
 def test_after_three_stale_verifications_it_gives_up_and_says_what_to_do(gallery, upgrade):
     def disturb(verification):
         gallery.delete([numbered(ROWS)[next(deleted)]])
