@@ -110,6 +110,7 @@ def upgrade(path: Path, h_path: Path, connection) -> None:
     used = time.process_time()
     first = upgrade.run(stop=lambda: gallery.count([h.new]) >= half)
     told["run"] = measured(first.done, first.seconds, time.process_time() - used)
+    told["peak_rss_run"] = peak_rss()
     after = seconds_alone(h, gallery)
     told["alone"] = measured(*map(sum, zip(before, after, strict=True)))
     connection.send("half")
@@ -209,7 +210,9 @@ def run(directory: Path, rows: int, dim: int, inner: int) -> Iterator[tuple[str,
     told = connection.recv()
     searches["while it runs"] = searcher.end()
     yield from told.items()
-    yield "ratio", told["run"]["rows_per_second"] / told["alone"]["rows_per_second"]
+    alone, both = told["alone"], told["run"]
+    yield "ratio", both["rows_per_second"] / alone["rows_per_second"]
+    yield "core_ratio", alone["core_microseconds_a_row"] / both["core_microseconds_a_row"]
     process.join()
     yield "disk_after", disk_bytes(path)
     searches["after"] = searcher.for_a_while()
@@ -233,7 +236,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="where to work; default: temporary files")
     arguments = parser.parse_args()
     told = {
-        "command": "python benchmarks/upgrade.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/upgrade.py --rows {arguments.rows}",
         "rows": arguments.rows,
         "dim": arguments.dim,
         "inner": arguments.inner,

@@ -344,9 +344,9 @@ def test_rows_that_cannot_be_done_are_counted_and_left_alone(gallery, upgrade):
 
 
 def test_memory_bounds_the_rows_of_a_batch():
-    assert choose_batch_rows(H) == 32768
+    assert choose_batch_rows(H) == 16384
     wide = make_transformation(old=Space("o", 1000), side=None, new=Space("n", 1000))
-    assert choose_batch_rows(wide) == (128 << 20) // (16 * 2000)
+    assert choose_batch_rows(wide) == (96 << 20) // (16 * 2000)
 
 
 def test_no_module_that_could_read_an_image_is_imported():

@@ -238,6 +238,8 @@ class LanceStore:
 
     def compact(self, keep: timedelta) -> None:
         """Merge small fragments, index new rows, and forget old versions, in both tables."""
+        self._last_read.clear()
+        pa.default_memory_pool().release_unused()  # merging takes memory too
         for table in (self._items, self._record):
             commit(self.url, partial(table.optimize, cleanup_older_than=max(keep, LEAST_KEPT)))
 

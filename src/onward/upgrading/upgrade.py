@@ -114,7 +114,7 @@ class Upgrade:
         Args:
             progress: told after every batch.
             batch_rows: how many rows are read, transformed and written at a time; chosen so that
-                they take about 128 MiB if None.
+                they take about 96 MiB if None.
             stop: asked before every batch; a run that is told to stop, or is interrupted from the
                 keyboard, ends within one batch, and the next one goes on.
 

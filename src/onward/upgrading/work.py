@@ -24,8 +24,8 @@ NO_OLD, NO_SIDE = "no vector in the old space", "no side-information"
 EXAMPLES = 5
 """How many ids of rows that cannot be done are named."""
 
-BATCH_BYTES = 128 << 20
-FEWEST_ROWS, MOST_ROWS = 256, 32768
+BATCH_BYTES = 96 << 20
+FEWEST_ROWS, MOST_ROWS = 256, 16384
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def measure_work(gallery: Gallery, routes: Routes) -> Work:
 
 
 def choose_batch_rows(*transformations: Transformation) -> int:
-    """Return how many rows take about 128 MiB: what is read, what is written, and copies.
+    """Return how many rows take about 96 MiB: what is read, what is written, and copies.
 
     Of the transformation that needs most, if there are several.
     """
