@@ -86,3 +86,15 @@ def test_what_cannot_be_embedded_is_told_and_the_rest_is_embedded(images, tmp_pa
 def test_a_batch_of_which_nothing_can_be_read_gives_no_embeddings(images):
     made, skipped = payload_embedder(MODEL)(("a", "b"), [None, None])
     assert (len(made), made.space, set(skipped)) == (0, MODEL.space, {"a", "b"})
+
+
+def test_more_payloads_than_go_through_the_model_at_a_time_come_in_order(monkeypatch):
+    monkeypatch.setattr("onward.models.payloads.BATCH_ITEMS", 4)
+    items = open_items("digits").select(range(11))
+    payloads = [None if row in (2, 9) else one for row, one in enumerate(items.payloads)]
+    made, skipped = payload_embedder(MODEL)(items.ids, payloads)
+    kept = [row for row in range(11) if row not in (2, 9)]
+    assert made.ids == tuple(items.ids[row] for row in kept)
+    np.testing.assert_array_equal(made.vectors, MODEL.embed(items).vectors[kept])
+    assert list(skipped) == [items.ids[2], items.ids[9]]
+    assert len(payload_embedder(MODEL)((), ())[0]) == 0

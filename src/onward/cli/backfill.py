@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from onward.upgrading.backfill import BackfillResult
     from onward.upgrading.budget import Budget
 
-GIVEN_ROWS = 4096
-"""So many rows are written at a time where nothing is to be embedded."""
-
 
 def backfill(
     gallery: GalleryUrl,
@@ -140,7 +137,6 @@ def _spend(
                 order=order,
                 seed=seed,
                 ids=given.ids,
-                batch_rows=GIVEN_ROWS,
                 progress=progress,
             )
         tell(f"{result.done:,} of the {len(given):,} embeddings in {embeddings} were written")

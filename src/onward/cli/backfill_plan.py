@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from onward.spaces import Embeddings
     from onward.upgrading import Upgrade
 
+SAMPLE_BATCH_ROWS = 256
+
 
 def show_plan(
     gallery: str,
@@ -70,7 +72,6 @@ def _embed_some(upgrade: "Upgrade", model: Path, rows: int, seed: int, device: s
     from onward.models import EmbeddingModel, payload_embedder
     from onward.progress import progress_bar
     from onward.spaces import Embeddings
-    from onward.upgrading.backfill import BATCH_ROWS
     from onward.upgrading.judged import fitted_on
     from onward.upgrading.routes import needed_spaces
 
@@ -82,8 +83,8 @@ def _embed_some(upgrade: "Upgrade", model: Path, rows: int, seed: int, device: s
     ids = tuple(item for item in drawn if item not in fitted)[:rows]
     parts: list[Embeddings] = []
     with progress_bar(f"Embed with {loaded.space.name}") as progress:
-        for start in range(0, len(ids), BATCH_ROWS):
-            chosen = ids[start : start + BATCH_ROWS]
+        for start in range(0, len(ids), SAMPLE_BATCH_ROWS):
+            chosen = ids[start : start + SAMPLE_BATCH_ROWS]
             made, skipped = embed(chosen, opened.payloads(chosen))
             for item, why in skipped.items():
                 tell(f"left out: {item}: {why}")

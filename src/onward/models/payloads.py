@@ -3,7 +3,7 @@
 For galleries, whose payloads are the owner's: some images are gone, some have changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +14,7 @@ from onward.data.decoding import REPAIR
 from onward.data.images import to_pixels
 from onward.data.payloads import Payload
 from onward.errors import DataError
-from onward.models.embedding import EmbeddingModel
+from onward.models.embedding import BATCH_ITEMS, EmbeddingModel
 from onward.spaces import Embeddings, Ids
 
 NO_PAYLOAD = "it has no payload that would say where its image is"
@@ -38,17 +38,37 @@ def payload_embedder(model: EmbeddingModel, *, device: str = "cpu") -> EmbedPayl
     run = model.pixel_embedder(device=device)
 
     def embed(ids: Ids, payloads: Sequence[Payload | None]) -> tuple[Embeddings, Mapping[str, str]]:
-        images, skipped = _decode(model, ids, payloads)
-        there = tuple(item for item in ids if item in images)
-        if not there:
-            return Embeddings((), np.empty((0, model.space.dim), np.float32), model.space), skipped
-        vectors, _ = run(np.stack([images[item] for item in there]))
-        finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-        kept = tuple(there[row] for row in finite)
-        skipped |= dict.fromkeys((item for item in there if item not in kept), NOT_FINITE)
-        return Embeddings(kept, vectors[finite], model.space), skipped
+        found, skipped = list[str](), dict[str, str]()
+        vectors = [np.empty((0, model.space.dim), np.float32)]
+        for images, faults in _decoded(model, ids, payloads):
+            skipped |= faults
+            if not images:
+                continue
+            made, _ = run(np.stack(list(images.values())))
+            finite = np.isfinite(made).all(axis=1)
+            vectors.append(made[finite])
+            for item, is_right in zip(images, finite.tolist(), strict=True):
+                if is_right:
+                    found.append(item)
+                else:
+                    skipped[item] = NOT_FINITE
+        return Embeddings(tuple(found), np.concatenate(vectors), model.space), skipped
 
     return embed
+
+
+def _decoded(
+    model: EmbeddingModel, ids: Ids, payloads: Sequence[Payload | None]
+) -> Iterator[tuple[dict[str, Image], dict[str, str]]]:
+    """Yield what `_decode` gives of some items at a time, each while the model is at the last."""
+    parts = [slice(start, start + BATCH_ITEMS) for start in range(0, len(ids), BATCH_ITEMS)]
+    with ThreadPoolExecutor(1, "ahead") as ahead:
+        coming = [ahead.submit(_decode, model, ids[part], payloads[part]) for part in parts[:1]]
+        for part in [*parts[1:], None] if parts else []:
+            found = coming.pop().result()
+            if part is not None:
+                coming.append(ahead.submit(_decode, model, ids[part], payloads[part]))
+            yield found
 
 
 def _decode(
@@ -70,7 +90,8 @@ def _decode(
     with ThreadPoolExecutor(DECODERS, "decode") as decoders:
         found = dict(zip((ids[row] for row in rows), decoders.map(decode, rows), strict=True))
     images = {item: one for item, one in found.items() if not isinstance(one, str)}
-    return images, {item: one for item, one in found.items() if isinstance(one, str)}
+    in_order = {item: images[item] for item in ids if item in images}
+    return in_order, {item: one for item, one in found.items() if isinstance(one, str)}
 
 
 def _place(payload: Payload | None) -> tuple[str, int]:

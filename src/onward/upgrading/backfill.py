@@ -24,7 +24,10 @@ from onward.upgrading.work import next_step
 
 Order = Literal["uncertainty", "random"]
 
-BATCH_ROWS = 256
+BATCH_SECONDS = 10.0
+FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
+"""A batch has as many rows as are done in this time, between these bounds: writing rows takes the
+store hardly longer than writing one."""
 MOST_NAMED = 1000
 """So many skipped items are named; more are counted."""
 LOGGED = 5
@@ -140,7 +143,7 @@ def backfill(
     order: Order = "uncertainty",
     seed: int = 0,
     ids: Iterable[str] | None = None,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int | None = None,
     progress: Progress = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> BackfillResult:
@@ -160,7 +163,8 @@ def backfill(
             last what has none stored; or "random".
         seed: of the random order.
         ids: only these items; all if None.
-        batch_rows: how many rows are embedded and written at a time.
+        batch_rows: how many rows are embedded and written at a time; what takes about 10 seconds,
+            32 to 4,096, if None.
         progress: told after every batch.
         stop: asked before every batch. A backfill that is told to stop, or is interrupted from the
             keyboard, ends within one batch and keeps what was done before.
@@ -255,7 +259,7 @@ class _Run:
     new: Space
     embed: Embed
     meter: Meter
-    batch_rows: int
+    batch_rows: int | None
     progress: Progress
     pace: Pace
     done: int = 0
@@ -268,7 +272,7 @@ class _Run:
         """Embed these items in their order until the budget is spent."""
         total, at = self.meter.total(len(ids)), 0
         self.progress(0, total)
-        while at < len(ids) and (paid := self.meter.next_rows(self.batch_rows)):
+        while at < len(ids) and (paid := self.meter.next_rows(self._rows_of_a_batch())):
             rows = self.pace.next_rows(paid, 1, lambda: None)
             if rows is None:
                 self.stopped = True
@@ -276,6 +280,12 @@ class _Run:
             self._batch(ids[at : at + rows])
             at += rows
             self.progress(min(at - self.skipped, total), total)
+
+    def _rows_of_a_batch(self) -> int:
+        if self.batch_rows is not None:
+            return self.batch_rows
+        likely = self.meter.rows_in(BATCH_SECONDS)
+        return FIRST_ROWS if likely is None else min(MOST_ROWS, max(FEWEST_ROWS, likely))
 
     def _batch(self, ids: Ids) -> None:
         revisions, payloads = _read(self.gallery, self.new, ids)
@@ -330,21 +340,25 @@ def _read(
     is made of it is not written.
     """
     revisions: dict[str, int] = {}
-    for batch in gallery.scan((), ids=ids):
-        revisions |= dict(zip(batch.ids, batch.revisions.tolist(), strict=True))
+    left = dict.fromkeys(ids)
     for batch in gallery.scan([new], ids=ids):
-        for item, origin in zip(batch.ids, batch.origins[new], strict=True):
-            if origin == "embedded":
-                revisions.pop(item, None)
+        rows = zip(batch.ids, batch.revisions.tolist(), batch.origins[new], strict=True)
+        for item, revision, origin in rows:
+            del left[item]
+            if origin == "upgraded":
+                revisions[item] = revision
+    if left:
+        for batch in gallery.scan((), without=[new], ids=left):
+            revisions |= dict(zip(batch.ids, batch.revisions.tolist(), strict=True))
     there = tuple(item for item in ids if item in revisions)
     payloads: dict[str, Mapping[str, Any] | None]
     try:
         payloads = dict(zip(there, gallery.payloads(there), strict=True))
     except GalleryError:  # one may have been deleted since
-        left = {item for batch in gallery.scan((), ids=there) for item in batch.ids}
-        if len(left) == len(there):
+        now = {item for batch in gallery.scan((), ids=there) for item in batch.ids}
+        if len(now) == len(there):
             raise
-        return _read(gallery, new, tuple(item for item in there if item in left))
+        return _read(gallery, new, tuple(item for item in there if item in now))
     return {item: revisions[item] for item in there}, payloads
 
 

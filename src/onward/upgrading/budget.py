@@ -153,6 +153,11 @@ class Meter:
         likely = self._tried * (self._seconds - elapsed) / elapsed if elapsed else most
         return max(1, min(most, int(likely)))
 
+    def rows_in(self, seconds: float) -> int | None:
+        """Return how many rows a time is likely to be enough for; None while nothing is known."""
+        elapsed = self._clock() - self._begin
+        return int(self._tried * seconds / elapsed) if self._tried and elapsed else None
+
     def spend(self, embedded: int, *, tried: int) -> None:
         """Count rows that a model has embedded, of so many that were tried."""
         self._tried += tried
