@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onward.dense import Dense
+from onward.dense import Dense, Uncertainty
 from onward.errors import ConfigurationError, UpgradeError
 from onward.gallery import Gallery, create_gallery
 from onward.spaces import Embeddings, Space
@@ -20,6 +20,8 @@ OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@2", 2)
 
 ALL = Budget(share=1.0)
 
+FAR = 1e6  # from such a middle all vectors are as far away, and the layer alone decides
+
 names = itertools.count()
 
 
@@ -28,7 +30,7 @@ def make_transformation():
     weight = np.eye(2, 3, dtype=np.float32)
     given = linear(OLD, None, NEW, weight, np.zeros(2, np.float32), made_by={})
     unsure = Dense(np.array([[0, 1]], np.float32), np.zeros(1, np.float32), relu=False)
-    return replace(given, uncertainty=unsure)
+    return replace(given, uncertainty=Uncertainty(unsure, np.full(2, FAR, np.float32)))
 
 
 H = make_transformation()
@@ -69,7 +71,8 @@ def test_an_upgrade_stores_how_unsure_it_is_beside_each_vector(gallery):
         for batch in gallery.scan([NEW])
         for item, unsure in zip(batch.ids, batch.uncertainties[NEW].tolist(), strict=True)
     }
-    assert stored == {"a": 2, "b": 4, "c": 2, "d": 5, "e": -1, "f": 0}
+    by_layer = {item: round(unsure + np.log(2 * FAR**2), 4) for item, unsure in stored.items()}
+    assert by_layer == {"a": 2, "b": 4, "c": 2, "d": 5, "e": -1, "f": 0}
     of_apply = H.uncertainties(gallery.read(OLD)).tolist()
     assert of_apply == [stored[item] for item in sorted(stored)]
 
@@ -281,6 +284,25 @@ def test_of_a_time_at_least_one_row_is_done_while_there_is_any_left():
     assert meter.next_rows(5) == 1
     clock.now = 10.0
     assert meter.next_rows(5) == 0
+
+
+def test_a_batch_has_as_many_rows_as_a_while_is_enough_for():
+    clock = Clock()
+    meter = Meter(Budget(rows=1000), 1000, clock)
+    assert meter.rows_in(10.0) is None
+    meter.spend(60, tried=64)
+    assert meter.rows_in(10.0) is None  # no time has passed yet
+    clock.now = 4.0
+    assert meter.rows_in(10.0) == 160
+
+
+def test_the_first_batch_is_a_small_one():
+    many = {f"{number:03}": 0.0 for number in range(100)}
+    gallery = create_gallery(f"memory:b{next(names)}", OLD, NEW, items=[items(many)])
+    model = Model()
+    assert backfill(gallery, NEW, model, budget=ALL).done == 100
+    assert len(model.payloads) == 100
+    assert len(model.asked[0]) == 64 * 3
 
 
 # What it writes, and what not

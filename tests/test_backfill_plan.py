@@ -10,7 +10,7 @@ from pages import CONTRAST, Elements
 
 from onward.backfill_curve import random_order
 from onward.compatibility import evaluate_embeddings
-from onward.dense import Dense
+from onward.dense import Dense, Uncertainty
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery
 from onward.intervals import Interval
@@ -24,6 +24,8 @@ from onward.upgrading.order_curves import SEEDS, SHARES, OrderCurve, OrderCurves
 OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 1), Space("new@2", 3)
 ITEMS = 42
 
+FAR = 1e6  # from such a middle all vectors are as far away, and the layer alone decides
+
 names = itertools.count()
 
 
@@ -32,6 +34,7 @@ def make_h(side=None, uncertainty=True):
     weight = np.eye(3, 4 if side is None else 5, dtype=np.float32)
     h = linear(OLD, side, NEW, weight, np.zeros(3, np.float32), made_by={})
     unsure = Dense(np.array([[0, 0, 1]], np.float32), np.zeros(1, np.float32), relu=False)
+    unsure = Uncertainty(unsure, np.full(3, FAR, np.float32))
     return replace(h, uncertainty=unsure) if uncertainty else h
 
 

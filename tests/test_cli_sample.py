@@ -16,7 +16,7 @@ from onward.gallery import create_gallery, open_gallery
 from onward.models import InputSpec
 from onward.spaces import Embeddings, Space
 from onward.training.gallery_samples import choose_from_gallery, learned_part, pairs_of_gallery
-from onward.transformation import Dense, Transformation, linear
+from onward.transformation import Dense, Transformation, Uncertainty, linear
 
 OLD, SIDE = Space("old@1", 6), Space("side@1", 24)
 IDS = tuple(f"digits/{row:04}" for row in range(1000))
@@ -170,7 +170,8 @@ def test_k_means_and_uncertainty_choose_of_the_items_that_have_what_is_read(shop
     assert set(spread) <= set(old.ids)
     h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
     first = Dense(np.eye(1, 24, dtype=np.float32), np.zeros(1, np.float32), relu=False)
-    h = Transformation(OLD, SIDE, new.space, h.steps, {}, first)
+    far = Uncertainty(first, np.full(24, 1e6, np.float32))  # the layer alone decides
+    h = Transformation(OLD, SIDE, new.space, h.steps, {}, far)
     unsure = choose_from_gallery(opened, OLD, count=10, by="uncertainty", transformation=h)
     values = dict(zip(old.ids, old.vectors[:, 0].tolist(), strict=True))
     assert [values[item] for item in unsure] == sorted(values.values(), reverse=True)[:10]

@@ -237,8 +237,10 @@ def rank_correlation(a, b):
 def test_the_uncertain_items_are_those_with_the_large_errors(method):
     h = fit(*uneven(), settings=changed(method=method, uncertainty=True, epochs=60), run=CPU)
     old, _, new = uneven(seed=1)
-    errors = np.linalg.norm(h.apply(old).vectors - new.vectors, axis=1)
-    assert rank_correlation(h.uncertainties(old), errors) > (0.6 if method == "ridge" else 0.4)
+    carried = h.apply(old).vectors
+    errors = np.linalg.norm(carried - new.vectors, axis=1)
+    shares = errors / np.linalg.norm(carried - h.uncertainty.middle, axis=1)
+    assert rank_correlation(h.uncertainties(old), shares) > (0.6 if method == "ridge" else 0.4)
 
 
 def test_without_asking_there_is_no_uncertainty():
@@ -251,7 +253,9 @@ def test_the_uncertainty_of_a_closed_form_is_where_the_loss_is_least():
     z = h.apply(old).vectors.astype(np.float64)
     spread = Frame.of(Examples.of(Pairs(old, None, new))).spread
     losses = (((z - new.vectors) / spread) ** 2).mean(axis=1)
-    weight, bias = h.uncertainty.weight[0].astype(np.float64), float(h.uncertainty.bias[0])
+    layer = h.uncertainty.layer
+    weight, bias = layer.weight[0].astype(np.float64), float(layer.bias[0])
+    np.testing.assert_allclose(h.uncertainty.middle, new.vectors.mean(axis=0), rtol=1e-5)
 
     def value(weight, bias):
         s = z @ weight + bias

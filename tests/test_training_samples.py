@@ -5,9 +5,10 @@ from sklearn.cluster import KMeans
 from onward.errors import ConfigurationError, SpaceMismatchError, TransformationError
 from onward.spaces import Embeddings, Space
 from onward.training.samples import choose_sample
-from onward.transformation import Dense, Transformation, linear
+from onward.transformation import Dense, Transformation, Uncertainty, linear
 
 OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@1", 3)
+FAR = np.full(3, 1e6, np.float32)  # the middle: the layer alone decides
 IDS = tuple(f"i{n:04}" for n in range(600))
 
 
@@ -84,7 +85,7 @@ def test_the_most_uncertain_items_come_first():
     old, _, _ = gallery()
     h = linear(OLD, None, NEW, np.eye(3), np.zeros(3), made_by={})
     first = Dense(np.array([[1, 0, 0]], np.float32), np.zeros(1, np.float32), relu=False)
-    h = Transformation(h.old, None, h.new, h.steps, {}, first)
+    h = Transformation(h.old, None, h.new, h.steps, {}, Uncertainty(first, FAR))
     expected = np.argsort(-old.vectors[:, 0])[:10]
     sample = choose_sample(old, count=10, by="uncertainty", transformation=h)
     assert sample == tuple(IDS[row] for row in expected)
@@ -109,4 +110,4 @@ def test_what_cannot_be_chosen_is_said():
 
 def _unsure(h):
     layer = Dense(np.ones((1, 3), np.float32), np.zeros(1, np.float32), relu=False)
-    return Transformation(h.old, None, h.new, h.steps, {}, layer)
+    return Transformation(h.old, None, h.new, h.steps, {}, Uncertainty(layer, FAR))

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from onward.errors import ArtifactError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, run_in_blocks
 from onward.spaces import Embeddings, Space
-from onward.transformation import Dense, Residual, Step, Transformation, compose, linear
+from onward.transformation import (
+    Dense,
+    Residual,
+    Step,
+    Transformation,
+    Uncertainty,
+    compose,
+    linear,
+)
 
 OLD, SIDE, NEW = Space("v1@11111111", 5), Space("s@22222222", 3), Space("v2@33333333", 4)
 NEWEST = Space("v3@44444444", 6, "cosine")
@@ -630,15 +638,25 @@ def test_the_graph_names_its_spaces_and_its_opset():
 
 
 def unsure(h, weight=(1, -2, 0, 3), bias=0.5):
-    return replace(h, uncertainty=layer([weight], [bias]))
+    middle = np.full(len(weight), 0.25, np.float32)
+    return replace(h, uncertainty=Uncertainty(layer([weight], [bias]), middle))
 
 
-def test_an_uncertainty_is_a_layer_on_the_new_vector_and_is_kept(tmp_path):
+def test_an_uncertainty_worked_by_hand():
+    by_hand = Uncertainty(layer([[1, 2]], [0.5]), np.array([1, 0], np.float32))
+    rows = np.array([[4, 4], [1, 1], [1, 0]], np.float32)  # 5, 1 and 0 from the middle
+    want = [12.5 - np.log(25), 3.5, 1.5 - np.log(1e-12)]
+    np.testing.assert_allclose(by_hand.of(rows), want, rtol=1e-6)
+    assert not by_hand.middle.flags.writeable
+
+
+def test_an_uncertainty_is_the_error_expected_as_a_share_of_the_distance_from_the_middle(tmp_path):
     h, given = unsure(mlp()), inputs(300)
-    want = h.apply(*given).vectors @ np.array([1, -2, 0, 3]) + 0.5
+    new = h.apply(*given).vectors
+    want = new @ np.array([1, -2, 0, 3]) + 0.5 - np.log(((new - 0.25) ** 2).sum(axis=1))
     np.testing.assert_allclose(h.uncertainties(*given), want, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(h.apply(*given).vectors, mlp().apply(*given).vectors)
-    assert (h.parameters, h.digest != mlp().digest) == (mlp().parameters + 5, True)
+    assert (h.parameters, h.digest != mlp().digest) == (mlp().parameters + 9, True)
     h.save(tmp_path / "h")
     again = Transformation.load(tmp_path / "h")
     assert again.digest == h.digest
@@ -670,15 +688,21 @@ def test_uncertainties_that_were_not_fitted_are_asked_for():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (layer(np.ones((2, 4)), np.ones(2)), r"\(2, 4\), and relu is False; give one of \(1, 4\)"),
-        (layer(np.ones((1, 4)), np.ones(1), relu=True), "relu is True"),
-        (layer(np.full((1, 4), np.nan), np.ones(1)), "uncertainty holds NaN"),
+        ((layer(np.ones((2, 4)), np.ones(2)), 4), r"weight of shape \(2, 4\), .* of \(1, 4\)"),
+        (
+            (layer(np.ones((1, 4)), np.ones(1)), 3),
+            r"middle of shape \(3,\), and relu",
+        ),
+        ((layer(np.ones((1, 3)), np.ones(1)), 3), r"weight of shape \(1, 3\), .* of \(1, 4\)"),
+        ((layer(np.ones((1, 4)), np.ones(1), relu=True), 4), "relu is True"),
+        ((layer(np.full((1, 4), np.nan), np.ones(1)), 4), "uncertainty holds NaN"),
     ],
-    ids=["two", "relu", "nan"],
+    ids=["two", "middle", "dim", "relu", "nan"],
 )
 def test_an_uncertainty_that_cannot_be_is_refused(wrong, message):
+    of, dim = wrong
     with pytest.raises(TransformationError, match=message):
-        replace(mlp(), uncertainty=wrong)
+        replace(mlp(), uncertainty=Uncertainty(of, np.zeros(dim, np.float32)))
 
 
 # Composition

@@ -16,7 +16,9 @@ from onward.errors import TransformationError
 
 Rows64 = Float64[np.ndarray, "item _"]
 
-UNCERTAINTY = ("uncertainty.weight", "uncertainty.bias")
+UNCERTAINTY = ("uncertainty.weight", "uncertainty.bias", "uncertainty.middle")
+NEAREST = 1e-12
+"""No squared distance from the middle counts as less: its logarithm is to be finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,43 +169,92 @@ def run_steps(steps: Sequence[Step], old: Rows64, side: Rows64 | None) -> Rows64
     return current
 
 
-def check_uncertainty(layer: Dense, dim: int) -> None:
-    """Refuse a layer that does not lead from new vectors of a dimension to one number.
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """How unsure a transformation is of a new vector that it gave, as one number.
+
+    The logarithm of the squared error that it expects, `s = w^T z + b` as FastFill learns it, less
+    that of the vector's squared distance from the middle of all new embeddings. An error turns a
+    vector that lies near the middle, and so near to many others, farther round: by s alone,
+    embedding the most uncertain items again hardly helped (lab/LOG.md).
+
+    Attributes:
+        layer: from a new vector to s.
+        middle: the mean of the new embeddings that the transformation was fitted on.
+
+    References:
+        Jaeckle et al., FastFill: Efficient Compatible Model Update, ICLR 2023, arXiv 2303.04766.
+
+    Raises:
+        TransformationError: if they do not fit together or hold NaN or infinite values.
+    """
+
+    layer: Dense
+    middle: Float32[np.ndarray, " new"]
+
+    def __post_init__(self) -> None:
+        middle = np.array(self.middle, dtype=np.float32, order="C")
+        middle.flags.writeable = False
+        object.__setattr__(self, "middle", middle)
+        check_uncertainty(self, len(middle))
+
+    def of(self, vectors: Float32[np.ndarray, "item new"]) -> Float32[np.ndarray, " item"]:
+        """Return the number of each vector, computed in float64.
+
+        A row's number is the same whatever rows stand beside it.
+        """
+        rows = vectors.astype(np.float64)
+        error = (rows * self.layer.weight[0]).sum(axis=1) + self.layer.bias[0]
+        distance = ((rows - self.middle) ** 2).sum(axis=1)
+        found: np.ndarray = (error - np.log(np.maximum(distance, NEAREST))).astype(np.float32)
+        return found
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weight, bias and middle by the names under which they are stored."""
+        stored = self.layer.weight, self.layer.bias, self.middle
+        return dict(zip(UNCERTAINTY, stored, strict=True))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Uncertainty":
+        """Return what `arrays` gave.
+
+        Raises:
+            KeyError: if one is missing.
+        """
+        weight, bias, middle = (arrays[name] for name in UNCERTAINTY)
+        return cls(Dense(weight, bias, relu=False), middle)
+
+
+def check_uncertainty(uncertainty: Uncertainty, dim: int) -> None:
+    """Refuse one that does not lead from new vectors of a dimension to one number.
 
     Raises:
         TransformationError: if so, or if it holds NaN or infinite values.
     """
-    if layer.weight.shape != (1, dim) or layer.relu:
+    layer, middle = uncertainty.layer, uncertainty.middle
+    if layer.weight.shape != (1, dim) or layer.relu or middle.shape != (dim,):
         raise TransformationError(
-            f"the uncertainty has a weight of shape {layer.weight.shape}, and relu is "
-            f"{layer.relu}; give one of (1, {dim}), from a new vector to one number, without"
+            f"the uncertainty has a weight of shape {layer.weight.shape}, a middle of shape "
+            f"{middle.shape}, and relu is {layer.relu}; give a weight of (1, {dim}), from a new "
+            f"vector to one number, a middle of ({dim},), and no relu"
         )
-    if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
+    if not all(np.isfinite(array).all() for array in (layer.weight, layer.bias, middle)):
         raise TransformationError(
             "the uncertainty holds NaN or infinite values, so the fit went astray; fit again with "
             "a smaller learning rate"
         )
 
 
-def run_uncertainty(
-    layer: Dense, vectors: Float32[np.ndarray, "item new"]
-) -> Float32[np.ndarray, " item"]:
-    """Return how unsure a transformation is of new vectors that it gave, computed in float64.
-
-    A row's number is the same whatever rows stand beside it.
-    """
-    unsure = (vectors.astype(np.float64) * layer.weight[0]).sum(axis=1) + layer.bias[0]
-    found: np.ndarray = unsure.astype(np.float32)
-    return found
-
-
-def arrays_of(steps: Sequence[Step], uncertainty: Dense | None = None) -> dict[str, np.ndarray]:
+def arrays_of(
+    steps: Sequence[Step], uncertainty: Uncertainty | None = None
+) -> dict[str, np.ndarray]:
     """Return all weights and biases by name, such as `steps.0.old.1.weight`."""
     arrays: dict[str, np.ndarray] = {}
     for name, layer in layers_of(steps):
         arrays |= {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
     if uncertainty is not None:
-        arrays |= dict(zip(UNCERTAINTY, (uncertainty.weight, uncertainty.bias), strict=True))
+        arrays |= uncertainty.arrays
     return arrays
 
 

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.dense import UNCERTAINTY, Dense, Layer, Residual, Step, arrays_of
+from onward.dense import (
+    NEAREST,
+    UNCERTAINTY,
+    Dense,
+    Layer,
+    Residual,
+    Step,
+    Uncertainty,
+    arrays_of,
+)
 from onward.errors import TransformationError
 from onward.spaces import Space
 
@@ -28,11 +37,11 @@ def write_graph(
     inputs: Mapping[str, Space],
     new: Space,
     digest: str,
-    uncertainty: Dense | None = None,
+    uncertainty: Uncertainty | None = None,
 ) -> bytes:
     """Return a graph with the named inputs, one row an item, and the output "new".
 
-    A layer on it that says how unsure it is makes a second output, "uncertainty".
+    How unsure it is of a row is a second output, "uncertainty".
     The spaces stand in the graph's metadata as JSON (`onward.old`, `onward.side`, `onward.new`),
     the digest as `onward.digest`. Equal arguments give equal bytes.
     """
@@ -44,7 +53,7 @@ def write_graph(
 
     nodes, outputs = _nodes(steps), [rows("new", new.dim)]
     if uncertainty is not None:
-        nodes.append(helper.make_node("Gemm", ["new", *UNCERTAINTY], ["uncertainty"], transB=1))
+        nodes += _uncertainty_nodes()
         outputs.append(rows("uncertainty", 1))
     graph = helper.make_graph(
         nodes,
@@ -53,7 +62,7 @@ def write_graph(
         outputs,
         [
             numpy_helper.from_array(array, name)
-            for name, array in arrays_of(steps, uncertainty).items()
+            for name, array in _constants(steps, uncertainty).items()
         ],
     )
     opsets = [helper.make_opsetid("", ONNX_OPSET)]
@@ -65,6 +74,33 @@ def write_graph(
     helper.set_model_props(model, {**spaces, **new_space, "onward.digest": digest})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _constants(steps: Sequence[Step], uncertainty: Uncertainty | None) -> dict[str, np.ndarray]:
+    """Return all arrays of the graph by name."""
+    arrays = arrays_of(steps, uncertainty)
+    if uncertainty is not None:
+        arrays["uncertainty.nearest"] = np.array(NEAREST, np.float32)
+        arrays["uncertainty.axes"] = np.array([1], np.int64)
+    return arrays
+
+
+def _uncertainty_nodes() -> list[Any]:
+    """Return what makes "uncertainty" of "new"; see `onward.dense.Uncertainty`."""
+    from onnx import helper
+
+    weight, bias, middle = UNCERTAINTY
+    name = "uncertainty.{}".format
+    distances = [name("squared"), name("axes")]
+    return [
+        helper.make_node("Gemm", ["new", weight, bias], [name("error")], transB=1),
+        helper.make_node("Sub", ["new", middle], [name("from_middle")]),
+        helper.make_node("Mul", [name("from_middle")] * 2, [name("squared")]),
+        helper.make_node("ReduceSum", distances, [name("distance")], keepdims=1),
+        helper.make_node("Max", [name("distance"), name("nearest")], [name("above_zero")]),
+        helper.make_node("Log", [name("above_zero")], [name("log_distance")]),
+        helper.make_node("Sub", [name("error"), name("log_distance")], ["uncertainty"]),
+    ]
 
 
 def open_session(graph: bytes) -> Any:

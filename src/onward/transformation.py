@@ -24,10 +24,10 @@ from onward.artifacts import (
     write_artifact,
 )
 from onward.dense import (
-    UNCERTAINTY,
     Dense,
     Residual,
     Step,
+    Uncertainty,
     arrays_of,
     check_steps,
     check_uncertainty,
@@ -35,14 +35,13 @@ from onward.dense import (
     layers_of,
     rebuild_steps,
     run_steps,
-    run_uncertainty,
 )
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation_card import CARD, without_ids
 
-__all__ = ["Dense", "Residual", "Step", "Transformation", "compose", "linear"]
+__all__ = ["Dense", "Residual", "Step", "Transformation", "Uncertainty", "compose", "linear"]
 
 OldVectors = Float32[np.ndarray, "item old"]
 SideVectors = Float32[np.ndarray, "side_item side"]
@@ -62,7 +61,7 @@ class Transformation:
         new: the space of the vectors that come out.
         steps: applied one after the other; more than one where transformations were composed.
         made_by: recipe, seed, versions, digest of the data: plain JSON values.
-        uncertainty: a layer from a new vector to one number, how unsure it is, if one was fitted.
+        uncertainty: from a new vector to how unsure it is, one number, if that was fitted.
 
     Raises:
         TransformationError: if the layers do not chain from old (and side) to new, or hold values
@@ -74,7 +73,7 @@ class Transformation:
     new: Space
     steps: tuple[Step, ...]
     made_by: Mapping[str, Any] = field(default_factory=dict)
-    uncertainty: Dense | None = None
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -141,8 +140,8 @@ class Transformation:
     ) -> Float32[np.ndarray, " item"]:
         """Return how unsure the transformation is of each item: larger is less sure.
 
-        The logarithm of the error it expects, up to a constant, as FastFill (Jaeckle et al., ICLR
-        2023) learns it: only the order means anything.
+        The logarithm of the error it expects, as a share of the new vector's distance from the
+        middle, up to a constant (see `onward.dense.Uncertainty`): only the order means anything.
 
         Raises:
             SpaceMismatchError: as `apply` does.
@@ -153,7 +152,7 @@ class Transformation:
                 f"the transformation {_direction(self)} was fitted without uncertainties; fit it "
                 "again with FitSettings(uncertainty=True)"
             )
-        return run_uncertainty(self.uncertainty, self.apply(old, side).vectors)
+        return self.uncertainty.of(self.apply(old, side).vectors)
 
     def apply_reference(self, old: Embeddings, side: Embeddings | None = None) -> Embeddings:
         """Return what `apply` should: the layers in NumPy, computed in float64."""
@@ -200,8 +199,7 @@ class Transformation:
             steps = rebuild_steps(config["steps"], artifact.arrays)
             unsure = None
             if config.get("uncertainty"):
-                weight, bias = (artifact.arrays[name] for name in UNCERTAINTY)
-                unsure = Dense(weight, bias, relu=False)
+                unsure = Uncertainty.from_arrays(artifact.arrays)
             loaded = cls(old, side, new, steps, artifact.made_by, unsure)
             stated = config["digest"]
         except (KeyError, TypeError, OnwardError) as error:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onward.dense import Dense, Step, layers_of
+from onward.dense import Dense, Step, Uncertainty, layers_of
 from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
 from onward.training.classifiers import Classifier
 from onward.training.devices import seeded
@@ -153,8 +153,9 @@ def _scaled(step: Step, frame: Frame, base: Dense | None) -> Step:
     return replace(step, mixer=(*mixer, scaled), short_cut=base)
 
 
-def _unsure(layer: torch.nn.Linear, frame: Frame) -> Dense:
-    """Return the layer for whole vectors where it knew standardised ones."""
+def _unsure(layer: torch.nn.Linear, frame: Frame) -> Uncertainty:
+    """Return for whole vectors what the layer knew for standardised ones."""
     weight = layer.weight.detach().double().numpy() / frame.spread
     bias = layer.bias.detach().double().numpy() - weight @ frame.middle
-    return Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
+    whole = Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
+    return Uncertainty(whole, frame.middle)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from onward.dense import Dense, run_steps
+from onward.dense import Dense, Uncertainty, run_steps
 from onward.training.objectives import Frame
 from onward.training.pairs import Examples
 from onward.transformation import Transformation
@@ -27,7 +27,8 @@ def with_uncertainty(transformation: Transformation, examples: Examples) -> Tran
     """Return the transformation with a layer that says how unsure it is, fitted on the examples.
 
     `s = w^T z + b` minimises the mean of `exp(-s) L / 2 + s / 2`, where z is the standardised new
-    vector and L its mean squared difference from the target. The problem is convex.
+    vector and L its mean squared difference from the target. The problem is convex. What the
+    transformation says is s as a share of the vector's distance from the middle of the targets.
 
     References:
         Jaeckle et al., FastFill: Efficient Compatible Model Update, ICLR 2023, arXiv 2303.04766.
@@ -43,7 +44,7 @@ def with_uncertainty(transformation: Transformation, examples: Examples) -> Tran
     weight = found[:-1] / frame.spread
     bias = found[-1:] - weight @ frame.middle
     layer = Dense(weight[None].astype(np.float32), bias.astype(np.float32), relu=False)
-    return replace(transformation, uncertainty=layer)
+    return replace(transformation, uncertainty=Uncertainty(layer, frame.middle))
 
 
 def _minimise(inputs: Inputs, losses: PerRow, share: PerRow) -> Weights:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onward.dense import run_uncertainty
 from onward.errors import GalleryError
 from onward.gallery import Batch, Gallery, Share
 from onward.progress import Progress
@@ -152,7 +151,7 @@ class _Run:
     def _begin_writing(self, transformation: Transformation, batch: Batch) -> None:
         new = transform(transformation, batch)
         layer = transformation.uncertainty
-        unsure = None if layer is None else run_uncertainty(layer, new.vectors)
+        unsure = None if layer is None else layer.of(new.vectors)
         self.settle()
         self.writing = self.writer.submit(
             self.gallery.write,
