@@ -408,6 +408,16 @@ def test_an_error_of_the_model_keeps_what_was_done_and_is_logged(gallery):
     assert (entry["event"], entry["done"], entry["error"]) == ("backfill", 2, "out of memory")
 
 
+def test_a_gallery_of_which_much_was_written_is_compacted(gallery, monkeypatch):
+    compacted = []
+    monkeypatch.setattr(Gallery, "compact", lambda self: compacted.append(embedded_in(self)))
+    gallery.add(items({f"more {number}": 9.0 for number in range(6)}, SIDE))
+    backfill(gallery, NEW, Model(), budget=Budget(rows=1))
+    assert compacted == []
+    backfill(gallery, NEW, Model(), budget=Budget(rows=2))
+    assert compacted == [set("dba")]
+
+
 def test_the_journal_says_what_was_spent_on_what(gallery):
     backfill(gallery, NEW, Model(gone="e"), budget=Budget.parse("100%"), order="random", seed=3)
     entry = gallery.journal()[-1]

@@ -13,7 +13,7 @@ from onward.cli.upgrade_options import Also
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from onward.upgrading.backfill import BackfillResult
+    from onward.upgrading.backfill_result import BackfillResult
     from onward.upgrading.budget import Budget
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,10 @@ from onward.errors import GalleryError, UpgradeError
 from onward.gallery import Gallery
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Ids, Space
+from onward.upgrading.backfill_result import LOGGED, BackfillResult, Order
 from onward.upgrading.budget import Budget, Meter
 from onward.upgrading.control import Pace
-from onward.upgrading.work import next_step
-
-Order = Literal["uncertainty", "random"]
+from onward.upgrading.run import COMPACTED_SHARE
 
 BATCH_SECONDS = 10.0
 FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
@@ -30,8 +29,6 @@ FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
 store hardly longer than writing one."""
 MOST_NAMED = 1000
 """So many skipped items are named; more are counted."""
-LOGGED = 5
-"""So many of them stand in the journal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,89 +46,6 @@ class Embedded:
 
 Embed = Callable[[Ids, Sequence[Mapping[str, Any] | None]], Embedded]
 """Called with ids and the payloads of the same items, None where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class BackfillResult:
-    """What a backfill has done.
-
-    Attributes:
-        gallery: URL of the gallery.
-        space: the new space.
-        budget: what might be spent.
-        order: "uncertainty" or "random".
-        done: rows that have got the new model's vector.
-        changed: rows that were embedded in vain: changed, embedded or deleted by others meanwhile.
-        skipped: rows that could not be embedded.
-        reasons: of the first of them, by id: why not.
-        upgraded: rows that are left with what an upgrade made.
-        missing: rows that are left without a vector in the new space.
-        serving: whether the new space answers queries.
-        seconds: how long it took.
-        stopped: whether it was asked to stop.
-    """
-
-    gallery: str
-    space: Space
-    budget: str
-    order: Order
-    done: int
-    changed: int
-    skipped: int
-    reasons: Mapping[str, str]
-    upgraded: int
-    missing: int
-    serving: bool
-    seconds: float
-    stopped: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values, with what to do next."""
-        return {
-            "gallery": self.gallery,
-            "space": self.space.to_json(),
-            "budget": self.budget,
-            "order": self.order,
-            "done": self.done,
-            "changed": self.changed,
-            "skipped": self.skipped,
-            "reasons": dict(self.reasons),
-            "upgraded": self.upgraded,
-            "missing": self.missing,
-            "serving": self.serving,
-            "seconds": self.seconds,
-            "stopped": self.stopped,
-            "next_steps": self._next_steps(),
-        }
-
-    def __str__(self) -> str:
-        rate = f", {self.done / self.seconds:,.1f} rows a second" if self.done else ""
-        stopped = "stopped: " if self.stopped else ""
-        lines = [
-            f"{stopped}{self.done:,} rows embedded in {self.seconds:,.1f} s{rate}; "
-            f"budget {self.budget}, order {self.order}",
-            f"  left     {self.upgraded:,} rows as the upgrade made them, {self.missing:,} without "
-            "a new vector",
-        ]
-        if self.changed:
-            lines.append(f"  changed  {self.changed:,} rows meanwhile; they were left alone")
-        if self.skipped:
-            lines.append(f"  skipped  {self.skipped:,} rows:")
-            lines += [f"    {item}: {why}" for item, why in list(self.reasons.items())[:LOGGED]]
-            lines += ["    ..."] if self.skipped > LOGGED else []
-        return "\n".join(lines)
-
-    def _next_steps(self) -> list[dict[str, str]]:
-        steps = []
-        if self.skipped:
-            why = f"{self.skipped:,} rows were skipped: put right what their reasons name, then"
-            steps.append(next_step("backfill", f"{why} backfill again"))
-        elif self.upgraded or self.missing:
-            left = f"{self.upgraded + self.missing:,} rows are not embedded by the new model"
-            steps.append(next_step("backfill", f"{left}; it goes on where this one ended"))
-        if not self.serving:
-            steps.append(next_step("verify", "rows have changed, and the new space is to serve"))
-        return steps
 
 
 def backfill(
@@ -152,7 +66,8 @@ def backfill(
     First the rows that an upgrade has made, then those that have no new vector at all. A row that
     was changed or deleted since its payload was read is left alone, and so is one that a model has
     embedded. While the upgrade is paused it waits, and it keeps to its limit of rows a second.
-    Memory is bounded by a batch, beside the ids and uncertainties of what is to be done.
+    Memory is bounded by a batch, beside the ids and uncertainties of what is to be done. Where much
+    of the gallery was written, the store is compacted, as at the end of an upgrade.
 
     Args:
         gallery: the gallery; it must have the new space.
@@ -190,6 +105,9 @@ def backfill(
     result = run.result(budget, order, time.perf_counter() - begin)
     seeded = {"seed": seed} if order == "random" else {}
     gallery.log({"event": "backfill", **seeded, **_logged(result)})
+    if not run.stopped and run.done > COMPACTED_SHARE * gallery.count():
+        with suppress(GalleryError):  # the work is done; what is scattered stays so
+            gallery.compact()
     return result
 
 
