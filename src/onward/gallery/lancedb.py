@@ -8,6 +8,7 @@ inserts the other on the condition that nobody else has.
 """
 
 import json
+import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,9 @@ from onward.gallery.store import Rows, Writing
 from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids
+
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))
+"""Lance would read up to 2 GiB ahead of who reads slower than the disk."""
 
 ITEMS, RECORD, WORKERS = "items", "record", "workers"
 READ_ROWS = 2048
