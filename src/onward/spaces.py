@@ -262,8 +262,9 @@ def check_unique(ids: Ids) -> None:
     Raises:
         EmbeddingsError: naming the first bad id and its rows.
     """
-    if _are_unique(ids):
-        return
+    every = {item for item in ids if type(item) is str}
+    if len(every) == len(ids) and "" not in every and is_text("".join(every)):
+        return  # quick where all is well; what is not is found one by one
     seen: dict[str, int] = {}
     for row, item in enumerate(ids):
         if not isinstance(item, str) or not item or not is_text(item):
@@ -277,21 +278,9 @@ def check_unique(ids: Ids) -> None:
             )
 
 
-def _are_unique(ids: Ids) -> bool:
-    """Say whether ids are good, all at once; what is wrong otherwise, `check_unique` says."""
-    if not all(type(item) is str for item in ids):
-        return False
-    every = set(ids)
-    return len(every) == len(ids) and "" not in every and is_text("".join(ids))
-
-
 def is_text(name: str) -> bool:
     """Say whether a string can be written in UTF-8; that of a file's name need not."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return name.encode(errors="ignore").decode() == name
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

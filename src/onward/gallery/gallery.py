@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from onward.gallery import space_steps
-from onward.gallery.changes import change_record, moment, rolled_back, with_control, with_serving
+from onward.gallery.changes import change_record, moment, rolled_back
 from onward.gallery.checks import (
     check_all_new,
     check_batch_rows,
@@ -28,7 +28,7 @@ from onward.gallery.checks import (
 )
 from onward.gallery.describing import describe, state_of
 from onward.gallery.reading import BATCH_ROWS, choose, embeddings_of, ids_of, known_ids
-from onward.gallery.record import Field, Record
+from onward.gallery.record import Field
 from onward.gallery.sharing import EVERYTHING, Share
 from onward.gallery.store import Store, Writing
 from onward.gallery.values import (
@@ -285,9 +285,8 @@ class Gallery:
             SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
         """
         at = check_search(self._store, queries.space, k, allow_unserved=allow_unserved)
-        return self._store.search(
-            at, queries, k, exclude_self=exclude_self, approximate=approximate
-        )
+        options = {"exclude_self": exclude_self, "approximate": approximate}
+        return self._store.search(at, queries, k, **options)
 
     def build_index(self, space: Space) -> None:
         """Build what `search(approximate=True)` uses, where the store has such a thing."""
@@ -312,13 +311,7 @@ class Gallery:
         What served before can be rolled back to. Nothing happens if it is so already. `event` goes
         into the journal with it.
         """
-        now = Served(space, query_model, moment())
-
-        def changed(record: Record) -> Record | None:
-            find_searched(self.url, record, space)
-            return with_serving(record, now)
-
-        change_record(self._store, changed, {"event": "serve", **(event or {}), **now.to_json()})
+        space_steps.serve(self._store, Served(space, query_model, moment()), event or {})
 
     def roll_back(
         self, served: Space | None = None, *, event: Mapping[str, Any] | None = None
@@ -375,20 +368,14 @@ class Gallery:
         Returns:
             The control as it is afterwards.
         """
-
-        def change(record: Record) -> Record | None:
-            return with_control(record, find_field(self.url, record, space), changed)
-
-        after = change_record(self._store, change, event)
-        return after.control_of(find_field(self.url, after, space))
+        return space_steps.change_control(self._store, space, changed, event)
 
     def working_on(self, space: Space) -> AbstractContextManager[Callable[[], Share]]:
         """Be one of the workers that fill a space, while the block runs.
 
         What is given tells this worker's share of all rows, as it is now.
         """
-        record = self._store.read_record()
-        return self._store.working_on(find_field(self.url, record, space))
+        return self._store.working_on(find_field(self.url, self._store.read_record(), space))
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Append an event to the journal: plain JSON values, with the name under `event`."""

@@ -1,17 +1,25 @@
-"""Add and drop spaces: the record of a gallery and the columns of its store, in a safe order.
+"""Add, serve and drop spaces: a gallery's record and the columns of its store, in a safe order.
 
 A column is made before the record names it, and dropped after the record has forgotten it. So a
 process that is killed in between leaves an empty column, or one that the next step drops. A name
 that was in use is never used again: whoever is late writes nowhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onward.gallery.changes import change_record, completed, with_space, without_space
-from onward.gallery.checks import check_name_is_free
+from onward.gallery.changes import (
+    change_record,
+    completed,
+    with_control,
+    with_serving,
+    with_space,
+    without_space,
+)
+from onward.gallery.checks import check_name_is_free, find_field, find_searched
 from onward.gallery.record import Field, Record, column_names
 from onward.gallery.store import Store
+from onward.gallery.values import Control, Served
 from onward.spaces import Space
 
 
@@ -40,6 +48,28 @@ def drop_space(store: Store, space: Space, event: Mapping[str, Any]) -> None:
         {"event": "drop space", **event, "space": space.to_json()},
     )
     _drop_columns(store, after)
+
+
+def serve(store: Store, now: Served, event: Mapping[str, Any]) -> None:
+    """Let a space answer queries from now on; see `Gallery.serve`."""
+
+    def changed(record: Record) -> Record | None:
+        find_searched(store.url, record, now.space)
+        return with_serving(record, now)
+
+    change_record(store, changed, {"event": "serve", **event, **now.to_json()})
+
+
+def change_control(
+    store: Store, space: Space, changed: Callable[[Control], Control], event: Mapping[str, Any]
+) -> Control:
+    """Change what those who fill a space have to obey; see `Gallery.change_control`."""
+
+    def change(record: Record) -> Record | None:
+        return with_control(record, find_field(store.url, record, space), changed)
+
+    after = change_record(store, change, event)
+    return after.control_of(find_field(store.url, after, space))
 
 
 def complete(
