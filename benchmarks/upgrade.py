@@ -7,7 +7,7 @@ half while a second process searches, which it also did before and does afterwar
 
 Examples:
     python benchmarks/upgrade.py
-    python benchmarks/upgrade.py --rows 100000 --directory scratch
+    python benchmarks/upgrade.py --rows 1000000 --directory scratch
 """
 
 import argparse
@@ -230,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=128, help="of old, side and new vectors")
     parser.add_argument("--inner", type=int, default=512, help="width of the FCT network's mixer")
     parser.add_argument("--directory", type=Path, help="where to work; default: temporary files")
