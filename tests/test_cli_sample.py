@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from onward import EmbeddingModel, open_items
 from onward.cli.app import app
 from onward.cli.gallery import parse_count
+from onward.data import open_splits
 from onward.errors import ConfigurationError, DataError, GalleryError, UpgradeError
 from onward.gallery import create_gallery, open_gallery
 from onward.models import InputSpec
@@ -239,6 +240,11 @@ def test_a_part_is_chosen_by_the_id_alone():
     assert learned_part(IDS[::-1][:500], 0.8) == tuple(i for i in IDS[::-1][:500] if i in part)
     assert learned_part(IDS, 1.0) == IDS
     assert set(learned_part(IDS, 0.5)) < set(part)
+
+
+def test_of_the_items_of_a_test_split_a_part_is_kept_too():
+    _, test = open_splits("digits")
+    assert 0.7 < len(learned_part(test.ids, 0.8)) / len(test) < 0.9
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])

@@ -79,6 +79,8 @@ def choose_from_gallery(
 def learned_part(ids: Ids, share: float) -> Ids:
     """Return the ids that are learned from: about a share, by a digest of each id alone.
 
+    The digest is not that of `onward.data.splits`: of a test split, too, a share is learned from.
+
     Raises:
         ConfigurationError: if the share is not above 0 and at most 1.
     """
@@ -88,7 +90,7 @@ def learned_part(ids: Ids, share: float) -> Ids:
             f"above 0 and at most 1, such as {LEARNED:g}"
         )
     limit = share * 2**32
-    return tuple(item for item in ids if int(digest(item.encode())[:8], 16) < limit)
+    return tuple(item for item in ids if int(digest(b"learned", item.encode())[:8], 16) < limit)
 
 
 def pairs_of_gallery(gallery: Gallery, old: Space, side: Space | None, new: Embeddings) -> Pairs:
