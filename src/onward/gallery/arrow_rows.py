@@ -126,6 +126,8 @@ def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
         uncertainty.name: unsure,
         "change": _next_change(stored, step),
     }
+    if writing.origin == "embedded":
+        given |= _cleared(stored, writing)
     columns = [given.get(column.name, stored[column.name]) for column in stored.schema]
     return pa.table(columns, schema=stored.schema)
 
@@ -202,6 +204,20 @@ def _given_columns(rows: Rows) -> dict[str, pa.Array]:
         given[of.column] = vector_array(vectors, of)
         given[origin_column(of)] = pa.array(["embedded"] * len(vectors), pa.string())
     return given
+
+
+def _cleared(stored: pa.Table, writing: Writing) -> dict[str, pa.ChunkedArray]:
+    """Return the columns of derived fields, null where what they were made from is replaced."""
+    cleared: dict[str, pa.ChunkedArray] = {}
+    replaced = pc.is_valid(stored[origin_column(writing.to)])
+    for of in writing.derived:
+        if of.column not in stored.column_names:
+            continue  # it was added meanwhile: nothing is in it
+        made = pc.fill_null(pc.equal(stored[origin_column(of)], "upgraded"), False)
+        rows = pa.array(np.arange(len(stored)), mask=pc.and_(replaced, made).to_numpy())
+        for column in field_columns(of):
+            cleared[column.name] = stored[column.name].take(rows)
+    return cleared
 
 
 def _positions(stored: pa.Table, ids: Ids) -> Int64[np.ndarray, " row"] | slice:

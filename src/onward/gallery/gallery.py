@@ -239,7 +239,8 @@ class Gallery:
 
         A row that was deleted, or changed since its revision was read, is left alone; so is a row
         whose vector in this space was embedded: only `update` replaces what a model has made.
-        Writing the same again changes nothing.
+        Writing the same again changes nothing. Where an embedded vector replaces an upgraded one,
+        what other transformations have made of that is cleared: it is pending again.
 
         Args:
             embeddings: the vectors.
@@ -255,9 +256,8 @@ class Gallery:
         record = self._store.read_record()
         to = find_field(self.url, record, embeddings.space)
         check_made_by(self.url, record, to, made_by)
-        if not len(embeddings):
-            return 0
-        return self._store.write(Writing(to, embeddings, revisions, origin, uncertainty))
+        writing = Writing(to, embeddings, revisions, origin, uncertainty, record.made_from(to))
+        return self._store.write(writing) if len(embeddings) else 0
 
     def search(
         self,

@@ -130,7 +130,8 @@ class MemoryStore:
                 new = _Stored(
                     vectors[at].astype(writing.to.space.dtype), writing.origin, uncertainty
                 )
-                self._rows[item] = replace(row, stored={**row.stored, column: new})
+                kept = _without_derived(row, writing) if column in row.stored else row.stored
+                self._rows[item] = replace(row, stored={**kept, column: new})
                 written += 1
         return written
 
@@ -258,6 +259,16 @@ def open_memory(name: str) -> MemoryStore:
             "What must outlive the process goes into a directory"
         )
     return _stores[name]
+
+
+def _without_derived(row: _Row, writing: Writing) -> dict[str, _Stored]:
+    """Return what stays of a row in which an embedded vector replaces another."""
+    cleared = {one.column for one in writing.derived if writing.origin == "embedded"}
+    return {
+        column: stored
+        for column, stored in row.stored.items()
+        if column not in cleared or stored.origin == "embedded"
+    }
 
 
 def _matches(

@@ -72,6 +72,13 @@ class Record:
         """Return where the vectors of a space are, if the gallery has that space."""
         return next((one for one in self.fields if one.space == space), None)
 
+    def made_from(self, of: Field) -> tuple[Field, ...]:
+        """Return the fields whose transformations read a field, or what was made from it."""
+        found = {of.space}
+        for _ in self.fields:  # a chain is no longer than that
+            found |= {new for new, made in self.transformations.items() if _reads(made) & found}
+        return tuple(one for one in self.fields if one.space in found and one != of)
+
     def control_of(self, at: Field) -> Control:
         """Return what those who fill a field obey."""
         return self.controls.get(at.column, Control())
@@ -124,6 +131,13 @@ def column_names(space: Space) -> Iterator[str]:
     yield marked
     for number in itertools.count(2):
         yield f"{marked}_{number}"
+
+
+def _reads(made_by: Mapping[str, Any]) -> set[Space]:
+    """Return the spaces that recorded transformations read, as far as that is recorded."""
+    transformations = (made_by, *made_by.get("also", ()))
+    read = (one.get(role) for one in transformations for role in ("old", "side"))
+    return {Space.from_json(space) for space in read if space is not None}
 
 
 def _served(written: Mapping[str, Any]) -> Served:

@@ -48,6 +48,8 @@ class Writing:
         revisions: of these rows when that was read from which the vectors were made.
         origin: how the vectors came to be.
         uncertainty: of each vector, where it is known.
+        derived: fields that may have been made from this one. Where an embedded vector replaces
+            another, upgraded vectors in these are cleared.
     """
 
     to: Field
@@ -55,6 +57,7 @@ class Writing:
     revisions: Revisions
     origin: Origin
     uncertainty: Float32[np.ndarray, " item"] | None
+    derived: tuple[Field, ...] = ()
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from onward.progress import Progress
 from onward.transformation import Transformation
 from onward.upgrading.canaries import Canaries, CanaryResult, ask_canaries
 from onward.upgrading.id_sets import IdSets, compare_ids
-from onward.upgrading.routes import Routes, carried, pending_ids, transform
+from onward.upgrading.routes import Routes, carried, needed_spaces, pending_ids, transform
 from onward.upgrading.work import (
     EXAMPLES,
     Blocked,
@@ -245,7 +245,21 @@ def _recompute(
         wrong += bad
         checked, seen = checked + upgraded, seen + len(batch)
         progress(seen, total)
-    return checked, wrong
+    return checked, _made_by_none(gallery, routes, wrong, tolerance)
+
+
+def _made_by_none(gallery: Gallery, routes: Routes, ids: list[str], tolerance: float) -> list[str]:
+    """Return the items whose vector is what none of the transformations makes.
+
+    A row that a fallback has carried, and that got what the first transformation reads only then,
+    is right as it is.
+    """
+    left, there = set(ids), set(gallery.spaces())
+    for fallback in routes.fallbacks:
+        spaces = (*needed_spaces(fallback), routes.new)
+        for batch in gallery.scan(spaces, ids=left) if left and there >= set(spaces) else ():
+            left -= set(batch.ids) - set(_wrong_rows(fallback, batch, tolerance)[1])
+    return sorted(left)
 
 
 def _wrong_rows(
