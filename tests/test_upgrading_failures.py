@@ -1,0 +1,375 @@
+"""What may go wrong around an upgrade: each a clear error, nothing lost, and afterwards it ends."""
+
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_transformation, numbered
+
+from onward.cli import main
+from onward.errors import EmbeddingsError, GalleryError, TransformationError
+from onward.gallery import create_gallery, open_gallery
+from onward.spaces import Embeddings, Space
+from onward.transformation import Transformation, linear
+from onward.upgrading import Upgrade
+from onward.upgrading.backfill import backfill, embeddings_given
+from onward.upgrading.budget import Budget
+
+ROWS = 60
+IDS = numbered(ROWS)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "photos.lance"
+
+
+@pytest.fixture
+def gallery(path):
+    return make_gallery(path)
+
+
+def make_gallery(path):
+    items = embed(OLD, IDS), embed(SIDE, IDS)
+    return create_gallery(path, OLD, SIDE, query_model="first", items=items)
+
+
+def state_of(gallery):
+    """Return what no failure may change."""
+    now = gallery.describe()
+    given = [gallery.read(space).vectors.tobytes() for space in (OLD, SIDE)]
+    return gallery.ids(), given, now.serving, now.query_model, now.previous
+
+
+def finish(gallery, transformation=TO_SECOND):
+    """Carry the upgrade out, wherever it stands."""
+    upgrade = Upgrade(gallery, transformation)
+    upgrade.start()
+    assert upgrade.run().remaining == 0
+    assert upgrade.verify(sample_rows=None).passed
+    upgrade.cut_over(query_model="second")
+    assert len(gallery.search(embed(transformation.new, ["q"]), ROWS).ids_of(0)) == ROWS
+
+
+def bytes_of(directory):
+    files = (file for file in Path(directory).rglob("*") if file.is_file())
+    return {str(file): file.read_bytes() for file in files}
+
+
+def says(capsys, *arguments):
+    """Run a command that fails; return what it says, which is one message."""
+    with pytest.raises(SystemExit) as end:
+        main([str(one) for one in arguments])
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("onward: ") == 1
+    assert "Traceback" not in said
+    return said
+
+
+# The disk is full
+
+
+def backfill_some(upgrade):
+    given = embeddings_given(embed(SECOND, IDS))
+    options = {"budget": Budget(rows=30), "order": "random", "batch_rows": 10}
+    return backfill(upgrade.gallery, SECOND, given, **options)
+
+
+STEPS = {
+    "start": lambda upgrade: upgrade.start(),
+    "run": lambda upgrade: upgrade.run(batch_rows=20),
+    "verify": lambda upgrade: upgrade.verify(sample_rows=None),
+    "cut over": lambda upgrade: upgrade.cut_over(query_model="second"),
+    "backfill": backfill_some,
+    "roll back": lambda upgrade: upgrade.roll_back(),
+    "complete": lambda upgrade: upgrade.complete(now=True),
+}
+
+
+def go_as_far_as(name, upgrade):
+    for step, take in STEPS.items():
+        if step == name:
+            return
+        if step != "roll back":
+            take(upgrade)
+
+
+@contextmanager
+def no_room_for_files():
+    """Let every write to a file fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+NO_ROOM = r"gallery .*photos.lance cannot be .*; if the disk is full .* run the same again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_for_which_there_is_no_room_changes_nothing_and_is_taken_later(path, gallery, name):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    go_as_far_as(name, upgrade)
+    before, entries = state_of(gallery), gallery.journal()
+    with no_room_for_files(), pytest.raises(GalleryError, match=NO_ROOM):
+        STEPS[name](upgrade)
+    assert (state_of(open_gallery(path)), open_gallery(path).journal()) == (before, entries)
+    STEPS[name](upgrade)
+    finish(open_gallery(path))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a directory with 1 MiB of room."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("a small disk cannot be made here: mounting one takes the rights of root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_run_that_fills_the_disk_goes_on_when_there_is_room(small_disk):
+    gallery = make_gallery(small_disk / "photos.lance")
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    before, failed = state_of(gallery), 0
+    for kibibytes in (4, 8, 16, 32, 48):
+        filled = small_disk / "something else"
+        filled.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 1024 * kibibytes))
+        try:
+            with suppress(GalleryError):
+                failed += 1
+                upgrade.run(batch_rows=10)
+                failed -= 1
+        finally:
+            filled.unlink()
+        assert state_of(open_gallery(gallery.url)) == before
+    assert failed
+    finish(gallery)
+
+
+# A file is removed, damaged, or closed to us
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["data", "_versions"])
+@pytest.mark.parametrize("table", ["items", "record"])
+def test_a_file_that_is_gone_is_said_to_be_and_with_it_back_the_run_ends(
+    path, gallery, table, part
+):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    before = state_of(gallery)
+    directory, aside = path / f"{table}.lance" / part, path.parent / "aside"
+    told = []
+
+    def remove(done, total):
+        if done == 20:
+            told.append(done)
+            directory.rename(aside)
+
+    words = r"photos.lance cannot be read or written: .*restore it from a copy"
+    with pytest.raises(GalleryError, match=words):
+        upgrade.run(batch_rows=20, progress=remove)
+    assert told
+    shutil.rmtree(directory, ignore_errors=True)  # what was written since is in it
+    aside.rename(directory)
+    assert state_of(open_gallery(path)) == before
+    finish(open_gallery(path))
+
+
+@pytest.mark.slow
+def test_a_gallery_that_is_gone_is_said_to_be_and_found_again(path, gallery):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    before = state_of(gallery)
+    path.rename(path.with_name("elsewhere"))
+    for step in (upgrade.run, upgrade.verify, upgrade.status):
+        with pytest.raises(GalleryError, match=r"photos.lance is gone; restore it from a copy"):
+            step()
+    path.with_name("elsewhere").rename(path)
+    assert state_of(open_gallery(path)) == before
+    finish(open_gallery(path))
+
+
+@contextmanager
+def without_the_rights_of_root():
+    """Root may write everywhere: be nobody inside."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["items", "record"])
+def test_a_run_that_may_read_but_not_write_says_so_and_with_the_right_to_it_ends(table):
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # where nobody may look
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "photos.lance"
+        upgrade = Upgrade(make_gallery(path), TO_SECOND)
+        upgrade.start()
+        before = state_of(upgrade.gallery)
+        closed = [path / f"{table}.lance", *(path / f"{table}.lance").rglob("*")]
+        modes = {one: one.stat().st_mode for one in closed}
+        for one in closed:
+            one.chmod(0o555 if one.is_dir() else 0o444)
+        words = r"cannot be read or written: .*[Pp]ermission denied.*closed to you, mend that"
+        with without_the_rights_of_root():
+            assert Upgrade(open_gallery(path), TO_SECOND).status().work.to_do == ROWS
+            with pytest.raises(GalleryError, match=words):
+                Upgrade(open_gallery(path), TO_SECOND).run()
+        assert state_of(open_gallery(path)) == before
+        for one, mode in modes.items():
+            one.chmod(mode)
+        finish(open_gallery(path))
+
+
+# What is stored, or what is made of it, is no vector
+
+
+def store(path, item, vector):
+    """Write past all checks, as damage does."""
+    table = lancedb.connect(path).open_table("items")
+    rows = table.search().where(f"id = '{item}'").to_arrow()
+    at = rows.schema.get_field_index("old_1")
+    rows = rows.set_column(
+        at, rows.schema.field(at), pa.array([vector], rows.schema.field(at).type)
+    )
+    merging = table.merge_insert("id").when_matched_update_all()
+    merging.execute(rows, on_bad_vectors="fill", fill_value=np.nan)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_damaged_vector_is_named_and_the_run_ends_when_it_is_replaced(path, gallery, value):
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    store(path, IDS[7], [0.0, value, 0.0, 0.0])
+    with pytest.raises(EmbeddingsError, match=rf"item '{IDS[7]}'.*NaN or infinite"):
+        upgrade.run()
+    assert gallery.ids() == IDS
+    assert gallery.count([SECOND]) == 0
+    assert gallery.describe().serving == OLD
+    gallery.update(embed(OLD, [IDS[7]]), embed(SIDE, [IDS[7]]))
+    finish(gallery)
+
+
+@pytest.mark.parametrize("store_of", ["memory", "lancedb"])
+def test_an_item_of_which_h_makes_nan_is_named_and_the_run_ends_when_it_is_replaced(path, store_of):
+    gallery = make_gallery(f"memory:{path}" if store_of == "memory" else path)
+    huge = np.full((1, OLD.dim), 1e30, np.float32)
+    gallery.update(Embeddings((IDS[7],), huge, OLD), embed(SIDE, [IDS[7]]))
+    weight = np.full((SECOND.dim, OLD.dim + SIDE.dim), 1e10, np.float32)
+    h = linear(OLD, SIDE, SECOND, weight, np.zeros(SECOND.dim, np.float32), made_by={})
+    upgrade = Upgrade(gallery, h)
+    upgrade.start()
+    before = state_of(gallery)
+    with pytest.raises(TransformationError, match=rf"item '{IDS[7]}' .*NaN or infinite"):
+        upgrade.run()
+    assert (state_of(gallery), gallery.count([SECOND])) == (before, 0)
+    gallery.update(embed(OLD, [IDS[7]]), embed(SIDE, [IDS[7]]))
+    finish(gallery, h)
+
+
+# The transformation is not what it should be
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "file"),
+    [
+        ("plan", "config.json"),
+        *((verb, "model.safetensors") for verb in ("start", "verify", "cutover", "rollback")),
+    ],
+)
+def test_a_transformation_with_one_bit_flipped_is_used_for_nothing(
+    tmp_path, path, file, verb, capsys
+):
+    gallery = make_gallery(path)
+    TO_SECOND.save(tmp_path / "h")
+    upgrade = Upgrade(gallery, TO_SECOND)
+    upgrade.start()
+    upgrade.run(batch_rows=10, stop=iter([False, True]).__next__)
+    before = bytes_of(path)
+    flip_a_bit(tmp_path / "h" / file)
+    assert f"{file}" in says(capsys, "upgrade", verb, path, tmp_path / "h")
+    assert bytes_of(path) == before
+    flip_a_bit(tmp_path / "h" / file)
+    finish(gallery, Transformation.load(tmp_path / "h"))
+
+
+BACKWARDS = make_transformation(SECOND, None, OLD)
+OTHER_SIDE = make_transformation(OLD, Space("side@9", SIDE.dim), SECOND)
+SIDE_OF_OTHER_DIM = make_transformation(OLD, Space("side@1", SIDE.dim + 1), SECOND)
+UNFIT = {
+    "backwards": (BACKWARDS, "seems to go the wrong way: fit one from old@1"),
+    "side-information of another model": (
+        OTHER_SIDE,
+        r"needs side-information in side@9 (3, l2), but gallery",
+    ),
+    "side-information of other dimensions": (
+        SIDE_OF_OTHER_DIM,
+        r"needs side-information in side@1 (4, l2), but gallery",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", UNFIT)
+@pytest.mark.parametrize("verb", ["plan", "start", "cutover"])
+def test_a_transformation_that_does_not_fit_writes_nothing(tmp_path, path, what, verb, capsys):
+    gallery = make_gallery(path)
+    transformation, words = UNFIT[what]
+    transformation.save(tmp_path / "h")
+    before = bytes_of(path)
+    assert words in says(capsys, "upgrade", verb, path, tmp_path / "h")
+    assert bytes_of(path) == before
+    finish(gallery)
+
+
+@pytest.mark.slow
+def test_after_cutting_over_the_way_back_is_no_transformation(tmp_path, path, capsys):
+    gallery = make_gallery(path)
+    finish(gallery)
+    BACKWARDS.save(tmp_path / "h")
+    before = bytes_of(path)
+    said = says(capsys, "upgrade", "start", path, tmp_path / "h")
+    assert "are made from those in old@1 (4, l2): it goes the wrong way. To answer" in said
+    assert bytes_of(path) == before
+
+
+@pytest.mark.parametrize("store_of", ["memory", "lancedb"])
+def test_side_information_of_another_model_is_not_stored(path, store_of):
+    gallery = make_gallery(f"memory:{path}" if store_of == "memory" else path)
+    before = state_of(gallery)
+    other = Space("side@9", SIDE.dim)
+    with pytest.raises(GalleryError, match=r"has no space side@9 \(3, l2\); it has old@1 .*side@1"):
+        gallery.add(embed(OLD, ["late"]), embed(other, ["late"]))
+    with pytest.raises(GalleryError, match=r"knows the space side@1 with 3 dimensions"):
+        gallery.update(embed(OLD, IDS[:1]), embed(Space("side@1", 4), IDS[:1]))
+    assert state_of(gallery) == before
+    finish(gallery)
