@@ -63,6 +63,36 @@ def add(
 
 
 @app.command()
+def write(gallery: GalleryUrl, embeddings: Files, as_json: AsJson = False) -> None:
+    """Give items that GALLERY holds vectors that they lack, such as side-information made later.
+
+    A space that is new to GALLERY is added. Ends with 1 if items are not there.
+
+    Example: onward gallery write photos.lance side.parquet
+    """
+    from onward.gallery import open_gallery
+    from onward.spaces import Embeddings
+
+    opened = open_gallery(gallery)
+    absent = 0
+    for given in [Embeddings.load(path) for path in embeddings]:
+        opened.add_space(given.space)
+        written = 0
+        for batch in opened.scan((), without=[given.space], ids=given.ids):
+            vectors = given.align(batch.ids)
+            written += opened.write(vectors, batch.revisions, origin="embedded")
+        there = sum(len(batch.ids) for batch in opened.scan((), ids=given.ids))
+        absent += len(given) - there
+        tell(
+            f"{written:,} of {len(given):,} vectors in {given.space.name} were written; "
+            f"{there - written:,} items have one, {len(given) - there:,} are not in the gallery"
+        )
+    show(opened.describe(), as_json)
+    if absent:
+        raise typer.Exit(1)
+
+
+@app.command()
 def delete(
     gallery: GalleryUrl,
     ids: Annotated[list[str], typer.Argument(help="Ids of the items to delete.")],

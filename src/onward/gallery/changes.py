@@ -168,7 +168,7 @@ def rolled_back(record: Record, url: str, served: Space | None = None) -> Record
     if record.previous is None:
         raise GalleryError(
             f"gallery {url} has nothing to roll back to: no space has served before "
-            f"{record.serving.space.name}"
+            f"{record.serving.space.name}, or the upgrade to it is complete"
         )
     return replace(record, serving=record.previous, previous=None)
 

@@ -108,6 +108,6 @@ def _why_not_back(url: str, natives: CountedRows, back_to: Space) -> str:
     return (
         f"gallery {url} was not rolled back: {natives} were added with the new model's embedding "
         f"and have no vector in {back_to}, so that they would not be found. Embed them with the "
-        "old model and write these vectors too (Gallery.write), or leave them out with "
+        "old model and write these vectors too (onward gallery write), or leave them out with "
         "leave_out=True (--leave-out): they stay in the gallery, and cutting over again finds them"
     )
