@@ -3,7 +3,8 @@
 Usage: python lab/publish.py runs/cifar100-small/cifar100-small.json ...
 
 Tables stand on the page where the recipe's tables stood before; those of a recipe that is new there
-replace the line `<!-- tables: NAME -->`. The words around them are for people to write.
+replace the line `<!-- tables: NAME -->`. Where a run was written is left out of its command. The words
+around the tables are for people to write.
 """
 
 import json
@@ -19,12 +20,12 @@ PAGE = HERE.parent / "docs" / "measured.md"
 
 def main() -> None:
     for path in map(Path, sys.argv[1:]):
-        text = path.read_text()
-        published = json.loads(text)
+        published = json.loads(path.read_text())
+        published["command"] = re.sub(r" --(?:out|cache) \S+", "", published["command"])
         name = published["recipe"]
         seeds = {int(seed): numbers for seed, numbers in published["seeds"].items()}
         PAGE.write_text(renew(PAGE.read_text(), name, markdown(name, seeds)))
-        (HERE / "results" / f"{name}.json").write_text(text)
+        (HERE / "results" / f"{name}.json").write_text(json.dumps(published, indent=1) + "\n")
         print(f"{name}: seeds {', '.join(map(str, seeds))}, made by {published['command']}")
 
 
