@@ -3,8 +3,8 @@
 Usage: python lab/publish.py runs/cifar100-small/cifar100-small.json ...
 
 Tables stand on the page where the recipe's tables stood before; those of a recipe that is new there
-replace the line `<!-- tables: NAME -->`. Where a run was written is left out of its command. The words
-around the tables are for people to write.
+replace the line `<!-- tables: NAME -->`. Where a run was written is left out of its command. What
+stands around the tables is for people to write.
 """
 
 import json
