@@ -115,15 +115,38 @@ def embedded_in(gallery):
     }
 
 
-def test_the_most_uncertain_come_first_ties_by_id_and_last_what_has_no_new_vector(gallery):
+def test_what_cannot_be_carried_comes_first_then_the_most_uncertain_ties_by_id(gallery):
     gallery.add(items({"z": 9, "y": 9}, SIDE))
     model = Model()
     result = backfill(gallery, NEW, model, budget=ALL, batch_rows=3)
-    assert model.asked == ["dba", "cfe", "yz"]
-    assert model.payloads[0] == {"path": "d.png"}
-    assert model.payloads[-1] is None
+    assert model.asked == ["yzd", "bac", "fe"]
+    assert model.payloads[0] is None
+    assert model.payloads[2] == {"path": "d.png"}
     assert (result.done, result.upgraded, result.missing, result.skipped) == (8, 0, 0, 0)
     assert embedded_in(gallery) == set("abcdefyz")
+
+
+@pytest.mark.parametrize("order", ["uncertainty", "random"])
+def test_what_the_next_run_of_the_upgrade_will_carry_comes_last(gallery, order):
+    gallery.add(items({"q": 9}))  # has all that h reads
+    gallery.add(items({"z": 9}, SIDE))
+    model = Model()
+    backfill(gallery, NEW, model, budget=ALL, order=order, batch_rows=1)
+    assert model.asked[0] == "z"
+    assert set(model.asked[1:-1]) == set("abcdef")
+    assert model.asked[-1] == "q"
+
+
+def test_rows_that_lack_one_of_two_needed_vectors_cannot_be_carried(url):
+    weight, bias = np.eye(2, 5, dtype=np.float32), np.zeros(2, np.float32)
+    both = linear(OLD, SIDE, NEW, weight, bias, made_by={})
+    whole = [items({"a": 1, "b": 1}), items({"a": 1, "b": 1}, SIDE)]
+    gallery = create_gallery(url, OLD, SIDE, items=whole)
+    gallery.add(items({"x": 1}))
+    Upgrade(gallery, both).start()
+    model = Model()
+    backfill(gallery, NEW, model, budget=ALL, batch_rows=1)
+    assert model.asked == ["x", "a", "b"]
 
 
 def test_a_random_order_is_the_same_for_the_same_seed_and_not_that_of_uncertainty(gallery):
@@ -164,7 +187,7 @@ def test_only_the_items_that_are_named_are_embedded(gallery):
     gallery.add(items({"z": 9, "y": 9}, SIDE))
     model = Model()
     result = backfill(gallery, NEW, model, budget=ALL, ids=["e", "z", "b", "nobody"])
-    assert model.asked == ["bez"]
+    assert model.asked == ["zbe"]
     assert (result.done, result.upgraded, result.missing) == (3, 4, 1)
 
 
@@ -415,7 +438,7 @@ def test_a_gallery_of_which_much_was_written_is_compacted(gallery, monkeypatch):
     backfill(gallery, NEW, Model(), budget=Budget(rows=1))
     assert compacted == []
     backfill(gallery, NEW, Model(), budget=Budget(rows=2))
-    assert compacted == [set("dba")]
+    assert compacted == [{"more 0", "more 1", "more 2"}]
 
 
 def test_the_journal_says_what_was_spent_on_what(gallery):

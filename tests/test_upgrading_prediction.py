@@ -9,10 +9,11 @@ import pytest
 
 from onward.backfill_curve import backfill_curve
 from onward.compatibility import evaluate_embeddings
+from onward.dense import Dense, Uncertainty
 from onward.errors import ConfigurationError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
-from onward.transformation import Dense, Transformation, linear
+from onward.transformation import Transformation, linear
 from onward.upgrading import Prediction, Requirement, Unpredicted, Upgrade, plan_upgrade, predict
 from onward.upgrading.gate import default_requirement
 from onward.upgrading.judged import fitted_on
@@ -66,7 +67,8 @@ def world(items=200, seed=0, *, spoil=0.0, made_by=None):
 def unsure(h, seed=0):
     weight = np.random.default_rng(seed).normal(size=(1, h.new.dim)).astype(np.float32)
     layer = Dense(weight, np.zeros(1, np.float32), relu=False)
-    return Transformation(h.old, h.side, h.new, h.steps, h.made_by, layer)
+    uncertainty = Uncertainty(layer, np.zeros(h.new.dim, np.float32))
+    return Transformation(h.old, h.side, h.new, h.steps, h.made_by, uncertainty)
 
 
 # Worked by hand
@@ -102,14 +104,15 @@ def test_an_item_that_cannot_be_carried_counts_as_not_found_until_it_is_backfill
     gallery, new, h = world(40)
     gallery.delete(new.ids[:10])
     gallery.add(Embeddings(new.ids[:10], np.zeros((10, 6), np.float32), OLD, np.arange(10)))
-    found = predict(gallery, Routes((unsure(h),)), new, shares=[0.75])
+    found = predict(gallery, Routes((unsure(h),)), new, shares=[0.1, 0.25])
     assert found.lost == 10
     assert "10 items cannot be carried over; upgrading alone loses them" in str(found)
     top = found.value("map", "full backfill")
     assert found.value("map", "upgrade") < top
-    # three quarters are just the others, whose vectors are the true ones already
-    part = found.value("map", "upgrade + backfill 75 %")
-    np.testing.assert_allclose(part, found.value("map", "upgrade"), atol=1e-9)
+    # they come first, as in a backfill, and the vectors of the others are the true ones already
+    assert found.value("map", "upgrade + backfill 10 %") < top
+    part = found.value("map", "upgrade + backfill 25 %")
+    np.testing.assert_allclose(part, top, atol=1e-9)
 
 
 # Against what is known otherwise

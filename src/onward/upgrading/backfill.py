@@ -1,4 +1,6 @@
-"""Embed the items of a gallery with the new model, those first that an upgrade is least sure of.
+"""Embed the items of a gallery with the new model, those first that an upgrade serves worst.
+
+That is: what it cannot carry, which is not found at all; then what it is least sure of.
 
 What is left to do is in the rows: those whose new vector a model has not made. So a backfill may be
 stopped or killed at any moment, and another one goes on, before cutting over and after. How images
@@ -21,6 +23,7 @@ from onward.spaces import Embeddings, Ids, Space
 from onward.upgrading.backfill_result import LOGGED, BackfillResult, Order
 from onward.upgrading.budget import Budget, Meter
 from onward.upgrading.control import Pace
+from onward.upgrading.routes import recorded_reads
 from onward.upgrading.run import COMPACTED_SHARE
 
 BATCH_SECONDS = 10.0
@@ -63,19 +66,20 @@ def backfill(
 ) -> BackfillResult:
     """Give items the vectors that the new model makes, until the budget is spent; log it.
 
-    First the rows that an upgrade has made, then those that have no new vector at all. A row that
-    was changed or deleted since its payload was read is left alone, and so is one that a model has
-    embedded. While the upgrade is paused it waits, and it keeps to its limit of rows a second.
-    Memory is bounded by a batch, beside the ids and uncertainties of what is to be done. Where much
-    of the gallery was written, the store is compacted, as at the end of an upgrade.
+    First the rows that the upgrade cannot carry, for they are not found at all; then those that it
+    has made; last those that its next run will carry. A row that was changed or deleted since its
+    payload was read is left alone, and so is one that a model has embedded. While the upgrade is
+    paused it waits, and it keeps to its limit of rows a second. Memory is bounded by a batch,
+    beside the ids and uncertainties of what is to be done. Where much of the gallery was written,
+    the store is compacted, as at the end of an upgrade.
 
     Args:
         gallery: the gallery; it must have the new space.
         new: the space of the new model.
         embed: makes the vectors; see `embeddings_given` where they are there already.
         budget: what may be spent.
-        order: "uncertainty": what the transformation was least sure of comes first, ties by id, and
-            last what has none stored; or "random".
+        order: of what the upgrade has made. "uncertainty": what the transformation was least sure
+            of comes first, ties by id, and last what has none stored; or "random".
         seed: of the random order.
         ids: only these items; all if None.
         batch_rows: how many rows are embedded and written at a time; what takes about 10 seconds,
@@ -126,11 +130,19 @@ def embeddings_given(embeddings: Embeddings) -> Embed:
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """The rows that no model has embedded in the new space."""
+    """The rows that no model has embedded in the new space.
 
+    Attributes:
+        lost: rows without a vector there that no recorded transformation can carry, sorted.
+        upgraded: rows that a transformation has made.
+        uncertainty: of these.
+        pending: rows that a run of the upgrade will carry, sorted.
+    """
+
+    lost: Ids
     upgraded: Ids
     uncertainty: np.ndarray
-    missing: Ids
+    pending: Ids
 
     @classmethod
     def of(cls, gallery: Gallery, new: Space, among: frozenset[str] | None) -> "_Waiting":
@@ -146,17 +158,22 @@ class _Waiting:
             ]
             upgraded += [batch.ids[row] for row in rows]
             unsure.append(batch.uncertainties[new][rows])
-        missing = gallery.ids(without=[new])
-        missing = missing if among is None else tuple(item for item in missing if item in among)
-        return cls(tuple(upgraded), np.concatenate(unsure), missing)
+        missing = [item for item in gallery.ids(without=[new]) if among is None or item in among]
+        carried = _to_be_carried(gallery, new)
+        return cls(
+            lost=tuple(item for item in missing if item not in carried),
+            upgraded=tuple(upgraded),
+            uncertainty=np.concatenate(unsure),
+            pending=tuple(item for item in missing if item in carried),
+        )
 
     def __len__(self) -> int:
-        return len(self.upgraded) + len(self.missing)
+        return len(self.lost) + len(self.upgraded) + len(self.pending)
 
     def in_order(self, url: str, new: Space, order: Order, seed: int, *, matters: bool) -> Ids:
         if order == "random":
-            chosen = random_order(self.upgraded, seed=seed)
-            return (*chosen, *random_order(self.missing, seed=seed))
+            parts = (self.lost, self.upgraded, self.pending)
+            return tuple(item for part in parts for item in random_order(part, seed=seed))
         unknown = np.isnan(self.uncertainty)
         if matters and self.upgraded and unknown.all():
             raise UpgradeError(
@@ -166,7 +183,7 @@ class _Waiting:
                 "uncertainty (onward fit --uncertainty) and upgrade with that"
             )
         known = np.where(unknown, -np.inf, self.uncertainty)
-        return (*uncertainty_order(self.upgraded, known), *self.missing)
+        return (*self.lost, *uncertainty_order(self.upgraded, known), *self.pending)
 
 
 @dataclass
@@ -278,6 +295,15 @@ def _read(
             raise
         return _read(gallery, new, tuple(item for item in there if item in now))
     return {item: revisions[item] for item in there}, payloads
+
+
+def _to_be_carried(gallery: Gallery, new: Space) -> frozenset[str]:
+    """Return the rows without a new vector that a run of the upgrade, as recorded, would carry."""
+    made_by, spaces = gallery.made_by(new), gallery.spaces()
+    reads = () if made_by is None else recorded_reads(made_by)
+    needed = [[space for space in both if space is not None] for both in reads]
+    able = [each for each in needed if set(each) <= set(spaces)]
+    return frozenset(item for each in able for item in gallery.ids(each, [new]))
 
 
 def _check_space(gallery: Gallery, new: Space) -> None:

@@ -241,13 +241,11 @@ def predict(
 
 
 def _backfill_order(judged: JudgedItems, seed: int) -> Ids:
-    """Return the ids in the order of a backfill: least certain first, last what is not carried."""
+    """Return the ids in the order of a backfill: what is not carried, then the least certain."""
     drawn = np.random.default_rng(seed).permutation(len(judged))
     carried, unsure = set(judged.upgraded.ids), judged.uncertainties
     shuffled = [judged.ids[row] for row in drawn]
-    return tuple(
-        sorted(shuffled, key=lambda item: (item not in carried, -unsure.get(item, -np.inf)))
-    )
+    return tuple(sorted(shuffled, key=lambda item: (item in carried, -unsure.get(item, -np.inf))))
 
 
 def _partly(judged: JudgedItems, order: Ids, share: float) -> Embeddings:
