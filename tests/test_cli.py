@@ -254,6 +254,14 @@ def test_a_limit_that_says_nothing_is_refused(files, gallery, given, words):
     assert words in str(told.exception)
 
 
+def test_a_start_with_a_limit_that_is_none_writes_nothing(files, gallery):
+    words = ["upgrade", "start", gallery, str(files / "old-to-new"), "--rows-per-second", "-5"]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 1
+    assert "a limit of -5 rows a second was asked for" in str(told.exception)
+    assert NEW not in open_gallery(gallery).spaces()
+
+
 def test_every_next_step_names_a_command_that_there_is():
     for command in NEXT_COMMANDS.values():
         assert command.removeprefix("onward ") in COMMANDS

@@ -140,9 +140,11 @@ def start(
     Example: onward upgrade start photos.lance old-to-new/ --sample new.parquet
     """
     from onward.upgrading import predict
+    from onward.upgrading.control import check_rate
 
     embedded, required = read_sample(sample), read_requirement(require)
     rate = None if rows_per_second is None else read_rate(rows_per_second)
+    check_rate(rate)
     upgrade = open_upgrade(gallery, transformation, also)
     predicted = None if embedded is None else predict(upgrade.gallery, upgrade.routes, embedded)
     if predicted is not None:

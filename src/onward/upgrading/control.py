@@ -33,14 +33,24 @@ def resume(gallery: Gallery, routes: Routes) -> None:
 
 def limit(gallery: Gallery, routes: Routes, rows_per_second: float | None) -> None:
     """Limit how many rows an upgrade writes a second; see `Upgrade.limit`."""
+    check_rate(rows_per_second)
+    rate = rows_per_second
+    event = {"event": "limit", "rows_per_second": rate}
+    _change(gallery, routes, lambda now: replace(now, rows_per_second=rate), event)
+
+
+def check_rate(rows_per_second: float | None) -> None:
+    """Refuse a limit that is none.
+
+    Raises:
+        UpgradeError: if it is not positive, infinite or NaN.
+    """
     rate = rows_per_second
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise UpgradeError(
             f"a limit of {rate:g} rows a second was asked for; give a positive number, or none "
             "(None) to lift the limit. To let the upgrade wait, pause it"
         )
-    event = {"event": "limit", "rows_per_second": rate}
-    _change(gallery, routes, lambda now: replace(now, rows_per_second=rate), event)
 
 
 def abort(gallery: Gallery, routes: Routes, *, leave_out: bool) -> None:
