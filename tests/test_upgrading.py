@@ -506,8 +506,11 @@ def test_a_damaged_stored_vector_stops_a_run_with_the_items_name(gallery, upgrad
             yield batch
 
     monkeypatch.setattr(type(gallery), "scan", damaged)
-    with pytest.raises(EmbeddingsError, match=r"item 'item-0002'.*NaN"):
+    with pytest.raises(EmbeddingsError, match=r"item 'item-0002'.*NaN") as raised:
         upgrade.run()
     assert gallery.count([NEW]) == 0
+    entry = gallery.journal()[-1]
+    assert (entry["event"], entry["done"], entry["error"]) == ("run", 0, str(raised.value))
+    assert [step["step"] for step in entry["next_steps"]] == ["run"]
     monkeypatch.undo()
     assert upgrade.run().remaining == 0

@@ -218,8 +218,10 @@ def run_upgrade(
                 run.settle()
         except KeyboardInterrupt:
             run.stopped = True
-        except GalleryError:
-            check_not_aborted(gallery, routes)
+        except Exception as error:
+            if isinstance(error, GalleryError):
+                check_not_aborted(gallery, routes)
+            _log_failure(gallery, routes, run.done, error)
             raise
     work = measure_work(gallery, routes)
     seconds = time.perf_counter() - begin
@@ -230,3 +232,10 @@ def run_upgrade(
         with suppress(GalleryError):  # the work is done; what is scattered stays so
             gallery.compact()
     return result
+
+
+def _log_failure(gallery: Gallery, routes: Routes, done: int, error: Exception) -> None:
+    event = {"event": "run", "transformation": routes.digest, "done": done, "error": str(error)}
+    steps = [next_step("run", "once what the error says is put right; it goes on where it ended")]
+    with suppress(Exception):  # what went wrong first is what is to be told
+        gallery.log({**event, "next_steps": steps})
