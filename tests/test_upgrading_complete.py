@@ -24,7 +24,7 @@ from onward.cli.app import app
 from onward.errors import GalleryError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings
-from onward.upgrading import Upgrade
+from onward.upgrading import Upgrade, plan_upgrade
 from onward.upgrading.complete import plan_completion
 
 ROWS = 20
@@ -64,23 +64,24 @@ def test_queries_of_another_model_are_refused_before_during_and_after(gallery):
     old, new = embed(OLD, ["q"]), embed(SECOND, ["q"])
     upgrade = Upgrade(gallery, TO_SECOND)
 
-    def assert_only(right, wrong):
+    def assert_only(right, wrong, todo="Finish the upgrade to second@2 and cut over"):
         assert gallery.search(right, 1).rows.shape == (1, 1)
-        with pytest.raises(SpaceMismatchError):
+        with pytest.raises(SpaceMismatchError, match=todo):
             gallery.search(wrong, 1)
 
-    assert_only(old, new)
+    embed_or_upgrade = "(e|E)mbed the queries with the model that serves"
+    assert_only(old, new, embed_or_upgrade)
     upgrade.start()
     upgrade.run(batch_rows=5, progress=lambda done, total: assert_only(old, new))
     upgrade.verify()
     assert_only(old, new)
     upgrade.cut_over(query_model="second")
-    assert_only(new, old)
+    assert_only(new, old, f"{embed_or_upgrade} now, or roll back")
     upgrade.roll_back()
     assert_only(old, new)
     upgrade.cut_over(query_model="second")
     upgrade.complete(now=True)
-    assert_only(new, old)
+    assert_only(new, old, embed_or_upgrade)
 
 
 def test_the_index_is_built_before_the_record_changes(gallery, monkeypatch):
@@ -229,10 +230,11 @@ def test_completing_too_early_says_from_when_on_it_can_be_done(gallery, upgrade)
 
 def test_completing_what_does_not_serve_is_refused(gallery, upgrade):
     upgrade.roll_back()
-    with pytest.raises(
-        UpgradeError, match=r"answers from old@1 .* nothing to complete, and nothin"
-    ):
+    words = r"answers from old@1 .* nothing to complete, and nothing .*\(onward upgrade cutover\)"
+    with pytest.raises(UpgradeError, match=words):
         upgrade.complete(now=True)
+    with pytest.raises(UpgradeError, match=words):
+        plan_completion(gallery, upgrade.routes, drop_original=True)
     with pytest.raises(UpgradeError, match="was not started"):
         Upgrade(gallery, TO_THIRD).complete(now=True)
 
@@ -320,8 +322,10 @@ def test_giving_up_the_originals_says_what_becomes_impossible(gallery, upgrade):
     assert (status.work.done, status.work.to_do, status.is_cut_over) == (ROWS, 0, True)
     verification = again.verify()
     assert (verification.checked, verification.upgraded) == (0, ROWS)
-    with pytest.raises(UpgradeError, match="has no vectors in old@1"):
+    with pytest.raises(UpgradeError, match=r"has no vectors in old@1.* Give a transformation from"):
         Upgrade(gallery, TO_THIRD)
+    with pytest.raises(UpgradeError, match="dropped after this very upgrade"):
+        plan_upgrade(gallery, TO_SECOND)
 
 
 def test_items_that_have_no_other_vector_are_not_given_up_by_accident(gallery, upgrade):

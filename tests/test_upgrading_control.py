@@ -50,7 +50,7 @@ def make_gallery(url, rows=ROWS):
 
 @pytest.fixture(params=["memory", "lancedb"])
 def url(request, tmp_path):
-    return f"memory:c{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+    return f"memory:ctl{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
 
 
 @pytest.fixture
@@ -176,8 +176,9 @@ def test_a_limit_that_is_no_rate_is_refused(upgrade, rate):
 
 def test_what_was_not_started_cannot_be_controlled(gallery):
     upgrade = Upgrade(gallery, H)
+    words = r"was not started; start it first \(onward upgrade start\)"
     for verb in (upgrade.pause, upgrade.resume, lambda: upgrade.limit(1.0), upgrade.abort):
-        with pytest.raises(UpgradeError, match="was not started; start it first"):
+        with pytest.raises(UpgradeError, match=words):
             verb()
 
 

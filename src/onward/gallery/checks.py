@@ -89,15 +89,27 @@ def check_served(store: Store, record: Record, space: Space) -> None:
     if at is not None:
         filled, rows = store.count([at], ()), store.count((), ())
         raise SpaceMismatchError(
-            f"{opening}; {filled:,} of {rows:,} rows have a vector in {space.name}. Finish "
-            f"the upgrade from {serving.name} to {space.name} and cut over, or look into it as it "
-            "is with allow_unserved=True"
+            f"{opening}; {filled:,} of {rows:,} rows have a vector in {space.name}. "
+            f"{_what_to_do(record, space)}, or look into it as it is with allow_unserved=True"
         )
     raise SpaceMismatchError(
         f"{opening}; distances between them mean nothing. Upgrade the gallery from {serving.name} "
         f"to {space.name} first (onward upgrade {url} TRANSFORMATION), or embed the queries with "
         "the model that serves"
     )
+
+
+def _what_to_do(record: Record, space: Space) -> str:
+    """Say how queries in a space of the gallery that does not serve can be answered."""
+    embed = "embed the queries with the model that serves"
+    if record.previous is not None and record.previous.space == space:
+        return (
+            f"It answered until the gallery was cut over: {embed} now, or roll back (onward "
+            "upgrade rollback)"
+        )
+    if space in record.transformations:
+        return f"Finish the upgrade to {space.name} and cut over (onward upgrade), or {embed}"
+    return f"{embed[0].upper()}{embed[1:]}, or upgrade to {space.name} and cut over"
 
 
 def check_search(store: Store, space: Space, k: int, *, allow_unserved: bool) -> Field:

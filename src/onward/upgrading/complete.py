@@ -93,8 +93,18 @@ def plan_completion(gallery: Gallery, routes: Routes, *, drop_original: bool) ->
         gallery: the gallery.
         routes: the transformations of the upgrade.
         drop_original: give up what the transformations read: old vectors and side-information.
+
+    Raises:
+        UpgradeError: if the upgrade was not started, or its space does not answer queries.
     """
+    check_started(gallery, routes)
     now = gallery.describe()
+    if now.serving != routes.new:
+        raise UpgradeError(
+            f"gallery {gallery.url} answers from {now.serving}, not from {routes.new}: there "
+            "is nothing to complete, and nothing was dropped; cut over first (onward upgrade "
+            "cutover)"
+        )
     given_up = _originals(now, routes) if drop_original else set[Space]()
     served = _have_served(gallery)
     under_way = {space for space in now.transformations if space not in served}
@@ -143,16 +153,10 @@ def complete(
     leave_out: bool,
 ) -> Completion:
     """Complete an upgrade that has cut over; see `Upgrade.complete`."""
-    check_started(gallery, routes)
+    completion = plan_completion(gallery, routes, drop_original=drop_original)
     described = gallery.describe()
-    if described.serving != routes.new:
-        raise UpgradeError(
-            f"gallery {gallery.url} answers from {described.serving}, not from {routes.new}: there "
-            "is nothing to complete, and nothing was dropped; cut over first"
-        )
     if described.previous is not None and not now:
         _check_holdover(described, holdover)
-    completion = plan_completion(gallery, routes, drop_original=drop_original)
     if completion.unreachable is not None and not leave_out:
         raise UpgradeError(
             f"nothing was dropped: {completion.unreachable} have no other vector and could never "

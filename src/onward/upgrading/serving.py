@@ -93,10 +93,11 @@ def _is_indexed(journal: list[Mapping[str, Any]], new: Space) -> bool:
 
 def _why_not(verified: str, url: str) -> str:
     reasons = {
-        "none": "its upgrade was not verified; verify it first",
+        "none": "its upgrade was not verified; verify it first (onward upgrade verify)",
         "failed": "the verification of its upgrade has failed; see what it says, mend that, and "
         "verify again",
-        "stale": "rows have changed since its upgrade was verified; run it again, then verify",
+        "stale": "rows have changed since its upgrade was verified; run it again (onward upgrade "
+        "start), then verify (onward upgrade verify)",
     }
     return (
         f"gallery {url} was not cut over: {reasons[verified]}. To cut over all the same, and have "

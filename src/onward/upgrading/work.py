@@ -110,6 +110,12 @@ def check_fits(gallery: Gallery, transformation: Transformation) -> None:
         )
     if old not in spaces:
         why = f"gallery {gallery.url} has no vectors in {old}; it has {known}"
+        filled_by = gallery.made_by(new)
+        if filled_by is not None and transformation.digest in recorded_routes(filled_by):
+            raise UpgradeError(
+                f"{why}. The old ones were dropped after this very upgrade: {new} holds what it "
+                "has made, and there is nothing to plan; see onward upgrade status"
+            )
         if new in spaces:
             raise UpgradeError(
                 f"the transformation goes from {old} to {new}, but {why}. It seems to go the wrong "
@@ -198,7 +204,7 @@ def check_started(gallery: Gallery, routes: Routes) -> Mapping[str, Any]:
     if made_by is None:
         raise UpgradeError(
             f"the upgrade of gallery {gallery.url} from {routes.first.old.name} to "
-            f"{routes.new.name} was not started; start it first"
+            f"{routes.new.name} was not started; start it first (onward upgrade start)"
         )
     check_same_routes(gallery, routes, made_by)
     return made_by
