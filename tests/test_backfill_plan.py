@@ -199,6 +199,11 @@ def test_where_map_falls_and_cmc_rises_it_depends():
     )
 
 
+def test_a_metric_that_stays_as_it_is_does_not_speak_against_the_other():
+    both = {"cmc@1": FLAT, "map": UP}
+    assert advise(drawn(both, both)).startswith("Full backfill takes map from 40.0 % to 50.0 % and")
+
+
 def test_a_gain_that_the_queries_cannot_tell_is_said_so():
     both = {"cmc@1": UP, "map": UP}
     said = advise(drawn(both, both, half_width=0.2))

@@ -33,7 +33,7 @@ def advise(drawn: OrderCurves) -> str:
             f"takes {ends}."
         )
     rising = next(metric for metric in metrics if gains[metric] > 0)
-    falling = [metric for metric in metrics if gains[metric] <= 0]
+    falling = [metric for metric in metrics if gains[metric] < 0]
     said = [f"Full backfill takes {' and '.join(_ends(curve, metric) for metric in metrics)}."]
     if falling:
         said = [
