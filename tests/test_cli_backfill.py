@@ -130,6 +130,15 @@ def test_embeddings_that_are_there_already_are_written_without_a_model(place, ga
     assert embedded(gallery, place) == 40
 
 
+def test_embeddings_of_items_that_are_not_there_are_told(place, gallery):
+    new = Embeddings.load(place / "new.parquet").select(range(2))
+    strangers = Embeddings((new.ids[0], "a stranger"), new.vectors, new.space)
+    strangers.save(place / "strangers.parquet")
+    told = run("backfill", gallery, "--embeddings", place / "strangers.parquet").stderr
+    assert "1 of the 2 embeddings in " in told
+    assert f"1 of their items are not in {gallery}: add these (onward gallery add)" in told
+
+
 def test_missing_and_changed_images_are_told_skipped_and_end_with_1(place, tmp_path):
     payloads = []
     for number in range(30):

@@ -140,6 +140,9 @@ def _spend(
                 progress=progress,
             )
         tell(f"{result.done:,} of the {len(given):,} embeddings in {embeddings} were written")
+        absent = len(given) - sum(len(batch) for batch in opened.scan((), ids=given.ids))
+        if absent:
+            tell(f"{absent:,} of their items are not in {gallery}: add these (onward gallery add)")
         return result
     assert model is not None  # noqa: S101  # one of the two is given
     loaded = EmbeddingModel.load(model)
