@@ -186,9 +186,12 @@ def test_every_step_of_a_sequence_is_in_the_journal_with_what_to_do_next(tmp_pat
     assert run.stdout.count("  complete  ") == 2
     shown = run.stdout.splitlines()[-1].split("  ")
     assert {"dropped=second@2", "ended=second@2", "kept=old@1,side@1", "now=True"} <= set(shown)
+    gallery.log({"event": "limit", "rows_per_second": 30000.0})
+    run = CliRunner().invoke(app, ["upgrade", "log", gallery.url])
+    assert run.stdout.endswith("  limit  rows_per_second=30,000\n")
     run = CliRunner().invoke(app, ["upgrade", "log", gallery.url, "--json"])
     logged = [json.loads(line) for line in run.stdout.splitlines()]
     assert all("next_steps" in entry for entry in logged)
-    last = logged[-1]
+    last = logged[-2]
     assert (last["event"], last["next_steps"], last["now"]) == ("complete", [], True)
     assert steps_of(Upgrade(gallery, TO_THIRD).status()) == []

@@ -35,7 +35,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     """Return a number, a text, a space by its name, rows by their count, or a list of these."""
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, Mapping):
         return _short(value.get("name", value.get("space", value.get("rows", ""))))
     if isinstance(value, list):
