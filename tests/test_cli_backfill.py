@@ -130,6 +130,17 @@ def test_embeddings_that_are_there_already_are_written_without_a_model(place, ga
     assert embedded(gallery, place) == 40
 
 
+def test_embeddings_that_wait_for_a_paused_upgrade_say_so(place, gallery, monkeypatch):
+    opened, new = open_gallery(gallery), Embeddings.load(place / "new.parquet")
+    Upgrade(opened, Transformation.load(place / "h")).pause()
+    monkeypatch.setattr("onward.upgrading.control.Pace.next_rows", lambda *_: None)  # told to end
+    words = ["backfill", gallery, "--embeddings", str(place / "new.parquet")]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 1
+    assert "the upgrade is paused: this waits until it is resumed" in told.stderr
+    assert opened.describe().spaces[new.space].embedded == 0
+
+
 def test_embeddings_of_items_that_are_not_there_are_told(place, gallery):
     new = Embeddings.load(place / "new.parquet").select(range(2))
     strangers = Embeddings((new.ids[0], "a stranger"), new.vectors, new.space)

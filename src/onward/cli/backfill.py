@@ -13,6 +13,8 @@ from onward.cli.upgrade_options import Also
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from onward.gallery import Gallery
+    from onward.spaces import Space
     from onward.upgrading.backfill_result import BackfillResult
     from onward.upgrading.budget import Budget
 
@@ -128,6 +130,7 @@ def _spend(
     opened = open_gallery(gallery)
     if embeddings is not None:
         given = Embeddings.load(embeddings)
+        _tell_if_paused(opened, given.space)
         with progress_bar("Write", unit="rows") as progress:
             result = backfill(
                 opened,
@@ -147,8 +150,7 @@ def _spend(
     assert model is not None  # noqa: S101  # one of the two is given
     loaded = EmbeddingModel.load(model)
     embed = payload_embedder(loaded, device=device)
-    if loaded.space in opened.spaces() and opened.control(loaded.space).paused:
-        tell("the upgrade is paused: this waits until it is resumed (onward upgrade resume)")
+    _tell_if_paused(opened, loaded.space)
     with progress_bar(f"Embed with {loaded.space.name}", unit="rows") as progress:
         return backfill(
             opened,
@@ -159,3 +161,8 @@ def _spend(
             seed=seed,
             progress=progress,
         )
+
+
+def _tell_if_paused(gallery: "Gallery", new: "Space") -> None:
+    if new in gallery.spaces() and gallery.control(new).paused:
+        tell("the upgrade is paused: this waits until it is resumed (onward upgrade resume)")
