@@ -163,6 +163,50 @@ def test_an_update_also_clears_a_space_that_another_process_has_just_added(path,
     assert other.ids([NEW]) == ("b", "c")
 
 
+@pytest.mark.parametrize("verb", ["add", "update", "write"])
+def test_a_space_that_is_dropped_while_rows_are_written_is_left_out(
+    path, gallery, monkeypatch, verb
+):
+    gallery.add_space(NEW)
+    gallery.add_space(Space("later@3", 2))
+    batch = next(iter(gallery.pending([OLD], NEW)))
+    real, dropped = lancedb.table.LanceTable.merge_insert, []
+
+    def drop_first(table, on):
+        merging = real(table, on)
+        if table.name == "items" and not dropped:
+            dropped.append(open_gallery(path).drop_space(Space("later@3", 2)))
+        return merging
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "merge_insert", drop_first)
+    if verb == "write":
+        made = embed(NEW, batch.ids)
+        assert gallery.write(made, batch.revisions, origin="upgraded") == len(batch)
+    else:
+        getattr(gallery, verb)(embed(OLD, "x" if verb == "add" else "a", 1))
+    assert dropped
+    assert gallery.spaces() == (OLD, NEW)
+    assert gallery.ids() == (("a", "b", "c", "x") if verb == "add" else ("a", "b", "c"))
+    assert gallery.count([NEW]) == (3 if verb == "write" else 0)
+
+
+def test_vectors_for_a_space_that_is_dropped_meanwhile_are_refused(path, gallery, monkeypatch):
+    gallery.add_space(NEW)
+    batch = next(iter(gallery.pending([OLD], NEW)))
+    real = lancedb.table.LanceTable.merge_insert
+
+    def drop_first(table, on):
+        merging = real(table, on)
+        if table.name == "items":
+            open_gallery(path).drop_space(NEW)
+        return merging
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "merge_insert", drop_first)
+    with pytest.raises(GalleryError, match="new_2"):
+        gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded")
+    assert gallery.ids() == ("a", "b", "c")
+
+
 def test_conflicts_are_tried_again_but_not_for_ever(monkeypatch):
     monkeypatch.setattr("onward.gallery.lance_commits.LONGEST_PAUSE", 0)
     tried = []

@@ -150,7 +150,12 @@ class LanceStore:
         def merge() -> int:
             table = given_rows(rows, self._items.schema, token)
             merging = self._items.merge_insert("id").when_not_matched_insert_all()
-            result = merging.use_index(False).execute(table, on_bad_vectors="null")
+            try:
+                result = merging.use_index(False).execute(table, on_bad_vectors="null")
+            except Exception as error:
+                if self._lacks_columns_of(table):
+                    raise RuntimeError("in conflict with dropping a column") from error
+                raise
             return int(result.num_inserted_rows)
 
         if commit(self.url, merge) == len(rows.ids):
@@ -338,16 +343,27 @@ class LanceStore:
                 new = changed(without_changes(stored, expected), step)
             if not len(new):
                 return written
-            count = commit(self.url, partial(self._merge, new, condition))
+            stored = None
+            try:
+                count = commit(self.url, partial(self._merge, new, condition))
+            except GalleryError:
+                if self._lacks_columns_of(new):
+                    continue
+                raise
             written += count
             if count == len(new):
                 return written
-            stored, ids = None, tuple(new["id"].to_pylist())
+            ids = tuple(new["id"].to_pylist())
             expected = dict(zip(ids, new["change"].to_pylist(), strict=True))
         raise GalleryError(
             f"{len(ids)} rows of gallery {self.url} were changed by others {REWRITE_TRIES} times "
             "while they were to be written here; try again when fewer processes write them"
         )
+
+    def _lacks_columns_of(self, rows: pa.Table) -> bool:
+        """Say whether columns were dropped since these rows were made: none of them is written."""
+        with speaking(self.url):
+            return not set(rows.schema.names) <= set(self._items.schema.names)
 
     def _merge(self, table: pa.Table, condition: str) -> int:
         merging = self._items.merge_insert("id").when_matched_update_all(where=condition)
