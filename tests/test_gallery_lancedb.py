@@ -190,6 +190,30 @@ def test_a_space_that_is_dropped_while_rows_are_written_is_left_out(
     assert gallery.count([NEW]) == (3 if verb == "write" else 0)
 
 
+def test_a_space_is_added_and_indexed_beside_others_who_write(path, gallery, monkeypatch):
+    other, failed = open_gallery(path), []
+
+    def conflicting(name):
+        real = getattr(lancedb.table.LanceTable, name)
+
+        def once(table, *arguments, **options):
+            if name not in failed:
+                failed.append(name)
+                other.delete("c")
+                raise RuntimeError("Retryable commit conflict for version 5: preempted by Delete")
+            return real(table, *arguments, **options)
+
+        monkeypatch.setattr(lancedb.table.LanceTable, name, once)
+
+    conflicting("add_columns")
+    conflicting("create_index")
+    gallery.add_space(NEW)
+    gallery.add(*(embed(space, [f"{at}" for at in range(300)]) for space in (OLD, NEW)))
+    gallery.build_index(NEW)
+    assert failed == ["add_columns", "create_index"]
+    assert gallery.count([NEW]) == 300
+
+
 def test_vectors_for_a_space_that_is_dropped_meanwhile_are_refused(path, gallery, monkeypatch):
     gallery.add_space(NEW)
     batch = next(iter(gallery.pending([OLD], NEW)))

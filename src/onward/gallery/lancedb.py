@@ -114,7 +114,8 @@ class LanceStore:
     def add_column(self, added: Field) -> bool:
         """Add three columns of nulls: a change of the schema, whatever the number of rows."""
         names = {column.name for column in field_columns(added)}
-        with speaking(self.url):
+
+        def add() -> bool:
             if names & set(self._items.schema.names):
                 return False
             try:
@@ -124,6 +125,8 @@ class LanceStore:
                     return False
                 raise
             return True
+
+        return commit(self.url, add)
 
     def drop_column(self, column: str) -> None:
         """Drop the three columns."""
@@ -242,8 +245,7 @@ class LanceStore:
         from lancedb.index import IvfSq
 
         config = IvfSq(distance_type=of.space.metric)
-        with speaking(self.url):
-            self._items.create_index(of.column, config=config, replace=True)
+        commit(self.url, lambda: self._items.create_index(of.column, config=config, replace=True))
 
     def compact(self, keep: timedelta) -> None:
         """Merge small fragments, index new rows, and forget old versions, in both tables."""
