@@ -214,6 +214,25 @@ def test_a_space_is_added_and_indexed_beside_others_who_write(path, gallery, mon
     assert gallery.count([NEW]) == 300
 
 
+@pytest.mark.parametrize("verb", ["describe", "state"])
+def test_a_space_that_is_dropped_while_a_gallery_is_described_is_left_out(
+    path, gallery, monkeypatch, verb
+):
+    before = gallery.describe().to_json(), gallery.state()
+    gallery.add_space(NEW)
+    real, dropped = lancedb.table.LanceTable.count_rows, []
+
+    def drop_first(table, *arguments):
+        if not dropped:
+            dropped.append(open_gallery(path).drop_space(NEW))
+        return real(table, *arguments)
+
+    monkeypatch.setattr(lancedb.table.LanceTable, "count_rows", drop_first)
+    answer = getattr(gallery, verb)()
+    assert dropped
+    assert (answer if verb == "state" else answer.to_json()) in before
+
+
 def test_vectors_for_a_space_that_is_dropped_meanwhile_are_refused(path, gallery, monkeypatch):
     gallery.add_space(NEW)
     batch = next(iter(gallery.pending([OLD], NEW)))
