@@ -12,7 +12,7 @@ install_import_hook("onward", "beartype.beartype")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=5, help="how often a training is killed")
+    parser.addoption("--kills", type=int, default=5, help="how often a process is killed")
 
 
 @pytest.fixture(scope="module")

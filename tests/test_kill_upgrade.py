@@ -1,8 +1,12 @@
 """Real processes upgrade a real gallery: killed at any moment, or two at the same time."""
 
+import json
 import multiprocessing
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade
 
+ROOT = Path(__file__).parent.parent
 OLD, SIDE, NEW = Space("old@1", 16), Space("side@1", 16), Space("new@2", 16)
 ROWS, BATCH_ROWS, TRIALS = 2000, 64, 20
 
@@ -126,3 +131,13 @@ def test_two_processes_that_upgrade_the_same_gallery_end_right(tmp_path):
     entries = gallery.journal()
     assert [entry["number"] for entry in entries] == list(range(1, len(entries) + 1))
     assert [entry["event"] for entry in entries].count("start upgrade") == 1
+
+
+@pytest.mark.slow
+def test_the_real_command_is_killed_while_others_write_and_nothing_is_lost(tmp_path, request):
+    kills = request.config.getoption("--kills")
+    run = [sys.executable, ROOT / "benchmarks" / "kill_upgrade.py", "--rows", "400"]
+    subprocess.run([*run, "--kills", str(kills), "--out", tmp_path / "kills.json"], check=True)
+    found = json.loads((tmp_path / "kills.json").read_text())
+    assert sum(step["kills"] for step in found["steps"].values()) == kills
+    assert sum(found["operations_of_the_writer"].values()) >= kills
