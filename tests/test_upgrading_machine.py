@@ -592,7 +592,7 @@ EVENTS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("machine", "examples", "steps"), [(Machine, 48, 2000), (OnEveryStore, 3, 120)]
+    ("machine", "examples", "steps"), [(Machine, 48, 2000), (OnEveryStore, 2, 80)]
 )
 def test_in_any_order_of_steps_no_row_is_lost_reborn_or_wrong(
     machine, examples, steps, monkeypatch
