@@ -124,6 +124,7 @@ def compact(
     keep_minutes: Annotated[
         float, typer.Option(min=0, help="How long what was replaced is kept for those who read it.")
     ] = 60.0,
+    as_json: AsJson = False,
 ) -> None:
     """Put together what writing has scattered, index it, and free what was replaced.
 
@@ -135,7 +136,9 @@ def compact(
 
     from onward.gallery import open_gallery
 
-    open_gallery(gallery).compact(keep=timedelta(minutes=keep_minutes))
+    opened = open_gallery(gallery)
+    opened.compact(keep=timedelta(minutes=keep_minutes))
+    show(opened.describe(), as_json)
 
 
 @app.command()
