@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,12 @@ install_import_hook("onward", "beartype.beartype")
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="how often a process is killed")
+
+
+@pytest.fixture(params=["memory", "lancedb"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a gallery may be created: a place in every store, of which a test has its own."""
+    return f"memory:{tmp_path}" if request.param == "memory" else str(tmp_path / "g.lance")
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,6 @@ ALL = Budget(share=1.0)
 
 FAR = 1e6  # from such a middle all vectors are as far away, and the layer alone decides
 
-names = itertools.count()
-
 
 def make_transformation():
     """Old vectors as they are, but the last number, which is how unsure h is."""
@@ -34,11 +32,6 @@ def make_transformation():
 
 
 H = make_transformation()
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:b{next(names)}" if request.param == "memory" else str(tmp_path / "g.lance")
 
 
 def items(unsure, space=OLD):
@@ -319,9 +312,9 @@ def test_a_batch_has_as_many_rows_as_a_while_is_enough_for():
     assert meter.rows_in(10.0) == 160
 
 
-def test_the_first_batch_is_a_small_one():
+def test_the_first_batch_is_a_small_one(tmp_path):
     many = {f"{number:03}": 0.0 for number in range(100)}
-    gallery = create_gallery(f"memory:b{next(names)}", OLD, NEW, items=[items(many)])
+    gallery = create_gallery(f"memory:{tmp_path}", OLD, NEW, items=[items(many)])
     model = Model()
     assert backfill(gallery, NEW, model, budget=ALL).done == 100
     assert len(model.payloads) == 100
@@ -458,7 +451,7 @@ def test_the_journal_says_what_was_spent_on_what(gallery):
 
 def test_more_than_a_thousand_skipped_rows_are_counted_and_the_first_named(tmp_path):
     many = {f"{number:05}": 0.0 for number in range(1010)}
-    gallery = create_gallery(f"memory:b{next(names)}", OLD, NEW, items=[items(many)])
+    gallery = create_gallery(f"memory:{tmp_path}", OLD, NEW, items=[items(many)])
     result = backfill(gallery, NEW, Model(gone=many), budget=ALL)
     assert (result.skipped, len(result.reasons), result.missing) == (1010, 1000, 1010)
     assert "skipped  1,010 rows" in str(result)

@@ -1,10 +1,10 @@
 """What every store must do, tried on each in the same words; `memory` is the specification."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
+from upgrades import OLD, SIDE, embed, numbered
 
 from onward import retrieval
 from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
@@ -12,34 +12,15 @@ from onward.gallery import create_gallery, open_gallery, scratch_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
 
-OLD = Space("old@1", 4)
-SIDE = Space("side@1", 3)
 NEW = Space("new@2", 5)
 COSINE = Space("angle@3", 4, "cosine")
 OTHER = Space("other@9", 4)
 BIG_ENOUGH = 1000
 
-numbers = itertools.count()
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
-
 
 @pytest.fixture
 def gallery(url):
     return create_gallery(url, OLD, SIDE, serving=OLD, query_model="old-model")
-
-
-def embed(space, ids, seed=0, labels=None):
-    rng = np.random.default_rng([seed, *space.name.encode()])
-    vectors = rng.standard_normal((len(ids), space.dim)).astype(np.float32)
-    return Embeddings(tuple(ids), vectors, space, labels)
-
-
-def numbered(count):
-    return tuple(f"item-{number:04d}" for number in range(count))
 
 
 def filled(gallery, ids=("a", "b", "c"), **options):

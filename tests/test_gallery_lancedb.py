@@ -1,11 +1,9 @@
 """What is special about a gallery in a directory: files, processes, damage, and memory."""
 
 import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError
 from onward.gallery import create_gallery, lance_commits, open_gallery
@@ -284,18 +283,6 @@ def test_a_tilde_at_the_beginning_of_a_path_is_a_directory_like_any_other(tmp_pa
     create_gallery("~/g.lance", OLD).add(embed(OLD, "abc"))
     assert open_gallery("~/g.lance").count() == 3
     assert (tmp_path / "~" / "g.lance").is_dir()
-
-
-@contextmanager
-def without_the_rights_of_root():
-    """Root may write everywhere: be nobody inside."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def test_a_directory_that_is_closed_to_writing_is_said_to_be(path, gallery):

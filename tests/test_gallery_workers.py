@@ -1,6 +1,5 @@
 """Those who fill a space: how they part the rows, what they obey, and what they may not write."""
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -8,28 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from upgrades import OLD, embed, numbered
 
 from onward.errors import GalleryError
 from onward.gallery import Share, create_gallery, open_gallery
 from onward.gallery.values import Control
-from onward.spaces import Embeddings, Space
+from onward.spaces import Space
 
-OLD, NEW = Space("old@1", 4), Space("new@2", 5)
-numbers = itertools.count()
-
-
-def embed(space, ids, seed=0):
-    rng = np.random.default_rng([seed, *space.name.encode()])
-    return Embeddings(tuple(ids), rng.standard_normal((len(ids), space.dim)).astype("f4"), space)
-
-
-def numbered(count):
-    return tuple(f"item-{number:04d}" for number in range(count))
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:w{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+NEW = Space("new@2", 5)
 
 
 @pytest.fixture

@@ -9,46 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from upgrades import OLD, SIDE, embed, make_transformation, numbered
 
 from onward.errors import EmbeddingsError, GalleryError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery, open_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
-from onward.transformation import linear
 from onward.upgrading import Upgrade, plan_upgrade
 from onward.upgrading.work import choose_batch_rows
 
-OLD = Space("old@1", 4)
-SIDE = Space("side@1", 3)
 NEW = Space("new@2", 5)
 ROWS = 50
 
-numbers = itertools.count()
 
-
-def make_transformation(seed=0, old=OLD, side=SIDE, new=NEW):
-    rng = np.random.default_rng(seed)
-    width = old.dim + (0 if side is None else side.dim)
-    weight = rng.standard_normal((new.dim, width)).astype(np.float32)
-    return linear(old, side, new, weight, np.ones(new.dim, np.float32), made_by={})
-
-
-H = make_transformation()
-
-
-def embed(space, ids, seed=0):
-    rng = np.random.default_rng([seed, *space.name.encode()])
-    vectors = rng.standard_normal((len(ids), space.dim)).astype(np.float32)
-    return Embeddings(tuple(ids), vectors, space)
-
-
-def numbered(count):
-    return tuple(f"item-{number:04d}" for number in range(count))
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:u{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+H = make_transformation(OLD, SIDE, NEW)
 
 
 @pytest.fixture
@@ -118,7 +92,7 @@ def test_side_information_in_a_smaller_format_goes_the_whole_way_too(url, form):
     quantisation = fit_quantisation(embed(SIDE, numbered(ROWS), seed=1), form)
     side = quantisation.apply(embed(SIDE, numbered(ROWS)))
     gallery = create_gallery(url, OLD, side.space, items=(embed(OLD, numbered(ROWS)), side))
-    transformation = make_transformation(side=side.space)
+    transformation = make_transformation(OLD, side.space, NEW)
     assert plan_upgrade(gallery, transformation).work.to_do == ROWS
     upgrade = Upgrade(gallery, transformation)
     upgrade.start()
@@ -168,7 +142,7 @@ def test_old_vectors_and_side_information_are_never_changed(gallery):
 
 def test_a_transformation_without_side_information_upgrades_every_row_with_an_old_vector(gallery):
     gallery.add(embed(OLD, ["no-side"]))
-    transformation = make_transformation(side=None)
+    transformation = make_transformation(OLD, None, NEW)
     upgrade = Upgrade(gallery, transformation)
     upgrade.start()
     assert upgrade.run().done == ROWS + 1
@@ -249,11 +223,20 @@ def test_a_plan_for_an_empty_gallery_has_nothing_to_do(url):
 def test_a_transformation_that_does_not_fit_the_gallery_is_refused(gallery):
     other = Space("other@7", 4)
     cases = [
-        (make_transformation(old=other), r"has no vectors in other@7 .*; it has old@1 .*, side@1"),
-        (make_transformation(old=NEW, new=OLD), r"seems to go the wrong way: fit one from old@1"),
-        (make_transformation(new=OLD), r"goes from old@1 .* to old@1 .*, which it reads itself"),
-        (make_transformation(new=SIDE), r"to side@1 .*, which it reads itself"),
-        (make_transformation(side=other), r"needs side-information in other@7 .* has none; it has"),
+        (
+            make_transformation(other, SIDE, NEW),
+            r"has no vectors in other@7 .*; it has old@1 .*, side@1",
+        ),
+        (make_transformation(NEW, SIDE, OLD), r"seems to go the wrong way: fit one from old@1"),
+        (
+            make_transformation(OLD, SIDE, OLD),
+            r"goes from old@1 .* to old@1 .*, which it reads itself",
+        ),
+        (make_transformation(OLD, SIDE, SIDE), r"to side@1 .*, which it reads itself"),
+        (
+            make_transformation(OLD, other, NEW),
+            r"needs side-information in other@7 .* has none; it has",
+        ),
     ]
     for transformation, words in cases:
         for verb in (Upgrade, plan_upgrade):
@@ -263,7 +246,7 @@ def test_a_transformation_that_does_not_fit_the_gallery_is_refused(gallery):
 
 def test_a_started_upgrade_is_not_gone_on_with_by_another_transformation(gallery, upgrade):
     upgrade.run(stop=iter([False, True]).__next__, batch_rows=10)
-    other = make_transformation(seed=1)
+    other = make_transformation(OLD, SIDE, NEW, seed=1)
     words = f"started with the transformation {H.digest[:8]}, this is {other.digest[:8]}"
     wrong = Upgrade(gallery, other)
     steps = [
@@ -345,7 +328,7 @@ def test_rows_that_cannot_be_done_are_counted_and_left_alone(gallery, upgrade):
 
 def test_memory_bounds_the_rows_of_a_batch():
     assert choose_batch_rows(H) == 16384
-    wide = make_transformation(old=Space("o", 1000), side=None, new=Space("n", 1000))
+    wide = make_transformation(Space("o", 1000), None, Space("n", 1000))
     assert choose_batch_rows(wide) == (96 << 20) // (16 * 2000)
 
 
@@ -469,15 +452,15 @@ def test_a_verification_of_one_transformation_is_none_of_another(gallery, upgrad
     upgrade.run()
     upgrade.verify()
     gallery.drop_space(NEW)
-    again = Upgrade(gallery, make_transformation(seed=1))
+    again = Upgrade(gallery, make_transformation(OLD, SIDE, NEW, seed=1))
     again.start()
     again.run()
     assert again.status().verification == "none"
 
 
-def test_rolling_back_what_was_not_cut_over_changes_nothing(gallery, upgrade):
+def test_rolling_back_what_was_not_cut_over_changes_nothing(gallery, upgrade, tmp_path):
     assert upgrade.roll_back().serving == OLD
-    served_new = create_gallery(f"memory:u{next(numbers)}", NEW, OLD, SIDE)
+    served_new = create_gallery(f"memory:{tmp_path}/other", NEW, OLD, SIDE)
     backwards = Upgrade(served_new, H)
     backwards.start()
     with pytest.raises(GalleryError, match="has nothing to roll back to"):

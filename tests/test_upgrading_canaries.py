@@ -6,24 +6,18 @@ import json
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, numbered, steps_of
+from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_gallery, numbered, steps_of
 
 from onward.cli.app import app
 from onward.errors import ConfigurationError, UpgradeError
-from onward.gallery import create_gallery
 from onward.spaces import Embeddings
 from onward.upgrading import Canaries, Requirement, Upgrade, verify_and_cut_over
 from onward.upgrading.canaries import ask_canaries
 from onward.upgrading.id_sets import compare_ids
 
 ROWS, CLASSES = 24, 4
-numbers = itertools.count()
+LABELS = np.arange(ROWS) % CLASSES
 HALF = Requirement.parse("cmc@1 >= 0.5")
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:q{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
 
 
 def labelled(embeddings, classes=CLASSES):
@@ -33,9 +27,7 @@ def labelled(embeddings, classes=CLASSES):
 
 @pytest.fixture
 def gallery(url):
-    gallery = create_gallery(url, OLD, SIDE, query_model="first")
-    gallery.add(labelled(embed(OLD, numbered(ROWS))), embed(SIDE, numbered(ROWS)))
-    return gallery
+    return make_gallery(url, ROWS, LABELS)
 
 
 @pytest.fixture
@@ -195,11 +187,10 @@ def test_a_row_that_stands_twice_fails_a_verification(gallery, upgrade, monkeypa
 
 
 def test_a_verification_that_went_stale_is_done_again(gallery, upgrade):
-    busy = iter([True, True, False])
+    late = iter(["late-1", "late-2", None])
 
     def disturb(verification):
-        if next(busy):
-            name = f"more-{next(numbers)}"
+        if name := next(late):
             gallery.add(embed(OLD, [name]), embed(SIDE, [name]))
 
     status = verify_and_cut_over(upgrade, query_model="second", tell=disturb)
@@ -252,8 +243,7 @@ def test_a_verification_that_fails_is_not_tried_again(gallery, upgrade):
 
 @pytest.fixture
 def on_disk(tmp_path):
-    gallery = create_gallery(str(tmp_path / "g.lance"), OLD, SIDE, query_model="first")
-    gallery.add(labelled(embed(OLD, numbered(ROWS))), embed(SIDE, numbered(ROWS)))
+    gallery = make_gallery(str(tmp_path / "g.lance"), ROWS, LABELS)
     TO_SECOND.save(tmp_path / "h")
     Upgrade(gallery, TO_SECOND).start()
     Upgrade(gallery, TO_SECOND).run()

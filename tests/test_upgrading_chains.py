@@ -1,7 +1,5 @@
 """What is embedded, or collected, after vectors were made of something else, on every store."""
 
-import itertools
-
 import numpy as np
 import pytest
 from upgrades import OLD, SECOND, SECOND_TO_THIRD, SIDE, THIRD, TO_SECOND, TO_THIRD, embed
@@ -12,13 +10,11 @@ from onward.upgrading import Upgrade
 from onward.upgrading.backfill import backfill, embeddings_given
 from onward.upgrading.budget import Budget
 
-numbers = itertools.count()
 WITHOUT_SIDE = transformation_of(OLD, None, SECOND, seed=7)
 
 
-@pytest.fixture(params=["memory", "lancedb"])
-def gallery(request, tmp_path):
-    url = f"memory:chain{next(numbers)}" if request.param == "memory" else tmp_path / "g.lance"
+@pytest.fixture
+def gallery(url):
     return create_gallery(url, OLD, SIDE, items=(embed(OLD, "abc"),))
 
 

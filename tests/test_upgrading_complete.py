@@ -1,6 +1,5 @@
 """Cut over, roll back and complete, on every store: what they keep, drop, name and refuse."""
 
-import itertools
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -15,8 +14,9 @@ from upgrades import (
     THIRD,
     TO_SECOND,
     TO_THIRD,
+    carry_out,
     embed,
-    numbered,
+    make_gallery,
     steps_of,
 )
 
@@ -28,28 +28,11 @@ from onward.upgrading import Upgrade, plan_upgrade
 from onward.upgrading.complete import plan_completion
 
 ROWS = 20
-numbers = itertools.count()
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:c{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
 
 
 @pytest.fixture
 def gallery(url):
-    gallery = create_gallery(url, OLD, SIDE, query_model="first")
-    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
-    return gallery
-
-
-def carry_out(gallery, *transformations, query_model="second"):
-    upgrade = Upgrade(gallery, *transformations)
-    upgrade.start()
-    upgrade.run()
-    assert upgrade.verify(sample_rows=None).passed
-    upgrade.cut_over(query_model=query_model)
-    return upgrade
+    return make_gallery(url, ROWS)
 
 
 @pytest.fixture
@@ -249,7 +232,7 @@ def test_completing_twice_changes_nothing_the_second_time(gallery, upgrade):
 
 def test_completing_the_second_upgrade_drops_what_the_first_one_made(gallery, upgrade):
     upgrade.complete(now=True)
-    second = carry_out(gallery, TO_THIRD, query_model="third")
+    second = carry_out(gallery, TO_THIRD)
     planned = plan_completion(gallery, second.routes, drop_original=False)
     assert planned.dropped == (SECOND,)
     assert SECOND in gallery.spaces()
@@ -371,8 +354,7 @@ def test_what_a_killed_completion_has_left_is_dropped_by_the_next(gallery, upgra
 
 @pytest.fixture
 def on_disk(tmp_path):
-    gallery = create_gallery(str(tmp_path / "g.lance"), OLD, SIDE, query_model="first")
-    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
+    gallery = make_gallery(str(tmp_path / "g.lance"), ROWS)
     TO_SECOND.save(tmp_path / "h")
     return gallery, str(tmp_path / "h")
 

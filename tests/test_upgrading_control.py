@@ -11,51 +11,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from upgrades import OLD, SIDE, embed, make_gallery, make_transformation
 
 from onward.errors import GalleryError, UpgradeError
-from onward.gallery import Gallery, Share, create_gallery, open_gallery
-from onward.spaces import Embeddings, Space
-from onward.transformation import linear
+from onward.gallery import Gallery, Share, open_gallery
+from onward.spaces import Space
 from onward.upgrading import Upgrade
 
-OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 3), Space("new@2", 5)
+NEW = Space("new@2", 5)
 ROWS = 100
 
-numbers = itertools.count()
 
-
-def make_transformation(seed=0):
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal((NEW.dim, OLD.dim + SIDE.dim)).astype(np.float32)
-    return linear(OLD, SIDE, NEW, weight, np.ones(NEW.dim, np.float32), made_by={})
-
-
-H = make_transformation()
-
-
-def embed(space, ids, seed=0):
-    rng = np.random.default_rng([seed, *space.name.encode()])
-    return Embeddings(tuple(ids), rng.standard_normal((len(ids), space.dim)).astype("f4"), space)
-
-
-def numbered(count):
-    return tuple(f"item-{number:05d}" for number in range(count))
-
-
-def make_gallery(url, rows=ROWS):
-    ids = numbered(rows)
-    items = [embed(OLD, ids), embed(SIDE, ids)]
-    return create_gallery(url, OLD, SIDE, query_model="old-model", items=items)
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:ctl{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
+H = make_transformation(OLD, SIDE, NEW)
 
 
 @pytest.fixture
 def gallery(url):
-    return make_gallery(url)
+    return make_gallery(url, ROWS)
 
 
 @pytest.fixture
@@ -195,7 +167,7 @@ def test_aborting_drops_the_new_space_and_nothing_else(gallery, upgrade):
     entry = gallery.journal()[-1]
     assert (entry["event"], entry["upgraded"], entry["embedded"]) == ("abort", ROWS, 0)
     assert entry["transformation"] == H.digest
-    again = Upgrade(gallery, make_transformation(seed=1))
+    again = Upgrade(gallery, make_transformation(OLD, SIDE, NEW, seed=1))
     again.start()
     assert again.run().done == ROWS
     assert again.verify(sample_rows=None).passed
@@ -214,7 +186,7 @@ def test_a_run_that_is_aborted_ends_with_an_error_that_says_so(url, gallery, upg
 
 
 def test_a_run_writes_nothing_where_another_upgrade_was_started_meanwhile(url, gallery, upgrade):
-    other = make_transformation(seed=1)
+    other = make_transformation(OLD, SIDE, NEW, seed=1)
 
     def start_another(done, total):
         if done == 20:

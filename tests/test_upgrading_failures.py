@@ -1,6 +1,5 @@
 """What may go wrong around an upgrade: each a clear error, nothing lost, and afterwards it ends."""
 
-import os
 import resource
 import shutil
 import subprocess
@@ -12,11 +11,21 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_transformation, numbered
+from rights import without_the_rights_of_root
+from upgrades import (
+    OLD,
+    SECOND,
+    SIDE,
+    TO_SECOND,
+    embed,
+    make_gallery,
+    make_transformation,
+    numbered,
+)
 
 from onward.cli import main
 from onward.errors import EmbeddingsError, GalleryError, TransformationError
-from onward.gallery import create_gallery, open_gallery
+from onward.gallery import open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation, linear
 from onward.upgrading import Upgrade
@@ -34,12 +43,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def gallery(path):
-    return make_gallery(path)
-
-
-def make_gallery(path):
-    items = embed(OLD, IDS), embed(SIDE, IDS)
-    return create_gallery(path, OLD, SIDE, query_model="first", items=items)
+    return make_gallery(path, ROWS)
 
 
 def state_of(gallery):
@@ -144,7 +148,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fills_the_disk_goes_on_when_there_is_room(small_disk):
-    gallery = make_gallery(small_disk / "photos.lance")
+    gallery = make_gallery(small_disk / "photos.lance", ROWS)
     upgrade = Upgrade(gallery, TO_SECOND)
     upgrade.start()
     before, failed = state_of(gallery), 0
@@ -207,25 +211,13 @@ def test_a_gallery_that_is_gone_is_said_to_be_and_found_again(path, gallery):
     finish(open_gallery(path))
 
 
-@contextmanager
-def without_the_rights_of_root():
-    """Root may write everywhere: be nobody inside."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("table", ["items", "record"])
 def test_a_run_that_may_read_but_not_write_says_so_and_with_the_right_to_it_ends(table):
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # where nobody may look
         Path(directory).chmod(0o755)
         path = Path(directory) / "photos.lance"
-        upgrade = Upgrade(make_gallery(path), TO_SECOND)
+        upgrade = Upgrade(make_gallery(path, ROWS), TO_SECOND)
         upgrade.start()
         before = state_of(upgrade.gallery)
         closed = [path / f"{table}.lance", *(path / f"{table}.lance").rglob("*")]
@@ -272,9 +264,8 @@ def test_a_damaged_vector_is_named_and_the_run_ends_when_it_is_replaced(path, ga
     finish(gallery)
 
 
-@pytest.mark.parametrize("store_of", ["memory", "lancedb"])
-def test_an_item_of_which_h_makes_nan_is_named_and_the_run_ends_when_it_is_replaced(path, store_of):
-    gallery = make_gallery(f"memory:{path}" if store_of == "memory" else path)
+def test_an_item_of_which_h_makes_nan_is_named_and_the_run_ends_when_it_is_replaced(url):
+    gallery = make_gallery(url, ROWS)
     huge = np.full((1, OLD.dim), 1e30, np.float32)
     gallery.update(Embeddings((IDS[7],), huge, OLD), embed(SIDE, [IDS[7]]))
     weight = np.full((SECOND.dim, OLD.dim + SIDE.dim), 1e10, np.float32)
@@ -309,7 +300,7 @@ def flip_a_bit(file):
 def test_a_transformation_with_one_bit_flipped_is_used_for_nothing(
     tmp_path, path, file, verb, capsys
 ):
-    gallery = make_gallery(path)
+    gallery = make_gallery(path, ROWS)
     TO_SECOND.save(tmp_path / "h")
     upgrade = Upgrade(gallery, TO_SECOND)
     upgrade.start()
@@ -342,7 +333,7 @@ UNFIT = {
 @pytest.mark.parametrize("what", UNFIT)
 @pytest.mark.parametrize("verb", ["plan", "start", "cutover"])
 def test_a_transformation_that_does_not_fit_writes_nothing(tmp_path, path, what, verb, capsys):
-    gallery = make_gallery(path)
+    gallery = make_gallery(path, ROWS)
     transformation, words = UNFIT[what]
     transformation.save(tmp_path / "h")
     before = bytes_of(path)
@@ -353,7 +344,7 @@ def test_a_transformation_that_does_not_fit_writes_nothing(tmp_path, path, what,
 
 @pytest.mark.slow
 def test_after_cutting_over_the_way_back_is_no_transformation(tmp_path, path, capsys):
-    gallery = make_gallery(path)
+    gallery = make_gallery(path, ROWS)
     finish(gallery)
     BACKWARDS.save(tmp_path / "h")
     before = bytes_of(path)
@@ -362,9 +353,8 @@ def test_after_cutting_over_the_way_back_is_no_transformation(tmp_path, path, ca
     assert bytes_of(path) == before
 
 
-@pytest.mark.parametrize("store_of", ["memory", "lancedb"])
-def test_side_information_of_another_model_is_not_stored(path, store_of):
-    gallery = make_gallery(f"memory:{path}" if store_of == "memory" else path)
+def test_side_information_of_another_model_is_not_stored(url):
+    gallery = make_gallery(url, ROWS)
     before = state_of(gallery)
     other = Space("side@9", SIDE.dim)
     with pytest.raises(GalleryError, match=r"has no space side@9 \(3, l2\); it has old@1 .*side@1"):

@@ -5,44 +5,23 @@ import itertools
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+from upgrades import OLD, SECOND, SIDE, embed, make_transformation
 
 from onward.cli.app import app
 from onward.errors import UpgradeError
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
-from onward.transformation import linear
 from onward.upgrading import Routes, Upgrade, plan_upgrade
 from onward.upgrading.routes import Part, carried, count_pending, pending, recorded_routes
 
-OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 3), Space("new@3", 5)
-SECOND = Space("second@2", 6)
+NEW = Space("new@3", 5)
 SPACES = (OLD, SIDE, SECOND)
 
-numbers = itertools.count()
 
-
-def make_transformation(old=OLD, side=SIDE, new=NEW, seed=0):
-    rng = np.random.default_rng(seed)
-    width = old.dim + (0 if side is None else side.dim)
-    weight = rng.standard_normal((new.dim, width)).astype(np.float32)
-    return linear(old, side, new, weight, np.ones(new.dim, np.float32), made_by={})
-
-
-FULL = make_transformation()
-BARE = make_transformation(side=None, seed=1)
-FROM_SECOND = make_transformation(SECOND, None, seed=2)
+FULL = make_transformation(OLD, SIDE, NEW)
+BARE = make_transformation(OLD, None, NEW, seed=1)
+FROM_SECOND = make_transformation(SECOND, None, NEW, seed=2)
 ROUTES = Routes((FULL, BARE, FROM_SECOND))
-
-
-def embed(space, ids, seed=0):
-    rng = np.random.default_rng([seed, *space.name.encode()])
-    vectors = rng.standard_normal((len(ids), space.dim)).astype(np.float32)
-    return Embeddings(tuple(ids), vectors, space)
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:r{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
 
 
 def every_mixture():
@@ -114,7 +93,7 @@ def test_every_mixture_of_vectors_is_in_one_part_and_goes_by_the_first_that_can(
 
 def test_the_digest_of_one_transformation_is_its_own_and_of_several_depends_on_their_order():
     assert Routes((FULL,)).digest == FULL.digest
-    other = make_transformation(SIDE, None, seed=3)
+    other = make_transformation(SIDE, None, NEW, seed=3)
     digests = [
         Routes(several).digest
         for several in [(FULL,), (FULL, BARE), (FULL, BARE, other), (FULL, other, BARE)]
@@ -194,12 +173,12 @@ def test_other_fallbacks_than_an_upgrade_was_started_with_are_refused(gallery):
 
 
 def test_fallbacks_that_can_never_be_used_are_refused(gallery):
-    elsewhere = make_transformation(side=None, new=Space("elsewhere", 5))
+    elsewhere = make_transformation(OLD, None, Space("elsewhere", 5))
     cases = [
         ((BARE, FULL), r"reads old@1 and side@1, and every row .* give the one that reads more"),
         ((FULL, FULL), r"every row that has these is carried by a transformation before it"),
         ((FULL, elsewhere), r"leads to elsewhere .*, the first transformation to new@3 .*"),
-        ((FULL, make_transformation(Space("no", 2), None)), r"has no vectors in no \(2, l2\)"),
+        ((FULL, make_transformation(Space("no", 2), None, NEW)), r"has no vectors in no \(2, l2\)"),
     ]
     for given, words in cases:
         for verb in (Upgrade, plan_upgrade):

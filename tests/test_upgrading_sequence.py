@@ -14,7 +14,9 @@ from upgrades import (
     THIRD,
     TO_SECOND,
     TO_THIRD,
+    carry_out,
     embed,
+    make_gallery,
     make_transformation,
     numbered,
     steps_of,
@@ -22,37 +24,21 @@ from upgrades import (
 
 from onward.cli.app import app
 from onward.errors import UpgradeError
-from onward.gallery import create_gallery, open_gallery
+from onward.gallery import open_gallery
 from onward.spaces import Space
 from onward.transformation import compose
 from onward.upgrading import Upgrade, plan_upgrade
 
 ROWS = 12
-numbers = itertools.count()
-
-
-@pytest.fixture(params=["memory", "lancedb"])
-def url(request, tmp_path):
-    return f"memory:s{next(numbers)}" if request.param == "memory" else str(tmp_path / "g.lance")
 
 
 @pytest.fixture
 def gallery(url):
     """First model, first upgrade, completed; then three items that the second model embedded."""
-    gallery = create_gallery(url, OLD, SIDE, query_model="first")
-    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
-    carry_out(gallery, TO_SECOND, query_model="second").complete(now=True)
+    gallery = make_gallery(url, ROWS)
+    carry_out(gallery, TO_SECOND).complete(now=True)
     gallery.add(embed(SECOND, numbered(3, "native")))
     return gallery
-
-
-def carry_out(gallery, *transformations, query_model="third", leave_out=False):
-    upgrade = Upgrade(gallery, *transformations)
-    upgrade.start()
-    assert upgrade.run(batch_rows=5).remaining == 0
-    assert upgrade.verify(sample_rows=None, leave_out=leave_out).passed
-    upgrade.cut_over(query_model=query_model)
-    return upgrade
 
 
 def test_the_next_upgrade_is_made_from_the_kept_originals_and_native_rows_by_the_fallback(gallery):
@@ -153,7 +139,7 @@ def test_a_third_upgrade_is_made_from_the_first_vectors_still(gallery):
     fourth = Space("fourth@4", 5)
     direct = make_transformation(OLD, SIDE, fourth, seed=5)
     onward = make_transformation(SECOND, None, fourth, seed=6)
-    upgrade = carry_out(gallery, direct, onward, query_model="fourth")
+    upgrade = carry_out(gallery, direct, onward)
     ids = numbered(ROWS)
     made = direct.apply_reference(gallery.read(OLD, ids), gallery.read(SIDE, ids))
     np.testing.assert_allclose(gallery.read(fourth, ids).vectors, made.vectors, atol=1e-5)
@@ -163,8 +149,7 @@ def test_a_third_upgrade_is_made_from_the_first_vectors_still(gallery):
 
 
 def test_every_step_of_a_sequence_is_in_the_journal_with_what_to_do_next(tmp_path):
-    gallery = create_gallery(str(tmp_path / "g.lance"), OLD, SIDE, query_model="first")
-    gallery.add(embed(OLD, numbered(ROWS)), embed(SIDE, numbered(ROWS)))
+    gallery = make_gallery(str(tmp_path / "g.lance"), ROWS)
     for name, transformation in (("h", TO_SECOND), ("h2", TO_THIRD)):
         transformation.save(tmp_path / name)
     steps = ("start", "verify", "cutover", "rollback", "cutover", "complete")

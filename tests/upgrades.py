@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
+from onward.upgrading import Upgrade
 
 OLD, SIDE = Space("old@1", 4), Space("side@1", 3)
 SECOND, THIRD = Space("second@2", 6), Space("third@3", 5)
@@ -21,14 +23,31 @@ TO_THIRD = make_transformation(OLD, SIDE, THIRD, seed=2)
 SECOND_TO_THIRD = make_transformation(SECOND, None, THIRD, seed=3)
 
 
-def embed(space, ids, seed=0):
+def embed(space, ids, seed=0, labels=None):
     rng = np.random.default_rng([seed, *space.name.encode()])
     vectors = rng.standard_normal((len(ids), space.dim)).astype(np.float32)
-    return Embeddings(tuple(ids), vectors, space)
+    return Embeddings(tuple(ids), vectors, space, labels)
 
 
 def numbered(count, name="item"):
     return tuple(f"{name}-{number:04d}" for number in range(count))
+
+
+def make_gallery(url, rows, labels=None):
+    """Items with an old vector and side-information; queries come from the model `first`."""
+    ids = numbered(rows)
+    items = embed(OLD, ids, labels=labels), embed(SIDE, ids)
+    return create_gallery(url, OLD, SIDE, query_model="first", items=items)
+
+
+def carry_out(gallery, *transformations, leave_out=False):
+    """Upgrade whole galleries, up to cutting over to a query model named like the new space."""
+    upgrade = Upgrade(gallery, *transformations)
+    upgrade.start()
+    assert upgrade.run(batch_rows=5).remaining == 0
+    assert upgrade.verify(sample_rows=None, leave_out=leave_out).passed
+    upgrade.cut_over(query_model=upgrade.transformation.new.name.partition("@")[0])
+    return upgrade
 
 
 def steps_of(value):
