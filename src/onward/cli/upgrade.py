@@ -19,7 +19,7 @@ from onward.cli.upgrade_options import (
     read_requirement,
     read_sample,
 )
-from onward.cli.upgrade_serving import QueryModel, complete, cutover, rollback
+from onward.cli.upgrade_serving import QueryModel, complete, cutover, name_query_model, rollback
 from onward.cli.upgrade_verify import LeaveOut, verify
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def everything(
         raise typer.Exit(1)
     status = verify_and_cut_over(
         upgrade,
-        query_model=query_model or upgrade.transformation.new.name,
+        query_model=name_query_model(upgrade, query_model),
         leave_out=leave_out,
         tell=lambda verification: tell(str(verification)),
     )

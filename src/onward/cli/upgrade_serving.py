@@ -1,6 +1,6 @@
 """`onward upgrade cutover`, `rollback` and `complete`: which space answers queries, for good."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,13 +9,17 @@ from onward.cli.output import AsJson, show
 from onward.cli.upgrade_options import Also, TransformationPath, open_upgrade
 from onward.errors import UpgradeError
 
+if TYPE_CHECKING:
+    from onward.upgrading import Upgrade
+
 Force = Annotated[
     bool, typer.Option("--force", help="Cut over without a passed verification; logged.")
 ]
 QueryModel = Annotated[
     str | None,
     typer.Option(
-        help="Which model embeds the queries, for the record; default: the new space's name."
+        help="Which model embeds the queries, for the record; default: the new space's name, or "
+        "what is recorded where it serves already."
     ),
 ]
 
@@ -35,8 +39,15 @@ def cutover(
     Example: onward upgrade cutover photos.lance old-to-new/
     """
     upgrade = open_upgrade(gallery, transformation, also)
-    model = query_model or upgrade.transformation.new.name
+    model = name_query_model(upgrade, query_model)
     show(upgrade.cut_over(query_model=model, force=force), as_json)
+
+
+def name_query_model(upgrade: "Upgrade", given: str | None) -> str | None:
+    """Return the query model to record: that given, or the new space's name; None to keep it."""
+    new = upgrade.routes.new
+    serves = upgrade.gallery.describe().serving == new
+    return given or (None if serves else new.name)
 
 
 def rollback(

@@ -22,7 +22,7 @@ def cut_over(gallery: Gallery, routes: Routes, *, query_model: str | None, force
     """Let the new space answer queries; see `Upgrade.cut_over`."""
     check_started(gallery, routes)
     now, new = gallery.describe(), routes.new
-    if now.serving == new and now.query_model == query_model:
+    if now.serving == new and query_model in (None, now.query_model):
         return
     verified = verification_state(gallery, routes)
     if verified != "passed" and not force:

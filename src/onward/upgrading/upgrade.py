@@ -217,7 +217,8 @@ class Upgrade:
         """Let the new space answer queries, and record which model embeds them: one atomic step.
 
         Args:
-            query_model: fingerprint of the new model, which embeds the queries from now on.
+            query_model: fingerprint of the new model, which embeds the queries from now on. If None,
+                what is recorded stays where the new space answers queries already.
             force: do it without a passed and fresh verification; that is logged.
 
         Raises:

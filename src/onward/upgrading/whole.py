@@ -28,7 +28,7 @@ def verify_and_cut_over(
 
     Args:
         upgrade: the upgrade.
-        query_model: fingerprint of the new model, which embeds the queries from now on.
+        query_model: as `Upgrade.cut_over` takes it.
         leave_out: as `Upgrade.verify` takes it.
         canaries: as `Upgrade.verify` takes them.
         attempts: how often it is verified at most.
