@@ -14,6 +14,7 @@ install_import_hook("onward", "beartype.beartype")
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="how often a process is killed")
+    parser.addoption("--examples", type=int, help="of some 50 steps of the state machine")
 
 
 @pytest.fixture(params=["memory", "lancedb"])

@@ -156,7 +156,7 @@ def test_a_random_order_is_the_same_for_the_same_seed_and_not_that_of_uncertaint
 
 def test_what_has_no_uncertainty_stored_comes_after_what_has(gallery):
     gallery.add(items({"x": 0}))
-    (batch,) = gallery.pending([OLD], NEW)
+    (batch,) = gallery.scan([OLD], without=[NEW])
     gallery.write(H.apply(gallery.read(OLD, ["x"])), batch.revisions, origin="upgraded")
     model = Model()
     backfill(gallery, NEW, model, budget=ALL)

@@ -39,7 +39,7 @@ def only_batch(batches):
 
 
 def sorted_pending(gallery, needed=(OLD, SIDE), missing=NEW):
-    return sorted(item for batch in gallery.pending(needed, missing) for item in batch.ids)
+    return sorted(item for batch in gallery.scan(needed, without=[missing]) for item in batch.ids)
 
 
 # Opening
@@ -218,7 +218,7 @@ def test_many_items_are_deleted_at_once(gallery):
 def test_an_update_clears_what_was_derived_and_makes_the_row_pending(gallery):
     filled(gallery, payloads=[{"n": n} for n in range(3)])
     gallery.add_space(NEW)
-    batch = only_batch(gallery.pending([OLD, SIDE], NEW))
+    batch = only_batch(gallery.scan([OLD, SIDE], without=[NEW]))
     new = embed(NEW, batch.ids)
     assert gallery.write(new, batch.revisions, origin="upgraded") == 3
     changed = embed(OLD, ["b"], 5), embed(SIDE, ["b"], 5)
@@ -335,7 +335,7 @@ def test_pending_are_the_rows_that_have_what_is_needed_and_lack_the_new(gallery)
     assert gallery.count([OLD], [NEW]) == 4
     assert gallery.ids([SIDE], [OLD]) == ("no-old",)
     assert gallery.ids(limit=2) == ("a", "b")
-    batch = only_batch(gallery.pending([OLD, SIDE], NEW))
+    batch = only_batch(gallery.scan([OLD, SIDE], without=[NEW]))
     np.testing.assert_array_equal(batch.vectors[SIDE], gallery.read(SIDE, batch.ids).vectors)
     assert batch.origins[OLD] == ("embedded",) * 3
 
@@ -345,11 +345,11 @@ def test_batches_are_of_the_size_asked_for_and_hold_each_row_once(gallery):
     for some in (ids[:3], ids[3:4], ids[4:]):
         gallery.add(embed(OLD, some))
     gallery.add_space(NEW)
-    batches = list(gallery.pending([OLD], NEW, batch_rows=4))
+    batches = list(gallery.scan([OLD], without=[NEW], batch_rows=4))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert sorted(item for batch in batches for item in batch.ids) == list(ids)
     with pytest.raises(GalleryError, match="batches of 0 rows"):
-        gallery.pending([OLD], NEW, batch_rows=0)
+        gallery.scan([OLD], without=[NEW], batch_rows=0)
 
 
 def test_rows_written_while_the_pending_are_read_come_once(gallery):
@@ -357,7 +357,7 @@ def test_rows_written_while_the_pending_are_read_come_once(gallery):
     gallery.add(embed(OLD, ids))
     gallery.add_space(NEW)
     seen = []
-    for batch in gallery.pending([OLD], NEW, batch_rows=3):
+    for batch in gallery.scan([OLD], without=[NEW], batch_rows=3):
         seen += batch.ids
         assert gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded") == len(
             batch
@@ -371,7 +371,7 @@ def test_writing_fills_only_its_own_field_and_can_be_repeated(gallery):
     filled(gallery)
     gallery.add_space(NEW)
     before = everything(gallery, OLD), everything(gallery, SIDE)
-    batch = only_batch(gallery.pending([OLD], NEW))
+    batch = only_batch(gallery.scan([OLD], without=[NEW]))
     new = embed(NEW, batch.ids)
     for _ in range(2):
         assert gallery.write(new, batch.revisions, origin="upgraded") == 3
@@ -384,7 +384,7 @@ def test_writing_fills_only_its_own_field_and_can_be_repeated(gallery):
 def test_a_row_deleted_since_it_was_read_is_not_born_again(gallery):
     filled(gallery)
     gallery.add_space(NEW)
-    batch = only_batch(gallery.pending([OLD], NEW))
+    batch = only_batch(gallery.scan([OLD], without=[NEW]))
     gallery.delete(["b"])
     assert gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded") == 2
     assert gallery.ids() == ("a", "c")
@@ -393,7 +393,7 @@ def test_a_row_deleted_since_it_was_read_is_not_born_again(gallery):
 def test_a_row_changed_since_it_was_read_is_left_alone(gallery):
     filled(gallery)
     gallery.add_space(NEW)
-    batch = only_batch(gallery.pending([OLD], NEW))
+    batch = only_batch(gallery.scan([OLD], without=[NEW]))
     gallery.update(embed(OLD, ["b"], 5))
     gallery.delete(["c"])
     gallery.add(embed(OLD, ["c"], 6))
@@ -405,7 +405,7 @@ def test_a_row_changed_since_it_was_read_is_left_alone(gallery):
 def test_what_a_model_has_embedded_is_never_overwritten_by_writing(gallery):
     filled(gallery)
     gallery.add_space(NEW)
-    batch = only_batch(gallery.pending([OLD], NEW))
+    batch = only_batch(gallery.scan([OLD], without=[NEW]))
     upgraded, embedded = embed(NEW, batch.ids, 1), embed(NEW, batch.ids, 2)
     gallery.write(upgraded, batch.revisions, origin="upgraded")
     chosen = embedded.select([0])
@@ -420,7 +420,7 @@ def test_what_a_model_has_embedded_is_never_overwritten_by_writing(gallery):
 def test_writing_takes_an_uncertainty_for_each_vector(gallery):
     filled(gallery)
     gallery.add_space(NEW)
-    batch = only_batch(gallery.pending([OLD], NEW))
+    batch = only_batch(gallery.scan([OLD], without=[NEW]))
     unsure = np.array([0.5, 1.5, 2.5], np.float32)
     new = embed(NEW, batch.ids)
     assert gallery.write(new, batch.revisions, origin="upgraded", uncertainty=unsure) == 3
@@ -447,7 +447,7 @@ def test_the_state_changes_with_the_rows_and_only_with_them(gallery):
     gallery.serve(SIDE, query_model="x")
     assert gallery.state() == states[0]
     gallery.add_space(NEW)
-    batch = only_batch(gallery.pending([OLD], NEW))
+    batch = only_batch(gallery.scan([OLD], without=[NEW]))
     steps = [
         lambda: gallery.write(embed(NEW, ["a"]), batch.revisions[:1], origin="upgraded"),
         lambda: gallery.update(embed(OLD, ["b"], 5)),
@@ -637,7 +637,7 @@ def test_an_upgrade_reads_a_smaller_format_and_leaves_it_as_it_is(stored, quanti
     gallery, (_, side) = stored
     before = everything(gallery, side.space)
     gallery.add_space(NEW)
-    for batch in gallery.pending([OLD, side.space], NEW):
+    for batch in gallery.scan([OLD, side.space], without=[NEW]):
         old = embed(NEW, batch.ids)
         assert gallery.write(old, batch.revisions, origin="upgraded") == 5
     assert everything(gallery, side.space) == before
@@ -651,7 +651,7 @@ def test_a_space_of_a_smaller_format_is_added_later_and_written_to(gallery, quan
     side = quantisation.apply(embed(SIDE, ("a", "b", "c")))
     filled(gallery).add_space(side.space)
     assert gallery.count([side.space]) == 0
-    batch = only_batch(gallery.pending([OLD], side.space))
+    batch = only_batch(gallery.scan([OLD], without=[side.space]))
     given = side.align(batch.ids)
     assert gallery.write(given, batch.revisions, origin="embedded") == 3
     assert gallery.write(given, batch.revisions, origin="embedded") == 0

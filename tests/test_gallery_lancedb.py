@@ -143,7 +143,7 @@ def test_a_gallery_of_a_newer_format_is_refused(path, gallery, monkeypatch):
 def test_an_open_gallery_sees_what_another_has_written(path, gallery):
     other = open_gallery(path)
     other.add_space(NEW)
-    batch = next(iter(other.pending([OLD], NEW)))
+    batch = next(iter(other.scan([OLD], without=[NEW])))
     gallery.update(embed(OLD, "a", 1))
     gallery.delete("b")
     assert other.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded") == 1
@@ -156,7 +156,7 @@ def test_an_update_also_clears_a_space_that_another_process_has_just_added(path,
     other = open_gallery(path)
     gallery.count()
     other.add_space(NEW)
-    batch = next(iter(other.pending([OLD], NEW)))
+    batch = next(iter(other.scan([OLD], without=[NEW])))
     other.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded")
     gallery.update(embed(OLD, "a", 1))
     assert other.ids([NEW]) == ("b", "c")
@@ -168,7 +168,7 @@ def test_a_space_that_is_dropped_while_rows_are_written_is_left_out(
 ):
     gallery.add_space(NEW)
     gallery.add_space(Space("later@3", 2))
-    batch = next(iter(gallery.pending([OLD], NEW)))
+    batch = next(iter(gallery.scan([OLD], without=[NEW])))
     real, dropped = lancedb.table.LanceTable.merge_insert, []
 
     def drop_first(table, on):
@@ -234,7 +234,7 @@ def test_a_space_that_is_dropped_while_a_gallery_is_described_is_left_out(
 
 def test_vectors_for_a_space_that_is_dropped_meanwhile_are_refused(path, gallery, monkeypatch):
     gallery.add_space(NEW)
-    batch = next(iter(gallery.pending([OLD], NEW)))
+    batch = next(iter(gallery.scan([OLD], without=[NEW])))
     real = lancedb.table.LanceTable.merge_insert
 
     def drop_first(table, on):
@@ -301,7 +301,7 @@ def test_a_directory_that_is_closed_to_writing_is_said_to_be(path, gallery):
 
 def test_compacting_merges_what_writing_scattered_and_frees_what_it_replaced(path, gallery):
     gallery.add_space(NEW)
-    for batch in gallery.pending([OLD], NEW, batch_rows=1):
+    for batch in gallery.scan([OLD], without=[NEW], batch_rows=1):
         gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded")
     items = lancedb.connect(path).open_table("items")
     before = gallery.read(OLD).vectors, gallery.read(NEW).vectors, gallery.state()

@@ -113,7 +113,7 @@ def test_a_space_that_was_dropped_takes_its_control_with_it(gallery):
 
 
 def test_what_another_transformation_has_made_is_not_written(gallery):
-    batch = next(gallery.pending([OLD], NEW, batch_rows=10))
+    batch = next(gallery.scan([OLD], without=[NEW], batch_rows=10))
     vectors = embed(NEW, batch.ids)
     options = {"origin": "upgraded"}
     words = "what the transformation 22222222 has made was not written to new@2 .*filled by 111111"
@@ -124,7 +124,7 @@ def test_what_another_transformation_has_made_is_not_written(gallery):
 
 def test_who_is_late_cannot_write_into_a_space_that_came_later(gallery):
     """The column of a space that was dropped is never used again."""
-    batch = next(gallery.pending([OLD], NEW, batch_rows=10))
+    batch = next(gallery.scan([OLD], without=[NEW], batch_rows=10))
     before = gallery._store.read_record()
     gallery.drop_space(NEW)
     gallery.add_space(NEW, made_by={"digest": "2" * 64})

@@ -427,7 +427,7 @@ def test_a_verification_goes_stale_when_rows_change(gallery, upgrade, change):
     elif change == "delete":
         gallery.delete(["item-0003"])
     else:
-        batch = next(gallery.pending([OLD], SIDE))
+        batch = next(gallery.scan([OLD], without=[SIDE]))
         gallery.write(embed(SIDE, batch.ids), batch.revisions, origin="embedded")
     assert upgrade.status().verification == "stale"
     with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):

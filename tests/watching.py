@@ -5,7 +5,7 @@ A dict says what was given of each item: `Watched.check` compares every row of a
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +70,14 @@ class Process:
             except KilledError:
                 self._is_dead = True
                 raise
+
+    def fill(self, filling):
+        def derive(batch):
+            self._before()
+            return filling.derive(batch)
+
+        self._before()
+        return self._store.fill(replace(filling, derive=derive))
 
     def scan(self, *arguments, **options):
         batches = self._store.scan(*arguments, **options)

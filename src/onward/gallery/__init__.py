@@ -3,6 +3,7 @@
 `open_gallery` and `create_gallery` take a URL; what they give behaves the same in every store.
 """
 
+from onward.gallery.filling import Derived
 from onward.gallery.gallery import Gallery
 from onward.gallery.opening import create_gallery, open_gallery, scratch_gallery
 from onward.gallery.sharing import Share
@@ -20,6 +21,7 @@ from onward.gallery.values import (
 __all__ = [
     "Batch",
     "Control",
+    "Derived",
     "FieldCounts",
     "Gallery",
     "GalleryDescription",

@@ -20,6 +20,7 @@ from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.spaces import Ids, Vectors
 
 IDS_A_QUERY = 4096
+ORIGIN = "__origin"
 
 ITEM_COLUMNS = (
     pa.field("id", pa.string(), nullable=False),
@@ -44,7 +45,7 @@ RECORD_SCHEMA = pa.schema(
 
 def names_of(column: str) -> tuple[str, str, str]:
     """Return the names of a field's columns: vector, origin, uncertainty."""
-    return column, f"{column}__origin", f"{column}__uncertainty"
+    return column, column + ORIGIN, f"{column}__uncertainty"
 
 
 def origin_column(of: Field) -> str:
@@ -109,27 +110,35 @@ def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
     These are the rows that have the revision from which the vector was made, and no vector of
     origin "embedded" in the field.
     """
-    vector, origin, uncertainty = field_columns(writing.to)
     positions = _positions(stored, writing.embeddings.ids)
     same = stored["revision"].to_numpy() == writing.revisions[positions]
-    embedded = pc.fill_null(pc.equal(stored[origin.name], "embedded"), False).to_numpy()
+    origins = stored[origin_column(writing.to)]
+    embedded = pc.fill_null(pc.equal(origins, "embedded"), False).to_numpy()
     free = same & ~embedded
     if not free.all():
         positions = np.arange(len(writing.revisions))[positions][free]
         stored = stored.filter(pa.array(free))
-    unsure = pa.nulls(len(stored), pa.float32())
-    if writing.uncertainty is not None:
-        unsure = pa.array(writing.uncertainty[positions])
-    given = {
-        vector.name: vector_array(writing.embeddings.vectors[positions], writing.to),
-        origin.name: pa.repeat(pa.scalar(writing.origin, pa.string()), len(stored)),
-        uncertainty.name: unsure,
-        "change": _next_change(stored, step),
-    }
+    given = written_columns(writing, positions) | {"change": _next_change(stored, step)}
     if writing.origin == "embedded":
         given |= _cleared(stored, writing)
     columns = [given.get(column.name, stored[column.name]) for column in stored.schema]
     return pa.table(columns, schema=stored.schema)
+
+
+def written_columns(
+    writing: Writing, positions: Int64[np.ndarray, " row"] | slice = slice(None)
+) -> dict[str, pa.Array]:
+    """Return the columns of what is written: of all its vectors, or of those at some positions."""
+    vector, origin, uncertainty = field_columns(writing.to)
+    vectors = writing.embeddings.vectors[positions]
+    unsure = pa.nulls(len(vectors), pa.float32())
+    if writing.uncertainty is not None:
+        unsure = pa.array(writing.uncertainty[positions])
+    return {
+        vector.name: vector_array(vectors, writing.to),
+        origin.name: pa.repeat(pa.scalar(writing.origin, pa.string()), len(vectors)),
+        uncertainty.name: unsure,
+    }
 
 
 def without_changes(stored: pa.Table, changes: Mapping[str, int]) -> pa.Table:
@@ -138,6 +147,12 @@ def without_changes(stored: pa.Table, changes: Mapping[str, int]) -> pa.Table:
         return stored
     rows = zip(stored["id"].to_pylist(), stored["change"].to_pylist(), strict=True)
     return stored.filter(pa.array([changes.get(item) != at for item, at in rows], pa.bool_()))
+
+
+def batch_columns(wanted: Sequence[Field]) -> list[str]:
+    """Return the columns that `read_batch` reads."""
+    columns = [column.name for of in wanted for column in field_columns(of)]
+    return ["id", "revision", "label", *columns]
 
 
 def read_batch(table: pa.Table, wanted: Sequence[Field]) -> Batch:
@@ -177,6 +192,17 @@ def rows_where(filled: Sequence[Field], empty: Sequence[Field], origin: Origin |
     conditions = [f"{origin_column(of)} {filled_if}" for of in filled]
     conditions += [f"{origin_column(of)} IS NULL" for of in empty]
     return " AND ".join(conditions)
+
+
+def where_kept(writing: Writing, schema: pa.Schema) -> str:
+    """Return the further condition of a merge that it takes no vector from another field.
+
+    A field may have been filled since the rows were read, and their column `change` is the same.
+    """
+    free = {origin_column(of) for of in (writing.to, *writing.derived)}
+    origins = [name for name in schema.names if name.endswith(ORIGIN) and name not in free]
+    kept = (f"(target.{name} IS NULL OR source.{name} IS NOT NULL)" for name in origins)
+    return "".join(f" AND {one}" for one in kept)
 
 
 def rows_in(share: Share, also: str) -> str:

@@ -27,6 +27,7 @@ from onward.gallery.checks import (
     make_rows,
 )
 from onward.gallery.describing import describe, state_of
+from onward.gallery.filling import Derived, filled
 from onward.gallery.reading import BATCH_ROWS, choose, embeddings_of, ids_of, known_ids
 from onward.gallery.record import Field
 from onward.gallery.sharing import EVERYTHING, Share
@@ -115,10 +116,7 @@ class Gallery:
     ) -> Ids:
         """Return the ids of the items with vectors in some spaces and none in others, sorted.
 
-        Args:
-            with_spaces: spaces in which the item has a vector.
-            without: spaces in which it has none.
-            limit: only the first so many.
+        Of these, only the first so many where there is a limit.
         """
         filled, empty = self._fields(with_spaces), self._fields(without)
         return ids_of(self._store.scan((), filled, empty, BATCH_ROWS), limit)
@@ -186,8 +184,7 @@ class Gallery:
         """Give the rows with a vector in each of these spaces, in no order, in bounded memory.
 
         Of all items, or of those with these ids; ids that are not there are passed over. Only rows
-        that have vectors `with_spaces` too, and have none in the spaces `without`. Without ids,
-        only rows that belong to the share.
+        that have vectors `with_spaces` too, and none `without`. Without ids, only of the share.
         """
         chosen = None if ids is None else tuple(dict.fromkeys(ids))
         filled, empty = self._fields(with_spaces), self._fields(without)
@@ -197,21 +194,9 @@ class Gallery:
     def sample(self, with_spaces: Sequence[Space], count: int, *, seed: int) -> Ids:
         """Choose items with a vector in each of these spaces: the same for the same seed and ids.
 
-        Args:
-            with_spaces: the spaces.
-            count: how many; all if there are not more.
-            seed: another seed chooses other items.
+        All of them if there are not more than `count`.
         """
         return choose(self._store.scan((), self._fields(with_spaces), (), BATCH_ROWS), count, seed)
-
-    def pending(
-        self, needed: Sequence[Space], missing: Space, *, batch_rows: int = BATCH_ROWS
-    ) -> Iterator[Batch]:
-        """Give the rows with a vector in each needed space and none in the missing one.
-
-        Each row comes once at most; what others add meanwhile may come now or in the next call.
-        """
-        return self.scan(needed, without=[missing], batch_rows=batch_rows)
 
     def read(self, space: Space, ids: Iterable[str] | None = None) -> Embeddings:
         """Return the vectors in a space: of these items in their order, or of all, sorted by id.
@@ -237,7 +222,7 @@ class Gallery:
     ) -> int:
         """Write vectors in one space into rows that are there.
 
-        A row that was deleted, or changed since its revision was read, is left alone; so is a row
+        A row that was deleted, or changed since its revision was read, is left alone; so is one
         whose vector in this space was embedded: only `update` replaces what a model has made.
         Writing the same again changes nothing. Where an embedded vector replaces an upgraded one,
         what other transformations have made of that is cleared: it is pending again.
@@ -258,6 +243,23 @@ class Gallery:
         check_made_by(self.url, record, to, made_by)
         writing = Writing(to, embeddings, revisions, origin, uncertainty, record.made_from(to))
         return self._store.write(writing) if len(embeddings) else 0
+
+    def fill(
+        self,
+        space: Space,
+        spaces: Sequence[Space],
+        derive: Callable[[Batch], Derived | None],
+        *,
+        batch_rows: int = BATCH_ROWS,
+        made_by: str,
+    ) -> Iterator[int]:
+        """Fill an empty space in large parts of the rows at once, where the store has a way to.
+
+        What is left out, be it everything, is to be scanned and written; see `onward.gallery.store`
+        and `onward.gallery.filling`.
+        """
+        size, wanted = check_batch_rows(batch_rows), self._fields(spaces)
+        return filled(self._store, space, wanted, derive, made_by=made_by, batch_rows=size)
 
     def search(
         self,
@@ -360,13 +362,8 @@ class Gallery:
     ) -> Control:
         """Change what those who fill a space have to obey, and log the event, in one step.
 
-        Args:
-            space: the space.
-            changed: gives the next control from the present one, and may be called again.
-            event: plain JSON values, with the name under `event`; not logged if nothing changes.
-
-        Returns:
-            The control as it is afterwards.
+        `changed` gives the next control from the present one, and may be called again; nothing is
+        logged if it changes nothing. Returns the control as it is afterwards.
         """
         return space_steps.change_control(self._store, space, changed, event)
 
@@ -390,7 +387,7 @@ class Gallery:
         return state_of(self._store)
 
     def bytes_of_writing(self, space: Space) -> int:
-        """Return about how many bytes writing one vector of a space into a row takes."""
+        """Return about how many bytes writing a vector of a space into each row takes, a row."""
         return space.bytes + self._store.rewritten_bytes()
 
     def _fields(self, spaces: Sequence[Space]) -> list[Field]:

@@ -39,6 +39,37 @@ def working_in(directory: Path, url: str) -> Iterator[Callable[[], Share]]:
             aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def alone_in(directory: Path, name: str, url: str) -> Iterator[bool]:
+    """Say whether no other process is in a block of this name; hold others off while it runs."""
+    path = directory / name
+    with speaking(url):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        alone = not _is_held(file)
+        try:
+            yield alone
+        finally:
+            if alone:
+                path.unlink(missing_ok=True)
+
+
+def _is_held(file: IO[str]) -> bool:
+    """Try to lock a file until it is closed; say whether another process has."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # this file system has no locks
+        return False
+    return False
+
+
 def _alive(directory: Path, own: str) -> list[str]:
     """Return the other workers; forget those that have ended."""
     found = []

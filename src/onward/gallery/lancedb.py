@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from onward.errors import GalleryError
 from onward.gallery.arrow_rows import (
     IDS_A_QUERY,
+    batch_columns,
     field_columns,
     given_rows,
     names_of,
@@ -34,16 +35,23 @@ from onward.gallery.arrow_rows import (
     rows_in,
     rows_of,
     rows_where,
+    where_kept,
     with_given,
     with_vectors,
     without_changes,
 )
 from onward.gallery.lance_commits import commit, speaking
+from onward.gallery.lance_fragments import (
+    Fragments,
+    compact_table,
+    count_scattered,
+    fill_fragments,
+)
 from onward.gallery.lance_search import search_table
 from onward.gallery.lance_workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.sharing import EVERYTHING, Share
-from onward.gallery.store import Rows, Writing
+from onward.gallery.store import Filling, Rows, Writing
 from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids
@@ -69,6 +77,7 @@ class LanceStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._fragments = Fragments(path / f"{ITEMS}.lance", path / WORKERS, str(path))
         self._last_read: deque[pa.Table] = deque(maxlen=KEPT_BATCHES)
         with speaking(self.url):
             database = lancedb.connect(path.absolute(), read_consistency_interval=timedelta(0))
@@ -185,8 +194,13 @@ class LanceStore:
 
     def write(self, writing: Writing) -> int:
         """Rewrite those rows that may get the vectors."""
-        ids = writing.embeddings.ids
-        return self._rewrite(ids, lambda stored, step: with_vectors(stored, writing, step))
+        ids, kept = writing.embeddings.ids, partial(where_kept, writing)
+        return self._rewrite(ids, lambda stored, step: with_vectors(stored, writing, step), kept)
+
+    def fill(self, filling: Filling) -> Iterator[int]:
+        """Write new files beside large fragments."""
+        self._last_read.clear()
+        return fill_fragments(self._fragments, filling)
 
     def count(
         self, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None = None
@@ -206,8 +220,7 @@ class LanceStore:
         share: Share = EVERYTHING,
     ) -> Iterator[Batch]:
         """Stream the rows of one version of the table."""
-        columns = ["id", "revision", "label"]
-        columns += [column.name for of in wanted for column in field_columns(of)]
+        columns = batch_columns(wanted)
         to_be_written = bool(wanted) and bool(empty)
         condition = rows_where([*wanted, *filled], empty, None)
         conditions = [rows_in(share, condition)] if ids is None else rows_of(ids, condition)
@@ -251,8 +264,9 @@ class LanceStore:
         """Merge small fragments, index new rows, and forget old versions, in both tables."""
         self._last_read.clear()
         pa.default_memory_pool().release_unused()  # merging takes memory too
-        for table in (self._items, self._record):
-            commit(self.url, partial(table.optimize, cleanup_older_than=max(keep, LEAST_KEPT)))
+        for name in (ITEMS, RECORD):
+            table = self._path / f"{name}.lance"
+            commit(self.url, partial(compact_table, table, max(keep, LEAST_KEPT)))
 
     def revision_sum(self) -> int:
         """Return the sum of the column `revision`, modulo 2^64."""
@@ -262,11 +276,11 @@ class LanceStore:
         return total % 2**64
 
     def rewritten_bytes(self) -> int:
-        """Return the mean size of a row: a row is rewritten as a whole."""
+        """Return the mean size of a row, times the share of the rows that are rewritten."""
         with speaking(self.url):
             stats = self._items.stats()
-        rows = int(stats["num_rows"])
-        return int(stats["total_bytes"]) // rows if rows else 0
+            scattered, rows = count_scattered(self._fragments.path)
+        return int(stats["total_bytes"]) * scattered // rows**2 if rows else 0
 
     def _there(self, ids: Ids) -> set[str]:
         """Return those of the ids that are there."""
@@ -323,19 +337,25 @@ class LanceStore:
             parts += [part.cast(schema) for part in self._stream(condition, None, IDS_A_QUERY)]
         return pa.concat_tables(parts)
 
-    def _rewrite(self, ids: Ids, changed: Callable[[pa.Table, int], pa.Table]) -> int:
+    def _rewrite(
+        self,
+        ids: Ids,
+        changed: Callable[[pa.Table, int], pa.Table],
+        also: Callable[[pa.Schema], str] = lambda _: "",
+    ) -> int:
         """Write changed rows where nobody else has written since they were read.
 
         Args:
             ids: of the rows.
             changed: gives, of rows as they are stored, those to be written, with the step added to
                 their column `change`.
+            also: gives a further condition, of the columns of these rows.
 
         Returns:
             How many rows were written.
         """
         step = 1 + secrets.randbits(STEP_BITS)
-        condition = f"target.change = source.change - {step}"
+        unchanged = f"target.change = source.change - {step}"
         written, expected = 0, dict[str, int]()
         with speaking(self.url):
             stored = self._kept_rows(ids)
@@ -347,6 +367,7 @@ class LanceStore:
                 return written
             stored = None
             try:
+                condition = unchanged + also(new.schema)
                 count = commit(self.url, partial(self._merge, new, condition))
             except GalleryError:
                 if self._lacks_columns_of(new):

@@ -19,7 +19,7 @@ from onward import retrieval
 from onward.errors import GalleryError
 from onward.gallery.record import Field, Record
 from onward.gallery.sharing import EVERYTHING, Share, share_of
-from onward.gallery.store import Rows, Writing
+from onward.gallery.store import Filling, Rows, Writing
 from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids
@@ -134,6 +134,10 @@ class MemoryStore:
                 self._rows[item] = replace(row, stored={**kept, column: new})
                 written += 1
         return written
+
+    def fill(self, filling: Filling) -> Iterator[int]:  # noqa: ARG002 - `write` is as good
+        """Fill nothing: there is no other way than `write`."""
+        return iter(())
 
     def count(
         self, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None = None

@@ -60,6 +60,23 @@ class Writing:
     derived: tuple[Field, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """What fills a field, and from what.
+
+    Attributes:
+        to: the field; only rows in which it is empty are filled.
+        wanted: the fields whose vectors the batches carry.
+        batch_rows: at most so many rows at a time.
+        derive: gives the new vectors of a batch, all of them and in its order; None to end.
+    """
+
+    to: Field
+    wanted: Sequence[Field]
+    batch_rows: int
+    derive: Callable[[Batch], Writing | None]
+
+
 @runtime_checkable
 class Store(Protocol):
     """Rows and a record; see the module.
@@ -121,6 +138,19 @@ class Store(Protocol):
         """Write vectors of one field where the row is there and has still this revision.
 
         A vector of origin "embedded" is never replaced. Return how many rows were written.
+        """
+        ...
+
+    def fill(self, filling: Filling) -> Iterator[int]:
+        """Fill a field in large parts of the rows at once, where the store has a way to.
+
+        The rows that are left out are to be written with `write`. Each part is filled in one step,
+        from what is stored, where nobody else has filled or changed it. If `derive` ends or fails,
+        the part under way is left as it was. Memory is bounded by the batch.
+
+        Yields:
+            After each part, how many rows were written; 0 if others were quicker, or work on all
+            that is left.
         """
         ...
 

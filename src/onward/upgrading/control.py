@@ -135,6 +135,10 @@ class Pace:
             time.sleep(min(LOOK_SECONDS, due))
         return None
 
+    def is_limited(self) -> bool:
+        """Say whether the rate is limited now."""
+        return self._gallery.control(self._space).rows_per_second is not None
+
     def _passed(self) -> float:
         return time.monotonic() - self._looked
 

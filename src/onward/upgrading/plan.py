@@ -12,7 +12,7 @@ from onward.upgrading.chains import describe_chains
 from onward.upgrading.gate import Requirement, Verdict, ask
 from onward.upgrading.prediction import SHARES, Prediction, Unpredicted, predict
 from onward.upgrading.recommendation import recommend
-from onward.upgrading.routes import Routes, needed_spaces, transform
+from onward.upgrading.routes import Routes, fill_first, needed_spaces, pending, transform
 from onward.upgrading.work import (
     NO_SIDE,
     Work,
@@ -22,7 +22,7 @@ from onward.upgrading.work import (
     next_step,
 )
 
-SAMPLE_ROWS = 4096
+SAMPLE_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,10 +258,18 @@ def _seconds_per_row(
     new = transform(transformation, batch)
     seconds += time.perf_counter() - begin
     with scratch_gallery(gallery) as scratch:
-        scratch.add_space(transformation.new)
+        scratch.add_space(transformation.new, made_by={"digest": transformation.digest})
         scratch.add(*(Embeddings(batch.ids, batch.vectors[space], space) for space in needed))
-        written = next(scratch.pending(needed, transformation.new, batch_rows=sample_rows))
         begin = time.perf_counter()
-        scratch.write(new.align(written.ids), written.revisions, origin="upgraded")
+        _write_as_a_run(scratch, transformation, new)
         seconds += time.perf_counter() - begin
     return seconds / len(batch), len(batch)
+
+
+def _write_as_a_run(scratch: Gallery, transformation: Transformation, new: Embeddings) -> None:
+    """Write what is transformed already into all rows, in the way in which a run does."""
+    routes, rows = Routes((transformation,)), len(new)
+    for _ in fill_first(scratch, routes, rows, lambda batch: (new.align(batch.ids), None)):
+        pass
+    for _, batch in pending(scratch, routes, rows):
+        scratch.write(new.align(batch.ids), batch.revisions, origin="upgraded")

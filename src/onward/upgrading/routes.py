@@ -6,14 +6,14 @@ carried by the first of them that has all it reads. Rows are chosen by what is s
 parts, so no row is found twice. Nothing here writes.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from onward.artifacts import canonical_json, digest
 from onward.errors import UpgradeError
-from onward.gallery import Batch, Gallery, Origin, Share
+from onward.gallery import Batch, Derived, Gallery, Origin, Share
 from onward.gallery.sharing import EVERYTHING
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
@@ -171,6 +171,17 @@ def pending(
             share=share,
         ):
             yield transformation, batch
+
+
+def fill_first(
+    gallery: Gallery,
+    routes: Routes,
+    batch_rows: int,
+    derive: Callable[[Batch], Derived | None],
+) -> Iterator[int]:
+    """Fill what the first transformation carries in large parts; see `Gallery.fill`."""
+    needed = needed_spaces(routes.first)
+    return gallery.fill(routes.new, needed, derive, batch_rows=batch_rows, made_by=routes.digest)
 
 
 def carried(

@@ -1,6 +1,8 @@
 """Work off the rows that are to be done, batch by batch, in bounded memory.
 
 What is left to do is in the rows: a run may be stopped or killed at any moment and another goes on.
+Where the store has a way to fill the new space in large parts of the rows, this comes first; the
+rest is scanned and written, and so is everything while the rate is limited.
 Several workers may run one upgrade: they part the rows by their ids, and part them anew when one
 comes or goes. No image can be read here: nothing that could is imported.
 """
@@ -13,17 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onward.errors import GalleryError
-from onward.gallery import Batch, Gallery, Share
+from onward.gallery import Batch, Derived, Gallery, Share
 from onward.progress import Progress
 from onward.transformation import Transformation
 from onward.upgrading.control import LOOK_SECONDS, Pace, check_not_aborted
-from onward.upgrading.routes import Routes, count_pending, pending, transform
+from onward.upgrading.routes import Routes, count_pending, fill_first, pending, transform
 from onward.upgrading.work import measure_work, next_step
 
 FRUITLESS_PASSES = 3
 """So often may a pass write nothing, because other processes change its rows, before it gives up"""
 COMPACTED_SHARE = 0.1
-"""A run that has written more of a gallery's rows than this has it compacted at its end."""
+"""A run that has rewritten more of a gallery's rows than this has it compacted at its end."""
 PASS_SECONDS = 600.0
 """After so long a pass begins anew: it reads what was stored when it began."""
 PATIENCE_SECONDS = 30.0
@@ -89,6 +91,7 @@ class _Run:
     done: int = 0
     stopped: bool = False
     total: int = field(init=False)
+    rewritten: int = 0
     writing: "Future[int] | None" = None
 
     def __post_init__(self) -> None:
@@ -129,11 +132,14 @@ class _Run:
             raise
         self.writing = None
         self.done += written
+        self.rewritten += written
         self.progress(self.done, max(self.total, self.done))
 
     def _pass(self, share: Share, present: Share, share_now: Callable[[], Share]) -> Outcome:
         """Work off what is pending of a share now, unless the workers are no longer the same."""
-        outcome: Outcome = "nothing"
+        outcome = self._fill(share)
+        if outcome == "stopped":
+            return outcome
         begin = time.monotonic()
         for transformation, batch in pending(self.gallery, self.routes, self.batch_rows, share):
             outcome, rest = "done", batch
@@ -148,10 +154,36 @@ class _Run:
         self.settle()
         return outcome
 
+    def _fill(self, share: Share) -> Outcome:
+        """Fill what the store can fill in large parts; another worker's parts are waited for."""
+        outcome: Outcome = "nothing"
+        underway, waited = 0, 0.0
+
+        def derive(batch: Batch) -> Derived | None:
+            nonlocal outcome, underway
+            rows = self.pace.next_rows(len(batch), share.of, self.settle)
+            if rows is None:
+                outcome = "stopped"
+            if rows != len(batch):  # stopped, or limited: what is under way is dropped
+                return None
+            underway += rows
+            self.progress(self.done + underway, max(self.total, self.done + underway))
+            return _derived(self.routes.first, batch)
+
+        if self.pace.is_limited():
+            return outcome
+        for written in fill_first(self.gallery, self.routes, self.batch_rows, derive):
+            self.done += written
+            underway, waited = 0, 0.0 if written else waited + LOOK_SECONDS
+            outcome = "done" if written else outcome
+            if waited >= PATIENCE_SECONDS:
+                break
+            if not written:
+                time.sleep(LOOK_SECONDS)
+        return outcome
+
     def _begin_writing(self, transformation: Transformation, batch: Batch) -> None:
-        new = transform(transformation, batch)
-        layer = transformation.uncertainty
-        unsure = None if layer is None else layer.of(new.vectors)
+        new, unsure = _derived(transformation, batch)
         self.settle()
         self.writing = self.writer.submit(
             self.gallery.write,
@@ -183,6 +215,11 @@ class _Run:
                 return "stopped", False
             time.sleep(LOOK_SECONDS)
         return "cut short", False
+
+
+def _derived(transformation: Transformation, batch: Batch) -> Derived:
+    new, layer = transform(transformation, batch), transformation.uncertainty
+    return new, None if layer is None else layer.of(new.vectors)
 
 
 def run_upgrade(
@@ -228,7 +265,7 @@ def run_upgrade(
     result = UpgradeResult(run.done, work.skipped, work.to_do, seconds, run.stopped)
     event = {"event": "run", "transformation": routes.digest, **result.to_json()}
     gallery.log(event)
-    if not (run.stopped or work.to_do) and run.done > COMPACTED_SHARE * work.rows:
+    if not (run.stopped or work.to_do) and run.rewritten > COMPACTED_SHARE * work.rows:
         with suppress(GalleryError):  # the work is done; what is scattered stays so
             gallery.compact()
     return result

@@ -1,0 +1,261 @@
+"""Fill a field that is empty in large parts of a Lance table: one new file beside each part.
+
+A merge looks for rows by id among all, and rewrites each as a whole. But in a fragment that is
+older than a field, the field is null in every row. One file with a value for each of the fragment's
+rows, in their order, fills it. Nothing is moved or written again, so the indexes of other fields
+stay complete.
+
+The file is made from the fragment as it was read, and becomes part of the table only if the same
+files make up the fragment still. What others change or delete meanwhile is marked as deleted there;
+changed rows stand elsewhere, without a vector in the field.
+
+Only `onward.gallery.lancedb` imports this.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+from onward.errors import GalleryError
+from onward.gallery.arrow_rows import (
+    batch_columns,
+    field_columns,
+    read_batch,
+    rows_where,
+    written_columns,
+)
+from onward.gallery.lance_commits import commit, speaking
+from onward.gallery.lance_workers import alone_in
+from onward.gallery.record import Field
+from onward.gallery.store import Filling
+
+FEWEST_ROWS = 8192
+"""Parts in which fewer rows are to be filled are left to merges."""
+SCATTERED_SHARE = 0.1
+"""If more of the rows are in small parts, these are put together first."""
+FRAGMENT_ROWS = 1 << 17
+"""Compaction makes parts of so many rows: what a killed process does twice at most."""
+READ_AHEAD = 2
+"""So many batches are read ahead."""
+NOT_USED = -2
+"""In the place of a column's number: Lance does not look for it in this file."""
+PLACE_BITS = 32
+"""The lower bits of a row's address say where in its fragment it stands."""
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """The parts of a table.
+
+    Attributes:
+        path: of the table.
+        workers: the directory of the locks by which workers know of each other.
+        url: of the gallery.
+    """
+
+    path: Path
+    workers: Path
+    url: str
+
+
+def fill_fragments(fragments: Fragments, filling: Filling) -> Iterator[int]:
+    """Fill a field in every large fragment in which it is empty; see `Store.fill`."""
+    locks = fragments.workers / f"{filling.to.column}-fragments"
+    _gather(fragments, locks)
+    left_out: set[int] = set()
+    while large := _large(fragments, filling, left_out):
+        held = 0
+        for number in large:
+            with alone_in(locks, str(number), fragments.url) as alone:
+                written = _fill(fragments, filling, number) if alone else 0
+            if written is None:
+                return
+            if alone:
+                yield written
+                if not written:
+                    break  # the fragments are others now
+            held += not alone
+        if held == len(large):
+            yield 0
+
+
+def count_scattered(path: Path) -> tuple[int, int]:
+    """Count the rows in fragments that are too small to be filled, and all rows."""
+    live = [one.physical_rows - one.num_deletions for one in _open(path).get_fragments()]
+    return sum(rows for rows in live if rows < FEWEST_ROWS), sum(live)
+
+
+def compact_table(path: Path, keep: timedelta) -> None:
+    """Merge small fragments, index new rows, and forget versions that are older than `keep`."""
+    _merge_small(path)
+    dataset = _open(path)
+    dataset.optimize.optimize_indices()
+    dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
+
+
+def _merge_small(path: Path) -> None:
+    _open(path).optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS, num_threads=1)
+
+
+def _gather(fragments: Fragments, locks: Path) -> None:
+    """Make large fragments of many small ones: that takes less than merging their rows."""
+    with speaking(fragments.url):
+        scattered, rows = count_scattered(fragments.path)
+    if scattered < max(FEWEST_ROWS, SCATTERED_SHARE * rows):
+        return
+    with alone_in(locks, "gathering", fragments.url) as alone, suppress(GalleryError):
+        if alone:  # if it fails because others write all the time, rows are merged
+            commit(fragments.url, partial(_merge_small, fragments.path))
+
+
+def _open(path: Path) -> Any:
+    import lance
+
+    return lance.dataset(path.absolute())
+
+
+def _large(fragments: Fragments, filling: Filling, left_out: set[int]) -> list[int]:
+    """Return the fragments to be filled as they are now; remember which are too small for it."""
+    with speaking(fragments.url):
+        dataset = _open(fragments.path)
+        numbers = set(_numbers(dataset, filling.to))
+        large = []
+        for one in dataset.get_fragments() if numbers else ():
+            if one.fragment_id in left_out:
+                continue
+            if _is_empty(one, filling.to, numbers) and (
+                one.count_rows(rows_where(filling.wanted, (), None)) >= FEWEST_ROWS
+            ):
+                large.append(one.fragment_id)
+            else:
+                left_out.add(one.fragment_id)
+        return large
+
+
+def _is_empty(fragment: Any, field: Field, numbers: set[int]) -> bool:
+    """Say whether a field is null in every row, whether it has a file or not."""
+    has_file = any(numbers & set(file.fields) for file in fragment.data_files())
+    return not has_file or fragment.count_rows(rows_where([field], (), None)) == 0
+
+
+def _numbers(dataset: Any, to: Field) -> list[int]:
+    """Return by which numbers the table knows the field's columns now; none if they are gone."""
+    numbers = {column.name(): column.id() for column in dataset.lance_schema.fields()}
+    names = [column.name for column in field_columns(to)]
+    return [numbers[name] for name in names] if set(names) <= set(numbers) else []
+
+
+def _fill(fragments: Fragments, filling: Filling, number: int) -> int | None:
+    """Fill the field in a fragment.
+
+    Returns:
+        How many rows were written, 0 if others were quicker; None if it was told to end.
+    """
+    from lance.fragment import DataFile
+
+    with speaking(fragments.url):
+        dataset = _open(fragments.path)
+        fragment, numbers = dataset.get_fragment(number), _numbers(dataset, filling.to)
+        if fragment is None or not numbers or not _is_empty(fragment, filling.to, set(numbers)):
+            return 0
+        files = fragment.metadata.files
+    name, taken = f"{token_hex(20)}.lance", False
+    path = fragments.path / "data" / name
+    try:
+        written = _write(fragments.url, filling, fragment, path)
+        if written is None:
+            return None
+        version = files[0].file_major_version, files[0].file_minor_version
+        places = list(range(len(numbers)))
+        file = DataFile(name, numbers, places, *version, path.stat().st_size)
+        taken = commit(fragments.url, partial(_take, fragments, filling, number, files, file))
+        return written if taken else 0
+    finally:
+        if not taken:
+            path.unlink(missing_ok=True)
+
+
+def _write(url: str, filling: Filling, fragment: Any, path: Path) -> int | None:
+    """Write the file; return how many rows have a vector in it, None if it was told to end."""
+    from lance.file import LanceFileWriter
+
+    schema, first = pa.schema(field_columns(filling.to)), fragment.data_files()[0]
+    version = f"{first.file_major_version}.{first.file_minor_version}"
+    written = end = 0
+    writer = LanceFileWriter(str(path), schema, version=version)
+    for table, places in _rows(url, filling, fragment):
+        writing = filling.derive(read_batch(table, filling.wanted))
+        if writing is None:
+            return None
+        batch = pa.record_batch(list(written_columns(writing).values()), schema=schema)
+        with speaking(url):
+            writer.write_batch(batch.take(_with_gaps(places, end)))
+        written, end = written + len(places), int(places[-1]) + 1
+    nulls = [pa.nulls(fragment.physical_rows - end, column.type) for column in schema]
+    with speaking(url):
+        writer.write_batch(pa.record_batch(nulls, schema=schema))
+        writer.close()
+    return written
+
+
+def _rows(
+    url: str, filling: Filling, fragment: Any
+) -> Iterator[tuple[pa.Table, Int64[np.ndarray, " row"]]]:
+    """Give the rows to be filled, and where in the fragment they stand, in this order."""
+    with speaking(url):
+        scanner = fragment.scanner(
+            columns=batch_columns(filling.wanted),
+            filter=rows_where(filling.wanted, (), None),
+            batch_size=filling.batch_rows,
+            batch_readahead=READ_AHEAD,
+            with_row_address=True,
+        )
+        for batch in scanner.to_batches():
+            if len(batch):
+                addresses = batch["_rowaddr"].to_numpy()
+                places = (addresses & np.uint64((1 << PLACE_BITS) - 1)).astype(np.int64)
+                yield pa.Table.from_batches([batch]), places
+
+
+def _with_gaps(places: Int64[np.ndarray, " row"], begin: int) -> pa.Array:
+    """Return which of the rows stands at each place from `begin` on; null where none does."""
+    if places[0] < begin or (np.diff(places) <= 0).any():
+        raise RuntimeError("Lance gave the rows of a fragment in another order than theirs")
+    rows = np.full(int(places[-1]) + 1 - begin, -1)
+    rows[places - begin] = np.arange(len(places))
+    return pa.array(rows, mask=rows < 0)
+
+
+def _take(fragments: Fragments, filling: Filling, number: int, files: list[Any], file: Any) -> bool:
+    """Make a file part of a fragment, if it is made up of the same files still."""
+    from lance import LanceDataset, LanceOperation
+
+    dataset = _open(fragments.path)
+    fragment, numbers = dataset.get_fragment(number), _numbers(dataset, filling.to)
+    if fragment is None or fragment.metadata.files != files or file.fields != numbers:
+        return False
+    after = fragment.metadata
+    after.files = [*(_without(one, numbers) for one in files), file]
+    update = LanceOperation.Update(
+        updated_fragments=[after], fields_modified=numbers, update_mode="rewrite_columns"
+    )
+    LanceDataset.commit(dataset, update, read_version=dataset.version)
+    return True
+
+
+def _without(file: Any, numbers: list[int]) -> Any:
+    """Return a file as it is described where some of its columns are no longer used."""
+    kept = [NOT_USED if number in numbers else number for number in file.fields]
+    described = copy(file)
+    described.fields = kept
+    return described

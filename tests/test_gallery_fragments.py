@@ -1,0 +1,324 @@
+"""An empty space of a LanceDB gallery is filled beside the rows, part by part."""
+
+import multiprocessing
+from datetime import timedelta
+
+import lancedb
+import numpy as np
+import pytest
+
+from onward.errors import GalleryError
+from onward.gallery import create_gallery, lance_fragments, open_gallery
+from onward.gallery.lance_workers import alone_in
+from onward.spaces import Embeddings, Space
+from onward.transformation import linear
+from onward.upgrading import Upgrade
+
+OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@2", 3)
+H = linear(
+    OLD, SIDE, NEW, np.arange(15, dtype="f4").reshape(3, 5), np.ones(3, "f4"), made_by={"by": "h"}
+)
+PART = 20
+"""Rows of each part."""
+
+
+@pytest.fixture(autouse=True)
+def fills_small_parts(monkeypatch):
+    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 5)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "photos.lance"
+
+
+@pytest.fixture
+def gallery(path):
+    """Three parts, and room for the new space."""
+    gallery = create_gallery(path, OLD, SIDE, query_model="old")
+    for part in range(3):
+        add(gallery, range(part * PART, (part + 1) * PART))
+    gallery.add_space(NEW, made_by={"digest": H.digest})
+    return gallery
+
+
+def name(number):
+    return f"item-{number:03d}"
+
+
+def embed(space, numbers, seed=0):
+    vectors = [np.random.default_rng([seed, at]).standard_normal(space.dim) for at in numbers]
+    return Embeddings(tuple(map(name, numbers)), np.array(vectors, np.float32), space)
+
+
+def add(gallery, numbers):
+    gallery.add(embed(OLD, numbers), embed(SIDE, numbers))
+
+
+def revisions(gallery, *numbers):
+    (batch,) = gallery.scan([OLD], ids=map(name, numbers))
+    return batch.revisions
+
+
+def of_h(batch):
+    old, side = (Embeddings(batch.ids, batch.vectors[space], space) for space in (OLD, SIDE))
+    return H.apply(old, side), np.arange(len(batch), dtype=np.float32)
+
+
+def fill(gallery, derive=of_h, batch_rows=8):
+    return list(gallery.fill(NEW, [OLD, SIDE], derive, batch_rows=batch_rows, made_by=H.digest))
+
+
+def check(gallery, missing=()):
+    """Every row has what h makes of what is stored now, but for those that have none."""
+    assert set(gallery.ids(without=[NEW])) == set(map(name, missing))
+    for batch in gallery.scan([OLD, SIDE, NEW]):
+        np.testing.assert_array_equal(batch.vectors[NEW], of_h(batch)[0].vectors)
+        assert set(batch.origins[NEW]) == {"upgraded"}
+
+
+def files(path):
+    return {file.name for file in (path / "items.lance" / "data").iterdir()}
+
+
+def test_every_part_is_filled_in_one_step_and_no_row_is_rewritten(path, gallery):
+    before = files(path)
+    assert fill(gallery) == [PART, PART, PART]
+    check(gallery)
+    after = files(path)
+    assert before < after
+    assert len(after - before) == 3
+    batches = list(gallery.scan([NEW]))
+    unsure = np.concatenate([batch.uncertainties[NEW] for batch in batches])
+    assert sorted(unsure) == sorted([*range(8), *range(8), *range(4)] * 3)
+    assert fill(gallery) == []
+
+
+def test_parts_that_are_small_or_have_a_vector_in_the_space_are_left_out(gallery):
+    mixed, small, later = range(60, 70), range(70, 73), range(73, 80)
+    add(gallery, mixed)
+    gallery.write(embed(NEW, [60]), revisions(gallery, 60), origin="embedded")
+    add(gallery, small)
+    add(gallery, later)  # with the space's columns, which are null
+    assert fill(gallery) == [PART, PART, PART, 9, 7]
+    assert set(gallery.ids(without=[NEW])) == set(map(name, small))
+
+
+def test_rows_that_lack_what_is_read_and_rows_that_are_deleted_stay_without(gallery):
+    gallery.update(embed(OLD, [3, 4]))  # they have no side-information now
+    gallery.delete(map(name, [0, 7, 19, 20, 59]))
+    assert sum(fill(gallery)) == 60 - 5 - 2
+    check(gallery, missing=[3, 4])
+    assert gallery.count() == 55
+
+
+def test_what_others_write_while_a_part_is_made_is_kept(path, gallery):
+    done = []
+
+    def disturbed(batch):
+        if not done:
+            other = open_gallery(path)
+            other.update(embed(OLD, [1, 12], seed=9), embed(SIDE, [1, 12], seed=9))
+            other.delete([name(2), name(13)])
+            add(other, range(60, 63))
+        done.append(len(batch))
+        return of_h(batch)
+
+    assert fill(gallery, disturbed) == [PART, PART, PART]
+    check(gallery, missing=[1, 12, 60, 61, 62])
+    assert not {name(2), name(13)} & set(gallery.ids())
+
+
+def test_compacting_in_the_midst_means_that_the_part_is_made_again(path, gallery):
+    compacted = []
+
+    def disturbed(batch):
+        if not compacted:
+            compacted.append(True)
+            open_gallery(path).compact(keep=timedelta(days=1))
+        return of_h(batch)
+
+    assert fill(gallery, disturbed) == [0, 60]
+    check(gallery)
+
+
+def test_two_who_fill_the_same_part_write_it_once(path, gallery, monkeypatch):
+    """Without locks, as on a file system that has none."""
+    monkeypatch.setattr("onward.gallery.lance_workers._is_held", lambda _: False)
+    found = []
+
+    def disturbed(batch):
+        if not found:
+            found.append(fill(open_gallery(path)))
+        return of_h(batch)
+
+    assert fill(gallery, disturbed) == [0]
+    assert found == [[PART, PART, PART]]
+    check(gallery)
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_told_to_end_or_failing_it_leaves_the_part_as_it_was(path, gallery, after):
+    calls = [0, 0]
+
+    def ended(batch):
+        calls[0] += 1
+        return of_h(batch) if calls[0] <= after else None
+
+    def failing(batch):
+        calls[1] += 1
+        if calls[1] <= after:
+            return of_h(batch)
+        raise ValueError("no more")
+
+    before = files(path)
+    assert fill(gallery, ended) == [PART] * (after // 3)
+    assert gallery.count([NEW]) == PART * (after // 3)
+    with pytest.raises(ValueError, match="no more"):
+        fill(gallery, failing)
+    assert len(files(path) - before) == 2 * (after // 3)
+    fill(gallery)
+    check(gallery)
+
+
+def test_a_space_that_is_dropped_meanwhile_gets_nothing(path, gallery):
+    def disturbed(batch):
+        open_gallery(path).drop_space(NEW)
+        return of_h(batch)
+
+    with pytest.raises(GalleryError, match="has no space new@2"):
+        fill(gallery, disturbed)
+    assert gallery.spaces() == (OLD, SIDE)
+    assert gallery.count() == 60
+
+
+def test_what_another_transformation_fills_is_refused(gallery):
+    with pytest.raises(GalleryError, match="the space is now filled by"):
+        list(gallery.fill(NEW, [OLD, SIDE], of_h, made_by="f" * 64))
+    assert gallery.count([NEW]) == 0
+
+
+def test_an_earlier_reader_of_a_row_takes_no_filled_vector_away(path, gallery):
+    """Its writing into another space rewrites the row as it read it."""
+    other = open_gallery(path)
+    later = Space("later@3", 2)
+    other.add_space(later)
+    batches = list(other.scan([OLD], without=[later], batch_rows=60))
+    fill(gallery)
+    for batch in batches:
+        made = Embeddings(batch.ids, batch.vectors[OLD][:, :2].copy(), later)
+        assert other.write(made, batch.revisions, origin="embedded") == 60
+    check(gallery)
+
+
+def test_a_space_of_another_number_format_is_filled(gallery):
+    small = Space("small@2", 3, format="float16")
+    gallery.add_space(small, made_by={"digest": H.digest})
+
+    def rounded(batch):
+        vectors = batch.vectors[OLD].astype(np.float16).astype(np.float32)
+        return Embeddings(batch.ids, vectors, small), None
+
+    assert sum(gallery.fill(small, [OLD], rounded, made_by=H.digest)) == 60
+    stored = gallery.read(small)
+    expected = gallery.read(OLD, stored.ids).vectors.astype(np.float16)
+    np.testing.assert_array_equal(stored.vectors, expected)
+
+
+def test_an_index_of_another_space_stays_complete(path, gallery):
+    rng = np.random.default_rng(0)
+    numbers = [f"more-{at:04d}" for at in range(300)]
+    vectors = [
+        Embeddings(tuple(numbers), rng.standard_normal((300, of.dim), np.float32), of)
+        for of in (OLD, SIDE)
+    ]
+    gallery.drop_space(NEW)
+    gallery.add(*vectors)
+    gallery.build_index(OLD)
+    gallery.add_space(NEW, made_by={"digest": H.digest})
+    assert sum(fill(gallery)) == 360
+    table = lancedb.connect(path).open_table("items")
+    (index,) = table.list_indices()
+    assert table.index_stats(index.name).num_unindexed_rows == 0
+
+
+def hold(directory, held, release):
+    with alone_in(directory, "0", "photos.lance") as alone:
+        assert alone
+        held.set()
+        release.wait()
+
+
+@pytest.mark.slow
+def test_a_part_that_another_process_works_on_is_left_to_it_until_it_ends(path, gallery):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    locks = path / "workers" / "new_2-fragments"
+    process = context.Process(target=hold, args=(locks, held, release))
+    process.start()
+    held.wait()
+    filling = gallery.fill(NEW, [OLD, SIDE], of_h, made_by=H.digest)
+    assert [next(filling) for _ in range(4)] == [PART, PART, 0, 0]
+    assert gallery.count([NEW]) == 2 * PART
+    process.kill()
+    process.join()
+    assert list(filling) == [PART]
+    check(gallery)
+
+
+def test_compaction_makes_parts_of_a_bounded_size(path, gallery, monkeypatch):
+    monkeypatch.setattr(lance_fragments, "FRAGMENT_ROWS", 30)
+    gallery.compact(keep=timedelta(0))
+    fragments = lancedb.connect(path).open_table("items").stats()["fragment_stats"]
+    assert fragments["num_fragments"] == 2
+    assert fragments["lengths"]["max"] == 30
+    assert len(gallery.ids()) == 60
+
+
+def test_an_upgrade_fills_first_and_merges_the_rest(path, gallery):
+    add(gallery, range(60, 63))
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    result = upgrade.run(batch_rows=7)
+    assert (result.done, result.remaining, result.skipped) == (63, 0, 0)
+    check(gallery)
+    assert upgrade.verify(sample_rows=None).passed
+
+
+def test_an_upgrade_that_is_limited_fills_nothing_whole(gallery):
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    upgrade.limit(1e6)
+    result = upgrade.run(batch_rows=7, stop=lambda: gallery.count([NEW]) >= 14)
+    assert result.done in (14, 21)  # one batch is written while the next is made
+
+
+def test_an_upgrade_that_is_limited_meanwhile_goes_on_by_batches(gallery):
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    asked = []
+
+    def stop():
+        asked.append(True)
+        if len(asked) == 2:
+            upgrade.limit(5.0)
+        return len(asked) > 6
+
+    result = upgrade.run(batch_rows=7, stop=stop)
+    assert 0 < result.done < PART
+    assert result.stopped
+    check(gallery, missing=[int(item[-3:]) for item in gallery.ids(without=[NEW])])
+
+
+def test_many_small_parts_are_put_together_first(path, gallery, monkeypatch):
+    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", PART + 1)
+    assert fill(gallery) == [3 * PART]
+    check(gallery)
+    assert lancedb.connect(path).open_table("items").stats()["fragment_stats"]["num_fragments"] == 1
+
+
+def test_a_few_small_parts_are_left_where_they_are(gallery):
+    add(gallery, range(60, 63))
+    add(gallery, range(63, 66))
+    assert fill(gallery) == [PART, PART, PART]
+    check(gallery, missing=range(60, 66))
