@@ -1,7 +1,6 @@
 """The README and the documentation tell the truth: their code runs, their links lead somewhere."""
 
 import ast
-import importlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from blocks import FENCE, READ, ROOT, RUN, blocks_of, name_of, run_page
+from commands import commands
 
 import onward
 
@@ -127,23 +127,10 @@ def test_every_public_name_is_documented(name):
     assert re.search(rf"\b{name}\b", code), f"onward.{name} is in no code of README.md or docs/"
 
 
-def commands_of(group, *before: str) -> list[str]:
-    """All commands below a Typer group, such as `gallery create`."""
-    commands = []
-    for name, command in group.commands.items():
-        inner = getattr(command, "commands", None)
-        commands += commands_of(command, *before, name) if inner else [" ".join([*before, name])]
-    return commands
-
-
 def test_every_command_is_documented():
-    typer = importlib.import_module("typer")
-    app = importlib.import_module("onward.cli.app").app
     text = "\n".join(code_of(page) for page in PAGES)
     undocumented = [
-        command
-        for command in commands_of(typer.main.get_command(app))
-        if not re.search(rf"\bonward {command}\b", text)
+        command for command in commands() if not re.search(rf"\bonward {command}\b", text)
     ]
     assert not undocumented, f"these are in no code of README.md or docs/: {undocumented}"
 

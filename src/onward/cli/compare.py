@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onward.cli.evaluate import ExcludeSelf
-from onward.cli.output import AsJson, show
+from onward.cli.output import AsJson, next_step, show
 
 if TYPE_CHECKING:
     from onward.compatibility import Comparison
@@ -24,7 +24,11 @@ def compare(
 
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """
-    show(compare_files(old, upgraded, new, exclude_self=exclude_self), as_json)
+    comparison = compare_files(old, upgraded, new, exclude_self=exclude_self)
+    files = ("--old", old, "--upgraded", upgraded, "--new", new)
+    itself = "--exclude-self" if exclude_self else "--include-self"
+    step = next_step("report", "page.html", *files, itself, why="the same as a page")
+    show(comparison, as_json, [step])
 
 
 def compare_files(old: Path, upgraded: Path, new: Path, *, exclude_self: bool) -> "Comparison":

@@ -17,7 +17,7 @@ from onward.cli.options import (
     open_data,
     tell_left_out,
 )
-from onward.cli.output import AsJson, show_fields
+from onward.cli.output import AsJson, next_step, show_fields
 from onward.cli.payload_lines import (
     SUFFIX,
     check_lines,
@@ -102,7 +102,13 @@ def embed(
         "left out": len(items.left_out),
         "written": [str(path) for path in (out, side_out, payloads_out) if path is not None],
     }
-    show_fields(fields, as_json)
+    if from_lines:
+        step = next_step("fit", "GALLERY", out, "OUT", why="to learn from the gallery's sample")
+    else:
+        where = () if payloads_out is None else ("--payloads", payloads_out)
+        given = ("GALLERY", out, side_out, *where)
+        step = next_step("gallery create", *given, why="or fit, where these are to learn from")
+    show_fields(fields, as_json, [step])
 
 
 def _refuse_parts(data: str, split: Split, *chosen: str | None) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from onward.cli.fit_sample import load_pairs, load_sample, read_sample
 from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
-from onward.cli.output import AsJson, show, tell
+from onward.cli.output import AsJson, next_step, show, tell
 from onward.errors import ConfigurationError
 
 
@@ -140,7 +140,18 @@ def fit(
     transformation.save(out)
     for line in describe_trials(transformation.made_by):
         tell(line)
-    show(transformation, as_json)
+    show(transformation, as_json, [_plan_step(old, new, out, gallery, sample)])
+
+
+def _plan_step(
+    old: Path, new: Path, out: Path, gallery: str | None, sample: Path | None
+) -> dict[str, str]:
+    """Return how to plan the upgrade, by the part of the sample that was kept for it."""
+    kept = new if old.is_dir() else sample
+    url = str(old) if old.is_dir() else gallery or "GALLERY"
+    judged = () if kept is None else ("--sample", kept)
+    why = "it says what upgrading would do, cost and be worth"
+    return next_step("upgrade plan", url, out, *judged, why=why)
 
 
 def describe_trials(made_by: Mapping[str, Any]) -> list[str]:

@@ -1,14 +1,17 @@
 """`onward gallery`: make a gallery, add to it, take from it, look at it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from onward.cli.options import GalleryUrl, Seed, check_room, find_space
-from onward.cli.output import AsJson, show, show_fields, tell
+from onward.cli.output import AsJson, next_step, show, show_fields, tell
 from onward.cli.payload_lines import SUFFIX, read_payloads, write_payload_lines
 from onward.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from onward.gallery import Gallery, GalleryDescription
 
 app = typer.Typer(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
 
@@ -42,7 +45,7 @@ def create(
         items=loaded,
         payloads=where,
     )
-    show(made.describe(), as_json)
+    show_gallery(made, as_json)
 
 
 @app.command()
@@ -59,7 +62,7 @@ def add(
     loaded = [Embeddings.load(path) for path in embeddings]
     opened = open_gallery(gallery)
     opened.add(*loaded, payloads=read_payloads(payloads, loaded[0].ids))
-    show(opened.describe(), as_json)
+    show_gallery(opened, as_json)
 
 
 @app.command()
@@ -87,7 +90,7 @@ def write(gallery: GalleryUrl, embeddings: Files, as_json: AsJson = False) -> No
             f"{written:,} of {len(given):,} vectors in {given.space.name} were written; "
             f"{there - written:,} items have one, {len(given) - there:,} are not in the gallery"
         )
-    show(opened.describe(), as_json)
+    show_gallery(opened, as_json)
     if absent:
         raise typer.Exit(1)
 
@@ -104,7 +107,9 @@ def delete(
     """
     from onward.gallery import open_gallery
 
-    show_fields({"deleted": open_gallery(gallery).delete(ids)}, as_json)
+    opened = open_gallery(gallery)
+    deleted = opened.delete(ids)
+    show_fields({"deleted": deleted}, as_json, steps_of_gallery(opened.describe()))
 
 
 @app.command()
@@ -115,7 +120,7 @@ def describe(gallery: GalleryUrl, as_json: AsJson = False) -> None:
     """
     from onward.gallery import open_gallery
 
-    show(open_gallery(gallery).describe(), as_json)
+    show_gallery(open_gallery(gallery), as_json)
 
 
 @app.command()
@@ -138,7 +143,7 @@ def compact(
 
     opened = open_gallery(gallery)
     opened.compact(keep=timedelta(minutes=keep_minutes))
-    show(opened.describe(), as_json)
+    show_gallery(opened, as_json)
 
 
 @app.command()
@@ -160,7 +165,8 @@ def export(
     embeddings = opened.read(find_space(opened, space))
     embeddings.save(out)
     fields = {"items": len(embeddings), "space": str(embeddings.space), "written": [str(out)]}
-    show_fields(fields, as_json)
+    step = next_step("evaluate", "QUERIES", out, "--exclude-self", why="if the items have labels")
+    show_fields(fields, as_json, [step])
 
 
 @app.command()
@@ -213,7 +219,30 @@ def sample(
     bare = sum(payload is None for payload in payloads)
     if bare:
         tell(f"{bare} of {len(ids)} items have no payload, so nothing says where their images are")
-    show_fields({"items": len(ids), "without payload": bare, "written": [str(out)]}, as_json)
+    fields = {"items": len(ids), "without payload": bare, "written": [str(out)]}
+    why = "by the new model; then fit and plan with what it gives (--sample)"
+    step = next_step("embed", "MODEL", out, out.with_suffix(".parquet"), why=why)
+    show_fields(fields, as_json, [step])
+
+
+def show_gallery(gallery: "Gallery", as_json: bool) -> None:
+    """Print what a gallery holds now."""
+    description = gallery.describe()
+    show(description, as_json, steps_of_gallery(description))
+
+
+def steps_of_gallery(now: "GalleryDescription") -> list[dict[str, str]]:
+    """Return what may come next: go on with an upgrade; else a sample, with which one begins."""
+    steps = []
+    for space in now.transformations:
+        missing = now.rows - now.spaces[space].filled
+        if missing or space != now.serving:
+            why = f"an upgrade to {space.name} was started; {missing:,} rows have no vector there"
+            steps.append(next_step("upgrade status", now.url, "TRANSFORMATION", why=why))
+    if now.rows and not now.transformations:
+        why = "to upgrade to a new model: it embeds a sample first"
+        steps.append(next_step("gallery sample", now.url, "sample.jsonl", why=why))
+    return steps
 
 
 def parse_count(text: str, whole: int) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from onward.cli.gallery import steps_of_gallery
 from onward.cli.output import AsJson, show
 from onward.errors import ArtifactError
 
@@ -45,7 +46,9 @@ def _describe(path: Path) -> Information:
         from onward.gallery import open_gallery
 
         description = open_gallery(str(path)).describe()
-        return Information({"kind": "gallery", **description.to_json()}, str(description))
+        fields = {"kind": "gallery", **description.to_json()}
+        fields["next_steps"] = steps_of_gallery(description)
+        return Information(fields, str(description))
     raise ArtifactError(
         f"{path} is no model, transformation, embeddings or gallery; "
         "give a directory that Onward wrote or a .parquet file of embeddings"

@@ -22,7 +22,7 @@ from onward.cli.options import (
     open_data,
     parse_numbers,
 )
-from onward.cli.output import AsJson, show, tell
+from onward.cli.output import AsJson, next_step, show, tell
 from onward.errors import ConfigurationError
 
 
@@ -172,7 +172,8 @@ def train(
         model = add_layers_side_information(model, items, **reading, device=device)
     model.save(out)
     forget_checkpoint(checkpoint)
-    show(model, as_json)
+    step = next_step("embed", out, "DATA", "OUT", why="to make embeddings with it")
+    show(model, as_json, [step])
 
 
 def _read_layers(

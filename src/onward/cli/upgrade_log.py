@@ -1,13 +1,12 @@
 """`onward upgrade log`: every step that was taken on a gallery."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import typer
 
 from onward.cli.options import GalleryUrl
-from onward.cli.output import AsJson
+from onward.cli.output import AsJson, to_text
 
 DIGEST_DIGITS = 64
 
@@ -23,7 +22,7 @@ def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
     from onward.gallery import open_gallery
 
     for entry in open_gallery(gallery).journal():
-        typer.echo(json.dumps({"next_steps": [], **entry}) if as_json else _line(entry))
+        typer.echo(to_text(entry, indent=None) if as_json else _line(entry))
 
 
 def _line(entry: Mapping[str, Any]) -> str:
