@@ -16,8 +16,14 @@ from onward.errors import ConfigurationError, DataError, GalleryError, UpgradeEr
 from onward.gallery import create_gallery, open_gallery
 from onward.models import InputSpec
 from onward.spaces import Embeddings, Space
-from onward.training.gallery_samples import choose_from_gallery, learned_part, pairs_of_gallery
+from onward.training.gallery_samples import (
+    KEPT,
+    choose_from_gallery,
+    learned_part,
+    pairs_of_gallery,
+)
 from onward.transformation import Dense, Transformation, Uncertainty, linear
+from onward.upgrading.judged import LEAST_ITEMS
 
 OLD, SIDE = Space("old@1", 6), Space("side@1", 24)
 IDS = tuple(f"digits/{row:04}" for row in range(1000))
@@ -27,6 +33,12 @@ def answer(*arguments, code=0):
     result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result.stdout
+
+
+def told(*arguments):
+    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stderr
 
 
 def project(weight, path):
@@ -109,6 +121,9 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     assert len(open_gallery(gallery).spaces()) == 2
     done = json.loads(answer(*start, "--require", "map > 1.5 * new/new", "--force"))
     assert (done["done"], done["remaining"]) == (300, 0)
+    gate = done["gate"]
+    assert (gate["judged"], gate["met"], gate["forced"]) == (True, False, True)
+    assert "gate         CLOSED, but forced: map" in answer("upgrade", "status", gallery, h)
     events = {entry["event"]: entry for entry in open_gallery(gallery).journal()}
     assert (events["gate"]["forced"], events["sample"]["written"]) == (True, 200)
     stored = open_gallery(gallery).read(sample.space, sample.ids)
@@ -251,6 +266,56 @@ def test_of_the_items_of_a_test_split_a_part_is_kept_too():
 def test_a_share_to_learn_from_that_is_none_is_refused(share):
     with pytest.raises(ConfigurationError, match="is no part of it; give a fraction above 0"):
         learned_part(IDS, share)
+
+
+def test_of_a_small_sample_as_many_are_kept_as_a_plan_needs():
+    assert KEPT == LEAST_ITEMS
+    assert learned_part(IDS, 0.8, kept=KEPT) == learned_part(IDS, 0.8)
+    for items, learned in [(21, 1), (60, 40), (20, 0), (3, 0)]:
+        part = learned_part(IDS[:items], 0.8, kept=KEPT)
+        assert len(part) == learned
+        assert set(part) <= set(learned_part(IDS[:items], 0.8))
+        assert part == tuple(item for item in IDS[:items] if item in part)
+
+
+def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_share(
+    shop, gallery, tmp_path
+):
+    _, _, _, new, _ = shop
+    new.select(np.arange(45)).save(tmp_path / "new.parquet")
+    fit = ("fit", gallery, tmp_path / "new.parquet", tmp_path / "h", "--method", "ridge")
+    assert "learns from 25 of the sample's 45 items; 20 are kept" in told(*fit)
+    plan = ("upgrade", "plan", gallery, tmp_path / "h", "--sample", tmp_path / "new.parquet")
+    shown = CliRunner().invoke(app, [str(each) for each in (*plan, "--json")])
+    assert json.loads(shown.stdout)["prediction"]["items"] == 20
+    words = told(*fit, "--sample-share", 0.8)
+    assert "WARNING: 20 are needed to judge by. A plan by this sample will predict nothing" in words
+    new.select(np.arange(20)).save(tmp_path / "new.parquet")
+    with pytest.raises(ConfigurationError, match=r"has 20 items, and 20 of a sample are kept to"):
+        answer(*fit)
+    assert "learns from 20 of the sample's 20 items; 0 are kept" in told(*fit, "--sample-share", 1)
+
+
+def test_an_upgrade_that_the_gate_cannot_judge_says_so_loudly(shop, gallery, tmp_path):
+    _, _, _, new, _ = shop
+    h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
+    h.save(tmp_path / "h")
+    new.select(np.arange(19)).save(tmp_path / "few.parquet")
+    start = ("upgrade", "start", gallery, tmp_path / "h", "--json")
+    few = (*start, "--sample", tmp_path / "few.parquet")
+    warning = "WARNING: the gate has NOT JUDGED this upgrade, which goes on; it may make search"
+    why = "othing can be predicted: 19 of the sample's 19 items are left to judge by, 20 are needed"
+    for command, reason in [(start, "o sample was given"), (few, why), (start, why)]:
+        result = CliRunner().invoke(app, [str(each) for each in command], catch_exceptions=False)
+        assert warning in result.stderr
+        gate = json.loads(result.stdout)["gate"]
+        assert (gate["judged"], gate["met"], gate["forced"]) == (False, None, False)
+        assert reason in gate["says"]
+    shown = answer("upgrade", "status", gallery, tmp_path / "h")
+    assert f"  gate         NOT JUDGED: n{why}" in shown
+    assert "NOT JUDGED" in told("upgrade", "all", gallery, tmp_path / "h", "--yes", "--leave-out")
+    (entry,) = [one for one in open_gallery(gallery).journal() if one["event"] == "gate"]
+    assert (entry["judged"], entry["why"][1:80]) == (False, why[:79])
 
 
 def test_pairs_leave_out_what_the_gallery_does_not_have(shop, gallery):

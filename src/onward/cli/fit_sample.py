@@ -82,21 +82,42 @@ def _learned(
     gallery: "Gallery", old: "Space", side: "Space | None", sample: Path, share: float | None
 ) -> "Pairs":
     from onward.spaces import Embeddings
-    from onward.training.gallery_samples import LEARNED, learned_part, pairs_of_gallery
+    from onward.training.gallery_samples import KEPT, LEARNED, learned_part, pairs_of_gallery
 
-    embedded, share = Embeddings.load(sample), LEARNED if share is None else share
-    part = learned_part(embedded.ids, share)
+    embedded = Embeddings.load(sample)
+    if share is None:
+        part = learned_part(embedded.ids, LEARNED, kept=KEPT)
+    else:
+        part = learned_part(embedded.ids, share)
     if not part:
-        raise ConfigurationError(
-            f"of the sample's {len(embedded)} items a share of {share:g} is none; embed more items "
-            "or give a larger --sample-share"
-        )
+        raise ConfigurationError(_why_none(len(embedded), share))
     learned = pairs_of_gallery(gallery, old, side, embedded.align(part))
     kept = len(embedded) - len(part)
     tell(
         f"learns from {len(learned)} of the sample's {len(embedded)} items; {kept} are kept to "
         f"judge by: onward upgrade plan {gallery.url} TRANSFORMATION --sample {sample}"
     )
+    if kept < KEPT:
+        tell(
+            f"WARNING: {KEPT} are needed to judge by. A plan by this sample will predict nothing, "
+            "and the gate will not stop an upgrade that makes search worse; embed more items, or "
+            "leave --sample-share away, and enough are kept"
+        )
     if len(learned) < len(part):
         tell(f"{len(part) - len(learned)} are not in {gallery.url}, or lack what is read of them")
     return learned
+
+
+def _why_none(items: int, share: float | None) -> str:
+    from onward.training.gallery_samples import KEPT
+
+    if share is not None:
+        return (
+            f"of the sample's {items} items a share of {share:g} is none; embed more items or give "
+            "a larger --sample-share"
+        )
+    return (
+        f"the sample has {items} items, and {KEPT} of a sample are kept to judge the upgrade by, "
+        "so there is none to learn from; embed more items (onward gallery sample), or learn from "
+        "all with --sample-share 1: then nothing says whether the upgrade makes search worse"
+    )

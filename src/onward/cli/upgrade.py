@@ -23,7 +23,7 @@ from onward.cli.upgrade_serving import QueryModel, complete, cutover, name_query
 from onward.cli.upgrade_verify import LeaveOut, verify
 
 if TYPE_CHECKING:
-    from onward.upgrading import Upgrade, UpgradeResult
+    from onward.upgrading import Upgrade, UpgradeResult, UpgradeStatus
 
 
 class WholeUpgradeByDefault(TyperGroup):
@@ -77,10 +77,13 @@ def everything(
         tell("To do it: add --yes")
         return
     tell(str(planned))
-    upgrade.start(prediction=planned.predicted, require=required, force=force, sample=embedded)
+    started = upgrade.start(
+        prediction=planned.predicted, require=required, force=force, sample=embedded
+    )
+    gate = _tell_of_gate(started)
     result = _run(upgrade)
     if result.stopped:
-        show(result, as_json)
+        show(result, as_json, also=gate)
         raise typer.Exit(1)
     status = verify_and_cut_over(
         upgrade,
@@ -149,11 +152,12 @@ def start(
     predicted = None if embedded is None else predict(upgrade.gallery, upgrade.routes, embedded)
     if predicted is not None:
         tell(str(predicted))
-    upgrade.start(prediction=predicted, require=required, force=force, sample=embedded)
+    started = upgrade.start(prediction=predicted, require=required, force=force, sample=embedded)
+    gate = _tell_of_gate(started)
     if rows_per_second is not None:
         upgrade.limit(rate)
     result = _run(upgrade)
-    show(result, as_json)
+    show(result, as_json, also=gate)
     if result.stopped or result.remaining or result.skipped:
         raise typer.Exit(1)
 
@@ -174,6 +178,15 @@ def status(
 
 for command in (pause, resume, limit, abort, verify, cutover, rollback, complete, log):
     app.command()(command)
+
+
+def _tell_of_gate(started: "UpgradeStatus") -> dict[str, Any]:
+    """Warn if the gate has not judged an upgrade; return what it said, for a machine."""
+    if started.gate is None:  # it was given up meanwhile
+        return {"gate": None}
+    if started.gate.warning is not None:
+        tell(f"WARNING: {started.gate.warning}.")
+    return {"gate": started.gate.to_json()}
 
 
 def _run(upgrade: "Upgrade") -> "UpgradeResult":

@@ -21,6 +21,9 @@ SEEN = 100_000
 LEARNED = 0.8
 """The share of a sample that is learned from; a plan judges by the rest."""
 
+KEPT = 20
+"""So many items of a sample are kept at least: by fewer a plan judges nothing."""
+
 
 def choose_from_gallery(
     gallery: Gallery,
@@ -76,10 +79,15 @@ def choose_from_gallery(
     return choose_sample(gallery.read(old, seen), aside, count=count, by=by, seed=seed)
 
 
-def learned_part(ids: Ids, share: float) -> Ids:
+def learned_part(ids: Ids, share: float, *, kept: int = 0) -> Ids:
     """Return the ids that are learned from: about a share, by a digest of each id alone.
 
     The digest is not that of `onward.data.splits`: of a test split, too, a share is learned from.
+
+    Args:
+        ids: of the sample.
+        share: above 0 and at most 1.
+        kept: fewer are learned from if fewer than these would not be; none where there are no more.
 
     Raises:
         ConfigurationError: if the share is not above 0 and at most 1.
@@ -89,8 +97,10 @@ def learned_part(ids: Ids, share: float) -> Ids:
             f"to learn from a share of {share:g} of the sample is no part of it; give a fraction "
             f"above 0 and at most 1, such as {LEARNED:g}"
         )
-    limit = share * 2**32
-    return tuple(item for item in ids if int(digest(b"learned", item.encode())[:8], 16) < limit)
+    drawn = {item: int(digest(b"learned", item.encode())[:8], 16) for item in ids}
+    learned = sorted((item for item in ids if drawn[item] < share * 2**32), key=drawn.__getitem__)
+    few = set(learned[: max(0, len(ids) - kept)])
+    return tuple(item for item in ids if item in few)
 
 
 def pairs_of_gallery(gallery: Gallery, old: Space, side: Space | None, new: Embeddings) -> Pairs:

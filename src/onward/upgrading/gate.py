@@ -4,6 +4,7 @@ Nothing here reads a gallery.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from onward.upgrading.prediction import (
 )
 from onward.upgrading.recommendation import recommend
 
+GATE = "gate"
+"""The journal's event."""
+NO_SAMPLE = "no sample was given (--sample), so nothing was predicted"
 REQUIREMENT = re.compile(
     r"(?P<metric>\S+?)\s*(?P<operator>>=|>)\s*"
     r"(?:(?:(?P<factor>\d+(?:\.\d+)?|\.\d+)\s*\*\s*)?(?P<cell>old/old|new/new)"
@@ -139,6 +143,74 @@ class Verdict:
             f"{says}: {self.requirement} is required, that is {100 * self.limit:.1f} %, and the "
             f"upgrade is predicted to give {100 * self.value:.1f} %"
         )
+
+
+@dataclass(frozen=True)
+class GateSaid:
+    """What the gate said of an upgrade when it was started, as the journal has it.
+
+    Attributes:
+        judged: whether it could say anything.
+        met: whether the prediction met what was required; None if it was not judged.
+        forced: whether the upgrade was started although it did not.
+        words: what it said, or why nothing.
+    """
+
+    judged: bool
+    met: bool | None
+    forced: bool
+    words: str
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any] | None) -> "GateSaid":
+        """Return what an entry of the journal says; None where there is none: nobody asked."""
+        if entry is None:
+            return cls(False, None, False, NO_SAMPLE)
+        if not entry.get("judged", True):
+            return cls(False, None, False, entry["why"])
+        met = bool(entry["met"])
+        words = (
+            f"{entry['requirement']} was required, that is {100 * entry['limit']:.1f} %, and "
+            f"{100 * entry['value']:.1f} % was predicted"
+        )
+        return cls(True, met, bool(entry["forced"]), words)
+
+    @property
+    def warning(self) -> str | None:
+        """What whoever starts an upgrade is to read; None if the gate has judged it."""
+        if self.judged:
+            return None
+        return (
+            "the gate has NOT JUDGED this upgrade, which goes on; it may make search worse. "
+            f"{self.words[0].upper()}{self.words[1:]}. Before cutting over, verify with queries "
+            "whose answers are known (onward upgrade verify --canaries), or plan with a sample"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {
+            "judged": self.judged,
+            "met": self.met,
+            "forced": self.forced,
+            "says": self.warning or self.words,
+        }
+
+    def __str__(self) -> str:
+        if not self.judged:
+            return f"NOT JUDGED: {self.words}"
+        says = "open" if self.met else "CLOSED, but forced" if self.forced else "CLOSED"
+        return f"{says}: {self.words}"
+
+
+def gate_event(
+    predicted: Prediction | Unpredicted, verdict: Verdict | None, transformation: str
+) -> dict[str, Any]:
+    """Return what the journal is to say of the gate, be it that it could not judge."""
+    event: dict[str, Any] = {"event": GATE, "transformation": transformation}
+    if verdict is None or not isinstance(predicted, Prediction):
+        return {**event, "judged": False, "why": str(predicted)}
+    said = {**verdict.to_json(), "forced": not verdict.met}
+    return {**event, "judged": True, **said, "prediction": predicted.to_json()}
 
 
 def default_requirement(prediction: Prediction) -> Requirement:

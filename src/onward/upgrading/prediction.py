@@ -292,7 +292,8 @@ def _why_not(judged: JudgedItems, given: int) -> str:
         f"nothing can be predicted: {left}, {LEAST_ITEMS} are needed"
         + (f"; left out: {reasons}" if reasons else "")
         + ". Keep a part of the sample for the plan when fitting (`onward fit --sample` keeps a "
-        "fifth), or embed more items of the gallery, chosen by `onward gallery sample`"
+        f"fifth, and {LEAST_ITEMS} at least), or embed more items of the gallery, chosen by "
+        "`onward gallery sample`"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from onward.gallery import Control, Gallery
 from onward.spaces import Space
 from onward.upgrading.chains import describe_chains
+from onward.upgrading.gate import GATE, GateSaid
 from onward.upgrading.natives import CountedRows, find_natives
 from onward.upgrading.routes import Routes
 from onward.upgrading.verify import verification_state
@@ -32,6 +33,7 @@ class UpgradeStatus:
         natives: rows that a model embedded in the new space and that have no vector in the space
             that serves, or, once the new one serves, in the one that rolling back returns to.
         control: whether those who run it wait, and how fast they may be.
+        gate: what was said of how well search will be when it was started; None if it was not.
     """
 
     gallery: str
@@ -48,6 +50,7 @@ class UpgradeStatus:
     previous: Space | None
     natives: CountedRows | None
     control: Control
+    gate: GateSaid | None
 
     @property
     def is_cut_over(self) -> bool:
@@ -72,6 +75,7 @@ class UpgradeStatus:
             "previous": None if self.previous is None else self.previous.to_json(),
             "natives": None if self.natives is None else self.natives.to_json(),
             **self.control.to_json(),
+            "gate": None if self.gate is None else self.gate.to_json(),
             "next_steps": self._next_steps(),
         }
 
@@ -87,6 +91,8 @@ class UpgradeStatus:
             f"  verification {self.verification}",
             f"  serving      {self.serving}, queries embedded by model {model}",
         ]
+        if self.gate is not None:
+            lines.insert(2, f"  gate         {self.gate}")
         if self.control != Control():
             lines.insert(2, f"  running      {self.control}")
         if self.natives is not None:
@@ -125,6 +131,21 @@ def is_started(gallery: Gallery, routes: Routes) -> bool:
     return made_by is not None and made_by.get("digest") == routes.digest
 
 
+def read_gate(gallery: Gallery, routes: Routes) -> GateSaid | None:
+    """Return what the gate said when an upgrade was started; None if it was not.
+
+    What it said before the upgrade was given up, and started again, counts no more.
+    """
+    if not is_started(gallery, routes):
+        return None
+    for entry in reversed(gallery.journal()):
+        if entry["event"] == GATE and entry["transformation"] == routes.digest:
+            return GateSaid.of(entry)
+        if entry["event"] in ("abort", "drop space") and entry["space"] == routes.new.to_json():
+            break
+    return GateSaid.of(None)
+
+
 def read_status(gallery: Gallery, routes: Routes) -> UpgradeStatus:
     """Return how far an upgrade is."""
     now, new = gallery.describe(), routes.new
@@ -145,4 +166,5 @@ def read_status(gallery: Gallery, routes: Routes) -> UpgradeStatus:
         previous=previous,
         natives=None if home is None else find_natives(gallery, new, without=[home]),
         control=gallery.control(new) if new in now.spaces else Control(),
+        gate=read_gate(gallery, routes),
     )

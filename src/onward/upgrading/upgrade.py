@@ -15,7 +15,7 @@ from onward.transformation import Transformation
 from onward.upgrading import control
 from onward.upgrading.canaries import Canaries
 from onward.upgrading.complete import HOLDOVER, Completion, complete
-from onward.upgrading.gate import Requirement, check_allowed
+from onward.upgrading.gate import Requirement, check_allowed, gate_event
 from onward.upgrading.prediction import Prediction, Unpredicted
 from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult, run_upgrade
@@ -76,7 +76,9 @@ class Upgrade:
         """Give every row room for a vector in the new space, and record the transformation.
 
         Args:
-            prediction: what a plan or `predict` says of how well search will be; it is logged.
+            prediction: what a plan or `predict` says of how well search will be; it is logged. If
+                there is none, or why there is none is given, it starts without being judged, and
+                the status says so.
             require: what it must show; not to search worse than doing nothing if None.
             force: start although it does not; that is logged.
             sample: true new embeddings of some items, to be written: the first slice of a backfill.
@@ -93,10 +95,8 @@ class Upgrade:
         made_by = self.gallery.made_by(new)
         if made_by is not None:
             check_same_routes(self.gallery, self.routes, made_by)
-        if verdict is not None and isinstance(prediction, Prediction):
-            event = {"event": "gate", "transformation": self.routes.digest, **verdict.to_json()}
-            event |= {"forced": not verdict.met, "prediction": prediction.to_json()}
-            self.gallery.log(event)
+        if prediction is not None:
+            self.gallery.log(gate_event(prediction, verdict, self.routes.digest))
         self.gallery.add_space(new, made_by=self.routes.to_json())
         if sample is not None:
             write_sample(self.gallery, sample)
@@ -217,8 +217,8 @@ class Upgrade:
         """Let the new space answer queries, and record which model embeds them: one atomic step.
 
         Args:
-            query_model: fingerprint of the new model, which embeds the queries from now on. If None,
-                what is recorded stays where the new space answers queries already.
+            query_model: fingerprint of the new model, which embeds the queries from now on. Where
+                the new space answers queries already, None keeps what is recorded.
             force: do it without a passed and fresh verification; that is logged.
 
         Raises:
