@@ -181,6 +181,8 @@ def fill_first(
 ) -> Iterator[int]:
     """Fill what the first transformation carries in large parts; see `Gallery.fill`."""
     needed = needed_spaces(routes.first)
+    if not set(needed) <= set(gallery.spaces()):
+        return iter(())
     return gallery.fill(routes.new, needed, derive, batch_rows=batch_rows, made_by=routes.digest)
 
 
