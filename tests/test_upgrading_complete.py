@@ -17,6 +17,7 @@ from upgrades import (
     carry_out,
     embed,
     make_gallery,
+    make_transformation,
     steps_of,
 )
 
@@ -303,12 +304,33 @@ def test_giving_up_the_originals_says_what_becomes_impossible(gallery, upgrade):
     assert again.run().remaining == 0
     status = again.status()
     assert (status.work.done, status.work.to_do, status.is_cut_over) == (ROWS, 0, True)
-    verification = again.verify()
-    assert (verification.checked, verification.upgraded) == (0, ROWS)
     with pytest.raises(UpgradeError, match=r"has no vectors in old@1.* Give a transformation from"):
         Upgrade(gallery, TO_THIRD)
     with pytest.raises(UpgradeError, match="dropped after this very upgrade"):
         plan_upgrade(gallery, TO_SECOND)
+
+
+def test_without_the_originals_a_verification_says_that_integrity_cannot_be_known(gallery, upgrade):
+    assert upgrade.verify().intact is True
+    upgrade.complete(now=True, drop_original=True)
+    verification = Upgrade(gallery, TO_SECOND).verify()
+    assert (verification.passed, verification.complete, verification.intact) == (True, True, None)
+    assert (verification.checked, verification.upgraded) == (0, ROWS)
+    said = verification.to_json()
+    assert (said["intact"], said["wrong"], said["next_steps"]) == (None, None, [])
+    assert [one["name"] for one in said["gone"]] == ["old@1", "side@1"]
+    assert (
+        "recomputed none of 20 upgraded rows: what they were made from (old@1 and side@1) was "
+        "dropped, so whether they are right cannot be known any more"
+    ) in str(verification)
+
+
+def test_a_row_is_not_called_wrong_where_a_part_of_what_made_it_was_dropped(gallery, upgrade):
+    other = Upgrade(gallery, make_transformation(OLD, None, THIRD))
+    other.start()  # it reads the old vectors, so that these are kept
+    assert upgrade.complete(now=True, drop_original=True).dropped == (SIDE,)
+    verification = upgrade.verify(sample_rows=None)
+    assert (verification.intact, verification.gone) == (None, (SIDE,))
 
 
 def test_items_that_have_no_other_vector_are_not_given_up_by_accident(gallery, upgrade):

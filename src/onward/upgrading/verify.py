@@ -3,7 +3,8 @@
 Complete: no row that could be carried over is left, the ids of all rows less those with a new
 vector are those of the rows that cannot be carried, and no item that can be found now would be lost
 by cutting over. Intact: upgraded vectors, a sample or all, are what the transformation makes of the
-old vectors and side-information that are stored now. Good enough: queries whose answers are known
+old vectors and side-information that are stored now; where these were dropped, that cannot be known
+any more, and the verification says so. Good enough: queries whose answers are known
 find what they should. A verification says of which state of the gallery it speaks, and is stale as
 soon as a row has changed.
 """
@@ -18,6 +19,7 @@ import numpy as np
 
 from onward.gallery import Batch, Gallery
 from onward.progress import Progress
+from onward.spaces import Space
 from onward.transformation import Transformation
 from onward.upgrading.canaries import Canaries, CanaryResult, ask_canaries
 from onward.upgrading.id_sets import IdSets, compare_ids
@@ -51,6 +53,8 @@ class Verification:
         checked: upgraded rows that were recomputed.
         upgraded: upgraded rows that could have been.
         embedded: rows whose new vector a model made; there is nothing to recompute.
+        gone: spaces that the transformation reads and that were dropped; without them nothing can
+            be recomputed.
         wrong: rows whose vector is not what the transformation makes of what is stored.
         wrong_examples: the first few of their ids.
         canaries: what queries found whose answers are known, if there were such.
@@ -66,6 +70,7 @@ class Verification:
     checked: int
     upgraded: int
     embedded: int
+    gone: tuple[Space, ...]
     wrong: int
     wrong_examples: tuple[str, ...]
     canaries: CanaryResult | None
@@ -88,9 +93,9 @@ class Verification:
         return not self.ids.repeated and self.ids.missing == left
 
     @property
-    def intact(self) -> bool:
-        """Whether every recomputed vector is as stored."""
-        return not self.wrong
+    def intact(self) -> bool | None:
+        """Whether every recomputed vector is as stored; None if no vector can be recomputed."""
+        return None if self.gone and self.upgraded else not self.wrong
 
     @property
     def good_enough(self) -> bool:
@@ -100,7 +105,7 @@ class Verification:
     @property
     def passed(self) -> bool:
         """Whether the new space may answer queries."""
-        return self.complete and self.intact and self.good_enough
+        return self.complete and self.intact is not False and self.good_enough
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next."""
@@ -117,7 +122,8 @@ class Verification:
             "checked": self.checked,
             "upgraded": self.upgraded,
             "embedded": self.embedded,
-            "wrong": self.wrong,
+            "gone": [space.to_json() for space in self.gone],
+            "wrong": None if self.intact is None else self.wrong,
             "wrong_examples": list(self.wrong_examples),
             "good_enough": self.good_enough,
             "canaries": None if self.canaries is None else self.canaries.to_json(),
@@ -133,9 +139,7 @@ class Verification:
             f"  rows       {work.done:,} of {work.rows:,} done, {work.to_do:,} to do"
             + (f" ({', '.join(self.pending)})" if self.pending else ""),
             *(f"  left out   {one}{left_out if one.answering else ''}" for one in work.blocked),
-            f"  recomputed {self.checked:,} of {self.upgraded:,} upgraded rows, "
-            f"{self.wrong:,} wrong"
-            + (f" ({', '.join(self.wrong_examples)})" if self.wrong else ""),
+            f"  recomputed {self._integrity()}",
             f"  embedded   {self.embedded:,} rows, by a model",
         ]
         if not self.adds_up:
@@ -147,9 +151,22 @@ class Verification:
             lines.append(f"  canaries   {self.canaries}")
         return "\n".join(lines)
 
+    def _integrity(self) -> str:
+        if self.intact is None:
+            names = " and ".join(space.name for space in self.gone)
+            return (
+                f"none of {self.upgraded:,} upgraded rows: what they were made from ({names}) was "
+                "dropped, so whether they are right cannot be known any more"
+            )
+        examples = f" ({', '.join(self.wrong_examples)})" if self.wrong else ""
+        return (
+            f"{self.checked:,} of {self.upgraded:,} upgraded rows, {self.wrong:,} wrong{examples}"
+        )
+
     def _next_steps(self) -> list[dict[str, str]]:
         if self.passed:
-            return [next_step("cut_over", "the verification has passed")]
+            passed = "the verification has passed"
+            return [] if self.gone else [next_step("cut_over", passed)]  # it was completed
         steps = []
         if self.wrong:
             why = f"{self.wrong:,} vectors are wrong: drop the new space, and start again"
@@ -187,7 +204,10 @@ def verify_upgrade(
     pending = pending_ids(gallery, routes, EXAMPLES)
     counts = gallery.describe().spaces[routes.new]
     asked = None if canaries is None else ask_canaries(gallery, routes.new, canaries)
-    checked, wrong = _recompute(gallery, routes, sample_rows, tolerance, progress)
+    gone = _dropped(gallery, routes)
+    checked, wrong = 0, list[str]()
+    if not gone:
+        checked, wrong = _recompute(gallery, routes, sample_rows, tolerance, progress)
     verification = Verification(
         transformation=routes.digest,
         state=state,
@@ -198,6 +218,7 @@ def verify_upgrade(
         checked=checked,
         upgraded=counts.upgraded,
         embedded=counts.embedded,
+        gone=gone,
         wrong=len(wrong),
         wrong_examples=tuple(sorted(wrong)[:EXAMPLES]),
         canaries=asked,
@@ -223,6 +244,13 @@ def verification_state(gallery: Gallery, routes: Routes) -> str:
     if entry["state"] != gallery.state():
         return "stale"
     return "passed" if entry["passed"] else "failed"
+
+
+def _dropped(gallery: Gallery, routes: Routes) -> tuple[Space, ...]:
+    """Return what the transformations read that is there no more: `complete` may drop it."""
+    read = dict.fromkeys(space for one in routes.transformations for space in needed_spaces(one))
+    there = gallery.spaces()
+    return tuple(space for space in read if space not in there)
 
 
 def _recompute(
