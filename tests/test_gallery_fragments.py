@@ -181,6 +181,20 @@ def test_told_to_end_or_failing_it_leaves_the_part_as_it_was(path, gallery, afte
     check(gallery)
 
 
+def test_an_interrupt_just_after_the_commit_takes_no_file_away(gallery, monkeypatch):
+    take = lance_fragments._take
+
+    def interrupted(*arguments):
+        take(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lance_fragments, "_take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill(gallery)
+    monkeypatch.undo()
+    check(gallery, missing=range(PART, 3 * PART))
+
+
 def test_a_space_that_is_dropped_meanwhile_gets_nothing(path, gallery):
     def disturbed(batch):
         open_gallery(path).drop_space(NEW)

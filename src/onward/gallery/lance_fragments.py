@@ -169,7 +169,7 @@ def _fill(fragments: Fragments, filling: Filling, number: int) -> int | None:
         if fragment is None or not numbers or not _is_empty(fragment, filling.to, set(numbers)):
             return 0
         files = fragment.metadata.files
-    name, taken = f"{token_hex(20)}.lance", False
+    name, is_needless = f"{token_hex(20)}.lance", True
     path = fragments.path / "data" / name
     try:
         written = _write(fragments.url, filling, fragment, path)
@@ -178,10 +178,12 @@ def _fill(fragments: Fragments, filling: Filling, number: int) -> int | None:
         version = files[0].file_major_version, files[0].file_minor_version
         places = list(range(len(numbers)))
         file = DataFile(name, numbers, places, *version, path.stat().st_size)
+        is_needless = False  # whatever interrupts this, the file may be part of the table then
         taken = commit(fragments.url, partial(_take, fragments, filling, number, files, file))
+        is_needless = not taken
         return written if taken else 0
     finally:
-        if not taken:
+        if is_needless:
             path.unlink(missing_ok=True)
 
 
