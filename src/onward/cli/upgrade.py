@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from onward.cli.options import GalleryUrl
-from onward.cli.output import AsJson, show, tell
+from onward.cli.output import AsJson, Steps, show, tell
 from onward.cli.upgrade_control import RowsPerSecond, abort, limit, pause, read_rate, resume
 from onward.cli.upgrade_log import log
 from onward.cli.upgrade_options import (
@@ -83,7 +83,7 @@ def everything(
     gate = _tell_of_gate(started)
     result = _run(upgrade)
     if result.stopped:
-        show(result, as_json, also=gate)
+        show(result, as_json, _steps_of_pause(upgrade), also=gate)
         raise typer.Exit(1)
     status = verify_and_cut_over(
         upgrade,
@@ -157,7 +157,7 @@ def start(
     if rows_per_second is not None:
         upgrade.limit(rate)
     result = _run(upgrade)
-    show(result, as_json, also=gate)
+    show(result, as_json, _steps_of_pause(upgrade) if result.stopped else (), also=gate)
     if result.stopped or result.remaining or result.skipped:
         raise typer.Exit(1)
 
@@ -187,6 +187,16 @@ def _tell_of_gate(started: "UpgradeStatus") -> dict[str, Any]:
     if started.gate.warning is not None:
         tell(f"WARNING: {started.gate.warning}.")
     return {"gate": started.gate.to_json()}
+
+
+def _steps_of_pause(upgrade: "Upgrade") -> Steps:
+    """Return what comes before all else where a run was stopped while the upgrade is paused."""
+    from onward.upgrading.work import next_step
+
+    if not upgrade.gallery.control(upgrade.routes.new).paused:
+        return ()
+    tell("The upgrade is still paused. To go on: onward upgrade resume, then the same again")
+    return (next_step("resume", "the upgrade is paused"),)
 
 
 def _run(upgrade: "Upgrade") -> "UpgradeResult":

@@ -10,7 +10,7 @@ from onward.upgrading.gate import GATE, GateSaid
 from onward.upgrading.natives import CountedRows, find_natives
 from onward.upgrading.routes import Routes
 from onward.upgrading.verify import verification_state
-from onward.upgrading.work import Work, measure_work, next_step
+from onward.upgrading.work import NO_SIDE, Work, measure_work, next_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,19 +101,41 @@ class UpgradeStatus:
         return "\n".join(lines)
 
     def _next_steps(self) -> list[dict[str, str]]:
+        helps = self._steps_for_blocked()
         if not self.started:
-            return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
+            return [next_step("start", f"{self.work.to_do:,} rows can be upgraded"), *helps]
         steps = []
         if self.work.to_do and self.control.paused:
             steps.append(next_step("resume", "the upgrade is paused"))
         if self.work.to_do:
             steps.append(next_step("run", f"{self.work.to_do:,} rows are to be done"))
         if self.is_cut_over:
-            return [*steps, *self._steps_after_cutting_over()]
-        if not self.work.to_do and self.verification != "passed":
-            steps.append(next_step("verify", f"the verification is: {self.verification}"))
-        elif self.verification == "passed":
-            steps.append(next_step("cut_over", "the verification has passed"))
+            return [*steps, *self._steps_after_cutting_over(), *helps]
+        if self.verification == "passed":
+            return [*steps, next_step("cut_over", "the verification has passed"), *helps]
+        if not self.work.to_do:
+            helps.append(next_step("verify", f"the verification is: {self.verification}"))
+        return [*steps, *helps]
+
+    def _steps_for_blocked(self) -> list[dict[str, str]]:
+        """Return what would help the rows that the transformation cannot carry."""
+        rows, lacking = (
+            self.work.skipped,
+            sum(one.rows for one in self.work.blocked if NO_SIDE in one.reason),
+        )
+        steps = []
+        if lacking:
+            why = f"{lacking:,} rows have no side-information: write it, and they are carried"
+            steps.append(next_step("write", why))
+        if not rows:
+            return steps
+        fallback = f"with a transformation that carries {rows:,} blocked rows too (--also)"
+        if not self.started:
+            return [*steps, next_step("start", fallback)]
+        why = f"{rows:,} rows cannot be carried over: embed them with the new model"
+        steps.append(next_step("backfill", why))
+        if not self.is_cut_over:
+            steps.append(next_step("abort", f"then start again {fallback}"))
         return steps
 
     def _steps_after_cutting_over(self) -> list[dict[str, str]]:

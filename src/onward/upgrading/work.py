@@ -182,11 +182,12 @@ COMMANDS = {
     "abort": "onward upgrade abort",
     "verify": "onward upgrade verify",
     "backfill": "onward backfill",
+    "write": "onward gallery write",
     "cut_over": "onward upgrade cutover",
     "roll_back": "onward upgrade rollback",
     "complete": "onward upgrade complete",
 }
-"""Of each step, a method of `Upgrade`: the command that does it."""
+"""Of each step, a method of `Upgrade` or a function of its own: the command that does it."""
 
 
 def next_step(step: str, why: str) -> dict[str, str]:
