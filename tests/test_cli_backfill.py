@@ -145,9 +145,33 @@ def test_embeddings_of_items_that_are_not_there_are_told(place, gallery):
     new = Embeddings.load(place / "new.parquet").select(range(2))
     strangers = Embeddings((new.ids[0], "a stranger"), new.vectors, new.space)
     strangers.save(place / "strangers.parquet")
-    told = run("backfill", gallery, "--embeddings", place / "strangers.parquet").stderr
-    assert "1 of the 2 embeddings in " in told
-    assert f"1 of their items are not in {gallery}: add these (onward gallery add)" in told
+    given = ["backfill", gallery, "--embeddings", place / "strangers.parquet"]
+    told = run(*given, "--json", code=1)
+    assert "1 of the 2 embeddings in " in told.stderr
+    words = f"1 of their items are not in {gallery} (a stranger): add these (onward gallery add)"
+    assert words in told.stderr
+    answer = json.loads(told.stdout)
+    assert answer["done"] == 1
+    assert answer["not_in_gallery"] == {"items": 1, "examples": ["a stranger"]}
+    assert answer["not_in_file"] == {"items": 0, "examples": []}
+
+
+def test_items_that_the_budget_asks_for_and_the_embeddings_lack_are_named(place, gallery):
+    new = Embeddings.load(place / "new.parquet")
+    new.select(range(40)).save(place / "some.parquet")
+    given = ["backfill", gallery, "--embeddings", place / "some.parquet", "--json", "--budget"]
+    assert json.loads(run(*given, "10%").stdout)["done"] == 30
+    told = run(*given, "5%", code=1)
+    answer = json.loads(told.stdout)
+    assert (answer["done"], answer["skipped"]) == (10, 0)
+    first = list(new.ids[40:45])
+    assert answer["not_in_file"] == {"items": 5, "examples": first}
+    words = f"5 of the 15 items that the budget asks for are not in {place / 'some.parquet'}; it "
+    assert f"{words}lacks ({', '.join(first)}): embed such items too (--model)" in told.stderr
+    told = run(*given, "100%", code=1)
+    assert json.loads(told.stdout)["not_in_file"] == {"items": 260, "examples": first}
+    assert f"it lacks ({', '.join(first)}, ...): embed" in told.stderr
+    assert run(*given[:-1]).exit_code == 0  # without a budget no more than was given is asked for
 
 
 def test_missing_and_changed_images_are_told_skipped_and_end_with_1(place, tmp_path):

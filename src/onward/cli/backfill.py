@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from onward.cli.backfill_given import Given, write_given
 from onward.cli.backfill_plan import show_plan
 from onward.cli.options import Device, GalleryUrl, Seed
 from onward.cli.output import AsJson, show, tell
@@ -58,7 +59,8 @@ def backfill(
 ) -> None:
     """Embed items of GALLERY with the new model, the least certain first; as far as a budget goes.
 
-    Goes on where the last one ended. Ends with 1 if an image could not be read, or by Ctrl-C.
+    Goes on where the last one ended. Ends with 1 if an image could not be read, an item is not
+    in the gallery or not among --embeddings, or by Ctrl-C.
 
     Example: onward backfill photos.lance --model models/new --budget 10%
     """
@@ -81,9 +83,15 @@ def backfill(
     for_plan = {"--transformation": transformation, "--also": also, "--sample": sample}
     _refuse(for_plan | {"--report": report}, "is for a plan; add --plan, or leave it away")
     spent = _read_budget(model, embeddings, budget, price)
-    result = _spend(gallery, model, embeddings, spent, order, seed, device)
-    show(result, as_json)
-    if result.skipped or result.stopped:
+    if embeddings is not None:
+        given = _write(gallery, embeddings, spent, budget is None, order, seed)
+        result, absent = given.result, given.to_json()
+    else:
+        assert model is not None  # noqa: S101  # one of the two is given
+        result, absent = _spend(gallery, model, spent, order, seed, device), {}
+    show(result, as_json, also=absent)
+    not_done = any(one["items"] for one in absent.values())
+    if result.skipped or result.stopped or not_done:
         raise typer.Exit(1)
 
 
@@ -112,10 +120,27 @@ def _read_budget(
     return Budget.parse(budget or "100%", price=price)
 
 
+def _write(
+    gallery: str,
+    embeddings: Path,
+    budget: "Budget",
+    all_given: bool,
+    order: Literal["uncertainty", "random"],
+    seed: int,
+) -> Given:
+    from onward.gallery import open_gallery
+    from onward.spaces import Embeddings
+
+    opened, given = open_gallery(gallery), Embeddings.load(embeddings)
+    _tell_if_paused(opened, given.space)
+    return write_given(
+        opened, given, embeddings, budget, all_given=all_given, order=order, seed=seed
+    )
+
+
 def _spend(
     gallery: str,
-    model: Path | None,
-    embeddings: Path | None,
+    model: Path,
     budget: "Budget",
     order: Literal["uncertainty", "random"],
     seed: int,
@@ -124,30 +149,9 @@ def _spend(
     from onward.gallery import open_gallery
     from onward.models import EmbeddingModel, payload_embedder
     from onward.progress import progress_bar
-    from onward.spaces import Embeddings
-    from onward.upgrading.backfill import Embedded, backfill, embeddings_given
+    from onward.upgrading.backfill import Embedded, backfill
 
     opened = open_gallery(gallery)
-    if embeddings is not None:
-        given = Embeddings.load(embeddings)
-        _tell_if_paused(opened, given.space)
-        with progress_bar("Write", unit="rows") as progress:
-            result = backfill(
-                opened,
-                given.space,
-                embeddings_given(given),
-                budget=budget,
-                order=order,
-                seed=seed,
-                ids=given.ids,
-                progress=progress,
-            )
-        tell(f"{result.done:,} of the {len(given):,} embeddings in {embeddings} were written")
-        absent = len(given) - sum(len(batch) for batch in opened.scan((), ids=given.ids))
-        if absent:
-            tell(f"{absent:,} of their items are not in {gallery}: add these (onward gallery add)")
-        return result
-    assert model is not None  # noqa: S101  # one of the two is given
     loaded = EmbeddingModel.load(model)
     embed = payload_embedder(loaded, device=device)
     _tell_if_paused(opened, loaded.space)
