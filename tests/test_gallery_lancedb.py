@@ -15,6 +15,7 @@ from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError
 from onward.gallery import create_gallery, lance_commits, open_gallery
+from onward.gallery.lancedb import LanceStore
 from onward.spaces import Embeddings, Space
 
 OLD = Space("old@1", 4)
@@ -187,6 +188,26 @@ def test_a_space_that_is_dropped_while_rows_are_written_is_left_out(
     assert gallery.spaces() == (OLD, NEW)
     assert gallery.ids() == (("a", "b", "c", "x") if verb == "add" else ("a", "b", "c"))
     assert gallery.count([NEW]) == (3 if verb == "write" else 0)
+
+
+@pytest.mark.parametrize("change", ["drop_space", "add_space"])
+def test_spaces_may_change_between_looking_at_the_columns_and_reading_them(
+    path, gallery, monkeypatch, change
+):
+    later = Space("later@3", 2)
+    if change == "drop_space":
+        gallery.add_space(later)
+    real, changed = LanceStore._stream, []
+
+    def change_first(store, condition, columns, batch_rows):
+        if columns is None and not changed:
+            changed.append(getattr(open_gallery(path), change)(later))
+        return real(store, condition, columns, batch_rows)
+
+    monkeypatch.setattr(LanceStore, "_stream", change_first)
+    gallery.update(embed(OLD, "ab", 1))
+    assert changed
+    np.testing.assert_array_equal(gallery.read(OLD, "ab").vectors, embed(OLD, "ab", 1).vectors)
 
 
 def test_a_space_is_added_and_indexed_beside_others_who_write(path, gallery, monkeypatch):
