@@ -1,6 +1,7 @@
 """An empty space of a LanceDB gallery is filled beside the rows, part by part."""
 
 import multiprocessing
+from contextlib import contextmanager
 from datetime import timedelta
 
 import lancedb
@@ -297,6 +298,38 @@ def test_an_upgrade_fills_first_and_merges_the_rest(path, gallery):
     assert (result.done, result.remaining, result.skipped) == (63, 0, 0)
     check(gallery)
     assert upgrade.verify(sample_rows=None).passed
+
+
+@pytest.fixture
+def held_parts(monkeypatch):
+    """Another process works on every part, and does not get on."""
+
+    @contextmanager
+    def held(directory, name, url):
+        yield False
+
+    monkeypatch.setattr(lance_fragments, "alone_in", held)
+    monkeypatch.setattr("onward.upgrading.run.LOOK_SECONDS", 0.01)
+
+
+def test_waiting_for_another_process_can_be_stopped(gallery, held_parts):
+    upgrade, asked = Upgrade(gallery, H), []
+    upgrade.start()
+
+    def stop():
+        asked.append(True)
+        return len(asked) > 5
+
+    result = upgrade.run(stop=stop)
+    assert (result.done, result.stopped) == (0, True)
+
+
+def test_what_another_process_hangs_on_is_written_row_by_row(gallery, held_parts, monkeypatch):
+    monkeypatch.setattr("onward.upgrading.run.PATIENCE_SECONDS", 0.05)
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    assert upgrade.run(batch_rows=20).done == 60
+    check(gallery)
 
 
 def test_an_upgrade_that_is_limited_fills_nothing_whole(gallery):

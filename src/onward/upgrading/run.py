@@ -176,9 +176,11 @@ class _Run:
             self.done += written
             underway, waited = 0, 0.0 if written else waited + LOOK_SECONDS
             outcome = "done" if written else outcome
-            if waited >= PATIENCE_SECONDS:
-                break
             if not written:
+                if self.pace.next_rows(1, share.of, self.settle) is None:
+                    return "stopped"
+                if waited >= PATIENCE_SECONDS:  # what hangs is written row by row
+                    break
                 time.sleep(LOOK_SECONDS)
         return outcome
 
