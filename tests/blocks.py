@@ -4,8 +4,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from forks import environment, write_command
 
 ROOT = Path(__file__).parent.parent
 RUN, READ = ("bash", "python"), ("text", "json", "toml")
@@ -56,17 +59,25 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def run_page(page: Path, directory: Path, *, compare: bool = False) -> None:
+def run_page(page: Path, directory: Path, forks: str, *, compare: bool = False) -> None:
     """Run a page's blocks in order in a directory, each to end with 0.
 
+    The first `onward` is the real command, others are forks of what listens at the address `forks`.
     With `compare`, every line of a text block must be in what the block before it printed, but for
     digits, digests and blanks; `...` stands for anything.
     """
-    environment = dict(os.environ)
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment.pop("PYTHONPATH", None)
+    with tempfile.TemporaryDirectory(prefix="onward-page-") as commands:
+        write_command(Path(commands), forks)
+        variables = environment()
+        variables["PATH"] = f"{commands}{os.pathsep}{variables['PATH']}"
+        run_blocks(blocks_of(page), directory, variables, compare=compare)
+
+
+def run_blocks(
+    blocks: list[Block], directory: Path, variables: dict[str, str], *, compare: bool
+) -> None:
     printed = ""
-    for block in blocks_of(page):
+    for block in blocks:
         if block.language == "text" and compare:
             check_shown(block, printed)
         if block.language not in RUN:
@@ -77,7 +88,7 @@ def run_page(page: Path, directory: Path, *, compare: bool = False) -> None:
         bash = ["bash", "-euo", "pipefail", "-c", block.text]
         command = bash if block.language == "bash" else [sys.executable, "-c", block.text]
         done = subprocess.run(
-            command, cwd=directory, env=environment, capture_output=True, text=True, check=False
+            command, cwd=directory, env=variables, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, (
             f"{block} exits with {done.returncode}\n{block.text}\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import server_of_forks
 from jaxtyping import install_import_hook
 
 install_import_hook("onward", "beartype.beartype")
@@ -21,6 +22,13 @@ def pytest_addoption(parser):
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a gallery may be created: a place in every store, of which a test has its own."""
     return f"memory:{tmp_path}" if request.param == "memory" else str(tmp_path / "g.lance")
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[str]:
+    """The address of the process whose forks are calls of `onward`."""
+    with server_of_forks() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

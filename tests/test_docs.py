@@ -68,8 +68,8 @@ PAGES_THAT_RUN = [
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=name_of)
-def test_the_code_of_a_page_runs_in_order_in_a_fresh_directory(page, tmp_path):
-    run_page(page, tmp_path)
+def test_the_code_of_a_page_runs_in_order_in_a_fresh_directory(page, forks, tmp_path):
+    run_page(page, tmp_path, forks)
 
 
 @pytest.mark.slow

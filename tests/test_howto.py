@@ -11,19 +11,19 @@ INDEX = ROOT / "docs" / "howto" / "index.md"
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def made(tmp_path_factory, forks):
     """What the index makes; every page begins with a copy of it."""
     path = tmp_path_factory.mktemp("howto")
-    run_page(INDEX, path, compare=True)
+    run_page(INDEX, path, forks, compare=True)
     return path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page != INDEX], ids=name_of)
-def test_a_page_runs_after_the_index_and_prints_what_it_shows(page, made, tmp_path):
+def test_a_page_runs_after_the_index_and_prints_what_it_shows(page, made, forks, tmp_path):
     here = tmp_path / "here"
     shutil.copytree(made, here)
-    run_page(page, here, compare=True)
+    run_page(page, here, forks, compare=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
