@@ -1,7 +1,9 @@
 """A backfill of a gallery, on every store: its order, its budget, what it writes and what not."""
 
+import contextlib
 import itertools
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +11,12 @@ import pytest
 
 from onward.dense import Dense, Uncertainty
 from onward.errors import ConfigurationError, UpgradeError
-from onward.gallery import Gallery, create_gallery
+from onward.gallery import Gallery, Share, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade
 from onward.upgrading.backfill import Embedded, backfill, embeddings_given
+from onward.upgrading.backfill_waiting import in_turn
 from onward.upgrading.budget import Budget, Meter
 
 OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@2", 2)
@@ -182,6 +185,99 @@ def test_only_the_items_that_are_named_are_embedded(gallery):
     result = backfill(gallery, NEW, model, budget=ALL, ids=["e", "z", "b", "nobody"])
     assert model.asked == ["zbe"]
     assert (result.done, result.upgraded, result.missing) == (3, 4, 1)
+
+
+# Several at once
+
+
+def big_gallery(url, rows):
+    old = items({f"{number:04}": number % 97 for number in range(rows)})
+    gallery = create_gallery(url, OLD, items=[old])
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    upgrade.run()
+    return gallery
+
+
+def test_a_worker_does_its_share_in_order_and_then_helps_the_others_from_the_end():
+    ids = tuple(f"{number:04}" for number in range(100))
+    assert in_turn(ids, Share()) == ids
+    for share in (Share(0, 3), Share(2, 3)):
+        turn = in_turn(ids, share)
+        own = [item for item in ids if share.holds(item)]
+        theirs = [item for item in reversed(ids) if item not in own]
+        assert sorted(turn) == list(ids)
+        assert list(turn[: len(own)]) == own
+        at = theirs.index(turn[len(own)])
+        assert at == len(theirs) * share.number // 3
+        assert list(turn[len(own) :]) == [*theirs[at:], *theirs[:at]]
+
+
+@pytest.mark.slow
+def test_two_at_once_part_the_rows_and_neither_embeds_what_the_other_has(url):
+    rows, batch = 240, 8
+    gallery = big_gallery(url, rows)
+    both = threading.Barrier(2)
+    asked, results = [], []
+
+    def work(opened):
+        first = itertools.count()
+
+        def embed(ids, payloads):
+            if next(first) in (0, 1):
+                both.wait(30)  # both are at work by the second batch
+            asked.extend(ids)
+            return Embedded(Embeddings(ids, np.ones((len(ids), NEW.dim), np.float32), NEW))
+
+        results.append(backfill(opened, NEW, embed, budget=ALL, batch_rows=batch))
+
+    threads = [threading.Thread(target=work, args=(open_gallery(url),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert embedded_in(gallery) == set(asked) == {f"{number:04}" for number in range(rows)}
+    assert len(asked) - rows <= 3 * batch  # when the second came, and where they met
+    assert sum(one.done for one in results) == rows
+    assert min(one.done for one in results) > rows / 5
+
+
+def items_asked(model):
+    """The ids, of four digits each, in the order in which a model was asked for them."""
+    return [asked[at : at + 4] for asked in model.asked for at in range(0, len(asked), 4)]
+
+
+def test_what_another_does_not_get_on_with_is_done_all_the_same(url):
+    gallery, first, second = big_gallery(url, 60), Model(), Model()
+    with gallery.working_on(OLD):  # it holds half the rows and does nothing
+        backfill(gallery, NEW, first, budget=Budget(rows=15), batch_rows=5)
+        assert backfill(gallery, NEW, second, budget=ALL, batch_rows=5).upgraded == 0
+    share = next(one for one in (Share(0, 2), Share(1, 2)) if one.holds(items_asked(first)[0]))
+    own = [item for item in map("{:04}".format, reversed(range(60))) if share.holds(item)]
+    assert items_asked(first) == own[:15]
+    assert len(items_asked(second)) == 45
+
+
+def test_a_backfill_takes_everything_in_order_once_another_has_ended(url):
+    gallery, other = big_gallery(url, 60), contextlib.ExitStack()
+    other.enter_context(gallery.working_on(OLD))
+    model = Model(meanwhile=lambda ids: other.close())
+    backfill(gallery, NEW, model, budget=Budget(rows=30), batch_rows=5)
+    first, after = items_asked(model)[:5], items_asked(model)[5:]
+    everything = map("{:04}".format, reversed(range(60)))
+    assert after == [item for item in everything if item not in first][:25]
+
+
+def test_a_run_of_the_upgrade_does_not_take_a_backfill_for_one_that_shares_its_rows(gallery):
+    gallery.add(items({"late": 3}))
+    shares = []
+
+    def look(ids):
+        with gallery.working_on(NEW) as share_now:
+            shares.append(share_now().of)
+
+    backfill(gallery, NEW, Model(meanwhile=look), budget=ALL)
+    assert set(shares) == {1}
 
 
 # Its budget

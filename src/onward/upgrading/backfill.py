@@ -3,8 +3,9 @@
 That is: what it cannot carry, which is not found at all; then what it is least sure of.
 
 What is left to do is in the rows: those whose new vector a model has not made. So a backfill may be
-stopped or killed at any moment, and another one goes on, before cutting over and after. How images
-become vectors is the caller's: nothing that could read one is imported here.
+stopped or killed at any moment, and another one goes on, before cutting over and after. Those who
+backfill one gallery at the same time part the rows by their ids. How images become vectors is the
+caller's: nothing that could read one is imported here.
 """
 
 import time
@@ -15,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from onward.backfill_curve import random_order, uncertainty_order
 from onward.errors import GalleryError, UpgradeError
-from onward.gallery import Gallery
+from onward.gallery import Gallery, Share
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Ids, Space
 from onward.upgrading.backfill_result import LOGGED, BackfillResult, Order
+from onward.upgrading.backfill_waiting import Waiting, in_turn, meeting_space
 from onward.upgrading.budget import Budget, Meter
 from onward.upgrading.control import Pace
-from onward.upgrading.routes import recorded_reads
 from onward.upgrading.run import COMPACTED_SHARE
 
 BATCH_SECONDS = 10.0
@@ -69,9 +69,11 @@ def backfill(
     First the rows that the upgrade cannot carry, for they are not found at all; then those that it
     has made; last those that its next run will carry. A row that was changed or deleted since its
     payload was read is left alone, and so is one that a model has embedded. While the upgrade is
-    paused it waits, and it keeps to its limit of rows a second. Memory is bounded by a batch,
-    beside the ids and uncertainties of what is to be done. Where much of the gallery was written,
-    the store is compacted, as at the end of an upgrade.
+    paused it waits, and it keeps to its limit of rows a second. Several may run at once, each with
+    a budget of its own: each does its share of the rows in that order, then helps the others;
+    hardly more than a batch is embedded twice. Memory is bounded by a batch, beside the ids and
+    uncertainties of what is to be done. Where much of the gallery was written, the store is
+    compacted, as at the end of an upgrade.
 
     Args:
         gallery: the gallery; it must have the new space.
@@ -95,11 +97,12 @@ def backfill(
     begin = time.perf_counter()
     _check_space(gallery, new)
     meter = Meter(budget, gallery.count())
-    waiting = _Waiting.of(gallery, new, None if ids is None else frozenset(ids))
+    waiting = Waiting.of(gallery, new, None if ids is None else frozenset(ids))
     chosen = waiting.in_order(gallery.url, new, order, seed, matters=not meter.covers(len(waiting)))
     run = _Run(gallery, new, embed, meter, batch_rows, progress, Pace(gallery, new, stop))
     try:
-        run.work_off(chosen)
+        with gallery.working_on(meeting_space(gallery, new)) as share_now:
+            run.work_off(chosen, share_now)
     except KeyboardInterrupt:
         run.stopped = True
     except Exception as error:
@@ -128,64 +131,6 @@ def embeddings_given(embeddings: Embeddings) -> Embed:
     return embed
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """The rows that no model has embedded in the new space.
-
-    Attributes:
-        lost: rows without a vector there that no recorded transformation can carry, sorted.
-        upgraded: rows that a transformation has made.
-        uncertainty: of these.
-        pending: rows that a run of the upgrade will carry, sorted.
-    """
-
-    lost: Ids
-    upgraded: Ids
-    uncertainty: np.ndarray
-    pending: Ids
-
-    @classmethod
-    def of(cls, gallery: Gallery, new: Space, among: frozenset[str] | None) -> "_Waiting":
-        upgraded: list[str] = []
-        unsure: list[np.ndarray] = [np.empty(0, np.float32)]
-        for batch in gallery.scan([new]):
-            rows = [
-                row
-                for row, (item, origin) in enumerate(
-                    zip(batch.ids, batch.origins[new], strict=True)
-                )
-                if origin == "upgraded" and (among is None or item in among)
-            ]
-            upgraded += [batch.ids[row] for row in rows]
-            unsure.append(batch.uncertainties[new][rows])
-        missing = [item for item in gallery.ids(without=[new]) if among is None or item in among]
-        carried = _to_be_carried(gallery, new)
-        return cls(
-            lost=tuple(item for item in missing if item not in carried),
-            upgraded=tuple(upgraded),
-            uncertainty=np.concatenate(unsure),
-            pending=tuple(item for item in missing if item in carried),
-        )
-
-    def __len__(self) -> int:
-        return len(self.lost) + len(self.upgraded) + len(self.pending)
-
-    def in_order(self, url: str, new: Space, order: Order, seed: int, *, matters: bool) -> Ids:
-        if order == "random":
-            parts = (self.lost, self.upgraded, self.pending)
-            return tuple(item for part in parts for item in random_order(part, seed=seed))
-        unknown = np.isnan(self.uncertainty)
-        if matters and self.upgraded and unknown.all():
-            raise UpgradeError(
-                f"how unsure the upgrade is of its {len(self.upgraded):,} vectors in {new} is not "
-                f"stored in gallery {url}, so there is no order by uncertainty; backfill in random "
-                "order (order='random', --order random), or fit the transformation with "
-                "uncertainty (onward fit --uncertainty) and upgrade with that"
-            )
-        known = np.where(unknown, -np.inf, self.uncertainty)
-        return (*self.lost, *uncertainty_order(self.upgraded, known), *self.pending)
-
-
 @dataclass
 class _Run:
     """One backfill under way."""
@@ -200,21 +145,36 @@ class _Run:
     done: int = 0
     changed: int = 0
     skipped: int = 0
+    passed: int = 0
+    total: int = 0
     stopped: bool = False
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def work_off(self, ids: Ids) -> None:
-        """Embed these items in their order until the budget is spent."""
-        total, at = self.meter.total(len(ids)), 0
-        self.progress(0, total)
-        while at < len(ids) and (paid := self.meter.next_rows(self._rows_of_a_batch())):
-            rows = self.pace.next_rows(paid, 1, lambda: None)
+    def work_off(self, ids: Ids, share_now: Callable[[], Share]) -> None:
+        """Embed these items in their order until the budget is spent, parted with other workers."""
+        self.total = self.meter.total(len(ids))
+        self.progress(0, self.total)
+        left = ids
+        while left and not self.stopped and self.meter.next_rows(1):
+            present = share_now()
+            ordered = in_turn(left, present)
+            done = frozenset(ordered[: self._pass(ordered, present, share_now)])
+            left = tuple(item for item in left if item not in done)
+
+    def _pass(self, ids: Ids, present: Share, share_now: Callable[[], Share]) -> int:
+        """Embed these items while the workers are the same; return how many came to their turn."""
+        at = 0
+        while at < len(ids) and share_now() == present:
+            paid = self.meter.next_rows(self._rows_of_a_batch())
+            rows = self.pace.next_rows(paid, present.of, lambda: None) if paid else None
             if rows is None:
-                self.stopped = True
-                return
-            self._batch(ids[at : at + rows])
-            at += rows
-            self.progress(min(at - self.skipped, total), total)
+                self.stopped = bool(paid)
+                break
+            tried = min(rows, len(ids) - at)
+            self._batch(ids[at : at + tried])
+            at, self.passed = at + tried, self.passed + tried
+            self.progress(min(self.passed - self.skipped, self.total), self.total)
+        return at
 
     def _rows_of_a_batch(self) -> int:
         if self.batch_rows is not None:
@@ -295,15 +255,6 @@ def _read(
             raise
         return _read(gallery, new, tuple(item for item in there if item in now))
     return {item: revisions[item] for item in there}, payloads
-
-
-def _to_be_carried(gallery: Gallery, new: Space) -> frozenset[str]:
-    """Return the rows without a new vector that a run of the upgrade, as recorded, would carry."""
-    made_by, spaces = gallery.made_by(new), gallery.spaces()
-    reads = () if made_by is None else recorded_reads(made_by)
-    needed = [[space for space in both if space is not None] for both in reads]
-    able = [each for each in needed if set(each) <= set(spaces)]
-    return frozenset(item for each in able for item in gallery.ids(each, [new]))
 
 
 def _check_space(gallery: Gallery, new: Space) -> None:
