@@ -18,7 +18,7 @@ from onward.spaces import Embeddings
 
 CLI = ROOT / "src" / "onward" / "cli"
 PRINTS = {"show", "show_fields", "show_gallery", "show_plan", "to_text"}
-ROWS = 40
+ROWS = 60
 
 
 def calls_of(tree):
@@ -71,7 +71,7 @@ def steps_of(*words, code=0):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Embeddings of forty items by the old and the new model, and their side-information."""
+    """Embeddings of sixty items by the old and the new model, and their side-information."""
     monkeypatch.chdir(tmp_path)
     ids, labels = numbered(ROWS), np.arange(ROWS) % 4
     old, side = embed(OLD, ids, labels=labels), embed(SIDE, ids)

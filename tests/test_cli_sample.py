@@ -281,18 +281,25 @@ def test_of_a_small_sample_as_many_are_kept_as_a_plan_needs():
 def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_share(
     shop, gallery, tmp_path
 ):
-    _, _, _, new, _ = shop
+    path, _, _, new, _ = shop
     new.select(np.arange(45)).save(tmp_path / "new.parquet")
     fit = ("fit", gallery, tmp_path / "new.parquet", tmp_path / "h", "--method", "ridge")
     assert "learns from 25 of the sample's 45 items; 20 are kept" in told(*fit)
+    pairs = ("fit", path / "old-train.parquet", path / "new-train.parquet", tmp_path / "h2")
+    beside = (*pairs, "--method", "ridge", "--gallery", gallery, "--sample")
     plan = ("upgrade", "plan", gallery, tmp_path / "h", "--sample", tmp_path / "new.parquet")
     shown = CliRunner().invoke(app, [str(each) for each in (*plan, "--json")])
     assert json.loads(shown.stdout)["prediction"]["items"] == 20
     words = told(*fit, "--sample-share", 0.8)
     assert "WARNING: 20 are needed to judge by. A plan by this sample will predict nothing" in words
-    new.select(np.arange(20)).save(tmp_path / "new.parquet")
-    with pytest.raises(ConfigurationError, match=r"has 20 items, and 20 of a sample are kept to"):
+    new.select(np.arange(39)).save(tmp_path / "new.parquet")
+    words = r"39 items, and 20 of a sample are kept to .* 19 are left to learn from; it needs 20"
+    with pytest.raises(ConfigurationError, match=words):
         answer(*fit)
+    assert "learns from 19 of the sample's 39" in told(*beside, tmp_path / "new.parquet")
+    new.select(np.arange(20)).save(tmp_path / "new.parquet")
+    with pytest.raises(ConfigurationError, match=r"so 0 are left to learn from; it needs 1\. Emb"):
+        answer(*beside, tmp_path / "new.parquet")
     assert "learns from 20 of the sample's 20 items; 0 are kept" in told(*fit, "--sample-share", 1)
 
 

@@ -24,7 +24,7 @@ def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> 
     """
     from onward.gallery import open_gallery
     from onward.spaces import Embeddings
-    from onward.training.pairs import Pairs
+    from onward.training.pairs import LEAST_ITEMS, Pairs
 
     if not old.is_dir():
         aside = None if side is None else Embeddings.load(side)
@@ -32,7 +32,7 @@ def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> 
     gallery = open_gallery(str(old))
     space = find_space(gallery, None)
     named = None if side is None else find_space(gallery, str(side))
-    return _learned(gallery, space, named, new, share)
+    return _learned(gallery, space, named, new, share, least=LEAST_ITEMS)
 
 
 def load_sample(old: Path | None, side: Path | None, new: Path | None) -> "Pairs | None":
@@ -75,11 +75,17 @@ def read_sample(
             "--gallery and --sample (and --sample-share only with them)"
         )
     side = None if pairs.side is None else pairs.side.space
-    return _learned(open_gallery(gallery), pairs.old.space, side, sample, share)
+    return _learned(open_gallery(gallery), pairs.old.space, side, sample, share, least=1)
 
 
 def _learned(
-    gallery: "Gallery", old: "Space", side: "Space | None", sample: Path, share: float | None
+    gallery: "Gallery",
+    old: "Space",
+    side: "Space | None",
+    sample: Path,
+    share: float | None,
+    *,
+    least: int,
 ) -> "Pairs":
     from onward.spaces import Embeddings
     from onward.training.gallery_samples import KEPT, LEARNED, learned_part, pairs_of_gallery
@@ -89,8 +95,8 @@ def _learned(
         part = learned_part(embedded.ids, LEARNED, kept=KEPT)
     else:
         part = learned_part(embedded.ids, share)
-    if not part:
-        raise ConfigurationError(_why_none(len(embedded), share))
+    if not part or (share is None and len(part) < least):
+        raise ConfigurationError(_why_few(len(embedded), len(part), least, share))
     learned = pairs_of_gallery(gallery, old, side, embedded.align(part))
     kept = len(embedded) - len(part)
     tell(
@@ -108,7 +114,7 @@ def _learned(
     return learned
 
 
-def _why_none(items: int, share: float | None) -> str:
+def _why_few(items: int, left: int, least: int, share: float | None) -> str:
     from onward.training.gallery_samples import KEPT
 
     if share is not None:
@@ -118,6 +124,7 @@ def _why_none(items: int, share: float | None) -> str:
         )
     return (
         f"the sample has {items} items, and {KEPT} of a sample are kept to judge the upgrade by, "
-        "so there is none to learn from; embed more items (onward gallery sample), or learn from "
-        "all with --sample-share 1: then nothing says whether the upgrade makes search worse"
+        f"so {left} are left to learn from; it needs {least}. Embed more items (onward gallery "
+        "sample), or learn from all with --sample-share 1: then nothing says whether the upgrade "
+        "makes search worse"
     )
