@@ -172,11 +172,10 @@ def read_batch(table: pa.Table, wanted: Sequence[Field]) -> Batch:
 
 def vectors_of(table: pa.Table, of: Field) -> Vectors:
     """Return the vectors of a field that is filled in every row, as float32."""
-    lists = table[of.column].combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
-    flat = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, of.space.dim)
-    vectors: Vectors = flat.astype(np.float32, copy=False)
+    dim, chunks = of.space.dim, table[of.column].chunks
+    parts = [part.values.slice(part.offset * dim, len(part) * dim).to_numpy() for part in chunks]
+    flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, of.space.dtype), *parts])
+    vectors: Vectors = flat.reshape(-1, dim).astype(np.float32, copy=False)
     return vectors
 
 

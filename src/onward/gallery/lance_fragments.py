@@ -13,6 +13,7 @@ Only `onward.gallery.lancedb` imports this.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ from onward.gallery.arrow_rows import (
 from onward.gallery.lance_commits import commit, speaking
 from onward.gallery.lance_workers import alone_in
 from onward.gallery.record import Field
-from onward.gallery.store import Filling
+from onward.gallery.store import Filling, Writing
+from onward.gallery.values import Batch
 
 FEWEST_ROWS = 8192
 """Parts in which fewer rows are to be filled are left to merges."""
@@ -195,24 +197,29 @@ def _write(url: str, filling: Filling, fragment: Any, path: Path) -> int | None:
     version = f"{first.file_major_version}.{first.file_minor_version}"
     written = end = 0
     writer = LanceFileWriter(str(path), schema, version=version)
-    for table, places in _rows(url, filling, fragment):
-        writing = filling.derive(read_batch(table, filling.wanted))
-        if writing is None:
-            return None
-        batch = pa.record_batch(list(written_columns(writing).values()), schema=schema)
-        with speaking(url):
-            writer.write_batch(batch.take(_with_gaps(places, end)))
-        written, end = written + len(places), int(places[-1]) + 1
-    nulls = [pa.nulls(fragment.physical_rows - end, column.type) for column in schema]
+    batches = _batches(url, filling, fragment)
+    with ThreadPoolExecutor(2) as others:  # one reads ahead, one writes what was made before
+        reading, writing = others.submit(next, batches, None), others.submit(lambda: None)
+        while (given := reading.result()) is not None:
+            reading = others.submit(next, batches, None)
+            (batch, places), begin = given, end
+            made = filling.derive(batch)
+            writing.result()
+            if made is None:
+                return None
+            written, end = written + len(places), int(places[-1]) + 1
+            writing = others.submit(_append, url, writer, schema, made, places - begin)
+        writing.result()
+    rest = [pa.nulls(fragment.physical_rows - end, column.type) for column in schema]
     with speaking(url):
-        writer.write_batch(pa.record_batch(nulls, schema=schema))
+        writer.write_batch(pa.record_batch(rest, schema=schema))
         writer.close()
     return written
 
 
-def _rows(
+def _batches(
     url: str, filling: Filling, fragment: Any
-) -> Iterator[tuple[pa.Table, Int64[np.ndarray, " row"]]]:
+) -> Iterator[tuple[Batch, Int64[np.ndarray, " row"]]]:
     """Give the rows to be filled, and where in the fragment they stand, in this order."""
     with speaking(url):
         scanner = fragment.scanner(
@@ -222,19 +229,28 @@ def _rows(
             batch_readahead=READ_AHEAD,
             with_row_address=True,
         )
-        for batch in scanner.to_batches():
-            if len(batch):
-                addresses = batch["_rowaddr"].to_numpy()
+        for part in scanner.to_batches():
+            if len(part):
+                addresses = part["_rowaddr"].to_numpy()
                 places = (addresses & np.uint64((1 << PLACE_BITS) - 1)).astype(np.int64)
-                yield pa.Table.from_batches([batch]), places
+                yield read_batch(pa.Table.from_batches([part]), filling.wanted), places
 
 
-def _with_gaps(places: Int64[np.ndarray, " row"], begin: int) -> pa.Array:
-    """Return which of the rows stands at each place from `begin` on; null where none does."""
-    if places[0] < begin or (np.diff(places) <= 0).any():
+def _append(
+    url: str, writer: Any, schema: pa.Schema, made: Writing, places: Int64[np.ndarray, " row"]
+) -> None:
+    """Write a batch's vectors at their places, counted from the end of what was written before."""
+    batch, rows = pa.record_batch(list(written_columns(made).values()), schema=schema), _at(places)
+    with speaking(url):
+        writer.write_batch(batch if len(rows) == len(batch) else batch.take(rows))
+
+
+def _at(places: Int64[np.ndarray, " row"]) -> pa.Array:
+    """Return which of the rows stands at each place; null where none does."""
+    if places[0] < 0 or (np.diff(places) <= 0).any():
         raise RuntimeError("Lance gave the rows of a fragment in another order than theirs")
-    rows = np.full(int(places[-1]) + 1 - begin, -1)
-    rows[places - begin] = np.arange(len(places))
+    rows = np.full(int(places[-1]) + 1, -1)
+    rows[places] = np.arange(len(places))
     return pa.array(rows, mask=rows < 0)
 
 
