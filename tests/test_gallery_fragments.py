@@ -1,12 +1,15 @@
 """An empty space of a LanceDB gallery is filled beside the rows, part by part."""
 
 import multiprocessing
+import os
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 
 import lancedb
 import numpy as np
 import pytest
+from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError
 from onward.gallery import create_gallery, lance_fragments, open_gallery
@@ -258,7 +261,7 @@ def test_an_index_of_another_space_stays_complete(path, gallery):
 
 
 def hold(directory, held, release):
-    with alone_in(directory, "0", "photos.lance") as alone:
+    with alone_in(directory / "0", "photos.lance") as alone:
         assert alone
         held.set()
         release.wait()
@@ -282,7 +285,7 @@ def test_a_part_that_another_process_works_on_is_left_to_it_until_it_ends(path, 
 
 
 def test_compaction_makes_parts_of_a_bounded_size(path, gallery, monkeypatch):
-    monkeypatch.setattr(lance_fragments, "FRAGMENT_ROWS", 30)
+    monkeypatch.setitem(lance_fragments.COMPACTION, "target_rows_per_fragment", 30)
     gallery.compact(keep=timedelta(0))
     fragments = lancedb.connect(path).open_table("items").stats()["fragment_stats"]
     assert fragments["num_fragments"] == 2
@@ -305,7 +308,7 @@ def held_parts(monkeypatch):
     """Another process works on every part, and does not get on."""
 
     @contextmanager
-    def held(directory, name, url):
+    def held(path, url):
         yield False
 
     monkeypatch.setattr(lance_fragments, "alone_in", held)
@@ -325,11 +328,62 @@ def test_waiting_for_another_process_can_be_stopped(gallery, held_parts):
 
 
 def test_what_another_process_hangs_on_is_written_row_by_row(gallery, held_parts, monkeypatch):
-    monkeypatch.setattr("onward.upgrading.run.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(lance_fragments, "HANGING_SECONDS", 0.05)
     upgrade = Upgrade(gallery, H)
     upgrade.start()
     assert upgrade.run(batch_rows=20).done == 60
     check(gallery)
+
+
+def test_a_worker_that_gets_on_is_waited_for_however_long_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(lance_fragments, "HANGING_SECONDS", 10.0)
+    patience, lock = lance_fragments._Patience(), tmp_path / "0"
+    lock.touch()
+    seconds = [time.monotonic()]
+    monkeypatch.setattr("onward.gallery.lance_fragments.time.monotonic", lambda: seconds[0])
+    for _ in range(10):
+        seconds[0] += 4
+        assert not patience.is_over([lock])  # its lock was touched just now
+    os.utime(lock, (0, 0))
+    assert patience.is_over([lock])
+    seconds[0] += 1000  # it was paused, as the other was
+    assert not patience.is_over([lock])
+
+
+def test_gaps_are_written_in_pieces(path, gallery, monkeypatch):
+    monkeypatch.setattr(lance_fragments, "NULL_ROWS", 3)
+    lacking = [*range(3, 11), *range(14, 19), *range(40, 52)]
+    gallery.update(embed(OLD, [1]), embed(SIDE, [1]))
+    gallery.delete(map(name, lacking))
+    fill(gallery)
+    check(gallery, missing=[1])
+
+
+def test_a_directory_that_is_closed_to_us_is_a_clear_error(path, gallery):
+    data = path / "items.lance" / "data"
+    for directory in (path, path / "workers"):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o777)
+    data.chmod(0o555)
+    with (
+        without_the_rights_of_root(),
+        pytest.raises(GalleryError, match=r"photos\.lance cannot be read or written: .*denied"),
+    ):
+        fill(gallery)
+    data.chmod(0o755)
+    fill(gallery)
+    check(gallery)
+
+
+def test_compacting_takes_away_what_killed_processes_left_long_ago(path, gallery):
+    data = path / "items.lance" / "data"
+    left, fresh = data / ".tmpabc", data / ".tmpdef"
+    for file, days in ((left, 8), (fresh, 1)):
+        file.write_bytes(b"half a file")
+        moment = time.time() - days * 86400
+        os.utime(file, (moment, moment))
+    gallery.compact()
+    assert (left.exists(), fresh.exists()) == (False, True)
 
 
 def test_an_upgrade_that_is_limited_fills_nothing_whole(gallery):
@@ -355,13 +409,6 @@ def test_an_upgrade_that_is_limited_meanwhile_goes_on_by_batches(gallery):
     assert 0 < result.done < PART
     assert result.stopped
     check(gallery, missing=[int(item[-3:]) for item in gallery.ids(without=[NEW])])
-
-
-def test_many_small_parts_are_put_together_first(path, gallery, monkeypatch):
-    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", PART + 1)
-    assert fill(gallery) == [3 * PART]
-    check(gallery)
-    assert lancedb.connect(path).open_table("items").stats()["fragment_stats"]["num_fragments"] == 1
 
 
 def test_a_few_small_parts_are_left_where_they_are(gallery):

@@ -12,9 +12,10 @@ changed rows stand elsewhere, without a vector in the field.
 Only `onward.gallery.lancedb` imports this.
 """
 
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +28,6 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from onward.errors import GalleryError
 from onward.gallery.arrow_rows import (
     batch_columns,
     field_columns,
@@ -43,12 +43,27 @@ from onward.gallery.values import Batch
 
 FEWEST_ROWS = 8192
 """Parts in which fewer rows are to be filled are left to merges."""
-SCATTERED_SHARE = 0.1
-"""If more of the rows are in small parts, these are put together first."""
 FRAGMENT_ROWS = 1 << 17
 """Compaction makes parts of so many rows: what a killed process does twice at most."""
 READ_AHEAD = 2
 """So many batches are read ahead."""
+NULL_ROWS = 4096
+"""At most so many rows at a time are made where some have nothing."""
+FRUITLESS_TRIES = 3
+"""So often is a part made again that others have changed at the last moment."""
+LOOKING_SECONDS = 5.0
+"""Who waits looks more often."""
+HANGING_SECONDS = 30.0
+"""A worker that has not got on with its part for so long is waited for no longer."""
+COMPACTION: Any = {
+    "target_rows_per_fragment": FRAGMENT_ROWS,
+    "num_threads": 1,
+    "batch_size": 2048,
+    "io_buffer_size": 1 << 30,
+}
+"""Bounds memory. Lance stands still for ever if a page of each column does not fit its buffer."""
+LEFTOVER = timedelta(days=7)
+"""Files that were never finished are deleted when they are older: nobody writes to them still."""
 NOT_USED = -2
 """In the place of a column's number: Lance does not look for it in this file."""
 PLACE_BITS = 32
@@ -73,22 +88,43 @@ class Fragments:
 def fill_fragments(fragments: Fragments, filling: Filling) -> Iterator[int]:
     """Fill a field in every large fragment in which it is empty; see `Store.fill`."""
     locks = fragments.workers / f"{filling.to.column}-fragments"
-    _gather(fragments, locks)
-    left_out: set[int] = set()
+    left_out, tries, patience = set[int](), Counter[int](), _Patience()
     while large := _large(fragments, filling, left_out):
-        held = 0
+        held = []
         for number in large:
-            with alone_in(locks, str(number), fragments.url) as alone:
-                written = _fill(fragments, filling, number) if alone else 0
+            lock = locks / str(number)
+            with alone_in(lock, fragments.url) as alone:
+                written = _fill(fragments, filling, number, lock) if alone else 0
             if written is None:
                 return
-            if alone:
-                yield written
-                if not written:
-                    break  # the fragments are others now
-            held += not alone
-        if held == len(large):
+            if not alone:
+                held.append(lock)
+                continue
+            yield written
+            if not written:  # the fragments are others now
+                tries[number] += 1
+                left_out |= {number} if tries[number] == FRUITLESS_TRIES else set()
+                break
+        if len(held) == len(large):
+            if patience.is_over(held):
+                return
             yield 0
+
+
+class _Patience:
+    """Waits for other workers as long as they get on: their locks are touched with every batch."""
+
+    def __init__(self) -> None:
+        self._since = self._looked = time.monotonic()
+
+    def is_over(self, locks: list[Path]) -> bool:
+        now = time.monotonic()
+        if now - self._looked > LOOKING_SECONDS:  # it had not only to wait, or was paused itself
+            self._since = now
+        self._looked = now
+        touched = [lock.stat().st_mtime for lock in locks if lock.exists()]
+        quiet = time.time() - max(touched, default=0.0)
+        return min(quiet, now - self._since) > HANGING_SECONDS
 
 
 def count_scattered(path: Path) -> tuple[int, int]:
@@ -99,25 +135,15 @@ def count_scattered(path: Path) -> tuple[int, int]:
 
 def compact_table(path: Path, keep: timedelta) -> None:
     """Merge small fragments, index new rows, and forget versions that are older than `keep`."""
-    _merge_small(path)
+    from lance.optimize import Compaction
+
+    Compaction.execute(_open(path), COMPACTION)
     dataset = _open(path)
     dataset.optimize.optimize_indices()
     dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
-
-
-def _merge_small(path: Path) -> None:
-    _open(path).optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS, num_threads=1)
-
-
-def _gather(fragments: Fragments, locks: Path) -> None:
-    """Make large fragments of many small ones: that takes less than merging their rows."""
-    with speaking(fragments.url):
-        scattered, rows = count_scattered(fragments.path)
-    if scattered < max(FEWEST_ROWS, SCATTERED_SHARE * rows):
-        return
-    with alone_in(locks, "gathering", fragments.url) as alone, suppress(GalleryError):
-        if alone:  # if it fails because others write all the time, rows are merged
-            commit(fragments.url, partial(_merge_small, fragments.path))
+    for file in (path / "data").glob(".tmp*"):  # a killed process has left it; Lance does not look
+        if time.time() - file.stat().st_mtime > LEFTOVER.total_seconds():
+            file.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> Any:
@@ -157,7 +183,7 @@ def _numbers(dataset: Any, to: Field) -> list[int]:
     return [numbers[name] for name in names] if set(names) <= set(numbers) else []
 
 
-def _fill(fragments: Fragments, filling: Filling, number: int) -> int | None:
+def _fill(fragments: Fragments, filling: Filling, number: int, lock: Path) -> int | None:
     """Fill the field in a fragment.
 
     Returns:
@@ -174,7 +200,7 @@ def _fill(fragments: Fragments, filling: Filling, number: int) -> int | None:
     name, is_needless = f"{token_hex(20)}.lance", True
     path = fragments.path / "data" / name
     try:
-        written = _write(fragments.url, filling, fragment, path)
+        written = _write(fragments.url, filling, fragment, path, lock)
         if written is None:
             return None
         version = files[0].file_major_version, files[0].file_minor_version
@@ -189,20 +215,22 @@ def _fill(fragments: Fragments, filling: Filling, number: int) -> int | None:
             path.unlink(missing_ok=True)
 
 
-def _write(url: str, filling: Filling, fragment: Any, path: Path) -> int | None:
+def _write(url: str, filling: Filling, fragment: Any, path: Path, lock: Path) -> int | None:
     """Write the file; return how many rows have a vector in it, None if it was told to end."""
     from lance.file import LanceFileWriter
 
     schema, first = pa.schema(field_columns(filling.to)), fragment.data_files()[0]
     version = f"{first.file_major_version}.{first.file_minor_version}"
     written = end = 0
-    writer = LanceFileWriter(str(path), schema, version=version)
+    with speaking(url):
+        writer = LanceFileWriter(str(path), schema, version=version)
     batches = _batches(url, filling, fragment)
     with ThreadPoolExecutor(2) as others:  # one reads ahead, one writes what was made before
         reading, writing = others.submit(next, batches, None), others.submit(lambda: None)
         while (given := reading.result()) is not None:
             reading = others.submit(next, batches, None)
             (batch, places), begin = given, end
+            lock.touch()
             made = filling.derive(batch)
             writing.result()
             if made is None:
@@ -210,9 +238,11 @@ def _write(url: str, filling: Filling, fragment: Any, path: Path) -> int | None:
             written, end = written + len(places), int(places[-1]) + 1
             writing = others.submit(_append, url, writer, schema, made, places - begin)
         writing.result()
-    rest = [pa.nulls(fragment.physical_rows - end, column.type) for column in schema]
     with speaking(url):
-        writer.write_batch(pa.record_batch(rest, schema=schema))
+        for begin in range(end, fragment.physical_rows, NULL_ROWS):
+            rows = min(NULL_ROWS, fragment.physical_rows - begin)
+            nulls = [pa.nulls(rows, column.type) for column in schema]
+            writer.write_batch(pa.record_batch(nulls, schema=schema))
         writer.close()
     return written
 
@@ -242,7 +272,11 @@ def _append(
     """Write a batch's vectors at their places, counted from the end of what was written before."""
     batch, rows = pa.record_batch(list(written_columns(made).values()), schema=schema), _at(places)
     with speaking(url):
-        writer.write_batch(batch if len(rows) == len(batch) else batch.take(rows))
+        if len(rows) == len(batch):
+            writer.write_batch(batch)
+            return
+        for begin in range(0, len(rows), NULL_ROWS):
+            writer.write_batch(batch.take(rows.slice(begin, NULL_ROWS)))
 
 
 def _at(places: Int64[np.ndarray, " row"]) -> pa.Array:

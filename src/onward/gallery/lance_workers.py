@@ -40,12 +40,11 @@ def working_in(directory: Path, url: str) -> Iterator[Callable[[], Share]]:
 
 
 @contextmanager
-def alone_in(directory: Path, name: str, url: str) -> Iterator[bool]:
-    """Say whether no other process is in a block of this name; hold others off while it runs."""
-    path = directory / name
+def alone_in(path: Path, url: str) -> Iterator[bool]:
+    """Say whether no other process is in a block with this lock; hold others off while it runs."""
     with speaking(url):
-        directory.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")  # which leaves its time as it is
     with file:
         alone = not _is_held(file)
         try:

@@ -56,8 +56,9 @@ from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids
 
-os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(64 << 20))
-"""Lance would read up to 2 GiB ahead of who reads slower than the disk."""
+os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))
+"""Lance would read up to 2 GiB ahead of who reads slower than the disk. A page of each column must
+fit, or it stands still: pages of vectors take up to 32 MiB."""
 
 ITEMS, RECORD, WORKERS = "items", "record", "workers"
 READ_ROWS = 2048

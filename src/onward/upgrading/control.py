@@ -101,12 +101,16 @@ class Pace:
         gallery: the gallery.
         space: what is filled.
         stop: says whether to end; asked before every batch, and again and again while waiting.
+
+    Attributes:
+        limited: whether the rate was limited when this was last looked at.
     """
 
     def __init__(self, gallery: Gallery, space: Space, stop: Callable[[], bool]) -> None:
         self._gallery = gallery
         self._space = space
         self._stop = stop
+        self.limited = False
         self._owed = 0.0  # rows
         self._looked = time.monotonic()
 
@@ -122,7 +126,7 @@ class Pace:
             At most as many as the limit gives for a second; None if it is to end.
         """
         while not self._stop():
-            control = self._gallery.control(self._space)
+            control = self.look()
             rate = None if control.rows_per_second is None else control.rows_per_second / workers
             passed, self._looked = self._passed(), time.monotonic()
             self._owed = 0.0 if rate is None else max(0.0, self._owed - passed * rate)
@@ -135,9 +139,11 @@ class Pace:
             time.sleep(min(LOOK_SECONDS, due))
         return None
 
-    def is_limited(self) -> bool:
-        """Say whether the rate is limited now."""
-        return self._gallery.control(self._space).rows_per_second is not None
+    def look(self) -> Control:
+        """Return what is asked for now."""
+        control = self._gallery.control(self._space)
+        self.limited = control.rows_per_second is not None
+        return control
 
     def _passed(self) -> float:
         return time.monotonic() - self._looked

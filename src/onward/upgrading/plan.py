@@ -198,7 +198,11 @@ def plan_upgrade(
         writes=tuple(writes),
         predicted=predicted,
         verdict=verdict,
-        advice=(*_advice(routes, work, elsewhere), *describe_chains(gallery, routes)),
+        advice=(
+            *_advice(routes, work, elsewhere),
+            *_advice_on_scattering(gallery, new, work),
+            *describe_chains(gallery, routes),
+        ),
     )
 
 
@@ -236,6 +240,15 @@ def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Itera
         yield (
             f"{rows:,} rows that are blocked have a vector in {space.name}, which nothing reads: "
             "fit a transformation from it and give it as well (--also), or backfill them"
+        )
+
+
+def _advice_on_scattering(gallery: Gallery, new: Space, work: Work) -> Iterator[str]:
+    if work.to_do >= SAMPLE_ROWS and gallery.bytes_of_writing(new) > 2 * new.bytes:
+        yield (
+            "Most rows lie scattered over small parts of the store, and each is written anew as a "
+            "whole: put them together first (onward gallery compact), and only the new vectors "
+            "are written"
         )
 
 

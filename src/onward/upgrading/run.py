@@ -157,30 +157,29 @@ class _Run:
     def _fill(self, share: Share) -> Outcome:
         """Fill what the store can fill in large parts; another worker's parts are waited for."""
         outcome: Outcome = "nothing"
-        underway, waited = 0, 0.0
+        underway = 0
 
         def derive(batch: Batch) -> Derived | None:
             nonlocal outcome, underway
             rows = self.pace.next_rows(len(batch), share.of, self.settle)
             if rows is None:
                 outcome = "stopped"
-            if rows != len(batch):  # stopped, or limited: what is under way is dropped
+            if rows is None or self.pace.limited:  # what is under way is dropped
                 return None
             underway += rows
             self.progress(self.done + underway, max(self.total, self.done + underway))
             return _derived(self.routes.first, batch)
 
-        if self.pace.is_limited():
+        self.pace.look()
+        if self.pace.limited:
             return outcome
         for written in fill_first(self.gallery, self.routes, self.batch_rows, derive):
             self.done += written
-            underway, waited = 0, 0.0 if written else waited + LOOK_SECONDS
+            underway = 0
             outcome = "done" if written else outcome
             if not written:
                 if self.pace.next_rows(1, share.of, self.settle) is None:
                     return "stopped"
-                if waited >= PATIENCE_SECONDS:  # what hangs is written row by row
-                    break
                 time.sleep(LOOK_SECONDS)
         return outcome
 
