@@ -108,7 +108,10 @@ def upgrade(path: Path, h_path: Path, connection) -> None:
     before = seconds_alone(h, gallery)
     told["peak_rss_alone"] = peak_rss()
     used = time.process_time()
-    first = upgrade.run(stop=lambda: gallery.count([h.new]) >= half)
+    done = [0]
+    first = upgrade.run(
+        stop=lambda: done[0] >= half, progress=lambda now, _: done.__setitem__(0, now)
+    )
     told["run"] = measured(first.done, first.seconds, time.process_time() - used)
     told["peak_rss_run"] = peak_rss()
     after = seconds_alone(h, gallery)

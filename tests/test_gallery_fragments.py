@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rights import without_the_rights_of_root
 
-from onward.errors import GalleryError
+from onward.errors import GalleryError, UpgradeError
 from onward.gallery import create_gallery, lance_fragments, open_gallery
 from onward.gallery.lance_workers import alone_in
 from onward.spaces import Embeddings, Space
@@ -204,8 +204,7 @@ def test_a_space_that_is_dropped_meanwhile_gets_nothing(path, gallery):
         open_gallery(path).drop_space(NEW)
         return of_h(batch)
 
-    with pytest.raises(GalleryError, match="has no space new@2"):
-        fill(gallery, disturbed)
+    assert fill(gallery, disturbed) == [0]
     assert gallery.spaces() == (OLD, SIDE)
     assert gallery.count() == 60
 
@@ -214,6 +213,28 @@ def test_what_another_transformation_fills_is_refused(gallery):
     with pytest.raises(GalleryError, match="the space is now filled by"):
         list(gallery.fill(NEW, [OLD, SIDE], of_h, made_by="f" * 64))
     assert gallery.count([NEW]) == 0
+
+
+def test_vectors_of_another_space_are_refused(gallery):
+    with pytest.raises(GalleryError, match=r"vectors in old@1 .* were made to fill new@2"):
+        fill(gallery, lambda batch: (Embeddings(batch.ids, batch.vectors[OLD], OLD), None))
+    assert gallery.count([NEW]) == 0
+
+
+def test_an_upgrade_that_is_aborted_while_it_fills_says_so(path, gallery):
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    asked = []
+
+    def stop():
+        asked.append(True)
+        if len(asked) == 2:
+            Upgrade(open_gallery(path), H).abort()
+        return False
+
+    with pytest.raises(UpgradeError, match="was aborted while it ran"):
+        upgrade.run(batch_rows=7, stop=stop)
+    assert gallery.spaces() == (OLD, SIDE)
 
 
 def test_an_earlier_reader_of_a_row_takes_no_filled_vector_away(path, gallery):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float32
 
+from onward.errors import GalleryError
 from onward.gallery.checks import check_made_by, check_writing, find_field
 from onward.gallery.record import Field
 from onward.gallery.store import Filling, Store, Writing
@@ -44,7 +45,9 @@ def filled(
         GalleryError: if what is derived does not fit the batch or the space, or something else
             fills the space now.
     """
-    to = find_field(store.url, store.read_record(), space)
+    record = store.read_record()
+    to = find_field(store.url, record, space)
+    check_made_by(store.url, record, to, made_by)  # a column is never used again for another
 
     def checked(batch: Batch) -> Writing | None:
         derived = derive(batch)
@@ -52,9 +55,11 @@ def filled(
             return None
         embeddings, uncertainty = derived
         check_writing(embeddings, batch.revisions, "upgraded", uncertainty)
-        record = store.read_record()
-        at = find_field(store.url, record, embeddings.space)
-        check_made_by(store.url, record, at, made_by)
-        return Writing(at, embeddings, batch.revisions, "upgraded", uncertainty)
+        if embeddings.space != space:
+            raise GalleryError(
+                f"vectors in {embeddings.space} were made to fill {space} of gallery {store.url}; "
+                "nothing was written. Give vectors in that space"
+            )
+        return Writing(to, embeddings, batch.revisions, "upgraded", uncertainty)
 
     return store.fill(Filling(to, wanted, batch_rows, checked))
