@@ -367,6 +367,7 @@ def test_a_worker_that_gets_on_is_waited_for_however_long_it_takes(tmp_path, mon
         assert not patience.is_over([lock])  # its lock was touched just now
     os.utime(lock, (0, 0))
     assert patience.is_over([lock])
+    assert patience.is_over([tmp_path / "gone"])
     seconds[0] += 1000  # it was paused, as the other was
     assert not patience.is_over([lock])
 

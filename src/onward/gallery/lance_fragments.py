@@ -12,6 +12,7 @@ changed rows stand elsewhere, without a vector in the field.
 Only `onward.gallery.lancedb` imports this.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -122,8 +123,7 @@ class _Patience:
         if now - self._looked > LOOKING_SECONDS:  # it had not only to wait, or was paused itself
             self._since = now
         self._looked = now
-        touched = [lock.stat().st_mtime for lock in locks if lock.exists()]
-        quiet = time.time() - max(touched, default=0.0)
+        quiet = min(map(_seconds_since_written, locks))
         return min(quiet, now - self._since) > HANGING_SECONDS
 
 
@@ -142,8 +142,16 @@ def compact_table(path: Path, keep: timedelta) -> None:
     dataset.optimize.optimize_indices()
     dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
     for file in (path / "data").glob(".tmp*"):  # a killed process has left it; Lance does not look
-        if time.time() - file.stat().st_mtime > LEFTOVER.total_seconds():
+        if LEFTOVER.total_seconds() < _seconds_since_written(file) < math.inf:
             file.unlink(missing_ok=True)
+
+
+def _seconds_since_written(file: Path) -> float:
+    """Return the age of a file; infinite if it is gone, for others may take it away meanwhile."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _open(path: Path) -> Any:
