@@ -18,7 +18,7 @@ def pytest_addoption(parser):
     parser.addoption("--examples", type=int, help="of some 50 steps of the state machine")
 
 
-@pytest.fixture(params=["memory", "lancedb"])
+@pytest.fixture(params=["memory", pytest.param("lancedb", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a gallery may be created: a place in every store, of which a test has its own."""
     return f"memory:{tmp_path}" if request.param == "memory" else str(tmp_path / "g.lance")

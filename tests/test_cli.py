@@ -383,6 +383,7 @@ def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
         answer("fit", *pairs, out, *sample[:2])
 
 
+@pytest.mark.slow
 def test_fit_learns_by_the_objective_that_is_named(pairs, tmp_path):
     named = ("--objective", "l1", "--discriminative", "label-free", "--epochs", 1)
     made = json.loads(answer("fit", *pairs, tmp_path / "h", *named, "--method", "mlp", "--json"))

@@ -24,7 +24,7 @@ def gallery(url):
     return gallery
 
 
-@pytest.mark.parametrize("of", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("of", [1, 2, 3, 7, pytest.param(64, marks=pytest.mark.slow)])
 def test_every_id_belongs_to_exactly_one_share_and_shares_are_about_equal(of):
     shares = [Share(number, of) for number in range(of)]
     held = [[share.holds(item) for share in shares] for item in [*numbered(6400), "é", "'"]]
