@@ -625,7 +625,7 @@ def test_in_any_order_of_steps_no_row_is_lost_reborn_or_wrong(
         ),
     )
     record_property("counts", dict(machine.counts))
-    assert machine.counts["step"] >= 40 * examples
+    assert machine.counts["step"] >= 42 * examples  # 2,016 of them on the specification
     assert bool(machine.counts["row filled"]) == ("lancedb" in machine.stores)
     if machine is Machine:
         assert [event for event in EVENTS if not machine.counts[event]] == []
