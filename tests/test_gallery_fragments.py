@@ -16,7 +16,7 @@ from onward.gallery import create_gallery, lance_fragments, open_gallery
 from onward.gallery.lance_workers import alone_in
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
-from onward.upgrading import Upgrade
+from onward.upgrading import Upgrade, plan_upgrade
 
 OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@2", 3)
 H = linear(
@@ -406,6 +406,16 @@ def test_compacting_takes_away_what_killed_processes_left_long_ago(path, gallery
         os.utime(file, (moment, moment))
     gallery.compact()
     assert (left.exists(), fresh.exists()) == (False, True)
+
+
+def test_a_plan_advises_to_put_scattered_rows_together(gallery, monkeypatch):
+    monkeypatch.setattr("onward.upgrading.plan.SAMPLE_ROWS", 60)
+    assert not any("compact" in one for one in plan_upgrade(gallery, H).advice)
+    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", PART + 1)
+    (advice,) = [one for one in plan_upgrade(gallery, H).advice if "compact" in one]
+    assert advice.startswith("Most rows lie scattered over small parts of the store")
+    gallery.compact(keep=timedelta(0))
+    assert not any("compact" in one for one in plan_upgrade(gallery, H).advice)
 
 
 def test_an_upgrade_that_is_limited_fills_nothing_whole(gallery):
