@@ -344,6 +344,15 @@ def test_fit_learns_how_unsure_it_is_by_every_method(pairs, tmp_path, method):
     assert len(set(unsure.tolist())) > 1
 
 
+@pytest.mark.slow
+def test_fit_takes_the_mean_of_several_networks(pairs, tmp_path):
+    asked = ("--method", "mlp", "--epochs", 1, "--networks", 2)
+    answer("fit", *pairs, tmp_path / "two", *asked)
+    answer("fit", *pairs, tmp_path / "one", *asked[:4])
+    two, one = (Transformation.load(tmp_path / name).parameters for name in ("two", "one"))
+    assert 2 * one < two < 4 * one
+
+
 def test_fit_tells_what_it_tried_beside_doing_nothing_and_full_backfill():
     trial = {"method": "ridge", "penalty": 0.1, "cmc@1": 0.9, "map": 0.8}
     references = {
@@ -404,6 +413,8 @@ def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):
         answer("fit", *pairs, tmp_path / "h", "--paper", "--method", "rbt")
     with pytest.raises(ConfigurationError, match=r"--rank is that of low-rank's .* is auto; give"):
         answer("fit", *pairs, tmp_path / "h", "--rank", 3)
+    with pytest.raises(ConfigurationError, match=r"networks is 2, .* method is 'ridge'; choose"):
+        answer("fit", *pairs, tmp_path / "h", "--networks", 2, "--method", "ridge")
     with pytest.raises(ConfigurationError, match="classifier needs the new model's; give --class"):
         answer("fit", *pairs, tmp_path / "h", "--discriminative", "classifier")
     named = ("--classifier", "m", "--discriminative", "label-free")

@@ -9,8 +9,9 @@ from onward.compatibility import evaluate_embeddings
 from onward.errors import ConfigurationError, DataError, SpaceMismatchError, TransformationError
 from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
+from onward.training import ensembles, transformations
 from onward.training import networks as networks_module
-from onward.training import transformations
+from onward.training.ensembles import fit_networks
 from onward.training.objectives import Frame
 from onward.training.pairs import Examples, Pairs, split
 from onward.training.ridge import fit_ridge
@@ -386,6 +387,83 @@ def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
     np.testing.assert_array_equal(loaded, h.apply(old, side).vectors)
 
 
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "on-ridge"])
+@pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
+def test_several_networks_give_their_mean(with_side, residual, monkeypatch, tmp_path):
+    learned = []
+
+    def keep(*given, **rest):
+        learned.append(networks_module.fit_network(*given, **rest))
+        return learned[-1]
+
+    monkeypatch.setattr(ensembles, "fit_network", keep)
+    old, side, new = world()
+    side = side if with_side else None
+    h = fit(old, side, new, settings=settings_for("mlp", networks=3, residual=residual), run=CPU)
+    parts = [network.apply(old, side).vectors for network in learned]
+    np.testing.assert_allclose(h.apply(old, side).vectors, np.mean(parts, axis=0), atol=1e-5)
+    alone = fit(old, side, new, settings=settings_for("mlp", residual=residual), run=CPU)
+    first, second, third = (network.digest for network in learned[:3])
+    assert first == alone.digest
+    assert len({first, second, third}) == 3
+    h.save(tmp_path / "h")
+    loaded = Transformation.load(tmp_path / "h").apply(old, side).vectors
+    np.testing.assert_array_equal(loaded, h.apply(old, side).vectors)
+
+
+def test_an_ensemble_of_several_networks_gives_half_their_mean_and_half_of_ridge():
+    old, side, new = world()
+    h = fit(old, side, new, settings=settings_for("ensemble", networks=2), run=CPU)
+    assert (h.made_by["method"], h.made_by["networks"]) == ("ensemble", 2)
+    one_penalty = (h.made_by["penalty"],)
+    given = [("mlp", {"networks": 2}), ("ridge", {"ridge_penalties": one_penalty})]
+    parts = [
+        fit(old, side, new, settings=settings_for(method, **more), run=CPU).apply(old, side)
+        for method, more in given
+    ]
+    mean = (parts[0].vectors + parts[1].vectors) / 2
+    np.testing.assert_allclose(h.apply(old, side).vectors, mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ensemble", "mlp"])
+def test_several_networks_say_how_unsure_they_are(method):
+    old, side, new = world()
+    h = fit(old, side, new, settings=settings_for(method, networks=2, uncertainty=True), run=CPU)
+    assert h.uncertainties(old, side).shape == (len(old),)
+
+
+def test_several_networks_that_were_stopped_go_on_to_the_same_transformation(tmp_path):
+    class Stopped(Exception):
+        pass
+
+    told = []
+
+    def stop(done, steps):
+        told.append((done, steps))
+        if done == 190:
+            raise Stopped
+
+    keep = {"device": "cpu", "checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0.0}
+    given, settings = world(), settings_for("mlp", networks=2)
+    with pytest.raises(Stopped):
+        fit(*given, settings=settings, run=RunSettings(progress=stop, **keep))
+    assert told[-1] == (190, 280)  # 7 batches an epoch, 20 epochs, 2 networks
+    again = []
+    run = RunSettings(progress=lambda done, _: again.append(done), **keep)
+    resumed = fit(*given, settings=settings, run=run)
+    assert min(again) > 100
+    assert resumed.digest == fit(*given, settings=settings, run=CPU).digest
+    assert [each.name for each in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+@pytest.mark.parametrize("method", ["ridge", "rbt", "procrustes"])
+def test_only_the_fct_network_comes_in_numbers(method):
+    with pytest.raises(
+        ConfigurationError, match=rf"networks is 2, .* method is '{method}'; choose 'auto', .* 1$"
+    ):
+        fit(*world(), settings=settings_for(method, networks=2), run=CPU)
+
+
 def test_the_strongest_penalty_that_is_not_clearly_worse_is_kept():
     judge = Judge.of(Pairs(*world()), np.arange(100))
     merits = {1e-3: 0.80, 1e-2: 0.82, 1e-1: 0.81, 1.0: 0.795}  # within 0.02 of the best: 0.1
@@ -446,7 +524,7 @@ def test_auto_chooses_by_retrieval_even_where_the_error_says_otherwise(monkeypat
         old, None, new, settings=FitSettings(method="ridge", ridge_penalties=(1e3,)), run=CPU
     )
     assert error(flat, old, None, new) < error(large, old, None, new) / 100
-    monkeypatch.setattr(transformations, "fit_network", lambda *_, **__: large)
+    monkeypatch.setattr(transformations, "fit_networks", lambda *_, **__: large)
     settings = FitSettings(method="auto", ridge_penalties=(1e3,))
     made_by = fit(old, None, new, settings=settings, run=CPU).made_by
     merits = {trial["method"]: trial["cmc@1"] + trial["map"] for trial in made_by["tried"]}
@@ -614,9 +692,9 @@ def test_a_network_that_is_chosen_on_a_sample_learns_from_all_of_it(monkeypatch,
 
     def keep(examples, settings, **rest):
         seen.append((len(examples), rest["run"].checkpoint))
-        return networks_module.fit_network(examples, settings, **rest)
+        return fit_networks(examples, settings, **rest)
 
-    monkeypatch.setattr(transformations, "fit_network", keep)
+    monkeypatch.setattr(transformations, "fit_networks", keep)
     monkeypatch.setattr(Judge, "merit", lambda _, numbers: -numbers["agreement"])
     old, _, new = world()
     settings = settings_for("auto", epochs=1, ridge_penalties=(1e-3,))

@@ -35,6 +35,10 @@ def fit(
     paper: Annotated[
         bool, typer.Option("--paper", help="mlp as in the FCT paper: inner width 2048, not 512.")
     ] = False,
+    networks: Annotated[
+        int,
+        typer.Option(min=1, help="Networks that learn apart; their mean stands for the network."),
+    ] = 1,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs of the network; default: 80, more for few items."),
@@ -111,6 +115,7 @@ def fit(
     check_room(out, KIND)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
     given |= {"objective": objective, "discriminative": part, "uncertainty": uncertainty}
+    given |= {"networks": networks}
     chosen = {"epochs": epochs, "rank": rank}
     given |= {name: value for name, value in chosen.items() if value is not None}
     settings = read_settings(FitSettings, given, where="onward fit")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onward.dense import Dense, Step, Uncertainty, layers_of
+from onward.dense import Dense, Step, Uncertainty
 from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
 from onward.training.classifiers import Classifier
 from onward.training.devices import seeded
@@ -54,23 +54,6 @@ def fit_network(
     step = _scaled(fold(objective.network), frame, base)
     unsure = None if objective.unsure is None else _unsure(objective.unsure, frame)
     return Transformation(examples.old, examples.side, examples.new, (step,), uncertainty=unsure)
-
-
-def ensemble(network: Transformation, ridge: Transformation) -> Transformation:
-    """Return the mean of what a network and a linear map give, as one transformation.
-
-    Each errs in its own way: the network bends towards the classes that it has learned from, the
-    linear map cannot bend at all. Their mean errs less than either, above all on unseen classes.
-    """
-    (step,), (line,) = network.steps, layers_of(ridge.steps)
-    *mixer, last = step.mixer
-    assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
-    halves = [
-        Dense(layer.weight * np.float32(0.5), layer.bias * np.float32(0.5), relu=False)
-        for layer in (last, line[1])
-    ]
-    both = replace(step, mixer=(*mixer, halves[0]), short_cut=halves[1])
-    return Transformation(network.old, network.side, network.new, (both,))
 
 
 class _ExampleBatches(Batches):

@@ -219,6 +219,9 @@ class FitSettings(Optimization):
             residual bottleneck network).
         rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
         inner: width of the FCT network's mixer.
+        networks: how many FCT networks learn, each from first weights and in an order of its own;
+            their mean stands for the network. Each takes its time to learn; as one network with
+            zeros between its parts, two take about 3.5 times the size and the time of one to apply.
         residual: whether the FCT network learns what ridge leaves over: ridge is solved first and
             stays, the network starts at zero, and h is the sum of both. Not for "ensemble", whose
             parts learn apart.
@@ -260,6 +263,7 @@ class FitSettings(Optimization):
     method: Method = "auto"
     rank: Count = 64
     inner: Count = 512
+    networks: Count = 1
     residual: bool = False
     least_steps: Annotated[int, Field(ge=0)] = 500
     ridge_penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (

@@ -21,7 +21,7 @@ from onward.training.checkpoints import forget_checkpoint
 from onward.training.classifiers import Classifier
 from onward.training.closed_forms import fit_closed_form
 from onward.training.devices import device_of
-from onward.training.networks import ensemble, fit_network
+from onward.training.ensembles import ensemble, fit_networks
 from onward.training.pairs import (
     LEAST_ITEMS,
     Examples,
@@ -165,7 +165,7 @@ class _Work:
         if penalty is not None:
             ((_, ridge),) = self.closed(examples, penalty)
             (base,) = (layer for _, layer in layers_of(ridge.steps))
-        return fit_network(
+        return fit_networks(
             examples,
             self.settings,
             base=base,
@@ -232,14 +232,19 @@ def _fit_chosen(
 
 
 def _describe_network(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {"method": "mlp", "inner": settings.inner}
+    described: dict[str, Any] = {"method": "mlp", **_size(settings)}
     if settings.residual:
         described |= {"residual": True, "penalty": linear["penalty"]}
     return described
 
 
 def _describe_ensemble(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": "ensemble", "inner": settings.inner, "penalty": linear["penalty"]}
+    return {"method": "ensemble", **_size(settings), "penalty": linear["penalty"]}
+
+
+def _size(settings: FitSettings) -> dict[str, Any]:
+    count = settings.networks
+    return {"inner": settings.inner} | ({"networks": count} if count > 1 else {})
 
 
 def _check(
@@ -252,6 +257,11 @@ def _check(
         raise ConfigurationError(
             "residual adds the network of 'mlp' to ridge, but method is "
             f"{settings.method!r}; choose 'auto' or 'mlp', or residual false"
+        )
+    if settings.networks > 1 and settings.method not in ("auto", "ensemble", "mlp"):
+        raise ConfigurationError(
+            f"networks is {settings.networks}, the mean of FCT networks, but method is "
+            f"{settings.method!r}; choose 'auto', 'ensemble' or 'mlp', or networks 1"
         )
     if settings.discriminative == "none":
         return
