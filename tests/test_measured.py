@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -27,3 +28,27 @@ def test_a_published_run_has_the_name_of_its_recipe_and_says_how_it_was_made(pat
     assert published["recipe"] == path.stem
     assert {"command", "seconds", "versions", "mean"} <= published.keys()
     assert all({"cells", "seconds"} <= numbers.keys() for numbers in published["seeds"].values())
+
+
+@pytest.mark.parametrize(
+    ("direct", "two_steps"),
+    [
+        ("new/old mlp", "{} mlp"),
+        ("new/old two networks, penalty 6", "{}"),
+        ("new/old two networks, penalty 10", "{}, penalty 6"),
+        ("new/old two networks, penalty 6", "{}, penalty 6"),
+        ("new/old", "{}"),
+    ],
+)
+def test_what_is_said_of_a_sequence_is_what_its_numbers_say(direct, two_steps):
+    seeds = json.loads((ROOT / "lab/results/sequence.json").read_text())["seeds"].values()
+    steps = [two_steps.format(f"new/old {way}") for way in ("chained", "composed")]
+    row = " | ".join(
+        " / ".join(
+            f"{100 * mean(run[part][direct][what] - run[part][way][what] for run in seeds):+.2f}"
+            for way in steps
+        )
+        for part in ("cells", "open")
+        for what in ("cmc@1", "map")
+    )
+    assert f"| {row} |" in PAGE

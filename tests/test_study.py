@@ -209,6 +209,7 @@ def test_open_set_and_arms_stand_in_the_json(tmp_path):
     assert "new/old sample 10%" not in written["cells"]
     assert "new/old sample 10%" in written["open"].keys() & written["unsampled"].keys()
     assert written["arms"]["new/old"]["side_bytes"] == 4
+    assert written["arms"]["new/old"]["fit"]["pairs"].keys() == {"items", "pairs", "digest"}
     assert written["arms"]["new/old sample 10%"]["gallery_sample"] == round(
         0.1 * written["open"]["old/old"]["queries"]
     )

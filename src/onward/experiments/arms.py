@@ -17,6 +17,7 @@ from onward.training.pairs import Pairs
 from onward.training.settings import FitSettings
 from onward.training.transformations import fit
 from onward.transformation import Transformation
+from onward.transformation_card import without_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class FittedArm:
 
     def describe(self) -> dict[str, Any]:
         """Return what is stored, what it costs an item, and how h came about, as plain values."""
-        stored = self.side.of(CLOSED)
+        stored, made = self.side.of(CLOSED), self.h.made_by
         kept = ("method", "penalty", "judged by", "judged on", "tried", "references", "pairs")
         return {
             "side": self.arm.side,
@@ -73,7 +74,7 @@ class FittedArm:
             "side_multiply_adds": self.side.multiply_adds,
             "gallery_sample": len(self.sample),
             "parameters": self.h.parameters,
-            "fit": {name: self.h.made_by[name] for name in kept if name in self.h.made_by},
+            "fit": without_ids({name: made[name] for name in kept if name in made}),
         }
 
 
