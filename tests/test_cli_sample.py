@@ -305,6 +305,7 @@ def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_sha
     assert "learns from 20 of the sample's 20 items; 0 are kept" in told(*fit, "--sample-share", 1)
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_the_gate_cannot_judge_says_so_loudly(shop, gallery, tmp_path):
     _, _, _, new, _ = shop
     h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})

@@ -30,6 +30,7 @@ def words(tmp_path):
     return str(tmp_path / "shop.lance"), str(tmp_path / "h")
 
 
+@pytest.mark.slow
 def test_cutting_over_again_keeps_the_query_model_that_is_recorded(words):
     named = ("--query-model", "resnet at 3 epochs")
     answer("upgrade", "all", *words, "--yes", *named)

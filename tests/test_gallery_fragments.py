@@ -381,6 +381,7 @@ def test_gaps_are_written_in_pieces(path, gallery, monkeypatch):
     check(gallery, missing=[1])
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_closed_to_us_is_a_clear_error(path, gallery):
     data = path / "items.lance" / "data"
     for directory in (path, path / "workers"):
@@ -426,6 +427,7 @@ def test_an_upgrade_that_is_limited_fills_nothing_whole(gallery):
     assert result.done in (14, 21)  # one batch is written while the next is made
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_is_limited_meanwhile_goes_on_by_batches(gallery):
     upgrade = Upgrade(gallery, H)
     upgrade.start()

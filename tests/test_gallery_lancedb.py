@@ -306,6 +306,7 @@ def test_a_tilde_at_the_beginning_of_a_path_is_a_directory_like_any_other(tmp_pa
     assert (tmp_path / "~" / "g.lance").is_dir()
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_closed_to_writing_is_said_to_be(path, gallery):
     directories = [path, *(found for found in path.rglob("*") if found.is_dir())]
     for directory in directories:

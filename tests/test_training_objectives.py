@@ -233,6 +233,7 @@ def rank_correlation(a, b):
     return np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ridge", "mlp"])
 def test_the_uncertain_items_are_those_with_the_large_errors(method):
     h = fit(*uneven(), settings=changed(method=method, uncertainty=True, epochs=60), run=CPU)

@@ -343,6 +343,7 @@ def test_a_residual_network_begins_at_ridge(with_side):
     assert h.steps[0].short_cut is not None
 
 
+@pytest.mark.slow
 def test_a_residual_network_learns_what_ridge_leaves(tmp_path):
     old, side, new = world()
     ridge = fit(old, side, new, settings=settings_for("ridge"), run=CPU)
@@ -387,6 +388,7 @@ def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
     np.testing.assert_array_equal(loaded, h.apply(old, side).vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True], ids=["alone", "on-ridge"])
 @pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
 def test_several_networks_give_their_mean(with_side, residual, monkeypatch, tmp_path):
@@ -411,6 +413,7 @@ def test_several_networks_give_their_mean(with_side, residual, monkeypatch, tmp_
     np.testing.assert_array_equal(loaded, h.apply(old, side).vectors)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_several_networks_gives_half_their_mean_and_half_of_ridge():
     old, side, new = world()
     h = fit(old, side, new, settings=settings_for("ensemble", networks=2), run=CPU)
@@ -432,6 +435,7 @@ def test_several_networks_say_how_unsure_they_are(method):
     assert h.uncertainties(old, side).shape == (len(old),)
 
 
+@pytest.mark.slow
 def test_several_networks_that_were_stopped_go_on_to_the_same_transformation(tmp_path):
     class Stopped(Exception):
         pass

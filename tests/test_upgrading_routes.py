@@ -207,6 +207,7 @@ def test_items_that_only_the_serving_space_finds_are_not_lost_unseen(url):
     assert both.verify().passed
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_fallbacks(tmp_path):
     gallery = make_gallery(str(tmp_path / "g.lance"))
     gallery.delete(["side.0", "side.1"])  # nothing carries them, and `start` would end with 1

@@ -148,6 +148,7 @@ def test_a_third_upgrade_is_made_from_the_first_vectors_still(gallery):
     assert gallery.spaces() == (OLD, SIDE, SECOND, fourth)
 
 
+@pytest.mark.slow
 def test_every_step_of_a_sequence_is_in_the_journal_with_what_to_do_next(tmp_path):
     gallery = make_gallery(str(tmp_path / "g.lance"), ROWS)
     for name, transformation in (("h", TO_SECOND), ("h2", TO_THIRD)):
