@@ -31,19 +31,30 @@ def test_a_published_run_has_the_name_of_its_recipe_and_says_how_it_was_made(pat
 
 
 @pytest.mark.parametrize(
-    ("direct", "two_steps"),
+    ("said", "direct", "two_steps"),
     [
-        ("new/old mlp", "{} mlp"),
-        ("new/old two networks, penalty 6", "{}"),
-        ("new/old two networks, penalty 10", "{}, penalty 6"),
-        ("new/old two networks, penalty 6", "{}, penalty 6"),
-        ("new/old", "{}"),
+        ("the network alone (mlp), one a step", "new/old mlp", "{} mlp"),
+        ("the default, less the default", "new/old", "{}"),
+        ("penalty 6, less the default", "new/old penalty 6", "{}"),
+        ("penalty 6, less penalty 6", "new/old penalty 6", "{}, penalty 6"),
+        ("two networks, less the default", "new/old two networks", "{}"),
+        ("two networks, penalty 6, less the default", "new/old two networks, penalty 6", "{}"),
+        (
+            "two networks, penalty 6, less penalty 6",
+            "new/old two networks, penalty 6",
+            "{}, penalty 6",
+        ),
+        (
+            "two networks, penalty 10, less penalty 6",
+            "new/old two networks, penalty 10",
+            "{}, penalty 6",
+        ),
     ],
 )
-def test_what_is_said_of_a_sequence_is_what_its_numbers_say(direct, two_steps):
+def test_what_is_said_of_a_sequence_is_what_its_numbers_say(said, direct, two_steps):
     seeds = json.loads((ROOT / "lab/results/sequence.json").read_text())["seeds"].values()
     steps = [two_steps.format(f"new/old {way}") for way in ("chained", "composed")]
-    row = " | ".join(
+    numbers = " | ".join(
         " / ".join(
             f"{100 * mean(run[part][direct][what] - run[part][way][what] for run in seeds):+.2f}"
             for way in steps
@@ -51,4 +62,4 @@ def test_what_is_said_of_a_sequence_is_what_its_numbers_say(direct, two_steps):
         for part in ("cells", "open")
         for what in ("cmc@1", "map")
     )
-    assert f"| {row} |" in PAGE
+    assert f"| {said} | {numbers} |" in PAGE

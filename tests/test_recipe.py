@@ -166,9 +166,24 @@ def test_an_arm_that_cannot_be_is_refused_in_words(arm, words):
         ({"views": 2, "new_backbone": {"size": 16}}, "2 views of each image.*give views = 1"),
         ({"new_model": {"loss": "supcon"}}, "supcon has no classifier.*discriminative = 'none'"),
         ({"arms": [{"name": "new/old", "side": "frozen"}]}, "give one as .frozen_encoder., such"),
+        (
+            {"arms": [{"name": "new/old", "fit": {"method": "rbt", "networks": 2}}]},
+            r"arm 'new/old', \[fit\]: networks is 2, .* method is 'rbt'; choose",
+        ),
+        (
+            {"fit.residual": True, "fit.method": "ensemble"},
+            r"arm 'new/old.*', \[fit\]: residual .* is 'ensemble'; choose",
+        ),
         ({"variants": {"a: b": {}}}, "a variant cannot be called 'a: b'; leave the colon out"),
     ],
 )
 def test_what_could_only_fail_after_training_is_refused_before(changes, words):
     with pytest.raises(ConfigurationError, match=words):
         load_recipe("digits", changes)
+
+
+def test_several_networks_are_those_of_the_arms_that_train_any():
+    recipe = load_recipe("transformations", {"data.source": "digits", "fit.networks": 2})
+    networks = {arm.name: recipe.fit_of(arm).networks for arm in recipe.arms}
+    assert (networks["new/old mlp"], networks["new/old"]) == (2, 2)
+    assert (networks["new/old procrustes"], networks["new/old rbt"]) == (1, 1)

@@ -37,7 +37,10 @@ def fit(
     ] = False,
     networks: Annotated[
         int,
-        typer.Option(min=1, help="Networks that learn apart; their mean stands for the network."),
+        typer.Option(
+            min=1,
+            help="How many networks learn and answer together; two: 3.5 times the work.",
+        ),
     ] = 1,
     epochs: Annotated[
         int | None,

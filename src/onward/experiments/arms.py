@@ -65,7 +65,8 @@ class FittedArm:
     def describe(self) -> dict[str, Any]:
         """Return what is stored, what it costs an item, and how h came about, as plain values."""
         stored, made = self.side.of(CLOSED), self.h.made_by
-        kept = ("method", "penalty", "judged by", "judged on", "tried", "references", "pairs")
+        of_fit = ("method", "networks", "penalty", "pairs")
+        of_choice = ("judged by", "judged on", "tried", "references")
         return {
             "side": self.arm.side,
             "dim": 0 if stored is None else stored.space.dim,
@@ -74,7 +75,9 @@ class FittedArm:
             "side_multiply_adds": self.side.multiply_adds,
             "gallery_sample": len(self.sample),
             "parameters": self.h.parameters,
-            "fit": without_ids({name: made[name] for name in kept if name in made}),
+            "fit": without_ids(
+                {name: made[name] for name in (*of_fit, *of_choice) if name in made}
+            ),
         }
 
 

@@ -18,6 +18,8 @@ from onward.errors import ConfigurationError
 from onward.experiments.settings import ARMS, Arm, Baseline, DataSettings, LayersSettings
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
+    FCT_METHODS,
+    RESIDUAL_METHODS,
     AutoencoderSettings,
     BackwardCompatibleSettings,
     FitSettings,
@@ -147,7 +149,17 @@ class Recipe(BaseModel):
         fields = {**self.fit.model_dump(), **arm.fit}
         if fields["method"] in CLOSED_FORMS and "discriminative" not in arm.fit:
             fields["discriminative"] = "none"  # which only a network learns
-        return read_settings(FitSettings, fields, where=where)
+        if "method" in arm.fit:  # what [fit] says of another method is not meant
+            unused = {"networks": FCT_METHODS, "residual": RESIDUAL_METHODS}
+            for name, methods in unused.items():
+                if fields["method"] not in methods and name not in arm.fit:
+                    del fields[name]
+        settings = read_settings(FitSettings, fields, where=where)
+        try:
+            settings.check()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {error}") from error
+        return settings
 
     @property
     def backbone_of_new(self) -> BackboneSpec:

@@ -84,15 +84,24 @@ def read_checkpoint(path: Path, what: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def forget_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, and what killed runs left beside it. Call it once the result is saved.
+    """Remove a checkpoint, its parts, and what killed runs left. Call it once the result is saved.
 
     Killed between saving the result and this, a rerun finds the last step done and gives the same
     result at once.
     """
-    path.unlink(missing_ok=True)
-    if path.parent.exists():
-        for left in path.parent.glob(f".{path.name}.*.aside"):
+    for part in (path, *_parts(path)):
+        part.unlink(missing_ok=True)
+        for left in part.parent.glob(f".{part.name}.*.aside"):
             left.unlink(missing_ok=True)
+
+
+def part_of(path: Path, number: int) -> Path:
+    """Return where the checkpoint of one of several trainings stands that make up a result."""
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _parts(path: Path) -> list[Path]:
+    return [part for part in path.parent.glob(f"{path.name}.*") if part.suffix[1:].isdigit()]
 
 
 def _refuse_another_run(path: Path, written: Mapping[str, Any], what: Mapping[str, Any]) -> None:

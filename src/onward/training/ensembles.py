@@ -11,12 +11,11 @@ from jaxtyping import Float32
 
 from onward.artifacts import digest
 from onward.dense import Dense, Layer, Step, layers_of
-from onward.training.checkpoints import forget_checkpoint
+from onward.training.checkpoints import part_of
 from onward.training.classifiers import Classifier
 from onward.training.networks import fit_network
 from onward.training.pairs import Examples
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.uncertainty import with_uncertainty
 from onward.transformation import Transformation
 
 Weight = Float32[np.ndarray, "_ _"]
@@ -33,8 +32,8 @@ def fit_networks(
 ) -> Transformation:
     """Train as many networks as the settings say, and return the mean of what they give.
 
-    The first learns as a single one does, each other with a seed and a checkpoint of its own. How
-    unsure the mean of several is, is fitted at the end.
+    The first learns as a single one does, each other with a seed and a checkpoint of its own. Of
+    several, how unsure their mean is remains to be fitted.
 
     Raises:
         ConfigurationError: if a checkpoint is another run's.
@@ -48,13 +47,7 @@ def fit_networks(
         )
         for n, each in enumerate(runs)
     ]
-    for each in runs[1:]:
-        if each.checkpoint is not None:
-            forget_checkpoint(each.checkpoint)
-    if count == 1:
-        return learned[0]
-    whole = side_by_side(learned)
-    return with_uncertainty(whole, examples) if settings.uncertainty else whole
+    return learned[0] if count == 1 else side_by_side(learned)
 
 
 def _part(run: RunSettings, number: int, count: int) -> RunSettings:
@@ -65,7 +58,7 @@ def _part(run: RunSettings, number: int, count: int) -> RunSettings:
 
     checkpoint = run.checkpoint
     if checkpoint is not None and number:
-        checkpoint = checkpoint.with_name(f"{checkpoint.name}.{number}")
+        checkpoint = part_of(checkpoint, number)
     return replace(run, progress=progress, checkpoint=checkpoint)
 
 
@@ -82,10 +75,9 @@ def ensemble(network: Transformation, ridge: Transformation) -> Transformation:
     """
     (step,), (line,) = network.steps, layers_of(ridge.steps)
     *mixer, last = step.mixer
-    assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
     halves = [
         Dense(layer.weight * np.float32(0.5), layer.bias * np.float32(0.5), relu=False)
-        for layer in (last, line[1])
+        for layer in (*_dense([last]), line[1])
     ]
     both = replace(step, mixer=(*mixer, halves[0]), short_cut=halves[1])
     return Transformation(network.old, network.side, network.new, (both,))
@@ -103,8 +95,8 @@ def side_by_side(networks: Sequence[Transformation]) -> Transformation:
         for chains in zip(*(step.branches.values() for step in steps), strict=True)
     )
     first, *middle, last = mixers
-    old = _out(steps[0].old_branch)
-    columns = np.arange(len(steps) * (old + _out(steps[0].side_branch))).reshape(len(steps), -1)
+    old, side = (len(_dense(steps[0].branches[which])[-1].weight) for which in ("old", "side"))
+    columns = np.arange(len(steps) * (old + side)).reshape(len(steps), -1)
     order = np.concatenate([columns[:, :old].ravel(), columns[:, old:].ravel()])
     whole = Step(
         old_branch=_branch(olds),
@@ -127,13 +119,13 @@ def _branch(depths: Sequence[tuple[Layer, ...]]) -> tuple[Dense, ...]:
 
 
 def _beside(layers: Sequence[Layer], join: Callable[[list[Weight]], Weight]) -> Dense:
-    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    dense = _dense(layers)
     bias = np.concatenate([layer.bias for layer in dense])
     return Dense(join([layer.weight for layer in dense]), bias, dense[0].relu)
 
 
 def _mean(layers: Sequence[Layer]) -> Dense:
-    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    dense = _dense(layers)
     weight = np.concatenate([layer.weight for layer in dense], axis=1) / np.float32(len(dense))
     return Dense(weight, np.mean([layer.bias for layer in dense], axis=0), relu=False)
 
@@ -145,7 +137,7 @@ def _blocks(weights: list[Weight]) -> Weight:
     return blocks.reshape(count * rows, count * columns)
 
 
-def _out(branch: Sequence[Layer]) -> int:
-    last = branch[-1]
-    assert isinstance(last, Dense)  # noqa: S101  # an FCT network has no residuals
-    return len(last.weight)
+def _dense(layers: Sequence[Layer]) -> list[Dense]:
+    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    assert len(dense) == len(layers)  # noqa: S101  # these networks have no residuals here
+    return dense

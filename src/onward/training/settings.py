@@ -29,6 +29,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 Method = Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"]
+FCT_METHODS: tuple[Method, ...] = ("auto", "ensemble", "mlp")
+"""Those that train the FCT network."""
+RESIDUAL_METHODS: tuple[Method, ...] = ("auto", "mlp")
+"""Those by which it may learn what ridge leaves over."""
 Loss = Literal["softmax", "arcface", "cosface", "supcon"]
 S = TypeVar("S", bound=BaseModel)
 
@@ -220,8 +224,9 @@ class FitSettings(Optimization):
         rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
         inner: width of the FCT network's mixer.
         networks: how many FCT networks learn, each from first weights and in an order of its own;
-            their mean stands for the network. Each takes its time to learn; as one network with
-            zeros between its parts, two take about 3.5 times the size and the time of one to apply.
+            their mean stands for the network. Each takes its time to learn. They are stored as one
+            network with zeros between its parts: two take about 3.5 times the size of one and the
+            time to apply it, four 13 times.
         residual: whether the FCT network learns what ridge leaves over: ridge is solved first and
             stays, the network starts at zero, and h is the sum of both. Not for "ensemble", whose
             parts learn apart.
@@ -283,6 +288,29 @@ class FitSettings(Optimization):
     temperature: Positive = 0.1
     uncertainty: bool = False
     sample_weight: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def check(self) -> None:
+        """Refuse what the method has no use for.
+
+        Raises:
+            ConfigurationError: naming the setting, and the methods that it belongs to.
+        """
+        if self.residual and self.method not in RESIDUAL_METHODS:
+            raise ConfigurationError(
+                "residual adds the network of 'mlp' to ridge, but method is "
+                f"{self.method!r}; choose 'auto' or 'mlp', or residual false"
+            )
+        if self.networks > 1 and self.method not in FCT_METHODS:
+            raise ConfigurationError(
+                f"networks is {self.networks}, the mean of FCT networks, but method is "
+                f"{self.method!r}; choose 'auto', 'ensemble' or 'mlp', or networks 1"
+            )
+        if self.discriminative != "none" and self.method not in (*FCT_METHODS, "rbt"):
+            raise ConfigurationError(
+                f"discriminative is {self.discriminative!r}, which a network learns, but method is "
+                f"{self.method!r}, which is solved in closed form; choose 'auto', 'ensemble', "
+                "'mlp' or 'rbt', or discriminative 'none'"
+            )
 
 
 PAPER = FitSettings(method="mlp", inner=2048)

@@ -101,6 +101,8 @@ def fit(
         judged: dict[str, Any] = {"method": settings.method, "judged on": 0}
     else:
         best, judged = _choose(work)
+    if settings.uncertainty and best.uncertainty is None:
+        best = with_uncertainty(best, work.everything)
     described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **judged)
     facts = {"pairs": _describe(pairs, listed=pairs.items <= MOST_LISTED)}
     facts |= {} if sample is None else {"sample": _describe(sample, listed=True)}
@@ -225,24 +227,23 @@ def _fit_chosen(
         return trained or work.network(everything, work.run, penalty)
     if chosen["method"] == "ensemble":
         ((_, ridge),) = work.closed(everything, penalty)
-        best = ensemble(trained or work.network(everything, work.run), ridge)
-    else:
-        ((_, best),) = work.closed(everything, penalty)
-    return with_uncertainty(best, everything) if work.settings.uncertainty else best
+        return ensemble(trained or work.network(everything, work.run), ridge)
+    ((_, best),) = work.closed(everything, penalty)
+    return best
 
 
 def _describe_network(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {"method": "mlp", **_size(settings)}
+    described: dict[str, Any] = {"method": "mlp", **_shape(settings)}
     if settings.residual:
         described |= {"residual": True, "penalty": linear["penalty"]}
     return described
 
 
 def _describe_ensemble(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": "ensemble", **_size(settings), "penalty": linear["penalty"]}
+    return {"method": "ensemble", **_shape(settings), "penalty": linear["penalty"]}
 
 
-def _size(settings: FitSettings) -> dict[str, Any]:
+def _shape(settings: FitSettings) -> dict[str, Any]:
     count = settings.networks
     return {"inner": settings.inner} | ({"networks": count} if count > 1 else {})
 
@@ -253,24 +254,7 @@ def _check(
     check_enough(pairs)
     if sample is not None:
         check_sample(pairs, sample)
-    if settings.residual and settings.method not in ("auto", "mlp"):
-        raise ConfigurationError(
-            "residual adds the network of 'mlp' to ridge, but method is "
-            f"{settings.method!r}; choose 'auto' or 'mlp', or residual false"
-        )
-    if settings.networks > 1 and settings.method not in ("auto", "ensemble", "mlp"):
-        raise ConfigurationError(
-            f"networks is {settings.networks}, the mean of FCT networks, but method is "
-            f"{settings.method!r}; choose 'auto', 'ensemble' or 'mlp', or networks 1"
-        )
-    if settings.discriminative == "none":
-        return
-    if settings.method not in ("auto", "ensemble", "mlp", "rbt"):
-        raise ConfigurationError(
-            f"discriminative is {settings.discriminative!r}, which a network learns, but method is "
-            f"{settings.method!r}, which is solved in closed form; choose 'auto', 'ensemble', "
-            "'mlp' or 'rbt', or discriminative 'none'"
-        )
+    settings.check()
     if settings.discriminative == "classifier":
         _check_classifier(pairs, classifier)
 
