@@ -11,6 +11,11 @@ from onward.experiments.tables import markdown
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "lab" / "results").glob("*.json"))
 PAGE = (ROOT / "docs" / "measured.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def results_of(recipe):
+    return json.loads((ROOT / "lab" / "results" / f"{recipe}.json").read_text())
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -52,7 +57,7 @@ def test_a_published_run_has_the_name_of_its_recipe_and_says_how_it_was_made(pat
     ],
 )
 def test_what_is_said_of_a_sequence_is_what_its_numbers_say(said, direct, two_steps):
-    seeds = json.loads((ROOT / "lab/results/sequence.json").read_text())["seeds"].values()
+    seeds = results_of("sequence")["seeds"].values()
     steps = [two_steps.format(f"new/old {way}") for way in ("chained", "composed")]
     numbers = " | ".join(
         " / ".join(
@@ -63,3 +68,28 @@ def test_what_is_said_of_a_sequence_is_what_its_numbers_say(said, direct, two_st
         for what in ("cmc@1", "map")
     )
     assert f"| {said} | {numbers} |" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("cell", "row"),
+    [
+        ("old/old", "old/old: do nothing | |"),
+        ("bct new/old", "backward compatible model, gallery as it is | |"),
+        ("new/old paper", "new/old, as in the paper | SimCLR, 512 bytes |"),
+        ("new/old without side", "**new/old, Onward's default** | none |"),
+        ("new/old", "**new/old, Onward's default** | **layers, 256 bytes** |"),
+        (
+            "new/old sample 10%",
+            "the same, 10 % of the gallery embedded again | layers, 256 bytes |",
+        ),
+        ("new/new", "new/new: embed every image again | |"),
+    ],
+)
+def test_the_table_of_cifar_100_in_the_readme_is_that_of_the_published_numbers(cell, row):
+    small, paper = results_of("cifar100-small")["mean"], results_of("cifar100-small-paper")["mean"]
+    numbers = [
+        f"{100 * part[cell]['cmc@1']:.1f} / {100 * part[cell]['map']:.1f}" if cell in part else ""
+        for part in (small["cells"], small["open"], paper["cells"])
+    ]
+    said = [f"**{number}**" if cell == "new/old" else number for number in numbers]
+    assert f"| {row} {' | '.join(said)} |".replace("  ", " ") in README
