@@ -221,17 +221,23 @@ def test_vectors_of_another_space_are_refused(gallery):
     assert gallery.count([NEW]) == 0
 
 
-def test_an_upgrade_that_is_aborted_while_it_fills_says_so(path, gallery):
-    upgrade = Upgrade(gallery, H)
-    upgrade.start()
+def at_the_second_call(act, then=None):
+    """Return what a run asks whether to stop: it acts once, and stops after so many calls more."""
     asked = []
 
     def stop():
         asked.append(True)
         if len(asked) == 2:
-            Upgrade(open_gallery(path), H).abort()
-        return False
+            act()
+        return then is not None and len(asked) - 2 >= then
 
+    return stop
+
+
+def test_an_upgrade_that_is_aborted_while_it_fills_says_so(path, gallery):
+    upgrade = Upgrade(gallery, H)
+    upgrade.start()
+    stop = at_the_second_call(lambda: Upgrade(open_gallery(path), H).abort())
     with pytest.raises(UpgradeError, match="was aborted while it ran"):
         upgrade.run(batch_rows=7, stop=stop)
     assert gallery.spaces() == (OLD, SIDE)
@@ -431,14 +437,7 @@ def test_an_upgrade_that_is_limited_fills_nothing_whole(gallery):
 def test_an_upgrade_that_is_limited_meanwhile_goes_on_by_batches(gallery):
     upgrade = Upgrade(gallery, H)
     upgrade.start()
-    asked = []
-
-    def stop():
-        asked.append(True)
-        if len(asked) == 2:
-            upgrade.limit(5.0)
-        return len(asked) > 6
-
+    stop = at_the_second_call(lambda: upgrade.limit(5.0), then=5)
     result = upgrade.run(batch_rows=7, stop=stop)
     assert 0 < result.done < PART
     assert result.stopped
