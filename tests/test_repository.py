@@ -86,9 +86,9 @@ def test_the_layers_hold():
 
 
 @pytest.mark.parametrize("module", MODULES, ids=dotted)
-def test_a_module_has_at_most_400_lines_and_says_what_it_is(module):
+def test_a_module_has_at_most_700_lines_and_says_what_it_is(module):
     text = module.read_text()
-    assert len(text.splitlines()) <= 400, f"{module.name}: split it by what it does"
+    assert len(text.splitlines()) <= 700, f"{module.name}: it holds more than one concept"
     assert re.match(r'r?"""\S', text), f"{module.name} does not begin with a docstring"
 
 
