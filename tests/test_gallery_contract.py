@@ -1,6 +1,7 @@
 """What every store must do, tried on each in the same words; `memory` is the specification."""
 
 import json
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -458,6 +459,31 @@ def test_the_state_changes_with_the_rows_and_only_with_them(gallery):
         step()
         states.append(gallery.state())
     assert len(set(states)) == len(states)
+
+
+def test_the_version_differs_after_every_write_and_after_nothing_else(gallery):
+    versions = [filled(gallery).version()]
+    batch = only_batch(gallery.scan([OLD]))
+    steps = [
+        lambda: gallery.add_space(NEW),
+        lambda: gallery.write(embed(NEW, ["a"]), batch.revisions[:1], origin="upgraded"),
+        lambda: gallery.write(embed(NEW, ["a"], 9), batch.revisions[:1], origin="upgraded"),
+        lambda: gallery.update(embed(OLD, ["b"], 5)),
+        lambda: gallery.delete(["c"]),
+        lambda: gallery.add(embed(OLD, ["c"]), embed(SIDE, ["c"])),
+        lambda: gallery.drop_space(NEW),
+    ]
+    for step in steps:
+        step()
+        versions.append(gallery.version())
+        gallery.log({"event": "note"})
+        gallery.delete(["nobody"])
+        gallery.build_index(OLD)
+        gallery.compact()
+        gallery.compact(keep=timedelta(0))
+        assert gallery.version() == versions[-1]
+        assert open_gallery(gallery.url).version() == versions[-1]
+    assert len(set(versions)) == len(versions)
 
 
 # Answering queries

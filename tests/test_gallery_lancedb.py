@@ -341,6 +341,52 @@ def test_compacting_merges_what_writing_scattered_and_frees_what_it_replaced(pat
     assert [entry["event"] for entry in gallery.journal()] == ["create", "add space"]
 
 
+WRITES_OF_OTHERS = {
+    "vectors": lambda items: items.update("id = 'a'", values={"old_1": [1.0, 2.0, 3.0, 4.0]}),
+    "a label": lambda items: items.update("id = 'a'", values={"label": 7}),
+    "a row is gone": lambda items: items.delete("id = 'a'"),
+    "a column more": lambda items: items.add_columns({"more": "1"}),
+    "another name": lambda items: items.alter_columns({"path": "label", "rename": "class"}),
+    "compacted": lambda items: items.optimize(),
+    "an old version": lambda items: items.restore(2),
+}
+
+
+@pytest.mark.parametrize("what", WRITES_OF_OTHERS)
+def test_what_another_program_writes_into_the_table_changes_the_version(path, gallery, what):
+    gallery.add(embed(OLD, "xy"))
+    items = lancedb.connect(path).open_table("items")
+    before = gallery.version()
+    items.update("id = 'nobody'", values={"label": 7})
+    assert gallery.version() == before
+    WRITES_OF_OTHERS[what](items)
+    assert gallery.version() != before
+
+
+def test_what_another_program_writes_while_a_gallery_is_compacted_changes_the_version(
+    path, gallery, monkeypatch
+):
+    from lance.optimize import Compaction
+
+    gallery.add(embed(OLD, "xy"))
+    before, real, between = gallery.version(), Compaction.execute, []
+
+    def write_in_between(dataset, options):
+        plan = Compaction.plan(dataset, options)
+        rewritten = [task.execute(dataset) for task in plan.tasks]
+        if not between:  # the items; the record comes after
+            gallery.add(embed(OLD, "z"))
+            between.append(gallery.version())
+        Compaction.commit(dataset, rewritten)
+
+    monkeypatch.setattr(Compaction, "execute", write_in_between)
+    gallery.compact()
+    assert gallery.version() == between[0] != before
+    monkeypatch.setattr(Compaction, "execute", real)
+    gallery.compact(keep=timedelta(0))
+    assert gallery.version() == between[0]
+
+
 def _write_all(path, seed):
     """Update, delete and add rows again and again; tell what must be there at the end."""
     gallery = open_gallery(Path(path))

@@ -386,6 +386,14 @@ class Gallery:
         """Return a digest that changes when items are added, updated, deleted or written to."""
         return state_of(self._store)
 
+    def version(self) -> str:
+        """Return what differs after any write to rows or spaces, also one past Onward.
+
+        In a directory others may write with a program of their own, which tells nobody: `state`
+        stays as it is then. Logging, serving, building an index and compacting do not change it.
+        """
+        return self._store.version()
+
     def bytes_of_writing(self, space: Space) -> int:
         """Return about how many bytes writing a vector of a space into each row takes, a row."""
         return space.bytes + self._store.rewritten_bytes()

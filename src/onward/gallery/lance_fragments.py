@@ -12,11 +12,13 @@ changed rows stand elsewhere, without a vector in the field.
 Only `onward.gallery.lancedb` imports this.
 """
 
+import json
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from onward.artifacts import digest
 from onward.gallery.arrow_rows import (
     batch_columns,
     field_columns,
@@ -63,6 +66,8 @@ COMPACTION: Any = {
     "io_buffer_size": 1 << 30,
 }
 """Bounds memory. Lance stands still for ever if a page of each column does not fit its buffer."""
+COMPACTED = "onward.compacted"
+"""In the configuration of the table: a digest of its files, and the version of what they hold."""
 LEFTOVER = timedelta(days=7)
 """Files that were never finished are deleted when they are older: nobody writes to them still."""
 NOT_USED = -2
@@ -133,11 +138,46 @@ def count_scattered(path: Path) -> tuple[int, int]:
     return sum(rows for rows in live if rows < FEWEST_ROWS), sum(live)
 
 
-def compact_table(path: Path, keep: timedelta) -> None:
-    """Merge small fragments, index new rows, and forget versions that are older than `keep`."""
+def content_version(path: Path) -> str:
+    """Return a digest of the columns and of the files that hold the rows.
+
+    What compaction has put together counts as what it was made from.
+    """
+    return _content_version(_open(path))
+
+
+def _content_version(dataset: Any) -> str:
+    now = _digest_of_files(dataset)
+    same, _, before = dataset.config().get(COMPACTED, "").partition(" ")
+    return before if now == same else now
+
+
+def _digest_of_files(dataset: Any) -> str:
+    columns = [(column.name(), column.id()) for column in dataset.lance_schema.fields()]
+    fragments = [one.metadata.to_json() for one in dataset.get_fragments()]
+    return digest(json.dumps([columns, fragments], sort_keys=True, default=str).encode())
+
+
+def _merge_fragments(path: Path) -> None:
+    """Merge small fragments, and note in the table that its rows are as they were before.
+
+    Others may have written meanwhile: what was merged is what the version just before held.
+    """
     from lance.optimize import Compaction
 
-    Compaction.execute(_open(path), COMPACTION)
+    dataset = _open(path)
+    read = dataset.version
+    Compaction.execute(dataset, COMPACTION)
+    if dataset.version == read:
+        return
+    with suppress(OSError, ValueError):  # that version is gone: then nobody knows
+        before = _content_version(dataset.checkout_version(dataset.version - 1))
+        dataset.update_config({COMPACTED: f"{_digest_of_files(dataset)} {before}"})
+
+
+def compact_table(path: Path, keep: timedelta) -> None:
+    """Merge small fragments, index new rows, and forget versions that are older than `keep`."""
+    _merge_fragments(path)
     dataset = _open(path)
     dataset.optimize.optimize_indices()
     dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)

@@ -44,6 +44,7 @@ from onward.gallery.lance_commits import commit, speaking
 from onward.gallery.lance_fragments import (
     Fragments,
     compact_table,
+    content_version,
     count_scattered,
     fill_fragments,
 )
@@ -268,6 +269,11 @@ class LanceStore:
         for name in (ITEMS, RECORD):
             table = self._path / f"{name}.lance"
             commit(self.url, partial(compact_table, table, max(keep, LEAST_KEPT)))
+
+    def version(self) -> str:
+        """Return a digest of which files hold the rows: every write of Lance makes others."""
+        with speaking(self.url):
+            return content_version(self._fragments.path)
 
     def revision_sum(self) -> int:
         """Return the sum of the column `revision`, modulo 2^64."""

@@ -52,6 +52,7 @@ class MemoryStore:
         self._rows: dict[str, _Row] = {}
         self._columns = {one.column for one in record.fields}
         self._newest_revision = 0
+        self._writes = 0
         self._workers: dict[str, str] = {}
         self._lock = threading.RLock()
 
@@ -82,11 +83,13 @@ class MemoryStore:
         with self._lock:
             fresh = added.column not in self._columns
             self._columns.add(added.column)
+            self._writes += fresh
             return fresh
 
     def drop_column(self, column: str) -> None:
         """Forget the vectors and free the name."""
         with self._lock:
+            self._writes += column in self._columns
             self._columns.discard(column)
             for item, row in self._rows.items():
                 kept = {c: stored for c, stored in row.stored.items() if c != column}
@@ -111,7 +114,9 @@ class MemoryStore:
     def delete(self, ids: Ids) -> int:
         """Delete rows."""
         with self._lock:
-            return sum(self._rows.pop(item, None) is not None for item in ids)
+            deleted = sum(self._rows.pop(item, None) is not None for item in ids)
+            self._writes += deleted
+            return deleted
 
     def write(self, writing: Writing) -> int:
         """Write vectors where the row is there, not changed, and has no embedded one."""
@@ -133,6 +138,7 @@ class MemoryStore:
                 kept = _without_derived(row, writing) if column in row.stored else row.stored
                 self._rows[item] = replace(row, stored={**kept, column: new})
                 written += 1
+            self._writes += written
         return written
 
     def fill(self, filling: Filling) -> Iterator[int]:  # noqa: ARG002 - `write` is as good
@@ -203,6 +209,10 @@ class MemoryStore:
     def compact(self, keep: timedelta) -> None:
         """Do nothing: nothing is scattered."""
 
+    def version(self) -> str:
+        """Return how many writes there were: nobody else can write here."""
+        return str(self._writes)
+
     def revision_sum(self) -> int:
         """Return the sum of all rows' revisions, modulo 2^64."""
         with self._lock:
@@ -219,6 +229,7 @@ class MemoryStore:
     def _put(self, rows: Rows) -> None:
         for at, item in enumerate(rows.ids):
             self._newest_revision += 1
+            self._writes += 1
             was = self._rows.get(item, _Row(0))
             stored = {
                 one.column: _Stored(vectors[at].astype(one.space.dtype), "embedded")

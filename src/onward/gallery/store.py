@@ -217,6 +217,15 @@ class Store(Protocol):
         """
         ...
 
+    def version(self) -> str:
+        """Return what differs after any write to rows or columns, whoever made it.
+
+        So it tells what revisions do not: that another program has written past Onward. Neither
+        the record, the journal and indexes change it, nor does `compact`, for rows stay as they
+        are. Where something was put together by others, it may differ needlessly.
+        """
+        ...
+
     def revision_sum(self) -> int:
         """Return the sum of all rows' revisions, modulo 2^64."""
         ...
