@@ -24,7 +24,7 @@ METRICS = ("cmc@1", "cmc@5", "map")
 
 
 def evaluate_embeddings(
-    queries: Embeddings, gallery: Embeddings, *, exclude_self: bool
+    queries: Embeddings, gallery: Embeddings, *, exclude_self: bool, same_labels: bool = False
 ) -> Evaluation:
     """Rank the whole gallery for every query and judge by labels, in bounded memory.
 
@@ -32,12 +32,16 @@ def evaluate_embeddings(
         queries: with labels; the same embeddings as the gallery if that is what is asked.
         gallery: with labels, in the same space.
         exclude_self: leave out a query's own gallery entry, the one of the same id.
+        same_labels: if only one of the two has class names, the other's numbers mean the same.
 
     Raises:
         SpaceMismatchError: if the two are in different spaces.
         EvaluationError: if labels are missing.
+        LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
     """
-    relevance = Relevance.between(queries, gallery, exclude_self=exclude_self)
+    relevance = Relevance.between(
+        queries, gallery, exclude_self=exclude_self, same_labels=same_labels
+    )
     return evaluate(rank(queries, gallery, exclude_self=exclude_self), relevance)
 
 

@@ -7,6 +7,7 @@ OnwardError                 anything the user can put right
 ├── DataError               images or labels cannot be read, or do not fit together
 ├── EmbeddingsError         ids, vectors and labels do not make embeddings
 ├── SpaceMismatchError      vectors of different spaces were put together
+├── LabelMismatchError      labels were put together that nothing says mean the same classes
 ├── EvaluationError         rankings and relevance do not fit together
 ├── ArtifactError           what is on the disk is missing, damaged or of another kind
 ├── ModelError              an embedding model cannot be made, saved or run
@@ -46,6 +47,10 @@ class EmbeddingsError(OnwardError):
 
 class SpaceMismatchError(OnwardError):
     """Vectors of different spaces were put together."""
+
+
+class LabelMismatchError(OnwardError):
+    """Labels were put together that nothing says mean the same classes."""
 
 
 class EvaluationError(OnwardError):

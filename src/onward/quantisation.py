@@ -6,7 +6,7 @@ embeddings of old data, and applied to every item's embedding before it is store
 are fitted on what is stored. Nothing here knows of models, galleries or images.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -96,7 +96,8 @@ class Quantisation:
                 "fit a quantisation on old data in theirs"
             )
         quantised = self.apply_array(embeddings.vectors)
-        return Embeddings(embeddings.ids, quantised, self.space, embeddings.labels)
+        made: Embeddings = replace(embeddings, vectors=quantised, space=self.space)
+        return made
 
     def apply_array(self, vectors: Vectors) -> Vectors:
         """Return the quantised vectors, as float32; the caller vouches for the space.

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from onward.errors import EvaluationError
+from onward.labels import renumber, translate
 from onward.spaces import Embeddings, Ids
 
 Rows = Int64[np.ndarray, "query rank"]
@@ -97,8 +98,10 @@ class Relevance:
     Attributes:
         query_ids: one id a query.
         gallery_ids: every item of the gallery, brought back or not.
-        query_labels: class of each query.
-        gallery_labels: class of each gallery item.
+        query_labels: class of each query; a negative label means that it is not known: such a
+            query looks for nothing.
+        gallery_labels: class of each gallery item, in the same numbering; one whose class is not
+            known is relevant to no query.
         exclude_self: true if a query's own gallery entry, the one of the same id, does not count:
             neither as a hit nor as something to find.
 
@@ -127,12 +130,27 @@ class Relevance:
 
     @classmethod
     def between(
-        cls, queries: Embeddings, gallery: Embeddings, *, exclude_self: bool
+        cls,
+        queries: Embeddings,
+        gallery: Embeddings,
+        *,
+        exclude_self: bool,
+        same_labels: bool = False,
     ) -> "Relevance":
         """Return the relevance that the labels of queries and gallery make.
 
+        Labels are compared by the names of their classes where both have names, and by number
+        where neither has; the labels here are in the gallery's numbering.
+
+        Args:
+            queries: with labels.
+            gallery: with labels.
+            exclude_self: whether a query's own gallery entry is left out.
+            same_labels: if only one of the two has class names, the other's numbers mean the same.
+
         Raises:
             EvaluationError: if either has no labels.
+            LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
         """
         if queries.labels is None or gallery.labels is None:
             whose = "queries" if queries.labels is None else "gallery"
@@ -140,7 +158,14 @@ class Relevance:
                 f"the embeddings of the {whose} have no labels, and labels make relevance; "
                 "embed labelled items, or build Relevance with labels of your own"
             )
-        return cls(queries.ids, gallery.ids, queries.labels, gallery.labels, exclude_self)
+        translated = translate(
+            queries.class_names,
+            gallery.class_names,
+            same_labels=same_labels,
+            sources=("the queries", "the gallery"),
+        )
+        wanted = renumber(queries.labels, translated)
+        return cls(queries.ids, gallery.ids, wanted, gallery.labels, exclude_self)
 
     def hits(self, ranking: Ranking) -> Hits:
         """Return where the ranking holds a relevant item; padding is never a hit.
@@ -162,7 +187,7 @@ class Relevance:
         wanted = self._labels_of(ranking.query_ids)[:, None]
         if not len(self.gallery_ids):
             return np.zeros(rows.shape, dtype=np.bool_)
-        hits: Hits = (self.gallery_labels[rows] == wanted) & (rows >= 0)
+        hits: Hits = (self.gallery_labels[rows] == wanted) & (wanted >= 0) & (rows >= 0)
         return hits
 
     def counts(self, query_ids: Ids) -> Counts:
@@ -180,7 +205,13 @@ class Relevance:
             own = self._own_rows(query_ids)
             present = np.flatnonzero(own >= 0)
             counts[present] -= self.gallery_labels[own[present]] == wanted[present]
+        counts[wanted < 0] = 0
         return counts
+
+    @property
+    def unknown(self) -> int:
+        """How many queries look for nothing because their class is not known."""
+        return int((self.query_labels < 0).sum())
 
     @property
     def longest(self) -> int:

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from onward.errors import EmbeddingsError, SpaceMismatchError
+from onward.labels import ClassNames, Labels, as_class_names, as_labels, is_text
 
 Metric = Literal["l2", "cosine"]
 Format = Literal["float32", "float16", "int8"]
 Ids = tuple[str, ...]
 Vectors = Float32[np.ndarray, "item dim"]
-Labels = Int64[np.ndarray, " item"]
 
 SPACE_KEY = b"onward.space"
+CLASSES_KEY = b"onward.class_names"
 LARGEST_CODE = 127  # of int8; -128 is not used, so that codes are symmetric
 
 
@@ -95,7 +96,8 @@ class Embeddings:
         ids: identity of each item.
         vectors: one row an item; float32 here, whatever the format in which they are stored.
         space: where the vectors lie.
-        labels: class of each item, where it is known.
+        labels: class of each item, where it is known; a negative label means that it is not.
+        class_names: what each label is called; None where nothing says so, and without labels.
 
     Raises:
         EmbeddingsError: if any of this does not hold; the message names the row.
@@ -105,6 +107,7 @@ class Embeddings:
     vectors: Vectors
     space: Space
     labels: Labels | None = None
+    class_names: ClassNames | None = None
 
     def __post_init__(self) -> None:
         vectors = _as_vectors(self.vectors)
@@ -138,12 +141,17 @@ class Embeddings:
                 f"direction; {self.space} needs one. Leave the item out or use the l2 metric"
             )
         if self.labels is not None:
-            labels = _as_labels(self.labels)
+            labels = as_labels(self.labels)
             if labels.shape != (len(self.ids),):
                 raise EmbeddingsError(
                     f"labels of shape {labels.shape} for {len(self.ids)} items; give one an item"
                 )
             object.__setattr__(self, "labels", _read_only(labels))
+        names = self.class_names
+        if self.labels is None or names is None:
+            object.__setattr__(self, "class_names", None)
+        else:
+            object.__setattr__(self, "class_names", as_class_names(names, self.labels))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -157,7 +165,7 @@ class Embeddings:
         chosen = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
         labels = None if self.labels is None else self.labels[chosen]
         ids = tuple(self.ids[row] for row in chosen)
-        return Embeddings(ids, self.vectors[chosen], self.space, labels)
+        return Embeddings(ids, self.vectors[chosen], self.space, labels, self.class_names)
 
     def align(self, ids: Iterable[str]) -> "Embeddings":
         """Return the embeddings of these ids, in their order.
@@ -197,6 +205,8 @@ class Embeddings:
         if self.labels is not None:
             columns["label"] = pa.array(self.labels)
         metadata = {SPACE_KEY: json.dumps(self.space.to_json()).encode()}
+        if self.class_names is not None:
+            metadata[CLASSES_KEY] = json.dumps(self.class_names).encode()
         table = pa.table(columns).replace_schema_metadata(metadata)
         with write_aside(target) as aside:
             pq.write_table(table, aside)
@@ -278,11 +288,6 @@ def check_unique(ids: Ids) -> None:
             )
 
 
-def is_text(name: str) -> bool:
-    """Say whether a string can be written in UTF-8; that of a file's name need not."""
-    return name.encode(errors="ignore").decode() == name
-
-
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
@@ -314,19 +319,6 @@ def _check_format(ids: Ids, vectors: np.ndarray, space: Space) -> None:
         )
 
 
-def _as_labels(values: Any) -> np.ndarray:
-    given = np.asarray(values)
-    if given.dtype.kind in "iuf":
-        with np.errstate(invalid="ignore"):  # NaN is not equal to what it becomes
-            labels = np.ascontiguousarray(given, dtype=np.int64)
-        if (labels == given).all():
-            return labels
-    raise EmbeddingsError(
-        f"labels of type {given.dtype} are not all whole numbers of 64 bits; give each item's "
-        "class a number, and leave out items without one"
-    )
-
-
 def _load_parquet(path: Path, space: Space | None) -> Embeddings:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -352,8 +344,9 @@ def _load_parquet(path: Path, space: Space | None) -> Embeddings:
         raise SpaceMismatchError(f"{path} holds vectors in {found}, not in {space} as asked for")
     flat = _flatten(table["vector"].combine_chunks(), found, path)
     vectors = _as_vectors(flat.reshape(-1, found.dim))
-    labels = _as_labels(table["label"].to_numpy()) if "label" in table.column_names else None
-    return Embeddings(tuple(table["id"].to_pylist()), vectors, found, labels)
+    labels = as_labels(table["label"].to_numpy()) if "label" in table.column_names else None
+    names = _read_class_names((table.schema.metadata or {}).get(CLASSES_KEY), path)
+    return Embeddings(tuple(table["id"].to_pylist()), vectors, found, labels, names)
 
 
 def _load_array(path: Path) -> np.ndarray:
@@ -371,6 +364,16 @@ def _read_space(stored: bytes, path: Path) -> Space:
         raise EmbeddingsError(
             f"{path} says {stored!r} of the space of its vectors; that is no space in JSON, such "
             f"as {json.dumps(Space('resnet50@2f1c90ab', 128).to_json())}. Write the file again"
+        ) from error
+
+
+def _read_class_names(stored: bytes | None, path: Path) -> ClassNames | None:
+    try:
+        return None if stored is None else {int(k): v for k, v in json.loads(stored).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EmbeddingsError(
+            f"{path} says {stored!r} of its class names; that is no JSON of names by label, such "
+            'as {"0": "cat"}. Write the file again'
         ) from error
 
 

@@ -120,7 +120,7 @@ class Transformation:
         vectors = run_in_blocks(
             self._session, inputs, self.new.dim, lambda row: f"item {old.ids[row]!r} (row {row})"
         )
-        return Embeddings(old.ids, vectors, self.new, old.labels)
+        return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names)
 
     def apply_arrays(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
         """Return the new vectors of a batch without ids; the caller vouches for the spaces.
@@ -162,7 +162,7 @@ class Transformation:
             rows = slice(start, start + BLOCK_ROWS)
             aside = None if side is None else side.vectors[rows].astype(np.float64)
             vectors[rows] = run_steps(self.steps, old.vectors[rows].astype(np.float64), aside)
-        return Embeddings(old.ids, vectors, self.new, old.labels)
+        return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names)
 
     def to_onnx(self) -> bytes:
         """Return the ONNX graph: inputs "old" (and "side"), output "new", any number of rows.

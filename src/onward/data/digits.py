@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from onward.spaces import Labels
+from onward.labels import Labels
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 _LEVELS = 16

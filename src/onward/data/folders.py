@@ -23,7 +23,7 @@ from onward.data.items import Items, LeftOut
 from onward.data.ordering import natural_key
 from onward.data.payloads import find_fault
 from onward.errors import DataError
-from onward.spaces import is_text
+from onward.labels import is_text
 
 TRAIN, TEST = ("train",), ("test", "val", "valid", "validation")
 LEFT_BEHIND = ("Thumbs.db", "desktop.ini")

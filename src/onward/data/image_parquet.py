@@ -92,6 +92,7 @@ def open_parquet(
         payloads=tuple(row.payload for row in rows.values()),
         source=source,
         left_out=tuple(left_out),
+        named=bool(names),
     )
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from onward.artifacts import digest
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
 from onward.errors import DataError
-from onward.spaces import Ids, Labels, is_text
+from onward.labels import Labels, is_text
+from onward.spaces import Ids
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,6 +51,8 @@ class Items:
         payloads: where each image is; see `onward.data.payloads`.
         source: where the items come from, for a person.
         left_out: what was left out when the source was opened with `skip_bad`.
+        named: false where the source does not say what its classes are called, and `class_names`
+            holds the numbers.
 
     Raises:
         DataError: if any of this does not hold; the message names the item and where it is.
@@ -61,6 +64,7 @@ class Items:
     payloads: tuple[Payload, ...]
     source: str
     left_out: tuple[LeftOut, ...] = ()
+    named: bool = True
 
     def __post_init__(self) -> None:
         labels = np.array(self.labels, dtype=np.int64)

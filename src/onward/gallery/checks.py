@@ -13,7 +13,8 @@ from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows, Store
 from onward.gallery.values import Revisions
-from onward.spaces import Embeddings, Ids, Labels, Space
+from onward.labels import Labels
+from onward.spaces import Embeddings, Ids, Space
 
 NAMED = 3
 """How many ids a message names."""

@@ -256,7 +256,7 @@ class EmbeddingModel:
         device: str = "cpu",
         progress: Progress = silent,
     ) -> Embeddings:
-        """Return the embeddings of items, with their ids and labels.
+        """Return the embeddings of items, with their ids, labels and class names.
 
         Memory is bounded by two batches of images beside the vectors themselves.
 
@@ -375,8 +375,9 @@ class EmbeddingModel:
         for rows, given in self._run(items, run, batch_items, progress):
             for array, of_batch in zip(arrays, given, strict=True):
                 array[rows] = of_batch
+        names = items.class_names if items.named else None
         return tuple(
-            Embeddings(items.ids, array, space, items.labels)
+            Embeddings(items.ids, array, space, items.labels, names)
             for array, space in zip(arrays, spaces, strict=True)
         )
 

@@ -10,7 +10,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from onward.artifacts import digest, digest_arrays
 from onward.errors import DataError, SpaceMismatchError, TransformationError
-from onward.spaces import Embeddings, Ids, Labels, Space
+from onward.labels import Labels
+from onward.spaces import Embeddings, Ids, Space
 from onward.training.timetable import Rows
 
 LEAST_ITEMS = 20

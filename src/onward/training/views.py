@@ -76,8 +76,9 @@ def embed_views(
         progress(int(rows[-1]) + 1, len(items))
     ids = tuple(f"{item}#{view}" for view in range(views) for item in items.ids)
     labels = np.tile(items.labels, views)
+    names = items.class_names if items.named else None
     return {
-        space: Embeddings(ids, array.reshape(-1, space.dim), space, labels)
+        space: Embeddings(ids, array.reshape(-1, space.dim), space, labels, names)
         for space, array in vectors.items()
     }
 

@@ -14,7 +14,8 @@ from jaxtyping import Float32
 
 from onward.artifacts import digest
 from onward.gallery import Batch, Gallery
-from onward.spaces import Embeddings, Ids, Labels, Space
+from onward.labels import Labels
+from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
 from onward.upgrading.routes import Routes, needed_spaces, transform
 from onward.upgrading.sample import check_sample_space

@@ -1,0 +1,170 @@
+"""Labels, the names of their classes, and how the labels of two sources are brought together.
+
+A label is a number that means something within one source only: class 1 is "owl" where the source
+has cats and owls, and "dog" where it has cats, dogs and owls. What compares the labels of two
+sources, or puts them into one gallery, goes through `translate`: by name where both have names.
+A negative label means that the class is not known. Nothing here knows of vectors or files.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from onward.errors import EmbeddingsError, LabelMismatchError
+
+Labels = Int64[np.ndarray, " item"]
+ClassNames = Mapping[int, str]
+
+LARGEST_LABEL = 2**63 - 1
+LARGEST_EXACT = 2**53
+"""Above it, a float64 no longer tells one whole number from the next."""
+
+
+def as_labels(values: Any) -> Labels:
+    """Return labels as whole numbers of 64 bits; a negative one means that the class is not known.
+
+    Raises:
+        EmbeddingsError: if they are anything else, such as 1.5, NaN, True, a date, or masked.
+    """
+    given = np.asarray(values)
+    masked = isinstance(values, np.ma.MaskedArray)
+    if given.dtype.kind in "iuf" and not masked:
+        with np.errstate(invalid="ignore"):  # NaN is not equal to what it becomes
+            labels: Labels = np.ascontiguousarray(given, dtype=np.int64)
+        exact = given.dtype.kind != "f" or (np.abs(given) <= LARGEST_EXACT).all()
+        if exact and (labels == given).all():
+            return labels
+    what = f"masked labels of type {given.dtype}" if masked else f"labels of type {given.dtype}"
+    raise EmbeddingsError(
+        f"{what} are not all whole numbers of 64 bits; give each item's class a number, and -1 "
+        "where it is not known"
+    )
+
+
+def as_class_names(names: Mapping[Any, Any], labels: Labels) -> dict[int, str]:
+    """Return what each label is called, by ascending label; negative labels have no name.
+
+    Names are brought into one form of Unicode (NFC), so that "é" is one name however it is written.
+
+    Args:
+        names: a name for every label that is not negative, and for any other class.
+        labels: those that need one.
+
+    Raises:
+        EmbeddingsError: if a label has no name, a name is no text, or two labels have one name.
+    """
+    found: dict[int, str] = {}
+    label_of: dict[str, int] = {}
+    for label, name in names.items():
+        if isinstance(label, bool) or not isinstance(label, int | np.integer):
+            raise EmbeddingsError(
+                f"a class name is given for {label!r}; class names are given for labels, "
+                "which are whole numbers"
+            )
+        if not isinstance(name, str) or not name or not is_text(name):
+            raise EmbeddingsError(
+                f"the name of class {label} is {name!r}; class names are strings in UTF-8 that are "
+                "not empty"
+            )
+        if label < 0:
+            continue
+        plain = unicodedata.normalize("NFC", str(name))
+        if (other := label_of.setdefault(plain, int(label))) != label:
+            raise EmbeddingsError(
+                f"the classes {other} and {label} are both called {plain!r}; give each class a "
+                "name of its own, or give labels without class names"
+            )
+        found[int(label)] = plain
+    for label in np.unique(labels).tolist():
+        if label >= 0 and label not in found:
+            raise EmbeddingsError(
+                f"class {label} has no name, and {len(found)} other classes have one; name every "
+                "class that an item has, or give labels without class names"
+            )
+    return dict(sorted(found.items()))
+
+
+def is_text(name: str) -> bool:
+    """Say whether a string can be written in UTF-8; that of a file's name need not."""
+    return name.encode(errors="ignore").decode() == name
+
+
+def named_by_number(names: ClassNames) -> bool:
+    """Say whether every class is called by its own number, as the digits are."""
+    return all(name == str(label) for label, name in names.items())
+
+
+def translate(
+    given: ClassNames | None,
+    to: ClassNames | None,
+    *,
+    same_labels: bool,
+    sources: tuple[str, str],
+) -> dict[int, int]:
+    """Return what labels of one source are in the numbering of another; the others stay.
+
+    By name where both have names. A class that the other does not know keeps its number if that
+    is free there, and gets a new one if not. Where neither has names, the numbers are taken to
+    mean the same; also where one has none and the other's names are the numbers themselves.
+
+    Args:
+        given: the names of the classes whose labels are to be translated.
+        to: the names of the classes in whose numbering they are wanted.
+        same_labels: the numbers of a source without names are those of the one with names.
+        sources: what the two are, for messages: "the queries", "the gallery".
+
+    Raises:
+        LabelMismatchError: if one has names, the other has not, and nothing says that the numbers
+            mean the same.
+    """
+    if given is None or to is None:
+        names = given if to is None else to
+        if names is None or same_labels or named_by_number(names):
+            return {}
+        with_names, without = sources if to is None else sources[::-1]
+        label, name = next(iter(names.items()))
+        raise LabelMismatchError(
+            f"the classes of {with_names} have names ({label} is {name!r}), those of {without} "
+            "have none, so nothing tells whether a label means the same class in both. Embed again "
+            "from data with class names; or, if both number their classes the same, say so: "
+            "--same-labels (same_labels=True)"
+        )
+    label_of = {name: label for label, name in to.items()}
+    fresh = _fresh(label for names in (given, to) for label in names)
+    taken = set(to)
+    translated = {}
+    for label, name in given.items():
+        found = label_of.get(name)
+        if found is None:
+            found = label if label not in taken else next(fresh)
+        translated[label] = found
+    return {label: found for label, found in translated.items() if label != found}
+
+
+def renumber(labels: Labels, translated: Mapping[int, int]) -> Labels:
+    """Return labels in another numbering; what is not translated stays."""
+    if not translated:
+        return labels
+    every, row_of = np.unique(labels, return_inverse=True)
+    new: Labels = np.array([translated.get(label, label) for label in every.tolist()], np.int64)
+    return new[row_of]
+
+
+def numbering_note(given: ClassNames | None, to: ClassNames | None) -> str | None:
+    """Return a sentence if labels of two sources are brought together by number, not by name."""
+    if given is not None and to is not None:
+        return None
+    return "labels without class names: the same number is taken to mean the same class"
+
+
+def _fresh(used: Iterable[int]) -> Iterator[int]:
+    taken = set(used)
+    number = max(taken, default=-1)
+    while True:
+        number = number + 1 if number < LARGEST_LABEL else 0
+        if number not in taken:
+            taken.add(number)
+            yield number

@@ -1,0 +1,180 @@
+"""Class names: what brings the labels of two sources together, and what refuses to guess."""
+
+import re
+
+import numpy as np
+import pytest
+
+from onward import Embeddings, Relevance, Space, evaluate_embeddings
+from onward.errors import EmbeddingsError, LabelMismatchError
+from onward.labels import as_class_names, as_labels, numbering_note, renumber, translate
+
+S = Space("s@1", 2)
+SOURCES = ("the queries", "the gallery")
+
+
+def labelled(labels, names=None, prefix="i"):
+    """Return items whose vectors are apart by class: the class's first letter, or its number."""
+    place = [ord(names[label][0]) if names and label >= 0 else label for label in labels]
+    vectors = np.array([[p, 0] for p in place], np.float32)
+    ids = tuple(f"{prefix}{row}" for row in range(len(labels)))
+    return Embeddings(ids, vectors, S, np.array(labels), names)
+
+
+CATS_AND_OWLS = {0: "cat", 1: "owl"}
+CATS_DOGS_OWLS = {0: "cat", 1: "dog", 2: "owl"}
+
+
+# How two numberings meet.
+
+
+@pytest.mark.parametrize(
+    ("given", "to", "expected"),
+    [
+        pytest.param(CATS_AND_OWLS, CATS_DOGS_OWLS, {1: 2}, id="a-class-is-missing"),
+        pytest.param(CATS_DOGS_OWLS, CATS_AND_OWLS, {1: 3, 2: 1}, id="a-class-is-new"),
+        pytest.param({0: "b", 1: "a"}, {0: "a", 1: "b"}, {0: 1, 1: 0}, id="another-order"),
+        pytest.param({0: "a", 5: "f"}, {0: "a", 1: "b"}, {}, id="a-new-class-keeps-a-free-number"),
+        pytest.param({0: "x", 1: "y"}, {0: "a", 1: "b"}, {0: 2, 1: 3}, id="nothing-in-common"),
+        pytest.param({0: "3", 1: "7"}, {3: "3", 7: "7"}, {0: 3, 1: 7}, id="numbers-as-names"),
+        pytest.param(None, None, {}, id="neither-has-names"),
+        pytest.param(None, {0: "0", 1: "1"}, {}, id="one-is-named-by-its-numbers"),
+        pytest.param({0: "0", 1: "1"}, None, {}, id="the-other-is-named-by-its-numbers"),
+        pytest.param({0: "e\u0301"}, {4: "\u00e9"}, {0: 4}, id="two-ways-to-write-one-name"),
+        pytest.param({2**63 - 1: "z"}, {2**63 - 1: "a"}, {2**63 - 1: 0}, id="the-largest-label"),
+    ],
+)
+def test_labels_are_translated_by_the_names_of_their_classes(given, to, expected):
+    given, to = (names and as_class_names(names, np.array([], np.int64)) for names in (given, to))
+    assert translate(given, to, same_labels=False, sources=SOURCES) == expected
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_names_on_one_side_only_are_refused_unless_the_numbering_is_stated(turned):
+    given, to = (None, CATS_AND_OWLS) if turned else (CATS_AND_OWLS, None)
+    first, second = SOURCES[::-1] if turned else SOURCES
+    words = (
+        f"the classes of {first} have names (0 is 'cat'), those of {second} have none, so nothing "
+        "tells whether a label means the same class in both. Embed again from data with class "
+        "names; or, if both number their classes the same, say so: --same-labels (same_labels=True)"
+    )
+    with pytest.raises(LabelMismatchError, match=re.escape(words)):
+        translate(given, to, same_labels=False, sources=SOURCES)
+    assert translate(given, to, same_labels=True, sources=SOURCES) == {}
+
+
+def test_stating_the_numbering_does_not_overrule_names_on_both_sides():
+    stated = translate(CATS_AND_OWLS, CATS_DOGS_OWLS, same_labels=True, sources=SOURCES)
+    assert stated == {1: 2}
+
+
+def test_renumbering_moves_all_labels_at_once():
+    labels = np.array([0, 1, -1, 1, 7])
+    assert renumber(labels, {0: 1, 1: 0}).tolist() == [1, 0, -1, 0, 7]
+    assert renumber(labels, {}) is labels
+
+
+def test_only_a_comparison_by_number_is_noted():
+    assert numbering_note(CATS_AND_OWLS, CATS_DOGS_OWLS) is None
+    for given, to in [(None, None), (None, CATS_AND_OWLS), (CATS_AND_OWLS, None)]:
+        assert "same number is taken to mean the same class" in numbering_note(given, to)
+
+
+# What embeddings refuse.
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        pytest.param({0: "cat"}, "class 1 has no name, and 1 other classes have one", id="lacking"),
+        pytest.param({0: "cat", 1: "cat"}, "the classes 0 and 1 are both called 'cat'", id="twice"),
+        pytest.param(
+            {0: "e\u0301", 1: "\u00e9"}, "the classes 0 and 1 are both called", id="twice-in-NFC"
+        ),
+        pytest.param({0: "cat", 1: 7}, "the name of class 1 is 7; class names are", id="number"),
+        pytest.param({0: "cat", 1: ""}, "the name of class 1 is ''; class names are", id="empty"),
+        pytest.param({0: "cat", 1: "\udcff"}, "the name of class 1 is", id="no-text"),
+        pytest.param({"0": "cat"}, "a class name is given for '0'; class names", id="text-label"),
+        pytest.param({True: "cat"}, "a class name is given for True; class names", id="boolean"),
+    ],
+)
+def test_class_names_that_are_none_are_refused(names, words):
+    with pytest.raises(EmbeddingsError, match=re.escape(words)):
+        as_class_names(names, np.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param([1.5, 2.0], id="halves"),
+        pytest.param([np.nan, 1.0], id="nan"),
+        pytest.param([2.0**60, 1.0], id="floats-that-are-not-exact"),
+        pytest.param(np.array([2**63, 1], np.uint64), id="above-64-bits"),
+        pytest.param([2**64, 1], id="far-above-64-bits"),
+        pytest.param([True, False], id="booleans"),
+        pytest.param([1j, 2j], id="complex"),
+        pytest.param(np.array(["2020-01-01", "2020-01-02"], "M8[D]"), id="dates"),
+        pytest.param(np.array([1, 2], "m8[s]"), id="durations"),
+        pytest.param(np.ma.masked_array([1, 2], [False, True]), id="masked"),
+        pytest.param(["cat", "dog"], id="words"),
+        pytest.param([None, 1], id="none"),
+    ],
+)
+def test_labels_that_are_no_whole_numbers_are_refused(labels):
+    with pytest.raises(EmbeddingsError, match="are not all whole numbers of 64 bits; give each"):
+        as_labels(labels)
+
+
+def test_labels_of_other_whole_types_are_taken():
+    for labels in ([1.0, -1.0], np.array([1, -1], np.int8), [1, -1]):
+        assert as_labels(labels).tolist() == [1, -1]
+
+
+def test_class_names_stay_with_the_embeddings(tmp_path):
+    made = labelled([2, 0, -1], CATS_DOGS_OWLS)
+    assert made.class_names == CATS_DOGS_OWLS
+    assert made.select([1]).class_names == CATS_DOGS_OWLS
+    assert made.align(["i2", "i0"]).class_names == CATS_DOGS_OWLS
+    made.save(tmp_path / "a.parquet")
+    assert Embeddings.load(tmp_path / "a.parquet").class_names == CATS_DOGS_OWLS
+
+
+def test_without_labels_there_are_no_class_names():
+    assert Embeddings(("a",), np.zeros((1, 2), np.float32), S, None, {0: "cat"}).class_names is None
+
+
+def test_negative_labels_have_no_name():
+    assert labelled([0, -1], {0: "cat", -1: "unknown"}).class_names == {0: "cat"}
+
+
+# Relevance.
+
+
+def test_a_query_source_that_lacks_a_class_is_compared_by_name():
+    queries = labelled([0, 1], CATS_AND_OWLS, "q")
+    gallery = labelled([0, 1, 2, 0, 1, 2], CATS_DOGS_OWLS)
+    found = evaluate_embeddings(queries, gallery, exclude_self=False)
+    assert (found.cmc(1), found.map, found.queries) == (1, 1, 2)
+
+
+def test_a_class_that_the_gallery_lacks_is_not_taken_for_another_one():
+    queries = labelled([0, 1], {0: "ant", 1: "cat"}, "q")
+    relevance = Relevance.between(queries, labelled([0, 1], CATS_AND_OWLS), exclude_self=False)
+    assert relevance.counts(queries.ids).tolist() == [0, 1]
+
+
+def test_relevance_of_old_embeddings_without_names_needs_the_numbering_stated():
+    queries, gallery = labelled([0, 1], None, "q"), labelled([0, 1], CATS_AND_OWLS)
+    with pytest.raises(LabelMismatchError, match="the classes of the gallery have names"):
+        Relevance.between(queries, gallery, exclude_self=False)
+    stated = Relevance.between(queries, gallery, exclude_self=False, same_labels=True)
+    assert stated.counts(queries.ids).tolist() == [1, 1]
+
+
+def test_what_has_no_known_class_is_neither_query_nor_relevant():
+    queries, gallery = labelled([0, -1, -7], prefix="q"), labelled([0, -1, 0, -7])
+    relevance = Relevance.between(queries, gallery, exclude_self=False)
+    assert relevance.counts(queries.ids).tolist() == [2, 0, 0]
+    assert relevance.unknown == 2
+    found = evaluate_embeddings(queries, gallery, exclude_self=False)
+    assert (found.queries, found.skipped, found.cmc(1)) == (1, 2, 1)
