@@ -24,11 +24,11 @@ from upgrades import (
 )
 
 from onward.cli import main
-from onward.errors import EmbeddingsError, GalleryError, TransformationError
+from onward.errors import EmbeddingsError, GalleryError, TransformationError, UpgradeError
 from onward.gallery import open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation, linear
-from onward.upgrading import Upgrade
+from onward.upgrading import Upgrade, Verification
 from onward.upgrading.backfill import backfill, embeddings_given
 from onward.upgrading.budget import Budget
 
@@ -53,12 +53,18 @@ def state_of(gallery):
     return gallery.ids(), given, now.serving, now.query_model, now.previous
 
 
-def finish(gallery, transformation=TO_SECOND):
-    """Carry the upgrade out, wherever it stands."""
+def run_and_verify(gallery, transformation=TO_SECOND):
+    """Carry the upgrade out, wherever it stands, up to cutting over."""
     upgrade = Upgrade(gallery, transformation)
     upgrade.start()
     assert upgrade.run().remaining == 0
     assert upgrade.verify(sample_rows=None).passed
+    return upgrade
+
+
+def finish(gallery, transformation=TO_SECOND):
+    """Carry the upgrade out, wherever it stands."""
+    upgrade = run_and_verify(gallery, transformation)
     upgrade.cut_over(query_model="second")
     assert len(gallery.search(embed(transformation.new, ["q"]), ROWS).ids_of(0)) == ROWS
 
@@ -363,3 +369,55 @@ def test_side_information_of_another_model_is_not_stored(url):
         gallery.update(embed(OLD, IDS[:1]), embed(Space("side@1", 4), IDS[:1]))
     assert state_of(gallery) == before
     finish(gallery)
+
+
+# Another program writes into the store
+
+
+WRITES_OF_OTHERS = {
+    "a new vector": lambda items: items.update(
+        f"id = '{IDS[3]}'", values={"second_2": [1.0] * SECOND.dim}
+    ),
+    "a label": lambda items: items.update(f"id = '{IDS[3]}'", values={"label": 7}),
+    "a row": lambda items: items.delete(f"id = '{IDS[3]}'"),
+    "a column": lambda items: items.add_columns({"more": "1"}),
+}
+
+
+@pytest.mark.parametrize("what", WRITES_OF_OTHERS)
+def test_a_verification_goes_stale_when_another_program_writes(path, gallery, what):
+    upgrade = run_and_verify(gallery)
+    assert upgrade.status().verification == "passed"
+    WRITES_OF_OTHERS[what](lancedb.connect(path).open_table("items"))
+    assert upgrade.status().verification == "stale"
+    with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):
+        upgrade.cut_over(query_model="second")
+    assert gallery.describe().serving == OLD
+    verification = upgrade.verify(sample_rows=None)
+    assert verification.passed == (what != "a new vector")
+    assert verification.wrong_examples == ((IDS[3],) if what == "a new vector" else ())
+
+
+def test_what_onward_itself_notes_and_builds_leaves_a_verification_fresh(path, gallery):
+    upgrade = run_and_verify(gallery)
+    gallery.log({"event": "a note"})
+    upgrade.limit(100.0)
+    gallery.build_index(SECOND)
+    gallery.compact()
+    other = Upgrade(open_gallery(path), TO_SECOND)
+    assert other.status().verification == "passed"
+    assert other.cut_over(query_model="second").serving == SECOND
+
+
+def test_of_a_verification_from_before_versions_the_state_alone_tells(gallery, monkeypatch):
+    written = Verification.to_json
+    monkeypatch.setattr(
+        Verification,
+        "to_json",
+        lambda self: {name: one for name, one in written(self).items() if name != "version"},
+    )
+    upgrade = run_and_verify(gallery)
+    assert "version" not in gallery.journal()[-1]
+    assert upgrade.status().verification == "passed"
+    gallery.delete([IDS[3]])
+    assert upgrade.status().verification == "stale"

@@ -10,7 +10,9 @@ from onward.cli.output import AsJson, to_text
 
 DIGEST_DIGITS = 64
 
-NOT_SHOWN = frozenset({"number", "time", "event", "state", "gallery", "next_steps", "made_by"})
+NOT_SHOWN = frozenset(
+    {"number", "time", "event", "state", "version", "gallery", "next_steps", "made_by"}
+)
 """To a person: what every line has, or says too much."""
 
 

@@ -6,7 +6,7 @@ by cutting over. Intact: upgraded vectors, a sample or all, are what the transfo
 old vectors and side-information that are stored now; where these were dropped, that cannot be known
 any more, and the verification says so. Good enough: queries whose answers are known
 find what they should. A verification says of which state of the gallery it speaks, and is stale as
-soon as a row has changed.
+soon as a row has changed, be it by a program that is not Onward.
 """
 
 import secrets
@@ -46,6 +46,8 @@ class Verification:
     Attributes:
         transformation: digest of the transformation, or of all of them where there are fallbacks.
         state: of the gallery's rows when it began; stale once they have another.
+        version: of what the store held when it began; stale once it holds another, be it that a
+            program other than Onward wrote it, of which the state knows nothing.
         work: rows to do, done and blocked.
         pending: the first few ids of rows that are to be done.
         ids: what the ids of all rows, and of those with a new vector, say.
@@ -63,6 +65,7 @@ class Verification:
 
     transformation: str
     state: str
+    version: str
     work: Work
     pending: tuple[str, ...]
     ids: IdSets
@@ -115,6 +118,7 @@ class Verification:
             "intact": self.intact,
             "transformation": self.transformation,
             "state": self.state,
+            "version": self.version,
             **self.work.to_json(),
             "pending": list(self.pending),
             "ids": asdict(self.ids),
@@ -199,7 +203,7 @@ def verify_upgrade(
 ) -> Verification:
     """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
     begin = time.perf_counter()
-    state = gallery.state()
+    version, state = gallery.version(), gallery.state()
     work = measure_work(gallery, routes)
     pending = pending_ids(gallery, routes, EXAMPLES)
     counts = gallery.describe().spaces[routes.new]
@@ -211,6 +215,7 @@ def verify_upgrade(
     verification = Verification(
         transformation=routes.digest,
         state=state,
+        version=version,
         work=work,
         pending=pending,
         ids=compare_ids(gallery, routes.new),
@@ -237,10 +242,13 @@ def latest_verification(gallery: Gallery, routes: Routes) -> Mapping[str, Any] |
 
 
 def verification_state(gallery: Gallery, routes: Routes) -> str:
-    """Return "none", "passed", "failed", or "stale" if rows have changed since."""
+    """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever."""
     entry = latest_verification(gallery, routes)
     if entry is None:
         return "none"
+    # Of one that was made before versions were known, the state alone tells.
+    if "version" in entry and entry["version"] != gallery.version():
+        return "stale"
     if entry["state"] != gallery.state():
         return "stale"
     return "passed" if entry["passed"] else "failed"
