@@ -1,6 +1,7 @@
 """Artefacts: round trips, damage, and writing that is interrupted."""
 
 import itertools
+import json
 import os
 import re
 from dataclasses import replace
@@ -187,6 +188,90 @@ def test_a_newer_format_asks_for_a_newer_onward(saved):
         read_artifact(saved, "transformation")
 
 
+@pytest.mark.parametrize("stored", ["BF16", "F8_E4M3", "F8_E5M2"])
+def test_numbers_that_numpy_does_not_have_are_named(saved, stored):
+    size = 2 if stored == "BF16" else 1
+    entry = {"weight": {"dtype": stored, "shape": [2], "data_offsets": [0, 2 * size]}}
+    data = json.dumps(entry).encode()
+    data = len(data).to_bytes(8, "little") + data + bytes(2 * size)
+    (saved / "model.safetensors").write_bytes(data)
+    rewrite_header(
+        saved, digests={**read_header(saved)["digests"], "model.safetensors": digest(data)}
+    )
+    words = f"model.safetensors holds numbers of type {stored}, which NumPy does not have; convert"
+    with pytest.raises(ArtifactError, match=re.escape(words)):
+        read_artifact(saved, "transformation")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_header_with_a_number_that_is_not_finite_is_refused(saved, value):
+    header = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(header.replace('"share": 0.5', f'"share": {value}'))
+    with pytest.raises(ArtifactError, match=r"config\.json is no JSON object: "):
+        read_artifact(saved, "transformation")
+
+
+def test_a_header_that_is_nested_too_deeply_is_refused(saved):
+    (saved / "config.json").write_text('{"config": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ArtifactError, match=r"config\.json is nested too deeply to be read"):
+        read_header(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object()])
+def test_a_configuration_that_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path, value):
+    with pytest.raises(ArtifactError, match="this transformation has a configuration that JSON"):
+        write_artifact(tmp_path / "h", replace(ARTIFACT, made_by={"value": value}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/passwd", "a/b", "", "..", "a\\b", "config.json"])
+def test_a_file_outside_the_directory_is_neither_read_nor_written(saved, name):
+    words = "names the file .*; a file of an artefact lies in its own directory"
+    with pytest.raises(ArtifactError, match=words):
+        write_artifact(saved, replace(ARTIFACT, files={name: b"1"}))
+    rewrite_header(saved, digests={**read_header(saved)["digests"], name: digest(b"1")})
+    with pytest.raises(ArtifactError, match=words):
+        read_artifact(saved, "transformation")
+
+
+def test_a_card_that_is_not_text_is_named(saved):
+    (saved / "README.md").write_bytes(b"\xff\xfe")
+    digests = {**read_header(saved)["digests"], "README.md": digest(b"\xff\xfe")}
+    rewrite_header(saved, digests=digests)
+    with pytest.raises(ArtifactError, match=r"README\.md is not text in UTF-8"):
+        read_artifact(saved, "transformation")
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for write in (
+        lambda: write_artifact(tmp_path / "loop", ARTIFACT),
+        lambda: write_artifact(tmp_path / "loop" / "h", ARTIFACT),
+        lambda: read_artifact(tmp_path / "loop", "transformation"),
+        lambda: write_aside(tmp_path / "loop").__enter__(),
+    ):
+        with pytest.raises(ArtifactError, match=r"loop.* is a link that leads to itself"):
+            write()
+
+
+def test_what_is_not_a_file_is_never_replaced_by_one(tmp_path):
+    (tmp_path / "photos.parquet").mkdir()
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for name, what in (("photos", "a directory"), ("pipe", "not a file that can be replaced")):
+        words = rf"{name}\.parquet is {what}; it was left as it is"
+        with pytest.raises(ArtifactError, match=words), write_aside(tmp_path / f"{name}.parquet"):
+            pass
+
+
+def test_a_file_that_is_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "current.parquet").symlink_to("vectors.parquet")
+    for data in (b"first", b"second"):
+        with write_aside(tmp_path / "current.parquet") as aside:
+            aside.write_bytes(data)
+        assert (tmp_path / "vectors.parquet").read_bytes() == data
+    assert (tmp_path / "current.parquet").is_symlink()
+
+
 def test_arrays_that_cannot_be_read_are_named(saved):
     (saved / "model.safetensors").write_bytes(b"nonsense")
     digests = {**read_header(saved)["digests"], "model.safetensors": digest(b"nonsense")}
@@ -252,7 +337,8 @@ def test_writing_that_is_interrupted_leaves_the_old_artefact_or_the_new_one(save
 def test_a_file_written_aside_replaces_the_old_one_at_once_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "new" / "vectors.parquet"
     with write_aside(target) as aside:
-        assert aside.parent == target.parent
+        assert aside.parent.parent == target.parent
+        assert aside.suffix == target.suffix
         aside.write_bytes(b"old")
         assert not target.exists()
     assert target.read_bytes() == b"old"

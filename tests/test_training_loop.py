@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from onward.artifacts import digest_arrays
+from onward.artifacts import WRITER, digest_arrays
 from onward.errors import ConfigurationError, DataError, MissingExtraError, ModelError
 from onward.training.checkpoints import forget_checkpoint
 from onward.training.devices import seeded
@@ -250,8 +250,9 @@ def test_a_finished_run_is_done_at_once_until_its_checkpoint_is_forgotten(tmp_pa
     assert len(told) == 12
     assert digest(trained(run)) == first
     assert len(told) == 12
-    left = path.with_name(".checkpoint.safetensors.123.aside")
-    left.touch()
+    left = path.with_name(".checkpoint.safetensors.0123456789abcdef.aside")
+    left.mkdir()
+    (left / WRITER).touch()  # of a run that was killed while it wrote
     forget_checkpoint(path)
     assert list(tmp_path.iterdir()) == []
     forget_checkpoint(path)

@@ -2,19 +2,33 @@
 
 `config.json` is the header: format number, kind, what the kind needs, what made it, and a digest of
 every other file. `model.safetensors` holds the arrays, `README.md` is a card that a person can
-read. Nothing is pickled. Everything is written aside, synced and renamed. Nothing here knows what
-the kinds mean.
+read. Nothing is pickled. Nothing here knows what the kinds mean.
+
+Everything is written aside, synced and put into its place in one step. Aside is a directory of the
+writer alone, beside what it writes, with a name that nobody can guess and a file in it that the
+writer keeps locked: so whoever comes later knows ours from a user's, and a living writer's from a
+dead one's. A reader changes nothing on the disk. It holds the directory that it reads open, so that
+what takes its place meanwhile is never mixed with it. What a killed writer left, the next writer to
+the same place puts right.
 """
 
+import ctypes
+import errno
 import hashlib
+import itertools
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -23,8 +37,23 @@ from safetensors.numpy import save as save_arrays
 
 from onward.errors import ArtifactError
 
+Result = TypeVar("Result")
+
 FORMAT = 1
 CONFIG, ARRAYS, CARD = "config.json", "model.safetensors", "README.md"
+
+WRITER = "onward-writer"
+"""The file in a directory aside that its writer keeps locked."""
+NEW, OLD = "new.", "old."
+"""What names begin with in a directory aside: what is being written, what was in its place."""
+PATIENCE = 10.0
+"""So many seconds a reader tries again while writers replace what it reads."""
+ROUNDS = 50
+"""So often a reader looks again for what is not there, while there is a writer beside it."""
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +106,28 @@ def write_artifact(directory: Path | str, artifact: Artifact) -> None:
     Where the directory is a link, what it leads to is written and the link stays.
 
     Raises:
-        ArtifactError: if something that is no such artefact stands in the way; it is left alone.
+        ArtifactError: if something that is no such artefact stands in the way, which is left alone;
+            or the artefact cannot be written, such as a configuration that holds NaN.
     """
-    target = Path(directory).resolve()
+    target = _resolved(Path(directory))
     check_replaceable(target, artifact.kind)
+    contents = _contents(artifact)
+    with beside(target) as aside:
+        aside.mkdir()
+        for name, data in contents.items():
+            _write_synced(aside / name, data)
+        _sync_directory(aside)
+        _put(aside, target)
+        _sync_directory(target.parent)
+
+
+def _contents(artifact: Artifact) -> dict[str, bytes]:
+    """Return the bytes of every file, the header last."""
     contents = dict(artifact.files)
     contents[ARRAYS] = save_arrays({k: np.ascontiguousarray(v) for k, v in artifact.arrays.items()})
     contents[CARD] = artifact.card.encode()
+    for name in contents:
+        _check_name(name, "an artefact")
     header = {
         "format": FORMAT,
         "kind": artifact.kind,
@@ -91,50 +135,27 @@ def write_artifact(directory: Path | str, artifact: Artifact) -> None:
         "made_by": dict(artifact.made_by),
         "digests": {name: digest(data) for name, data in sorted(contents.items())},
     }
-    header["digest"] = digest(canonical_json(header))
+    try:
+        header["digest"] = digest(canonical_json(header))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArtifactError(
+            f"this {artifact.kind} has a configuration that JSON cannot hold: {error}; give plain "
+            "values, and numbers that are finite"
+        ) from error
     contents[CONFIG] = canonical_json(header) + b"\n"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for name, data in contents.items():
-        _write_synced(aside / name, data)
-    _sync_directory(aside)
-    if target.exists():
-        replaced = _replaced(target)
-        shutil.rmtree(replaced, ignore_errors=True)
-        target.rename(replaced)
-    aside.rename(target)
-    _sync_directory(target.parent)
-    shutil.rmtree(_replaced(target), ignore_errors=True)
+    return contents
 
 
 def read_artifact(directory: Path | str, kind: str) -> Artifact:
     """Read an artefact and check every digest in its header.
 
+    Where a writer replaces it meanwhile, all that is read is of one generation.
+
     Raises:
         ArtifactError: if it is missing, of another kind, of a newer format, or a byte has changed.
     """
     target = Path(directory)
-    whole = target.resolve()
-    if not whole.exists() and _replaced(whole).exists():  # killed between two renames
-        _replaced(whole).rename(whole)
-    header = read_header(target)
-    if header.get("kind") != kind:
-        raise ArtifactError(f"{target} holds this kind: {header.get('kind')}; needed: {kind}")
-    _check_fields(target, header)
-    if header["format"] > FORMAT:
-        raise ArtifactError(
-            f"{target} has format {header['format']}, this Onward reads up to {FORMAT}; "
-            "install a newer Onward"
-        )
-    contents = {name: _read_checked(target / name, of) for name, of in header["digests"].items()}
-    try:
-        arrays = load_arrays(contents.pop(ARRAYS))
-    except SafetensorError as error:
-        raise ArtifactError(f"{target / ARRAYS} cannot be read: {error}") from error
-    card = contents.pop(CARD).decode()
-    return Artifact(kind, header["config"], arrays, header["made_by"], card, contents)
+    return _read_steadily(target, lambda opened: _read_whole(target, opened, kind))
 
 
 def read_header(directory: Path | str) -> dict[str, Any]:
@@ -144,57 +165,67 @@ def read_header(directory: Path | str) -> dict[str, Any]:
         ArtifactError: if there is none, or it was changed after it was written.
     """
     target = Path(directory)
-    if not (target / CONFIG).is_file():
-        what = "has no config.json" if target.exists() else "does not exist"
-        raise ArtifactError(f"{target} {what}; give a directory that Onward wrote")
-    try:
-        header: dict[str, Any] = dict(json.loads((target / CONFIG).read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise ArtifactError(f"{target / CONFIG} is no JSON object: {error}") from error
-    rest = {name: value for name, value in header.items() if name != "digest"}
-    if header.get("digest") != digest(canonical_json(rest)):
-        raise ArtifactError(
-            f"{target / CONFIG} was changed after it was written; restore it from a copy"
-        )
-    return header
+    return _read_steadily(target, lambda opened: _parse_header(target, opened.read(CONFIG)))
 
 
 @contextmanager
 def write_aside(target: Path) -> Iterator[Path]:
-    """Give a path to write to; on leaving, sync it and rename it to the target.
+    """Give a path to write a file to; on leaving, sync it and put it into the target's place.
 
-    If the block fails, what stood at the target stays.
+    If the block fails, what stood at the target stays. Where the target is a link, what it leads to
+    is written and the link stays.
+
+    Raises:
+        ArtifactError: if the target is there and is not a file.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
-    try:
+    target = _resolved(target)
+    if target.exists() and not target.is_file():
+        what = "a directory" if target.is_dir() else "not a file that can be replaced"
+        raise ArtifactError(f"{target} is {what}; it was left as it is. Give another place")
+    with beside(target) as aside:
         yield aside
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         aside.replace(target)
         _sync_directory(target.parent)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
-def _check_fields(target: Path, header: Mapping[str, Any]) -> None:
-    digests = header.get("digests")
-    fits = (
-        isinstance(header.get("format"), int)
-        and isinstance(digests, dict)
-        and {ARRAYS, CARD} <= digests.keys()
-        and isinstance(header.get("config"), dict)
-        and isinstance(header.get("made_by"), dict)
-    )
-    if not fits:
-        raise ArtifactError(
-            f"{target / CONFIG} is no header of an artefact; it needs format, config, made_by and "
-            f"digests of {ARRAYS} and {CARD}. Restore it from a copy"
-        )
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """Give a path beside a target, where nobody else writes; on leaving, what is there is removed.
+
+    It ends as the target's name does, and has yet to be made, as a file or a directory. The block
+    moves it to the target. First, what killed writers to the same target left is put right.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clean_leftovers(target)
+    place, lock = _new_place(target)
+    with lock:
+        try:
+            yield place / f"{NEW}{target.name}"
+        finally:
+            _remove(place)
 
 
-def _replaced(target: Path) -> Path:
-    return target.with_name(f".{target.name}.replaced")
+def clean_leftovers(target: Path) -> None:
+    """Remove what killed writers to a target left beside it; of living ones, nothing.
+
+    Where one was killed between taking away the old artefact and putting in the new one (a system
+    that cannot exchange them in one step), the old one is put back.
+    """
+    for place in _places(target):
+        try:
+            descriptor = os.open(place / WRITER, os.O_RDWR | _NOFOLLOW)
+        except FileNotFoundError:
+            with suppress(OSError):
+                place.rmdir()  # killed before it wrote anything; if not empty, it is not ours
+            continue
+        except OSError:  # somebody else's
+            continue
+        with os.fdopen(descriptor, "r+") as lock:
+            if _lock(lock, wait=False):
+                _put_back(place, target)
+                _remove(place)
 
 
 def check_replaceable(target: Path, kind: str) -> None:
@@ -203,6 +234,7 @@ def check_replaceable(target: Path, kind: str) -> None:
     Raises:
         ArtifactError: saying so; what stands there is left alone.
     """
+    target = _resolved(target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     header = read_header(target) if (target / CONFIG).is_file() else {}
@@ -213,10 +245,179 @@ def check_replaceable(target: Path, kind: str) -> None:
         )
 
 
-def _read_checked(path: Path, stated: str) -> bytes:
-    if not path.is_file():
+def _resolved(path: Path) -> Path:
+    """Return what a path leads to, all links followed.
+
+    Raises:
+        ArtifactError: if a link leads to itself.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise ArtifactError(f"{path} is a link that leads to itself; remove it") from error
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A directory held open: what takes its place in the meantime is another one."""
+
+    descriptor: int
+
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes of a file in it; None where there is no such file."""
+        try:
+            if not stat.S_ISREG(os.stat(name, dir_fd=self.descriptor).st_mode):
+                return None
+            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=self.descriptor), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ESTALE):
+                return None
+            raise
+
+    def identity(self) -> tuple[int, int, bytes | None]:
+        """Return what tells one generation from the next: which directory, and which header."""
+        status = os.fstat(self.descriptor)
+        return status.st_dev, status.st_ino, self.read(CONFIG)
+
+
+@contextmanager
+def _open_standing(target: Path) -> Iterator[_Opened]:
+    """Open the directory that stands at a target, or that a writer is just about to replace."""
+    path = target if target.exists() else _taken_away(_resolved(target)) or target
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(_why_nothing(target)) from error
+    try:
+        yield _Opened(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _why_nothing(target: Path) -> str:
+    if target.exists():
+        return f"{target} has no config.json; give a directory that Onward wrote"
+    before = target.with_name(f".{target.name}.replaced")
+    if (before / CONFIG).is_file():
+        return (
+            f"{target} does not exist; an older Onward was killed while it replaced it, and what "
+            f"stood there is {before}: rename that to {target.name}"
+        )
+    return f"{target} does not exist; give a directory that Onward wrote"
+
+
+def _read_steadily(target: Path, read: Callable[[_Opened], Result]) -> Result:
+    """Read; before complaining once more, and for as long as writers replace what is read."""
+    failed: object = None
+    until = time.monotonic() + PATIENCE
+    for round_ in itertools.count():
+        now: object = "nothing"
+        try:
+            with _open_standing(target) as opened:
+                try:
+                    return read(opened)
+                except ArtifactError:
+                    now = opened.identity()
+                    raise
+        except ArtifactError:
+            between = now == "nothing" and round_ < ROUNDS and _places(target)
+            if (now == failed and not between) or time.monotonic() > until:
+                raise
+            if between:
+                time.sleep(0.001)
+        failed = now
+    raise AssertionError  # never reached
+
+
+def _read_whole(target: Path, opened: _Opened, kind: str) -> Artifact:
+    header = _parse_header(target, opened.read(CONFIG))
+    if header.get("kind") != kind:
+        raise ArtifactError(f"{target} holds this kind: {header.get('kind')}; needed: {kind}")
+    _check_fields(target, header)
+    if header["format"] > FORMAT:
+        raise ArtifactError(
+            f"{target} has format {header['format']}, this Onward reads up to {FORMAT}; "
+            "install a newer Onward"
+        )
+    contents = {
+        name: _check_digest(target / name, opened.read(name), stated)
+        for name, stated in header["digests"].items()
+    }
+    try:
+        arrays = load_arrays(contents.pop(ARRAYS))
+        card = contents.pop(CARD).decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{target / CARD} is not text in UTF-8: {error}") from error
+    except KeyError as error:
+        raise ArtifactError(
+            f"{target / ARRAYS} holds numbers of type {error.args[0]}, which NumPy does not have; "
+            "convert them to float32 and write it again"
+        ) from error
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{target / ARRAYS} cannot be read: {error}") from error
+    return Artifact(kind, header["config"], arrays, header["made_by"], card, contents)
+
+
+def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:
+    if data is None:
+        raise ArtifactError(f"{target} has no config.json; give a directory that Onward wrote")
+    try:
+        header = json.loads(data, parse_constant=_refuse_constant)
+        if not isinstance(header, dict):
+            raise TypeError(f"it is a {type(header).__name__}")
+        rest = {name: value for name, value in header.items() if name != "digest"}
+        computed = digest(canonical_json(rest))
+    except RecursionError as error:
+        raise ArtifactError(
+            f"{target / CONFIG} is nested too deeply to be read; restore it from a copy"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{target / CONFIG} is no JSON object: {error}") from error
+    if header.get("digest") != computed:
+        raise ArtifactError(
+            f"{target / CONFIG} was changed after it was written; restore it from a copy"
+        )
+    return header
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which JSON does not have")
+
+
+def _check_fields(target: Path, header: Mapping[str, Any]) -> None:
+    digests, form = header.get("digests"), header.get("format")
+    fits = (
+        isinstance(form, int)
+        and not isinstance(form, bool)
+        and isinstance(digests, dict)
+        and {ARRAYS, CARD} <= digests.keys()
+        and isinstance(header.get("config"), dict)
+        and isinstance(header.get("made_by"), dict)
+    )
+    if not fits:
+        raise ArtifactError(
+            f"{target / CONFIG} is no header of an artefact; it needs format, config, made_by and "
+            f"digests of {ARRAYS} and {CARD}. Restore it from a copy"
+        )
+    for name in header["digests"]:
+        _check_name(name, str(target / CONFIG))
+
+
+def _check_name(name: str, where: str) -> None:
+    """Refuse a file that would lie outside the artefact's directory, or in its header's place."""
+    if name in ("", ".", "..", CONFIG) or re.search(r"[/\\\x00]", name):
+        raise ArtifactError(
+            f"{where} names the file {name!r}; a file of an artefact lies in its own directory, "
+            "beside the header"
+        )
+
+
+def _check_digest(path: Path, data: bytes | None, stated: str) -> bytes:
+    if data is None:
         raise ArtifactError(f"{path} is missing; restore it from a copy")
-    data = path.read_bytes()
     if digest(data) != stated:
         raise ArtifactError(
             f"{path} was changed or damaged after it was written (its digest is not the one in "
@@ -225,8 +426,120 @@ def _read_checked(path: Path, stated: str) -> bytes:
     return data
 
 
+def _places(target: Path) -> list[Path]:
+    """Return the directories aside of a target, of living and of dead writers."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.aside")
+    try:
+        with os.scandir(target.parent) as entries:
+            found = [
+                entry.name
+                for entry in entries
+                if ours.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+    return [target.parent / name for name in sorted(found)]
+
+
+def _new_place(target: Path) -> tuple[Path, IO[str]]:
+    """Make a directory aside; return it with the lock that says that its writer lives."""
+    while True:
+        place = target.with_name(f".{target.name}.{secrets.token_hex(8)}.aside")
+        place.mkdir(mode=0o700)
+        try:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NOFOLLOW
+            lock = os.fdopen(os.open(place / WRITER, flags, 0o600), "w")
+        except FileNotFoundError:  # taken for a dead writer's before it was locked
+            continue
+        _lock(lock, wait=True)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), (place / WRITER).stat()):
+                return place, lock
+        lock.close()
+
+
+def _lock(file: IO[str], *, wait: bool) -> bool:
+    """Lock a file until it is closed; say whether that could be done."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # its writer lives, or this file system has no locks
+        return False
+    return True
+
+
+def _remove(place: Path) -> None:
+    """Remove a directory aside, last what says that it is one."""
+    with suppress(OSError):
+        for path in place.iterdir():
+            if path.name == WRITER:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        (place / WRITER).unlink(missing_ok=True)
+        place.rmdir()
+
+
+def _put(new: Path, target: Path) -> None:
+    """Put a directory into a target's place, in one step where the system can exchange two.
+
+    Where it cannot, what stands there is taken away first; a reader finds it aside meanwhile.
+    """
+    for number in itertools.count():
+        try:
+            new.rename(target)  # where nothing is, or an empty directory
+        except OSError as error:
+            if error.errno not in _NOT_EMPTY:
+                raise
+        else:
+            return
+        if _exchange(new, target):
+            return
+        with suppress(FileNotFoundError):
+            target.rename(new.with_name(f"{OLD}{number}"))
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two directories in one step; say whether that could be done."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+        return True
+    failed = ctypes.get_errno()
+    if failed in (*_NO_EXCHANGE, errno.ENOENT):
+        return False
+    raise OSError(failed, os.strerror(failed), str(other))
+
+
+def _taken_away(target: Path) -> Path | None:
+    """Return what stood at a target before a writer took it away, if nothing is there yet."""
+    for place in _places(target):
+        with suppress(OSError):
+            names = {path.name for path in place.iterdir()}
+            old = [name for name in names if re.fullmatch(rf"{re.escape(OLD)}\d+", name)]
+            if old and f"{NEW}{target.name}" in names:
+                return place / max(old, key=lambda name: int(name.removeprefix(OLD)))
+    return None
+
+
+def _put_back(place: Path, target: Path) -> None:
+    old = _taken_away(target)
+    if old is not None and old.parent == place and not target.exists():
+        with suppress(OSError):
+            old.rename(target)
+
+
 def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -1,13 +1,12 @@
 """Make and open the directory in which a gallery is a LanceDB database."""
 
-import os
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import lancedb
 
+from onward.artifacts import beside
 from onward.errors import GalleryError
 from onward.gallery.arrow_rows import given_rows, items_schema, record_table
 from onward.gallery.lance_commits import speaking
@@ -30,20 +29,14 @@ def create_lancedb(
         raise GalleryError(
             f"{path} holds {what} already; it was left as it is. Open it, or give another directory"
         )
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    with speaking(str(path), "created"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            database = lancedb.connect(aside.absolute())
-            schema = items_schema(record.fields)
-            first = None if rows is None else given_rows(rows, schema, secrets.randbits(FIRST_BITS))
-            items: Any = database.create_table(ITEMS, first, schema, on_bad_vectors="null")
-            items.set_unenforced_primary_key("id")  # makes two inserts of one id conflict
-            database.create_table(RECORD, data=record_table(record, entry))
-            aside.rename(path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with speaking(str(path), "created"), beside(path) as aside:
+        database = lancedb.connect(aside.absolute())
+        schema = items_schema(record.fields)
+        first = None if rows is None else given_rows(rows, schema, secrets.randbits(FIRST_BITS))
+        items: Any = database.create_table(ITEMS, first, schema, on_bad_vectors="null")
+        items.set_unenforced_primary_key("id")  # makes two inserts of one id conflict
+        database.create_table(RECORD, data=record_table(record, entry))
+        aside.rename(path)
     return LanceStore(path)
 
 

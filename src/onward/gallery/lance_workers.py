@@ -25,7 +25,7 @@ def working_in(directory: Path, url: str) -> Iterator[Callable[[], Share]]:
     aside, own = directory / f".{name}", directory / name
     with speaking(url):
         directory.mkdir(parents=True, exist_ok=True)
-        file = aside.open("w")
+        file = aside.open("x")  # never what somebody else has put there
     with file:
         try:
             if not _lock(file, exclusive=True):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from onward.artifacts import write_aside
+from onward.artifacts import clean_leftovers, write_aside
 from onward.errors import ArtifactError, ConfigurationError
 
 WEIGHTS, OPTIMIZER = "weights.", "optimizer."
@@ -91,8 +91,12 @@ def forget_checkpoint(path: Path) -> None:
     """
     for part in (path, *_parts(path)):
         part.unlink(missing_ok=True)
-        for left in part.parent.glob(f".{part.name}.*.aside"):
-            left.unlink(missing_ok=True)
+        clean_leftovers(part)
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Say whether a training that was begun has left its state at a path, or a part of it."""
+    return path.exists() or bool(_parts(path))
 
 
 def part_of(path: Path, number: int) -> Path:
