@@ -13,12 +13,17 @@ from onward.backfill_curve import (
     POINTS,
     BackfillCurve,
     backfill_curve,
+    evaluate_backfill,
+    items_at,
     oracle_order,
     random_order,
     uncertainty_order,
 )
 from onward.compatibility import METRICS, evaluate_embeddings
 from onward.errors import EvaluationError, SpaceMismatchError
+from onward.evaluation import evaluate
+from onward.rankings import Relevance
+from onward.retrieval import rank
 from onward.spaces import Embeddings, Space
 
 
@@ -128,6 +133,77 @@ def test_a_curve_over_many_ties_is_that_of_mixed_galleries(places, points, seed)
         np.testing.assert_allclose(curve.values(metric), theirs, rtol=1e-12)
 
 
+# b is lost: no transformation could carry it. Nearest first, as above:
+#   none: c* d a*      AP = (1/1 + 2/3) / 2 = 5/6
+#   d:    c* a* D      AP = 1
+# c is lost instead, which q looks for:
+#   none: b d a*       AP = (1/3 + 0) / 2 = 1/6
+#   d:    b a* D       AP = (1/2 + 0) / 2 = 1/4
+#   d b:  a* B D       AP = 1/2
+#   d b a: A* B D      AP = 1/2
+#   all:  A* C* B D    AP = 1
+
+
+@pytest.mark.parametrize(
+    ("kept", "values"),
+    [
+        pytest.param("acd", [5 / 6, 1, 1, 1, 1], id="another-class"),
+        pytest.param("abd", [1 / 6, 1 / 4, 1 / 2, 1 / 2, 1], id="looked-for"),
+        pytest.param("", [0, 0, 0, 1 / 2, 1], id="all"),
+    ],
+)
+def test_an_item_without_an_upgraded_vector_is_not_found_until_it_is_embedded(kept, values):
+    upgraded = UPGRADED.align(kept)
+    curve = backfill_curve(QUERY, upgraded, EMBEDDED, "dbac", exclude_self=False, points=5)
+    np.testing.assert_allclose(curve.values("map"), values)
+    assert curve.lost == curve.to_json()["lost"] == 4 - len(kept)
+    assert f"{4 - len(kept)} items have no upgraded vector: not found until" in str(curve)
+    assert curve.values("cmc@5")[0] == (kept != "")
+
+
+def mixed_gallery(upgraded, embedded, order, share):
+    """What is stored where a share of an order is embedded, and the rest as it was upgraded."""
+    done = order[: items_at(share, len(order))]
+    rest = upgraded.select([item not in done for item in upgraded.ids])
+    new = embedded.align(done)
+    vectors, labels = (
+        np.concatenate(both)
+        for both in zip(*((one.vectors, one.labels) for one in (new, rest)), strict=True)
+    )
+    return Embeddings((*new.ids, *rest.ids), vectors, new.space, labels)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_with_lost_items_each_share_is_that_of_the_gallery_as_it_is_then(exclude_self, metric):
+    upgraded, embedded = galleries(41, seed=6, metric=metric, ties=True)
+    carried = upgraded.select(np.random.default_rng(7).permutation(41)[:23])
+    order, shares = random_order(embedded.ids, seed=8), (0.0, 0.1, 0.25, 0.5, 0.9)
+    found = evaluate_backfill(embedded, carried, embedded, order, shares, exclude_self=exclude_self)
+    relevance = Relevance.between(embedded, embedded, exclude_self=exclude_self)
+    for share, ours in zip(shares, found, strict=True):
+        stored = mixed_gallery(carried, embedded, order, share)
+        theirs = evaluate(rank(embedded, stored, exclude_self=exclude_self), relevance)
+        np.testing.assert_array_equal(ours.first_hit, theirs.first_hit)
+        np.testing.assert_array_equal(ours.relevant, theirs.relevant)
+        np.testing.assert_allclose(ours.average_precision, theirs.average_precision, rtol=1e-12)
+
+
+def test_a_query_of_unknown_class_finds_nothing_and_is_counted():
+    unknown = on_a_line([0, 0], [0, -1], ids="qr")
+    strangers = on_a_line([4, 1, 2, 3], [0, -1, 0, -1])
+    new = on_a_line([0, 5, 1, 6], [0, -1, 0, -1])
+    curve = backfill_curve(unknown, strangers, new, "dbac", exclude_self=False, points=2)
+    assert (curve.evaluations[0].queries, curve.evaluations[0].skipped) == (1, 1)
+    np.testing.assert_allclose(curve.values("map"), [1 / 2, 1])
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.2), (-0.1,), (1.5,), (float("nan"),)])
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(EvaluationError, match="give fractions from 0 to 1 in ascending order"):
+        evaluate_backfill(QUERY, UPGRADED, EMBEDDED, "dbac", shares, exclude_self=False)
+
+
 def test_the_ends_are_the_upgraded_and_the_fully_backfilled_gallery():
     upgraded, embedded = galleries(60, seed=4)
     order = random_order(upgraded.ids, seed=0)
@@ -225,15 +301,15 @@ def refuse(words, *, queries=QUERY, upgraded=UPGRADED, embedded=EMBEDDED, order=
 
 
 def test_galleries_of_other_items_are_refused():
-    words = "'d' is in upgraded, not in embedded (1 of 4 items are in one of the two alone); give"
+    words = "'d' is in upgraded, not in embedded (1 of 4 upgraded items are not); give the new"
     refuse(words, embedded=EMBEDDED.select([0, 1, 2]))
     with pytest.raises(EvaluationError, match="'d' is in embedded, not in upgraded"):
         oracle_order(UPGRADED.select([0, 1, 2]), EMBEDDED)
 
 
 def test_an_order_that_lacks_an_item_or_names_one_twice_is_refused():
-    refuse("'c' is in upgraded, not in order", order="dba")
-    refuse("'x' is in order, not in upgraded", order="dbacx")
+    refuse("'c' is in embedded, not in order", order="dba")
+    refuse("'x' is in order, not in embedded", order="dbacx")
     refuse("names 5 items where the gallery holds 4; name every item once", order="dbacd")
 
 

@@ -1,5 +1,6 @@
 """The plan of a backfill: its curves against naive ones, and its advice worked by hand."""
 
+import inspect
 import itertools
 import json
 from dataclasses import replace
@@ -8,18 +9,33 @@ import numpy as np
 import pytest
 from pages import CONTRAST, Elements
 
+from onward.agreement import agreement, count_neighbours
 from onward.backfill_curve import random_order
 from onward.compatibility import evaluate_embeddings
 from onward.dense import Dense, Uncertainty
 from onward.errors import SpaceMismatchError, UpgradeError
+from onward.evaluation import evaluate
 from onward.gallery import create_gallery
 from onward.intervals import Interval
+from onward.rankings import Relevance
 from onward.report import write_backfill_report
+from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
+from onward.upgrading import Upgrade, plan_upgrade, predict
+from onward.upgrading.backfill import backfill, embeddings_given
 from onward.upgrading.backfill_advice import advise
 from onward.upgrading.backfill_plan import plan_backfill
-from onward.upgrading.order_curves import SEEDS, SHARES, OrderCurve, OrderCurves
+from onward.upgrading.budget import Budget
+from onward.upgrading.order_curves import (
+    PLANNED_SHARES,
+    SEEDS,
+    SHARES,
+    OrderCurve,
+    OrderCurves,
+)
+from onward.upgrading.prediction import EVERYTHING, UPGRADE
+from onward.upgrading.routes import Routes
 
 OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 1), Space("new@2", 3)
 ITEMS = 42
@@ -130,15 +146,19 @@ def test_a_plan_says_what_the_gallery_holds_and_what_was_left_out():
     h = replace(make_h(SIDE), made_by={"sample": {"ids": list(ids[:5])}})
     plan = plan_backfill(gallery, h, sample=new)
     assert (gallery.state(), len(gallery.journal())) == before
-    assert (plan.upgraded, plan.embedded, plan.missing, plan.items) == (0, 1, 40, 35)
+    assert (plan.upgraded, plan.embedded, plan.missing) == (0, 1, 40)
+    assert (plan.items, plan.lost) == (36, 1)
     assert plan.left_out == {
         "a transformation was fitted on them": 5,
         "not in the gallery": 1,
-        "no transformation can carry them": 1,
     }
     given = json.loads(json.dumps(plan.to_json()))
     assert given["rows"] == {"upgraded": 0, "embedded": 1, "missing": 40}
-    assert set(given["curves"]["oracle"]) == {"cmc@1", "cmc@5", "map", "auc@22"}
+    assert set(given["curves"]["oracle"]) == {"cmc@1", "cmc@5", "map", "auc@22", "planned"}
+    assert given["lost"] == 1
+    assert "  lost     1 of these items cannot be carried over: they are not found until" in str(
+        plan
+    )
     assert given["next_steps"][0]["command"] == "onward backfill"
     assert "  left out 5: a transformation was fitted on them" in str(plan)
 
@@ -155,6 +175,118 @@ def test_a_sample_of_another_model_is_refused():
     other = Embeddings(new.ids, new.vectors, Space("other@3", 3))
     with pytest.raises(SpaceMismatchError, match=r"the sample is in other@3 .* leads to new@2"):
         plan_backfill(make_gallery(old), make_h(), sample=other)
+
+
+# The plan of the upgrade says the same
+
+
+def world(*, bare, labelled, unsure):
+    """A gallery of 90 items, of which some are without side-information, and the sample of all."""
+    rng, rows = np.random.default_rng(3), 90
+    labels = np.arange(rows) % 9
+    new = np.eye(3)[labels % 3] + 0.5 * rng.normal(size=(rows, 3))
+    old = np.concatenate([new + 0.7 * rng.normal(size=(rows, 3)), np.ones((rows, 1))], axis=1)
+    ids = tuple(f"{number:02}" for number in range(rows))
+    known = labels if labelled else None
+    items = Embeddings(ids, old.astype(np.float32), OLD, known)
+    gallery = create_gallery(f"memory:bp{next(names)}", OLD, SIDE)
+    aside = rng.permutation(rows)[bare:].tolist()
+    side = Embeddings(ids, np.ones((rows, 1), np.float32), SIDE)
+    gallery.add(items.select(aside), side.select(aside))
+    rest = sorted(set(range(rows)) - set(aside))
+    if rest:
+        gallery.add(items.select(rest))
+    sample = Embeddings(ids, new.astype(np.float32), NEW)
+    return gallery, make_h(SIDE, uncertainty=unsure), sample, [ids[row] for row in rest]
+
+
+def rebuilt(gallery, h, sample, order, share):
+    """What is found in a gallery that is upgraded and backfilled in earnest, by each metric."""
+    upgrade = Upgrade(gallery, h)
+    upgrade.start()
+    upgrade.run()
+    asked = []
+    if share:
+        backfill(
+            gallery,
+            NEW,
+            lambda ids, _: (asked.extend(ids), embeddings_given(sample)(ids, _))[1],
+            budget=Budget(rows=round(share * len(sample))),
+            order=order,
+        )
+    stored = gallery.read(NEW, gallery.ids([NEW]))
+    stored = Embeddings(stored.ids, stored.vectors, NEW)
+    wanted = count_neighbours(len(sample))
+    full = search(sample, sample, wanted, exclude_self=True)
+    found = {"agreement": agreement(search(sample, stored, wanted, exclude_self=True), full).mean()}
+    (batch,) = gallery.scan((), batch_rows=len(sample))
+    known = dict(zip(batch.ids, batch.labels, strict=True))
+    if None in known.values():
+        return found, asked
+    labels = np.array([known[item] for item in sample.ids])
+    relevance = Relevance(sample.ids, sample.ids, labels, labels, exclude_self=True)
+    evaluation = evaluate(rank(sample, stored, exclude_self=True), relevance)
+    first = evaluation.first_hit[evaluation.counted]
+    found |= {f"cmc@{k}": np.mean((first >= 0) & (first < k)) for k in (1, 5)}
+    return found | {"map": evaluation.map}, asked
+
+
+SHARES_OF_BOTH = {0.0: UPGRADE, 1.0: EVERYTHING} | {
+    share: f"upgrade + backfill {100 * share:g} %" for share in PLANNED_SHARES
+}
+
+
+@pytest.mark.parametrize("bare", [30, 0, 89])
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("unsure", [True, False])
+def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
+    bare, labelled, unsure
+):
+    how = {"bare": bare, "labelled": labelled, "unsure": unsure}
+    gallery, h, sample, lost = world(**how)
+    predicted = plan_upgrade(gallery, h, sample=sample).predicted
+    planned = plan_backfill(gallery, h, sample=sample)
+    assert predicted.lost == planned.lost == bare
+    order = "uncertainty" if unsure else "random"
+    curve = planned.drawn.of(order)
+    assert predicted.order == order
+    for share, name in SHARES_OF_BOTH.items():
+        for metric in planned.metrics:
+            said = curve.at_all_shares(metric)[share]
+            assert said == pytest.approx(predicted.value(metric, name), abs=1e-12)
+    for share in (0.0, 0.1, 0.5) if unsure else (0.0, 1.0):  # one random order is not the mean
+        found, asked = rebuilt(*world(**how)[:3], order, share)
+        assert set(lost) <= set(asked) or set(asked) <= set(lost)
+        for metric in predicted.metrics:
+            said = predicted.value(metric, SHARES_OF_BOTH[share])
+            assert said == pytest.approx(found[metric], abs=1e-12), (metric, share)
+
+
+def test_what_cannot_be_carried_counts_as_not_found_at_any_share_of_the_curve():
+    gallery, h, sample, _ = world(bare=30, labelled=True, unsure=True)
+    shares = [share for share in SHARES if 0 < share < 1]
+    predicted = predict(gallery, Routes((h,)), sample, shares=shares)
+    curve = plan_backfill(gallery, h, sample=sample).drawn.of("uncertainty")
+    for metric in ("cmc@1", "cmc@5", "map"):
+        said = [cell.values[metric].estimate for cell in predicted.cells[1:]]
+        np.testing.assert_allclose(curve.values[metric], said, rtol=0, atol=1e-12)
+    assert (
+        curve.values["map"][0]
+        < plan_backfill(*world(bare=0, labelled=True, unsure=True)[:2], sample=sample)
+        .drawn.of("uncertainty")
+        .values["map"][0]
+    )
+
+
+def test_a_sample_of_which_nothing_can_be_carried_makes_no_plan():
+    gallery, h, sample, _ = world(bare=90, labelled=True, unsure=True)
+    with pytest.raises(UpgradeError, match=r"90 of the .*, and no transformation can carry one of"):
+        plan_backfill(gallery, h, sample=sample)
+
+
+def test_both_judge_by_the_same_items_of_a_large_sample():
+    signatures = [inspect.signature(one).parameters for one in (predict, plan_backfill)]
+    assert len({one["most_items"].default for one in signatures}) == 1
 
 
 # The advice

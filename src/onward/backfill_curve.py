@@ -36,6 +36,9 @@ BYTES_A_KEY = 64
 BYTES_A_PAIR = 32
 """Product and distance of one pair in a tile."""
 
+NOT_FOUND = 2**62
+"""The rank of what has no vector: greater than any other."""
+
 Keys = UInt64[np.ndarray, "query item"]
 ItemKeys = UInt64[np.ndarray, " item"]
 Since = Int64[np.ndarray, " item"]
@@ -48,6 +51,7 @@ class BackfillCurve:
     Attributes:
         shares: of the gallery's items that are re-embedded: evenly spaced, from 0 to 1.
         evaluations: the same queries at each of these shares.
+        lost: how many items had no upgraded vector: they are not found until they are re-embedded.
 
     Raises:
         EvaluationError: if there are fewer than two shares, or not one evaluation for each.
@@ -55,6 +59,7 @@ class BackfillCurve:
 
     shares: tuple[float, ...]
     evaluations: tuple[Evaluation, ...]
+    lost: int = 0
 
     def __post_init__(self) -> None:
         if len(self.shares) < 2 or len(self.shares) != len(self.evaluations):
@@ -100,7 +105,7 @@ class BackfillCurve:
             self.auc_name: {metric: _known(mean) for metric, mean in means.items()},
             "queries": self.evaluations[0].queries,
             "skipped": self.evaluations[0].skipped,
-        }
+        } | ({"lost": self.lost} if self.lost else {})
 
     def __str__(self) -> str:
         lines = [f"{'re-embedded':<12}" + "".join(f"{metric:>7}" for metric in METRICS)]
@@ -110,7 +115,12 @@ class BackfillCurve:
         means = (self.auc(metric) for metric in METRICS)
         shown = ("-" if np.isnan(mean) else f"{100 * mean:.1f}" for mean in means)
         lines.append(f"{self.auc_name:<12}" + "".join(f"{mean:>7}" for mean in shown))
-        return "\n".join([*lines, self.evaluations[0].counted_text()])
+        lines.append(self.evaluations[0].counted_text())
+        if self.lost:
+            lines.append(
+                f"{self.lost:,} items have no upgraded vector: not found until re-embedded."
+            )
+        return "\n".join(lines)
 
 
 def backfill_curve(
@@ -125,14 +135,11 @@ def backfill_curve(
 ) -> BackfillCurve:
     """Evaluate a gallery while its items are re-embedded in an order; exact, in bounded memory.
 
-    Both distances of a query and an item are computed once. How often they lie below those of the
-    relevant items is counted for all shares together, so a curve costs a few evaluations, not one
-    for each point. At a share the first `round(share * items)` items of the order are re-embedded.
-
     Args:
         queries: with labels, in the new space.
-        upgraded: the gallery with labels, in the new space, as the upgrade left it.
-        embedded: the same items with the vectors that the new model gives them.
+        upgraded: the gallery with labels, in the new space, as the upgrade left it. Items that no
+            transformation could carry are missing here; see `evaluate_backfill`.
+        embedded: all of the gallery's items with the vectors that the new model gives them.
         order: the ids of the gallery, most urgent first.
         exclude_self: leave out a query's own gallery entry, the one of the same id.
         points: number of shares, from 0 to 1, both included; it stands in the name of the AUC.
@@ -140,32 +147,83 @@ def backfill_curve(
 
     Raises:
         SpaceMismatchError: if the three are not in one space.
-        EvaluationError: if the galleries or the order do not hold the same items, labels are
-            missing or differ, or there are fewer than two points.
+        EvaluationError: as `evaluate_backfill` does, and if there are fewer than two points.
     """
     if points < 2:
         raise EvaluationError(
             f"a curve of points={points} has no two ends; ask for 2 or more, {POINTS} as FastFill"
         )
+    shares = tuple(point / (points - 1) for point in range(points))
+    evaluations = evaluate_backfill(
+        queries,
+        upgraded,
+        embedded,
+        order,
+        shares,
+        exclude_self=exclude_self,
+        block_bytes=block_bytes,
+    )
+    return BackfillCurve(shares, evaluations, lost=len(embedded) - len(upgraded))
+
+
+def evaluate_backfill(
+    queries: Embeddings,
+    upgraded: Embeddings,
+    embedded: Embeddings,
+    order: Sequence[str],
+    shares: Sequence[float],
+    *,
+    exclude_self: bool,
+    block_bytes: int = 64 << 20,
+) -> tuple[Evaluation, ...]:
+    """Evaluate a gallery of which some shares are re-embedded; exact, in bounded memory.
+
+    Both distances of a query and an item are computed once. How often they lie below those of the
+    relevant items is counted for all shares together, so this costs a few evaluations, not one for
+    each share. An item without an upgraded vector is one to find all the same: until it is
+    re-embedded it is not found, and adds zero.
+
+    Args:
+        queries: with labels, in the new space.
+        upgraded: the gallery as the upgrade left it, with labels: of some of the items, or of all.
+        embedded: all of the items with the vectors that the new model gives them.
+        order: the ids of all of the items, most urgent first.
+        shares: ascending, in [0, 1]; see `items_at`.
+        exclude_self: leave out a query's own gallery entry, the one of the same id.
+        block_bytes: about how much memory to work in. It changes the speed, never the result.
+
+    Raises:
+        SpaceMismatchError: if the three are not in one space.
+        EvaluationError: if an upgraded item is not among the embedded ones, the order does not
+            hold the same items, labels are missing or differ, or the shares are not as they must
+            be.
+    """
     check_same_space(queries.space, upgraded.space)
     check_same_space(queries.space, embedded.space)
-    _check_same_items(upgraded.ids, embedded.ids, "upgraded", "embedded")
-    _check_same_items(upgraded.ids, tuple(order), "upgraded", "order")
-    if len(order) != len(upgraded):
+    _check_among(upgraded.ids, embedded.ids)
+    _check_same_items(embedded.ids, tuple(order), "embedded", "order")
+    if len(order) != len(embedded):
         raise EvaluationError(
-            f"the order names {len(order)} items where the gallery holds {len(upgraded)}; "
+            f"the order names {len(order)} items where the gallery holds {len(embedded)}; "
             "name every item once"
         )
-    gallery = _Replaced.of(upgraded, embedded, order, points)
-    relevance = Relevance.between(queries, gallery.upgraded, exclude_self=exclude_self)
+    if not all(0 <= share <= 1 for share in shares) or list(shares) != sorted(shares):
+        raise EvaluationError(
+            f"the shares {list(shares)} were given; give fractions from 0 to 1 in ascending order"
+        )
+    gallery = _Replaced.of(upgraded, embedded, order, shares)
+    relevance = Relevance.between(queries, gallery.embedded, exclude_self=exclude_self)
     first, scores = _judge(queries, gallery, relevance, block_bytes)
     counts = relevance.counts(queries.ids)
-    shares = tuple(point / (points - 1) for point in range(points))
-    evaluations = tuple(
+    return tuple(
         Evaluation(queries.ids, first[:, point], counts, scores[:, point])
-        for point in range(points)
+        for point in range(len(shares))
     )
-    return BackfillCurve(shares, evaluations)
+
+
+def items_at(share: float, items: int) -> int:
+    """Return how many of so many items a share of them is: the nearest whole number."""
+    return round(round(share * items, 9))  # a third of three is one, whatever floats make of it
 
 
 def random_order(ids: Iterable[str], *, seed: int) -> Ids:
@@ -215,30 +273,41 @@ def oracle_order(upgraded: Embeddings, embedded: Embeddings) -> Ids:
 class _Replaced:
     """A gallery before and after, in the order of ids, and when each item is re-embedded.
 
-    `since` is the first point at which an item has its new vector, from 1 to points - 1.
+    `since` is the first point at which an item has its new vector; `points`, if at none. What is
+    `lost` has no upgraded vector: that of the new model stands in its place, and is not used.
     """
 
     upgraded: Embeddings
     embedded: Embeddings
+    lost: Int64[np.ndarray, " lost"]
     since: Since
     points: int
 
     @classmethod
     def of(
-        cls, upgraded: Embeddings, embedded: Embeddings, order: Sequence[str], points: int
+        cls,
+        upgraded: Embeddings,
+        embedded: Embeddings,
+        order: Sequence[str],
+        shares: Sequence[float],
     ) -> "_Replaced":
-        ids = sorted(upgraded.ids)
-        before, after = upgraded.align(ids), embedded.align(ids)
-        if not np.array_equal(before.labels, after.labels):  # type: ignore[arg-type]  # or None
+        after = embedded.align(sorted(embedded.ids))
+        row_of = {item: row for row, item in enumerate(after.ids)}
+        there = np.array([row_of[item] for item in upgraded.ids], dtype=np.int64)
+        if not np.array_equal(upgraded.labels, after.select(there).labels):  # type: ignore[arg-type]  # or None
             raise EvaluationError(
                 "upgraded and embedded do not give the same items the same labels; take the "
                 "labels of both from the same data"
             )
-        done = np.round(np.arange(points) * len(ids) / (points - 1))  # items at each point
+        vectors = after.vectors.copy()
+        vectors[there] = upgraded.vectors
+        before = Embeddings(after.ids, vectors, after.space)
+        lost = np.setdiff1d(np.arange(len(after)), there)
+        done = [items_at(share, len(after)) for share in shares]
         place_of = {item: place for place, item in enumerate(order)}
-        places = np.array([place_of[item] for item in ids], dtype=np.int64)
+        places = np.array([place_of[item] for item in after.ids], dtype=np.int64)
         since = np.searchsorted(done, places, side="right").astype(np.int64)
-        return cls(before, after, since, points)
+        return cls(before, after, lost, since, len(shares))
 
 
 def _judge(
@@ -260,14 +329,17 @@ def _judge(
         vectors = doubles(queries.vectors[start : rows.stop], metric)
         before = _keys(vectors, gallery.upgraded, own[start : rows.stop], tile)
         after = _keys(vectors, gallery.embedded, own[start : rows.stop], tile)
+        before[:, gallery.lost] = LEFT_OUT
         for row, keys, new_keys in zip(rows, before, after, strict=True):
-            wanted = relevance.gallery_labels == relevance.query_labels[row]
+            label = relevance.query_labels[row]
+            wanted = (relevance.gallery_labels == label) & (label >= 0)
             if own[row] >= 0:
                 wanted[own[row]] = False
             ranks = _ranks(keys, new_keys, np.flatnonzero(wanted), gallery)
             if len(ranks):
-                first[row] = ranks[0]
+                first[row] = np.where(ranks[0] == NOT_FOUND, -1, ranks[0])
                 precision = np.arange(1, len(ranks) + 1)[:, None] / (ranks + 1)
+                precision[ranks == NOT_FOUND] = 0
                 scores[row] = precision.sum(axis=0) / len(ranks)
     return first, scores
 
@@ -297,17 +369,22 @@ def _ranks(
     """Return the ranks of the relevant items from 0, ascending, at each point.
 
     The rank of an item is the number of keys below its own: of upgraded items that are not yet
-    re-embedded, and of re-embedded ones.
+    re-embedded, and of re-embedded ones. `NOT_FOUND` where it has no vector yet.
     """
     limits = np.sort(np.concatenate([before[relevant], after[relevant]]))
     upgraded = _below(limits, before, gallery)
     embedded = _below(limits, after, gallery)
     below = upgraded.sum(axis=1, keepdims=True) + (embedded - upgraded).cumsum(axis=1)
+    below = below[:, : gallery.points]
     is_embedded = gallery.since[relevant, None] <= np.arange(gallery.points)
     ranks: Int64[np.ndarray, "relevant point"] = np.where(
         is_embedded,
         below[np.searchsorted(limits, after[relevant])],
-        below[np.searchsorted(limits, before[relevant])],
+        np.where(
+            (before[relevant] == LEFT_OUT)[:, None],
+            NOT_FOUND,
+            below[np.searchsorted(limits, before[relevant])],
+        ),
     )
     ranks.sort(axis=0)
     return ranks
@@ -316,12 +393,26 @@ def _ranks(
 def _below(
     limits: UInt64[np.ndarray, " limit"], keys: ItemKeys, gallery: _Replaced
 ) -> Int64[np.ndarray, "limit point"]:
-    """Count the keys below each limit, by the point at which their items are re-embedded."""
+    """Count the keys below each limit, by the point at which their items are re-embedded.
+
+    A column more than there are points is for those that are not.
+    """
     place = np.searchsorted(limits, keys, side="right")  # below the limit of this place and on
-    flat = place * gallery.points + gallery.since
-    counts = np.bincount(flat, minlength=(len(limits) + 1) * gallery.points)
-    below: Int64[np.ndarray, "limit point"] = counts.reshape(-1, gallery.points)[:-1].cumsum(axis=0)
+    width = gallery.points + 1
+    flat = place * width + gallery.since
+    counts = np.bincount(flat, minlength=(len(limits) + 1) * width)
+    below: Int64[np.ndarray, "limit point"] = counts.reshape(-1, width)[:-1].cumsum(axis=0)
     return below
+
+
+def _check_among(upgraded: Ids, embedded: Ids) -> None:
+    strangers = sorted(set(upgraded) - set(embedded))
+    if strangers:
+        raise EvaluationError(
+            f"{strangers[0]!r} is in upgraded, not in embedded ({len(strangers)} of "
+            f"{len(upgraded)} upgraded items are not); give the new vectors of all of the "
+            "gallery's items"
+        )
 
 
 def _check_same_items(one: Ids, other: Ids, one_name: str, other_name: str) -> None:

@@ -93,6 +93,8 @@ def _facts(plan: BackfillPlan) -> dict[str, str]:
         "rows": f"{plan.upgraded:,} upgraded, {plan.embedded:,} embedded by the new model, "
         f"{plan.missing:,} without a new vector",
         "judged on": f"{plan.items:,} items of the gallery, each a query for the others",
+        "of these, lost": f"{plan.lost:,} that no transformation can carry: not found until they "
+        "are embedded, which they are first",
         "left out of the sample": left_out or "nothing",
         "random": f"the mean of {SEEDS} random orders",
     }

@@ -1,8 +1,9 @@
 """What a backfill would bring, before anything is spent on it: quality against share embedded.
 
 True new embeddings of some items of the gallery are given, which `h` was not fitted on. They are
-the queries, and the same items the gallery: at first as the upgrade makes them, then embedded by
-the new model one after the other. Nothing here writes, and no image can be read here.
+the queries, and the same items the gallery: at first as the upgrade makes them, or missing where
+it cannot carry them, then embedded by the new model one after the other. The plan of the upgrade
+says the same at the shares that both name. Nothing here writes, and no image can be read here.
 """
 
 from collections.abc import Mapping
@@ -16,16 +17,19 @@ from onward.gallery.values import aligned
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.backfill_advice import advise
-from onward.upgrading.judged import LEAST_ITEMS, JudgedItems, choose_judged
-from onward.upgrading.order_curves import SEEDS, SHARES, OrderCurves, draw_curves
+from onward.upgrading.judged import LEAST_ITEMS, MOST_ITEMS, JudgedItems, choose_judged
+from onward.upgrading.order_curves import (
+    PLANNED_SHARES,
+    SEEDS,
+    SHARES,
+    OrderCurves,
+    draw_curves,
+)
 from onward.upgrading.routes import Routes
 from onward.upgrading.work import check_routes, next_step
 
-MOST_ITEMS = 3000
-"""More items move the curves little, and the time they take grows with the square."""
-NOT_CARRIED = "no transformation can carry them"
-SHOWN = range(0, len(SHARES), 3)
-"""The points of the curves that a person is shown."""
+SHOWN = tuple(sorted({*SHARES[::3], *PLANNED_SHARES}))
+"""The shares that a person is shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,8 @@ class BackfillPlan:
         embedded: rows that the new model has embedded.
         missing: rows without a vector in the new space.
         items: by how many items of the sample it was judged.
+        lost: how many of these no transformation can carry. Until they are embedded, which they are
+            first, they are not found; all are queries, and looked for.
         left_out: of the sample's other items: why they are left out, and how many.
         drawn: the curves of each order, at `SHARES` of these items, and what full backfill gains.
     """
@@ -51,6 +57,7 @@ class BackfillPlan:
     embedded: int
     missing: int
     items: int
+    lost: int
     left_out: Mapping[str, int]
     drawn: OrderCurves
 
@@ -81,12 +88,15 @@ class BackfillPlan:
                 "missing": self.missing,
             },
             "items": self.items,
+            "lost": self.lost,
             "left_out": dict(self.left_out),
             "shares": list(SHARES),
+            "planned_shares": list(PLANNED_SHARES),
             "curves": {
                 one.order: {
                     **{metric: values.tolist() for metric, values in one.values.items()},
                     self.auc_name: {metric: one.auc(metric) for metric in self.metrics},
+                    "planned": {m: values.tolist() for m, values in one.planned.items()},
                 }
                 for one in self.drawn.curves
             },
@@ -103,6 +113,11 @@ class BackfillPlan:
             "without a new vector",
             f"  judged   by {by} on {self.items:,} items; random is the mean of {SEEDS} orders",
         ]
+        if self.lost:
+            lines.append(
+                f"  lost     {self.lost:,} of these items cannot be carried over: they are not "
+                "found until they are embedded, which they are first"
+            )
         lines += [f"  left out {count:,}: {why}" for why, count in self.left_out.items()]
         for metric in ("cmc@1", "map", "agreement"):
             if metric in self.drawn.gains:
@@ -111,9 +126,10 @@ class BackfillPlan:
 
     def _table(self, metric: str) -> list[str]:
         rows = [(f"{metric}, percent", *(one.order for one in self.drawn.curves), "")]
-        for at in SHOWN:
-            values = (f"{100 * one.values[metric][at]:.1f}" for one in self.drawn.curves)
-            rows.append((f"{100 * SHARES[at]:.0f} % embedded", *values, ""))
+        known = [one.at_all_shares(metric) for one in self.drawn.curves]
+        for share in SHOWN:
+            values = (f"{100 * one[share]:.1f}" for one in known)
+            rows.append((f"{100 * share:.0f} % embedded", *values, ""))
         means = (f"{100 * one.auc(metric):.1f}" for one in self.drawn.curves)
         return aligned([*rows, (self.auc_name, *means, "")])
 
@@ -142,18 +158,17 @@ def plan_backfill(
         most_items: judge by no more items than these, chosen by a digest of their ids.
 
     Raises:
-        UpgradeError: if the gallery lacks a space that a transformation reads, or fewer than 20
-            items are left to judge by.
+        UpgradeError: if the gallery lacks a space that a transformation reads, fewer than 20
+            items are left to judge by, or no transformation can carry one of them.
         SpaceMismatchError: if the sample is in another space than the upgrade leads to.
     """
     routes = Routes((transformation, *fallbacks))
     check_routes(gallery, routes)
     judged = choose_judged(gallery, routes, sample, most_items=most_items)
-    if len(judged.upgraded) < LEAST_ITEMS:
+    if not judged.are_enough:
         raise UpgradeError(_why_not(judged, len(sample)))
     counts = gallery.describe().spaces.get(routes.new)
     upgraded, embedded = (0, 0) if counts is None else (counts.upgraded, counts.embedded)
-    lost = {NOT_CARRIED: judged.lost} if judged.lost else {}
     return BackfillPlan(
         gallery=gallery.url,
         transformation=routes.digest,
@@ -161,17 +176,18 @@ def plan_backfill(
         upgraded=upgraded,
         embedded=embedded,
         missing=max(0, gallery.count() - upgraded - embedded),
-        items=len(judged.upgraded),
-        left_out={**judged.left_out, **lost},
+        items=len(judged),
+        lost=judged.lost,
+        left_out=judged.left_out,
         drawn=draw_curves(judged, seed=seed),
     )
 
 
 def _why_not(judged: JudgedItems, given: int) -> str:
-    reasons = {**judged.left_out} | ({NOT_CARRIED: judged.lost} if judged.lost else {})
-    named = ", ".join(f"{count:,} ({why})" for why, count in reasons.items())
+    named = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
+    none = ", and no transformation can carry one of them" if len(judged) >= LEAST_ITEMS else ""
     return (
-        f"{len(judged.upgraded):,} of the sample's {given:,} items are left to judge a backfill "
-        f"by, {LEAST_ITEMS} are needed{f'; left out: {named}' if named else ''}. Embed more items "
-        "of the gallery with the new model; onward gallery sample chooses them"
+        f"{len(judged):,} of the sample's {given:,} items are left to judge a backfill by{none}, "
+        f"{LEAST_ITEMS} are needed{f'; left out: {named}' if named else ''}. Embed more items of "
+        "the gallery with the new model; onward gallery sample chooses them"
     )

@@ -7,14 +7,19 @@ out: of them it knows more than of the rest of the gallery. Nothing here writes.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
+from onward.agreement import agreement, count_neighbours
 from onward.artifacts import digest
+from onward.backfill_curve import items_at
 from onward.gallery import Batch, Gallery
 from onward.labels import Labels
+from onward.rankings import Ranking
+from onward.retrieval import search
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
 from onward.upgrading.routes import Routes, needed_spaces, transform
@@ -27,6 +32,8 @@ LEAST_ITEMS = 20
 MOST_ITEMS = 2000
 """Every item is compared with every other; more than these change the numbers little."""
 
+PerQuery = Float64[np.ndarray, " query"]
+
 FITTED = "a transformation was fitted on them"
 NOT_THERE = "not in the gallery"
 NO_LABEL = "no label, where others have one"
@@ -35,6 +42,8 @@ NO_LABEL = "no label, where others have one"
 @dataclass(frozen=True, eq=False)
 class JudgedItems:
     """Items of a gallery with true new embeddings, by which an upgrade is judged.
+
+    All of them are queries, and all are to be found, also those that no transformation carries.
 
     Attributes:
         nothing: what the gallery answers from now, of all of them.
@@ -67,6 +76,32 @@ class JudgedItems:
         """How many no transformation can carry: an upgrade alone does not let them be found."""
         return len(self.new) - len(self.upgraded)
 
+    @property
+    def are_enough(self) -> bool:
+        """Whether an upgrade can be judged by them."""
+        return len(self) >= LEAST_ITEMS and len(self.upgraded) > 0
+
+    def backfilled(self, order: Ids, share: float) -> Embeddings:
+        """Return the upgraded gallery of which a share is embedded by the new model, in an order.
+
+        What is neither upgraded nor embedded is missing: it is not found.
+        """
+        embedded = set(order[: items_at(share, len(order))])
+        rest = self.upgraded.select([item not in embedded for item in self.upgraded.ids])
+        made = self.new.select([item in embedded for item in self.ids])
+        vectors = np.concatenate([made.vectors, rest.vectors])
+        return Embeddings((*made.ids, *rest.ids), vectors, self.new.space)
+
+    def agreement_of(self, queries: Embeddings, gallery: Embeddings) -> PerQuery:
+        """Return which share of the neighbours that full backfill gives a gallery gives too."""
+        count = count_neighbours(len(self))
+        found = search(queries, gallery, count, exclude_self=True)
+        return agreement(found, self._neighbours)
+
+    @cached_property
+    def _neighbours(self) -> Ranking:
+        return search(self.new, self.new, count_neighbours(len(self)), exclude_self=True)
+
 
 def choose_judged(
     gallery: Gallery, routes: Routes, sample: Embeddings, *, most_items: int
@@ -96,7 +131,7 @@ def choose_judged(
         if sample.labels is None
         else dict(zip(sample.ids, sample.labels.tolist(), strict=True))
     )
-    labelled = [item for item in now.ids if known.get(item) is not None]
+    labelled = [item for item in now.ids if _is_known(known.get(item))]
     kept, by_label = list(now.ids), _can_judge([known[item] for item in labelled])
     if by_label:
         left_out[NO_LABEL] = len(kept) - len(labelled)
@@ -149,6 +184,11 @@ def _read_now(
         remade |= {item for item, origin in origins if origin == "upgraded"}
     now = Embeddings(tuple(found), np.concatenate(vectors), space)
     return now.align(sorted(found)), labels, remade
+
+
+def _is_known(label: int | None) -> bool:
+    """Say whether there is a label; a negative one is of an unknown class."""
+    return label is not None and label >= 0
 
 
 def _can_judge(labels: list[int | None]) -> bool:

@@ -10,33 +10,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
-from onward.agreement import agreement, count_neighbours
+from onward.agreement import count_neighbours
 from onward.errors import ConfigurationError, UpgradeError
 from onward.evaluation import evaluate
 from onward.gallery import Gallery
 from onward.gallery.values import aligned
 from onward.intervals import Interval, over_values
 from onward.rankings import Relevance
-from onward.retrieval import rank, search
-from onward.spaces import Embeddings, Ids
+from onward.retrieval import rank
+from onward.spaces import Embeddings
 from onward.upgrading.judged import (
     LEAST_ITEMS,
     MOST_ITEMS,
     JudgedItems,
+    PerQuery,
     choose_judged,
     count_unlisted,
+)
+from onward.upgrading.order_curves import (
+    PLANNED_SHARES,
+    RANDOM,
+    SEEDS,
+    UNCERTAINTY,
+    backfill_orders,
 )
 from onward.upgrading.routes import Routes
 from onward.upgrading.sample import digest_sample
 
 METRICS = ("cmc@1", "cmc@5", "map", "agreement")
 NOTHING, UPGRADE, EVERYTHING = "do nothing", "upgrade", "full backfill"
-SHARES = (0.1, 0.25, 0.5)
+SHARES = PLANNED_SHARES
 """Of the items that are backfilled beside the upgrade."""
 
-PerQuery = Float64[np.ndarray, " query"]
 _Found = Mapping[str, PerQuery]  # by metric
 
 
@@ -82,7 +88,7 @@ class Prediction:
         unlisted: of how many training pairs the transformations keep no ids, where they have not
             learned from a gallery sample: if items of the sample are among them, this flatters.
         left_out: the sample's other items: why they are left out, and how many.
-        order: in which items are backfilled: "uncertainty" or "random".
+        order: in which items are backfilled: "uncertainty", or "random", the mean of 5 orders.
         cells: what each way to go gives; "do nothing" first, then "upgrade", last "full backfill".
     """
 
@@ -143,7 +149,7 @@ class Prediction:
         by = "labels" if "map" in self.metrics else f"agreement of {self.neighbours} neighbours"
         lines = [
             f"predicted by {by} on {self.items:,} items of the sample, {self.queries:,} of them "
-            f"queries; backfill by {self.order}",
+            f"queries; backfill by {_shown_order(self.order)}",
             *(f"  {line}" for line in aligned(rows)),
         ]
         left_out = ", ".join(f"{count:,} ({why})" for why, count in self.left_out.items())
@@ -209,20 +215,21 @@ def predict(
             "1: upgrading alone and full backfill are predicted in any case"
         )
     judged = choose_judged(gallery, routes, sample, most_items=most_items)
-    if len(judged) < LEAST_ITEMS or not len(judged.upgraded):
+    if not judged.are_enough:
         return Unpredicted(_why_not(judged, len(sample)))
-    order = _backfill_order(judged, seed)
+    name = UNCERTAINTY if judged.uncertainties else RANDOM
+    orders = backfill_orders(judged, seed=seed)[name]
     ways = {UPGRADE: 0.0}
     ways |= {f"upgrade + backfill {100 * share:g} %": share for share in sorted(shares)}
     ways[EVERYTHING] = 1.0
     found = {NOTHING: _judge(judged, judged.nothing, judged.nothing)}
-    found |= {
-        name: _judge(judged, judged.new, _partly(judged, order, share))
-        for name, share in ways.items()
-    }
+    for way, share in ways.items():
+        each = orders if 0 < share < 1 else orders[:1]  # at the ends all are the same
+        galleries = (judged.backfilled(order, share) for order in each)
+        found[way] = _mean([_judge(judged, judged.new, gallery) for gallery in galleries])
     cells = tuple(
-        _cell(name, ways.get(name, 0.0), values, found[NOTHING], seed)
-        for name, values in found.items()
+        _cell(way, ways.get(way, 0.0), values, found[NOTHING], seed)
+        for way, values in found.items()
     )
     by = "agreement" if judged.labels is None else "map"
     return Prediction(
@@ -235,33 +242,14 @@ def predict(
         remade=judged.remade,
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         left_out=judged.left_out,
-        order="uncertainty" if judged.uncertainties else "random",
+        order=name,
         cells=cells,
     )
 
 
-def _backfill_order(judged: JudgedItems, seed: int) -> Ids:
-    """Return the ids in the order of a backfill: what is not carried, then the least certain."""
-    drawn = np.random.default_rng(seed).permutation(len(judged))
-    carried, unsure = set(judged.upgraded.ids), judged.uncertainties
-    shuffled = [judged.ids[row] for row in drawn]
-    return tuple(sorted(shuffled, key=lambda item: (item in carried, -unsure.get(item, -np.inf))))
-
-
-def _partly(judged: JudgedItems, order: Ids, share: float) -> Embeddings:
-    """Return the upgraded gallery of which a share is backfilled, in an order."""
-    embedded = set(order[: round(share * len(order))])
-    rest = judged.upgraded.select([item not in embedded for item in judged.upgraded.ids])
-    made = judged.new.select([item in embedded for item in judged.ids])
-    vectors = np.concatenate([made.vectors, rest.vectors])
-    return Embeddings((*made.ids, *rest.ids), vectors, judged.new.space)
-
-
 def _judge(judged: JudgedItems, queries: Embeddings, gallery: Embeddings) -> _Found:
     """Return what each query gets, by metric; an item that the gallery lacks is not found."""
-    count = count_neighbours(len(judged))
-    wanted = search(judged.new, judged.new, count, exclude_self=True)
-    found = {"agreement": agreement(search(queries, gallery, count, exclude_self=True), wanted)}
+    found = {"agreement": judged.agreement_of(queries, gallery)}
     if judged.labels is None:
         return found
     relevance = Relevance(judged.ids, judged.ids, judged.labels, judged.labels, exclude_self=True)
@@ -269,6 +257,11 @@ def _judge(judged: JudgedItems, queries: Embeddings, gallery: Embeddings) -> _Fo
     first = evaluation.first_hit[evaluation.counted]
     hits = {f"cmc@{k}": ((first >= 0) & (first < k)).astype(np.float64) for k in (1, 5)}
     return {**hits, "map": evaluation.average_precision[evaluation.counted], **found}
+
+
+def _mean(found: Sequence[_Found]) -> _Found:
+    """Return what each query gets in the mean of several orders."""
+    return {metric: np.mean([one[metric] for one in found], axis=0) for metric in found[0]}
 
 
 def _cell(name: str, share: float, values: _Found, nothing: _Found, seed: int) -> Cell:
@@ -295,6 +288,10 @@ def _why_not(judged: JudgedItems, given: int) -> str:
         f"fifth, and {LEAST_ITEMS} at least), or embed more items of the gallery, chosen by "
         "`onward gallery sample`"
     )
+
+
+def _shown_order(order: str) -> str:
+    return order if order != RANDOM else f"{RANDOM}, the mean of {SEEDS} orders"
 
 
 def _shown(value: Interval) -> str:
