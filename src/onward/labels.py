@@ -71,7 +71,7 @@ def as_class_names(names: Mapping[Any, Any], labels: Labels) -> dict[int, str]:
             )
         if label < 0:
             continue
-        plain = unicodedata.normalize("NFC", str(name))
+        plain = as_name(name)
         if (other := label_of.setdefault(plain, int(label))) != label:
             raise EmbeddingsError(
                 f"the classes {other} and {label} are both called {plain!r}; give each class a "
@@ -87,6 +87,11 @@ def as_class_names(names: Mapping[Any, Any], labels: Labels) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def as_name(name: str) -> str:
+    """Return a class name in the form of Unicode in which names are compared: NFC."""
+    return unicodedata.normalize("NFC", name)
+
+
 def is_text(name: str) -> bool:
     """Say whether a string can be written in UTF-8; that of a file's name need not."""
     return name.encode(errors="ignore").decode() == name
@@ -95,6 +100,12 @@ def is_text(name: str) -> bool:
 def named_by_number(names: ClassNames) -> bool:
     """Say whether every class is called by its own number, as the digits are."""
     return all(name == str(label) for label, name in names.items())
+
+
+def comparable(given: ClassNames | None, to: ClassNames | None) -> bool:
+    """Say whether two numberings can be brought together with nothing stated about them."""
+    names = given if to is None else to
+    return (given is None) == (to is None) or names is None or named_by_number(names)
 
 
 def translate(
@@ -121,9 +132,10 @@ def translate(
             mean the same.
     """
     if given is None or to is None:
-        names = given if to is None else to
-        if names is None or same_labels or named_by_number(names):
+        if same_labels or comparable(given, to):
             return {}
+        names = given if to is None else to
+        assert names is not None  # noqa: S101  # else the two are comparable
         with_names, without = sources if to is None else sources[::-1]
         label, name = next(iter(names.items()))
         raise LabelMismatchError(
@@ -151,6 +163,42 @@ def renumber(labels: Labels, translated: Mapping[int, int]) -> Labels:
     every, row_of = np.unique(labels, return_inverse=True)
     new: Labels = np.array([translated.get(label, label) for label in every.tolist()], np.int64)
     return new[row_of]
+
+
+def into(
+    labels: Labels,
+    given: ClassNames | None,
+    to: ClassNames | None,
+    *,
+    same_labels: bool,
+    sources: tuple[str, str],
+) -> tuple[Labels, ClassNames | None]:
+    """Return labels in the numbering of another source, and its names with those it lacked.
+
+    Args:
+        labels: what is translated.
+        given: the names of their classes.
+        to: the names of the classes in whose numbering they are wanted.
+        same_labels: as `translate` takes it.
+        sources: likewise.
+
+    Raises:
+        LabelMismatchError: as `translate` does, and if a label without a name is said to be of a
+            numbering that has no such class.
+    """
+    translated = translate(given, to, same_labels=same_labels, sources=sources)
+    new = renumber(labels, translated)
+    if to is None:
+        return new, None
+    if given is not None:
+        return new, {**to, **{translated.get(label, label): name for label, name in given.items()}}
+    lacking = [label for label in np.unique(new).tolist() if label >= 0 and label not in to]
+    if lacking and not named_by_number(to):
+        raise LabelMismatchError(
+            f"{sources[0]} have no class names and are said to be numbered as {sources[1]}, but "
+            f"label {lacking[0]} is none of the {len(to)} classes there. Give class names"
+        )
+    return new, {**to, **{label: str(label) for label in lacking}}
 
 
 def numbering_note(given: ClassNames | None, to: ClassNames | None) -> str | None:

@@ -14,6 +14,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float32
 
+from onward.embedding_files import (
+    CLASSES_KEY,
+    SPACE_KEY,
+    VectorFile,
+    check_ids_across,
+    common_labels,
+    read_vector_files,
+)
 from onward.errors import EmbeddingsError, SpaceMismatchError
 from onward.labels import ClassNames, Labels, as_class_names, as_labels, is_text
 
@@ -22,8 +30,6 @@ Format = Literal["float32", "float16", "int8"]
 Ids = tuple[str, ...]
 Vectors = Float32[np.ndarray, "item dim"]
 
-SPACE_KEY = b"onward.space"
-CLASSES_KEY = b"onward.class_names"
 LARGEST_CODE = 127  # of int8; -128 is not used, so that codes are symmetric
 
 
@@ -47,14 +53,20 @@ class Space:
     format: Format = "float32"
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise EmbeddingsError("a space needs a name, such as 'resnet50@2f1c90ab'")
-        if self.dim < 1:
+        name, dim = self.name, self.dim
+        if not isinstance(name, str) or not name or not is_text(name):
             raise EmbeddingsError(
-                f"space {self.name} has {self.dim} dimensions; it needs at least 1"
+                f"a space needs a name, such as 'resnet50@2f1c90ab', in UTF-8; {name!r} is none"
             )
+        if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
+            raise EmbeddingsError(
+                f"space {name} has {dim!r} dimensions; it needs a whole number, at least 1"
+            )
+        object.__setattr__(self, "name", str(name))
+        object.__setattr__(self, "dim", int(dim))
         for what, known in (("metric", get_args(Metric)), ("format", get_args(Format))):
-            if (given := getattr(self, what)) not in known:
+            given = getattr(self, what)
+            if not isinstance(given, str) or given not in known:
                 words = f"{what} {given!r}; choose {' or '.join(map(repr, known))}"
                 raise EmbeddingsError(f"space {self.name} has the {words}")
 
@@ -80,7 +92,7 @@ class Space:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Space":
         """Return the space that `to_json` wrote."""
-        name, dim, metric = str(fields["name"]), int(fields["dim"]), fields["metric"]
+        name, dim, metric = fields["name"], fields["dim"], fields["metric"]
         return cls(name, dim, metric, fields.get("format", "float32"))
 
 
@@ -148,7 +160,7 @@ class Embeddings:
                 )
             object.__setattr__(self, "labels", _read_only(labels))
         names = self.class_names
-        if self.labels is None or names is None:
+        if self.labels is None or not names:
             object.__setattr__(self, "class_names", None)
         else:
             object.__setattr__(self, "class_names", as_class_names(names, self.labels))
@@ -217,19 +229,25 @@ class Embeddings:
     ) -> "Embeddings":
         """Read what `save` wrote, or a `.npy` array whose ids and space are given.
 
+        The files of a folder must be of one space, with ids that stand once in all of them. Labels
+        that are text are the names of classes, and so is `cat` in a folder `label=cat`.
+
         Args:
-            path: a `.parquet` or a `.npy` file.
+            path: a `.parquet` file, a folder of them, or a `.npy` file.
             ids: the ids of a `.npy` array's rows.
-            space: the space of a `.npy` array, or of a Parquet file that names none.
+            space: the space of the vectors; needed where a file does not name it. Every file that
+                names one is compared with it.
 
         Raises:
-            EmbeddingsError: if the file is missing or unreadable, has no `id` and `vector`, or
-                nothing says which space its vectors are in.
+            EmbeddingsError: if a file is missing or unreadable, has no `id` and `vector`, or
+                nothing says which space its vectors are in; the message names the file.
+            SpaceMismatchError: if a file is in another space than the others, or than was stated.
+            LabelMismatchError: if some files name their classes and some do not.
         """
         target = Path(path)
         if not target.exists():
             raise EmbeddingsError(f"there is no file {target}; make it with: onward embed")
-        if target.suffix == ".npy":
+        if target.suffix == ".npy" and not target.is_dir():
             if ids is None or space is None:
                 raise EmbeddingsError(
                     f"{target} holds numbers only; give its ids and its space: "
@@ -237,6 +255,11 @@ class Embeddings:
                     "its save() writes"
                 )
             return cls(tuple(ids), _load_array(target), space)
+        if ids is not None:
+            raise EmbeddingsError(
+                f"ids were given for {target}, which holds its own; give ids for a .npy file only, "
+                "or pick rows afterwards: Embeddings.load(PATH).align(IDS)"
+            )
         return _load_parquet(target, space)
 
 
@@ -296,9 +319,16 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 def _as_vectors(values: Any) -> np.ndarray:
     try:
+        given = values if isinstance(values, np.ndarray) else np.asarray(values)
+        if isinstance(given, np.ma.MaskedArray):
+            raise TypeError("they are masked: fill the gaps, or leave these items out")
+        if given.dtype.kind in "cmMSU" or given.dtype.names:
+            raise TypeError(f"they are of type {given.dtype}")
+        if given.dtype.kind == "O" and any(isinstance(one, str | complex) for one in given.flat):
+            raise TypeError("they are text or complex numbers")
         with np.errstate(over="ignore"):  # what overflows is refused as infinite
-            return np.ascontiguousarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+            return np.ascontiguousarray(given, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingsError(
             f"the vectors are not numbers ({error}); give one row of float32 an item"
         ) from error
@@ -320,33 +350,39 @@ def _check_format(ids: Ids, vectors: np.ndarray, space: Space) -> None:
 
 
 def _load_parquet(path: Path, space: Space | None) -> Embeddings:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    files = read_vector_files(path)
+    found = _common_space(files, space)
+    check_ids_across(files)
+    parts = [_as_vectors(one.vectors(found.dim, str(found))) for one in files]
+    labels, names = common_labels(files)
+    ids = tuple(item for one in files for item in one.ids)
+    return Embeddings(ids, np.concatenate(parts), found, labels, names)
 
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise EmbeddingsError(f"{path} is not a readable Parquet file: {error}") from error
-    missing = {"id", "vector"} - set(table.column_names)
-    if missing:
+
+def _common_space(files: Sequence[VectorFile], space: Space | None) -> Space:
+    """Return the one space that the files say their vectors are in, or that was stated for them."""
+    said = {one.path: _read_space(one.space, one.path) for one in files if one.space is not None}
+    silent = [one.path for one in files if one.space is None]
+    if silent and space is None:
         raise EmbeddingsError(
-            f"{path} has the columns {table.column_names}, not {sorted(missing)}; "
-            "embeddings have `id` (string) and `vector` (fixed-size list of numbers)"
-        )
-    stored = (table.schema.metadata or {}).get(SPACE_KEY)
-    found = _read_space(stored, path) if stored else space
-    if found is None:
-        raise EmbeddingsError(
-            f"{path} does not say which space its vectors are in; give one: "
+            f"{silent[0]} does not say which space its vectors are in; give one: "
             "Embeddings.load(PATH, space=Space(NAME, DIM)), and save() to keep it"
         )
-    if space is not None and found != space:
-        raise SpaceMismatchError(f"{path} holds vectors in {found}, not in {space} as asked for")
-    flat = _flatten(table["vector"].combine_chunks(), found, path)
-    vectors = _as_vectors(flat.reshape(-1, found.dim))
-    labels = as_labels(table["label"].to_numpy()) if "label" in table.column_names else None
-    names = _read_class_names((table.schema.metadata or {}).get(CLASSES_KEY), path)
-    return Embeddings(tuple(table["id"].to_pylist()), vectors, found, labels, names)
+    for path, found in said.items():
+        if space is not None and found != space:
+            raise SpaceMismatchError(
+                f"{path} holds vectors in {found}, not in {space} as asked for"
+            )
+    if space is not None:
+        return space
+    (first, of_first), *others = said.items()
+    for path, found in others:
+        if found != of_first:
+            raise SpaceMismatchError(
+                f"{path} holds vectors in {found}, but {first} in {of_first}; distances between "
+                "them mean nothing. Keep the files of each space in a folder of their own"
+            )
+    return of_first
 
 
 def _load_array(path: Path) -> np.ndarray:
@@ -360,42 +396,8 @@ def _load_array(path: Path) -> np.ndarray:
 def _read_space(stored: bytes, path: Path) -> Space:
     try:
         return Space.from_json(json.loads(stored))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, EmbeddingsError) as error:
         raise EmbeddingsError(
             f"{path} says {stored!r} of the space of its vectors; that is no space in JSON, such "
             f"as {json.dumps(Space('resnet50@2f1c90ab', 128).to_json())}. Write the file again"
         ) from error
-
-
-def _read_class_names(stored: bytes | None, path: Path) -> ClassNames | None:
-    try:
-        return None if stored is None else {int(k): v for k, v in json.loads(stored).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise EmbeddingsError(
-            f"{path} says {stored!r} of its class names; that is no JSON of names by label, such "
-            'as {"0": "cat"}. Write the file again'
-        ) from error
-
-
-def _flatten(lists: Any, space: Space, path: Path) -> np.ndarray:
-    """Return the numbers of a column of lists, each as long as the space has dimensions."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    is_list = any(
-        check(lists.type)
-        for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    )
-    if not is_list:
-        raise EmbeddingsError(
-            f"the column 'vector' of {path} is {lists.type}; {space} needs a list of {space.dim} "
-            "numbers an item"
-        )
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    if (lengths != space.dim).any():
-        row = int(np.argmax(lengths != space.dim))
-        raise EmbeddingsError(
-            f"row {row} of {path} holds {lengths[row]} numbers; {space} needs {space.dim}"
-        )
-    flat: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False)
-    return flat

@@ -1,0 +1,331 @@
+"""The Parquet files that embeddings are read from: one, or a folder of them.
+
+Everything that a file says of its vectors is read from that file, none of it from its neighbours:
+which space they are in, what their classes are called, which partition `label=cat/` they lie in.
+Here a file's parts are read; `onward.spaces` compares what the files say. Nothing here knows what
+a space is.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
+
+from onward.errors import EmbeddingsError, LabelMismatchError
+from onward.labels import ClassNames, Labels, as_labels, as_name, comparable, into
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Words = tuple[str | None, ...]
+
+KNOWN = ("id", "vector", "label")
+SPACE_KEY = b"onward.space"
+CLASSES_KEY = b"onward.class_names"
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+LEFTOVERS = frozenset({"@eaDir", "#recycle", "lost+found", "Thumbs.db", "desktop.ini"})
+"""What file servers and systems leave in folders; also all that begins with a point or `_`."""
+
+
+@dataclass(frozen=True, eq=False)
+class VectorFile:
+    """What one file holds, as the file itself says it.
+
+    Attributes:
+        path: the file.
+        ids: of its rows; checked by whoever makes embeddings of them.
+        lists: its column of vectors.
+        space: what it says of the space of its vectors, if anything.
+        labels: class of each row, negative where it is not known; None where it has no labels, or
+            their names stand in `words`.
+        words: name of each row's class, None where it is not known; None where it has no names.
+        class_names: what its metadata call each label.
+    """
+
+    path: Path
+    ids: tuple[Any, ...]
+    lists: "pa.ChunkedArray"
+    space: bytes | None
+    labels: Labels | None
+    words: Words | None
+    class_names: ClassNames | None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it says anything of its items' classes."""
+        return self.labels is not None or self.words is not None
+
+    def vectors(self, dim: int, space: str) -> np.ndarray:
+        """Return the vectors, one row an item, in the type in which they are stored.
+
+        Raises:
+            EmbeddingsError: if they are no lists of so many numbers; the message names the row.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kind = self.lists.type
+        lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        if not any(check(kind) for check in lists):
+            raise EmbeddingsError(
+                f"the column 'vector' of {self.path} is {kind}; {space} needs a list of {dim} "
+                "numbers an item"
+            )
+        lengths = pc.fill_null(pc.list_value_length(self.lists), 0).to_numpy()
+        if (lengths != dim).any():
+            row = int(np.argmax(lengths != dim))
+            raise EmbeddingsError(
+                f"row {row} of {self.path} holds {lengths[row]} numbers; {space} needs {dim}"
+            )
+        parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in self.lists.chunks]
+        flat = np.concatenate(parts) if parts else np.empty(0, np.float32)
+        return flat.reshape(-1, dim)
+
+
+def read_vector_files(path: Path) -> list[VectorFile]:
+    """Read a Parquet file, or every one in a folder and in the folders in it, by name.
+
+    Hidden files, those that begin with `_` (such as `_SUCCESS`) and what systems leave in folders
+    are passed over. A folder `label=cat` says so of all files in it, as Spark and others write it:
+    where all of these are whole numbers they are labels, else they are the names of classes.
+
+    Raises:
+        EmbeddingsError: if a file is no Parquet, lacks `id` or `vector` or has labels that are
+            neither whole numbers nor text, or a folder holds none; the message names the file.
+    """
+    if not path.is_dir():
+        return [_read_file(path, None)]
+    found = _walk(path)
+    if not found:
+        raise EmbeddingsError(
+            f"the folder {path} holds no file of embeddings; give a .parquet file or a folder of "
+            "them. What a gallery holds is written to one by: onward gallery export"
+        )
+    partitions = [_partition_of(file.relative_to(path)) for file in found]
+    known = {text for text in partitions if text not in {None, NULL_PARTITION}}
+    numbers = {text: int(text) for text in known if text and WHOLE_NUMBER.fullmatch(text)}
+    if len(numbers) < len(known) or len(set(numbers.values())) < len(numbers):
+        numbers = {}
+    return [
+        _read_file(file, None if text is None else _Partition(text, numbers.get(text)))
+        for file, text in zip(found, partitions, strict=True)
+    ]
+
+
+def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassNames | None]:
+    """Return the labels of all rows, in one numbering, and what the classes are called.
+
+    Names in a column or in the names of folders are numbered in their order, over all files; where
+    a file's metadata number the names otherwise than the first file's, its labels are translated.
+
+    Raises:
+        EmbeddingsError: if some files have labels and some have none.
+        LabelMismatchError: if some name their classes and some do not.
+    """
+    filled = [one for one in files if one.ids]
+    labelled = [one for one in filled if one.labelled]
+    if not labelled:
+        return None, None
+    if len(labelled) < len(filled):
+        bare = next(one for one in filled if not one.labelled)
+        raise EmbeddingsError(
+            f"{labelled[0].path} has labels and {bare.path} has none; write all files of a folder "
+            "with labels, with nulls where a class is not known, or all without"
+        )
+    numbered = list(_numbered(labelled))
+    joined, names = numbered[0]
+    parts = [joined]
+    for one, (labels, given) in zip(labelled[1:], numbered[1:], strict=True):
+        if not comparable(given, names):
+            named, bare = (labelled[0], one) if given is None else (one, labelled[0])
+            raise LabelMismatchError(
+                f"{named.path} says what its classes are called and {bare.path} does not, so "
+                "nothing tells whether a label means the same class in both; write all files of a "
+                "folder with class names, or all without"
+            )
+        sources = (str(one.path), str(labelled[0].path))
+        new, names = into(labels, given, names, same_labels=False, sources=sources)
+        parts.append(new)
+    return np.concatenate(parts), names
+
+
+def _numbered(files: Sequence[VectorFile]) -> Iterator[tuple[Labels, ClassNames | None]]:
+    """Yield the labels of each file and their names; words are numbered alike in all of them."""
+    every = sorted({word for one in files for word in one.words or () if word is not None})
+    number_of = {word: number for number, word in enumerate(every)}
+    for one in files:
+        if one.labels is not None:
+            yield one.labels, one.class_names
+        else:
+            words = one.words or ()
+            numbers = [-1 if word is None else number_of[word] for word in words]
+            yield np.array(numbers, np.int64), dict(enumerate(every))
+
+
+def check_ids_across(files: Sequence[VectorFile]) -> None:
+    """Refuse an id that stands in two files.
+
+    Raises:
+        EmbeddingsError: naming the id and both files.
+    """
+    seen: dict[Any, Path] = {}
+    for one in files:
+        for item in one.ids:
+            first = seen.setdefault(item, one.path)
+            if first is not one.path:
+                raise EmbeddingsError(
+                    f"id {item!r} stands in {first} and in {one.path}; every item needs an id of "
+                    "its own. Take out the file that was written twice, or give one file"
+                )
+
+
+class _Partition(NamedTuple):
+    """What the folder `label=...` says: its text, and the number that it is, if it is one."""
+
+    text: str
+    number: int | None
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Return the files in a folder and below that are not left out, by path."""
+    found = []
+    pending = [(folder, frozenset({os.path.realpath(folder)}))]
+    while pending:
+        here, above = pending.pop()
+        try:
+            entries = list(here.iterdir())
+        except OSError as error:
+            raise EmbeddingsError(f"the folder {here} cannot be read: {error}") from error
+        for entry in entries:
+            hidden = entry.name[0] == "." or (entry.name[0] == "_" and "=" not in entry.name)
+            if hidden or entry.name in LEFTOVERS:
+                continue
+            if not entry.is_dir():
+                found.append(entry)
+            elif (real := os.path.realpath(entry)) not in above:  # a link may lead back up
+                pending.append((entry, above | {real}))
+    return sorted(found)
+
+
+def _partition_of(inside: Path) -> str | None:
+    """Return what the folders on the way to a file say of the label, if they do."""
+    said = [part.partition("=")[2] for part in inside.parts[:-1] if part.startswith("label=")]
+    return unquote(said[-1]) if said else None
+
+
+def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
+    table = _read_table(path)
+    names = table.column_names
+    missing = {"id", "vector"} - set(names)
+    if missing:
+        raise EmbeddingsError(
+            f"{path} has the columns {names}, not {sorted(missing)}; "
+            "embeddings have `id` (string) and `vector` (fixed-size list of numbers)"
+        )
+    metadata = table.schema.metadata or {}
+    labels, words = (None, None)
+    if "label" in names:
+        labels, words = _read_labels(table["label"], path)
+    if partition is not None:
+        if labels is not None or words is not None:
+            raise EmbeddingsError(
+                f"{path} has a column 'label' and lies in a folder label={partition.text}; leave "
+                "one of the two out"
+            )
+        labels, words = _repeat(partition, len(table))
+    class_names = _read_class_names(metadata.get(CLASSES_KEY), path) or hub_class_names(metadata)
+    return VectorFile(
+        path,
+        tuple(table["id"].to_pylist()),
+        table["vector"],
+        metadata.get(SPACE_KEY),
+        labels,
+        words,
+        class_names if class_names and labels is not None else None,
+    )
+
+
+def _read_table(path: Path) -> "pa.Table":
+    """Return the columns of a file that count; nothing is taken from the folders it lies in."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if not path.is_file():
+            raise OSError("it is not a file that can be read")
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            twice = [name for name in KNOWN if names.count(name) > 1]
+            if twice:
+                raise EmbeddingsError(
+                    f"{path} has two columns {twice[0]!r}; write it again with one"
+                )
+            wanted = [name for name in KNOWN if name in names]
+            return file.read(columns=wanted if len(wanted) > 1 else None)
+    except (pa.ArrowException, OSError) as error:
+        raise EmbeddingsError(
+            f"{path} is not a readable Parquet file: {error}. Write it again, or take it out of "
+            "the folder if it holds no embeddings"
+        ) from error
+
+
+def _repeat(partition: _Partition, rows: int) -> tuple[Labels | None, Words | None]:
+    if partition.number is not None:
+        return np.full(rows, partition.number, np.int64), None
+    unknown = partition.text == NULL_PARTITION
+    return None, (None if unknown else as_name(partition.text),) * rows
+
+
+def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, Words | None]:
+    """Return a column of whole numbers as labels, one of text as words; null is not known."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        words = tuple(None if word is None else as_name(word) for word in column.to_pylist())
+        if "" in words:
+            raise EmbeddingsError(
+                f"row {words.index('')} of {path} names its class ''; give the class a name, or "
+                "null where it is not known"
+            )
+        return None, words
+    if pa.types.is_null(kind):
+        return np.full(len(column), -1, np.int64), None
+    if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
+        raise EmbeddingsError(
+            f"the column 'label' of {path} is {kind}; labels are whole numbers, or text that names "
+            "the classes"
+        )
+    try:
+        plain = column.cast(pa.int64()) if pa.types.is_integer(kind) else column
+        return as_labels(plain.fill_null(-1).to_numpy()), None
+    except (pa.ArrowInvalid, EmbeddingsError) as error:
+        raise EmbeddingsError(f"the column 'label' of {path} is {kind}: {error}") from error
+
+
+def hub_class_names(metadata: Mapping[bytes, bytes] | None, column: str = "label") -> ClassNames:
+    """Return the names of a `ClassLabel` in the metadata that the `datasets` library writes."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {number: str(name) for number, name in enumerate(features[column]["names"])}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _read_class_names(stored: bytes | None, path: Path) -> ClassNames | None:
+    try:
+        return None if stored is None else {int(k): v for k, v in json.loads(stored).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EmbeddingsError(
+            f"{path} says {stored!r} of its class names; that is no JSON of names by label, such "
+            'as {"0": "cat"}. Write the file again'
+        ) from error
