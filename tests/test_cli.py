@@ -138,6 +138,13 @@ def test_wrong_usage_ends_with_2():
     assert "Missing" in err
 
 
+def test_the_module_is_the_command():
+    asked = [sys.executable, "-m", "onward", "--version"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run("--version")[1]
+
+
 def test_version_is_printed():
     assert answer("--version").strip().count(".") == 2
 
