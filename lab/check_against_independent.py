@@ -1,8 +1,8 @@
 """Onward's numbers beside those of other libraries, for saved embeddings.
 
-Distances come from SciPy, average precision and the ROC from scikit-learn, AP and Success@k from
-ir-measures. Every file is its own queries and gallery, a query's own entry left out, unless
---queries names others in the same space.
+Distances come from SciPy (inner products from NumPy), average precision and the ROC from
+scikit-learn, AP and Success@k from ir-measures. Every file is its own queries and gallery, a
+query's own entry left out, unless --queries names others in the same space.
 
 Examples:
     python lab/check_against_independent.py runs/digits/seed-0/embeddings
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import ir_measures
 import numpy as np
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist
 from sklearn.metrics import average_precision_score, roc_curve
 
 from onward import Embeddings, evaluate_embeddings
@@ -58,26 +58,26 @@ class Ranked:
     hits: np.ndarray
 
 
-def as_compared(embeddings: Embeddings) -> np.ndarray:
-    """Return vectors whose squared Euclidean distance says what the space's metric says."""
-    vectors = embeddings.vectors.astype(np.float64)
-    if embeddings.space.metric == "cosine":
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
+def distances_between(queries: Embeddings, gallery: Embeddings) -> np.ndarray:
+    """Return the distance of every pair, in float32."""
+    asked, held = (each.vectors.astype(np.float64) for each in (queries, gallery))
+    if gallery.space.metric == "ip":
+        return (-(asked @ held.T)).astype(np.float32)
+    if gallery.space.metric == "l2":
+        return np.sqrt(cdist(asked, held, "sqeuclidean")).astype(np.float32)
+    asked, held = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (asked, held))
+    return (cdist(asked, held, "sqeuclidean") / 2).astype(np.float32)
 
 
 def ranked_by_scipy(
     queries: Embeddings, gallery: Embeddings, *, exclude_self: bool
 ) -> Iterator[Ranked]:
     """Rank by SciPy's distance in float32, ties by id."""
-    ids, labels = np.array(gallery.ids), np.asarray(gallery.labels)
-    by_id = np.argsort(ids)
-    ids, labels, vectors = ids[by_id], labels[by_id], as_compared(gallery)[by_id]
-    asked = as_compared(queries)
+    held = gallery.align(sorted(gallery.ids))
+    ids, labels = np.array(held.ids), np.asarray(held.labels)
     for start in range(0, len(queries), BLOCK_QUERIES):
-        squares = cdist(asked[start : start + BLOCK_QUERIES], vectors, "sqeuclidean")
-        is_cosine = gallery.space.metric == "cosine"
-        distances = (squares / 2 if is_cosine else np.sqrt(squares)).astype(np.float32)
+        asked = queries.select(range(start, min(start + BLOCK_QUERIES, len(queries))))
+        distances = distances_between(asked, held)
         for row, distance in enumerate(distances, start=start):
             order = np.argsort(distance, kind="stable")
             if exclude_self:
@@ -142,11 +142,9 @@ def check_verification(items: Embeddings, *, paired: int) -> list[Checked]:
     """
     some = items.select(np.random.default_rng(0).permutation(len(items))[:paired])
     ours = verify_pairs(some, some, exclude_self=True)
-    squares = pdist(as_compared(some), "sqeuclidean")
-    is_cosine = some.space.metric == "cosine"
-    distances = (squares / 2 if is_cosine else np.sqrt(squares)).astype(np.float32)
     labels = np.asarray(some.labels)
-    first, second = np.triu_indices(len(some), k=1)  # the order of `pdist`
+    first, second = np.triu_indices(len(some), k=1)
+    distances = distances_between(some, some)[first, second]
     same = labels[first] == labels[second]
     reached, accepted, _ = roc_curve(same, -distances, drop_intermediate=False)
     over = f"{len(same):,} pairs"

@@ -37,7 +37,7 @@ def pixels(directory, *, metric, levels, every=6, first=0):
     return Embeddings.load(path)
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("levels", [2, 17])
 @pytest.mark.parametrize("exclude_self", [True, False])
 def test_cmc_and_map_are_those_of_scikit_learn_and_ir_measures(
@@ -70,14 +70,14 @@ def test_queries_that_are_in_part_gallery_items_have_the_numbers_of_others(tmp_p
     assert [one for one in checked if one.difference > 1e-12] == []
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("levels", [2, 17])
 def test_tar_at_far_is_that_of_scikit_learn(tmp_path, independent, metric, levels):
     items = pixels(tmp_path, metric=metric, levels=levels)
     checked = independent.check_verification(items, paired=250)
     assert [one.name for one in checked] == ["tar@0.0001", "tar@0.001", "tar@0.01"]
     assert [one for one in checked if one.difference > 1e-12] == []
-    assert checked[-1].ours > 0.1
+    assert checked[-1].ours > 0.05
 
 
 @pytest.mark.slow

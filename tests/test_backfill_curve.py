@@ -87,7 +87,7 @@ def galleries(rows, *, seed, dim=3, classes=4, metric="l2", ties=False):
 
 
 @pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_curve_is_that_of_mixed_galleries_evaluated_one_by_one(exclude_self, metric, ties):
     upgraded, embedded = galleries(37, seed=1, metric=metric, ties=ties)
@@ -235,6 +235,10 @@ def test_the_oracle_backfills_first_what_lies_farthest_off():
     upgraded = Embeddings(("a", "b"), np.array([[1, 0], [3, 0]], np.float32), space)
     embedded = Embeddings(("b", "a"), np.array([[9, 0], [1, 1]], np.float32), space)
     assert oracle_order(upgraded, embedded) == ("a", "b")  # b only changed its length
+    space = Space("new", 2, "ip")
+    upgraded = Embeddings(("a", "b"), np.array([[1, 0], [3, 0]], np.float32), space)
+    embedded = Embeddings(("b", "a"), np.array([[3, 0], [1, 1]], np.float32), space)
+    assert oracle_order(upgraded, embedded) == ("a", "b")  # the inner product of b is the greater
 
 
 def test_items_are_ordered_by_falling_uncertainty_and_ties_by_id():

@@ -5,16 +5,17 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from upgrades import OLD, SIDE, embed, numbered
+from upgrades import OLD, SIDE, embed, make_transformation, numbered
 
 from onward import retrieval
 from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
 from onward.gallery import create_gallery, open_gallery, scratch_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
+from onward.upgrading import Upgrade
 
 NEW = Space("new@2", 5)
-COSINE = Space("angle@3", 4, "cosine")
+COSINE, IP = Space("angle@3", 4, "cosine"), Space("dot@3", 4, "ip")
 OTHER = Space("other@9", 4)
 BIG_ENOUGH = 1000
 
@@ -489,7 +490,7 @@ def test_the_version_differs_after_every_write_and_after_nothing_else(gallery):
 # Answering queries
 
 
-@pytest.mark.parametrize("space", [OLD, COSINE], ids=str)
+@pytest.mark.parametrize("space", [OLD, COSINE, IP], ids=str)
 @pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("k", [1, 7, 400])
 def test_search_gives_the_exact_ranking_with_ties_by_id(url, space, exclude_self, k):
@@ -506,6 +507,72 @@ def test_search_gives_the_exact_ranking_with_ties_by_id(url, space, exclude_self
     assert [found.ids_of(row) for row in range(5)] == [expected.ids_of(row) for row in range(5)]
     np.testing.assert_array_equal(found.distances, expected.distances)
     assert found.exclude_self is exclude_self
+
+
+IP_KINDS = {
+    "usual": lambda rng: rng.standard_normal((200, 4)) * rng.uniform(0.2, 4, (200, 1)),
+    "whole-numbers": lambda rng: rng.integers(-2, 3, (200, 4)),
+    "tiny": lambda rng: rng.standard_normal((200, 4)) * 1e-25,
+    "huge": lambda rng: rng.standard_normal((200, 4)) * 5e37,
+    "of-all-lengths": lambda rng: (
+        rng.standard_normal((200, 4)) * 10.0 ** rng.integers(-44, 38, (200, 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IP_KINDS)
+def test_inner_products_of_any_length_are_searched_exactly(url, kind):
+    vectors = IP_KINDS[kind](np.random.default_rng(0)).astype(np.float32)
+    vectors[7] = 0
+    items = Embeddings(numbered(200), vectors, IP)
+    gallery = create_gallery(url, IP, OLD, items=[items.select(range(150))])
+    gallery.add(items.select(range(150, 200)))
+    gallery.add(embed(OLD, ["no-inner-product"]))
+    gallery.delete(items.ids[20:40])
+    held = items.select([*range(20), *range(40, 200)])
+    queries = items.select([0, 7, 21, 150, 199])
+    for k, exclude_self in ((1, False), (30, True), (180, False), (500, True)):
+        found = gallery.search(queries, k, exclude_self=exclude_self)
+        expected = retrieval.search(queries, held, k, exclude_self=exclude_self)
+        for row in range(len(queries)):
+            assert found.ids_of(row) == expected.ids_of(row)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+def test_an_index_of_inner_products_is_used_for_approximate_search_only(url):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((BIG_ENOUGH, 4)) * rng.uniform(0.5, 2, (BIG_ENOUGH, 1))
+    items = Embeddings(numbered(BIG_ENOUGH), vectors.astype(np.float32), IP)
+    gallery = create_gallery(url, IP, items=[items])
+    gallery.build_index(IP)
+    gallery.add(Embeddings(("late",), np.array([[9, 9, 9, 9]], np.float32), IP))
+    items = gallery.read(IP)
+    queries = Embeddings(("q", "r"), np.array([[1, 2, 1, 1], [1, 0, 1, 0]], np.float32), IP)
+    expected = retrieval.search(queries, items, 10, exclude_self=False)
+    exact = gallery.search(queries, 10)
+    near = gallery.search(queries, 10, approximate=True)
+    for row in (0, 1):
+        assert exact.ids_of(row) == expected.ids_of(row)
+        assert near.ids_of(row)[0] == "late"
+        assert len(set(near.ids_of(row)) & set(expected.ids_of(row))) >= 7
+    assert near.distances[:, 0].tolist() == [-45, -18]
+
+
+def test_an_upgrade_of_inner_products_is_verified_and_served(url):
+    second = Space("dot@4", 3, "ip")
+    items = embed(IP, numbered(40))
+    gallery = create_gallery(url, IP, items=[items], query_model="first")
+    h = make_transformation(IP, None, second)
+    upgrade = Upgrade(gallery, h)
+    upgrade.start()
+    upgrade.run()
+    assert upgrade.verify().passed
+    upgrade.cut_over(query_model="second")
+    moved = h.apply(items)
+    found = gallery.search(moved, 5)
+    expected = retrieval.search(moved, moved, 5, exclude_self=False)
+    assert [found.ids_of(row) for row in range(40)] == [expected.ids_of(row) for row in range(40)]
+    assert (found.distances < 0).any()
 
 
 def test_rows_without_a_vector_in_the_space_do_not_come_back(gallery):

@@ -40,6 +40,21 @@ def test_the_head_of_a_ranking_is_its_first_ranks():
     assert ranking([[2], [1]]).head(5).rows.shape == (2, 1)
 
 
+def test_distances_below_zero_rank_like_any_others():
+    made = ranking([[2, 0, -1], [1, 0, 2]], distances=[[-2, -0.5, INF], [-1e38, 0, 3]])
+    assert made.ids_of(0) == ["c", "a"]
+    assert str(made.head(1)) == "p: c (-2.000)\nq: b (-99999996802856924650656260769173209088.000)"
+    assert made.to_json()["queries"][0]["items"][0] == {"id": "c", "distance": -2}
+
+
+@pytest.mark.parametrize("k", [1.5, True, "3", None])
+def test_the_head_of_ranks_that_are_not_a_whole_number_is_refused(monkeypatch, k):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    words = f"k is {k!r}, which is not a whole number; give the number of ranks as one, such as 10"
+    with pytest.raises(EvaluationError, match=re.escape(words)):
+        ranking([[2], [1]]).head(k)
+
+
 def test_the_head_of_no_ranks_is_refused():
     with pytest.raises(EvaluationError, match="the first 0 ranks hold nothing; ask for at least 1"):
         ranking([[2], [1]]).head(0)
@@ -92,19 +107,24 @@ def test_a_ranking_without_queries_or_without_ranks_stands():
             id="item-twice",
         ),
         pytest.param(
-            {"rows": [[0, 1], [1, 2]], "distances": [[-0.5, 1], [0, 1]]},
-            "the ranking of query 'p' has a distance that is negative or NaN; give distances from",
-            id="negative",
+            {"rows": [[-1, 1], [1, 2]], "distances": [[-INF, 1], [0, 1]]},
+            "the ranking of query 'p' has a distance that is NaN or -infinity; give finite",
+            id="minus-infinity",
         ),
         pytest.param(
             {"rows": [[0, 1], [1, 2]], "distances": [[0, 1], [0, np.nan]]},
-            "the ranking of query 'q' has a distance that is negative or NaN",
+            "the ranking of query 'q' has a distance that is NaN or -infinity",
             id="nan",
         ),
         pytest.param(
             {"rows": [[0, 1], [1, 2]], "distances": [[0, 1], [2, 1]]},
             "the ranking of query 'q' has descending distances; rank the nearest first",
             id="descending",
+        ),
+        pytest.param(
+            {"rows": [[0, 1], [1, 2]], "distances": [[-1, -2], [2, 3]]},
+            "the ranking of query 'p' has descending distances; rank the nearest first",
+            id="descending-below-zero",
         ),
         pytest.param(
             {"rows": [[0, -1], [1, 2]], "distances": [[0, 1], [0, 1]]},

@@ -2,15 +2,21 @@
 
 import re
 import tracemalloc
+from fractions import Fraction
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from onward.errors import EvaluationError, SpaceMismatchError
-from onward.retrieval import rank, search
+from onward.retrieval import from_sortable_bits, rank, search, search_parts, sortable_bits
 from onward.spaces import Embeddings, Space
+
+METRICS = ["l2", "cosine", "ip"]
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def embeddings(vectors, ids=None, *, metric="l2", name="old"):
@@ -35,6 +41,8 @@ def naive(queries, gallery, *, exclude_self):
             if gallery.space.metric == "cosine":
                 u, v = (x / np.sqrt((x**2).sum()) for x in (query, item))
                 distance = ((u - v) ** 2).sum() / 2
+            elif gallery.space.metric == "ip":
+                distance = -(query * item).sum()
             else:
                 distance = np.sqrt(((query - item) ** 2).sum())
             found.append((float(np.float32(distance)), item_id))
@@ -66,8 +74,18 @@ def test_cosine_distances_worked_by_hand():
     np.testing.assert_allclose(found.distances, [[0, 1 - np.sqrt(0.5), 1, 2]], rtol=1e-7)
 
 
+def test_inner_products_worked_by_hand():
+    gallery = embeddings([[1, 1], [3, 0], [0, 0], [-2, 1], [0, 5]], "abcde", metric="ip")
+    found = search(embeddings([[1, 0]], "q", metric="ip"), gallery, 5, exclude_self=False)
+    assert found.ids_of(0) == ["b", "a", "c", "e", "d"]
+    assert found.distances.tolist() == [[-3, -1, 0, 0, 2]]
+    assert not np.signbit(found.distances[0, 2:]).any()  # no -0.0
+    own = search(gallery, gallery, 1, exclude_self=False)
+    assert own.ids_of(0) == ["e"]  # a longer vector is nearer to a than a itself
+
+
 @pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_ranking_is_that_of_naive_loops(metric, exclude_self):
     gallery = random_embeddings(40, 5, metric=metric)
     queries = embeddings(
@@ -161,7 +179,7 @@ def test_huge_and_tiny_vectors_have_finite_distances():
 
 
 @pytest.mark.parametrize("k", [None, 1, 7])
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("block_bytes", [1, 3_000, 20_000, 1 << 30])
 def test_the_size_of_a_block_changes_nothing_bit_for_bit(block_bytes, metric, k):
     gallery = random_embeddings(20, 33, metric=metric)
@@ -175,7 +193,7 @@ def test_the_size_of_a_block_changes_nothing_bit_for_bit(block_bytes, metric, k)
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_order_of_the_gallery_changes_nothing(data):
-    metric = data.draw(st.sampled_from(["l2", "cosine"]))
+    metric = data.draw(st.sampled_from(METRICS))
     size, dim = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
     small = st.integers(-2, 2).map(float)  # many ties
     rows = st.lists(st.lists(small, min_size=dim, max_size=dim), min_size=size, max_size=size)
@@ -218,6 +236,147 @@ def test_memory_is_bounded_by_the_block(k):
     assert peak < matrix / 10
 
 
+extremes = st.one_of(
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.integers(-3, 3).map(float),
+    st.sampled_from([LARGEST, -LARGEST, 2.0**-149, -(2.0**-149), 1e20, -1e20, 1.0, -0.0]),
+)
+
+
+def exact_inner_products(one, other):
+    """Minus the inner product of each pair, by exact fractions: to float64, then to float32."""
+    rows = [
+        [-sum(Fraction(a) * Fraction(b) for a, b in zip(u, v, strict=True)) for v in other]
+        for u in one
+    ]
+    clipped = np.clip(np.array([[float(x) for x in row] for row in rows]), -LARGEST, LARGEST)
+    return clipped.astype(np.float32)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_inner_products_are_those_of_exact_fractions(data):
+    dim = data.draw(st.integers(1, 7))
+    shape = st.tuples(st.integers(1, 5), st.just(dim))
+    asked, held = (data.draw(hnp.arrays(np.float32, shape, elements=extremes)) for _ in range(2))
+    if data.draw(st.booleans()):  # what is added is taken away again
+        asked, held = np.hstack([asked, asked]), np.hstack([held, -held])
+    queries = embeddings(asked, [f"q{row}" for row in range(len(asked))], metric="ip")
+    gallery = embeddings(held, metric="ip")
+    expected = exact_inner_products(asked.tolist(), held.tolist())
+    block = data.draw(st.sampled_from([1, 1 << 20]))
+    rows, distances = all_ranks(queries, gallery, exclude_self=False, block_bytes=block)
+    for row in range(len(asked)):
+        order = sorted(range(len(held)), key=lambda item, row=row: (expected[row, item], item))
+        assert rows[row].tolist() == order
+        np.testing.assert_array_equal(distances[row], expected[row, order])
+    assert not (np.signbit(distances) & (distances == 0)).any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda rng: rng.standard_normal((60, 48)), id="usual"),
+        pytest.param(lambda rng: rng.choice([-1, 1], (60, 48)), id="ones"),
+        pytest.param(lambda rng: rng.choice([-1, 1], (60, 48)) / np.sqrt(48), id="unit"),
+        pytest.param(lambda rng: np.maximum(rng.standard_normal((60, 48)) - 1.5, 0), id="sparse"),
+        pytest.param(lambda rng: rng.standard_normal((60, 48)) * 5e37, id="huge"),
+        pytest.param(lambda rng: rng.standard_normal((60, 48)) * 1e-38, id="tiny"),
+        pytest.param(lambda rng: 10.0 ** rng.integers(-38, 38, (60, 48)), id="of-all-sizes"),
+    ],
+)
+def test_inner_products_of_many_kinds_are_those_of_exact_fractions(make):
+    held = make(np.random.default_rng(0)).astype(np.float32)
+    gallery = embeddings(held, metric="ip")
+    found = search(gallery.select(range(4)), gallery, 60, exclude_self=False)
+    expected = exact_inner_products(held[:4].tolist(), held.tolist())
+    for row in range(4):
+        np.testing.assert_array_equal(found.distances[row], expected[row, found.rows[row]])
+        keys = [(expected[row, at], gallery.ids[at]) for at in found.rows[row]]
+        assert keys == sorted(keys)
+
+
+def test_inner_products_beyond_float32_are_its_largest_numbers():
+    gallery = embeddings([[LARGEST], [-LARGEST], [1e30], [0]], "badc", metric="ip")
+    found = search(embeddings([[LARGEST]], "q", metric="ip"), gallery, 4, exclude_self=False)
+    assert found.ids_of(0) == ["b", "d", "c", "a"]
+    assert found.distances.tolist() == [[-LARGEST, -LARGEST, 0, LARGEST]]
+
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 30), elements=finite | st.sampled_from([0.0, -0.0])))
+def test_bits_sort_as_the_distances_and_give_them_back(distances):
+    bits = sortable_bits(distances)
+    smaller = distances[:, None] < distances
+    np.testing.assert_array_equal(bits[:, None] < bits, smaller)
+    np.testing.assert_array_equal(from_sortable_bits(bits), distances)
+    assert not np.signbit(from_sortable_bits(sortable_bits(np.zeros(1, np.float32) * -1))).any()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_gallery_in_parts_is_searched_as_the_whole(data):
+    metric = data.draw(st.sampled_from(METRICS))
+    size = data.draw(st.integers(0, 12))
+    numbers = np.random.default_rng(data.draw(st.integers(0, 99))).integers(1, 3, (size, 2))
+    signs = np.random.default_rng(size).choice([-1, 1], (size, 2))
+    space = Space("old", 2, metric)
+    ids = data.draw(st.permutations([f"i{row}" for row in range(size)]))
+    gallery = Embeddings(tuple(ids), (numbers * signs).astype(np.float32), space)
+    strangers = embeddings([[1, 2], [-1, 1]], ["i0", "x"], metric=metric)
+    queries = data.draw(st.sampled_from([strangers, gallery, strangers.select([])]))
+    exclude_self, k = data.draw(st.booleans()), data.draw(st.integers(1, 14))
+    cuts = sorted(data.draw(st.lists(st.integers(0, size), max_size=4)))
+    edges = zip([0, *cuts], [*cuts, size], strict=True)
+    parts = (gallery.select(range(start, stop)) for start, stop in edges)
+    found = search_parts(queries, parts, k, exclude_self=exclude_self)
+    whole = search(queries, gallery, k, exclude_self=exclude_self)
+    for row in range(len(queries)):
+        assert found.ids_of(row) == whole.ids_of(row)
+    if len(queries):
+        np.testing.assert_array_equal(found.distances, whole.distances)
+    assert found.exclude_self is exclude_self
+
+
+def test_no_parts_give_nothing_back_and_a_part_of_another_space_is_refused():
+    one, other = embeddings([[1]]), embeddings([[1]], name="new")
+    assert search_parts(one, [], 3, exclude_self=False).ids_of(0) == []
+    with pytest.raises(SpaceMismatchError, match="the queries are in old"):
+        search_parts(one, [one, other], 3, exclude_self=False)
+
+
+@pytest.mark.parametrize("k", [1.5, 2.0, True, "3", np.float64(2), np.True_, np.array([1, 2])])
+def test_a_k_that_is_not_a_whole_number_is_refused(monkeypatch, k):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    one = embeddings([[1], [2]])
+    words = f"k is {k!r}, which is not a whole number; give the number of nearest items as one"
+    for refused in (
+        lambda: search(one, one, k, exclude_self=False),
+        lambda: rank(one, one, exclude_self=False, k=k),
+        lambda: search_parts(one, [], k, exclude_self=False),
+    ):
+        with pytest.raises(EvaluationError, match=re.escape(words)):
+            refused()
+
+
+def test_k_none_ranks_all_but_is_no_number_to_search_for(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    one = embeddings([[1], [2]])
+    assert all_ranks(one, one, exclude_self=False, k=None)[0].shape == (2, 2)
+    with pytest.raises(EvaluationError, match="k is None, which is not a whole number"):
+        search(one, one, None, exclude_self=False)
+
+
+@pytest.mark.parametrize("k", [np.int8(3), np.uint64(2**64 - 1), 2**63, 10**30])
+def test_a_k_of_any_size_and_kind_of_whole_number_is_taken(k):
+    one = embeddings([[1], [2], [4]])
+    assert search(one, one, k, exclude_self=False).ids_of(0) == ["i0", "i1", "i2"]
+    assert search_parts(one, [one], k, exclude_self=False).ids_of(2) == ["i2", "i1", "i0"]
+    assert search(one, one, 3, exclude_self=False).head(k).rows.shape == (3, 3)
+
+
 def test_spaces_are_checked_before_anything_is_computed():
     words = (
         "the queries are in new (1, l2), the gallery in old (1, l2); distances between them mean "
@@ -229,7 +388,7 @@ def test_spaces_are_checked_before_anything_is_computed():
 
 def test_the_nearest_none_are_refused():
     one = embeddings([[1]])
-    with pytest.raises(
-        EvaluationError, match="the nearest 0 items were asked for; ask for at least 1"
-    ):
-        search(one, one, 0, exclude_self=False)
+    for k in (0, -1, -(2**70)):
+        words = f"the nearest {k} items were asked for; ask for at least 1"
+        with pytest.raises(EvaluationError, match=words):
+            search(one, one, k, exclude_self=False)

@@ -52,6 +52,17 @@ def test_a_space_goes_through_json_unchanged():
     assert str(Space("s", 2, "l2", "float16")) == "s (2, l2, float16)"
 
 
+def test_a_space_of_inner_products_is_a_space_of_its_own_and_takes_zero_vectors(tmp_path):
+    space = Space("dpr", 2, "ip")
+    assert str(space) == "dpr (2, ip)"
+    assert Space.from_json(space.to_json()) == space != Space("dpr", 2)
+    made = Embeddings(("a", "b"), np.array([[0, 0], [3e38, -1]], np.float32), space)
+    made.save(tmp_path / "dpr.parquet")
+    read = Embeddings.load(tmp_path / "dpr.parquet")
+    assert read.space == space
+    np.testing.assert_array_equal(read.vectors, made.vectors)
+
+
 def test_a_space_says_how_many_bytes_a_stored_vector_takes():
     sizes = {form: Space("s", 10, "l2", form).bytes for form in ("float32", "float16", "int8")}
     assert sizes == {"float32": 40, "float16": 20, "int8": 10}
@@ -70,7 +81,7 @@ def test_a_space_says_how_many_bytes_a_stored_vector_takes():
         ((7, 2), "in UTF-8; 7 is none"),
         (("old\udcff", 2), "in UTF-8; 'old\\udcff' is none"),
         (("old", 2, ["l2"]), "space old has the metric ['l2']"),
-        (("old", 2, "dot"), "space old has the metric 'dot'; choose 'l2' or 'cosine'"),
+        (("old", 2, "dot"), "space old has the metric 'dot'; choose 'l2' or 'cosine' or 'ip'"),
         (
             ("old", 2, "l2", "int4"),
             "space old has the format 'int4'; choose 'float32' or 'float16' or 'int8'",

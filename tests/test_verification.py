@@ -39,6 +39,8 @@ def distances_of(pairs):
         if metric == "cosine":
             u, v = (x / np.sqrt((x**2).sum()) for x in (a, b))
             distance = ((u - v) ** 2).sum() / 2
+        elif metric == "ip":
+            distance = -(a * b).sum()
         else:
             distance = np.sqrt(((a - b) ** 2).sum())
         found.append((float(np.float32(distance)), bool(label == other)))
@@ -145,7 +147,7 @@ def test_an_own_pair_is_left_out_by_id():
 FARS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.99, 1.0)
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("exclude_self", [True, False])
 def test_rates_of_queries_against_a_gallery_are_those_of_naive_loops(metric, exclude_self):
     gallery = random_embeddings(30, metric=metric)
@@ -158,13 +160,27 @@ def test_rates_of_queries_against_a_gallery_are_those_of_naive_loops(metric, exc
     )
 
 
+def test_pairs_whose_limit_is_below_zero_worked_by_hand():
+    vectors, labels = [[2, 0], [3, 0], [1, 1], [-1, 0]], [0, 0, 1, 1]
+    items = embeddings(vectors, labels, metric="ip")
+    rates = verify_pairs(items, items, exclude_self=True, fars=(0.25, 0.5, 0.75, 1.0))
+    # Of the same label: -6 and 1. Of different labels: -2, -3, 2 and 3.
+    assert rates.limits == (-2, 2, 3, np.inf)
+    assert rates.same_accepted == (1, 2, 2, 2)
+    assert rates.different_accepted == (1, 2, 3, 4)
+    assert rates.to_json()["limits"] == {"0.25": -2, "0.5": 2, "0.75": 3, "1.0": None}
+    assert "25   50.0   -2" in str(rates)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
-    places=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=12),
+    places=st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 2)), min_size=1, max_size=12),
     fars=st.lists(st.floats(0.01, 1), min_size=1, max_size=3),
+    metric=st.sampled_from(["l2", "ip"]),
 )
-def test_rates_of_pairs_with_many_ties_are_those_of_naive_loops(places, fars):
-    items = embeddings([[place] for place, _ in places], [label for _, label in places])
+def test_rates_of_pairs_with_many_ties_are_those_of_naive_loops(places, fars, metric):
+    vectors, labels = [[place] for place, _ in places], [label for _, label in places]
+    items = embeddings(vectors, labels, metric=metric)
     rates = verify_pairs(items, items, exclude_self=True, fars=fars)
     pairs = unordered(items)
     for far in fars:
@@ -183,7 +199,7 @@ def test_a_greater_far_never_lowers_the_rate_and_is_never_exceeded(seed, rows):
     assert list(rates.limits) == sorted(rates.limits)
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 def test_rates_are_those_of_scikit_learns_roc_curve(metric):
     items = random_embeddings(300, dim=8, classes=12, metric=metric)
     distance, same = np.array(unordered(items)).T

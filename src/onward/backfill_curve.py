@@ -25,6 +25,7 @@ from onward.retrieval import (
     TILE_ITEMS,
     doubles,
     exact_distances,
+    sortable_bits,
 )
 from onward.spaces import Embeddings, Ids, check_same_space
 
@@ -255,6 +256,9 @@ def uncertainty_order(
 def oracle_order(upgraded: Embeddings, embedded: Embeddings) -> Ids:
     """Return ids by falling distance of the upgraded from the new vector, ties by id.
 
+    The distance is Euclidean, of vectors of length 1 for the cosine. For "ip" too: minus the inner
+    product of a vector with the one it should be says nothing of how far apart they are.
+
     For evaluation only: who knows the new vectors has nothing left to backfill.
 
     Raises:
@@ -355,7 +359,8 @@ def _keys(
     for start in range(0, len(gallery), tile):
         part = slice(start, start + tile)
         others = doubles(gallery.vectors[part], gallery.space.metric)
-        keys[:, part] = exact_distances(queries, others, gallery.space.metric).view(np.uint32)
+        distances = exact_distances(queries, others, gallery.space.metric)
+        keys[:, part] = sortable_bits(distances)
     keys <<= POSITION_BITS
     keys |= np.arange(len(gallery), dtype=np.uint64)
     inside = np.flatnonzero(own >= 0)

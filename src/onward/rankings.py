@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -33,7 +34,8 @@ class Ranking:
         query_ids: one id a query.
         gallery_ids: all gallery items, or only those that came back.
         rows: rows into `gallery_ids`, each at most once a query; -1 where fewer items came back.
-        distances: ascending from 0 upwards; infinite exactly where rows are -1, so at the end.
+        distances: ascending and finite, of some metrics negative; infinite exactly where rows are
+            -1, so at the end.
         exclude_self: true if a query's own gallery entry, the one of the same id, was left out.
 
     Raises:
@@ -63,15 +65,16 @@ class Ranking:
         """Return the ids that came back for one query, nearest first."""
         return [self.gallery_ids[row] for row in self.rows[query_row] if row >= 0]
 
-    def head(self, k: int) -> "Ranking":
-        """Return the first k ranks.
+    def head(self, k: SupportsIndex) -> "Ranking":
+        """Return the first k ranks, or all if there are fewer.
 
         Raises:
-            EvaluationError: if k is not positive.
+            EvaluationError: if k is not a whole number from 1 up.
         """
-        if k < 1:
-            raise EvaluationError(f"the first {k} ranks hold nothing; ask for at least 1")
-        rows, distances = self.rows[:, :k], self.distances[:, :k]
+        ranks = as_count(k, "ranks")
+        if ranks < 1:
+            raise EvaluationError(f"the first {ranks} ranks hold nothing; ask for at least 1")
+        rows, distances = self.rows[:, :ranks], self.distances[:, :ranks]
         return Ranking(self.query_ids, self.gallery_ids, rows, distances, self.exclude_self)
 
     def to_json(self) -> dict[str, Any]:
@@ -250,6 +253,22 @@ class Relevance:
         return rows
 
 
+def as_count(k: SupportsIndex, of: str) -> int:
+    """Return k as a number of things.
+
+    Raises:
+        EvaluationError: if it is not a whole number, of Python or of NumPy; 2.0 and True are not.
+    """
+    if not isinstance(k, bool | np.bool_):
+        try:
+            return index(k)
+        except TypeError:
+            pass
+    raise EvaluationError(
+        f"k is {k!r}, which is not a whole number; give the number of {of} as one, such as 10"
+    )
+
+
 def _check_once(ids: Ids, what: str) -> None:
     """Raise an EvaluationError that names the id and its rows if one stands twice."""
     if len(set(ids)) != len(ids):
@@ -293,8 +312,8 @@ def _check_ranks(ranking: Ranking) -> None:
     ordered = np.sort(rows, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     _refuse(ranking, twice, "brings an item back twice; an item may come back once")
-    negative = ~(distances >= 0)  # or NaN
-    _refuse(ranking, negative, "has a distance that is negative or NaN; give distances from 0 up")
+    unknown = ~(distances > -np.inf)  # or NaN
+    _refuse(ranking, unknown, "has a distance that is NaN or -infinity; give finite distances")
     descending = distances[:, 1:] < distances[:, :-1]
     _refuse(ranking, descending, "has descending distances; rank the nearest first")
     padded = np.isinf(distances) != (rows < 0)

@@ -2,19 +2,22 @@
 
 Queries are taken in blocks and the gallery in tiles, so that no matrix of all queries by all
 gallery items ever stands in memory. The result is exact: every distance is the float64 distance,
-computed from the differences of the two vectors, rounded to float32. It does not depend on block
-size, number of threads or the order of the gallery, and items at the same distance come in the
-order of their ids. Nothing here knows of labels or of what a query is looking for.
+computed from the differences of the two vectors (from their products for the metric "ip"), rounded
+to float32. It does not depend on block size, number of threads or the order of the gallery, and
+items at the same distance come in the order of their ids. Nothing here knows of labels or of what a
+query is looking for.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt64
+from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
 
 from onward.errors import EvaluationError
-from onward.rankings import Ranking
+from onward.rankings import Ranking, as_count
 from onward.spaces import Embeddings, Metric, Vectors, check_same_space
 
 Doubles = Float64[np.ndarray, "item dim"]
@@ -24,6 +27,8 @@ LEFT_OUT = np.uint64(2**64 - 1)
 """The key of a query's own entry: greater than that of any distance."""
 
 POSITION_BITS = np.uint64(32)
+SIGN_BIT = np.uint32(1 << 31)
+LARGEST = np.finfo(np.float32).max
 BLOCK_QUERIES, TILE_ITEMS = 256, 8192
 """At most. Large matrix products wait less for each other's threads on a busy machine."""
 
@@ -41,7 +46,7 @@ def rank(
     gallery: Embeddings,
     *,
     exclude_self: bool,
-    k: int | None = None,
+    k: SupportsIndex | None = None,
     block_bytes: int = 64 << 20,
 ) -> Iterator[Ranking]:
     """Rank the gallery for every query, block of queries by block of queries.
@@ -60,24 +65,83 @@ def rank(
 
     Raises:
         SpaceMismatchError: if the two are in different spaces.
-        EvaluationError: if k is less than 1.
+        EvaluationError: if k is not a whole number from 1 up.
     """
     check_same_space(queries.space, gallery.space)
-    if k is not None and k < 1:
-        raise EvaluationError(f"the nearest {k} items were asked for; ask for at least 1")
-    return _blocks(queries, _Searched.of(gallery), exclude_self, k, block_bytes)
+    nearest = None if k is None else _as_nearest(k)
+    return _blocks(queries, _Searched.of(gallery), exclude_self, nearest, block_bytes)
 
 
-def search(queries: Embeddings, gallery: Embeddings, k: int, *, exclude_self: bool) -> Ranking:
+def search(
+    queries: Embeddings, gallery: Embeddings, k: SupportsIndex, *, exclude_self: bool
+) -> Ranking:
     """Return the k nearest gallery items of every query, or all if there are fewer.
 
     Arguments and errors are those of `rank`; the result is one ranking that is held whole.
     """
-    blocks = list(rank(queries, gallery, exclude_self=exclude_self, k=k))
+    blocks = list(rank(queries, gallery, exclude_self=exclude_self, k=_as_nearest(k)))
     rows = [block.rows for block in blocks] or [np.empty((0, 0), dtype=np.int64)]
     distances = [block.distances for block in blocks] or [np.empty((0, 0), dtype=np.float32)]
     return Ranking(
         queries.ids, gallery.ids, np.concatenate(rows), np.concatenate(distances), exclude_self
+    )
+
+
+def search_parts(
+    queries: Embeddings, parts: Iterable[Embeddings], k: SupportsIndex, *, exclude_self: bool
+) -> Ranking:
+    """Return the k nearest items of a gallery that comes in parts, one of which is held at a time.
+
+    Args:
+        queries: what is asked.
+        parts: embeddings of different items, all in the space of the queries.
+        k: number of nearest items; all of them if there are fewer.
+        exclude_self: leave out a query's own gallery entry, the one of the same id.
+
+    Returns:
+        What `search` gives for the whole gallery, but its `gallery_ids` are those that came back.
+
+    Raises:
+        SpaceMismatchError: if a part is in another space than the queries.
+        EvaluationError: if k is not a whole number from 1 up.
+    """
+    most = _as_nearest(k)
+    nothing = np.empty((len(queries), 0))
+    found = Ranking(
+        queries.ids, (), nothing.astype(np.int64), nothing.astype(np.float32), exclude_self
+    )
+    for part in parts:
+        found = _merge(found, search(queries, part, most, exclude_self=exclude_self), most)
+    return found
+
+
+def _as_nearest(k: SupportsIndex) -> int:
+    nearest = as_count(k, "nearest items")
+    if nearest < 1:
+        raise EvaluationError(f"the nearest {nearest} items were asked for; ask for at least 1")
+    return nearest
+
+
+def _merge(one: Ranking, other: Ranking, k: int) -> Ranking:
+    """Return the k nearest of two rankings of the same queries in different items."""
+    position = {item: at for at, item in enumerate(sorted({*one.gallery_ids, *other.gallery_ids}))}
+    keys = np.empty((len(one), 0), dtype=np.uint64)
+    for ranking in (one, other):
+        at = np.array([*map(position.__getitem__, ranking.gallery_ids), 0], dtype=np.uint64)
+        some = sortable_bits(ranking.distances).astype(np.uint64) << POSITION_BITS
+        some |= at[ranking.rows]
+        some[ranking.rows < 0] = LEFT_OUT
+        keys = np.concatenate([keys, some], axis=1)
+    keys.sort(axis=1)
+    keys = keys[:, :k]
+    keys = keys[:, : int((keys != LEFT_OUT).sum(axis=1).max(initial=0))]
+    rows, distances = _decode(keys, np.arange(max(1, len(position)), dtype=np.int64))
+    there, places = np.unique(rows, return_inverse=True)
+    came_back = there[there >= 0]
+    ids = list(position)
+    rows = places.reshape(rows.shape) - (len(there) - len(came_back))
+    return Ranking(
+        one.query_ids, tuple(ids[row] for row in came_back), rows, distances, one.exclude_self
     )
 
 
@@ -127,14 +191,14 @@ def _tiles(
 ) -> Iterator[Keys]:
     """Give the keys of all pairs, tile by tile of the gallery in the order of ids.
 
-    A key is the bits of the distance, then the position in the order of ids: as distances are not
-    negative, keys sort by distance and then by id.
+    A key is the distance's `sortable_bits`, then the position in the order of ids: keys sort by
+    distance and then by id.
     """
     size, metric = len(searched.order), searched.gallery.space.metric
     for start in range(0, size, tile):
         stop = min(start + tile, size)
         distances = exact_distances(queries, searched.tile(start, stop), metric)
-        keys = distances.view(np.uint32).astype(np.uint64)
+        keys = sortable_bits(distances).astype(np.uint64)
         keys <<= POSITION_BITS
         keys |= np.arange(start, stop, dtype=np.uint64)
         inside = np.flatnonzero((own >= start) & (own < stop))
@@ -165,27 +229,53 @@ def _decode(
     positions[left_out] = 0
     rows = order[positions]
     rows[left_out] = -1
-    distances = (keys >> POSITION_BITS).astype(np.uint32).view(np.float32)
+    distances = from_sortable_bits((keys >> POSITION_BITS).astype(np.uint32))
     distances[left_out] = np.inf
     return rows, distances
+
+
+def sortable_bits(
+    distances: Float32[np.ndarray, "*shape item"],
+) -> UInt32[np.ndarray, "*shape item"]:
+    """Return numbers that sort as distances do, negative ones too; -0.0 has that of 0.0.
+
+    They are the distances' bits: with the sign bit set, or all flipped of a negative distance.
+    """
+    bits = distances.view(np.uint32)
+    found: np.ndarray = bits | SIGN_BIT
+    if distances.min(initial=0) < 0:
+        found = np.where(distances < 0, ~bits, found)
+    return found
+
+
+def from_sortable_bits(
+    bits: UInt32[np.ndarray, "*shape item"],
+) -> Float32[np.ndarray, "*shape item"]:
+    """Return the distances that `sortable_bits` made these numbers of."""
+    found: np.ndarray = bits ^ SIGN_BIT
+    if bits.min(initial=SIGN_BIT) < SIGN_BIT:
+        found = np.where(bits < SIGN_BIT, ~bits, found)
+    return found.view(np.float32)
 
 
 def exact_distances(
     queries: Doubles, gallery: Float64[np.ndarray, "other dim"], metric: Metric
 ) -> Float32[np.ndarray, "item other"]:
-    """Return the float64 distance from the differences of each pair, rounded to float32.
+    """Return the float64 distance of each pair, rounded to float32: finite, and never -0.0.
 
-    A matrix product gives the squared distance of every pair within a known error. Where both
-    ends of that interval round to the same float32, that is the answer; the few other pairs, among
-    them all that are equal, are computed from their differences. So the order in which a matrix
-    product sums, which changes with shapes and threads, never shows.
+    It is computed from the pair's differences; that of ip from its products, whose exact sum is
+    rounded. A matrix product gives it within a known error. Where both ends of that interval round
+    to the same float32, that is the answer; the few other pairs, among them all at distance 0, are
+    computed one by one. So the order in which a matrix product sums, which changes with shapes and
+    threads, never shows.
 
     Args:
-        queries: vectors; of length 1 for the cosine.
-        gallery: vectors; of length 1 for the cosine.
-        metric: what to make of the squared distance: its root, or half of it.
+        queries: vectors as `doubles` gives them: of length 1 for the cosine.
+        gallery: vectors as `doubles` gives them.
+        metric: what to make of each pair: the root of the squared distance for l2, half of it for
+            the cosine, minus the inner product for ip.
     """
-    products = (-2 * queries) @ gallery.T
+    products = (-queries if metric == "ip" else -2 * queries) @ gallery.T
     distances = np.empty(products.shape, dtype=np.float32)
     for start in range(0, len(gallery), SLICE_ITEMS):
         part = slice(start, start + SLICE_ITEMS)
@@ -199,34 +289,74 @@ def _round(
     products: Float64[np.ndarray, "item other"],
     metric: Metric,
 ) -> Float32[np.ndarray, "item other"]:
-    """Return the distances of pairs whose matrix product, times -2, is given."""
-    squares = (queries**2).sum(axis=1)[:, None] + (gallery**2).sum(axis=1)
-    products = products + squares
-    squares *= (2 * queries.shape[1] + 16) * np.finfo(
+    """Return the distances of pairs whose matrix product, times -2 or for ip -1, is given."""
+    query_squares, gallery_squares = (queries**2).sum(axis=1), (gallery**2).sum(axis=1)
+    if metric == "ip":
+        errors = np.sqrt(query_squares)[:, None] * np.sqrt(gallery_squares)
+    else:
+        errors = query_squares[:, None] + gallery_squares
+        products = products + errors
+    errors *= (2 * queries.shape[1] + 16) * np.finfo(
         np.float64
     ).eps  # more than rounding can add up to
-    high = _finish(products + squares, metric)
-    products -= squares
-    low = _finish(np.maximum(products, 0, out=products), metric)
+    high = _finish(products + errors, metric)
+    products -= errors
+    if metric != "ip":
+        np.maximum(products, 0, out=products)
+    low = _finish(products, metric)
     rows, columns = np.nonzero(low != high)
     step = max(1, (1 << 19) // queries.shape[1])
     for start in range(0, len(rows), step):
         row, column = rows[start : start + step], columns[start : start + step]
-        differences = queries[row] - gallery[column]
-        differences *= differences
-        high[row, column] = _finish(differences.sum(axis=1), metric)
+        if metric == "ip":
+            values = -_inner_products(queries[row], gallery[column])
+        else:
+            differences = queries[row] - gallery[column]
+            differences *= differences
+            values = differences.sum(axis=1)
+        high[row, column] = _finish(values, metric)
     return high
 
 
-def _finish(squares: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return distances from squared distances: finite, monotone and rounded to float32."""
-    if metric == "cosine":  # of unit vectors: 1 - u.v = |u - v|^2 / 2
-        squares = squares / 2
-        squares[squares < 1e-30] = 0  # the same direction, as far as float64 can tell
+def _inner_products(one: Doubles, other: Doubles) -> Float64[np.ndarray, " item"]:
+    """Return the inner product of each pair of float32 vectors: the exact one, rounded once.
+
+    The product of two float32 numbers is exact in float64. The products are added in pairs, with
+    the error of each sum; where every error is 0 the sum is exact, else `math.fsum` finds it.
+
+    References:
+        Knuth, The Art of Computer Programming, volume 2, section 4.2.2: the error of a sum.
+    """
+    terms = one * other
+    sums, inexact = terms, np.zeros(len(terms), dtype=np.bool_)
+    while sums.shape[1] > 1:
+        half = sums.shape[1] // 2
+        left, right, rest = sums[:, :half], sums[:, half : 2 * half], sums[:, 2 * half :]
+        added = left + right
+        of_right = added - left
+        inexact |= ((left - (added - of_right)) + (right - of_right)).any(axis=1)
+        sums = np.concatenate([added, rest], axis=1)
+    found: np.ndarray = sums[:, 0].copy()
+    for row in np.flatnonzero(inexact):
+        found[row] = math.fsum(terms[row].tolist())
+    return found
+
+
+def _finish(values: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return distances from squared distances, or of ip from themselves.
+
+    They are finite, monotone, rounded to float32, and never -0.0.
+    """
+    if metric == "ip":
+        values = np.maximum(values, -LARGEST)
+    elif metric == "cosine":  # of unit vectors: 1 - u.v = |u - v|^2 / 2
+        values = values / 2
+        values[values < 1e-30] = 0  # the same direction, as far as float64 can tell
     else:
-        squares = np.sqrt(squares)
-    largest = np.finfo(np.float32).max
-    finished: np.ndarray = np.minimum(squares, largest, out=squares).astype(np.float32)
+        values = np.sqrt(values)
+    finished: np.ndarray = np.minimum(values, LARGEST, out=values).astype(np.float32)
+    if metric == "ip":
+        finished += np.float32(0)  # -0.0 becomes 0.0
     return finished
 
 

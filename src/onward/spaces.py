@@ -25,7 +25,7 @@ from onward.embedding_files import (
 from onward.errors import EmbeddingsError, SpaceMismatchError
 from onward.labels import ClassNames, Labels, as_class_names, as_labels, is_text
 
-Metric = Literal["l2", "cosine"]
+Metric = Literal["l2", "cosine", "ip"]
 Format = Literal["float32", "float16", "int8"]
 Ids = tuple[str, ...]
 Vectors = Float32[np.ndarray, "item dim"]
@@ -41,7 +41,9 @@ class Space:
         name: `<given name>@<digest of the weights>` where Onward trained the model, so that two
             trainings never share a space by accident; any unique name where the user brings one.
         dim: number of dimensions.
-        metric: the distance of this space: "l2" (Euclidean) or "cosine" (one minus the cosine).
+        metric: the distance of this space: "l2" (Euclidean), "cosine" (one minus the cosine) or
+            "ip" (minus the inner product of the vectors as they are). Smaller is nearer, always;
+            that of "ip" may be negative, and a vector need not be the nearest to itself.
         format: how its numbers are stored. Those of a "float16" space are what float16 holds, those
             of an "int8" space are whole numbers from -127 to 127; see `onward.quantisation`.
             Spaces that answer queries are in "float32".

@@ -2,9 +2,9 @@
 
 The question is whether two items have the same label, and it is asked of all pairs. A pair is
 accepted if its distance is below a limit. The limit that a FAR allows is found in two passes over
-the pairs, without keeping them: the bits of a float32 distance sort as the distance does, so the
-first pass counts pairs by the upper half of the bits, and the second by the lower half where a
-limit lies. Nothing here ranks: no query is asked for what is near it.
+the pairs, without keeping them: a float32 distance has 32 bits that sort as it does, so the first
+pass counts pairs by the upper half of the bits, and the second by the lower half where a limit
+lies. Nothing here ranks: no query is asked for what is near it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,15 @@ from jaxtyping import Bool, Float64, Int64, UInt32
 
 from onward.errors import EvaluationError
 from onward.rankings import Relevance
-from onward.retrieval import BLOCK_QUERIES, SLICE_ITEMS, TILE_ITEMS, doubles, exact_distances
+from onward.retrieval import (
+    BLOCK_QUERIES,
+    SLICE_ITEMS,
+    TILE_ITEMS,
+    doubles,
+    exact_distances,
+    from_sortable_bits,
+    sortable_bits,
+)
 from onward.spaces import Embeddings, check_same_space
 
 FARS = (1e-4, 1e-3, 1e-2)
@@ -193,7 +201,7 @@ class _Accepted(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """Some pairs: the bits of their distance, and whether their labels differ."""
+    """Some pairs: the `sortable_bits` of their distance, and whether their labels differ."""
 
     bits: UInt32[np.ndarray, " pair"]
     different: Bool[np.ndarray, " pair"]
@@ -240,7 +248,7 @@ class _Pairs:
     ) -> _Tile:
         metric = self.gallery.space.metric
         others = doubles(self.gallery.vectors[columns], metric)
-        bits = exact_distances(vectors, others, metric).view(np.uint32)
+        bits = sortable_bits(exact_distances(vectors, others, metric))
         labels = self.relevance.query_labels[rows, None]
         different = labels != self.relevance.gallery_labels[columns]
         counts = np.ones(bits.shape, dtype=np.bool_)
@@ -320,6 +328,6 @@ def _accepted(upper: Counts, coarse: int, lower: Counts, allowed: int) -> _Accep
     """
     same, different = (int(number) for number in upper[:, :coarse].sum(axis=1))
     fine = int(np.searchsorted(np.cumsum(lower[1]), allowed - different, side="right"))
-    limit = np.array((coarse << 16) | fine, dtype=np.uint32).view(np.float32)
+    (limit,) = from_sortable_bits(np.array([(coarse << 16) | fine], dtype=np.uint32))
     below = lower[:, :fine].sum(axis=1)
     return _Accepted(float(limit), same + int(below[0]), different + int(below[1]))

@@ -2,10 +2,12 @@
 
 Lance computes distances in float32 and breaks ties as it likes. So it is asked for more candidates
 than are wanted, until no item that was left out can be among the nearest; the distances and the
-order that come back are those of `onward.retrieval`. Only `onward.gallery.lancedb` imports this.
+order that come back are those of `onward.retrieval`. Of inner products Lance's error depends on the
+longest vector of all, so there it chooses by an index only. Only `onward.gallery.lancedb` imports
+this.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from onward import retrieval
 from onward.gallery.arrow_rows import vectors_of
 from onward.gallery.record import Field
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids
+from onward.spaces import Embeddings, Ids, Space
 
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
@@ -29,7 +31,7 @@ def search_table(
     table: Any, of: Field, queries: Embeddings, k: int, *, exclude_self: bool, approximate: bool
 ) -> Ranking:
     """Return the k nearest rows of every query among those with a vector in the field."""
-    indexed = approximate and any(of.column in index.columns for index in table.list_indices())
+    indexed = approximate and has_index(table, of)
     found: dict[int, Nearest] = {}
     k = min(k, max(1, table.count_rows()))  # more than there are cannot come back
     fetch = k + exclude_self + MORE
@@ -53,12 +55,22 @@ def search_table(
     return _together(queries.ids, found, exclude_self)
 
 
+def distance_type(space: Space) -> Literal["l2", "cosine", "dot"]:
+    """Return Lance's name of a space's metric; its "dot" is one minus the inner product."""
+    return "dot" if space.metric == "ip" else space.metric
+
+
+def has_index(table: Any, of: Field) -> bool:
+    """Say whether an index of the field's vectors was built."""
+    return any(of.column in index.columns for index in table.list_indices())
+
+
 def _candidates(
     table: Any, of: Field, queries: Embeddings, fetch: int, indexed: bool
 ) -> tuple[list[Ids], list[np.ndarray], list[float]]:
     """Return, for each query, ids and vectors of candidates and Lance's largest distance."""
     query = table.search(queries.vectors, vector_column_name=of.column, query_type="vector")
-    query = query.distance_type(of.space.metric).limit(fetch)
+    query = query.distance_type(distance_type(of.space)).limit(fetch)
     query = query.refine_factor(4) if indexed else query.bypass_vector_index()
     answer: pa.Table = query.select(["id", of.column, "_distance"]).to_arrow()
     of_query = np.zeros(len(answer), np.int64)

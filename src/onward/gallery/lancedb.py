@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from onward import retrieval
 from onward.errors import GalleryError
 from onward.gallery.arrow_rows import (
     IDS_A_QUERY,
@@ -35,6 +36,7 @@ from onward.gallery.arrow_rows import (
     rows_in,
     rows_of,
     rows_where,
+    vectors_of,
     where_kept,
     with_given,
     with_vectors,
@@ -48,7 +50,7 @@ from onward.gallery.lance_fragments import (
     count_scattered,
     fill_fragments,
 )
-from onward.gallery.lance_search import search_table
+from onward.gallery.lance_search import BLOCK_BYTES, distance_type, has_index, search_table
 from onward.gallery.lance_workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.sharing import EVERYTHING, Share
@@ -249,17 +251,28 @@ class LanceStore:
     def search(
         self, of: Field, queries: Embeddings, k: int, *, exclude_self: bool, approximate: bool
     ) -> Ranking:
-        """Let Lance choose candidates, and rank these by exact distances."""
+        """Let Lance choose candidates, and rank these by exact distances.
+
+        Inner products without an index are those of all vectors: see `lance_search`.
+        """
         with speaking(self.url):
+            if of.space.metric == "ip" and not (approximate and has_index(self._items, of)):
+                parts = self._parts(of)
+                return retrieval.search_parts(queries, parts, k, exclude_self=exclude_self)
             return search_table(
                 self._items, of, queries, k, exclude_self=exclude_self, approximate=approximate
             )
+
+    def _parts(self, of: Field) -> Iterator[Embeddings]:
+        rows = max(1, BLOCK_BYTES // (4 * of.space.dim))
+        for part in self._stream(rows_where([of], (), None), ["id", of.column], rows):
+            yield Embeddings(tuple(part["id"].to_pylist()), vectors_of(part, of), of.space)
 
     def build_index(self, of: Field) -> None:
         """Build an inverted file of vectors in 8 bits a number, for approximate search."""
         from lancedb.index import IvfSq
 
-        config = IvfSq(distance_type=of.space.metric)
+        config = IvfSq(distance_type=distance_type(of.space))
         commit(self.url, lambda: self._items.create_index(of.column, config=config, replace=True))
 
     def compact(self, keep: timedelta) -> None:
