@@ -22,7 +22,7 @@ from onward.backfill_curve import (
 from onward.compatibility import METRICS, evaluate_embeddings
 from onward.errors import EvaluationError, SpaceMismatchError
 from onward.evaluation import evaluate
-from onward.rankings import Relevance
+from onward.relevance import Relevance
 from onward.retrieval import rank
 from onward.spaces import Embeddings, Space
 

@@ -17,7 +17,7 @@ from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation import evaluate
 from onward.gallery import create_gallery
 from onward.intervals import Interval
-from onward.rankings import Relevance
+from onward.relevance import Relevance
 from onward.report import write_backfill_report
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Space
@@ -224,7 +224,7 @@ def rebuilt(gallery, h, sample, order, share):
     if None in known.values():
         return found, asked
     labels = np.array([known[item] for item in sample.ids])
-    relevance = Relevance(sample.ids, sample.ids, labels, labels, exclude_self=True)
+    relevance = Relevance.of_labels(sample.ids, sample.ids, labels, labels, exclude_self=True)
     evaluation = evaluate(rank(sample, stored, exclude_self=True), relevance)
     first = evaluation.first_hit[evaluation.counted]
     found |= {f"cmc@{k}": np.mean((first >= 0) & (first < k)) for k in (1, 5)}

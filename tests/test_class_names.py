@@ -175,6 +175,6 @@ def test_what_has_no_known_class_is_neither_query_nor_relevant():
     queries, gallery = labelled([0, -1, -7], prefix="q"), labelled([0, -1, 0, -7])
     relevance = Relevance.between(queries, gallery, exclude_self=False)
     assert relevance.counts(queries.ids).tolist() == [2, 0, 0]
-    assert relevance.unknown == 2
+    assert relevance.left_out == {"queries_without_label": 2, "items_without_label": 2}
     found = evaluate_embeddings(queries, gallery, exclude_self=False)
     assert (found.queries, found.skipped, found.cmc(1)) == (1, 2, 1)

@@ -209,7 +209,7 @@ def test_cells_and_metrics_that_are_not_there_are_named():
     made = comparison(**USUAL)
     with pytest.raises(EvaluationError, match="there is no cell 'bct'; there are "):
         made.negative_flips("bct")
-    with pytest.raises(EvaluationError, match="there is no metric 'mAP'; choose one of "):
+    with pytest.raises(EvaluationError, match="there is no metric 'mAP'; choose map, cmc@k"):
         made.update_gain("mAP")
 
 

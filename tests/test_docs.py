@@ -24,7 +24,6 @@ HEADING = re.compile(r"^#{1,6} +(.+?) *#*$")
 # Words that the glossary forbids and that mean nothing else here. Those with a second, innocent
 # meaning (sample, point, key, label, score, feature ...) are left to the reader.
 FORBIDDEN = {
-    "recall@": r"\brecall ?@",
     "probe": r"\bprobes?\b",
     "corpus": r"\bcorp(us|ora)\b",
     "migrate": r"\bmigrat(e|es|ed|ing|ion|ions)\b",

@@ -1,6 +1,7 @@
 """Metrics: worked by hand, against naive loops and against other libraries."""
 
 import json
+import re
 
 import ir_measures
 import numpy as np
@@ -12,7 +13,8 @@ from sklearn.metrics import average_precision_score
 
 from onward.errors import EvaluationError
 from onward.evaluation import Evaluation, average_precision, evaluate, first_hits
-from onward.rankings import Ranking, Relevance
+from onward.rankings import Ranking
+from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Space
 
@@ -245,6 +247,140 @@ def test_an_evaluation_is_that_of_ir_measures(depth):
     assert result.cmc(3) == pytest.approx(expected[ir_measures.Success @ 3])
 
 
+MEASURES = {
+    "map": ir_measures.AP,
+    "cmc@1": ir_measures.Success @ 1,
+    "cmc@5": ir_measures.Success @ 5,
+    "recall@1": ir_measures.R @ 1,
+    "recall@10": ir_measures.R @ 10,
+    "mrr@1": ir_measures.RR @ 1,
+    "mrr@10": ir_measures.RR @ 10,
+    "ndcg@1": ir_measures.nDCG @ 1,
+    "ndcg@5": ir_measures.nDCG @ 5,
+    "ndcg@10": ir_measures.nDCG @ 10,
+    "ndcg@1000": ir_measures.nDCG @ 1000,
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_graded_metrics_are_those_of_ir_measures(seed):
+    random = np.random.default_rng(seed)
+    gallery, queries = labelled(60, seed=seed), labelled(25, seed=seed + 100, prefix="q")
+    ties = Embeddings(gallery.ids, np.round(gallery.vectors), SPACE)
+    asked = Embeddings(queries.ids, np.round(queries.vectors), SPACE)
+    qrels = {
+        query: {
+            item: int(random.integers(-1, 5))
+            for item in random.choice(ties.ids, random.integers(1, 40), replace=False).tolist()
+        }
+        for query in asked.ids[:-2]  # the last two are not judged
+    }
+    relevance = Relevance.of_qrels(asked.ids, ties.ids, qrels, exclude_self=False)
+    found = search(asked, ties, 60, exclude_self=False)
+    assert (np.diff(found.distances, axis=1) == 0).any()
+    result = evaluate(found, relevance, metrics=tuple(MEASURES))
+
+    run = [
+        ir_measures.ScoredDoc(query, item, float(-position))
+        for row, query in enumerate(asked.ids)
+        for position, item in enumerate(found.ids_of(row))
+    ]
+    judged = [
+        ir_measures.Qrel(query, item, grade)
+        for query, grades in qrels.items()
+        for item, grade in grades.items()
+    ]
+    names = {measure: name for name, measure in MEASURES.items()}
+    per_query = {
+        name: dict(zip(asked.ids, result.per_query(name), strict=True)) for name in MEASURES
+    }
+    counted = {item for item, counts in zip(asked.ids, result.counted, strict=True) if counts}
+    seen = 0
+    for metric in ir_measures.iter_calc(list(MEASURES.values()), judged, run):
+        if metric.query_id in counted:
+            ours = per_query[names[metric.measure]][metric.query_id]
+            assert ours == pytest.approx(metric.value, abs=1e-9), metric
+            seen += 1
+    assert seen == len(MEASURES) * len(counted) > 200
+    for name in MEASURES:
+        values = result.per_query(name)
+        assert result.value(name) == pytest.approx(values[result.counted].mean())
+        assert np.isnan(values[~result.counted]).all()
+
+
+def test_recall_and_gain_worked_by_hand():
+    found = Ranking(
+        ("q",), tuple("abcd"), np.array([[0, 1, 2, 3]]), np.arange(4, dtype="f4")[None], False
+    )
+    qrels = {"q": {"b": 3, "d": 1, "a": 0}}
+    relevance = Relevance.of_qrels(("q",), tuple("abcde"), qrels, exclude_self=False)
+    metrics = ("recall@1", "recall@2", "recall@4", "mrr@1", "mrr@2", "ndcg@1", "ndcg@2", "ndcg@4")
+    result = evaluate(found, relevance, metrics=metrics)
+    best = 3 + 1 / np.log2(3)
+    gained = 3 / np.log2(3)
+    expected = [0, 1 / 2, 1, 0, 1 / 2, 0, gained / best, (gained + 1 / np.log2(5)) / best]
+    assert [result.value(name) for name in metrics] == pytest.approx(expected)
+
+
+def test_the_metrics_that_were_asked_for_are_shown_in_that_order():
+    gallery = labelled(12, classes=2)
+    relevance = Relevance.between(gallery, gallery, exclude_self=True)
+    metrics = ("ndcg@10", "map", "recall@100", "map")
+    result = evaluate(rank(gallery, gallery, exclude_self=True), relevance, metrics=metrics)
+    assert list(result.to_json()) == ["ndcg@10", "map", "recall@100", "queries", "skipped"]
+    head, values, _ = str(result).splitlines()
+    assert head.split() == ["(percent)", "ndcg@10", "map", "recall@100"]
+    assert len(head) == len(values)
+    assert values.split() == [f"{100 * result.value(name):.1f}" for name in metrics[:3]]
+    some = result.select(gallery.ids[3:5])
+    assert some.per_query("ndcg@10").tolist() == result.per_query("ndcg@10")[3:5].tolist()
+    assert some.metrics == result.metrics
+
+
+def test_a_metric_that_was_not_measured_or_does_not_exist_is_refused():
+    result = evaluated([0], [1], [1.0])
+    words = (
+        "ndcg@10 was not measured, only cmc@1, cmc@5, map, and cmc@k and mrr@k of any k; judge the "
+        "rankings with it among metrics=(...)"
+    )
+    with pytest.raises(EvaluationError, match=re.escape(words)):
+        result.value("ndcg@10")
+    assert result.value("mrr@999999999") == 1
+    relevance = Relevance.of_labels(
+        ("q",), ("a",), np.zeros(1, int), np.zeros(1, int), exclude_self=False
+    )
+    for name in (
+        "ndcg",
+        "NDCG@10",
+        "recall@0",
+        "mrr@-1",
+        "cmc@1.5",
+        "map@10",
+        "ndcg@1000000000",
+        "",
+    ):
+        with pytest.raises(
+            EvaluationError, match=f"there is no metric '{name}'; choose map, cmc@k"
+        ):
+            evaluate([], relevance, metrics=("map", name))
+    with pytest.raises(EvaluationError, match="no metric was asked for; name some, such as cmc@1"):
+        evaluate([], relevance, metrics=())
+
+
+def test_graded_metrics_of_short_rankings_are_known_to_their_cut():
+    gallery = labelled(30, classes=3)
+    relevance = Relevance.between(gallery, gallery, exclude_self=True)
+    metrics = ("recall@5", "recall@6", "ndcg@5", "ndcg@6", "mrr@6")
+    cut = evaluate(search(gallery, gallery, 5, exclude_self=True), relevance, metrics=metrics)
+    whole = evaluate(search(gallery, gallery, 29, exclude_self=True), relevance, metrics=metrics)
+    shown = cut.to_json()
+    assert [shown[name] for name in ("recall@6", "ndcg@6", "mrr@6")] == [None] * 3
+    assert shown["recall@5"] == whole.value("recall@5")
+    assert shown["ndcg@5"] == whole.value("ndcg@5")
+    with pytest.raises(EvaluationError, match="ndcg@6 needs 6 ranks but the rankings were cut aft"):
+        cut.value("ndcg@6")
+
+
 def test_blocks_and_their_size_change_nothing_bit_for_bit():
     gallery = labelled(50)
     relevance = Relevance.between(gallery, gallery, exclude_self=True)
@@ -333,7 +469,9 @@ def test_a_ranking_with_padding_counts_what_did_not_come_back_as_missed():
         np.array([[0.5, np.inf, np.inf]], np.float32),
         False,
     )
-    relevance = Relevance(("q",), ("a", "b", "c"), np.array([1]), np.array([1, 0, 1]), False)
+    relevance = Relevance.of_labels(
+        ("q",), ("a", "b", "c"), np.array([1]), np.array([1, 0, 1]), exclude_self=False
+    )
     result = evaluate(found, relevance)
     assert (result.map, result.cmc(3)) == (0, 0)
     assert result.relevant.tolist() == [2]

@@ -18,7 +18,7 @@ from onward.experiments.recipe import load_recipe
 from onward.models import EmbeddingModel
 from onward.models.inputs import InputSpec
 from onward.nn.specs import BackboneSpec
-from onward.rankings import Relevance
+from onward.relevance import Relevance
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 from onward.training.settings import FitSettings, RunSettings

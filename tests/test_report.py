@@ -20,7 +20,8 @@ from onward.compatibility import Comparison, compare, evaluate_embeddings
 from onward.data import Items, open_items
 from onward.errors import DataError, EvaluationError
 from onward.evaluation import evaluate
-from onward.rankings import Ranking, Relevance
+from onward.rankings import Ranking
+from onward.relevance import Relevance
 from onward.report import RetrievalGrid, make_grid, write_report
 from onward.report.charts import apart
 from onward.report.grid import GRID_CELLS, THUMBNAIL_PIXELS

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from onward.evaluation import Evaluation, evaluate
     from onward.gallery import Gallery, create_gallery, open_gallery
     from onward.models import EmbeddingModel
-    from onward.rankings import Ranking, Relevance
+    from onward.rankings import Ranking
+    from onward.relevance import Relevance
     from onward.retrieval import rank, search
     from onward.spaces import Embeddings, Space
     from onward.training.embedding_models import train_embedding_model
@@ -35,7 +36,7 @@ _MODULE_OF = {
     "Gallery": "gallery",
     "OnwardError": "errors",
     "Ranking": "rankings",
-    "Relevance": "rankings",
+    "Relevance": "relevance",
     "Space": "spaces",
     "Transformation": "transformation",
     "Upgrade": "upgrading",

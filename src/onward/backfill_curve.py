@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt64
 
-from onward.compatibility import METRICS
 from onward.errors import EvaluationError
-from onward.evaluation import Evaluation
-from onward.rankings import Relevance
+from onward.evaluation import METRICS, Evaluation
+from onward.relevance import Relevance
 from onward.retrieval import (
     BLOCK_QUERIES,
     LEFT_OUT,
@@ -335,11 +334,8 @@ def _judge(
         after = _keys(vectors, gallery.embedded, own[start : rows.stop], tile)
         before[:, gallery.lost] = LEFT_OUT
         for row, keys, new_keys in zip(rows, before, after, strict=True):
-            label = relevance.query_labels[row]
-            wanted = (relevance.gallery_labels == label) & (label >= 0)
-            if own[row] >= 0:
-                wanted[own[row]] = False
-            ranks = _ranks(keys, new_keys, np.flatnonzero(wanted), gallery)
+            wanted, _ = relevance.relevant(queries.ids[row])
+            ranks = _ranks(keys, new_keys, wanted, gallery)
             if len(ranks):
                 first[row] = np.where(ranks[0] == NOT_FOUND, -1, ranks[0])
                 precision = np.arange(1, len(ranks) + 1)[:, None] / (ranks + 1)

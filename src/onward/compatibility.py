@@ -6,7 +6,7 @@ items, so they differ in the vectors alone. Nothing here knows how vectors or ra
 except `evaluate_embeddings`, which joins search and evaluation in one step.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -14,35 +14,57 @@ from typing import Any
 import numpy as np
 
 from onward.errors import EvaluationError
-from onward.evaluation import Evaluation, evaluate
-from onward.rankings import Relevance
+from onward.evaluation import METRICS, Evaluation, evaluate, parse_metrics
+from onward.relevance import Relevance
 from onward.retrieval import rank
 from onward.spaces import Embeddings
 
 OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
-METRICS = ("cmc@1", "cmc@5", "map")
 
 
 def evaluate_embeddings(
-    queries: Embeddings, gallery: Embeddings, *, exclude_self: bool, same_labels: bool = False
+    queries: Embeddings,
+    gallery: Embeddings,
+    *,
+    exclude_self: bool,
+    same_labels: bool = False,
+    relevance: Relevance | None = None,
+    metrics: Sequence[str] = METRICS,
 ) -> Evaluation:
-    """Rank the whole gallery for every query and judge by labels, in bounded memory.
+    """Rank the whole gallery for every query and judge, in bounded memory.
 
     Args:
-        queries: with labels; the same embeddings as the gallery if that is what is asked.
-        gallery: with labels, in the same space.
+        queries: the same embeddings as the gallery if that is what is asked.
+        gallery: in the same space.
         exclude_self: leave out a query's own gallery entry, the one of the same id.
         same_labels: if only one of the two has class names, the other's numbers mean the same.
+        relevance: what each query is looking for, and what is ignored for it; what has its label
+            if None. See `Relevance.of_qrels`, `Relevance.ignoring`.
+        metrics: names of what to measure and show: "map", "cmc@k", "recall@k", "mrr@k", "ndcg@k".
 
     Raises:
         SpaceMismatchError: if the two are in different spaces.
-        EvaluationError: if labels are missing.
+        EvaluationError: if labels are missing, the relevance is not of these queries and items,
+            or there is no metric of a name.
         LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
     """
-    relevance = Relevance.between(
-        queries, gallery, exclude_self=exclude_self, same_labels=same_labels
-    )
-    return evaluate(rank(queries, gallery, exclude_self=exclude_self), relevance)
+    if relevance is None:
+        relevance = Relevance.between(
+            queries, gallery, exclude_self=exclude_self, same_labels=same_labels
+        )
+    metrics = parse_metrics(metrics)  # refused before long work is done
+    _check_gallery(relevance, gallery)
+    return evaluate(rank(queries, gallery, exclude_self=exclude_self), relevance, metrics=metrics)
+
+
+def _check_gallery(relevance: Relevance, gallery: Embeddings) -> None:
+    """Refuse a relevance of other gallery items: what there is to find would be counted wrong."""
+    differ = set(relevance.gallery_ids) ^ set(gallery.ids)
+    if differ:
+        raise EvaluationError(
+            f"{len(differ)} items are in only one of the gallery and the relevance, the first "
+            f"{min(differ)!r}; make the relevance of the ids that the gallery has"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +96,11 @@ class Comparison:
                     f"{name} has {len(cell.query_ids)} queries, {OLD} has {len(ids)}, and they "
                     "are not the same; evaluate every cell with the same queries"
                 )
+            if cell.metrics != self.cells[OLD].metrics:
+                raise EvaluationError(
+                    f"{name} shows {', '.join(cell.metrics)}, {OLD} {', '.join(self.metrics)}; "
+                    "evaluate every cell with the same metrics"
+                )
             aligned[name] = cell if cell.query_ids == ids else cell.select(ids)
             differ = np.flatnonzero(aligned[name].relevant != self.cells[OLD].relevant)
             if len(differ):
@@ -86,13 +113,15 @@ class Comparison:
         object.__setattr__(self, "cells", MappingProxyType(aligned))
 
     def value(self, metric: str, cell: str) -> float:
-        """Return "cmc@1", "cmc@5" or "map" of a cell, in [0, 1]; NaN if it is not known."""
+        """Return a metric of a cell, in [0, 1]; NaN if the rankings were cut above its rank.
+
+        Raises:
+            EvaluationError: if there is no such cell or metric, or it was not measured.
+        """
         if cell not in self.cells:
             raise EvaluationError(f"there is no cell {cell!r}; there are {list(self.cells)}")
-        if metric not in METRICS:
-            raise EvaluationError(f"there is no metric {metric!r}; choose one of {list(METRICS)}")
-        value = self.cells[cell].to_json()[metric]
-        return float("nan") if value is None else float(value)
+        evaluation = self.cells[cell]
+        return evaluation.value(metric) if evaluation.reaches(metric) else float("nan")
 
     def update_gain(self, metric: str, cell: str = UPGRADED) -> float:
         """Return the share of what full backfill gains that the cell gains.
@@ -105,6 +134,11 @@ class Comparison:
         if not everything > nothing:
             return float("nan")
         return (self.value(metric, cell) - nothing) / (everything - nothing)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is shown of each cell."""
+        return self.cells[OLD].metrics
 
     @property
     def compatible(self) -> bool:
@@ -161,7 +195,7 @@ class Comparison:
         """Return fractions as plain Python values; None for what is not known."""
         others = [name for name in self.cells if name not in (OLD, NEW)]
         gains = {
-            cell: {metric: _known(self.update_gain(metric, cell)) for metric in METRICS}
+            cell: {metric: _known(self.update_gain(metric, cell)) for metric in self.metrics}
             for cell in others
         }
         return {
@@ -178,7 +212,7 @@ class Comparison:
 
     def __str__(self) -> str:
         width = max(len("query/gallery"), *map(len, self.cells))
-        header = f"{'cmc@1':>7}{'cmc@5':>7}{'map':>7}{'update gain':>13}"
+        header = f"{self.cells[OLD].heads()}{'update gain':>13}"
         lines = [f"{'query/gallery':<{width}}{header}   (percent; update gain of map)"]
         for name, cell in self.cells.items():
             gain = float("nan") if name in (OLD, NEW) else self.update_gain("map", name)

@@ -1,22 +1,70 @@
-"""Score rankings: cumulative matching characteristic (CMC) and average precision (AP).
+"""Score rankings: CMC, average precision, recall, reciprocal rank and discounted gain.
 
 A ranking says which gallery items came back for each query, nearest first. Nothing here
 knows of images, models or distances: `onward.retrieval` makes rankings, this module judges them.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from onward.errors import EvaluationError
-from onward.rankings import Hits, Ranking, Relevance
+from onward.rankings import Hits, Ranking
+from onward.relevance import IGNORED, Grades, Relevance
 from onward.spaces import Ids
 
 Counts = Int64[np.ndarray, " query"]
 PerQuery = Float64[np.ndarray, " query"]
+
+METRICS = ("cmc@1", "cmc@5", "map")
+"""What is measured unless other metrics are asked for."""
+
+SCORED = ("recall", "ndcg")
+"""Kinds of metrics that more than the first hit and average precision must be known for."""
+
+
+class MetricName(NamedTuple):
+    """A metric and the number of ranks that it looks at."""
+
+    kind: str
+    k: int
+    """0 for map, which looks at all."""
+
+    @classmethod
+    def parse(cls, name: str) -> "MetricName":
+        """Read "map", "cmc@k", "recall@k", "mrr@k" or "ndcg@k".
+
+        Raises:
+            EvaluationError: if there is no such metric.
+        """
+        if name == "map":
+            return cls("map", 0)
+        found = re.fullmatch(r"(cmc|recall|mrr|ndcg)@([1-9][0-9]{0,8})", name)
+        if found is None:
+            raise EvaluationError(
+                f"there is no metric {name!r}; choose map, cmc@k, recall@k, mrr@k or ndcg@k, where "
+                "k is the number of ranks to look at, such as cmc@1 or ndcg@10"
+            )
+        return cls(found[1], int(found[2]))
+
+
+def parse_metrics(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of metrics, each once, if there are such metrics.
+
+    Raises:
+        EvaluationError: if there is no such metric, or no name.
+    """
+    known = tuple(dict.fromkeys(names))
+    if not known:
+        raise EvaluationError(f"no metric was asked for; name some, such as {', '.join(METRICS)}")
+    for name in known:
+        MetricName.parse(name)
+    return known
 
 
 def average_precision(hits: Hits, relevant: Counts) -> PerQuery:
@@ -62,6 +110,39 @@ def first_hits(hits: Hits) -> Counts:
     return first
 
 
+def recall(hits: Hits, relevant: Counts) -> PerQuery:
+    """Return the share of each query's relevant items that the ranking holds.
+
+    In [0, 1]; NaN for a query with nothing to find.
+    """
+    with np.errstate(invalid="ignore"):  # 0 / 0: nothing to find
+        shares: PerQuery = hits.sum(axis=1) / relevant
+    return shares
+
+
+def discounted_gain(grades: Grades, best: Int32[np.ndarray, "query place"]) -> PerQuery:
+    """Return the normalised discounted cumulative gain (nDCG) of each query.
+
+    The sum, over the ranks r from 1, of grade / log2(r + 1), divided by that of the best ranking
+    there is. The gain is the grade itself, as trec_eval has it, not 2 to its power.
+
+    Args:
+        grades: of what stands at each rank; 0 where it is not relevant.
+        best: of what stands at each rank of a perfect ranking, cut at the same rank.
+
+    Returns:
+        In [0, 1]; NaN for a query with nothing to find.
+
+    References:
+        Jaervelin and Kekaelaeinen, Cumulated gain-based evaluation of IR techniques, TOIS 2002.
+    """
+    discounts = 1 / np.log2(np.arange(max(grades.shape[1], best.shape[1])) + 2)
+    gained = grades @ discounts[: grades.shape[1]]
+    with np.errstate(invalid="ignore"):  # 0 / 0: nothing to find
+        shares: PerQuery = gained / (best @ discounts[: best.shape[1]])
+    return shares
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """How well each query was answered, and what that makes over all of them.
@@ -70,13 +151,19 @@ class Evaluation:
 
     Attributes:
         query_ids: one id a query.
-        first_hit: rank of the first relevant item, from 0; -1 if none came back.
+        first_hit: rank of the first relevant item, from 0; -1 if none came back. Ignored items
+            are not counted as ranks.
         relevant: number of gallery items relevant to the query.
         average_precision: in [0, 1]; NaN for a query with nothing to find.
         depth: number of ranks that were looked at; None if it was the whole gallery.
+        metrics: names of what is shown of it, such as "cmc@1", "map" or "ndcg@10".
+        scores: what each query gets, by name, in those that the attributes above do not tell:
+            recall@k and ndcg@k.
+        left_out: how many queries, items and judgements did not count; see `Relevance`.
 
     Raises:
-        EvaluationError: if a query stands twice, or the arrays are not one value a query.
+        EvaluationError: if a query stands twice, the arrays are not one value a query, or there
+            is no metric of a name, or no scores of it.
     """
 
     query_ids: Ids
@@ -84,24 +171,37 @@ class Evaluation:
     relevant: Counts
     average_precision: PerQuery
     depth: int | None = None
+    metrics: tuple[str, ...] = METRICS
+    scores: Mapping[str, PerQuery] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "query_ids", tuple(self.query_ids))
-        types = {"first_hit": np.int64, "relevant": np.int64, "average_precision": np.float64}
-        for name, dtype in types.items():
-            values = np.array(getattr(self, name), dtype=dtype)
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
-            if values.shape != (len(self.query_ids),):
-                raise EvaluationError(
-                    f"{name} of shape {values.shape} for {len(self.query_ids)} queries; "
-                    "give one value a query"
-                )
         if len(set(self.query_ids)) != len(self.query_ids):
             raise EvaluationError(
                 f"{len(self.query_ids)} results for {len(set(self.query_ids))} queries; "
                 "rank every query once"
             )
+        types = {"first_hit": np.int64, "relevant": np.int64, "average_precision": np.float64}
+        for name, dtype in types.items():
+            object.__setattr__(self, name, self._values(name, getattr(self, name), dtype))
+        scores = {name: self._values(name, one, np.float64) for name, one in self.scores.items()}
+        object.__setattr__(self, "scores", MappingProxyType(scores))
+        object.__setattr__(self, "left_out", MappingProxyType(dict(self.left_out)))
+        object.__setattr__(self, "metrics", parse_metrics(self.metrics))
+        for name in self.metrics:
+            self._check_measured(name)
+
+    def _values(self, name: str, given: np.ndarray, dtype: type) -> np.ndarray:
+        """Return a read-only copy of one value a query."""
+        values: np.ndarray = np.array(given, dtype=dtype)
+        values.flags.writeable = False
+        if values.shape != (len(self.query_ids),):
+            raise EvaluationError(
+                f"{name} of shape {values.shape} for {len(self.query_ids)} queries; "
+                "give one value a query"
+            )
+        return values
 
     @property
     def queries(self) -> int:
@@ -121,7 +221,44 @@ class Evaluation:
     @property
     def map(self) -> float:
         """Mean average precision in [0, 1]; NaN if no query counts."""
-        return float(self.average_precision[self.counted].mean()) if self.queries else float("nan")
+        return self.value("map")
+
+    def per_query(self, metric: str) -> PerQuery:
+        """Return what each query gets, in [0, 1]; NaN for one with nothing to find.
+
+        Args:
+            metric: "map", "cmc@k" or "mrr@k" for any k; "recall@k" or "ndcg@k" that was asked for
+                when the rankings were judged.
+
+        Raises:
+            EvaluationError: if there is no such metric, it was not asked for, or the rankings were
+                cut above rank k.
+        """
+        kind, k = MetricName.parse(metric)
+        self._check_measured(metric)
+        if not self.reaches(metric):
+            raise EvaluationError(
+                f"{metric} needs {k} ranks but the rankings were cut after {self.depth}; "
+                f"rank at least the {k} nearest items"
+            )
+        if kind == "map":
+            return self.average_precision
+        if metric in self.scores:
+            return self.scores[metric]
+        found = (self.first_hit >= 0) & (self.first_hit < k)
+        values: PerQuery = np.full(len(self.query_ids), np.nan)
+        values[self.counted] = 0
+        values[found] = 1.0 if kind == "cmc" else 1 / (self.first_hit[found] + 1)
+        return values
+
+    def value(self, metric: str) -> float:
+        """Return the mean of a metric over the queries that count; NaN if none does.
+
+        Raises:
+            EvaluationError: as `per_query`.
+        """
+        values = self.per_query(metric)[self.counted]
+        return float(values.mean()) if len(values) else float("nan")
 
     def cmc(self, k: int) -> float:
         """Return the share of queries with a relevant item in the first k; NaN if none counts.
@@ -129,7 +266,9 @@ class Evaluation:
         Raises:
             EvaluationError: if k is not positive, or the rankings were cut above rank k.
         """
-        return float(self.curve(k)[-1])
+        if k < 1:
+            raise EvaluationError(f"cmc@{k} does not exist; k starts at 1")
+        return self.value(f"cmc@{k}")
 
     def curve(self, k: int) -> Float64[np.ndarray, " rank"]:
         """Return cmc@1, cmc@2, ... cmc@k; it never falls.
@@ -166,74 +305,157 @@ class Evaluation:
                 f"{missing[0]!r}; evaluate them, or leave them out"
             )
         rows = np.array([row_of[item] for item in wanted], dtype=np.int64)
-        return Evaluation(
-            wanted,
-            self.first_hit[rows],
-            self.relevant[rows],
-            self.average_precision[rows],
-            self.depth,
+        return replace(
+            self,
+            query_ids=wanted,
+            first_hit=self.first_hit[rows],
+            relevant=self.relevant[rows],
+            average_precision=self.average_precision[rows],
+            scores={name: values[rows] for name, values in self.scores.items()},
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the means as fractions, and how many queries count; None where there is none."""
-        shown = {f"cmc@{k}": self.cmc(k) if self._reaches(k) else None for k in (1, 5)}
-        shown["map"] = self.map if self.queries else None
-        return {**shown, "queries": self.queries, "skipped": self.skipped}
+        """Return the means as fractions, and how many queries count; None where there is none.
+
+        And `left_out`, if any query, item or judgement did not count.
+        """
+        shown = {name: self.value(name) if self._known(name) else None for name in self.metrics}
+        left_out = {"left_out": dict(self.left_out)} if self.left_out else {}
+        return {**shown, "queries": self.queries, "skipped": self.skipped, **left_out}
 
     def __str__(self) -> str:
-        header = f"{'(percent)':<12}{'cmc@1':>7}{'cmc@5':>7}{'map':>7}"
+        header = f"{'(percent)':<12}{self.heads()}"
         return f"{header}\n{'':<12}{self.columns()}\n{self.counted_text()}"
 
+    def heads(self) -> str:
+        """Return the names of the metrics shown, as wide as `columns`."""
+        return "".join(f"{name:>{_width(name)}}" for name in self.metrics)
+
     def columns(self) -> str:
-        """Return cmc@1, cmc@5 and map in percent, seven characters each; - for what is unknown."""
-        values = [value for name, value in self.to_json().items() if name[:3] in ("cmc", "map")]
-        return "".join(f"{'-' if value is None else f'{100 * value:.1f}':>7}" for value in values)
+        """Return the metrics shown in percent, as wide as `heads`; - for what is unknown."""
+        values = {name: self.value(name) if self._known(name) else None for name in self.metrics}
+        return "".join(
+            f"{'-' if value is None else f'{100 * value:.1f}':>{_width(name)}}"
+            for name, value in values.items()
+        )
 
     def counted_text(self) -> str:
-        """Return a sentence that says how many queries count."""
-        return f"{self.queries:,} queries; {self.skipped:,} more skipped (nothing to find)."
+        """Return what says how many queries count, and how much was left out."""
+        first = f"{self.queries:,} queries; {self.skipped:,} more skipped (nothing to find)."
+        return "\n".join([first, *left_out_text(self.left_out)])
 
-    def _reaches(self, k: int) -> bool:
-        return self.queries > 0 and (self.depth is None or k <= self.depth)
+    def reaches(self, metric: str) -> bool:
+        """Whether the rankings were not cut above the last rank that a metric looks at."""
+        return self.depth is None or MetricName.parse(metric).k <= self.depth
+
+    def _known(self, metric: str) -> bool:
+        return self.queries > 0 and self.reaches(metric)
+
+    def _check_measured(self, metric: str) -> None:
+        if MetricName.parse(metric).kind in SCORED and metric not in self.scores:
+            measured = [*self.metrics, *(name for name in self.scores if name not in self.metrics)]
+            raise EvaluationError(
+                f"{metric} was not measured, only {', '.join(measured)}, and cmc@k and mrr@k of "
+                f"any k; judge the rankings with it among metrics=(...)"
+            )
 
 
-def evaluate(rankings: Ranking | Iterable[Ranking], relevance: Relevance) -> Evaluation:
+def left_out_text(left_out: Mapping[str, int]) -> list[str]:
+    """Return a sentence on each kind of what did not count; see `Relevance.left_out`."""
+    kinds = {
+        "queries_without_label": "queries have an unknown label: skipped.",
+        "items_without_label": "gallery items have an unknown label: relevant to no query.",
+        "qrels_queries": "queries in the qrels are not among those asked: left out.",
+        "qrels_items": "relevant items in the qrels are not in the gallery: left out.",
+        "ignored_queries": "queries of pairs to ignore are not among those asked: left out.",
+        "ignored_items": "items of pairs to ignore are not in the gallery: left out.",
+    }
+    return [f"{left_out[kind]:,} {words}" for kind, words in kinds.items() if left_out.get(kind)]
+
+
+def evaluate(
+    rankings: Ranking | Iterable[Ranking],
+    relevance: Relevance,
+    *,
+    metrics: Sequence[str] = METRICS,
+) -> Evaluation:
     """Judge rankings by what is relevant.
 
     Rankings are taken one at a time, so a generator of blocks needs no more memory than a block.
+    Items that are ignored for a query are taken out of its ranking before ranks are counted.
 
     Args:
         rankings: one, or several that together hold every query of the relevance once.
-        relevance: what each query is looking for.
+        relevance: what each query is looking for, and what is ignored for it.
+        metrics: names of what to measure and show: "map", "cmc@k", "recall@k", "mrr@k", "ndcg@k".
 
     Raises:
         EvaluationError: if queries are missing or stand twice, ids are unknown to the relevance,
-            or rankings and relevance disagree on `exclude_self`.
+            rankings and relevance disagree on `exclude_self`, or there is no metric of a name.
     """
-    ids: list[str] = []
-    first: list[Counts] = [np.empty(0, dtype=np.int64)]
-    relevant: list[Counts] = [np.empty(0, dtype=np.int64)]
-    scores: list[PerQuery] = [np.empty(0, dtype=np.float64)]
-    whole = relevance.longest
-    depth = whole
-    for ranking in (rankings,) if isinstance(rankings, Ranking) else rankings:
-        hits = relevance.hits(ranking)
-        counts = relevance.counts(ranking.query_ids)
-        ids += ranking.query_ids
-        first.append(first_hits(hits))
-        relevant.append(counts)
-        scores.append(average_precision(hits, counts))
-        depth = min(depth, hits.shape[1])
+    shown = parse_metrics(metrics)
+    parts = [
+        _judge(ranking, relevance, shown)
+        for ranking in ((rankings,) if isinstance(rankings, Ranking) else rankings)
+    ]
+    ids = tuple(item for part in parts for item in part.query_ids)
     missing = set(relevance.query_ids) - set(ids)
     if missing:
         raise EvaluationError(
             f"{len(missing)} of {len(relevance.query_ids)} queries were not ranked, the first "
             f"{min(missing)!r}; rank them all, or make the relevance of those you rank"
         )
+    depths = [part.depth for part in parts if part.depth is not None]
+    scored = [name for name in shown if MetricName.parse(name).kind in SCORED]
     return Evaluation(
-        tuple(ids),
-        np.concatenate(first),
-        np.concatenate(relevant),
-        np.concatenate(scores),
-        None if depth >= whole else depth,
+        ids,
+        _join((part.first_hit for part in parts), np.int64),
+        _join((part.relevant for part in parts), np.int64),
+        _join((part.average_precision for part in parts), np.float64),
+        min(depths, default=None),
+        shown,
+        {name: _join((part.scores[name] for part in parts), np.float64) for name in scored},
+        relevance.left_out,
     )
+
+
+def _join(parts: Iterable[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype=dtype), *parts])
+
+
+def _judge(ranking: Ranking, relevance: Relevance, metrics: tuple[str, ...]) -> Evaluation:
+    """Judge one ranking; its queries need not be all there are."""
+    ids, width = ranking.query_ids, ranking.rows.shape[1]
+    grades = relevance.grades(ranking)
+    removed = _take_out_ignored(grades)
+    hits, relevant = grades > 0, relevance.counts(ids)
+    scores = {}
+    for name in metrics:
+        kind, k = MetricName.parse(name)
+        if kind == "recall":
+            scores[name] = recall(hits[:, :k], relevant)
+        elif kind == "ndcg":
+            scores[name] = discounted_gain(grades[:, :k], relevance.best(ids, k))
+    return Evaluation(
+        ids,
+        first_hits(hits),
+        relevant,
+        average_precision(hits, relevant),
+        None if width >= relevance.longest else width - removed,
+        metrics,
+        scores,
+    )
+
+
+def _take_out_ignored(grades: Grades) -> int:
+    """Move what stands behind an ignored item up, in place; return the most taken out of a row."""
+    ignored = grades == IGNORED
+    for row in np.flatnonzero(ignored.any(axis=1)).tolist():
+        left = grades[row, ~ignored[row]]
+        grades[row] = 0
+        grades[row, : len(left)] = left
+    return int(ignored.sum(axis=1).max(initial=0))
+
+
+def _width(name: str) -> int:
+    return max(7, len(name) + 2)

@@ -8,7 +8,6 @@ queries, or seed by seed: what is hard for both then cancels.
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +91,7 @@ def over_queries(
 
     Args:
         evaluation: what was judged.
-        metric: "map", or "cmc@k" for any k.
+        metric: one that was measured, such as "map"; see `Evaluation.per_query`.
         seed: of the draws.
         resamples: how often to draw; the ends are uncertain themselves if it is small.
         confidence: in (0, 1).
@@ -103,7 +102,7 @@ def over_queries(
     References:
         Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
-    values = _per_query(evaluation, metric)[evaluation.counted]
+    values = evaluation.per_query(metric)[evaluation.counted]
     return _bootstrap(values, seed, resamples, confidence, difference=False)
 
 
@@ -123,7 +122,7 @@ def difference_over_queries(
     Args:
         cell: such as new/old.
         baseline: such as old/old; the same queries with as much to find, in any order.
-        metric: "map", or "cmc@k" for any k.
+        metric: one that was measured, such as "map"; see `Evaluation.per_query`.
         seed: of the draws.
         resamples: how often to draw.
         confidence: in (0, 1).
@@ -147,7 +146,7 @@ def difference_over_queries(
             f"and {baseline.relevant[row]} in the baseline; evaluate both on the same gallery "
             "items, with the same exclude_self"
         )
-    values = _per_query(cell, metric) - _per_query(baseline, metric)
+    values = cell.per_query(metric) - baseline.per_query(metric)
     return _bootstrap(values[cell.counted], seed, resamples, confidence, difference=True)
 
 
@@ -217,20 +216,6 @@ def difference_over_seeds(
         )
     differences = {seed: value - baseline[seed] for seed, value in cell.items()}
     return _t_interval(differences, confidence, difference=True)
-
-
-def _per_query(evaluation: Evaluation, metric: str) -> PerQuery:
-    """Return what each query adds to the mean."""
-    if metric == "map":
-        return evaluation.average_precision
-    if not (named := re.fullmatch(r"cmc@([1-9]\d*)", metric)):
-        raise EvaluationError(
-            f"there is no metric {metric!r}; choose 'map', or 'cmc@k' such as 'cmc@1'"
-        )
-    k = int(named[1])
-    evaluation.curve(k)  # refuses a k below the cut of the rankings
-    found: PerQuery = ((evaluation.first_hit >= 0) & (evaluation.first_hit < k)).astype(np.float64)
-    return found
 
 
 def _bootstrap(

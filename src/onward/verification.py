@@ -7,16 +7,18 @@ pass counts pairs by the upper half of the bits, and the second by the lower hal
 lies. Nothing here ranks: no query is asked for what is near it.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt32
 
 from onward.errors import EvaluationError
-from onward.rankings import Relevance
+from onward.evaluation import left_out_text
+from onward.relevance import common_labels
 from onward.retrieval import (
     BLOCK_QUERIES,
     SLICE_ITEMS,
@@ -24,6 +26,7 @@ from onward.retrieval import (
     doubles,
     exact_distances,
     from_sortable_bits,
+    paired_distances,
     sortable_bits,
 )
 from onward.spaces import Embeddings, check_same_space
@@ -36,6 +39,10 @@ HALF = 1 << 16
 
 BYTES_A_PAIR = 48
 """Product, distance, label and bin of one pair in a tile."""
+
+Rows = Int64[np.ndarray, " pair"]
+Pair = tuple[str, str, bool]
+"""The id of a query, the id of a gallery item, and whether the two are the same."""
 
 Counts = Int64[np.ndarray, "two value"]
 """By value of half of the bits: pairs of the same label, and pairs of different labels."""
@@ -57,6 +64,7 @@ class VerificationRates:
         limits: for each, the distance below which a pair is accepted.
         same_accepted: for each, how many pairs of the same label are accepted.
         different_accepted: for each, how many pairs of different labels are.
+        left_out: how many items made no pair, by kind, none that is 0; see `Relevance`.
 
     Raises:
         EvaluationError: if the four lists differ in length.
@@ -68,6 +76,7 @@ class VerificationRates:
     limits: tuple[float, ...]
     same_accepted: tuple[int, ...]
     different_accepted: tuple[int, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         given = (self.limits, self.same_accepted, self.different_accepted)
@@ -114,6 +123,7 @@ class VerificationRates:
             "limits": limits,
             "same_pairs": self.same_pairs,
             "different_pairs": self.different_pairs,
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
         }
 
     def __str__(self) -> str:
@@ -125,7 +135,7 @@ class VerificationRates:
             else:
                 lines.append(f"{100 * far:>14.6g}{'-':>7}   not measurable: too few pairs")
         pairs = f"{self.same_pairs:,} pairs of the same label, {self.different_pairs:,} of "
-        return "\n".join([*lines, pairs + "different labels."])
+        return "\n".join([*lines, pairs + "different labels.", *left_out_text(self.left_out)])
 
 
 def verify_pairs(
@@ -133,27 +143,35 @@ def verify_pairs(
     gallery: Embeddings,
     *,
     exclude_self: bool,
+    same_labels: bool = False,
+    pairs: Sequence[Pair] | None = None,
     fars: Sequence[float] = FARS,
     block_bytes: int = 64 << 20,
 ) -> VerificationRates:
     """Count the pairs of the same and of different labels that each FAR lets through; exact.
 
-    Every query makes a pair with every gallery item. Where queries and gallery are the same
-    embeddings (the same ids with the same vectors and labels, in any order), each unordered pair
-    counts once. Counting both orders would change no TAR that both can measure.
+    Unless pairs are given, every query makes a pair with every gallery item. Where queries and
+    gallery are the same embeddings (the same ids with the same vectors and labels, in any order),
+    each unordered pair counts once. Counting both orders would change no TAR that both can
+    measure. An item whose label is unknown (negative) makes no pair, and is counted.
 
     Args:
-        queries: with labels.
-        gallery: with labels, in the same space; the same embeddings if that is what is asked.
+        queries: with labels, unless pairs are given.
+        gallery: in the same space; the same embeddings if that is what is asked.
         exclude_self: leave out the pair of a query and its own gallery entry, the one of the same
             id.
+        same_labels: if only one of the two has class names, the other's numbers mean the same.
+        pairs: those that count: the id of a query, the id of a gallery item, and whether they are
+            the same. Labels are not looked at.
         fars: false accept rates in (0, 1].
         block_bytes: about how much memory to work in, besides 1 MiB for each FAR. It changes the
             speed, never the result.
 
     Raises:
         SpaceMismatchError: if the two are in different spaces.
-        EvaluationError: if labels are missing, or a rate is not in (0, 1].
+        EvaluationError: if labels are missing, a rate is not in (0, 1], or a pair is not of these
+            embeddings or stands twice.
+        LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
 
     References:
         Klare et al., Pushing the frontiers of unconstrained face detection and recognition:
@@ -165,8 +183,14 @@ def verify_pairs(
             f"the false accept rates asked for are {list(fars)}; give one or more, as fractions "
             "above 0 and up to 1: 0.001 is 0.1 %"
         )
-    pairs = _Pairs.between(queries, gallery, exclude_self=exclude_self, block_bytes=block_bytes)
-    upper = _count_upper(pairs)
+    check_same_space(queries.space, gallery.space)
+    settings: dict[str, Any] = {"exclude_self": exclude_self, "block_bytes": block_bytes}
+    asked: _AllPairs | _Listed = (
+        _AllPairs.between(queries, gallery, same_labels=same_labels, **settings)
+        if pairs is None
+        else _Listed.of(queries, gallery, pairs, **settings)
+    )
+    upper = _count_upper(asked)
     same, different = (int(number) for number in upper.sum(axis=1))
     allowed = [_allowed(far, different) for far in wanted]
     reached = np.cumsum(upper[1])
@@ -175,7 +199,7 @@ def verify_pairs(
         for number in allowed
         if number < different
     }
-    lower = _count_lower(pairs, sorted(set(bin_of.values())))
+    lower = _count_lower(asked, sorted(set(bin_of.values())))
     found = [
         _accepted(upper, bin_of[number], lower[bin_of[number]], number)
         if number in bin_of
@@ -189,6 +213,7 @@ def verify_pairs(
         limits=tuple(one.limit for one in found),
         same_accepted=tuple(one.same for one in found),
         different_accepted=tuple(one.different for one in found),
+        left_out={kind: number for kind, number in asked.left_out.items() if number},
     )
 
 
@@ -208,8 +233,8 @@ class _Tile(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Pairs:
-    """All pairs, which can be gone through more than once.
+class _AllPairs:
+    """All pairs of known labels, which can be gone through more than once.
 
     `once` says that the queries are the gallery, row by row, and that the pairs count whose
     gallery row is the greater one.
@@ -217,19 +242,35 @@ class _Pairs:
 
     queries: Embeddings
     gallery: Embeddings
-    relevance: Relevance
+    query_labels: Int64[np.ndarray, " query"]
+    gallery_labels: Int64[np.ndarray, " item"]
+    exclude_self: bool
     once: bool
     block_bytes: int
 
     @classmethod
     def between(
-        cls, queries: Embeddings, gallery: Embeddings, *, exclude_self: bool, block_bytes: int
-    ) -> "_Pairs":
-        check_same_space(queries.space, gallery.space)
-        once = queries is gallery or _same(queries, gallery)
-        queries = gallery if once else queries
-        relevance = Relevance.between(queries, gallery, exclude_self=exclude_self)
-        return cls(queries, gallery, relevance, once, block_bytes)
+        cls,
+        queries: Embeddings,
+        gallery: Embeddings,
+        *,
+        exclude_self: bool,
+        same_labels: bool,
+        block_bytes: int,
+    ) -> "_AllPairs":
+        labels, others = common_labels(queries, gallery, same_labels=same_labels)
+        rows = _rows_of_same(queries, gallery)
+        once = rows is not None and np.array_equal(labels, others[rows])
+        queries, labels = (gallery, others) if once else (queries, labels)
+        return cls(queries, gallery, labels, others, exclude_self, once, block_bytes)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many items make no pair, as their label is unknown."""
+        return {
+            "queries_without_label": int((self.query_labels < 0).sum()),
+            "items_without_label": int((self.gallery_labels < 0).sum()),
+        }
 
     def __iter__(self) -> Iterator[_Tile]:
         size, dim = len(self.gallery), self.gallery.space.dim
@@ -249,15 +290,14 @@ class _Pairs:
         metric = self.gallery.space.metric
         others = doubles(self.gallery.vectors[columns], metric)
         bits = sortable_bits(exact_distances(vectors, others, metric))
-        labels = self.relevance.query_labels[rows, None]
-        different = labels != self.relevance.gallery_labels[columns]
-        counts = np.ones(bits.shape, dtype=np.bool_)
-        exclude_self = self.relevance.exclude_self
+        labels, theirs = self.query_labels[rows, None], self.gallery_labels[columns]
+        different = labels != theirs
+        counts = (labels >= 0) & (theirs >= 0)
         if self.once:
             row = np.arange(rows.start, rows.stop)[:, None]
             column = np.arange(columns.start, columns.stop)
-            counts = column > row if exclude_self else column >= row
-        elif exclude_self:
+            counts &= column > row if self.exclude_self else column >= row
+        elif self.exclude_self:
             own = self._own[rows] - columns.start
             inside = np.flatnonzero((own >= 0) & (own < columns.stop - columns.start))
             counts[inside, own[inside]] = False
@@ -270,14 +310,95 @@ class _Pairs:
         return np.array([row_of.get(item, -1) for item in self.queries.ids], dtype=np.int64)
 
 
-def _same(queries: Embeddings, gallery: Embeddings) -> bool:
-    """Whether the two are the same items with the same vectors and labels, in any order."""
-    if set(queries.ids) != set(gallery.ids) or queries.labels is None or gallery.labels is None:
-        return False
-    aligned = gallery.align(queries.ids)
-    return np.array_equal(queries.vectors, aligned.vectors) and np.array_equal(
-        queries.labels, np.asarray(aligned.labels)
-    )
+def _rows_of_same(queries: Embeddings, gallery: Embeddings) -> Rows | None:
+    """Return the gallery row of each query, if the two are the same items with the same vectors."""
+    if set(queries.ids) != set(gallery.ids):
+        return None
+    row_of = {item: row for row, item in enumerate(gallery.ids)}
+    rows = np.array([row_of[item] for item in queries.ids], dtype=np.int64)
+    return rows if np.array_equal(queries.vectors, gallery.vectors[rows]) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """Pairs that are given, which can be gone through more than once."""
+
+    queries: Embeddings
+    gallery: Embeddings
+    query_rows: Rows
+    gallery_rows: Rows
+    different: Bool[np.ndarray, " pair"]
+    block_bytes: int
+
+    left_out: ClassVar[Mapping[str, int]] = MappingProxyType({})
+
+    @classmethod
+    def of(
+        cls,
+        queries: Embeddings,
+        gallery: Embeddings,
+        pairs: Sequence[Pair],
+        *,
+        exclude_self: bool,
+        block_bytes: int,
+    ) -> "_Listed":
+        kept = [pair for pair in pairs if not (exclude_self and pair[0] == pair[1])]
+        rows = _rows_of([one for one, _, _ in kept], queries, "queries")
+        others = _rows_of([other for _, other, _ in kept], gallery, "gallery")
+        _check_verdicts(kept, either_order=_rows_of_same(queries, gallery) is not None)
+        different = np.array([not same for _, _, same in kept], dtype=np.bool_)
+        return cls(queries, gallery, rows, others, different, block_bytes)
+
+    def __iter__(self) -> Iterator[_Tile]:
+        metric, dim = self.gallery.space.metric, self.gallery.space.dim
+        step = max(1, self.block_bytes // (48 * dim + BYTES_A_PAIR))
+        for start in range(0, len(self.different), step):
+            part = slice(start, start + step)
+            vectors = doubles(self.queries.vectors[self.query_rows[part]], metric)
+            others = doubles(self.gallery.vectors[self.gallery_rows[part]], metric)
+            bits = sortable_bits(paired_distances(vectors, others, metric))
+            yield _Tile(bits, self.different[part])
+
+
+def _rows_of(ids: Sequence[str], embeddings: Embeddings, whose: str) -> Rows:
+    """Return the rows of ids that pairs name.
+
+    Raises:
+        EvaluationError: if one of them is not there.
+    """
+    row_of = {item: row for row, item in enumerate(embeddings.ids)}
+    missing = [item for item in ids if item not in row_of]
+    if missing:
+        raise EvaluationError(
+            f"{len(missing)} of {len(ids)} pairs name an item that the embeddings of the {whose} "
+            f"lack, the first {missing[0]!r}; a pair is the id of a query, the id of a gallery "
+            "item, and whether they are the same. Give the ids that the embeddings have"
+        )
+    return np.array([row_of[item] for item in ids], dtype=np.int64)
+
+
+def _check_verdicts(pairs: Sequence[Pair], *, either_order: bool) -> None:
+    """Refuse a pair that stands twice, and a verdict that is not true or false.
+
+    Raises:
+        EvaluationError: naming the pair.
+    """
+    place_of: dict[tuple[str, str], int] = {}
+    for place, (one, other, same) in enumerate(pairs):
+        if same not in (True, False):
+            raise EvaluationError(
+                f"whether {one!r} and {other!r} are the same is said to be {same!r}; give True or "
+                "False"
+            )
+        pair = (min(one, other), max(one, other)) if either_order else (one, other)
+        first = place_of.setdefault(pair, place)
+        if first != place:
+            agreed = bool(pairs[first][2]) == bool(same)
+            raise EvaluationError(
+                f"{one!r} and {other!r} are pair {first + 1} and pair {place + 1}"
+                f"{'' if agreed else ', once as the same and once as different'}; give each pair "
+                "once"
+            )
 
 
 def _allowed(far: float, pairs: int) -> int:
@@ -292,7 +413,7 @@ def _allowed(far: float, pairs: int) -> int:
     return number
 
 
-def _count_upper(pairs: _Pairs) -> Counts:
+def _count_upper(pairs: Iterable[_Tile]) -> Counts:
     counts = np.zeros(2 * HALF, dtype=np.int64)
     for tile in pairs:
         index = (tile.bits >> HALF_BITS).astype(np.int64)
@@ -301,7 +422,7 @@ def _count_upper(pairs: _Pairs) -> Counts:
     return counts.reshape(2, HALF)
 
 
-def _count_lower(pairs: _Pairs, bins: Sequence[int]) -> dict[int, Counts]:
+def _count_lower(pairs: Iterable[_Tile], bins: Sequence[int]) -> dict[int, Counts]:
     """Count, in each of some bins of the upper half, the pairs by the lower half."""
     if not bins:
         return {}

@@ -10,7 +10,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onward.compatibility import METRICS, NEW, OLD, UPGRADED
+from onward.compatibility import NEW, OLD, UPGRADED
+from onward.evaluation import METRICS
 from onward.intervals import difference_over_seeds
 from onward.report import ExperimentRow, ExperimentTable
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from onward.compatibility import METRICS
 from onward.errors import EvaluationError
+from onward.evaluation import METRICS
 from onward.report.wording import percent
 
 GAINS = ("cmc@1", "map")

@@ -5,8 +5,9 @@ from html import escape
 from pathlib import Path
 
 from onward.artifacts import write_aside
-from onward.compatibility import METRICS, NEW, OLD
+from onward.compatibility import NEW, OLD
 from onward.errors import EvaluationError
+from onward.evaluation import METRICS
 from onward.report.charts import gain_bars
 from onward.report.document import document, facts_section, section
 from onward.report.experiment import GAINS, ExperimentRow, ExperimentTable, spread

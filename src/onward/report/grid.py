@@ -13,7 +13,8 @@ import numpy as np
 
 from onward.data.items import Items
 from onward.errors import DataError, EvaluationError
-from onward.rankings import Hits, Ranking, Relevance
+from onward.rankings import Hits, Ranking
+from onward.relevance import Relevance
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,7 +109,9 @@ def make_grid(
     hits = {cell: relevance.hits(first) for cell, first in firsts.items()}
     change = hits["new/old"].sum(axis=1) - hits["old/old"].sum(axis=1)
     findable = relevance.counts(relevance.query_ids) > 0
-    rows = _choose(relevance, change, findable, frozenset(old_classes), queries)
+    labels = dict(zip(items.ids, items.labels.tolist(), strict=True))
+    asked = [(item, labels[item]) for item in relevance.query_ids]
+    rows = _choose(asked, change, findable, frozenset(old_classes), queries)
     drawer = _Drawer(items, row_of, {})
     return RetrievalGrid(
         class_names=dict(items.class_names),
@@ -174,21 +177,31 @@ def _relevance(items: Items, row_of: Mapping[str, int], asked: Ranking) -> Relev
             f"the first {missing[0]!r}; give the items that were searched"
         )
     labels = items.labels[[row_of[item] for item in asked.query_ids]]
-    return Relevance(asked.query_ids, items.ids, labels, items.labels, asked.exclude_self)
+    return Relevance.of_labels(
+        asked.query_ids, items.ids, labels, items.labels, exclude_self=asked.exclude_self
+    )
 
 
 def _choose(
-    relevance: Relevance,
+    asked: Sequence[tuple[str, int]],
     change: np.ndarray,
     findable: np.ndarray,
     old_classes: frozenset[int],
     count: int,
 ) -> list[int]:
-    """Rows of the queries to show: old classes first, each class's changed queries first."""
-    ids, labels = relevance.query_ids, relevance.query_labels.tolist()
+    """Rows of the queries to show: old classes first, each class's changed queries first.
+
+    Args:
+        asked: the id and label of each query.
+        change: how many more right items each finds.
+        findable: which have something to find.
+        old_classes: those that come first.
+        count: how many to show.
+    """
     of_class: dict[int, list[int]] = {}
-    for row in sorted(np.flatnonzero(findable), key=lambda row: (change[row] == 0, ids[row])):
-        of_class.setdefault(labels[row], []).append(int(row))
+    rows = np.flatnonzero(findable).tolist()
+    for row in sorted(rows, key=lambda row: (change[row] == 0, asked[row][0])):
+        of_class.setdefault(asked[row][1], []).append(row)
     old = sorted(of_class.keys() & old_classes)
     new = sorted(of_class.keys() - old_classes)
     of_old = 0 if not old else count if not new else (count + 1) // 2

@@ -5,7 +5,8 @@ from html import escape
 from pathlib import Path
 
 from onward.artifacts import write_aside
-from onward.compatibility import METRICS, Comparison
+from onward.compatibility import Comparison
+from onward.evaluation import METRICS
 from onward.report.charts import axis_floor, cmc_chart, curve_ks, drawn_cells, gain_track
 from onward.report.document import document, facts_section, section
 from onward.report.grid import RetrievalGrid

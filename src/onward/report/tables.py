@@ -3,7 +3,8 @@
 import math
 from html import escape
 
-from onward.compatibility import METRICS, Comparison
+from onward.compatibility import Comparison
+from onward.evaluation import METRICS
 from onward.report.charts import curve_ks
 from onward.report.wording import explain, in_order, percent
 

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from onward.agreement import agreement, count_neighbours
 from onward.evaluation import evaluate
-from onward.rankings import Relevance
+from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings
 from onward.training.pairs import Pairs

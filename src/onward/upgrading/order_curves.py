@@ -17,8 +17,7 @@ from onward.backfill_curve import (
     random_order,
     uncertainty_order,
 )
-from onward.compatibility import METRICS
-from onward.evaluation import Evaluation
+from onward.evaluation import METRICS, Evaluation
 from onward.intervals import Interval, difference_over_queries, over_values
 from onward.spaces import Embeddings, Ids
 from onward.upgrading.judged import JudgedItems, PerQuery

@@ -17,7 +17,7 @@ from onward.evaluation import evaluate
 from onward.gallery import Gallery
 from onward.gallery.values import aligned
 from onward.intervals import Interval, over_values
-from onward.rankings import Relevance
+from onward.relevance import Relevance
 from onward.retrieval import rank
 from onward.spaces import Embeddings
 from onward.upgrading.judged import (
@@ -252,7 +252,9 @@ def _judge(judged: JudgedItems, queries: Embeddings, gallery: Embeddings) -> _Fo
     found = {"agreement": judged.agreement_of(queries, gallery)}
     if judged.labels is None:
         return found
-    relevance = Relevance(judged.ids, judged.ids, judged.labels, judged.labels, exclude_self=True)
+    relevance = Relevance.of_labels(
+        judged.ids, judged.ids, judged.labels, judged.labels, exclude_self=True
+    )
     evaluation = evaluate(rank(queries, gallery, exclude_self=True), relevance)
     first = evaluation.first_hit[evaluation.counted]
     hits = {f"cmc@{k}": ((first >= 0) & (first < k)).astype(np.float64) for k in (1, 5)}

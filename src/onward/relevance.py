@@ -1,0 +1,593 @@
+"""Relevance: which gallery items each query is looking for, and which do not count for it.
+
+It comes from labels, or from judgements of pairs; either way it is kept sparse. Nothing here knows
+of distances, models, databases or files: `onward.judgements` reads files.
+"""
+
+import operator
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from onward.errors import EvaluationError
+from onward.labels import renumber, translate
+from onward.rankings import Hits, Ranking, Rows, check_once, refuse
+from onward.spaces import Embeddings, Ids
+
+Counts = Int64[np.ndarray, " query"]
+Grades = Int32[np.ndarray, "query rank"]
+
+IGNORED = -1
+"""The grade of an item that is ignored for a query."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSets:
+    """Sets of gallery items, and the one that each query has; many queries may share one.
+
+    So labels take no more memory than the gallery, and pairs no more than there are of them.
+
+    Attributes:
+        of_query: the set of each query; -1 for none.
+        starts: where each set begins in `rows`, and where the last ends.
+        rows: rows of the gallery, ascending in each set.
+        grades: how relevant each of `rows` is, above 0; all alike (1) if None.
+        size: number of gallery items.
+    """
+
+    of_query: Counts
+    starts: Int64[np.ndarray, " start"]
+    rows: Int64[np.ndarray, " entry"]
+    grades: Int32[np.ndarray, " entry"] | None
+    size: int
+
+    @classmethod
+    def of_labels(
+        cls, query_labels: Counts, gallery_labels: Int64[np.ndarray, " gallery"]
+    ) -> "ItemSets":
+        """Give each query the items of its label; a negative label is unknown, and no set."""
+        known = np.flatnonzero(gallery_labels >= 0)
+        rows = known[np.argsort(gallery_labels[known], kind="stable")]
+        labels, starts = np.unique(gallery_labels[rows], return_index=True)
+        of_query = _places(query_labels, labels)
+        return cls(of_query, np.append(starts, len(rows)), rows, None, len(gallery_labels))
+
+    @classmethod
+    def of_pairs(
+        cls,
+        pairs: Int64[np.ndarray, "pair 2"],
+        grades: Int32[np.ndarray, " pair"] | None,
+        *,
+        queries: int,
+        size: int,
+    ) -> "ItemSets":
+        """Give each query the items that it makes a pair with: row of query, row of item."""
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        starts = np.searchsorted(pairs[order, 0], np.arange(queries + 1))
+        graded = None if grades is None else grades[order]
+        return cls(np.arange(queries), starts, pairs[order, 1], graded, size)
+
+    def split(self, query_keys: Counts, gallery_keys: Int64[np.ndarray, " gallery"]) -> "ItemSets":
+        """Leave in each query's set the items that have its key; keys are not negative."""
+        keys = 1 + int(max(query_keys.max(initial=0), gallery_keys.max(initial=0)))
+        entries = self._set_of_entry * keys + gallery_keys[self.rows]
+        order = np.lexsort((self.rows, entries))
+        found, starts = np.unique(entries[order], return_index=True)
+        wanted = np.where(self.of_query >= 0, self.of_query * keys + query_keys, -1)
+        of_query = _places(wanted, found)
+        rows = self.rows[order]
+        return ItemSets(of_query, np.append(starts, len(rows)), rows, None, self.size)
+
+    def of(self, query: int) -> tuple[Int64[np.ndarray, " entry"], Int32[np.ndarray, " entry"]]:
+        """Return the rows of a query's items, and the grade of each."""
+        which = int(self.of_query[query])
+        part = slice(0, 0) if which < 0 else slice(*self.starts[which : which + 2].tolist())
+        rows = self.rows[part]
+        return rows, np.ones(len(rows), np.int32) if self.grades is None else self.grades[part]
+
+    def sizes(self, queries: Counts) -> Counts:
+        """Return how many items each of some queries has."""
+        sizes = np.append(np.diff(self.starts), 0)  # the set -1 is empty
+        counts: Counts = sizes[self.of_query[queries]]
+        return counts
+
+    def has(
+        self, queries: Int64[np.ndarray, " pair"], rows: Int64[np.ndarray, " pair"]
+    ) -> Bool[np.ndarray, " pair"]:
+        """Say whether each query has the item beside it; not where its row is negative."""
+        sets = self.of_query[queries]
+        found = _places(sets * self.size + rows, self._keys) >= 0
+        has: Bool[np.ndarray, " pair"] = found & (sets >= 0) & (rows >= 0)
+        return has
+
+    @cached_property
+    def _set_of_entry(self) -> Int64[np.ndarray, " entry"]:
+        numbers = np.arange(len(self.starts) - 1, dtype=np.int64)
+        return np.repeat(numbers, np.diff(self.starts))
+
+    @cached_property
+    def _keys(self) -> Int64[np.ndarray, " entry"]:
+        keys: Int64[np.ndarray, " entry"] = self._set_of_entry * self.size + self.rows
+        return keys
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Which gallery items each query is looking for, how much, and which do not count for it.
+
+    Made `between` labelled embeddings, `of_labels` or `of_qrels`; `ignoring` pairs, or what a
+    query's own camera took (`ignoring_cameras`), makes another. An ignored item is neither hit
+    nor miss: it is taken out of the query's ranking before ranks are counted, and it is not
+    among what there is to find, even if it is wanted.
+
+    Attributes:
+        query_ids: one id a query.
+        gallery_ids: every item of the gallery, brought back or not.
+        wanted: what each query is looking for, ignored or not.
+        exclude_self: true if a query's own gallery entry, the one of the same id, does not count:
+            neither as a hit nor as something to find.
+        ignored: what is ignored for each query.
+        left_out: how many had to be left out, by kind, none that is 0: "queries_without_label"
+            and "items_without_label"; "qrels_queries" and "qrels_items", which the qrels name and
+            are not there; "ignored_queries" and "ignored_items", which pairs to ignore name.
+
+    Raises:
+        EvaluationError: if an id stands twice, or sets are of another number of queries or items.
+    """
+
+    query_ids: Ids
+    gallery_ids: Ids
+    wanted: ItemSets
+    exclude_self: bool
+    ignored: tuple[ItemSets, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for whose in ("query", "gallery"):
+            ids = tuple(getattr(self, f"{whose}_ids"))
+            check_once(ids, f"{whose} ids of a relevance")
+            object.__setattr__(self, f"{whose}_ids", ids)
+        known = {name: number for name, number in self.left_out.items() if number}
+        object.__setattr__(self, "left_out", MappingProxyType(known))
+        for sets in (self.wanted, *self.ignored):
+            if (len(sets.of_query), sets.size) != (len(self.query_ids), len(self.gallery_ids)):
+                raise EvaluationError(
+                    f"sets of {sets.size} items for {len(sets.of_query)} queries do not fit "
+                    f"{len(self.gallery_ids)} gallery ids and {len(self.query_ids)} query ids; "
+                    "make them of the same queries and gallery"
+                )
+
+    @classmethod
+    def of_labels(
+        cls,
+        query_ids: Ids,
+        gallery_ids: Ids,
+        query_labels: Int64[np.ndarray, " query"],
+        gallery_labels: Int64[np.ndarray, " gallery"],
+        *,
+        exclude_self: bool,
+    ) -> "Relevance":
+        """Return the relevance in which a query is looking for the items of its label.
+
+        Args:
+            query_ids: one id a query.
+            gallery_ids: every item of the gallery.
+            query_labels: class of each query; a negative one is unknown, and nothing to find.
+            gallery_labels: class of each item; one whose class is unknown is relevant to nothing.
+            exclude_self: leave out a query's own gallery entry, the one of the same id.
+
+        Raises:
+            EvaluationError: if an id stands twice, or ids and labels differ in number.
+        """
+        given = {"query": (query_ids, query_labels), "gallery": (gallery_ids, gallery_labels)}
+        for whose, (ids, labels) in given.items():
+            if np.shape(labels) != (len(ids),):
+                raise EvaluationError(
+                    f"{whose} labels of shape {np.shape(labels)} for {len(ids)} {whose} ids; "
+                    "give one label an id"
+                )
+        asked, there = np.asarray(query_labels, np.int64), np.asarray(gallery_labels, np.int64)
+        left_out = {
+            "queries_without_label": int((asked < 0).sum()),
+            "items_without_label": int((there < 0).sum()),
+        }
+        wanted = ItemSets.of_labels(asked, there)
+        return cls(tuple(query_ids), tuple(gallery_ids), wanted, exclude_self, (), left_out)
+
+    @classmethod
+    def between(
+        cls,
+        queries: Embeddings,
+        gallery: Embeddings,
+        *,
+        exclude_self: bool,
+        same_labels: bool = False,
+    ) -> "Relevance":
+        """Return the relevance that the labels of queries and gallery make; see `of_labels`.
+
+        Labels are compared by the names of their classes where both have names, and by number
+        where neither has.
+
+        Args:
+            queries: with labels.
+            gallery: with labels.
+            exclude_self: whether a query's own gallery entry is left out.
+            same_labels: if only one of the two has class names, the other's numbers mean the same.
+
+        Raises:
+            EvaluationError: if either has no labels.
+            LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
+        """
+        asked, there = common_labels(queries, gallery, same_labels=same_labels)
+        return cls.of_labels(queries.ids, gallery.ids, asked, there, exclude_self=exclude_self)
+
+    @classmethod
+    def of_qrels(
+        cls,
+        query_ids: Ids,
+        gallery_ids: Ids,
+        qrels: Mapping[str, Mapping[str, SupportsIndex]],
+        *,
+        exclude_self: bool,
+        ignore_unknown: bool = False,
+    ) -> "Relevance":
+        """Return the relevance that judgements make: for each query, the grades of some items.
+
+        An item may be relevant to several queries. A grade above 0 is relevant, and the more the
+        higher (`ndcg@k` weighs by it); 0 or less is not. Queries that are not judged have nothing
+        to find. Judgements of queries that are not among the ids are left out and counted.
+
+        Args:
+            query_ids: one id a query.
+            gallery_ids: every item of the gallery.
+            qrels: for each query's id, the grade of each item's id; see `read_qrels`.
+            exclude_self: leave out a query's own gallery entry, the one of the same id.
+            ignore_unknown: leave out and count relevant items that the gallery lacks, too.
+
+        Raises:
+            EvaluationError: if an id stands twice, a grade is not a whole number of 32 bits, no
+                query is judged, or relevant items are not in the gallery, which as a rule means
+                other ids.
+        """
+        relevant = {
+            query: {item: grade for item, grade in grades.items() if _grade(query, item, grade) > 0}
+            for query, grades in qrels.items()
+        }
+        named = _Named.of("qrels", relevant, query_ids, gallery_ids, ignore_unknown)
+        values = [relevant[query][item] for query, item in named.kept]
+        wanted = ItemSets.of_pairs(
+            named.pairs, np.array(values, np.int32), queries=len(query_ids), size=len(gallery_ids)
+        )
+        return cls(
+            tuple(query_ids), tuple(gallery_ids), wanted, exclude_self, (), named.left_out("qrels")
+        )
+
+    def ignoring(
+        self, pairs: Mapping[str, Collection[str]], *, ignore_unknown: bool = False
+    ) -> "Relevance":
+        """Return this relevance with more items ignored: for each query's id, the items' ids.
+
+        Queries that are unknown here are left out and counted.
+
+        Args:
+            pairs: for each query's id, the ids of the items to ignore.
+            ignore_unknown: leave out and count items that the gallery lacks, too.
+
+        Raises:
+            EvaluationError: if none of the queries is known, or an item is not in the gallery.
+        """
+        named = _Named.of("ignored", pairs, self.query_ids, self.gallery_ids, ignore_unknown)
+        sets = ItemSets.of_pairs(
+            named.pairs, None, queries=len(self.query_ids), size=len(self.gallery_ids)
+        )
+        left_out = Counter(self.left_out) + Counter(named.left_out("ignored"))
+        return replace(self, ignored=(*self.ignored, sets), left_out=left_out)
+
+    def ignoring_cameras(
+        self, query_cameras: Collection[Any], gallery_cameras: Collection[Any]
+    ) -> "Relevance":
+        """Return this relevance with those items ignored that a query wants of its own camera.
+
+        That is the rule of re-identification, as Market-1501 has it: finding a person again in
+        the pictures of the camera that the query comes from is neither right nor wrong.
+
+        Args:
+            query_cameras: the camera of each query: numbers, or strings.
+            gallery_cameras: the camera of each gallery item.
+
+        Raises:
+            EvaluationError: if cameras and ids differ in number, one is missing (None or NaN), or
+                some are numbers and some are strings.
+
+        References:
+            Zheng et al., Scalable person re-identification: a benchmark, ICCV 2015.
+        """
+        asked = _check_cameras(query_cameras, "queries", self.query_ids)
+        there = _check_cameras(gallery_cameras, "gallery items", self.gallery_ids)
+        if len({isinstance(camera, str) for camera in (*asked, *there)}) > 1:
+            raise EvaluationError(
+                "some cameras are numbers and some are strings, and a number is never the same as "
+                "a string; give the cameras of queries and gallery alike"
+            )
+        number = {camera: place for place, camera in enumerate(dict.fromkeys((*asked, *there)))}
+        keys = np.array([number[camera] for camera in (*asked, *there)], dtype=np.int64)
+        sets = self.wanted.split(keys[: len(asked)], keys[len(asked) :])
+        return replace(self, ignored=(*self.ignored, sets))
+
+    def grades(self, ranking: Ranking) -> Grades:
+        """Return how relevant what stands at each rank is to the query.
+
+        0: not relevant, or nothing came back. -1: ignored for this query. Above 0: relevant.
+
+        Raises:
+            EvaluationError: if the two disagree on `exclude_self`, the ranking names a query or
+                an item that is unknown here, or it holds an own entry that it says it left out.
+        """
+        if ranking.exclude_self != self.exclude_self:
+            raise EvaluationError(
+                f"the ranking was made with exclude_self={ranking.exclude_self}, the relevance "
+                f"with exclude_self={self.exclude_self}; make both with the same"
+            )
+        rows = self._translate(ranking)
+        if self.exclude_self:
+            own = self._own_rows(ranking.query_ids)[:, None]
+            complaint = "holds its own gallery entry but says exclude_self=True; leave it out by id"
+            refuse(ranking, (rows == own) & (own >= 0), complaint)
+        found = np.zeros(rows.shape, dtype=np.int32)
+        marks = np.zeros(len(self.gallery_ids) + 1, dtype=np.int32)  # the last is padding's
+        for place, query in enumerate(self._rows_of(ranking.query_ids).tolist()):
+            items, grades = self.wanted.of(query)
+            ignored = self._ignored_rows(query)
+            marks[items] = grades
+            marks[ignored] = IGNORED
+            found[place] = marks[rows[place]]
+            marks[items] = marks[ignored] = 0
+        return found
+
+    def hits(self, ranking: Ranking) -> Hits:
+        """Return where the ranking holds a relevant item; padding and ignored items are no hit.
+
+        The ranks are the ranking's own, with the ignored items in it; `evaluate` takes them out.
+
+        Raises:
+            EvaluationError: as `grades`.
+        """
+        hits: Hits = self.grades(ranking) > 0
+        return hits
+
+    def counts(self, query_ids: Ids) -> Counts:
+        """Return how many gallery items are relevant to each query, and not ignored for it.
+
+        With `exclude_self` a query's own entry is not counted.
+
+        Raises:
+            EvaluationError: if a query is unknown here.
+        """
+        queries = self._rows_of(query_ids)
+        counts = self.wanted.sizes(queries)
+        own = self._own_rows(query_ids) if self.exclude_self else np.full(len(queries), -1)
+        counts -= self.wanted.has(queries, own)
+        ignoring = sum((sets.sizes(queries) for sets in self.ignored), np.zeros_like(counts))
+        for place in np.flatnonzero(ignoring).tolist():
+            ignored = self._ignored_rows(int(queries[place]))
+            ignored = ignored[ignored != own[place]]
+            counts[place] -= self.wanted.has(np.full(len(ignored), queries[place]), ignored).sum()
+        return counts
+
+    def relevant(self, query_id: str) -> tuple[Counts, Int32[np.ndarray, " item"]]:
+        """Return the gallery rows that are relevant to a query, ascending, and their grades.
+
+        Without those that are ignored, and its own entry with `exclude_self`.
+
+        Raises:
+            EvaluationError: if the query is unknown here.
+        """
+        query = int(self._rows_of((query_id,))[0])
+        rows, grades = self.wanted.of(query)
+        out = self._ignored_rows(query)
+        if self.exclude_self:
+            out = np.append(out, self._own_rows((query_id,)))
+        left = ~np.isin(rows, out)
+        return rows[left], grades[left]
+
+    def best(self, query_ids: Ids, k: int) -> Grades:
+        """Return the grades of the first k ranks of a perfect ranking; 0 where nothing is left.
+
+        Of fewer ranks where no query has as many relevant items.
+
+        Raises:
+            EvaluationError: if a query is unknown here.
+        """
+        counts = self.counts(query_ids)
+        ranks = np.arange(min(k, counts.max(initial=0)))
+        best: Grades = (ranks < counts[:, None]).astype(np.int32)
+        if self.wanted.grades is not None:
+            for place, query in enumerate(query_ids):
+                grades = np.sort(self.relevant(query)[1])[::-1][: len(ranks)]
+                best[place, : len(grades)] = grades
+        return best
+
+    @property
+    def longest(self) -> int:
+        """How many items a ranking of the whole gallery holds for the query that has most.
+
+        One fewer than there are where every query's own entry is left out of it.
+        """
+        own = self.exclude_self and all(item in self._gallery_row for item in self.query_ids)
+        return max(len(self.gallery_ids) - own, 0)
+
+    @cached_property
+    def _query_row(self) -> Mapping[str, int]:
+        return {item: row for row, item in enumerate(self.query_ids)}
+
+    @cached_property
+    def _gallery_row(self) -> Mapping[str, int]:
+        return {item: row for row, item in enumerate(self.gallery_ids)}
+
+    def _rows_of(self, query_ids: Ids) -> Counts:
+        return _look_up(query_ids, self._query_row, "query")
+
+    def _own_rows(self, ids: Ids) -> Counts:
+        return np.array([self._gallery_row.get(item, -1) for item in ids], dtype=np.int64)
+
+    def _ignored_rows(self, query: int) -> Int64[np.ndarray, " item"]:
+        """Return the gallery rows that are ignored for a query, each once."""
+        rows = [sets.of(query)[0] for sets in self.ignored]
+        return np.unique(np.concatenate(rows)) if rows else np.empty(0, dtype=np.int64)
+
+    def _translate(self, ranking: Ranking) -> Rows:
+        """Return the ranking's rows as rows into `gallery_ids` of this relevance."""
+        if ranking.gallery_ids is self.gallery_ids or ranking.gallery_ids == self.gallery_ids:
+            return ranking.rows
+        row_here = _look_up(ranking.gallery_ids, self._gallery_row, "gallery item")
+        rows: Rows = np.append(row_here, -1)[ranking.rows]  # padding finds the -1 at the end
+        return rows
+
+
+def common_labels(
+    queries: Embeddings, gallery: Embeddings, *, same_labels: bool
+) -> tuple[Counts, Int64[np.ndarray, " gallery"]]:
+    """Return the labels of queries and gallery in the gallery's numbering; see `between`.
+
+    Raises:
+        EvaluationError: if either has no labels.
+        LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
+    """
+    if queries.labels is None or gallery.labels is None:
+        whose = "queries" if queries.labels is None else "gallery"
+        raise EvaluationError(
+            f"the embeddings of the {whose} have no labels, and labels make relevance; "
+            "embed labelled items, or say by qrels what each query is looking for"
+        )
+    translated = translate(
+        queries.class_names,
+        gallery.class_names,
+        same_labels=same_labels,
+        sources=("the queries", "the gallery"),
+    )
+    return renumber(queries.labels, translated), gallery.labels
+
+
+class _Named(NamedTuple):
+    """Pairs that were named by ids, as far as queries and gallery have them."""
+
+    kept: list[tuple[str, str]]
+    pairs: Int64[np.ndarray, "pair 2"]
+    queries: int
+    """How many queries were named that were not asked."""
+    items: int
+    """How many pairs of a query that was asked name an item that the gallery lacks."""
+
+    @classmethod
+    def of(
+        cls,
+        what: str,
+        named: Mapping[str, Collection[str]],
+        query_ids: Ids,
+        gallery_ids: Ids,
+        ignore_unknown: bool,
+    ) -> "_Named":
+        """Look up pairs; refuse them where no query is known, or an item is not.
+
+        Raises:
+            EvaluationError: if so, or if a query is given a single string for a collection.
+        """
+        words = "qrels" if what == "qrels" else "pairs to ignore"
+        query_row = {item: row for row, item in enumerate(query_ids)}
+        gallery_row = {item: row for row, item in enumerate(gallery_ids)}
+        asked = [query for query in named if query in query_row]
+        if named and not asked:
+            raise EvaluationError(
+                f"none of the {len(named)} queries in the {words} is among the {len(query_ids)} "
+                f"that are asked; the first there is {next(iter(named))!r}. Give the ids that the "
+                "embeddings have"
+            )
+        kept: list[tuple[str, str]] = []
+        missing: list[tuple[str, str]] = []
+        for query in asked:
+            if isinstance(named[query], str):
+                raise EvaluationError(
+                    f"the {words} of query {query!r} are the string {named[query]!r}; give a set "
+                    "or a list of ids"
+                )
+            for item in named[query]:
+                (kept if item in gallery_row else missing).append((query, item))
+        if missing and not ignore_unknown:
+            query, item = missing[0]
+            raise EvaluationError(
+                f"{len(missing)} of {len(missing) + len(kept)} {words} name an item that is not "
+                f"among the {len(gallery_ids)} of the gallery, the first {item!r} for query "
+                f"{query!r}. Give the ids that the gallery has, or leave such items out with "
+                "ignore_unknown"
+            )
+        rows = [(query_row[query], gallery_row[item]) for query, item in dict.fromkeys(kept)]
+        pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
+        return cls(list(dict.fromkeys(kept)), pairs, len(named) - len(asked), len(missing))
+
+    def left_out(self, what: str) -> dict[str, int]:
+        return {f"{what}_queries": self.queries, f"{what}_items": self.items}
+
+
+def _grade(query: str, item: str, grade: Any) -> int:
+    """Return a grade as a number.
+
+    Raises:
+        EvaluationError: if it is not a whole number of 32 bits.
+    """
+    try:
+        number = operator.index(grade)
+    except TypeError:
+        number = None
+    if number is None or not -(2**31) <= number < 2**31:
+        raise EvaluationError(
+            f"the grade of item {item!r} for query {query!r} is {grade!r}; grades are whole "
+            "numbers of 32 bits: 0 is not relevant, and the higher the more relevant"
+        )
+    return number
+
+
+def _check_cameras(cameras: Collection[Any], whose: str, ids: Ids) -> list[Any]:
+    """Return cameras as they are, if there is one an id, each a whole number or each a string.
+
+    Raises:
+        EvaluationError: if not.
+    """
+    given = list(cameras)
+    if len(given) != len(ids):
+        raise EvaluationError(
+            f"{len(given)} cameras for {len(ids)} {whose}; give one camera to each"
+        )
+    for item, camera in zip(ids, given, strict=True):
+        if not isinstance(camera, (str, int, np.integer)):
+            raise EvaluationError(
+                f"the camera of {item!r}, one of the {whose}, is {camera!r}; a camera is a whole "
+                "number, or a string that is its name. Give one to each"
+            )
+    return given
+
+
+def _places(values: Int64[np.ndarray, " value"], ordered: Int64[np.ndarray, " entry"]) -> Counts:
+    """Return where each value stands in ascending ones; -1 where it does not."""
+    places = np.searchsorted(ordered, values)
+    places[places == len(ordered)] = 0
+    if not len(ordered):
+        return np.full(len(values), -1, dtype=np.int64)
+    found: Counts = np.where(ordered[places] == values, places, -1)
+    return found
+
+
+def _look_up(ids: Ids, row_of: Mapping[str, int], what: str) -> Counts:
+    rows = np.array([row_of.get(item, -1) for item in ids], dtype=np.int64)
+    if (rows < 0).any():
+        missing = ids[int(np.argmax(rows < 0))]
+        raise EvaluationError(
+            f"the relevance knows no {what} {missing!r} ({int((rows < 0).sum())} of {len(ids)} "
+            "are unknown to it); make ranking and relevance from the same queries and gallery"
+        )
+    return rows
