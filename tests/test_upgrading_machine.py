@@ -551,7 +551,7 @@ class Machine(RuleBasedStateMachine):
             if one.batch is None:
                 continue
             (routes, transformation, batch, versions), one.batch = one.batch, None
-            made = transform(transformation, batch)
+            made = transform(transformation, batch).embeddings
             options = {"origin": "upgraded", "made_by": routes.digest}
             if not one.control.is_started(routes):
                 self.count("late batch refused")

@@ -201,12 +201,13 @@ class Uncertainty:
     def of(self, vectors: Float32[np.ndarray, "item new"]) -> Float32[np.ndarray, " item"]:
         """Return the number of each vector, computed in float64.
 
-        A row's number is the same whatever rows stand beside it.
+        A row's number is the same whatever rows stand beside it. It may be infinite.
         """
         rows = vectors.astype(np.float64)
         error = (rows * self.layer.weight[0]).sum(axis=1) + self.layer.bias[0]
         distance = ((rows - self.middle) ** 2).sum(axis=1)
-        found: np.ndarray = (error - np.log(np.maximum(distance, NEAREST))).astype(np.float32)
+        with np.errstate(over="ignore"):
+            found: np.ndarray = (error - np.log(np.maximum(distance, NEAREST))).astype(np.float32)
         return found
 
     @property

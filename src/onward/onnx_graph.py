@@ -115,7 +115,10 @@ def open_session(graph: bytes) -> Any:
 
 
 def run_in_blocks(
-    session: Any, inputs: Mapping[str, Rows], new_dim: int, name_row: Callable[[int], str]
+    session: Any,
+    inputs: Mapping[str, Rows],
+    new_dim: int,
+    name_row: Callable[[int], str] | None,
 ) -> Rows:
     """Return the output "new" for every row; memory beyond it is bounded by a block.
 
@@ -123,7 +126,7 @@ def run_in_blocks(
         session: what `open_session` gave.
         inputs: arrays of as many rows each, by the names of the graph's inputs.
         new_dim: how many numbers a row of the output has.
-        name_row: what an error calls a row.
+        name_row: what an error calls a row; None to give rows with NaN or infinite values too.
 
     Raises:
         TransformationError: naming the first row with NaN or infinite values, in or out.
@@ -137,7 +140,7 @@ def run_in_blocks(
         new[rows] = given[: rows.stop - start]
         for name, array in {**inputs, "new": new}.items():
             finite = np.isfinite(array[rows]).all(axis=1)
-            if not finite.all():
+            if name_row is not None and not finite.all():
                 raise TransformationError(
                     f"the {name} vector of {name_row(start + int(np.argmin(finite)))} has NaN or "
                     f"infinite values{_OUT_OF_RANGE if name == 'new' else ''}. Leave the item out, "

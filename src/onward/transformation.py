@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 
 from onward.artifacts import (
     Artifact,
@@ -41,7 +41,16 @@ from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_block
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation_card import CARD, without_ids
 
-__all__ = ["Dense", "Residual", "Step", "Transformation", "Uncertainty", "compose", "linear"]
+__all__ = [
+    "Carried",
+    "Dense",
+    "Residual",
+    "Step",
+    "Transformation",
+    "Uncertainty",
+    "compose",
+    "linear",
+]
 
 OldVectors = Float32[np.ndarray, "item old"]
 SideVectors = Float32[np.ndarray, "side_item side"]
@@ -49,6 +58,26 @@ NewVectors = Float32[np.ndarray, "item new"]
 
 KIND = "transformation"
 ONNX_FILE = "model.onnx"
+
+
+NOT_FINITE = "the transformation gives NaN or infinite numbers"
+NO_DIRECTION = "the transformation gives the zero vector, which has no direction"
+"""Why an item gets no vector in the new space."""
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What a transformation makes of some items.
+
+    Attributes:
+        embeddings: in the new space, of the items that get a vector, in the order given.
+        rows: where these stand among the items given.
+        left: of the others, by id: why they get none.
+    """
+
+    embeddings: Embeddings
+    rows: Int64[np.ndarray, " carried"]
+    left: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +143,7 @@ class Transformation:
             SpaceMismatchError: if vectors are not in the transformation's spaces.
             TransformationError: if side-information is missing or not wanted, the ids of `old` and
                 `side` differ, or an item's vector comes out NaN or infinite.
+            EmbeddingsError: if an item's vector comes out zero where the metric is the cosine.
         """
         _check_embeddings(self, old, side)
         inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
@@ -121,6 +151,35 @@ class Transformation:
             self._session, inputs, self.new.dim, lambda row: f"item {old.ids[row]!r} (row {row})"
         )
         return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names)
+
+    def carry(self, old: Embeddings, side: Embeddings | None = None) -> Carried:
+        """Return what `apply` does of the items that get a vector, and why the others get none.
+
+        An item gets none if its vector comes out NaN or infinite, or zero where the metric of the
+        new space is the cosine. The others are as `apply` makes them, bit for bit.
+
+        Args:
+            old: what is to be carried over.
+            side: the side-information of the same items in the same order.
+
+        Raises:
+            SpaceMismatchError: as `apply` does.
+            TransformationError: if side-information is missing or not wanted, or the ids of `old`
+                and `side` differ.
+        """
+        _check_embeddings(self, old, side)
+        inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
+        made = run_in_blocks(self._session, inputs, self.new.dim, None)
+        finite = np.isfinite(made).all(axis=1)
+        sound = finite & made.any(axis=1) if self.new.metric == "cosine" else finite
+        rows = np.flatnonzero(sound)
+        kept = old if len(rows) == len(old) else old.select(rows)
+        left = {
+            old.ids[row]: NO_DIRECTION if finite[row] else NOT_FINITE
+            for row in np.flatnonzero(~sound).tolist()
+        }
+        embeddings = Embeddings(kept.ids, made[rows], self.new, kept.labels, kept.class_names)
+        return Carried(embeddings, rows, left)
 
     def apply_arrays(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
         """Return the new vectors of a batch without ids; the caller vouches for the spaces.
@@ -161,7 +220,8 @@ class Transformation:
         for start in range(0, len(old), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             aside = None if side is None else side.vectors[rows].astype(np.float64)
-            vectors[rows] = run_steps(self.steps, old.vectors[rows].astype(np.float64), aside)
+            with np.errstate(over="ignore"):  # what overflows is refused as infinite
+                vectors[rows] = run_steps(self.steps, old.vectors[rows].astype(np.float64), aside)
         return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names)
 
     def to_onnx(self) -> bytes:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from onward.artifacts import digest
 from onward.gallery.arrow_rows import (
@@ -235,7 +235,8 @@ def _fill(fragments: Fragments, filling: Filling, number: int, lock: Path) -> in
     """Fill the field in a fragment.
 
     Returns:
-        How many rows were written, 0 if others were quicker; None if it was told to end.
+        How many rows were written, 0 if others were quicker or no row gets a vector; None if it was
+        told to end.
     """
     from lance.fragment import DataFile
 
@@ -249,8 +250,8 @@ def _fill(fragments: Fragments, filling: Filling, number: int, lock: Path) -> in
     path = fragments.path / "data" / name
     try:
         written = _write(fragments.url, filling, fragment, path, lock)
-        if written is None:
-            return None
+        if not written:
+            return written
         version = files[0].file_major_version, files[0].file_minor_version
         places = list(range(len(numbers)))
         file = DataFile(name, numbers, places, *version, path.stat().st_size)
@@ -283,8 +284,10 @@ def _write(url: str, filling: Filling, fragment: Any, path: Path, lock: Path) ->
             writing.result()
             if made is None:
                 return None
-            written, end = written + len(places), int(places[-1]) + 1
-            writing = others.submit(_append, url, writer, schema, made, places - begin)
+            places = places[_made(batch, made)]
+            if len(places):
+                written, end = written + len(places), int(places[-1]) + 1
+                writing = others.submit(_append, url, writer, schema, made, places - begin)
         writing.result()
     with speaking(url):
         for begin in range(end, fragment.physical_rows, NULL_ROWS):
@@ -293,6 +296,14 @@ def _write(url: str, filling: Filling, fragment: Any, path: Path, lock: Path) ->
             writer.write_batch(pa.record_batch(nulls, schema=schema))
         writer.close()
     return written
+
+
+def _made(batch: Batch, made: Writing) -> Bool[np.ndarray, " row"]:
+    """Return of which rows of a batch there is a vector."""
+    if len(made.embeddings) == len(batch):
+        return np.ones(len(batch), np.bool_)
+    chosen = set(made.embeddings.ids)
+    return np.array([item in chosen for item in batch.ids], np.bool_)
 
 
 def _batches(

@@ -69,7 +69,8 @@ class Filling:
         to: the field; only rows in which it is empty are filled.
         wanted: the fields whose vectors the batches carry.
         batch_rows: at most so many rows at a time.
-        derive: gives the new vectors of a batch, all of them and in its order; None to end.
+        derive: gives the new vectors of a batch in its order, maybe not of all rows, whose field
+            then stays empty; None to end.
     """
 
     to: Field

@@ -13,6 +13,7 @@ from onward.gallery import Gallery, Share
 from onward.spaces import Ids, Space
 from onward.upgrading.backfill_result import Order
 from onward.upgrading.routes import recorded_reads
+from onward.upgrading.work import left_by_runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,8 @@ class Waiting:
     """The rows that no model has embedded in the new space.
 
     Attributes:
-        lost: rows without a vector there that no recorded transformation can carry, sorted.
+        lost: rows without a vector there that no recorded transformation can carry, because they
+            lack what it reads or because the latest run got no vector for them, sorted.
         upgraded: rows that a transformation has made.
         uncertainty: of these.
         pending: rows that a run of the upgrade will carry, sorted.
@@ -109,4 +111,7 @@ def _to_be_carried(gallery: Gallery, new: Space) -> frozenset[str]:
     reads = () if made_by is None else recorded_reads(made_by)
     needed = [[space for space in both if space is not None] for both in reads]
     able = [each for each in needed if set(each) <= set(spaces)]
-    return frozenset(item for each in able for item in gallery.ids(each, [new]))
+    carried = frozenset(item for each in able for item in gallery.ids(each, [new]))
+    if not carried or made_by is None:
+        return carried
+    return carried - set(left_by_runs(gallery, new, made_by.get("digest")))

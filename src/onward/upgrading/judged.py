@@ -11,17 +11,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
 from onward.agreement import agreement, count_neighbours
 from onward.artifacts import digest
 from onward.backfill_curve import items_at
-from onward.gallery import Batch, Gallery
+from onward.gallery import Gallery
 from onward.labels import Labels
 from onward.rankings import Ranking
 from onward.retrieval import search
 from onward.spaces import Embeddings, Ids, Space
-from onward.transformation import Transformation
 from onward.upgrading.routes import Routes, needed_spaces, transform
 from onward.upgrading.sample import check_sample_space
 from onward.upgrading.work import answering_space
@@ -207,18 +206,13 @@ def _upgrade(
         if not left or not set(needed) <= set(spaces):
             continue
         for batch in gallery.scan(needed, ids=sorted(left)):
-            parts.append(transform(transformation, batch))
+            made = transform(transformation, batch).embeddings
+            parts.append(made)
             if transformation.uncertainty is not None:
-                numbers = _uncertainties(transformation, batch).tolist()
-                unsure |= dict(zip(batch.ids, numbers, strict=True))
+                numbers = transformation.uncertainty.of(made.vectors).tolist()
+                unsure |= dict(zip(made.ids, numbers, strict=True))
         left -= {item for part in parts for item in part.ids}
-    made = [np.empty((0, routes.new.dim), np.float32), *(part.vectors for part in parts)]
+    vectors = [np.empty((0, routes.new.dim), np.float32), *(part.vectors for part in parts)]
     found = tuple(item for part in parts for item in part.ids)
-    upgraded = Embeddings(found, np.concatenate(made), routes.new)
+    upgraded = Embeddings(found, np.concatenate(vectors), routes.new)
     return upgraded.align(sorted(found)), unsure
-
-
-def _uncertainties(transformation: Transformation, batch: Batch) -> Float32[np.ndarray, " item"]:
-    old, side = transformation.old, transformation.side
-    aside = None if side is None else Embeddings(batch.ids, batch.vectors[side], side)
-    return transformation.uncertainties(Embeddings(batch.ids, batch.vectors[old], old), aside)

@@ -268,11 +268,15 @@ def _seconds_per_row(
     seconds = time.perf_counter() - begin
     transform(transformation, batch)  # the first time opens a session
     begin = time.perf_counter()
-    new = transform(transformation, batch)
+    carried = transform(transformation, batch)
     seconds += time.perf_counter() - begin
+    new = carried.embeddings
+    if not len(new):
+        return seconds / len(batch), len(batch)
     with scratch_gallery(gallery) as scratch:
         scratch.add_space(transformation.new, made_by={"digest": transformation.digest})
-        scratch.add(*(Embeddings(batch.ids, batch.vectors[space], space) for space in needed))
+        given = (Embeddings(batch.ids, batch.vectors[space], space) for space in needed)
+        scratch.add(*(each.select(carried.rows) for each in given))
         begin = time.perf_counter()
         _write_as_a_run(scratch, transformation, new)
         seconds += time.perf_counter() - begin

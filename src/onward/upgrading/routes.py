@@ -16,7 +16,7 @@ from onward.errors import UpgradeError
 from onward.gallery import Batch, Derived, Gallery, Origin, Share
 from onward.gallery.sharing import EVERYTHING
 from onward.spaces import Embeddings, Ids, Space
-from onward.transformation import Transformation
+from onward.transformation import Carried, Transformation
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,52 @@ def needed_spaces(transformation: Transformation) -> tuple[Space, ...]:
     return (transformation.old,) if side is None else (transformation.old, side)
 
 
-def transform(transformation: Transformation, batch: Batch) -> Embeddings:
-    """Return the new vectors of a batch.
+def transform(transformation: Transformation, batch: Batch) -> Carried:
+    """Return the new vectors of those rows of a batch that get one, and why the others get none.
 
     Raises:
-        EmbeddingsError, TransformationError: if a stored vector is damaged, or a new one comes out
-            NaN or infinite; both name the item.
+        EmbeddingsError: if a stored vector is damaged; the message names the item.
     """
     old, side = transformation.old, transformation.side
     aside = None if side is None else Embeddings(batch.ids, batch.vectors[side], side)
-    return transformation.apply(Embeddings(batch.ids, batch.vectors[old], old), aside)
+    return transformation.carry(Embeddings(batch.ids, batch.vectors[old], old), aside)
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What all transformations together make of some rows.
+
+    Attributes:
+        made: by which transformation, of which rows, and what.
+        left: of the rows that none of them gives a vector, by id: why the first gives none.
+    """
+
+    made: tuple[tuple[Transformation, Batch, Carried], ...]
+    left: Mapping[str, str]
+
+
+def attempt(
+    gallery: Gallery, routes: Routes, transformation: Transformation, batch: Batch
+) -> Attempt:
+    """Carry rows by the transformation whose turn it is, and what it leaves by the fallbacks.
+
+    Raises:
+        EmbeddingsError: if a stored vector is damaged; the message names the item.
+    """
+    carried = transform(transformation, batch)
+    made, left = [(transformation, batch, carried)], dict(carried.left)
+    behind = routes.transformations[routes.transformations.index(transformation) + 1 :]
+    for fallback in behind if left else ():
+        needed = needed_spaces(fallback)
+        there = gallery.spaces()
+        if not left or not {*needed, routes.new} <= set(there):
+            continue
+        for rows in gallery.scan(needed, without=[routes.new], ids=tuple(left)):
+            carried = transform(fallback, rows)
+            made.append((fallback, rows, carried))
+            for item in carried.embeddings.ids:
+                del left[item]
+    return Attempt(tuple(made), left)
 
 
 def pending(

@@ -1,6 +1,7 @@
 """Work off the rows that are to be done, batch by batch, in bounded memory.
 
 What is left to do is in the rows: a run may be stopped or killed at any moment and another goes on.
+A row of which no transformation makes a vector is left and does not stop the others.
 Where the store has a way to fill the new space in large parts of the rows, this comes first; the
 rest is scanned and written, and so is everything while the rate is limited.
 Several workers may run one upgrade: they part the rows by their ids, and part them anew when one
@@ -17,10 +18,17 @@ from typing import Any, Literal
 from onward.errors import GalleryError
 from onward.gallery import Batch, Derived, Gallery, Share
 from onward.progress import Progress
-from onward.transformation import Transformation
+from onward.transformation import Carried, Transformation
 from onward.upgrading.control import LOOK_SECONDS, Pace, check_not_aborted
-from onward.upgrading.routes import Routes, count_pending, fill_first, pending, transform
-from onward.upgrading.work import measure_work, next_step
+from onward.upgrading.routes import (
+    Routes,
+    attempt,
+    count_pending,
+    fill_first,
+    pending,
+    transform,
+)
+from onward.upgrading.work import Blocked, measure_work, next_step
 
 FRUITLESS_PASSES = 3
 """So often may a pass write nothing, because other processes change its rows, before it gives up"""
@@ -45,6 +53,7 @@ class UpgradeResult:
         remaining: rows that are still to be done.
         seconds: how long it took.
         stopped: whether it was asked to stop.
+        blocked: the rows that cannot be done, by why.
     """
 
     done: int
@@ -52,6 +61,7 @@ class UpgradeResult:
     remaining: int
     seconds: float
     stopped: bool
+    blocked: tuple[Blocked, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values, with what to do next."""
@@ -61,21 +71,28 @@ class UpgradeResult:
             "remaining": self.remaining,
             "seconds": self.seconds,
             "stopped": self.stopped,
+            "blocked": [one.to_json() for one in self.blocked],
             "next_steps": self._next_steps(),
         }
 
     def __str__(self) -> str:
         rate = f", {self.done / self.seconds:,.0f} rows a second" if self.done else ""
         stopped = "stopped: " if self.stopped else ""
-        return (
+        lines = [
             f"{stopped}{self.done:,} rows upgraded in {self.seconds:,.1f} s{rate}; "
-            f"{self.remaining:,} remaining, {self.skipped:,} skipped"
-        )
+            f"{self.remaining:,} remaining, {self.skipped:,} skipped",
+            *(f"  blocked  {one}" for one in self.blocked),
+        ]
+        return "\n".join(lines)
 
     def _next_steps(self) -> list[dict[str, str]]:
         if self.remaining:
             return [next_step("run", f"{self.remaining:,} rows remain")]
-        return [next_step("verify", "every row that can be done is done")]
+        steps = [next_step("verify", "every row that can be done is done")]
+        if self.skipped:
+            why = f"{self.skipped:,} rows cannot be carried over: embed them with the new model"
+            steps.append(next_step("backfill", why))
+        return steps
 
 
 @dataclass
@@ -89,6 +106,7 @@ class _Run:
     pace: Pace
     writer: Executor
     done: int = 0
+    left: int = 0
     stopped: bool = False
     total: int = field(init=False)
     rewritten: int = 0
@@ -136,20 +154,24 @@ class _Run:
         self.progress(self.done, max(self.total, self.done))
 
     def _pass(self, share: Share, present: Share, share_now: Callable[[], Share]) -> Outcome:
-        """Work off what is pending of a share now, unless the workers are no longer the same."""
+        """Work off what is pending of a share now, unless the workers are no longer the same.
+
+        Rows that get no vector are left: where there are no others, nothing is to be done.
+        """
         outcome = self._fill(share)
         if outcome == "stopped":
             return outcome
         begin = time.monotonic()
         for transformation, batch in pending(self.gallery, self.routes, self.batch_rows, share):
-            outcome, rest = "done", batch
+            rest = batch
             while len(rest):
                 rows = self.pace.next_rows(len(rest), share.of, self.settle)
-                is_old = time.monotonic() - begin > PASS_SECONDS
+                is_old = outcome == "done" and time.monotonic() - begin > PASS_SECONDS
                 if rows is None or is_old or share_now() != present:
                     self.settle()
                     return "stopped" if rows is None else "cut short"
-                self._begin_writing(transformation, rest.part(0, rows))
+                if self._begin_writing(transformation, rest.part(0, rows)):
+                    outcome = "done"
                 rest = rest.part(rows, len(rest))
         self.settle()
         return outcome
@@ -166,9 +188,10 @@ class _Run:
                 outcome = "stopped"
             if rows is None or self.pace.limited:  # what is under way is dropped
                 return None
-            underway += rows
+            new, unsure = _derived(self.routes.first, transform(self.routes.first, batch))
+            underway += len(new)
             self.progress(self.done + underway, max(self.total, self.done + underway))
-            return _derived(self.routes.first, batch)
+            return new, unsure
 
         self.pace.look()
         if self.pace.limited:
@@ -183,17 +206,24 @@ class _Run:
                 time.sleep(LOOK_SECONDS)
         return outcome
 
-    def _begin_writing(self, transformation: Transformation, batch: Batch) -> None:
-        new, unsure = _derived(transformation, batch)
-        self.settle()
-        self.writing = self.writer.submit(
-            self.gallery.write,
-            new,
-            batch.revisions,
-            origin="upgraded",
-            uncertainty=unsure,
-            made_by=self.routes.digest,
-        )
+    def _begin_writing(self, transformation: Transformation, batch: Batch) -> int:
+        """Begin to write what is made of some rows; return of how many something is."""
+        tried = attempt(self.gallery, self.routes, transformation, batch)
+        self.left += len(tried.left)
+        for by, rows, carried in tried.made:
+            new, unsure = _derived(by, carried)
+            if not len(new):
+                continue
+            self.settle()
+            self.writing = self.writer.submit(
+                self.gallery.write,
+                new,
+                rows.revisions[carried.rows],
+                origin="upgraded",
+                uncertainty=unsure,
+                made_by=self.routes.digest,
+            )
+        return len(batch) - len(tried.left)
 
     def _await_others(self, share_now: Callable[[], Share]) -> tuple[Outcome, bool]:
         """Wait for what is left in others' shares.
@@ -218,8 +248,8 @@ class _Run:
         return "cut short", False
 
 
-def _derived(transformation: Transformation, batch: Batch) -> Derived:
-    new, layer = transform(transformation, batch), transformation.uncertainty
+def _derived(transformation: Transformation, carried: Carried) -> Derived:
+    new, layer = carried.embeddings, transformation.uncertainty
     return new, None if layer is None else layer.of(new.vectors)
 
 
@@ -261,11 +291,11 @@ def run_upgrade(
                 check_not_aborted(gallery, routes)
             _log_failure(gallery, routes, run.done, error)
             raise
-    work = measure_work(gallery, routes)
+    work = measure_work(gallery, routes, has_left=run.left > 0)
     seconds = time.perf_counter() - begin
-    result = UpgradeResult(run.done, work.skipped, work.to_do, seconds, run.stopped)
+    result = UpgradeResult(run.done, work.skipped, work.to_do, seconds, run.stopped, work.blocked)
     event = {"event": "run", "transformation": routes.digest, **result.to_json()}
-    gallery.log(event)
+    gallery.log(event | ({"left": list(work.left)} if work.left else {}))
     if not (run.stopped or work.to_do) and run.rewritten > COMPACTED_SHARE * work.rows:
         with suppress(GalleryError):  # the work is done; what is scattered stays so
             gallery.compact()

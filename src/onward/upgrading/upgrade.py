@@ -111,6 +111,9 @@ class Upgrade:
     ) -> UpgradeResult:
         """Carry over the rows that are to be done; also those that others add meanwhile.
 
+        An item of which no transformation makes a vector (NaN, infinite, or zero where the metric
+        is the cosine) is left, and named in the result: the others are done.
+
         Args:
             progress: told after every batch.
             batch_rows: how many rows are read, transformed and written at a time; chosen so that
@@ -121,7 +124,6 @@ class Upgrade:
         Raises:
             UpgradeError: if the upgrade was not started, or with another transformation.
             EmbeddingsError: if a stored vector is damaged; the message names the item.
-            TransformationError: if an item's vector comes out NaN or infinite.
         """
         check_started(self.gallery, self.routes)
         chosen = choose_batch_rows(*self.routes.transformations)

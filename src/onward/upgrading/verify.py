@@ -205,7 +205,7 @@ def verify_upgrade(
     begin = time.perf_counter()
     version, state = gallery.version(), gallery.state()
     work = measure_work(gallery, routes)
-    pending = pending_ids(gallery, routes, EXAMPLES)
+    pending = _pending(gallery, routes, work)
     counts = gallery.describe().spaces[routes.new]
     asked = None if canaries is None else ask_canaries(gallery, routes.new, canaries)
     gone = _dropped(gallery, routes)
@@ -252,6 +252,14 @@ def verification_state(gallery: Gallery, routes: Routes) -> str:
     if entry["state"] != gallery.state():
         return "stale"
     return "passed" if entry["passed"] else "failed"
+
+
+def _pending(gallery: Gallery, routes: Routes, work: Work) -> tuple[str, ...]:
+    """Return the first few ids of what is to be done, without what no transformation carries."""
+    if not work.to_do:
+        return ()
+    found = pending_ids(gallery, routes, EXAMPLES + len(work.left))
+    return tuple(item for item in found if item not in work.left)[:EXAMPLES]
 
 
 def _dropped(gallery: Gallery, routes: Routes) -> tuple[Space, ...]:
@@ -301,10 +309,16 @@ def _made_by_none(gallery: Gallery, routes: Routes, ids: list[str], tolerance: f
 def _wrong_rows(
     transformation: Transformation, batch: Batch, tolerance: float
 ) -> tuple[int, list[str]]:
-    upgraded = np.array([one == "upgraded" for one in batch.origins[transformation.new]], np.bool_)
-    stored = batch.vectors[transformation.new][upgraded]
-    made = transform(transformation, batch).vectors[upgraded]
-    apart = np.linalg.norm(stored - made, axis=1)
-    right = apart <= tolerance * np.linalg.norm(made, axis=1)  # false for NaN
-    ids = [item for item, chosen in zip(batch.ids, upgraded, strict=True) if chosen]
-    return len(ids), [item for item, one in zip(ids, right, strict=True) if not one]
+    """Return how many rows are upgraded, and the ids of those that are not what is made of them.
+
+    Wrong is also a vector where the transformation gives none.
+    """
+    new = transformation.new
+    upgraded = np.array([one == "upgraded" for one in batch.origins[new]], np.bool_)
+    carried = transform(transformation, batch)
+    made = carried.embeddings.vectors.astype(np.float64)
+    apart = np.linalg.norm(batch.vectors[new][carried.rows] - made, axis=1)
+    right = np.zeros(len(batch), np.bool_)
+    right[carried.rows] = apart <= tolerance * np.linalg.norm(made, axis=1)  # false for NaN
+    wrong = np.flatnonzero(upgraded & ~right)
+    return int(upgraded.sum()), [batch.ids[row] for row in wrong]

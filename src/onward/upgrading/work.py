@@ -1,21 +1,26 @@
 """What an upgrade has to do, read from the rows themselves: there is no cursor that could be wrong.
 
-A row is to be done if it has what the transformation needs and no vector in the new space.
+A row is to be done if it has what the transformation needs and no vector in the new space. It is
+blocked if it lacks that, or if no transformation gives it a vector: NaN, infinite, or without a
+direction. Which rows are of the second kind is known once a run has tried.
 """
 
-from collections.abc import Mapping
+import heapq
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onward.errors import UpgradeError
+from onward.errors import EmbeddingsError, UpgradeError
 from onward.gallery import Gallery
-from onward.spaces import Space
+from onward.spaces import Ids, Space
 from onward.transformation import Transformation
 from onward.upgrading.routes import (
     Part,
     Routes,
+    attempt,
     count_pending,
     needed_spaces,
+    pending,
     recorded_reads,
     recorded_routes,
 )
@@ -23,6 +28,11 @@ from onward.upgrading.routes import (
 NO_OLD, NO_SIDE = "no vector in the old space", "no side-information"
 EXAMPLES = 5
 """How many ids of rows that cannot be done are named."""
+
+MOST_NAMED = 1000
+"""So many ids of rows that get no vector are kept in the journal; more are counted."""
+MOST_TRIED = 16384
+"""After so many rows that get a vector it is not looked any further for those that get none."""
 
 BATCH_BYTES = 96 << 20
 FEWEST_ROWS, MOST_ROWS = 256, 16384
@@ -33,7 +43,7 @@ class Blocked:
     """Rows that have no vector in the new space and cannot get one by the transformation.
 
     Attributes:
-        reason: what they lack.
+        reason: what they lack, or what is wrong with what the transformation makes of them.
         rows: how many they are.
         examples: the first few ids.
         answering: whether these rows can be found until cutting over.
@@ -72,12 +82,14 @@ class Work:
         to_do: rows that the transformation can carry over and has not yet.
         done: rows with a vector in the new space, however it came to be.
         blocked: rows that the transformation cannot carry over.
+        left: ids of the first of those among them that have what it reads, and get no vector.
     """
 
     rows: int
     to_do: int
     done: int
     blocked: tuple[Blocked, ...]
+    left: Ids = ()
 
     @property
     def skipped(self) -> int:
@@ -146,8 +158,16 @@ def check_routes(gallery: Gallery, routes: Routes) -> None:
         check_fits(gallery, transformation)
 
 
-def measure_work(gallery: Gallery, routes: Routes) -> Work:
-    """Count what is done, to be done and blocked; reads no vectors."""
+def measure_work(gallery: Gallery, routes: Routes, *, has_left: bool = False) -> Work:
+    """Count what is done, to be done and blocked.
+
+    Vectors are read only if a run has left rows that get none, and only of rows without one.
+
+    Args:
+        gallery: the gallery.
+        routes: the transformations.
+        has_left: whether a run that is not in the journal yet has left such rows.
+    """
     rows, spaces = gallery.count(), gallery.spaces()
     done = gallery.count([routes.new]) if routes.new in spaces else 0
     answering = answering_space(gallery, routes)
@@ -159,7 +179,63 @@ def measure_work(gallery: Gallery, routes: Routes) -> Work:
             if blocked is not None and blocked.rows:
                 key = (blocked.reason, blocked.answering)
                 found[key] = blocked if key not in found else found[key].joined(blocked)
-    return Work(rows, count_pending(gallery, routes), done, tuple(found.values()))
+    to_do = count_pending(gallery, routes)
+    left, named = 0, Ids()
+    if routes.new not in spaces or not to_do:
+        return Work(rows, to_do, done, tuple(found.values()))
+    if has_left or left_by_runs(gallery, routes.new, routes.digest):
+        for tried, ids in _tried(gallery, routes, answering):
+            key = (tried.reason, tried.answering)
+            found[key] = tried if key not in found else found[key].joined(tried)
+            left, named = left + tried.rows, tuple(heapq.nsmallest(MOST_NAMED, (*named, *ids)))
+    return Work(rows, max(0, to_do - left), done, tuple(found.values()), named)
+
+
+def left_by_runs(gallery: Gallery, new: Space, transformation: str | None) -> Ids:
+    """Return the first ids of the rows that the latest run left, because they get no vector.
+
+    Some of them may have one since, be changed, or be gone.
+
+    Args:
+        gallery: the gallery.
+        new: the space of the upgrade.
+        transformation: digest of the transformations.
+    """
+    for entry in reversed(gallery.journal()):
+        if entry["event"] == "run" and entry.get("transformation") == transformation:
+            if "error" not in entry:
+                return tuple(entry.get("left", ()))
+        elif entry["event"] == "start upgrade" and entry.get("space") == new.to_json():
+            break
+    return ()
+
+
+def _tried(gallery: Gallery, routes: Routes, answering: Space) -> Iterator[tuple[Blocked, Ids]]:
+    """Give, part by part, the rows that have what is read and get no vector; nothing is written.
+
+    Only those before the first part with a damaged vector, which a run names.
+    """
+    size, made = choose_batch_rows(*routes.transformations), 0
+    for transformation, batch in pending(gallery, routes, size):
+        try:
+            left = attempt(gallery, routes, transformation, batch).left
+        except EmbeddingsError:
+            return
+        there = gallery.scan((), with_spaces=[answering], ids=tuple(left)) if left else ()
+        found = {item for part in there for item in part.ids}
+        for reason in sorted(set(left.values())):
+            for can_be_found in (True, False):
+                ids = sorted(
+                    item
+                    for item in left
+                    if left[item] == reason and (item in found) == can_be_found
+                )
+                if ids:
+                    examples = tuple(ids[:EXAMPLES])
+                    yield Blocked(reason, len(ids), examples, answering=can_be_found), tuple(ids)
+        made += len(batch) - len(left)
+        if made > MOST_TRIED:
+            return
 
 
 def choose_batch_rows(*transformations: Transformation) -> int:
