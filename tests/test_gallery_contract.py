@@ -462,6 +462,20 @@ def test_the_state_changes_with_the_rows_and_only_with_them(gallery):
     assert len(set(states)) == len(states)
 
 
+@pytest.mark.parametrize("verb", ["add", "update"])
+def test_vectors_of_a_space_that_is_dropped_meanwhile_are_refused_as_a_whole(
+    gallery, monkeypatch, verb
+):
+    filled(gallery).add_space(NEW)
+    record = gallery._store.read_record()
+    gallery.drop_space(NEW)
+    monkeypatch.setattr(gallery._store, "read_record", lambda: record)
+    before, ids = everything(gallery, OLD), ["late"] if verb == "add" else ["a"]
+    with pytest.raises(GalleryError, match="column new_2"):
+        getattr(gallery, verb)(embed(OLD, ids, 7), embed(NEW, ids))
+    assert everything(gallery, OLD) == before
+
+
 def test_the_version_differs_after_every_write_and_after_nothing_else(gallery):
     versions = [filled(gallery).version()]
     batch = only_batch(gallery.scan([OLD]))

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
+from onward.errors import GalleryError
+from onward.gallery.checks import name_ids
 from onward.gallery.record import Field, Record
 from onward.gallery.sharing import Share
 from onward.gallery.store import Rows, Writing
@@ -66,6 +68,39 @@ def items_schema(fields: Sequence[Field]) -> pa.Schema:
     return pa.schema([*ITEM_COLUMNS, *(column for of in fields for column in field_columns(of))])
 
 
+def check_columns(url: str, schema: pa.Schema, fields: Sequence[Field]) -> None:
+    """Refuse to write rows into a table that lacks columns for what is given.
+
+    Raises:
+        GalleryError: naming a column that is not there or is of another type.
+    """
+    for column in items_schema(fields):
+        found = schema.field(column.name).type if column.name in schema.names else None
+        if found != column.type:
+            has = "none of that name" if found is None else f"one of the type {found}"
+            raise GalleryError(
+                f"nothing was written to gallery {url}: its table of items needs the column "
+                f"{column.name} of the type {column.type} and has {has}. If its space was not "
+                "dropped just now, another program has changed the table: restore it from a copy"
+            )
+
+
+def check_insertable(url: str, schema: pa.Schema) -> None:
+    """Refuse to insert rows into a table with a column of somebody else that must be filled.
+
+    Raises:
+        GalleryError: naming the column.
+    """
+    own = {column.name for column in ITEM_COLUMNS}
+    for column in schema:
+        if not column.nullable and column.name not in own:
+            raise GalleryError(
+                f"nothing was added to gallery {url}: the column {column.name} of its table of "
+                "items, which is not Onward's, may not be empty, and nothing is known to put into "
+                "it. Let it be empty (LanceDB: alter_columns with nullable=True), or drop it"
+            )
+
+
 def record_table(record: Record, entry: JournalEntry) -> pa.Table:
     """Return the rows of a record and of the journal's entry that goes with it."""
     contents = [json.dumps(record.to_json()), json.dumps(dict(entry))]
@@ -87,20 +122,24 @@ def given_rows(rows: Rows, schema: pa.Schema, token: int) -> pa.Table:
 
 
 def with_given(stored: pa.Table, rows: Rows, token: int, step: int) -> pa.Table:
-    """Return stored rows with what is given anew; every field that is not given becomes null."""
+    """Return stored rows with what is given anew; every field that is not given becomes null.
+
+    Columns that are not Onward's stay as they are.
+    """
     order = pa.array(np.arange(len(rows.ids))[_positions(stored, rows.ids)])
     given = {name: array.take(order) for name, array in _given_columns(rows).items()}
     given["revision"] = pa.array(np.full(len(stored), token))
     given["change"] = _next_change(stored, step)
-    kept = {column.name for column in ITEM_COLUMNS}
+    origins = (name for name in stored.schema.names if name.endswith(ORIGIN))
+    emptied = {name for origin in origins for name in names_of(origin.removesuffix(ORIGIN))}
     columns = []
     for column in stored.schema:
         if column.name in given:
             columns.append(given[column.name])
-        elif column.name in kept:
-            columns.append(stored[column.name])
-        else:
+        elif column.name in emptied:
             columns.append(pa.nulls(len(stored), column.type))
+        else:
+            columns.append(stored[column.name])
     return pa.table(columns, schema=stored.schema)
 
 
@@ -172,7 +211,15 @@ def read_batch(table: pa.Table, wanted: Sequence[Field]) -> Batch:
 
 def vectors_of(table: pa.Table, of: Field) -> Vectors:
     """Return the vectors of a field that is filled in every row, as float32."""
-    dim, chunks = of.space.dim, table[of.column].chunks
+    dim, column = of.space.dim, table[of.column]
+    if column.null_count:
+        emptied = pc.filter(table["id"], pc.is_null(column)).to_pylist()
+        raise GalleryError(
+            f"{len(emptied)} items have no vector in {of.space} though it is known how they came "
+            f"by one: {name_ids(emptied)}. Another program has emptied the column {of.column}; "
+            "give these items to update(), or restore the gallery from a copy"
+        )
+    chunks = column.chunks
     parts = [part.values.slice(part.offset * dim, len(part) * dim).to_numpy() for part in chunks]
     flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, of.space.dtype), *parts])
     vectors: Vectors = flat.reshape(-1, dim).astype(np.float32, copy=False)

@@ -1,42 +1,134 @@
 """How LanceDB is spoken to: what fails is said in the gallery's words, conflicts are tried again.
 
-Only `onward.gallery.lancedb` imports this.
+What it logs on its own stays off the terminal: its errors come as exceptions. Whoever sets
+LANCE_LOG or LANCEDB_LOG gets what these ask for.
+
+Only the modules of the gallery in a directory import this.
 """
 
+import errno
+import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from onward.errors import GalleryError, OnwardError
 
 T = TypeVar("T")
+
+for _log in ("LANCE_LOG", "LANCEDB_LOG"):
+    os.environ.setdefault(_log, "error")  # read when LanceDB is imported: below, in functions
 
 TRIES = 20
 LONGEST_PAUSE = 0.5
 """Seconds."""
 CONFLICT = ("conflict", "concurrent", "timed out", "timeout")
 """What Lance's message says when another process has committed first."""
+SPARE_FILES = 32
+"""About how many files Lance opens at once; where it cannot, it panics and never answers again."""
+PANIC = "PanicException"
+"""What becomes in Python of a failure that Lance did not expect: not a kind of Exception."""
+
+CAUSES: tuple[tuple[tuple[int, ...], str], ...] = (
+    (
+        (errno.EMFILE, errno.ENFILE),
+        "More files are open than are allowed: close some, or allow more (ulimit -n)",
+    ),
+    (
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "The disk is full, or what you may use of it: make room",
+    ),
+    (
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "Its files are closed to you: get the right to read and write the directory",
+    ),
+    ((errno.ENOMEM,), "There is too little memory: free some, or ask for less at a time"),
+)
+"""What the numbers of the system's errors mean here, and what to do."""
+DAMAGED = re.compile(
+    r"not found|too small|too large|fill whole buffer|magic|invalid range|out of bounds|decod"
+    r"|no field named|does not exist|corrupt|checksum|unexpected end|manifest|utf-?8|parse",
+    re.IGNORECASE,
+)
+"""What Lance says of files that are not as it left them."""
+
+
+def connect(path: Path) -> Any:
+    """Return the database in a directory: what it reads is always the newest."""
+    import lancedb
+
+    check_spare_files()
+    return lancedb.connect(path.absolute(), read_consistency_interval=timedelta(0))
+
+
+def open_dataset(path: Path) -> Any:
+    """Return a table as it is now, as its own engine knows it."""
+    import lance
+
+    check_spare_files()
+    return lance.dataset(path.absolute())
+
+
+def check_spare_files() -> None:
+    """Fail as the system does, before Lance does it worse, if hardly a file more may be opened."""
+    held: list[int] = []
+    try:
+        held += (os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE_FILES))
+    except OSError as error:  # which file it was tells nothing
+        raise OSError(error.errno, error.strerror) from None
+    finally:
+        for one in held:
+            os.close(one)
 
 
 @contextmanager
 def speaking(url: str, done: str = "read or written") -> Iterator[None]:
-    """Turn what LanceDB raises into a GalleryError that names the gallery."""
+    """Turn what LanceDB raises into a GalleryError that names the gallery, the cause and the way.
+
+    Args:
+        url: of the gallery.
+        done: what cannot be done if it fails.
+    """
     try:
         yield
     except OnwardError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         if done != "created" and _is_gone(url):
             raise GalleryError(f"gallery {url} is gone; restore it from a copy") from error
-        raise GalleryError(
-            f"gallery {url} cannot be {done}: {_first_line(error)}. If its files were changed or "
-            "damaged, restore it from a copy; if the disk is full or closed to you, mend that and "
-            "run the same again"
-        ) from error
+        said, advice = _first_line(error), _advice(error, url)
+        raise GalleryError(f"gallery {url} cannot be {done}: {said}. {advice}") from error
+
+
+def _advice(error: BaseException, url: str) -> str:
+    """Say what has caused an error, as far as that is known, and what to do."""
+    number = _number_of(error)
+    for numbers, cause in CAUSES:
+        if number in numbers:
+            return f"{cause}, and run the same again; what was written before is whole"
+    if DAMAGED.search(_without_paths(error, url)):
+        return "Its files were changed, removed or damaged: restore it from a copy"
+    return (
+        "What has caused this is not known; if another program has changed its tables, restore it "
+        "from a copy"
+    )
+
+
+def _number_of(error: BaseException) -> int | None:
+    """Return the number of the system's error that an error has, or that it names."""
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    named = re.search(r"\bos error (\d+)|\bErrno (\d+)|\bOs \{ code: (\d+)", str(error))
+    if named is not None:
+        return int(next(number for number in named.groups() if number))
+    return error.errno if isinstance(error, OSError) else None
 
 
 def _is_gone(url: str) -> bool:
@@ -57,12 +149,13 @@ def commit(url: str, action: Callable[[], T]) -> T:
     """
     for attempt in range(TRIES):
         try:
-            return action()
-        except Exception as error:
-            if not _is_conflict(error, url):
-                with speaking(url):
-                    raise
-            last = error
+            with speaking(url):
+                return action()
+        except GalleryError as error:
+            cause = error.__cause__
+            if cause is None or not _is_conflict(cause, url):
+                raise
+            last = cause
         time.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.01 * 2**attempt)))
     raise GalleryError(
         f"gallery {url} is being changed by others: {TRIES} tries to write to it were in conflict "
@@ -71,13 +164,22 @@ def commit(url: str, action: Callable[[], T]) -> T:
     ) from last
 
 
-def _is_conflict(error: Exception, url: str) -> bool:
-    """Say whether another process was quicker; words in the names of files do not count."""
-    said = str(error).replace(str(Path(url).absolute()).lstrip("/"), "")
-    said = re.sub(r"\S*/\S*", "", said).lower()
+def _is_conflict(error: BaseException, url: str) -> bool:
+    """Say whether another process was quicker."""
+    said = _without_paths(error, url).lower()
     return any(word in said for word in CONFLICT)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split(", /")[0][:300]
+def _without_paths(error: BaseException, url: str) -> str:
+    """Return what an error says; words in the names of files do not count."""
+    said = str(error).replace(str(Path(url).absolute()).lstrip("/"), "")
+    return re.sub(r"\S*/\S*", "", said)
+
+
+def _first_line(error: BaseException) -> str:
+    kind = type(error).__name__
+    lines = str(error).strip().splitlines() or [kind]
+    said = lines[0].split(", /")[0][:300].rstrip(".")
+    return (
+        f"{kind}: {said}" if isinstance(error, LookupError | TypeError | AttributeError) else said
+    )

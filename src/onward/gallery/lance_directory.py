@@ -4,12 +4,10 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import lancedb
-
 from onward.artifacts import beside
 from onward.errors import GalleryError
 from onward.gallery.arrow_rows import given_rows, items_schema, record_table
-from onward.gallery.lance_commits import speaking
+from onward.gallery.lance_commits import connect, speaking
 from onward.gallery.lancedb import FIRST_BITS, ITEMS, RECORD, LanceStore
 from onward.gallery.record import Record
 from onward.gallery.store import Rows
@@ -30,7 +28,7 @@ def create_lancedb(
             f"{path} holds {what} already; it was left as it is. Open it, or give another directory"
         )
     with speaking(str(path), "created"), beside(path) as aside:
-        database = lancedb.connect(aside.absolute())
+        database = connect(aside)
         schema = items_schema(record.fields)
         first = None if rows is None else given_rows(rows, schema, secrets.randbits(FIRST_BITS))
         items: Any = database.create_table(ITEMS, first, schema, on_bad_vectors="null")

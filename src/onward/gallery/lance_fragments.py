@@ -39,7 +39,7 @@ from onward.gallery.arrow_rows import (
     rows_where,
     written_columns,
 )
-from onward.gallery.lance_commits import commit, speaking
+from onward.gallery.lance_commits import commit, open_dataset, speaking
 from onward.gallery.lance_workers import alone_in
 from onward.gallery.record import Field
 from onward.gallery.store import Filling, Writing
@@ -134,7 +134,7 @@ class _Patience:
 
 def count_scattered(path: Path) -> tuple[int, int]:
     """Count the rows in fragments that are too small to be filled, and all rows."""
-    live = [one.physical_rows - one.num_deletions for one in _open(path).get_fragments()]
+    live = [one.physical_rows - one.num_deletions for one in open_dataset(path).get_fragments()]
     return sum(rows for rows in live if rows < FEWEST_ROWS), sum(live)
 
 
@@ -143,7 +143,7 @@ def content_version(path: Path) -> str:
 
     What compaction has put together counts as what it was made from.
     """
-    return _content_version(_open(path))
+    return _content_version(open_dataset(path))
 
 
 def _content_version(dataset: Any) -> str:
@@ -165,7 +165,7 @@ def _merge_fragments(path: Path) -> None:
     """
     from lance.optimize import Compaction
 
-    dataset = _open(path)
+    dataset = open_dataset(path)
     read = dataset.version
     Compaction.execute(dataset, COMPACTION)
     if dataset.version == read:
@@ -178,7 +178,7 @@ def _merge_fragments(path: Path) -> None:
 def compact_table(path: Path, keep: timedelta) -> None:
     """Merge small fragments, index new rows, and forget versions that are older than `keep`."""
     _merge_fragments(path)
-    dataset = _open(path)
+    dataset = open_dataset(path)
     dataset.optimize.optimize_indices()
     dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
     for file in (path / "data").glob(".tmp*"):  # a killed process has left it; Lance does not look
@@ -194,16 +194,10 @@ def _seconds_since_written(file: Path) -> float:
         return math.inf
 
 
-def _open(path: Path) -> Any:
-    import lance
-
-    return lance.dataset(path.absolute())
-
-
 def _large(fragments: Fragments, filling: Filling, left_out: set[int]) -> list[int]:
     """Return the fragments to be filled as they are now; remember which are too small for it."""
     with speaking(fragments.url):
-        dataset = _open(fragments.path)
+        dataset = open_dataset(fragments.path)
         numbers = set(_numbers(dataset, filling.to))
         large = []
         for one in dataset.get_fragments() if numbers else ():
@@ -241,7 +235,7 @@ def _fill(fragments: Fragments, filling: Filling, number: int, lock: Path) -> in
     from lance.fragment import DataFile
 
     with speaking(fragments.url):
-        dataset = _open(fragments.path)
+        dataset = open_dataset(fragments.path)
         fragment, numbers = dataset.get_fragment(number), _numbers(dataset, filling.to)
         if fragment is None or not numbers or not _is_empty(fragment, filling.to, set(numbers)):
             return 0
@@ -351,7 +345,7 @@ def _take(fragments: Fragments, filling: Filling, number: int, files: list[Any],
     """Make a file part of a fragment, if it is made up of the same files still."""
     from lance import LanceDataset, LanceOperation
 
-    dataset = _open(fragments.path)
+    dataset = open_dataset(fragments.path)
     fragment, numbers = dataset.get_fragment(number), _numbers(dataset, filling.to)
     if fragment is None or fragment.metadata.files != files or file.fields != numbers:
         return False

@@ -18,16 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from onward import retrieval
-from onward.errors import GalleryError
+from onward.errors import GalleryError, OnwardError
 from onward.gallery.arrow_rows import (
     IDS_A_QUERY,
     batch_columns,
+    check_columns,
+    check_insertable,
     field_columns,
     given_rows,
     names_of,
@@ -42,7 +43,7 @@ from onward.gallery.arrow_rows import (
     with_vectors,
     without_changes,
 )
-from onward.gallery.lance_commits import commit, speaking
+from onward.gallery.lance_commits import commit, connect, speaking
 from onward.gallery.lance_fragments import (
     Fragments,
     compact_table,
@@ -84,7 +85,7 @@ class LanceStore:
         self._fragments = Fragments(path / f"{ITEMS}.lance", path / WORKERS, str(path))
         self._last_read: deque[pa.Table] = deque(maxlen=KEPT_BATCHES)
         with speaking(self.url):
-            database = lancedb.connect(path.absolute(), read_consistency_interval=timedelta(0))
+            database = connect(path)
             self._items: Any = database.open_table(ITEMS)
             self._record: Any = database.open_table(RECORD)
 
@@ -97,9 +98,17 @@ class LanceStore:
         """Return row 0 of the table `record`."""
         with speaking(self.url):
             contents = self._record.search().where("number = 0").to_arrow()["content"].to_pylist()
-            written = json.loads(contents[0])
+        try:
+            (content,) = contents
+            written = json.loads(content)
             if written["format"] <= FORMAT:
                 return Record.from_json(written)
+        except (AttributeError, LookupError, TypeError, ValueError, OnwardError) as error:
+            raise GalleryError(
+                f"the record of gallery {self.url}, which says what the gallery holds, was changed "
+                f"or removed by something else ({type(error).__name__}: {error}); restore the "
+                "gallery from a copy"
+            ) from error
         raise GalleryError(
             f"gallery {self.url} has format {written['format']}, this Onward reads up to {FORMAT}; "
             "install a newer Onward"
@@ -164,7 +173,10 @@ class LanceStore:
         token = secrets.randbits(FIRST_BITS)
 
         def merge() -> int:
-            table = given_rows(rows, self._items.schema, token)
+            schema = self._items.schema
+            check_columns(self.url, schema, tuple(rows.vectors))
+            check_insertable(self.url, schema)
+            table = given_rows(rows, schema, token)
             merging = self._items.merge_insert("id").when_not_matched_insert_all()
             try:
                 result = merging.use_index(False).execute(table, on_bad_vectors="null")
@@ -185,7 +197,12 @@ class LanceStore:
         unknown = set(rows.ids) - self._there(rows.ids)
         if not unknown:
             token = secrets.randbits(FIRST_BITS)
-            self._rewrite(rows.ids, lambda stored, step: with_given(stored, rows, token, step))
+
+            def changed(stored: pa.Table, step: int) -> pa.Table:
+                check_columns(self.url, stored.schema, tuple(rows.vectors))
+                return with_given(stored, rows, token, step)
+
+            self._rewrite(rows.ids, changed)
         return tuple(item for item in rows.ids if item in unknown)
 
     def delete(self, ids: Ids) -> int:
@@ -198,8 +215,12 @@ class LanceStore:
 
     def write(self, writing: Writing) -> int:
         """Rewrite those rows that may get the vectors."""
-        ids, kept = writing.embeddings.ids, partial(where_kept, writing)
-        return self._rewrite(ids, lambda stored, step: with_vectors(stored, writing, step), kept)
+
+        def changed(stored: pa.Table, step: int) -> pa.Table:
+            check_columns(self.url, stored.schema, [writing.to])
+            return with_vectors(stored, writing, step)
+
+        return self._rewrite(writing.embeddings.ids, changed, partial(where_kept, writing))
 
     def fill(self, filling: Filling) -> Iterator[int]:
         """Write new files beside large fragments."""

@@ -7,7 +7,7 @@ meant to be plain to see, nothing here is meant to be fast.
 import math
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -98,6 +98,7 @@ class MemoryStore:
     def insert(self, rows: Rows) -> Ids:
         """Insert rows, or none if an id is there."""
         with self._lock:
+            self._check_columns(rows.vectors)
             there = tuple(item for item in rows.ids if item in self._rows)
             if not there:
                 self._put(rows)
@@ -106,6 +107,7 @@ class MemoryStore:
     def update(self, rows: Rows) -> Ids:
         """Replace what was given of rows, or of none if an id is not there."""
         with self._lock:
+            self._check_columns(rows.vectors)
             unknown = tuple(item for item in rows.ids if item not in self._rows)
             if not unknown:
                 self._put(rows)
@@ -123,8 +125,7 @@ class MemoryStore:
         column, vectors, unsure = writing.to.column, writing.embeddings.vectors, writing.uncertainty
         written = 0
         with self._lock:
-            if column not in self._columns:
-                raise GalleryError(f"gallery {self.url} has no column {column}; it was dropped")
+            self._check_columns([writing.to])
             for at, item in enumerate(writing.embeddings.ids):
                 row = self._rows.get(item)
                 if row is None or row.revision != writing.revisions[at]:
@@ -221,6 +222,11 @@ class MemoryStore:
     def rewritten_bytes(self) -> int:
         """Return 0: a vector is written alone."""
         return 0
+
+    def _check_columns(self, fields: Iterable[Field]) -> None:
+        for one in fields:
+            if one.column not in self._columns:
+                raise GalleryError(f"gallery {self.url} has no column {one.column}; it was dropped")
 
     def _workers_on(self, column: str) -> list[str]:
         with self._lock:
