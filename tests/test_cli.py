@@ -2,8 +2,12 @@
 
 import inspect
 import json
+import re
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -130,6 +134,130 @@ def test_ctrl_c_ends_with_1_and_one_message(monkeypatch, capsys):
         main(["info", "anything"])
     assert end.value.code == 1
     assert capsys.readouterr().err.strip().startswith("onward: interrupted; nothing was left half")
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once_without_a_traceback(tmp_path):
+    """The first is answered; the second comes while the process waits for a thread at its end."""
+    program = (
+        "import sys, threading, time\n"
+        "import onward.cli.info as info\n"
+        "from onward.cli import main\n"
+        "def interrupt(path):\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    raise KeyboardInterrupt\n"
+        "info._describe = interrupt\n"
+        "main(['info', 'anything'])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        first = process.stderr.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert first.startswith("onward: interrupted; nothing was left half written")
+    assert (out, err, process.returncode) == ("", "", -signal.SIGINT)
+
+
+FAULTS = [
+    OverflowError("int too large to convert to float"),
+    RecursionError("maximum recursion depth exceeded"),
+    KeyError("BF16"),
+    ZeroDivisionError("division by zero"),
+    AssertionError(),
+    RuntimeError("first line\nsecond line \x1b[31m"),
+    ModuleNotFoundError("No module named 'nowhere'", name="nowhere"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_what_nobody_expected_is_one_message_that_names_a_file_with_the_traceback(
+    monkeypatch, capsys, tmp_path, fault
+):
+    def break_(path):
+        raise fault
+
+    monkeypatch.setattr("onward.cli.info._describe", break_)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        main(["info", "anything", "--json"])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith(f"onward: this was not foreseen: {type(fault).__name__}")
+    assert "\x1b" not in err
+    (written,) = tmp_path.iterdir()
+    assert f"its traceback is in {written}. Please report it" in err
+    assert re.fullmatch(r"onward-error-\w{8}\.txt", written.name)
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert "in break_" in written.read_text()
+
+
+def test_where_the_traceback_cannot_be_written_the_message_says_so(monkeypatch, capsys, tmp_path):
+    def break_(path):
+        raise KeyError("BF16")
+
+    monkeypatch.setattr("onward.cli.info._describe", break_)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not-there"))
+    with pytest.raises(SystemExit) as end:
+        main(["info", "anything"])
+    assert end.value.code == 1
+    assert "not foreseen: KeyError: 'BF16'; its traceback could not be" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_message(monkeypatch, capsys):
+    def fill(path):
+        raise MemoryError("Unable to allocate 2.00 PiB")
+
+    monkeypatch.setattr("onward.cli.info._describe", fill)
+    with pytest.raises(SystemExit) as end:
+        main(["info", "anything"])
+    assert end.value.code == 1
+    words = "onward: there is not enough memory for this: Unable to allocate 2.00 PiB\n"
+    assert capsys.readouterr().err == words
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(gallery, files):
+    program = "from onward.cli import main; main()"
+    command = [sys.executable, "-c", program, "search", gallery, str(files / "old.parquet")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert (err, process.returncode) == (b"", 1)
+
+
+def test_an_argument_with_a_character_nul_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["info", "a\0b"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "onward: an argument holds the character NUL; leave it out\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "one"], "Missing argument 'gallery'. (usage: onward evaluate --help)"),
+        (["gallery", "nope\x1b[2J"], r"No such command 'nope\x1b[2J'. (usage: onward gallery --h"),
+        (["info", "x", "--\x1b]0;y\x07"], r"No such option: --\x1b]0;y\x07 (usage: onward info --"),
+        (["search", "g", "q", "-k", "\x9b31m"], "Invalid value for '-k': "),
+    ],
+)
+def test_wrong_usage_is_one_message_without_control_characters(capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert all(character.isprintable() for character in err.rstrip("\n"))
+
+
+def test_nothing_asked_for_is_answered_by_the_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert "Usage: onward" in "".join(capsys.readouterr())
 
 
 def test_wrong_usage_ends_with_2():
@@ -396,7 +524,7 @@ def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
     made = json.loads(answer("fit", *pairs, out, "--method", "ridge", *sample, "--json"))["made_by"]
     assert (made["judged by"], made["sample"]["items"]) == ("agreement", 25)
     with pytest.raises(ConfigurationError, match="give both --sample-old and --sample-new"):
-        answer("fit", *pairs, out, *sample[:2])
+        answer("fit", *pairs, out, *sample[:2], "--overwrite")
 
 
 @pytest.mark.slow

@@ -231,7 +231,7 @@ def test_lines_that_point_to_no_image_are_refused_or_left_out(shop, tmp_path):
     path, *_ = shop
     lines = tmp_path / "s.jsonl"
     lines.write_text('{"id": "a", "digits": 3}\n{"id": "b"}\n{"id": "c", "path": "/gone.png"}\n')
-    command = ("embed", path / "new-model", lines, tmp_path / "out.parquet")
+    command = ("embed", path / "new-model", lines, tmp_path / "out.parquet", "--overwrite")
     with pytest.raises(DataError, match="does not say where an image is"):
         answer(*command)
     answer(*command, "--skip-bad")
@@ -286,9 +286,10 @@ def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_sha
     path, _, _, new, _ = shop
     new.select(np.arange(45)).save(tmp_path / "new.parquet")
     fit = ("fit", gallery, tmp_path / "new.parquet", tmp_path / "h", "--method", "ridge")
+    fit = (*fit, "--overwrite")
     assert "learns from 25 of the sample's 45 items; 20 are kept" in told(*fit)
     pairs = ("fit", path / "old-train.parquet", path / "new-train.parquet", tmp_path / "h2")
-    beside = (*pairs, "--method", "ridge", "--gallery", gallery, "--sample")
+    beside = (*pairs, "--overwrite", "--method", "ridge", "--gallery", gallery, "--sample")
     plan = ("upgrade", "plan", gallery, tmp_path / "h", "--sample", tmp_path / "new.parquet")
     shown = CliRunner().invoke(app, [str(each) for each in (*plan, "--json")])
     assert json.loads(shown.stdout)["prediction"]["items"] == 20
@@ -353,7 +354,7 @@ def test_fit_learns_from_a_gallery_alone_and_keeps_a_part_for_the_plan(shop, gal
     planned = json.loads(answer(*plan, "--json"))
     assert planned["prediction"]["items"] == 300 - made["made_by"]["pairs"]["items"]
     with pytest.raises(GalleryError, match="has no space 'sight'; it has old@1, side@1"):
-        answer(*fit, "--side", "sight")
+        answer(*fit, "--side", "sight", "--overwrite")
 
 
 def test_fit_refuses_half_a_sample_and_two_of_them(shop, gallery, tmp_path):

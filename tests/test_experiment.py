@@ -32,7 +32,7 @@ def performed(monkeypatch):
     """A study that takes no time and whose numbers follow from the seed."""
     seeds = []
 
-    def study(recipe, out, stage):
+    def study(recipe, out, stage, *, overwrite):
         seeds.append(recipe.seed)
         out.mkdir(parents=True)
         numbers = {"cmc@1": recipe.seed / 10, "cmc@5": 1.0, "map": 0.5}
@@ -72,8 +72,39 @@ def test_a_seed_that_is_finished_is_not_performed_again(tmp_path, stage, perform
 
 def test_a_seed_finished_with_another_recipe_is_performed_again(tmp_path, stage, performed):
     run_experiment(load_recipe("digits"), [0], tmp_path, stage, command="")
+    other = load_recipe("digits", {"views": 1})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigurationError, match=r"seed-0 holds another study, of other settings"):
+        run_experiment(other, [0], tmp_path, stage, command="")
+    assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(FileExistsError):  # the stand-in was called
-        run_experiment(load_recipe("digits", {"views": 1}), [0], tmp_path, stage, command="")
+        run_experiment(other, [0], tmp_path, stage, command="", overwrite=True)
+
+
+def test_results_of_other_seeds_are_not_lost_without_a_word(tmp_path, stage, performed):
+    recipe = load_recipe("digits")
+    run_experiment(recipe, [0, 1], tmp_path, stage, command="")
+    words = r"holds digits\.json, \.md or \.html with other results than those of these seeds"
+    with pytest.raises(ConfigurationError, match=words):
+        run_experiment(recipe, [1, 2], tmp_path, stage, command="")
+    assert performed == [0, 1]
+    run_experiment(recipe, [1, 2], tmp_path, stage, command="", overwrite=True)
+    assert list(json.loads((tmp_path / "digits.json").read_text())["seeds"]) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "text", ["my notes", "[]", '{"recipe": "another", "seeds": {}}', "[" * 9999]
+)
+def test_a_file_of_a_user_s_where_results_are_written_is_left_alone(
+    tmp_path, stage, performed, text
+):
+    for name in ("digits.json", "digits.md"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigurationError, match="they were left as they are"):
+            run_experiment(load_recipe("digits"), [0], tmp_path, stage, command="")
+        assert (tmp_path / name).read_text() == text
+        (tmp_path / name).unlink()
+    assert performed == []
 
 
 def test_an_experiment_without_seeds_is_refused(tmp_path, stage):

@@ -188,7 +188,7 @@ def test_another_seed_trains_its_own_models(tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "train_embedding_model", interrupt)
     other = recipe.model_copy(update={"seed": 1})
     with pytest.raises(KeyboardInterrupt):
-        study.run_study(other, tmp_path / "run", quiet(tmp_path / "cache"))
+        study.run_study(other, tmp_path / "other", quiet(tmp_path / "cache"))
 
 
 @pytest.mark.slow

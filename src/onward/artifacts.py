@@ -178,10 +178,8 @@ def write_aside(target: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: if the target is there and is not a file.
     """
+    check_file_replaceable(target)
     target = _resolved(target)
-    if target.exists() and not target.is_file():
-        what = "a directory" if target.is_dir() else "not a file that can be replaced"
-        raise ArtifactError(f"{target} is {what}; it was left as it is. Give another place")
     with beside(target) as aside:
         yield aside
         with aside.open("rb") as written:
@@ -243,6 +241,18 @@ def check_replaceable(target: Path, kind: str) -> None:
             f"{target} is there already and holds no {kind}; it was left as it is. "
             "Give another directory"
         )
+
+
+def check_file_replaceable(target: Path) -> None:
+    """Refuse to write a file where something stands that is no file.
+
+    Raises:
+        ArtifactError: saying so; what stands there is left alone.
+    """
+    target = _resolved(target)
+    if target.exists() and not target.is_file():
+        what = "a directory" if target.is_dir() else "not a file that can be replaced"
+        raise ArtifactError(f"{target} is {what}; it was left as it is. Give another place")
 
 
 def _resolved(path: Path) -> Path:

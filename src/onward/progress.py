@@ -1,10 +1,35 @@
-"""How long work tells how far it is: a callable that is given what is done and what there is."""
+"""How long work tells how far it is: a callable that is given what is done and what there is.
 
+And how a text that may hold anything, such as an item's id, is shown: `visible`.
+"""
+
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)`, in the unit of the work (items, steps, rows)."""
+
+
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters: C0, DEL and C1
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what turns the direction, breaks a line
+    "\ud800-\udfff]"  # half a character: what was not UTF-8
+)
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Return a text in which nothing moves the cursor, rings, colours or turns the direction.
+
+    Args:
+        text: any text.
+        lines: keep the ends of lines, where these are the layout's own.
+    """
+    return _HIDDEN.sub(lambda found: _escaped(found[0], lines), text)
+
+
+def _escaped(character: str, lines: bool) -> str:
+    return "\n" if lines and character == "\n" else ascii(character)[1:-1]
 
 
 def silent(done: int, total: int) -> None:
@@ -28,7 +53,7 @@ def progress_bar(description: str, unit: str = "items") -> Iterator[Progress]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TaskProgressColumn(show_speed=False),
         TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
@@ -38,7 +63,7 @@ def progress_bar(description: str, unit: str = "items") -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=1, unit=unit, rate="")
+        task = bar.add_task(visible(description), total=1, unit=unit, rate="")
 
         def show(done: int, total: int) -> None:
             speed = bar.tasks[0].speed

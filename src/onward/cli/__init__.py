@@ -2,17 +2,37 @@
 
 A command parses, makes one call and prints. What it prints on standard output is the answer
 (`--json` for a machine); progress goes to standard error. Exit codes: 0 done, 1 the user can put it
-right (one message, no traceback), 2 wrong usage. Commands import the library inside the function,
-so that `onward --help` is quick.
+right (one message, no traceback), 2 wrong usage. What nobody expected is one message too, which
+names a file that holds the traceback. Commands import the library inside the function, so that
+`onward --help` is quick.
 """
 
 import os
+import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NoReturn
 
 BY_CTRL_C = 130
 """What typer ends with when it is interrupted from the keyboard."""
 INTERRUPTED = "interrupted; nothing was left half written, run the same again to go on"
+
+EXTRAS = {
+    "torch": ("torch", "vision"),
+    "torchvision": ("torchvision", "vision"),
+    "timm": ("timm", "vision"),
+    "kornia": ("kornia", "vision"),
+    "PIL": ("pillow", "vision"),
+    "lightning_fabric": ("lightning-fabric", "train"),
+    "pytorch_metric_learning": ("pytorch-metric-learning", "train"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+}
+"""What each module that an extra brings is called as a package, and the extra."""
+TRAINING = ("onward.training", "onward.experiments")
+"""Modules that need the extra `train`, whatever of it they miss first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,28 +40,106 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Threads that wait for each other by spinning slow all down where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        _run(arguments)
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
+        code = BY_CTRL_C
+    if code == BY_CTRL_C:
+        _end_at_once_when_interrupted_again()
         fail(INTERRUPTED)
-    except SystemExit as end:
-        if end.code == BY_CTRL_C:
-            fail(INTERRUPTED)
-        raise
+    sys.exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> None:
-    from onward.cli.app import app
+def _run(arguments: list[str]) -> int:
     from onward.errors import OnwardError
 
+    if any("\0" in one for one in arguments):
+        return _refuse_usage("an argument holds the character NUL; leave it out")
     try:
-        app(None if arguments is None else list(arguments), prog_name="onward")
+        from onward.cli.app import app
+
+        code = app(arguments, prog_name="onward", standalone_mode=False)
     except OnwardError as error:
         fail(str(error))
+    except MemoryError as error:
+        fail(f"there is not enough memory for this{f': {error}' if str(error) else ''}")
     except OSError as error:  # disk full, permission denied, a file that went away
-        fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+        fail(_name_of(error))
+    except ModuleNotFoundError as error:
+        fail(_missing_extra(error) or _unexpected(error))
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own, of wrong usage
+            return _refuse_usage_of(error)
+        if type(error).__name__ == "Abort":  # typer's own, of an end of input
+            fail(INTERRUPTED)
+        fail(_unexpected(error))
+    return int(code or 0)
 
 
-def fail(message: str) -> None:
+def _refuse_usage_of(error: Any) -> int:
+    """Print what is wrong with the usage, or the help where nothing was asked for."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    hint = "" if context is None else f" (usage: {context.command_path} --help)"
+    return _refuse_usage(" ".join(error.format_message().split()) + hint)
+
+
+def _refuse_usage(message: str) -> int:
+    _write(message)
+    return 2
+
+
+def _name_of(error: OSError) -> str:
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+
+
+def _missing_extra(error: ModuleNotFoundError) -> str | None:
+    """Return the message for a module that an extra brings, or None if none does."""
+    from onward.errors import MissingExtraError
+
+    package, extra = EXTRAS.get((error.name or "").partition(".")[0], (None, ""))
+    if package is None:
+        return None
+    trains = any(name.startswith(TRAINING) for name in _modules(error.__traceback__))
+    return str(MissingExtraError(package, "train" if trains and extra == "vision" else extra))
+
+
+def _modules(trace: TracebackType | None) -> list[str]:
+    """Return the modules that an error went through."""
+    return [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(trace)]
+
+
+def _unexpected(error: BaseException) -> str:
+    """Write the traceback to a file of its own; return the message that names it."""
+    said = next(iter(str(error).splitlines()), "")
+    what = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="onward-error-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError as unwritten:
+        where = f"its traceback could not be written ({unwritten})"
+    else:
+        where = f"its traceback is in {path}"
+    return f"this was not foreseen: {what}; {where}. Please report it with that"
+
+
+def _end_at_once_when_interrupted_again() -> None:
+    """Let a second Ctrl-C end the process without a word, whatever it is waiting for."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except ValueError:  # not in the main thread
+        return
+
+
+def fail(message: str) -> NoReturn:
     """Print one message on standard error and exit with 1."""
-    sys.stderr.write(f"onward: {message}\n")
+    _write(message)
     sys.exit(1)
+
+
+def _write(message: str) -> None:
+    from onward.progress import visible
+
+    sys.stderr.write(f"onward: {visible(message)}\n")

@@ -8,7 +8,7 @@ import typer
 
 from onward.cli.backfill_given import Given, write_given
 from onward.cli.backfill_plan import show_plan
-from onward.cli.options import Device, GalleryUrl, Seed
+from onward.cli.options import Device, GalleryUrl, Overwrite, Seed
 from onward.cli.output import AsJson, show, tell
 from onward.cli.upgrade_options import Also
 from onward.errors import ConfigurationError
@@ -55,6 +55,7 @@ def backfill(
         Path | None, typer.Option(help="--plan: a page with the curves to write: .html.")
     ] = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed items of GALLERY with the new model, the least certain first; as far as a budget goes.
@@ -76,12 +77,20 @@ def backfill(
             rows=sample_rows,
             seed=seed,
             report=report,
+            overwrite=overwrite,
             device=device,
             as_json=as_json,
         )
         return
-    for_plan = {"--transformation": transformation, "--also": also, "--sample": sample}
-    _refuse(for_plan | {"--report": report}, "is for a plan; add --plan, or leave it away")
+    for_plan: dict[str, object] = {
+        "--transformation": transformation,
+        "--also": also,
+        "--sample": sample,
+    }
+    _refuse(
+        for_plan | {"--report": report, "--overwrite": overwrite},
+        "is for a plan; add --plan, or leave it away",
+    )
     spent = _read_budget(model, embeddings, budget, price)
     if embeddings is not None:
         given = _write(gallery, embeddings, spent, budget is None, order, seed)

@@ -25,6 +25,7 @@ def show_plan(
     rows: int,
     seed: int,
     report: Path | None,
+    overwrite: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -48,7 +49,7 @@ def show_plan(
             "new model, which then embeds --sample-rows of them"
         )
     if report is not None:
-        check_room(report)
+        check_room(report, overwrite=overwrite)
     upgrade = open_upgrade(gallery, transformation, also)
     if sample is not None:
         known = Embeddings.load(sample)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from onward.cli.options import Device, IdColumn, ImageColumn, LabelColumn, SkipBad
-from onward.cli.output import AsJson, show, tell
+from onward.cli.options import Device, IdColumn, ImageColumn, LabelColumn, Overwrite, SkipBad
+from onward.cli.output import AsJson, show, tell_answer
 
 
 def demo(
@@ -28,9 +28,12 @@ def demo(
     id_column: IdColumn = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train old and new models, fill a gallery, upgrade it without its images, and compare.
+
+    The same again goes on where it was interrupted, and replaces what it has written.
 
     Example: onward demo --data photos/ --old-classes 10
     """
@@ -54,5 +57,6 @@ def demo(
     }
     overrides |= {key: value for key, value in given.items() if value is not None}
     recipe = load_recipe("digits" if data in (None, "digits") else "images", overrides)
-    comparison = run_study(recipe, out, Stage(device, tell, progress_bar, Cache(out / CACHE)))
+    stage = Stage(device, tell_answer, progress_bar, Cache(out / CACHE))
+    comparison = run_study(recipe, out, stage, overwrite=overwrite)
     show(comparison, as_json)

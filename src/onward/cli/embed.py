@@ -11,8 +11,10 @@ from onward.cli.options import (
     IdColumn,
     ImageColumn,
     LabelColumn,
+    Overwrite,
     SkipBad,
     Split,
+    check_apart,
     check_room,
     open_data,
     tell_left_out,
@@ -53,6 +55,7 @@ def embed(
     id_column: IdColumn = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed the images of DATA with MODEL.
@@ -65,9 +68,10 @@ def embed(
 
     for path in (out, side_out):
         if path is not None:
-            check_room(check_suffix(path))
+            check_room(check_suffix(path), overwrite=overwrite)
     if payloads_out is not None:
-        check_lines(payloads_out)
+        check_lines(payloads_out, overwrite=overwrite)
+    check_apart(out, side_out, payloads_out)
     loaded = EmbeddingModel.load(model)
     from_lines = data.endswith(SUFFIX)
     if from_lines:

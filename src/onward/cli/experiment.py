@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from onward.cli.options import Device, parse_numbers
-from onward.cli.output import AsJson, show, tell
+from onward.cli.options import Device, Overwrite, parse_numbers
+from onward.cli.output import AsJson, show, tell_answer
 from onward.errors import ConfigurationError
 
 
@@ -28,9 +28,12 @@ def experiment(
         Path, typer.Option(help="Models, embeddings and the like, shared by experiments.")
     ] = Path("runs/cache"),
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Perform RECIPE for each seed; write NAME.json and NAME.md. Interrupted, it goes on.
+
+    The same again, or with more seeds, replaces what it has written.
 
     Example: onward experiment digits --seeds 0-4 --set fit.method=ridge
     """
@@ -45,8 +48,9 @@ def experiment(
         loaded,
         parse_numbers(seeds, "seeds"),
         out or Path("runs") / loaded.name,
-        Stage(device, tell, progress_bar, Cache(cache)),
+        Stage(device, tell_answer, progress_bar, Cache(cache)),
         command=shlex.join(["onward", *sys.argv[1:]]),
+        overwrite=overwrite,
     )
     show(result, as_json)
 

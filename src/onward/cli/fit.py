@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from onward.cli.fit_sample import load_pairs, load_sample, read_sample
-from onward.cli.options import Device, Directory, EmbeddingsFile, Seed, check_room
+from onward.cli.options import Device, Directory, EmbeddingsFile, Overwrite, Seed, check_room
 from onward.cli.output import AsJson, next_step, show, tell
 from onward.errors import ConfigurationError
 
@@ -82,6 +82,7 @@ def fit(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn h(OLD, side) -> NEW on the same items and write it to OUT. Reads no image.
@@ -115,7 +116,7 @@ def fit(
             "--discriminative classifier needs the new model's; give --classifier NEW_MODEL, or "
             "--discriminative label-free"
         )
-    check_room(out, KIND)
+    check_room(out, KIND, overwrite=overwrite)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
     given |= {"objective": objective, "discriminative": part, "uncertainty": uncertainty}
     given |= {"networks": networks}

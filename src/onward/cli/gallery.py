@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from onward.cli.options import GalleryUrl, Seed, check_room, find_space
+from onward.cli.options import GalleryUrl, Overwrite, Seed, check_room, find_space
 from onward.cli.output import AsJson, next_step, show, show_fields, tell
 from onward.cli.payload_lines import SUFFIX, read_payloads, write_payload_lines
 from onward.errors import ConfigurationError
@@ -153,6 +153,7 @@ def export(
     space: Annotated[
         str | None, typer.Option(help="Name of the space; default: the one that answers queries.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the vectors of GALLERY in one space to a file.
@@ -160,7 +161,9 @@ def export(
     Example: onward gallery export photos.lance upgraded.parquet
     """
     from onward.gallery import open_gallery
+    from onward.spaces import check_suffix
 
+    check_room(check_suffix(out), overwrite=overwrite)
     opened = open_gallery(gallery)
     embeddings = opened.read(find_space(opened, space))
     embeddings.save(out)
@@ -190,6 +193,7 @@ def sample(
         Path | None, typer.Option(help="uncertainty: one from onward fit --uncertainty.")
     ] = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose items of GALLERY to embed with the new model: ids with payloads, to OUT.
@@ -202,7 +206,7 @@ def sample(
 
     if out.suffix != SUFFIX:
         raise ConfigurationError(f"a sample is written as JSON lines; {out} must end in {SUFFIX}")
-    check_room(out)
+    check_room(out, overwrite=overwrite)
     opened = open_gallery(gallery)
     old = find_space(opened, space)
     ids = choose_from_gallery(

@@ -45,6 +45,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Same seed and device, same bytes
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU where there is one.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what stands where this writes.")
+]
 Directory = Annotated[Path, typer.Argument(help="A directory to write.")]
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
 
@@ -70,26 +73,48 @@ def parse_numbers(text: str, what: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def check_room(path: Path, kind: str | None = None) -> None:
-    """Refuse a place that cannot be written to before long work is done for it.
+def check_room(path: Path, kind: str | None = None, *, overwrite: bool) -> None:
+    """Refuse a place that cannot or may not be written to before long work is done for it.
 
     Args:
         path: what is to be written.
         kind: of the artefact that it is to be; None for a file.
+        overwrite: whether what stands there may be replaced.
 
     Raises:
         ArtifactError: naming what is in the way.
     """
-    from onward.artifacts import check_replaceable
+    from onward.artifacts import check_file_replaceable, check_replaceable
 
+    if kind is None:
+        check_file_replaceable(path)
+    else:
+        check_replaceable(path, kind)
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not (overwrite or empty):
+        raise ArtifactError(
+            f"{path} is there already; it was left as it is. Give another place, or replace it "
+            "with --overwrite"
+        )
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise ArtifactError(
             f"{path} cannot be written: {above} is no directory that you may write to. Give "
             "another place"
         )
-    if kind is not None:
-        check_replaceable(path, kind)
+
+
+def check_apart(*paths: Path | None) -> None:
+    """Refuse to write two things to one place.
+
+    Raises:
+        ConfigurationError: naming the place.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if path is not None and path.resolve() in seen:
+            raise ConfigurationError(f"two results would be written to {path}; give each its own")
+        seen |= set() if path is None else {path.resolve()}
 
 
 def open_data(

@@ -1,15 +1,22 @@
 """How a command prints its answer: a table for a person, JSON for a machine.
 
+To a person, control characters are shown escaped, whatever an id, a name or a path holds. The ends
+of lines are kept where they are the layout's own: what the answer says of itself as plain values
+tells which are not.
+
 Nothing else prints JSON, so every answer in JSON says what may come next, if only that nothing has
 to.
 """
 
 import json
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
+
+from onward.progress import visible
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -54,7 +61,29 @@ def show(
         steps: what may come next, before what the answer itself says.
         also: more values, for a machine only.
     """
-    typer.echo(to_text(answer.to_json(), steps, also) if as_json else str(answer))
+    typer.echo(to_text(answer.to_json(), steps, also) if as_json else laid_out(answer))
+
+
+def laid_out(answer: object) -> str:
+    """Return an answer as text for a person, nothing hidden in it."""
+    text = str(answer)
+    values = answer.to_json() if isinstance(answer, Answer) else {}
+    broken = {given for given in _texts(values) if "\n" in given}
+    for given in sorted(broken, key=len, reverse=True):
+        text = text.replace(given, visible(given))
+    return visible(text, lines=True)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _texts(name)
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
 def show_fields(fields: dict[str, Any], as_json: bool, steps: Steps = ()) -> None:
@@ -66,7 +95,7 @@ def show_fields(fields: dict[str, Any], as_json: bool, steps: Steps = ()) -> Non
     width = max(map(len, given))
     for name, value in given.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(f"{name:<{width}}  {shown}")
+        typer.echo(visible(f"{name:<{width}}  {shown}"))
 
 
 def to_text(
@@ -79,12 +108,30 @@ def to_text(
     """Return JSON of some values, and last of what may come next: `next_steps`, maybe empty."""
     known = {name: value for name, value in fields.items() if name != "next_steps"}
     following = [*steps, *fields.get("next_steps", ())]
-    return json.dumps({**known, **(also or {}), "next_steps": following}, indent=indent)
+    whole = {**known, **(also or {}), "next_steps": following}
+    try:
+        return json.dumps(whole, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(whole), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value in which null stands for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def tell(line: str) -> None:
     """Print a line about what is going on, on standard error."""
-    typer.echo(line, err=True)
+    typer.echo(visible(line), err=True)
+
+
+def tell_answer(answer: object) -> None:
+    """Print what a command would print as its answer, or lines, on standard error."""
+    typer.echo(laid_out(answer), err=True)
 
 
 def print_version(asked: bool) -> bool:

@@ -56,7 +56,7 @@ def read_payloads(path: Path | None, ids: tuple[str, ...]) -> list[dict[str, Any
     return [by_id[item] for item in ids]
 
 
-def check_lines(path: Path) -> None:
+def check_lines(path: Path, *, overwrite: bool) -> None:
     """Refuse to write payloads where they cannot be, or are not looked for.
 
     Raises:
@@ -65,7 +65,7 @@ def check_lines(path: Path) -> None:
     """
     if path.suffix != SUFFIX:
         raise ConfigurationError(f"payloads are written as JSON lines; {path} must end in {SUFFIX}")
-    check_room(path)
+    check_room(path, overwrite=overwrite)
 
 
 def write_payload_lines(

@@ -7,7 +7,15 @@ import typer
 
 from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
 from onward.cli.evaluate import ExcludeSelf
-from onward.cli.options import IdColumn, ImageColumn, LabelColumn, SkipBad, open_data
+from onward.cli.options import (
+    IdColumn,
+    ImageColumn,
+    LabelColumn,
+    Overwrite,
+    SkipBad,
+    check_room,
+    open_data,
+)
 from onward.cli.output import AsJson, show_fields
 
 INTRODUCTION = (
@@ -30,6 +38,7 @@ def report(
     label_column: LabelColumn = None,
     id_column: IdColumn = None,
     skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a page that compares doing nothing, upgrading and full backfill.
@@ -40,6 +49,7 @@ def report(
     from onward.report import make_grid, write_report
     from onward.retrieval import search
 
+    check_room(out, overwrite=overwrite)
     grid = None
     if data is not None:
         items = open_data(

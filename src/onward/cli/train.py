@@ -15,6 +15,7 @@ from onward.cli.options import (
     IdColumn,
     ImageColumn,
     LabelColumn,
+    Overwrite,
     Seed,
     SkipBad,
     Split,
@@ -107,20 +108,24 @@ def train(
     label_column: LabelColumn = None,
     id_column: IdColumn = None,
     skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model on DATA and write it to OUT. If it was killed, the same command goes on.
+
+    A training that was begun may replace what it was allowed to replace when it began.
 
     Example: onward train photos/ models/old --classes 0-49 --epochs 100 --layers 256
     """
     from onward.models.files import KIND
     from onward.nn.specs import TIMM, BackboneSpec
     from onward.progress import progress_bar
-    from onward.training.checkpoints import forget_checkpoint
+    from onward.training.checkpoints import forget_checkpoint, has_checkpoint
     from onward.training.layers import add_layers_side_information
     from onward.training.settings import RunSettings, read_settings
 
-    check_room(out, KIND)
+    checkpoint = out.with_name(f".{out.name}.checkpoint")
+    check_room(out, KIND, overwrite=overwrite or has_checkpoint(checkpoint))
     reading = _read_layers(layers, layers_format, layers_grid, layers_stages)
     own_dim = objective is Objective.NONE and backbone.startswith(TIMM)
     spec = read_settings(
@@ -147,7 +152,6 @@ def train(
     settings: dict[str, Any] = {"epochs": epochs, "batch_items": batch, "flip": flip}
     settings |= {} if lr is None else {"lr": lr}
     settings |= dict(read_override(text) for text in set_ or [])
-    checkpoint = out.with_name(f".{out.name}.checkpoint")
     tell(f"train {name or out.name} on {items}")
     with progress_bar("Train", unit="steps") as progress:
         run = RunSettings(

@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from onward.cli.options import GalleryUrl
-from onward.cli.output import AsJson, Steps, show, tell
+from onward.cli.output import AsJson, Steps, show, tell, tell_answer
 from onward.cli.upgrade_control import RowsPerSecond, abort, limit, pause, read_rate, resume
 from onward.cli.upgrade_log import log
 from onward.cli.upgrade_options import (
@@ -76,7 +76,7 @@ def everything(
             raise typer.Exit(1)
         tell("To do it: add --yes")
         return
-    tell(str(planned))
+    tell_answer(planned)
     started = upgrade.start(
         prediction=planned.predicted, require=required, force=force, sample=embedded
     )
@@ -89,7 +89,7 @@ def everything(
         upgrade,
         query_model=name_query_model(upgrade, query_model),
         leave_out=leave_out,
-        tell=lambda verification: tell(str(verification)),
+        tell=tell_answer,
     )
     show(status, as_json)
 
@@ -151,7 +151,7 @@ def start(
     upgrade = open_upgrade(gallery, transformation, also)
     predicted = None if embedded is None else predict(upgrade.gallery, upgrade.routes, embedded)
     if predicted is not None:
-        tell(str(predicted))
+        tell_answer(predicted)
     started = upgrade.start(prediction=predicted, require=required, force=force, sample=embedded)
     gate = _tell_of_gate(started)
     if rows_per_second is not None:

@@ -7,6 +7,7 @@ import typer
 
 from onward.cli.options import GalleryUrl
 from onward.cli.output import AsJson, to_text
+from onward.progress import visible
 
 DIGEST_DIGITS = 64
 
@@ -24,7 +25,7 @@ def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
     from onward.gallery import open_gallery
 
     for entry in open_gallery(gallery).journal():
-        typer.echo(to_text(entry, indent=None) if as_json else _line(entry))
+        typer.echo(to_text(entry, indent=None) if as_json else visible(_line(entry)))
 
 
 def _line(entry: Mapping[str, Any]) -> str:

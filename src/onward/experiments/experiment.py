@@ -14,7 +14,7 @@ from onward.errors import ConfigurationError
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import Recipe
 from onward.experiments.splits import split
-from onward.experiments.study import COMPARISON, RECIPE, describe_study, run_study
+from onward.experiments.study import COMPARISON, RECIPE, check_place, describe_study, run_study
 from onward.experiments.tables import (
     differences,
     join_variants,
@@ -66,7 +66,13 @@ class Experiment:
 
 
 def run_experiment(
-    recipe: Recipe, seeds: Sequence[int], out: Path, stage: Stage, *, command: str
+    recipe: Recipe,
+    seeds: Sequence[int],
+    out: Path,
+    stage: Stage,
+    *,
+    command: str,
+    overwrite: bool = False,
 ) -> Experiment:
     """Perform a recipe for each seed and write `NAME.json`, `NAME.md` and `NAME.html`.
 
@@ -77,6 +83,7 @@ def run_experiment(
             variant where the recipe has variants.
         stage: where it is performed.
         command: what was typed, for the file.
+        overwrite: replace also what another recipe gave, or seeds that are not asked for now.
 
     Raises:
         ConfigurationError: if no seed is given, or as `run_study` does.
@@ -85,17 +92,18 @@ def run_experiment(
     if not seeds:
         raise ConfigurationError("an experiment without seeds has no numbers; give at least one")
     done: dict[int, Mapping[str, Any]] = {}
-    variants = {name: recipe.variant(name) for name in recipe.variants}  # refused before any work
-    for seed in sorted(set(seeds)):
-        directory = out / f"seed-{seed}"
-        if not variants:
-            done[seed] = _perform(_with_seed(recipe, seed), directory, stage)
-            continue
+    if not overwrite:
+        _refuse_to_lose_seeds(out, recipe.name, set(seeds))
+    planned = {seed: _studies(recipe, seed, out) for seed in sorted(set(seeds))}
+    for studies in planned.values():  # refused before any work
+        for one, directory in studies.values():
+            check_place(directory, one, overwrite=overwrite)
+    for seed, studies in planned.items():
         performed = {
-            name: _perform(_with_seed(variant, seed), directory / name.replace(" ", "-"), stage)
-            for name, variant in variants.items()
+            name: _perform(one, directory, stage, overwrite)
+            for name, (one, directory) in studies.items()
         }
-        done[seed] = join_variants(performed)
+        done[seed] = join_variants(performed) if recipe.variants else performed[recipe.name]
     experiment = Experiment(recipe.name, command, done)
     with write_aside(out / f"{recipe.name}.json") as aside:
         aside.write_text(json.dumps(experiment.to_json(), indent=1, allow_nan=False) + "\n")
@@ -113,13 +121,31 @@ def run_experiment(
     return experiment
 
 
-def _perform(recipe: Recipe, directory: Path, stage: Stage) -> Mapping[str, Any]:
+def _refuse_to_lose_seeds(out: Path, name: str, seeds: set[int]) -> None:
+    """Refuse to replace results of seeds that are not asked for, or files that are no results."""
+    results = [out / f"{name}{suffix}" for suffix in (".json", ".md", ".html")]
+    if not any(path.exists() for path in results):
+        return
+    try:
+        before = json.loads(results[0].read_bytes())
+        kept = before["recipe"] == name and {int(seed) for seed in before["seeds"]} <= seeds
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        kept = False
+    if not kept:
+        raise ConfigurationError(
+            f"{out} holds {name}.json, .md or .html with other results than those of these seeds; "
+            "they were left as they are. Give their seeds too, another directory with --out, or "
+            "replace them with --overwrite"
+        )
+
+
+def _perform(recipe: Recipe, directory: Path, stage: Stage, overwrite: bool) -> Mapping[str, Any]:
     """Perform one study, or read what it gave when it was performed before."""
     if _is_finished(directory, recipe):
         stage.tell(f"Seed {recipe.seed}: finished before, {directory}")
     else:
         stage.tell(f"Seed {recipe.seed}: {directory}")
-        run_study(recipe, directory, stage)
+        run_study(recipe, directory, stage, overwrite=overwrite)
     performed: Mapping[str, Any] = json.loads((directory / COMPARISON).read_text())
     return performed
 
@@ -130,6 +156,16 @@ def _is_finished(directory: Path, recipe: Recipe) -> bool:
         return False
     performed = json.loads((directory / RECIPE).read_text())
     return bool(performed == describe_study(recipe, split(recipe)))
+
+
+def _studies(recipe: Recipe, seed: int, out: Path) -> dict[str, tuple[Recipe, Path]]:
+    """Return the studies of a seed with their directories: of each variant, or of the recipe."""
+    directory = out / f"seed-{seed}"
+    variants = {
+        name: (_with_seed(recipe.variant(name), seed), directory / name.replace(" ", "-"))
+        for name in recipe.variants
+    }
+    return variants or {recipe.name: (_with_seed(recipe, seed), directory)}
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

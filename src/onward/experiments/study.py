@@ -53,29 +53,35 @@ class Upgraded:
     after: Ranking
 
 
-def run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
+def run_study(recipe: Recipe, out: Path, stage: Stage, *, overwrite: bool = False) -> Comparison:
     """Perform a recipe: train, embed, fit, upgrade a gallery, compare, report.
 
     Writes `models/`, `transformations/`, `embeddings/`, `gallery.lance`, `comparison.json` and
-    `report.html` into a directory. A study that is there is replaced. What was made before with the
-    same settings, images and versions, by this study or by another one, is taken from the stage's
-    cache; so one that was interrupted goes on.
+    `report.html` into a directory. The same study that is there is replaced, another one only where
+    that is said. What was made before with the same settings, images and versions, by this study or
+    by another one, is taken from the stage's cache; so one that was interrupted goes on.
+
+    Args:
+        recipe: what to perform.
+        out: the directory.
+        stage: where it is performed.
+        overwrite: replace a study of another recipe or of other images too.
 
     Returns:
         The comparison on the closed set; the open one stands in the file.
 
     Raises:
-        ConfigurationError: if the directory holds something else, or the recipe wants classes that
-            are not there.
+        ConfigurationError: if the directory holds something else or another study, or the recipe
+            wants classes that are not there.
         DataError: if the images cannot be read.
     """
     with _threads(recipe.threads):
-        return _run_study(recipe, out, stage)
+        return _run_study(recipe, out, stage, overwrite)
 
 
-def _run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
+def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comparison:
     started = time.monotonic()
-    _refuse_to_replace_others(out)
+    check_place(out, recipe, overwrite=overwrite)
     splits = split(recipe)
     sampled = [arm.name for arm in recipe.arms if arm.gallery_sample]
     if sampled and splits.open is None:
@@ -83,6 +89,8 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage) -> Comparison:
             f"the arm {sampled[0]!r} takes a sample of the open gallery, and there is none: the "
             "models know every class. Give a smaller data.new_classes, or leave the arm out"
         )
+    if not overwrite:
+        _refuse_another(out, {"data": describe_study(recipe, splits)["data"]})
     _prepare(out, recipe, splits)
     trained = train_models(recipe, splits, stage)
     vectors = StudyVectors(recipe, trained.models, splits, stage)
@@ -118,11 +126,34 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _refuse_to_replace_others(out: Path) -> None:
+def check_place(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    """Refuse a directory that holds something else than a study, or one of another recipe.
+
+    Raises:
+        ConfigurationError: saying so; what is there is left alone.
+    """
     if out.exists() and any(out.iterdir()) and not (out / RECIPE).is_file():
         raise ConfigurationError(
             f"{out} is there already and holds no study; it was left as it is. "
             "Give another directory with --out"
+        )
+    if not overwrite:
+        _refuse_another(out, {"recipe": recipe.model_dump(mode="json")})
+
+
+def _refuse_another(out: Path, study: Mapping[str, Any]) -> None:
+    """Refuse a directory with a study that differs in what is given; versions may differ."""
+    if not (out / RECIPE).exists():
+        return
+    try:
+        before = json.loads((out / RECIPE).read_bytes())
+        same = all(before[name] == value for name, value in study.items())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        same = False
+    if not same:
+        raise ConfigurationError(
+            f"{out} holds another study, of other settings or images; it was left as it is. Give "
+            "another directory with --out, or replace it with --overwrite"
         )
 
 
