@@ -577,14 +577,6 @@ def test_an_onnx_file_whose_first_output_is_no_vector_says_what_it_needs(tmp_pat
             EmbeddingModel.from_onnx(path, name="other", input=GREY_8)
 
 
-def test_a_file_that_is_no_onnx_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="there is no ONNX file"):
-        EmbeddingModel.from_onnx(tmp_path / "none.onnx", name="none", input=GREY_8)
-    (tmp_path / "bad.onnx").write_bytes(b"bad")
-    with pytest.raises(ModelError, match="the ONNX file cannot be loaded"):
-        EmbeddingModel.from_onnx(tmp_path / "bad.onnx", name="bad", input=GREY_8)
-
-
 def test_an_onnx_file_on_a_device_that_is_not_there_says_so(items, tmp_path):
     model = EmbeddingModel.from_onnx(onnx_file(tmp_path / "two.onnx"), name="two", input=GREY_8)
     with pytest.raises(ModelError, match="onnxruntime cannot run on 'tpu' here"):

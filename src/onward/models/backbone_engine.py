@@ -1,9 +1,10 @@
 """Runs a torch backbone in eval mode."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,36 @@ class BackboneEngine(Engine):
         object.__setattr__(self, "stage_channels", own.stage_channels)
 
     @classmethod
+    def of_backbone(cls, backbone: Backbone, spec: BackboneSpec) -> "BackboneEngine":
+        """Return the engine of a backbone, once it is sure that the spec says all of it.
+
+        What is saved and named are the spec and the weights. So both together must give what the
+        backbone gives, with whatever was changed in it since it was built.
+
+        Raises:
+            ModelError: if they do not.
+        """
+        given = cls(backbone, spec)
+        try:
+            built = cls.of_arrays(spec, given.arrays())
+        except ArtifactError as error:
+            raise ModelError(f"{_UNLIKE}: {error}") from error
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(1, spec.channels, spec.size, spec.size, generator=generator) * 4 - 2
+        with _exactly(torch.device("cpu")):
+            given_values, built_values = (
+                [engine.backbone(image), vector, *maps]
+                for engine in (given, built)
+                for vector, maps in [engine.backbone.stages(image)]
+            )
+        if not all(map(_alike, given_values, built_values)):
+            raise ModelError(
+                f"{_UNLIKE}: with the same weights it gives other values. Give the backbone as it "
+                "was built, or export what it is now to ONNX (EmbeddingModel.from_onnx)"
+            )
+        return given
+
+    @classmethod
     def of_arrays(cls, spec: BackboneSpec, arrays: Mapping[str, np.ndarray]) -> "BackboneEngine":
         """Build the backbone and give it saved weights; torch's generator is left as it was.
 
@@ -54,7 +85,7 @@ class BackboneEngine(Engine):
 
         def run(pixels: Pixels) -> tuple[Vectors, PooledStages | None]:
             taken.check(pixels)
-            with torch.inference_mode():
+            with _exactly(place):
                 images = torch.tensor(pixels).to(place).float() / 255
                 normal = normalise(images, taken.mean, taken.std)
                 if grid is None:
@@ -80,6 +111,38 @@ class BackboneEngine(Engine):
     def files(self) -> Mapping[str, bytes]:
         """Return none."""
         return {}
+
+
+_UNLIKE = "the backbone is not what its spec builds"
+
+
+@contextmanager
+def _exactly(place: torch.device) -> Iterator[None]:
+    """Compute in float32 throughout, whatever the program around has chosen for its own.
+
+    TF32, which cuDNN takes by default, keeps 10 bits of what goes into a product; autocast to
+    bfloat16 keeps 7.
+    """
+    backends: Any = torch.backends
+    owners = [backends.cuda.matmul, backends.cudnn]
+    name, exact = "allow_tf32", cast(Any, False)
+    if hasattr(backends.cudnn, "conv"):  # since torch 2.9
+        name, exact = "fp32_precision", "ieee"
+        owners = [backends.cuda.matmul, backends.mkldnn.matmul]
+        owners += [backends.cudnn.conv, backends.mkldnn.conv]
+    chosen = [getattr(owner, name) for owner in owners]
+    try:
+        for owner in owners:
+            setattr(owner, name, exact)
+        with torch.autocast(place.type, enabled=False), torch.inference_mode():
+            yield
+    finally:
+        for owner, value in zip(owners, chosen, strict=True):
+            setattr(owner, name, value)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True)
 
 
 def _device(device: str) -> torch.device:

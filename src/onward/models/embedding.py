@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.artifacts import read_artifact, write_artifact
+from onward.artifacts import Artifact, read_artifact, write_artifact
 from onward.data import Items
-from onward.errors import ArtifactError, ModelError
+from onward.errors import ArtifactError, MissingExtraError, ModelError, OnwardError
 from onward.models.engines import CallableEngine, Engine, Vectors
 from onward.models.files import (
     CLASSIFIER,
@@ -42,6 +42,8 @@ class EmbeddingModel:
 
     Made by training, `load`, `of_backbone`, `from_onnx` or `from_callable`; it never changes. An
     item's embedding does not depend on the batch it stands in, beyond the rounding of float32.
+    Whatever else it depends on is in the name of the space, which is checked here; a callable of
+    which no digest was declared is the exception.
 
     Attributes:
         space: where its embeddings lie.
@@ -69,6 +71,13 @@ class EmbeddingModel:
             raise ModelError(
                 f"{self.space} is no space for a model that gives {self.engine.dim} dimensions"
             )
+        if self.engine.is_known:
+            made = mint(self.name, self.engine, self.input)
+            if made != self.space.name:
+                raise ModelError(
+                    f"{self.space.name} is not the space of this model, whose weights and input "
+                    f"make it {made}; make a model by of_backbone, from_onnx or from_callable"
+                )
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(int(label) for label in self.classes))
         if self.classifier is not None:
@@ -100,7 +109,7 @@ class EmbeddingModel:
 
     @property
     def fingerprint(self) -> str:
-        """The digest in the space's name; for a callable, the name itself."""
+        """The digest in the space's name; for a callable without one, the name itself."""
         return self.space.name.rpartition("@")[2]
 
     @property
@@ -134,7 +143,7 @@ class EmbeddingModel:
             made_by: plain JSON values.
 
         Raises:
-            ModelError: if these do not fit together.
+            ModelError: if these do not fit together, or the backbone is not what the spec builds.
         """
         taken = InputSpec.of_spec(spec) if input is None else input
         if (taken.size, taken.channels) != (spec.size, spec.channels):
@@ -142,7 +151,7 @@ class EmbeddingModel:
                 f"the backbone was built for {spec.size} px and {spec.channels} channels, the "
                 f"input is {taken.size} px and {taken.channels} channels; make them the same"
             )
-        engine = import_backbone_engine()(backbone, spec)
+        engine = import_backbone_engine().of_backbone(backbone, spec)
         space = Space(mint(name, engine, taken), engine.dim, metric)
         return cls(space, taken, engine, classes, classifier, None, made_by or {})
 
@@ -158,17 +167,17 @@ class EmbeddingModel:
         """Return the model that an ONNX file holds.
 
         The file has one input of images, float32 (they come normalised) or uint8 (they come as they
-        are), and as its first output one vector an image.
+        are), and as its first output one vector an image. Weights that it keeps in other files are
+        read from beside it, and are part of the model and of the name of its space.
 
         Raises:
-            ModelError: if there is no such file, or it takes or gives something else.
+            ModelError: if there is no such file, its weights are missing or damaged, or it takes or
+                gives something else.
         """
         from onward.models.onnx_engine import OnnxEngine
+        from onward.models.onnx_files import read_onnx
 
-        file = Path(path)
-        if not file.is_file():
-            raise ModelError(f"there is no ONNX file {file}; make one with torch.onnx.export")
-        engine = OnnxEngine(file.read_bytes(), input)
+        engine = OnnxEngine(read_onnx(path), input)
         return cls(Space(mint(name, engine, input), engine.dim, metric), input, engine)
 
     @classmethod
@@ -180,44 +189,57 @@ class EmbeddingModel:
         dim: int,
         input: InputSpec,
         metric: Metric = "l2",
+        digest: str | None = None,
     ) -> "EmbeddingModel":
         """Return a model that runs a function of the user's.
 
         Args:
             function: is given pixels (uint8, B x C x H x W), not normalised, and returns an array
                 of B x dim.
-            name: names the space. Nothing else tells one function from another: give each version
-                of it a name of its own.
+            name: names the space. Without a digest nothing else tells one function from another:
+                give each version of it a name of its own, whatever about it changes.
             dim: how many numbers it returns an image.
             input: size and channels of the pixels.
             metric: the distance of its space.
+            digest: what tells this function from every other that bears the name, such as the
+                SHA-256 of its weights and the version of its code. It becomes part of the space's
+                name, and so does the input.
+
+        Raises:
+            ModelError: if the digest is empty, or with one the name has an `@` of its own.
         """
-        return cls(Space(name, dim, metric), input, CallableEngine(function, dim))
+        engine = CallableEngine(function, dim, digest)
+        if digest is None:
+            return cls(Space(name, dim, metric), input, engine)
+        if not digest.strip():
+            raise ModelError(
+                "the declared digest of a callable is empty; give what tells it from others, such "
+                "as the SHA-256 of its weights, or leave it out and give each version a name"
+            )
+        return cls(Space(mint(name, engine, input), dim, metric), input, engine)
 
     @classmethod
     def load(cls, directory: Path | str) -> "EmbeddingModel":
         """Read what `save` wrote.
 
         Raises:
-            ArtifactError: if it is missing or damaged, or its weights are not those in the name of
-                its space.
+            ArtifactError: if it is missing, damaged or holds something else, or its weights are
+                not those in the name of its space.
             MissingExtraError: if it needs torch or timm and they are not installed.
         """
         artifact = read_artifact(directory, KIND)
-        config = artifact.config
-        space, taken = Space.from_json(config["space"]), InputSpec.from_json(config["input"])
-        engine = read_engine(directory, artifact, taken)
-        classes = None if config["classes"] is None else tuple(config["classes"])
-        readout = read_layers(artifact)
-        classifier = artifact.arrays.get(CLASSIFIER)
-        model = cls(space, taken, engine, classes, classifier, readout, artifact.made_by)
-        computed = mint(model.name, engine, taken)
-        if computed != space.name:
+        try:
+            return cls._read(directory, artifact)
+        except (ArtifactError, MissingExtraError):
+            raise
+        except OnwardError as error:
+            raise ArtifactError(f"{directory} holds a model that cannot be run: {error}") from error
+        except Exception as error:  # whatever a distorted header leads to
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ArtifactError(
-                f"{directory} says that its space is {space.name}, but its weights make it "
-                f"{computed}; they were changed after training. Restore it from a copy"
-            )
-        return model
+                f"the header of {directory} is not that of a model ({what}); restore it from a "
+                "copy, or make the model again"
+            ) from error
 
     def save(self, directory: Path | str) -> None:
         """Write `config.json`, `model.safetensors` and a card; an ONNX file goes in as it is.
@@ -352,6 +374,28 @@ class EmbeddingModel:
         side = "" if self.side is None else f", and side-information in {self.side}"
         colour = "grey" if self.input.channels == 1 else "colour"
         return f"model of {self.space}{side}; {colour} images of {self.input.size} px"
+
+    @classmethod
+    def _read(cls, directory: Path | str, artifact: Artifact) -> "EmbeddingModel":
+        config = artifact.config
+        space, taken = Space.from_json(config["space"]), InputSpec.from_json(config["input"])
+        engine = read_engine(directory, artifact, taken)
+        computed = mint(space.name.rpartition("@")[0], engine, taken)
+        if computed != space.name:
+            raise ArtifactError(
+                f"{directory} says that its space is {space.name}, but its weights make it "
+                f"{computed}; they were changed after training. Restore it from a copy"
+            )
+        classes = None if config["classes"] is None else tuple(config["classes"])
+        readout, classifier = read_layers(artifact), artifact.arrays.get(CLASSIFIER)
+        model = cls(space, taken, engine, classes, classifier, readout, artifact.made_by)
+        side = None if config["side"] is None else Space.from_json(config["side"])
+        if model.side != side:
+            raise ArtifactError(
+                f"{directory} says that its side-information is in {side}, but what reads it makes "
+                f"it {model.side}; it was changed after it was fitted. Restore it from a copy"
+            )
+        return model
 
     def _need_side(self) -> Space:
         if self.side is None:

@@ -1,13 +1,15 @@
 """What runs a model: from pixels to vectors, whatever stands behind it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
+from onward.artifacts import canonical_json, digest, digest_arrays
 from onward.errors import ModelError
 from onward.models.inputs import InputSpec, Pixels
 from onward.models.layers import PooledStages
@@ -52,13 +54,42 @@ class Engine(ABC):
     def files(self) -> Mapping[str, bytes]:
         """Return the files to be saved."""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether all that makes the vectors is in `fingerprint`."""
+        return True
+
+    def fingerprint(self, taken: InputSpec) -> str:
+        """Return a digest of all that makes the vectors: weights, architecture, normalisation.
+
+        It is computed once for each input, for an engine never changes.
+        """
+        settings = canonical_json({"engine": self.to_json(), "input": taken.to_json()})
+        if settings not in self._fingerprints:
+            self._fingerprints[settings] = digest(settings, *self._content())
+        return self._fingerprints[settings]
+
+    @cached_property
+    def _fingerprints(self) -> dict[bytes, str]:
+        return {}
+
+    def _content(self) -> Iterable[bytes]:
+        """Return what of the engine makes the vectors, beside what `to_json` says."""
+        return (digest_arrays(self.arrays()).encode(), *self.files().values())
+
 
 @dataclass(frozen=True, eq=False)
 class CallableEngine(Engine):
-    """A function of the user's, from pixels (uint8, B x C x H x W) to one vector an image."""
+    """A function of the user's, from pixels (uint8, B x C x H x W) to one vector an image.
+
+    Attributes:
+        declared: what the user says that tells it from every other function, such as a digest of
+            its weights; None where its name alone does.
+    """
 
     function: Callable[[Pixels], Any]
     dim: int
+    declared: str | None = None
 
     def forward(
         self,
@@ -76,8 +107,17 @@ class CallableEngine(Engine):
         return run
 
     def to_json(self) -> dict[str, Any]:
-        """Return its kind."""
-        return {"kind": "callable"}
+        """Return its kind, and what was declared of it."""
+        declared = {} if self.declared is None else {"digest": self.declared}
+        return {"kind": "callable", **declared}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a digest was declared."""
+        return self.declared is not None
+
+    def _content(self) -> Iterable[bytes]:
+        return ()
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Refuse: code cannot be saved without pickling it."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from onward.artifacts import Artifact, canonical_json, digest, digest_arrays
+from onward.artifacts import Artifact
 from onward.errors import ArtifactError, MissingExtraError, ModelError
 from onward.models.engines import Engine
 from onward.models.inputs import InputSpec
@@ -35,9 +35,7 @@ def mint(name: str, engine: Engine, taken: InputSpec) -> str:
             f"a model cannot be called {name!r}; give a name without '@', such as 'photos-2', "
             "and the digest of the weights is added to it"
         )
-    settings = canonical_json({"engine": engine.to_json(), "input": taken.to_json()})
-    parts = (settings, digest_arrays(engine.arrays()).encode(), *engine.files().values())
-    return f"{name}@{digest(*parts)[:DIGITS]}"
+    return f"{name}@{engine.fingerprint(taken)[:DIGITS]}"
 
 
 def import_backbone_engine() -> Any:
@@ -108,16 +106,20 @@ def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> 
         try:
             spec = BackboneSpec(**config["backbone"])
         except ValidationError as error:
+            first = error.errors()[0]
             raise ArtifactError(
                 f"{directory} holds a backbone with settings that this Onward does not know: "
-                f"{error.errors()[0]['loc'][0]}. Install the version that wrote it, or a newer one"
+                f"{' '.join(map(str, first['loc'])) or first['msg']}. Install the version that "
+                "wrote it, or a newer one"
             ) from error
         engine: Engine = import_backbone_engine().of_arrays(spec, _strip(WEIGHTS, artifact.arrays))
         return engine
-    if config["kind"] == "onnx":
+    if config["kind"] in ("onnx", "onnx-and-data"):
         from onward.models.onnx_engine import ONNX_FILE, OnnxEngine
+        from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
 
-        return OnnxEngine(artifact.files[ONNX_FILE], taken)
+        weights = artifact.files.get(WEIGHTS_FILE, b"")
+        return OnnxEngine(OnnxFiles(artifact.files[ONNX_FILE], weights), taken)
     raise ArtifactError(
         f"{directory} holds a model of kind {config['kind']!r}; this Onward runs backbones and "
         "ONNX files. Install a newer Onward"
@@ -177,4 +179,5 @@ def _card(description: Mapping[str, Any]) -> str:
 def _engine_words(engine: Mapping[str, Any]) -> str:
     if engine["kind"] == "backbone":
         return f"torch, backbone `{engine['backbone']['name']}`"
-    return "onnxruntime, `model.onnx`"
+    beside = " and `model.onnx.data`" if engine["kind"] == "onnx-and-data" else ""
+    return f"onnxruntime, `model.onnx`{beside}"

@@ -1,6 +1,10 @@
 """What a model wants its images to be: size, channels, normalisation."""
 
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,19 +16,24 @@ from onward.nn.specs import TIMM, BackboneSpec
 Pixels = UInt8[np.ndarray, "item channel height width"]
 Images = Float32[np.ndarray, "item channel height width"]
 
+LARGEST_SIZE = 16_384  # a single image of float32 takes 3 GB then
+
 
 @dataclass(frozen=True)
 class InputSpec:
     """What a model wants its images to be.
 
+    Images become what it says in one way, `onward.data.images.to_pixels`. All of it is part of the
+    name of a model's space.
+
     Attributes:
         size: height and width in pixels; images are resized and cropped to it.
         channels: 1 for grey, 3 for colour.
         mean: subtracted from each channel, whose values are in [0, 1].
-        std: what is left is divided by it.
+        std: what is left is divided by it; above 0.
 
     Raises:
-        ModelError: if these do not fit together.
+        ModelError: if a value is not what it should be, or they do not fit together.
     """
 
     size: int
@@ -33,17 +42,29 @@ class InputSpec:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
-        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if self.size < 1 or self.channels not in (1, 3):
+        _check_whole("size", self.size, "the height and width of a square in pixels, such as 224")
+        _check_whole("channels", self.channels, "1 for grey images or 3 for colour")
+        object.__setattr__(self, "size", int(self.size))
+        object.__setattr__(self, "channels", int(self.channels))
+        if not 1 <= self.size <= LARGEST_SIZE or self.channels not in (1, 3):
             raise ModelError(
                 f"a model cannot take images of {self.size} px and {self.channels} channels; "
-                "give at least 1 px and 1 (grey) or 3 (colour) channels"
+                f"give 1 to {LARGEST_SIZE} px and 1 (grey) or 3 (colour) channels"
             )
+        object.__setattr__(self, "mean", _numbers("mean", self.mean))
+        object.__setattr__(self, "std", _numbers("std", self.std))
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ModelError(
                 f"mean {self.mean} and std {self.std} do not normalise {self.channels} channels; "
                 "give one number a channel, std above 0"
+            )
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            black_white = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+            extremes = self.normalise(black_white.repeat(self.channels, axis=1))
+        if not np.isfinite(extremes).all():
+            raise ModelError(
+                f"mean {self.mean} and std {self.std} bring pixels beyond what float32 holds; give "
+                "the mean and the deviation of values in [0, 1]"
             )
 
     @classmethod
@@ -90,3 +111,25 @@ class InputSpec:
     def from_json(cls, fields: dict[str, Any]) -> "InputSpec":
         """Return what `to_json` wrote."""
         return cls(fields["size"], fields["channels"], tuple(fields["mean"]), tuple(fields["std"]))
+
+
+def _check_whole(name: str, value: Any, meaning: str) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ModelError(
+            f"an InputSpec was given {name}={value!r}; it needs one whole number, {meaning}"
+        )
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    numbers: tuple[float, ...] = (math.nan,)
+    if isinstance(values, Sequence | np.ndarray) and all(
+        isinstance(one, Real) and not isinstance(one, bool) for one in values
+    ):
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            numbers = tuple(float(one) for one in values)
+    if not np.isfinite(numbers).all():
+        raise ModelError(
+            f"an InputSpec was given {name}={values!r}; it needs one finite number a channel, such "
+            "as (0.5, 0.5, 0.5)"
+        )
+    return numbers

@@ -10,6 +10,7 @@ import numpy as np
 from onward.errors import ModelError
 from onward.models.engines import Engine, Forward, Vectors, check_vectors, refuse_stages
 from onward.models.inputs import InputSpec, Pixels
+from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
 
 ONNX_FILE = "model.onnx"
 _FLOATS, _BYTES = "tensor(float)", "tensor(uint8)"
@@ -26,7 +27,7 @@ class OnnxEngine(Engine):
         ModelError: if the graph cannot be read or takes or gives something else.
     """
 
-    graph: bytes
+    model: OnnxFiles
     taken: InputSpec
     dim: int = field(init=False)
 
@@ -51,7 +52,7 @@ class OnnxEngine(Engine):
                 "Export it again, or give the InputSpec that it was made for"
             )
         empty = np.zeros((1, taken.channels, size, size), np.uint8)
-        output = next(self._outputs(self._session, empty))
+        output = next(_outputs(self._session, empty, taken))
         if output.ndim != 2:
             raise ModelError(
                 f"the ONNX file's first output has shape {output.shape} for one image; it needs "
@@ -62,44 +63,46 @@ class OnnxEngine(Engine):
     def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
         """Return a function that runs the graph on the CPU, or on a GPU by CUDA."""
         refuse_stages(grid, "an ONNX file")
-        session = self._session if device in ("cpu", "auto") else _session(self.graph, device)
+        session = self._session if device in ("cpu", "auto") else _session(self.model, device)
 
         def run(pixels: Pixels) -> tuple[Vectors, None]:
             taken.check(pixels)
-            outputs = list(self._outputs(session, pixels))
+            outputs = list(_outputs(session, pixels, taken))
             vectors = np.concatenate(outputs) if outputs else np.empty((0, self.dim), np.float32)
             return check_vectors(vectors, len(pixels), self.dim, "the ONNX file"), None
 
         return run
 
-    def _outputs(self, session: Any, pixels: Pixels) -> Iterator[np.ndarray]:
-        """Run the graph on batches of the size it wants; what a last one is filled with is cut."""
-        wanted = session.get_inputs()[0]
-        fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
-        step = fixed or max(len(pixels), 1)
-        for start in range(0, len(pixels), step):
-            batch = pixels[start : start + step]
-            images = batch if wanted.type == _BYTES else self.taken.normalise(batch)
-            if fixed:
-                missing = fixed - len(batch)
-                images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
-            yield _run(session, wanted.name, images)[: len(batch)]
-
     @cached_property
     def _session(self) -> Any:
-        return _session(self.graph, "cpu")
+        return _session(self.model, "cpu")
 
     def to_json(self) -> dict[str, Any]:
-        """Return its kind."""
-        return {"kind": "onnx"}
+        """Return its kind; a reader that knows of no weights beside the graph must not run it."""
+        return {"kind": "onnx-and-data" if self.model.weights else "onnx"}
 
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """Return none: the weights stand in the graph."""
+        """Return none: the weights stand in the files."""
         return {}
 
     def files(self) -> Mapping[str, bytes]:
-        """Return the graph."""
-        return {ONNX_FILE: self.graph}
+        """Return the graph, and its weights where it is too large to hold them."""
+        graph = {ONNX_FILE: self.model.graph}
+        return graph | ({WEIGHTS_FILE: self.model.weights} if self.model.weights else {})
+
+
+def _outputs(session: Any, pixels: Pixels, taken: InputSpec) -> Iterator[np.ndarray]:
+    """Run the graph on batches of the size it wants; what a last one is filled with is cut."""
+    wanted = session.get_inputs()[0]
+    fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
+    step = fixed or max(len(pixels), 1)
+    for start in range(0, len(pixels), step):
+        batch = pixels[start : start + step]
+        images = batch if wanted.type == _BYTES else taken.normalise(batch)
+        if fixed:
+            missing = fixed - len(batch)
+            images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
+        yield _run(session, wanted.name, images)[: len(batch)]
 
 
 def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:
@@ -118,13 +121,14 @@ def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:
     return output
 
 
-def _session(graph: bytes, device: str) -> Any:
+def _session(model: OnnxFiles, device: str) -> Any:
     import onnxruntime
 
     kind, _, number = device.partition(":")
     providers: dict[str, Any] = {
         "cpu": "CPUExecutionProvider",
-        "cuda": ("CUDAExecutionProvider", {"device_id": int(number or 0)}),
+        # Without TF32, which would round what goes into a product to 10 bits.
+        "cuda": ("CUDAExecutionProvider", {"device_id": int(number or 0), "use_tf32": 0}),
     }
     available = onnxruntime.get_available_providers()
     if kind not in providers or (kind == "cuda" and "CUDAExecutionProvider" not in available):
@@ -134,10 +138,12 @@ def _session(graph: bytes, device: str) -> Any:
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, not printed as well
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(one) for one in model.apart.values()]
+    options.add_external_initializers(list(model.apart), values)
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=[providers[kind]])
+        return onnxruntime.InferenceSession(model.graph, options, providers=[providers[kind]])
     except Exception as error:  # onnxruntime's own errors have no common class
         raise ModelError(
-            f"the ONNX file cannot be loaded ({error}); it must be one whole ONNX model, with its "
-            "weights inside"
+            f"the ONNX file cannot be loaded ({error}); it must be one whole ONNX model that this "
+            f"onnxruntime ({onnxruntime.__version__}) can run"
         ) from error

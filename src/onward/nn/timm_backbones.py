@@ -24,8 +24,9 @@ class TimmBackbone(Backbone):
     The stages are those of a CNN, or the token grids after each quarter of a transformer's blocks.
 
     Raises:
-        ModelError: if timm has no such model, the model does not tell its stages or cannot take
-            images of this size, or its pretrained weights cannot be had.
+        ModelError: if timm has no such model or tag, the model does not tell its stages, gives
+            several maps for one image or cannot take images of this size, or its pretrained weights
+            cannot be had.
         MissingExtraError: if timm is not installed.
     """
 
@@ -67,18 +68,18 @@ def timm_normalisation(spec: BackboneSpec) -> tuple[tuple[float, ...], tuple[flo
     Grey images get the means over the colours, as timm sums the colours' filters for them.
 
     Raises:
-        ModelError: if timm has no such model.
+        ModelError: if timm has no such model or tag.
         MissingExtraError: if timm is not installed.
     """
-    known = _timm_with(spec).get_pretrained_cfg(spec.name.removeprefix(TIMM))
+    _, known = _timm_with(spec)
     mean, std = (known.mean, known.std) if known else ((0.5,) * 3, (0.5,) * 3)
     if spec.channels == len(mean):
         return tuple(mean), tuple(std)
     return (fmean(mean),) * spec.channels, (fmean(std),) * spec.channels
 
 
-def _timm_with(spec: BackboneSpec) -> Any:
-    """Return timm, once it is sure that it has the model."""
+def _timm_with(spec: BackboneSpec) -> tuple[Any, Any]:
+    """Return timm, once it is sure that it has the model, and what it says of the weights."""
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -90,13 +91,23 @@ def _timm_with(spec: BackboneSpec) -> Any:
         raise ModelError(
             f"timm has no model {name!r}; {offer or 'timm.list_models() lists what it has'}"
         )
-    return timm
+    try:
+        return timm, timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        model, _, tag = name.partition(".")
+        known = [one.partition(".")[2] for one in timm.list_pretrained(f"{model}.*")]
+        near = difflib.get_close_matches(tag, known, n=3, cutoff=0) or ["none"]
+        raise ModelError(
+            f"timm {timm.__version__} has no weights {tag!r} of its model {model!r}; of the "
+            f"{len(known)} that it has, the nearest: {', '.join(near)}. Give one of them, or "
+            f"{TIMM + model!r} alone"
+        ) from error
 
 
 def _create(spec: BackboneSpec) -> Any:
-    timm, name = _timm_with(spec), spec.name.removeprefix(TIMM)
-    settings: dict[str, Any] = {"num_classes": 0, "in_chans": spec.channels}
-    known = timm.get_pretrained_cfg(name)
+    timm, known = _timm_with(spec)
+    name, settings = spec.name.removeprefix(TIMM), dict[str, Any]()
+    settings |= {"num_classes": 0, "in_chans": spec.channels}
     if known is not None and known.fixed_input_size:  # transformers; others take any size
         settings["img_size"] = spec.size
     try:
@@ -126,16 +137,25 @@ def _stage_indices(count: int) -> list[int]:
 def _try_out(
     model: Any, indices: list[int], spec: BackboneSpec
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Run one empty image, so that shapes are known and an unfit size shows now."""
+    """Run one empty image, so that shapes are known and what does not fit shows now."""
     empty = torch.zeros(1, spec.channels, spec.size, spec.size)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             last, maps = model.forward_intermediates(empty, indices=indices)
+            if not isinstance(last, Tensor) or not isinstance(
+                model.forward_features(empty), Tensor
+            ):
+                raise ModelError(
+                    f"{spec.name} gives several maps for one image, and a backbone needs one; take "
+                    f"another model, such as {TIMM}resnet50"
+                )
             pooled = model.forward_head(last, pre_logits=True)
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        raise _unfit(spec, f"{type(error).__name__}: {error}") from error
+    except ModelError:
+        raise
+    except Exception as error:  # timm's models raise whatever the size leads them to
+        raise _unfit(spec, f"{type(error).__name__}: {error}".removesuffix(": ")) from error
     model.train(was_training)
     return last, pooled, maps
 
