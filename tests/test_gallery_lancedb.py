@@ -18,8 +18,9 @@ import pytest
 from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError
-from onward.gallery import create_gallery, lance_commits, open_gallery
+from onward.gallery import create_gallery, lance_commits, lance_search, open_gallery
 from onward.gallery.lancedb import LanceStore
+from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 
 OLD = Space("old@1", 4)
@@ -118,6 +119,48 @@ def test_a_gallery_that_was_moved_is_still_whole(path, gallery, tmp_path):
     with pytest.raises(GalleryError, match=r"photos.lance is gone; restore it"):
         gallery.count()
     assert open_gallery(moved).ids() == ("a", "b", "c")
+
+
+def of_inner_products(path, scale, *, long=()):
+    """A gallery of 600 vectors of about that length, some of them much longer."""
+    space, rng = Space("dot@1", 8, "ip"), np.random.default_rng(0)
+    vectors = rng.standard_normal((600, 8)) * scale
+    vectors[list(long)] *= 1e10
+    items = Embeddings(tuple(f"i{row:03}" for row in range(600)), vectors.astype("f4"), space)
+    queries = Embeddings(("q", "r"), rng.standard_normal((2, 8)).astype("f4"), space)
+    return create_gallery(path, space, items=[items]), items, queries
+
+
+@pytest.mark.parametrize("scale", [1e-17, 1e-9, 1, 1e16])
+def test_an_index_of_inner_products_finds_vectors_of_any_usual_length(path, scale):
+    gallery, items, queries = of_inner_products(path, scale)
+    gallery.build_index(items.space)
+    near = gallery.search(queries, 10, approximate=True)
+    exact = search(queries, items, 10, exclude_self=False)
+    for row in (0, 1):
+        assert len(set(near.ids_of(row)) & set(exact.ids_of(row))) >= 8
+
+
+@pytest.mark.parametrize(("scale", "length"), [(1e-20, "e-20"), (1e20, r"e\+20")])
+def test_an_index_in_which_inner_products_would_be_lost_is_refused(path, scale, length):
+    gallery, items, queries = of_inner_products(path, scale)
+    words = (
+        rf"can have no index of dot@1 \(8, ip\): its longest vector has the length .*{length}, and "
+        "Lance computes inner products in float32, for lengths from 1e-18 to 1e.18. Search without"
+    )
+    with pytest.raises(GalleryError, match=words):
+        gallery.build_index(items.space)
+    found = gallery.search(queries, 10, approximate=True)
+    assert found.ids_of(0) == search(queries, items, 10, exclude_self=False).ids_of(0)
+
+
+def test_where_an_index_has_lost_vectors_every_vector_is_read(path, monkeypatch):
+    gallery, items, queries = of_inner_products(path, 1e20, long=range(0, 600, 2))
+    monkeypatch.setattr(lance_search, "INDEXED_LENGTHS", (0, np.inf))
+    gallery.build_index(items.space)
+    found = gallery.search(queries, 10, approximate=True)
+    exact = search(queries, items, 10, exclude_self=False)
+    assert [found.ids_of(row) for row in (0, 1)] == [exact.ids_of(row) for row in (0, 1)]
 
 
 def test_damaged_files_are_named_as_such(path, gallery):

@@ -112,8 +112,9 @@ def test_another_format_or_scale_is_another_space_with_the_given_name():
     assert one.space == fit_quantisation(some, "int8").space == one.apply(some).space
     assert re.fullmatch("side-int8@[0-9a-f]{8}", one.space.name)
     assert str(half.space).endswith("(2, l2, float16)")
-    brought = Quantisation(Space("clip", 2, "cosine"), "float16").space
-    assert (brought.name.split("@")[0], brought.metric) == ("clip-float16", "cosine")
+    for metric in ("cosine", "ip"):
+        brought = Quantisation(Space("clip", 2, metric), "float16").space
+        assert (brought.name.split("@")[0], brought.metric) == ("clip-float16", metric)
 
 
 def test_the_same_for_any_batches():

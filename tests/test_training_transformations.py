@@ -569,6 +569,23 @@ def test_agreement_is_the_share_of_nearest_neighbours_that_are_common():
     assert judge.upgrade(h)["agreement"] == pytest.approx(shared / 250)
 
 
+def test_vectors_of_inner_products_are_learned_with_their_lengths_and_judged_by_products():
+    space, (old, side, _) = Space("dot@1", 8, "ip"), (rows(e.space, e.vectors) for e in world())
+    weight = np.random.default_rng(3).normal(size=(8, 11))
+    whole = np.concatenate([old.vectors, side.vectors], axis=1)
+    new = rows(space, (whole @ weight.T) ** 3)
+    pairs = Pairs(old, side, new)
+    np.testing.assert_array_equal(pairs.targets, new.vectors)
+    assert pairs.length == 1
+    h = fit(old, side, new, settings=FitSettings(method="ridge"), run=CPU)
+    found = Judge.of(pairs, np.arange(100)).upgrade(h)["agreement"]
+    asked, mapped = new.vectors[:100], h.apply(old, side).vectors[:100]
+    near = [(-(asked @ gallery.T) + np.diag([np.inf] * 100)) for gallery in (mapped, asked)]
+    tens = [np.argsort(each, axis=1)[:, :10] for each in near]
+    shared = [len(set(one) & set(other)) for one, other in zip(*tens, strict=True)]
+    assert found == pytest.approx(np.mean(shared) / 10)
+
+
 def test_labels_that_no_two_items_share_are_no_classes():
     old, _, new = (rows(e.space, e.vectors, labels=np.arange(len(e))) for e in world())
     assert Judge.of(Pairs(old, None, new), np.arange(30)).by == "agreement"

@@ -14,13 +14,19 @@ import pyarrow as pa
 from jaxtyping import Float32
 
 from onward import retrieval
+from onward.errors import GalleryError
 from onward.gallery.arrow_rows import vectors_of
 from onward.gallery.record import Field
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids, Space
+from onward.spaces import Embeddings, Ids, Space, Vectors
 
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
+QUERY_LENGTH = 2.0**50
+"""To this length queries of inner products are brought, which changes no order: Lance's distance is
+one minus the product, in which products below 1e-7 are lost."""
+INDEXED_LENGTHS = 1e-18, 1e18
+"""Between these the longest vector of an index of inner products must be, for float32's sake."""
 BLOCK_BYTES = 64 << 20
 """About how much memory the vectors of the candidates take."""
 
@@ -60,6 +66,28 @@ def distance_type(space: Space) -> Literal["l2", "cosine", "dot"]:
     return "dot" if space.metric == "ip" else space.metric
 
 
+def _brought_to_length(vectors: Vectors) -> Vectors:
+    """Return vectors of `QUERY_LENGTH`; those that are zero stay so."""
+    exact = vectors.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+    return (exact * (QUERY_LENGTH / np.where(lengths > 0, lengths, 1))).astype(np.float32)
+
+
+def check_indexed(url: str, of: Field, longest: float) -> None:
+    """Refuse to build an index of inner products in which Lance would lose vectors.
+
+    Raises:
+        GalleryError: saying what the lengths may be.
+    """
+    least, most = INDEXED_LENGTHS
+    if not least <= longest <= most:
+        raise GalleryError(
+            f"gallery {url} can have no index of {of.space}: its longest vector has the length "
+            f"{longest:.3g}, and Lance computes inner products in float32, for lengths from "
+            f"{least:g} to {most:g}. Search without an index, which is exact, or scale the vectors"
+        )
+
+
 def has_index(table: Any, of: Field) -> bool:
     """Say whether an index of the field's vectors was built."""
     return any(of.column in index.columns for index in table.list_indices())
@@ -69,7 +97,8 @@ def _candidates(
     table: Any, of: Field, queries: Embeddings, fetch: int, indexed: bool
 ) -> tuple[list[Ids], list[np.ndarray], list[float]]:
     """Return, for each query, ids and vectors of candidates and Lance's largest distance."""
-    query = table.search(queries.vectors, vector_column_name=of.column, query_type="vector")
+    asked = queries.vectors if of.space.metric != "ip" else _brought_to_length(queries.vectors)
+    query = table.search(asked, vector_column_name=of.column, query_type="vector")
     query = query.distance_type(distance_type(of.space)).limit(fetch)
     query = query.refine_factor(4) if indexed else query.bypass_vector_index()
     answer: pa.Table = query.select(["id", of.column, "_distance"]).to_arrow()

@@ -51,7 +51,13 @@ from onward.gallery.lance_fragments import (
     count_scattered,
     fill_fragments,
 )
-from onward.gallery.lance_search import BLOCK_BYTES, distance_type, has_index, search_table
+from onward.gallery.lance_search import (
+    BLOCK_BYTES,
+    check_indexed,
+    distance_type,
+    has_index,
+    search_table,
+)
 from onward.gallery.lance_workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.sharing import EVERYTHING, Share
@@ -274,15 +280,19 @@ class LanceStore:
     ) -> Ranking:
         """Let Lance choose candidates, and rank these by exact distances.
 
-        Inner products without an index are those of all vectors: see `lance_search`.
+        Inner products without an index are those of all vectors: see `lance_search`. So are they
+        where an index gives fewer than were asked for: it has lost what float32 cannot compute.
         """
         with speaking(self.url):
-            if of.space.metric == "ip" and not (approximate and has_index(self._items, of)):
-                parts = self._parts(of)
-                return retrieval.search_parts(queries, parts, k, exclude_self=exclude_self)
-            return search_table(
-                self._items, of, queries, k, exclude_self=exclude_self, approximate=approximate
-            )
+            if of.space.metric != "ip" or (approximate and has_index(self._items, of)):
+                found = search_table(
+                    self._items, of, queries, k, exclude_self=exclude_self, approximate=approximate
+                )
+                is_full = found.rows.shape[1] == k and (found.rows >= 0).all()
+                if of.space.metric != "ip" or is_full:
+                    return found
+            parts = self._parts(of)
+            return retrieval.search_parts(queries, parts, k, exclude_self=exclude_self)
 
     def _parts(self, of: Field) -> Iterator[Embeddings]:
         rows = max(1, BLOCK_BYTES // (4 * of.space.dim))
@@ -293,6 +303,12 @@ class LanceStore:
         """Build an inverted file of vectors in 8 bits a number, for approximate search."""
         from lancedb.index import IvfSq
 
+        if of.space.metric == "ip":
+            lengths = (
+                np.linalg.norm(part.vectors.astype(float), axis=1) for part in self._parts(of)
+            )
+            longest = max((float(each.max()) for each in lengths), default=1.0)
+            check_indexed(self.url, of, longest)
         config = IvfSq(distance_type=distance_type(of.space))
         commit(self.url, lambda: self._items.create_index(of.column, config=config, replace=True))
 
