@@ -141,11 +141,11 @@ def test_added_items_are_read_back_as_they_were(gallery):
     assert gallery.read(OLD, ids[::-1]).ids == ids[::-1]
 
 
-def test_labels_are_read_only_where_every_item_has_one(gallery):
+def test_labels_that_are_not_known_are_read_as_negative(gallery):
     gallery.add(embed(OLD, ["a"], labels=np.array([7])))
     gallery.add(embed(OLD, ["b"]))
-    assert gallery.read(OLD).labels is None
-    assert gallery.read(OLD, ["a"]).labels.tolist() == [7]
+    assert gallery.read(OLD).labels.tolist() == [7, -1]
+    assert gallery.read(OLD, ["b"]).labels is None
     batch = only_batch(gallery.scan([OLD]))
     assert dict(zip(batch.ids, batch.labels, strict=True)) == {"a": 7, "b": None}
 

@@ -199,7 +199,10 @@ def read_batch(table: pa.Table, wanted: Sequence[Field]) -> Batch:
     return Batch(
         ids=tuple(table["id"].to_pylist()),
         revisions=table["revision"].to_numpy(),
-        labels=tuple(table["label"].to_pylist()),
+        labels=tuple(
+            label if label is not None and label >= 0 else None
+            for label in table["label"].to_pylist()
+        ),
         vectors={of.space: vectors_of(table, of) for of in wanted},
         origins={of.space: tuple(table[origin_column(of)].to_pylist()) for of in wanted},
         uncertainties={
@@ -269,7 +272,7 @@ def rows_of(ids: Ids, also: str = "") -> Iterator[str]:
 def _given_columns(rows: Rows) -> dict[str, pa.Array]:
     given: dict[str, pa.Array] = {}
     if rows.labels is not None:
-        given["label"] = pa.array(rows.labels, pa.int64())
+        given["label"] = pa.array(rows.labels, pa.int64(), mask=rows.labels < 0)
     if rows.payloads is not None:
         given["payload"] = pa.array(rows.payloads, pa.string())
     for of, vectors in rows.vectors.items():

@@ -5,7 +5,7 @@ replace the record if nobody else has, and log the event with it.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,8 @@ from onward.errors import GalleryError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Store
 from onward.gallery.values import Control, Served
-from onward.spaces import Space
+from onward.labels import Labels, into, renumber, translate
+from onward.spaces import Embeddings, Space
 
 TRIES = 100
 """How often a change is tried again when other processes change the record too."""
@@ -137,6 +138,64 @@ def with_control(record: Record, at: Field, changed: Callable[[Control], Control
     was = record.control_of(at)
     now = changed(was)
     return None if now == was else replace(record, controls={**record.controls, at.column: now})
+
+
+def with_class_names(
+    record: Record,
+    url: str,
+    items: Embeddings,
+    *,
+    same_labels: bool,
+    labels_there: Callable[[], Collection[int]],
+) -> Record | None:
+    """Return the record that says what the classes of items to come are called.
+
+    Names are never changed and labels never used again: what was translated by one record is
+    right by the next.
+
+    Args:
+        record: as it is.
+        url: of the gallery, for messages.
+        items: labels and class names of the items.
+        same_labels: if only the gallery or only the items have class names, the numbers of the
+            others mean the same.
+        labels_there: gives the labels that rows of the gallery have; read only where none of them
+            has a name.
+
+    Returns:
+        None if it says so already.
+
+    Raises:
+        LabelMismatchError: as `onward.labels.into` does.
+    """
+    labels, given, known = items.labels, items.class_names, record.class_names
+    if labels is None or (labels < 0).all():
+        return None
+    if not known:
+        if given is not None and (known is None or same_labels):
+            there = set(labels_there())
+            if not there or (same_labels and there <= set(given)):
+                return replace(record, class_names=given)
+        translate(given, None, same_labels=same_labels, sources=label_sources(url))
+        return None if known is not None else replace(record, class_names={})
+    _, names = into(labels, given, known, same_labels=same_labels, sources=label_sources(url))
+    return None if names == known else replace(record, class_names=names)
+
+
+def translated_labels(record: Record, url: str, items: Embeddings) -> Labels | None:
+    """Return the labels of items in the numbering of a record that names their classes."""
+    if items.labels is None:
+        return None
+    known = record.class_names or None
+    sources = label_sources(url)
+    return renumber(
+        items.labels, translate(items.class_names, known, same_labels=True, sources=sources)
+    )
+
+
+def label_sources(url: str) -> tuple[str, str]:
+    """Return what the items and the gallery are called in messages on their labels."""
+    return "the items", f"gallery {url}"
 
 
 def with_serving(record: Record, now: Served) -> Record | None:

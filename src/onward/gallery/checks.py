@@ -5,6 +5,7 @@ Nothing here reads or writes a store.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows, Store
 from onward.gallery.values import Revisions
-from onward.labels import Labels
+from onward.labels import into
 from onward.spaces import Embeddings, Ids, Space
 
 NAMED = 3
@@ -135,14 +136,12 @@ def make_rows(
     embeddings: Sequence[Embeddings],
     payloads: Sequence[Mapping[str, Any]] | None,
 ) -> Rows:
-    """Return the rows that these embeddings of the same items make.
+    """Return the rows that these embeddings of the same items make, without their labels.
 
     Raises:
-        GalleryError: if there are none, two are in the same space, a space is unknown, their ids
-            or labels differ, or a payload is no JSON object.
+        GalleryError: if two are in the same space, a space is unknown, their ids
+            differ, or a payload is no JSON object.
     """
-    if not embeddings:
-        raise GalleryError("no embeddings were given; give the items' vectors in one space or more")
     first = embeddings[0]
     vectors: dict[Field, np.ndarray] = {}
     for one in embeddings:
@@ -152,7 +151,25 @@ def make_rows(
         _check_aligned(first, one)
         vectors[to] = one.vectors
     texts = None if payloads is None else _payload_texts(first, payloads)
-    return Rows(first.ids, _common_labels(embeddings), texts, vectors)
+    return Rows(first.ids, None, texts, vectors)
+
+
+def label_items(embeddings: Sequence[Embeddings]) -> Embeddings:
+    """Return the first of some embeddings of the same items, with labels and class names of all.
+
+    Labels that have names are compared by name; others by number, since an item is of one class.
+    Where some do not know an item's class, the others say it.
+
+    Raises:
+        GalleryError: if there are no embeddings, their ids differ, or an item has two labels.
+    """
+    if not embeddings:
+        raise GalleryError("no embeddings were given; give the items' vectors in one space or more")
+    whole = replace(embeddings[0])
+    for one in embeddings[1:]:
+        _check_aligned(whole, one)
+        whole = _with_labels_of(whole, one)
+    return whole
 
 
 def check_all_new(url: str, rows: Rows, there: Ids) -> None:
@@ -261,19 +278,24 @@ def _check_aligned(first: Embeddings, other: Embeddings) -> None:
     )
 
 
-def _common_labels(embeddings: Sequence[Embeddings]) -> Labels | None:
-    common: Labels | None = None
-    for one in embeddings:
-        if one.labels is None:
-            continue
-        if common is not None and not np.array_equal(common, one.labels):
-            row = int(np.argmax(common != one.labels))
-            raise GalleryError(
-                f"item {one.ids[row]!r} has the label {common[row]} in one of the embeddings and "
-                f"{one.labels[row]} in those in {one.space}; an item has one label"
-            )
-        common = one.labels
-    return common
+def _with_labels_of(whole: Embeddings, one: Embeddings) -> Embeddings:
+    if one.labels is None:
+        return whole
+    if whole.labels is None:
+        return replace(whole, labels=one.labels, class_names=one.class_names)
+    sources = (f"those in {one.space}", f"those in {whole.space}")
+    labels, names = one.labels, whole.class_names
+    if one.class_names is not None and names is not None:
+        labels, names = into(labels, one.class_names, names, same_labels=False, sources=sources)
+    apart = (whole.labels != labels) & (whole.labels >= 0) & (labels >= 0)
+    if apart.any():
+        row = int(np.argmax(apart))
+        raise GalleryError(
+            f"item {one.ids[row]!r} has the label {whole.labels[row]} in one of the embeddings and "
+            f"{one.labels[row]} in those in {one.space}; an item has one label"
+        )
+    common = np.where(whole.labels >= 0, whole.labels, labels)
+    return replace(whole, labels=common, class_names=names or one.class_names)
 
 
 def _payload_texts(items: Embeddings, payloads: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ Nothing here knows of models, images or transformations.
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, final
 
@@ -14,7 +15,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from onward.gallery import space_steps
-from onward.gallery.changes import change_record, moment, rolled_back
+from onward.gallery.changes import (
+    change_record,
+    moment,
+    rolled_back,
+    translated_labels,
+    with_class_names,
+)
 from onward.gallery.checks import (
     check_all_new,
     check_batch_rows,
@@ -24,14 +31,22 @@ from onward.gallery.checks import (
     check_writing,
     find_field,
     find_searched,
+    label_items,
     make_rows,
 )
 from onward.gallery.describing import describe, state_of
 from onward.gallery.filling import Derived, filled
-from onward.gallery.reading import BATCH_ROWS, choose, embeddings_of, ids_of, known_ids
+from onward.gallery.reading import (
+    BATCH_ROWS,
+    choose,
+    embeddings_of,
+    ids_of,
+    known_ids,
+    labels_of,
+)
 from onward.gallery.record import Field
 from onward.gallery.sharing import EVERYTHING, Share
-from onward.gallery.store import Store, Writing
+from onward.gallery.store import Rows, Store, Writing
 from onward.gallery.values import (
     Batch,
     Control,
@@ -41,6 +56,7 @@ from onward.gallery.values import (
     Revisions,
     Served,
 )
+from onward.labels import ClassNames
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Space
 
@@ -72,35 +88,51 @@ class Gallery:
         return describe(self._store)
 
     def add(
-        self, *embeddings: Embeddings, payloads: Sequence[Mapping[str, Any]] | None = None
+        self,
+        *embeddings: Embeddings,
+        payloads: Sequence[Mapping[str, Any]] | None = None,
+        same_labels: bool = False,
     ) -> None:
         """Insert items with their vectors in one space or more.
+
+        Labels are brought into the gallery's numbering by the names of their classes; classes that
+        it does not know get new numbers where theirs are taken. Where neither has class names, the
+        numbers are taken to mean the same.
 
         Args:
             embeddings: of the same items in the same order, each in a space of the gallery. Labels
                 are taken from those that have them.
             payloads: JSON objects, one an item: where the image is, for instance.
+            same_labels: if only the gallery or only the items have class names, the numbers of the
+                others mean the same.
 
         Raises:
             GalleryError: if an item is there already, or what is given does not fit together;
-                then nothing is written.
+                then no row is written.
+            LabelMismatchError: if only the gallery or only the items have class names, and
+                `same_labels` is false.
         """
-        rows = make_rows(self.url, self._store.read_record(), embeddings, payloads)
+        rows = self._rows(embeddings, payloads, same_labels)
         check_all_new(self.url, rows, self._store.insert(rows) if rows.ids else ())
 
     def update(
-        self, *embeddings: Embeddings, payloads: Sequence[Mapping[str, Any]] | None = None
+        self,
+        *embeddings: Embeddings,
+        payloads: Sequence[Mapping[str, Any]] | None = None,
+        same_labels: bool = False,
     ) -> None:
         """Replace the vectors of items whose content has changed.
 
         The vectors in all other spaces were made from the old content: they are cleared, so that
-        the rows are pending again. Labels and payloads stay where none are given.
+        the rows are pending again. Labels and payloads stay where none are given; labels are those
+        that `add` takes.
 
         Raises:
             GalleryError: if an item is not there, or what is given does not fit together; then
-                nothing is written.
+                no row is written.
+            LabelMismatchError: as `add` does.
         """
-        rows = make_rows(self.url, self._store.read_record(), embeddings, payloads)
+        rows = self._rows(embeddings, payloads, same_labels)
         check_none_new(self.url, rows, self._store.update(rows) if rows.ids else ())
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -134,6 +166,10 @@ class Gallery:
     def spaces(self) -> tuple[Space, ...]:
         """Return the spaces, in the order in which they were added."""
         return self._store.read_record().spaces
+
+    def class_names(self) -> ClassNames | None:
+        """Return what each label is called; None where nothing says so."""
+        return self._store.read_record().class_names or None
 
     def made_by(self, space: Space) -> Mapping[str, Any] | None:
         """Return what is recorded of the transformation that fills a space, if one does."""
@@ -201,7 +237,8 @@ class Gallery:
     def read(self, space: Space, ids: Iterable[str] | None = None) -> Embeddings:
         """Return the vectors in a space: of these items in their order, or of all, sorted by id.
 
-        They carry labels if every one of the items has a label.
+        They carry labels, negative where an item has none, if one of the items has a label, and the
+        gallery's class names.
 
         Raises:
             GalleryError: if an item is not there or has no vector in the space.
@@ -209,7 +246,7 @@ class Gallery:
         at = self._fields([space])
         chosen = None if ids is None else known_ids(self._store, ids)
         batches = list(self._store.scan(at, (), (), BATCH_ROWS, ids=chosen))
-        return embeddings_of(batches, space, chosen)
+        return embeddings_of(batches, space, chosen, self.class_names())
 
     def write(
         self,
@@ -397,6 +434,28 @@ class Gallery:
     def bytes_of_writing(self, space: Space) -> int:
         """Return about how many bytes writing a vector of a space into each row takes, a row."""
         return space.bytes + self._store.rewritten_bytes()
+
+    def _rows(
+        self,
+        embeddings: Sequence[Embeddings],
+        payloads: Sequence[Mapping[str, Any]] | None,
+        same_labels: bool,
+    ) -> Rows:
+        """Return the rows that embeddings make; the record knows the names of their classes."""
+        items = label_items(embeddings)
+        rows = make_rows(self.url, self._store.read_record(), embeddings, payloads)
+        record = change_record(
+            self._store,
+            lambda of: with_class_names(
+                of,
+                self.url,
+                items,
+                same_labels=same_labels,
+                labels_there=lambda: labels_of(self._store),
+            ),
+            {"event": "name classes"},
+        )
+        return replace(rows, labels=translated_labels(record, self.url, items))
 
     def _fields(self, spaces: Sequence[Space]) -> list[Field]:
         if not spaces:

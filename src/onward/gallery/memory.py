@@ -241,7 +241,7 @@ class MemoryStore:
                 one.column: _Stored(vectors[at].astype(one.space.dtype), "embedded")
                 for one, vectors in rows.vectors.items()
             }
-            label = was.label if rows.labels is None else int(rows.labels[at])
+            label = was.label if rows.labels is None else _known(int(rows.labels[at]))
             payload = was.payload if rows.payloads is None else rows.payloads[at]
             self._rows[item] = _Row(self._newest_revision, label, payload, stored)
 
@@ -280,6 +280,10 @@ def open_memory(name: str) -> MemoryStore:
             "What must outlive the process goes into a directory"
         )
     return _stores[name]
+
+
+def _known(label: int) -> int | None:
+    return label if label >= 0 else None
 
 
 def _without_derived(row: _Row, writing: Writing) -> dict[str, _Stored]:

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from onward.errors import GalleryError
-from onward.gallery.checks import check_can_serve, make_rows
+from onward.gallery.checks import check_can_serve, label_items, make_rows
 from onward.gallery.gallery import Gallery
 from onward.gallery.memory import SCHEME, MemoryStore, create_memory, open_memory
 from onward.gallery.record import Field, Record, column_names
@@ -64,7 +65,12 @@ def create_gallery(
     moment = datetime.now(UTC).isoformat(timespec="milliseconds")
     created = {"event": "create", "spaces": [space.to_json() for space in spaces]}
     entry = {"number": 1, "time": moment, **created, "serving": record.serving.to_json()}
-    rows = make_rows(str(url), record, items, payloads) if items else None
+    rows = None
+    if items:
+        whole = label_items(items)
+        rows = replace(make_rows(str(url), record, items, payloads), labels=whole.labels)
+        labelled = whole.labels is not None and (whole.labels >= 0).any()
+        record = replace(record, class_names=(whole.class_names or {}) if labelled else None)
     name = _memory_name(url)
     if name is not None:
         return Gallery(create_memory(name, record, entry, rows))

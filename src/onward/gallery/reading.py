@@ -10,6 +10,7 @@ from onward.errors import GalleryError
 from onward.gallery.checks import check_known, name_ids
 from onward.gallery.store import Store
 from onward.gallery.values import Batch
+from onward.labels import ClassNames
 from onward.spaces import Embeddings, Ids, Space, check_unique
 
 BATCH_ROWS = 8192
@@ -42,7 +43,15 @@ def choose(batches: Iterable[Batch], count: int, seed: int) -> Ids:
     return tuple(heapq.nsmallest(count, every, key=lambda item: digest(mark, item.encode())))
 
 
-def embeddings_of(batches: Sequence[Batch], space: Space, ids: Ids | None) -> Embeddings:
+def labels_of(store: Store) -> set[int]:
+    """Return the labels that rows of a store have."""
+    batches = store.scan((), (), (), BATCH_ROWS)
+    return {label for batch in batches for label in batch.labels if label is not None}
+
+
+def embeddings_of(
+    batches: Sequence[Batch], space: Space, ids: Ids | None, class_names: ClassNames | None
+) -> Embeddings:
     """Return the vectors in a space: of these items in their order, or of all, sorted by id.
 
     Raises:
@@ -56,7 +65,7 @@ def embeddings_of(batches: Sequence[Batch], space: Space, ids: Ids | None) -> Em
             f"{len(missing)} of {len(order)} items have no vector in {space}: "
             f"{name_ids(missing)}. Leave them out, or upgrade the gallery into that space"
         )
-    labels = [label for batch in batches for label in batch.labels]
+    labels = [-1 if label is None else label for batch in batches for label in batch.labels]
     parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
-    known = np.array(labels, np.int64) if found and None not in labels else None
-    return Embeddings(found, np.concatenate(parts), space, known).align(order)
+    known = np.array(labels, np.int64) if any(label >= 0 for label in labels) else None
+    return Embeddings(found, np.concatenate(parts), space, known, class_names).align(order)

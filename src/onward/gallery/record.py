@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onward.gallery.values import Control, Served
+from onward.labels import ClassNames
 from onward.spaces import Space
 
-FORMAT = 1
-"""Of the record; a newer one is refused."""
+FORMAT = 2
+"""Of the record; a newer one is refused. The first had no class names."""
 
 
 RESERVED = frozenset({"id", "label", "payload", "revision", "change", "query_index"})
@@ -47,6 +48,8 @@ class Record:
         controls: for a column that is being filled, what those who fill it obey.
         retired: columns that were dropped. They are never used again, so that a process which is
             late cannot write into a space that came later.
+        class_names: what each label is called; empty where the labels have no names; None where it
+            is not recorded that any row has a label.
     """
 
     revision: int
@@ -56,6 +59,7 @@ class Record:
     made_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     controls: Mapping[str, Control] = field(default_factory=dict)
     retired: tuple[str, ...] = ()
+    class_names: ClassNames | None = None
 
     @property
     def spaces(self) -> tuple[Space, ...]:
@@ -94,6 +98,7 @@ class Record:
             "made_by": {column: dict(made_by) for column, made_by in self.made_by.items()},
             "controls": {column: one.to_json() for column, one in self.controls.items()},
             "retired": list(self.retired),
+            "class_names": None if self.class_names is None else dict(self.class_names),
         }
 
     @classmethod
@@ -105,6 +110,7 @@ class Record:
             column: Control(one["paused"], one["rows_per_second"])
             for column, one in written.get("controls", {}).items()
         }
+        names = written.get("class_names")
         return cls(
             int(written["revision"]),
             fields,
@@ -113,6 +119,7 @@ class Record:
             dict(written["made_by"]),
             controls,
             tuple(written.get("retired", ())),
+            None if names is None else {int(label): name for label, name in names.items()},
         )
 
 

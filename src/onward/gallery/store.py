@@ -28,7 +28,7 @@ class Rows:
 
     Attributes:
         ids: unique.
-        labels: class of each item; None leaves the labels as they are.
+        labels: class of each item, negative where it has none; None leaves the labels as they are.
         payloads: JSON text of each item; None leaves the payloads as they are.
         vectors: for some fields, one vector an item. The other fields become empty.
     """
