@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_gallery, numbered, steps_of
 
 from onward.cli.app import app
-from onward.errors import ConfigurationError, UpgradeError
+from onward.errors import ConfigurationError, LabelMismatchError, UpgradeError
 from onward.spaces import Embeddings
 from onward.upgrading import Canaries, Requirement, Upgrade, verify_and_cut_over
 from onward.upgrading.canaries import ask_canaries
@@ -68,6 +68,36 @@ def test_canaries_agree_with_an_exact_evaluation(gallery, upgrade):
     np.testing.assert_array_equal(found.first_hit, expected.first_hit)
     np.testing.assert_array_equal(found.relevant, expected.relevant)
     np.testing.assert_allclose(found.average_precision, expected.average_precision)
+
+
+def test_canaries_go_by_the_names_of_their_classes(gallery, upgrade):
+    names = dict(enumerate("abcd"))
+    gallery.update(
+        Embeddings(numbered(ROWS), gallery.read(OLD).vectors, OLD, LABELS, names),
+        embed(SIDE, numbered(ROWS)),
+        same_labels=True,
+    )
+    upgrade.run()
+    plain = asked(gallery, range(6), SECOND)
+    turned = Embeddings(
+        plain.ids, plain.vectors, SECOND, CLASSES - 1 - plain.labels, dict(enumerate("dcba"))
+    )
+    result = ask_canaries(gallery, SECOND, Canaries(turned, require=HALF))
+    assert result.value == 1.0
+    assert result.cells["new/old"].relevant.tolist() == [ROWS // CLASSES] * 6
+    with pytest.raises(LabelMismatchError, match="those of the canaries have none"):
+        ask_canaries(gallery, SECOND, Canaries(plain, require=HALF))
+    stated = ask_canaries(gallery, SECOND, Canaries(plain, require=HALF, same_labels=True))
+    assert stated.value == 1.0
+
+
+def test_a_canary_of_unknown_class_has_nothing_to_find(gallery, upgrade):
+    gallery.update(*(embed(space, numbered(2), labels=np.array([-1, -1])) for space in (OLD, SIDE)))
+    upgrade.run()
+    queries = asked(gallery, [4, 5], SECOND)
+    queries = Embeddings(queries.ids, queries.vectors, SECOND, np.array([queries.labels[0], -1]))
+    found = ask_canaries(gallery, SECOND, Canaries(queries, require=HALF)).cells["new/old"]
+    assert (found.queries, found.skipped) == (1, 1)
 
 
 def test_a_canary_that_is_an_item_does_not_look_for_itself(gallery, upgrade):

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from onward.cli.fit_sample import load_pairs, load_sample, read_sample
-from onward.cli.options import Device, Directory, EmbeddingsFile, Overwrite, Seed, check_room
+from onward.cli.options import (
+    Device,
+    Directory,
+    EmbeddingsFile,
+    Overwrite,
+    SameLabels,
+    Seed,
+    check_room,
+    is_gallery,
+    tell_numbering,
+)
 from onward.cli.output import AsJson, next_step, show, tell
 from onward.errors import ConfigurationError
 
@@ -80,6 +90,7 @@ def fit(
     sample_new: Annotated[
         Path | None, typer.Option(help="Gallery sample: what the new model has embedded.")
     ] = None,
+    same_labels: SameLabels = False,
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -125,7 +136,7 @@ def fit(
     settings = read_settings(FitSettings, given, where="onward fit")
     pairs = load_pairs(old, side, new, sample_share)
     learned = load_sample(sample_old, sample_side, sample_new)
-    share = None if old.is_dir() else sample_share
+    share = None if is_gallery(old) else sample_share
     if any(each is not None for each in (gallery, sample, share)):
         if learned is not None:
             raise ConfigurationError(
@@ -133,18 +144,20 @@ def fit(
                 "--sample-new; give one of the two"
             )
         learned = read_sample(pairs, gallery, sample, share)
+    known = None if classifier is None else Classifier.of(EmbeddingModel.load(classifier))
+    if known is not None:
+        tell_numbering(known.class_names, pairs.class_names, same_labels=same_labels)
     with progress_bar("Fit", unit="steps") as progress:
         transformation = fit_transformation(
             pairs.old,
             pairs.side,
             pairs.new,
             sample=learned,
-            classifier=None
-            if classifier is None
-            else Classifier.of(EmbeddingModel.load(classifier)),
+            classifier=known,
             settings=settings,
             seed=seed,
             run=RunSettings(device=device, progress=progress),
+            same_labels=same_labels,
         )
     transformation.save(out)
     for line in describe_trials(transformation.made_by):
@@ -156,8 +169,8 @@ def _plan_step(
     old: Path, new: Path, out: Path, gallery: str | None, sample: Path | None
 ) -> dict[str, str]:
     """Return how to plan the upgrade, by the part of the sample that was kept for it."""
-    kept = new if old.is_dir() else sample
-    url = str(old) if old.is_dir() else gallery or "GALLERY"
+    kept = new if is_gallery(old) else sample
+    url = str(old) if is_gallery(old) else gallery or "GALLERY"
     judged = () if kept is None else ("--sample", kept)
     why = "it says what upgrading would do, cost and be worth"
     return next_step("upgrade plan", url, out, *judged, why=why)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onward.cli.options import find_space
+from onward.cli.options import find_space, is_gallery
 from onward.cli.output import tell
 from onward.errors import ConfigurationError
 
@@ -26,7 +26,7 @@ def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> 
     from onward.spaces import Embeddings
     from onward.training.pairs import LEAST_ITEMS, Pairs
 
-    if not old.is_dir():
+    if not is_gallery(old):
         aside = None if side is None else Embeddings.load(side)
         return Pairs(Embeddings.load(old), aside, Embeddings.load(new))
     gallery = open_gallery(str(old))

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from onward.cli.options import GalleryUrl, Overwrite, Seed, check_room, find_space
+from onward.cli.options import (
+    GalleryUrl,
+    Overwrite,
+    SameLabels,
+    Seed,
+    check_room,
+    find_space,
+    tell_numbering,
+)
 from onward.cli.output import AsJson, next_step, show, show_fields, tell
 from onward.cli.payload_lines import SUFFIX, read_payloads, write_payload_lines
 from onward.errors import ConfigurationError
@@ -50,9 +58,15 @@ def create(
 
 @app.command()
 def add(
-    gallery: GalleryUrl, embeddings: Files, payloads: Payloads = None, as_json: AsJson = False
+    gallery: GalleryUrl,
+    embeddings: Files,
+    payloads: Payloads = None,
+    same_labels: SameLabels = False,
+    as_json: AsJson = False,
 ) -> None:
     """Add items to GALLERY: old embedding and side-information, or the new model's embedding.
+
+    Labels go by the names of their classes, which GALLERY keeps.
 
     Example: onward gallery add photos.lance more-old.parquet more-side.parquet
     """
@@ -61,7 +75,12 @@ def add(
 
     loaded = [Embeddings.load(path) for path in embeddings]
     opened = open_gallery(gallery)
-    opened.add(*loaded, payloads=read_payloads(payloads, loaded[0].ids))
+    where = read_payloads(payloads, loaded[0].ids)
+    opened.add(*loaded, payloads=where, same_labels=same_labels)
+    labelled = [one for one in loaded if one.labels is not None]
+    if labelled:
+        named = next((one.class_names for one in labelled if one.class_names), None)
+        tell_numbering(named, opened.class_names(), same_labels=same_labels)
     show_gallery(opened, as_json)
 
 

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onward.cli.options import tell_numbering
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ def train_by(
     seed: int,
     run: "RunSettings",
     old_model: Path | None = None,
+    same_labels: bool = False,
 ) -> "EmbeddingModel":
     """Train a model by an objective; `none` trains nothing and looks at no item.
 
     Args:
         settings: plain values of the objective's settings.
         old_model: directory of the model to stay compatible with.
+        same_labels: if only it or only the items have class names, the numbers mean the same.
 
     Raises:
         ConfigurationError: if the objective has no such setting, or needs an old model.
@@ -58,7 +61,7 @@ def train_by(
 
         return frozen_encoder(spec, name=name, seed=seed)
     if objective is Objective.BACKWARD_COMPATIBLE:
-        return _train_compatible(items, spec, name, settings, seed, run, old_model)
+        return _train_compatible(items, spec, name, settings, seed, run, old_model, same_labels)
     if objective is Objective.SIMCLR:
         from onward.training.side_information import train_side_information_model
 
@@ -93,6 +96,7 @@ def _train_compatible(
     seed: int,
     run: "RunSettings",
     old_model: Path | None,
+    same_labels: bool,
 ) -> "EmbeddingModel":
     from onward.models import EmbeddingModel
     from onward.training.backward_compatible import train_backward_compatible_model
@@ -103,12 +107,16 @@ def _train_compatible(
             "a backward compatible model needs the model that it is to stay compatible with; "
             "add --old-model DIRECTORY"
         )
+    loaded = EmbeddingModel.load(old_model)
+    names = items.class_names if items.named else None
+    tell_numbering(names, loaded.class_names, same_labels=same_labels)
     return train_backward_compatible_model(
         items,
         spec,
-        old_model=EmbeddingModel.load(old_model),
+        old_model=loaded,
         name=name,
         settings=read_settings(BackwardCompatibleSettings, settings, where=WHERE),
         seed=seed,
         run=run,
+        same_labels=same_labels,
     )

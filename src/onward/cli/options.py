@@ -13,6 +13,7 @@ from onward.errors import ArtifactError, ConfigurationError, GalleryError
 if TYPE_CHECKING:
     from onward.data.items import Items
     from onward.gallery import Gallery
+    from onward.labels import ClassNames
     from onward.spaces import Space
 
 
@@ -49,6 +50,13 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what stands where this writes.")
 ]
 Directory = Annotated[Path, typer.Argument(help="A directory to write.")]
+SameLabels = Annotated[
+    bool,
+    typer.Option(
+        "--same-labels",
+        help="If only one side has class names: the other's label numbers mean the same.",
+    ),
+]
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
 
 
@@ -144,6 +152,24 @@ def tell_left_out(items: "Items") -> None:
     """Say of each item that could not be used why."""
     for left in items.left_out:
         tell(f"left out: {left}")
+
+
+def tell_numbering(
+    given: "ClassNames | None", to: "ClassNames | None", *, same_labels: bool
+) -> None:
+    """Say so if labels of two sources are put together by number, unless that was stated."""
+    from onward.labels import numbering_note
+
+    note = None if same_labels else numbering_note(given, to)
+    if note is not None:
+        tell(note)
+
+
+def is_gallery(path: Path) -> bool:
+    """Say whether a path is that of a gallery, not of a file or a folder of embeddings."""
+    if not path.is_dir():
+        return False
+    return (path / "record.lance").exists() or not any(path.rglob("*.parquet"))
 
 
 def find_space(gallery: "Gallery", name: str | None) -> "Space":

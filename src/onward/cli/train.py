@@ -16,6 +16,7 @@ from onward.cli.options import (
     ImageColumn,
     LabelColumn,
     Overwrite,
+    SameLabels,
     Seed,
     SkipBad,
     Split,
@@ -94,6 +95,7 @@ def train(
         str | None,
         typer.Option(help="layers: stages to read, such as 1-3; 0 is nearest to the image; all."),
     ] = None,
+    same_labels: SameLabels = False,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Annotated[
@@ -171,6 +173,7 @@ def train(
             seed=seed,
             run=run,
             old_model=old_model,
+            same_labels=same_labels,
         )
     if reading is not None:
         model = add_layers_side_information(model, items, **reading, device=device)

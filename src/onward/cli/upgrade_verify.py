@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onward.cli.options import GalleryUrl
+from onward.cli.options import GalleryUrl, SameLabels, tell_numbering
 from onward.cli.output import AsJson, show
 from onward.cli.upgrade_options import Also, TransformationPath, open_upgrade, read_requirement
 from onward.errors import ConfigurationError
@@ -42,6 +42,7 @@ def verify(
             "default: 'map >= old/old'."
         ),
     ] = None,
+    same_labels: SameLabels = False,
     as_json: AsJson = False,
 ) -> None:
     """Prove that every row is there and right; exit with 1 if not.
@@ -50,16 +51,24 @@ def verify(
 
     Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
     """
-    asked = _read_canaries(canaries, canaries_old, require)
-    verification = open_upgrade(gallery, transformation, also).verify(
+    from onward.gallery import open_gallery
+
+    asked = _read_canaries(canaries, canaries_old, require, same_labels)
+    upgrade = open_upgrade(gallery, transformation, also)
+    verification = upgrade.verify(
         sample_rows=None if every else sample, leave_out=leave_out, canaries=asked
     )
+    if asked is not None:
+        names = open_gallery(gallery).class_names()
+        tell_numbering(asked.new.class_names, names, same_labels=same_labels)
     show(verification, as_json)
     if not verification.passed:
         raise typer.Exit(1)
 
 
-def _read_canaries(new: Path | None, old: Path | None, require: str | None) -> "Canaries | None":
+def _read_canaries(
+    new: Path | None, old: Path | None, require: str | None, same_labels: bool
+) -> "Canaries | None":
     from onward.spaces import Embeddings
     from onward.upgrading import Canaries
 
@@ -72,4 +81,5 @@ def _read_canaries(new: Path | None, old: Path | None, require: str | None) -> "
         )
     by_new = Embeddings.load(new)
     by_old = None if old is None else Embeddings.load(old).align(by_new.ids)
-    return Canaries(by_new, by_old, require=read_requirement(require))
+    requirement = read_requirement(require)
+    return Canaries(by_new, by_old, require=requirement, same_labels=same_labels)

@@ -60,7 +60,7 @@ class FittedArm:
             rows = np.isin(np.array(carried.ids), self.sample)
             mixed = np.where(rows[:, None], new.vectors, carried.vectors)
             carried = replace(carried, vectors=mixed)
-        return new, replace(carried, labels=new.labels)
+        return new, replace(carried, labels=new.labels, class_names=new.class_names)
 
     def describe(self) -> dict[str, Any]:
         """Return what is stored, what it costs an item, and how h came about, as plain values."""
@@ -176,6 +176,7 @@ def _fit(
                 settings=_possible(settings, classifier),
                 seed=seed,
                 run=run,
+                same_labels=True,  # model and embeddings are of one source
             )
         fitted.save(place)
     return Transformation.load(place)

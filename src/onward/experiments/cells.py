@@ -135,7 +135,7 @@ def _compare(cells: Cells, rows: np.ndarray, vectors: StudyVectors) -> Compariso
 def _evaluate(queries: Embeddings, gallery: Embeddings, vectors: StudyVectors) -> Evaluation:
     what = {"queries": _digest(queries), "gallery": _digest(gallery)}
     return vectors.stage.cache.evaluation(
-        what, lambda: evaluate_embeddings(queries, gallery, exclude_self=True)
+        what, lambda: evaluate_embeddings(queries, gallery, exclude_self=True, same_labels=True)
     )
 
 

@@ -212,7 +212,14 @@ def _compatible(
 
     def train(run: RunSettings) -> EmbeddingModel:
         return train_backward_compatible_model(
-            items, backbone, old_model=old, name="bct", settings=settings, seed=seed, run=run
+            items,
+            backbone,
+            old_model=old,
+            name="bct",
+            settings=settings,
+            seed=seed,
+            run=run,
+            same_labels=recipe.data.old_source is None,
         )
 
     facts = {**_facts("bct", backbone, settings, seed), "old": old.space.name}

@@ -223,4 +223,4 @@ def _upgrade(gallery: Gallery, arm: FittedArm, vectors: StudyVectors, stage: Sta
     stage.tell(f"Cut over: {upgrade.cut_over(query_model=h.new.name)}")
     after = gallery.search(new, TOP, exclude_self=True)
     carried = gallery.read(h.new).align(new.ids)
-    return Upgraded(replace(carried, labels=new.labels), before, after)
+    return Upgraded(replace(carried, labels=new.labels, class_names=new.class_names), before, after)

@@ -15,7 +15,14 @@ from jaxtyping import Float32
 
 from onward.artifacts import Artifact, read_artifact, write_artifact
 from onward.data import Items
-from onward.errors import ArtifactError, MissingExtraError, ModelError, OnwardError
+from onward.errors import (
+    ArtifactError,
+    EmbeddingsError,
+    MissingExtraError,
+    ModelError,
+    OnwardError,
+)
+from onward.labels import ClassNames, as_class_names
 from onward.models.engines import CallableEngine, Engine, Vectors
 from onward.models.files import (
     CLASSIFIER,
@@ -53,6 +60,7 @@ class EmbeddingModel:
         classifier: one row a class, of a linear classifier without bias on the embedding.
         readout: how side-information of kind `layers` is read in the same forward pass, if it is.
         made_by: recipe, seed, versions, digest of the data: plain JSON values.
+        class_names: what each of the classes is called; None where nothing says so.
 
     Raises:
         ModelError: if these do not fit together.
@@ -65,6 +73,7 @@ class EmbeddingModel:
     classifier: Float32[np.ndarray, "class dim"] | None = None
     readout: LayersReadout | None = field(default=None, repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    class_names: ClassNames | None = None
 
     def __post_init__(self) -> None:
         if self.space.dim != self.engine.dim:
@@ -80,6 +89,8 @@ class EmbeddingModel:
                 )
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(int(label) for label in self.classes))
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", self._names_of_classes(self.class_names))
         if self.classifier is not None:
             kept = np.array(self.classifier, dtype=np.float32, order="C")
             kept.flags.writeable = False
@@ -129,6 +140,7 @@ class EmbeddingModel:
         classifier: Float32[np.ndarray, "class dim"] | None = None,
         metric: Metric = "l2",
         made_by: Mapping[str, Any] | None = None,
+        class_names: ClassNames | None = None,
     ) -> "EmbeddingModel":
         """Return the model that a torch backbone is now; the backbone is copied, and may go on.
 
@@ -141,6 +153,7 @@ class EmbeddingModel:
             classifier: one row a class.
             metric: the distance of its space.
             made_by: plain JSON values.
+            class_names: what each of the classes is called.
 
         Raises:
             ModelError: if these do not fit together, or the backbone is not what the spec builds.
@@ -153,7 +166,7 @@ class EmbeddingModel:
             )
         engine = import_backbone_engine().of_backbone(backbone, spec)
         space = Space(mint(name, engine, taken), engine.dim, metric)
-        return cls(space, taken, engine, classes, classifier, None, made_by or {})
+        return cls(space, taken, engine, classes, classifier, None, made_by or {}, class_names)
 
     @classmethod
     def from_onnx(
@@ -366,6 +379,7 @@ class EmbeddingModel:
             "side": None if self.side is None else self.side.to_json(),
             "input": self.input.to_json(),
             "classes": None if self.classes is None else list(self.classes),
+            "class_names": None if self.class_names is None else dict(self.class_names),
             "engine": self.engine.to_json(),
             "made_by": dict(self.made_by),
         }
@@ -388,7 +402,9 @@ class EmbeddingModel:
             )
         classes = None if config["classes"] is None else tuple(config["classes"])
         readout, classifier = read_layers(artifact), artifact.arrays.get(CLASSIFIER)
-        model = cls(space, taken, engine, classes, classifier, readout, artifact.made_by)
+        names = config.get("class_names")
+        named = None if names is None else {int(label): name for label, name in names.items()}
+        model = cls(space, taken, engine, classes, classifier, readout, artifact.made_by, named)
         side = None if config["side"] is None else Space.from_json(config["side"])
         if model.side != side:
             raise ArtifactError(
@@ -396,6 +412,16 @@ class EmbeddingModel:
                 f"it {model.side}; it was changed after it was fitted. Restore it from a copy"
             )
         return model
+
+    def _names_of_classes(self, names: ClassNames) -> ClassNames | None:
+        """Return the names of the classes that the model was trained on, and of no others."""
+        if self.classes is None:
+            return None
+        try:
+            kept = {label: names[label] for label in self.classes if label in names}
+            return as_class_names(kept, np.array(self.classes, np.int64))
+        except EmbeddingsError as error:
+            raise ModelError(f"the class names of {self.space.name}: {error}") from error
 
     def _need_side(self) -> Space:
         if self.side is None:

@@ -15,6 +15,7 @@ from onward.data import Items
 from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec
+from onward.training.classifiers import Classifier
 from onward.training.devices import device_of
 from onward.training.embedding_models import (
     Classification,
@@ -78,6 +79,7 @@ def train_backward_compatible_model(
     input: InputSpec | None = None,
     seed: int = 0,
     run: RunSettings | None = None,
+    same_labels: bool = False,
 ) -> EmbeddingModel:
     """Train a model whose embeddings suit the old model's classifier too.
 
@@ -88,6 +90,8 @@ def train_backward_compatible_model(
         old_model: its classifier is used, frozen; and its embeddings, where the new classes get a
             row in it.
         settings: how it learns, the weight of the old classifier, and what becomes of new classes.
+        same_labels: if only the items or only the old model have class names, the numbers of the
+            others mean the same. Where both have names, classes go by these.
 
     The other arguments, and errors, are those of `train_embedding_model`.
 
@@ -98,12 +102,14 @@ def train_backward_compatible_model(
     Raises:
         ConfigurationError: if the old model has no classifier, another number of dimensions or
             learned by another kind of loss, or knows none of the classes.
+        LabelMismatchError: if only the items or only the old model have class names, and
+            `same_labels` is false.
     """
     settings, run = settings or BackwardCompatibleSettings(), run or RunSettings()
     taken = input_of(backbone, input)
     _refuse_another_loss(old_model, settings)
     new = start_classification(items, backbone, taken, settings, seed)
-    classifier, position = _old_classifier(old_model, items, new.backbone.dim)
+    classifier, position = _old_classifier(old_model, items, new.backbone.dim, same_labels)
     if settings.new_classes == "old class means":
         means = _class_means(old_model, items, position, classifier, device_of(run))
         position = _after(position, len(classifier))
@@ -173,7 +179,9 @@ def _after(position: Tensor, rows: int) -> Tensor:
     return torch.where(missing, numbered, position)
 
 
-def _old_classifier(old_model: EmbeddingModel, items: Items, dim: int) -> tuple[Tensor, Tensor]:
+def _old_classifier(
+    old_model: EmbeddingModel, items: Items, dim: int, same_labels: bool
+) -> tuple[Tensor, Tensor]:
     """Return the old classifier, and for each class of the items its row there, or -1."""
     if old_model.classifier is None or old_model.classes is None:
         raise ConfigurationError(
@@ -186,7 +194,9 @@ def _old_classifier(old_model: EmbeddingModel, items: Items, dim: int) -> tuple[
             f"compatible embeddings are compared directly. Give the backbone dim = "
             f"{old_model.space.dim}"
         )
-    row_of = {label: row for row, label in enumerate(old_model.classes)}
+    names = items.class_names if items.named else None
+    known = Classifier.of(old_model).numbered_as(names, same_labels=same_labels)
+    row_of = {label: row for row, label in enumerate(known.classes)}
     position = torch.tensor([row_of.get(label, -1) for label in items.classes])
     if (position < 0).all():
         raise ConfigurationError(

@@ -1,15 +1,14 @@
 """The classifier of an embedding model, frozen: what else a transformation can learn from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from onward.errors import ConfigurationError, ModelError
+from onward.labels import ClassNames, Labels, translate
 from onward.models import EmbeddingModel
 from onward.spaces import Space
-
-Labels = Int64[np.ndarray, " item"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +19,7 @@ class Classifier:
         weight: one row a class.
         classes: the label of each row.
         space: where the embeddings lie that it tells apart.
+        class_names: what each label is called; None where nothing says so.
 
     Raises:
         ModelError: if these do not fit together.
@@ -28,6 +28,7 @@ class Classifier:
     weight: Float32[np.ndarray, "class dim"]
     classes: tuple[int, ...]
     space: Space
+    class_names: ClassNames | None = None
 
     def __post_init__(self) -> None:
         if self.weight.shape != (len(self.classes), self.space.dim):
@@ -49,7 +50,24 @@ class Classifier:
                 "`onward train` has trained on classes. Without one, what tells items apart can be "
                 "learned label-free: discriminative='label-free'"
             )
-        return cls(model.classifier, model.classes, model.space)
+        return cls(model.classifier, model.classes, model.space, model.class_names)
+
+    def numbered_as(self, class_names: ClassNames | None, *, same_labels: bool) -> "Classifier":
+        """Return the classifier with the labels that its classes have in another source.
+
+        Args:
+            class_names: what that source calls its classes.
+            same_labels: if only one of the two has class names, the numbers mean the same.
+
+        Raises:
+            LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
+        """
+        sources = ("the classifier", "the items")
+        translated = translate(
+            self.class_names, class_names, same_labels=same_labels, sources=sources
+        )
+        classes = tuple(translated.get(label, label) for label in self.classes)
+        return replace(self, classes=classes, class_names=class_names)
 
     def rows_of(self, labels: Labels) -> Labels:
         """Return the row of each label's class, or -1 where the classifier does not know it."""

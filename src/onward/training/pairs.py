@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from onward.artifacts import digest, digest_arrays
 from onward.errors import DataError, SpaceMismatchError, TransformationError
-from onward.labels import Labels
+from onward.labels import ClassNames, Labels
 from onward.spaces import Embeddings, Ids, Space
 from onward.training.timetable import Rows
 
@@ -91,8 +91,18 @@ class Pairs:
 
     @property
     def labels(self) -> Labels | None:
-        """Class of each pair, where either embeddings know it."""
-        return self.new.labels if self.old.labels is None else self.old.labels
+        """Class of each pair, where either embeddings know it; negative where they do not."""
+        return self._labelled.labels
+
+    @property
+    def class_names(self) -> ClassNames | None:
+        """What each label is called; None where nothing says so."""
+        return self._labelled.class_names
+
+    @cached_property
+    def _labelled(self) -> Embeddings:
+        """The old embeddings, or the new ones where these know more classes."""
+        return max(self.old, self.new, key=_known_labels)
 
     @cached_property
     def length(self) -> float:
@@ -248,6 +258,10 @@ def check_sample(pairs: Pairs, sample: Pairs) -> None:
                 f"{said[1]}; a transformation is fitted between the same spaces on both. Embed the "
                 "sample with the same models"
             )
+
+
+def _known_labels(embeddings: Embeddings) -> int:
+    return 0 if embeddings.labels is None else 1 + int((embeddings.labels >= 0).sum())
 
 
 def _views(ids: Ids) -> tuple[list[str], np.ndarray]:

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from onward.agreement import agreement, count_neighbours
 from onward.evaluation import evaluate
+from onward.labels import Labels
 from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings
@@ -51,8 +52,8 @@ class Judge:
         """Return the judge that knows some of the pairs, one an item."""
         old, new = pairs.old.select(rows), pairs.new.select(rows)
         side = None if pairs.side is None else pairs.side.select(rows)
-        labels = new.labels if old.labels is None else old.labels
-        by_label = use_labels and labels is not None and len(np.unique(labels)) < len(labels)
+        labels = None if pairs.labels is None or not use_labels else pairs.labels[rows]
+        by_label = labels is not None and _some_share(labels[labels >= 0])
         known = labels if by_label else None
         old, new = (Embeddings(e.ids, e.vectors, e.space, known) for e in (old, new))
         return cls(old, side, new, "label" if by_label else "agreement")
@@ -107,6 +108,10 @@ def choose_penalty(tried: Sequence[Mapping[str, Any]], judge: Judge) -> int:
     best = int(np.argmax(merits))
     within = np.flatnonzero(merits >= merits[best] - tried[best][ERROR])
     return max(within.tolist(), key=lambda row: tried[row].get("penalty", 0.0))
+
+
+def _some_share(labels: Labels) -> bool:
+    return len(np.unique(labels)) < len(labels)
 
 
 def _standard_error(values: PerQuery) -> float:

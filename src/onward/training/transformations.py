@@ -56,6 +56,7 @@ def fit(
     settings: FitSettings | None = None,
     seed: int = 0,
     run: RunSettings | None = None,
+    same_labels: bool = False,
 ) -> Transformation:
     """Fit a transformation from the old space (with side-information) to the new one.
 
@@ -76,6 +77,8 @@ def fit(
         settings: which method, and how it learns.
         seed: decides first weights, order, and which items are held out.
         run: on what machine; a checkpoint is that of the network.
+        same_labels: if only the classifier or only the embeddings have class names, the numbers of
+            the others mean the same. Where both have names, labels go by these.
 
     Returns:
         The transformation; its `made_by` says what was tried and how each fared on held-out items,
@@ -87,6 +90,8 @@ def fit(
         TransformationError: if the embeddings are not of the same items in the same order, are in
             one space, or cannot be mapped by the method.
         SpaceMismatchError: if the sample or the classifier is in other spaces.
+        LabelMismatchError: if only the classifier or only the embeddings have class names, and
+            `same_labels` is false.
         DataError: if there are fewer than 20 items.
         ConfigurationError: if settings do not fit together, what they need is missing, or a
             checkpoint is another run's.
@@ -94,6 +99,8 @@ def fit(
     """
     settings, run = settings or FitSettings(), run or RunSettings()
     pairs = Pairs(old, side, new)
+    if classifier is not None and pairs.labels is not None:
+        classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
     _check(pairs, sample, classifier, settings)
     work = _Work(pairs, sample, classifier, settings, seed, run)
     if settings.method in ("mlp", "rbt") and not settings.residual:

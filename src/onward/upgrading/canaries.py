@@ -16,6 +16,7 @@ from onward.compatibility import NEW, OLD, UPGRADED
 from onward.errors import UpgradeError
 from onward.evaluation import Counts, Evaluation, average_precision, first_hits
 from onward.gallery import Gallery
+from onward.labels import renumber, translate
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Space
 from onward.upgrading.gate import Requirement
@@ -37,6 +38,8 @@ class Canaries:
         relevant: for each query's id, the ids of the items that it should find.
         require: what must be reached, such as `Requirement.parse("cmc@1 >= 0.98 * old/old")`; of
             cmc@1, cmc@5 or map. If None, "map >= old/old".
+        same_labels: if only the gallery or only the canaries have class names, the numbers of the
+            others mean the same. Where both have names, labels go by these.
 
     Raises:
         UpgradeError: if these do not fit together; the message says what is missing.
@@ -46,6 +49,7 @@ class Canaries:
     old: Embeddings | None = None
     relevant: Mapping[str, Collection[str]] | None = None
     require: Requirement | None = None
+    same_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.old is not None and self.old.ids != self.new.ids:
@@ -136,6 +140,8 @@ def ask_canaries(gallery: Gallery, new: Space, canaries: Canaries) -> CanaryResu
 
     Raises:
         UpgradeError: if the canaries are in other spaces, or none of them has anything to find.
+        LabelMismatchError: if only the gallery or only the canaries have class names, and nothing
+            says that the numbers of the others mean the same.
     """
     _check_spaces(gallery, new, canaries)
     asked = {UPGRADED: canaries.new}
@@ -179,10 +185,17 @@ def _check_spaces(gallery: Gallery, new: Space, canaries: Canaries) -> None:
 def _by_label(
     gallery: Gallery, canaries: Canaries, rankings: Mapping[str, Ranking]
 ) -> dict[str, Evaluation]:
-    """Judge by labels: relevant is every item of the query's label, save its own entry."""
+    """Judge by labels: relevant is every item of the query's class, save its own entry."""
     queries = canaries.new
     assert queries.labels is not None  # noqa: S101 (Canaries has checked it)
-    wanted = dict(zip(queries.ids, queries.labels.tolist(), strict=True))
+    translated = translate(
+        queries.class_names,
+        gallery.class_names(),
+        same_labels=canaries.same_labels,
+        sources=("the canaries", f"gallery {gallery.url}"),
+    )
+    labels = renumber(queries.labels, translated)  # none below 0 is a label of the gallery's
+    wanted = dict(zip(queries.ids, labels.tolist(), strict=True))
     found = {item for ranking in rankings.values() for item in ranking.gallery_ids}
     label_of, of_label, own = dict[str, int | None](), Counter[int | None](), set[str]()
     for batch in gallery.scan(()):
