@@ -6,13 +6,14 @@ import math
 import re
 import tracemalloc
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
-from onward.errors import EvaluationError, SpaceMismatchError
+from onward.errors import EvaluationError, LabelMismatchError, SpaceMismatchError
 from onward.spaces import Embeddings, Space
 from onward.verification import VerificationRates, verify_pairs
 
@@ -304,3 +305,127 @@ def test_embeddings_without_labels_or_of_another_space_are_refused():
 def test_rates_of_unequal_numbers_are_refused():
     with pytest.raises(EvaluationError, match=re.escape("2 false accept rates with [1, 2, 2]")):
         VerificationRates(1, 1, (0.5, 1.0), (1.0,), (0, 1), (0, 1))
+
+
+def listed(queries, gallery, pairs):
+    """(distance, same) of each pair that is given, computed one at a time."""
+    row, other = ({item: at for at, item in enumerate(one.ids)} for one in (queries, gallery))
+    metric = gallery.space.metric
+    asked = [
+        ((queries.vectors[row[a]], True), (gallery.vectors[other[b]], same), metric)
+        for a, b, same in pairs
+    ]
+    return distances_of(asked)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+@pytest.mark.parametrize("block_bytes", [1, 2000, 1 << 20])
+def test_rates_of_given_pairs_are_those_of_naive_loops(metric, block_bytes):
+    queries, gallery = (
+        random_embeddings(20, seed=seed, metric=metric, prefix=x)
+        for seed, x in ((0, "q"), (1, "g"))
+    )
+    random = np.random.default_rng(2)
+    every = list(itertools.product(queries.ids, gallery.ids))
+    pairs = [(*every[at], bool(random.integers(2))) for at in random.permutation(len(every))[:150]]
+    rates = verify_pairs(
+        queries, gallery, exclude_self=False, pairs=pairs, fars=FARS, block_bytes=block_bytes
+    )
+    expected = listed(queries, gallery, pairs)
+    assert rates.same_pairs == sum(same for *_, same in pairs)
+    assert rates.same_pairs + rates.different_pairs == 150
+    np.testing.assert_array_equal(
+        [rates.tar(far) for far in FARS], [naive_tar(expected, far) for far in FARS]
+    )
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+def test_all_pairs_given_as_a_list_have_the_rates_of_all_pairs(metric):
+    items = random_embeddings(40, metric=metric)
+    label_of = dict(zip(items.ids, items.labels.tolist(), strict=True))
+    pairs = [(a, b, label_of[a] == label_of[b]) for a, b in itertools.combinations(items.ids, 2)]
+    whole = verify_pairs(items, items, exclude_self=True, fars=FARS)
+    bare = Embeddings(items.ids, items.vectors, items.space)  # labels are not looked at
+    assert verify_pairs(bare, bare, exclude_self=True, pairs=pairs, fars=FARS) == whole
+
+
+def test_given_pairs_worked_by_hand():
+    pairs = [("i0", "i1", True), ("i4", "i3", True), ("i2", "i3", False), ("i0", "i4", False)]
+    rates = verify_pairs(LINE, LINE, exclude_self=True, pairs=pairs, fars=[0.5])
+    # Same: 1, 2. Different: 7, 12.
+    assert (rates.same_pairs, rates.different_pairs) == (2, 2)
+    assert (rates.tar(0.5), rates.limits, rates.different_accepted) == (1, (12,), (1,))
+
+
+def test_a_given_pair_of_an_item_with_itself_is_left_out_if_it_is_said():
+    pairs = [("i0", "i0", True), ("i0", "i1", True)]
+    counts = {
+        excluded: verify_pairs(LINE, LINE, exclude_self=excluded, pairs=pairs).same_pairs
+        for excluded in (True, False)
+    }
+    assert counts == {True: 1, False: 2}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        pytest.param(
+            [("i0", "x", True), ("i0", "i1", True)],
+            "1 of 2 pairs name an item that the embeddings of the gallery lack, the first 'x'",
+            id="unknown-item",
+        ),
+        pytest.param([("x", "i0", True)], "embeddings of the queries lack, the first", id="query"),
+        pytest.param(
+            [("i0", "i1", True), ("i2", "i1", False), ("i1", "i0", True)],
+            "'i1' and 'i0' are pair 1 and pair 3; give each pair once",
+            id="twice-in-either-order",
+        ),
+        pytest.param(
+            [("i0", "i1", True), ("i0", "i1", False)],
+            "are pair 1 and pair 2, once as the same and once as different; give each pair once",
+            id="both-verdicts",
+        ),
+        pytest.param([("i0", "i1", 2)], "are the same is said to be 2; give True or", id="verdict"),
+        pytest.param([("i0", "i1")], "pair 1 is ('i0', 'i1'); give each as the id of", id="short"),
+    ],
+)
+def test_given_pairs_that_do_not_fit_are_refused(pairs, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(EvaluationError, match=re.escape(words)):
+        verify_pairs(LINE, LINE, exclude_self=True, pairs=pairs)
+
+
+def test_pairs_of_different_sets_may_be_given_in_both_orders():
+    moved = embeddings([[0], [1]], [0, 0])
+    pairs = [("i0", "i1", True), ("i1", "i0", True)]
+    assert verify_pairs(moved, LINE, exclude_self=True, pairs=pairs).same_pairs == 2
+
+
+def test_no_pairs_make_no_rate():
+    rates = verify_pairs(LINE, LINE, exclude_self=True, pairs=[], fars=[0.5])
+    assert (rates.same_pairs, rates.different_pairs) == (0, 0)
+    assert math.isnan(rates.tar(0.5))
+
+
+def test_an_item_of_unknown_label_makes_no_pair_and_is_counted():
+    some = embeddings([[0], [1], [3], [10], [12], [4]], [0, 0, 0, 1, 1, -1])
+    rates = verify_pairs(some, some, exclude_self=True, fars=[0.2])
+    whole = verify_pairs(LINE, LINE, exclude_self=True, fars=[0.2])
+    assert rates.to_json() == whole.to_json() | {
+        "left_out": {"queries_without_label": 1, "items_without_label": 1}
+    }
+    assert "1 gallery items have an unknown label" in str(rates)
+    crosswise = verify_pairs(embeddings([[0]], [-1]), LINE, exclude_self=False)
+    assert (crosswise.same_pairs, crosswise.different_pairs) == (0, 0)
+
+
+def test_pairs_are_of_the_same_class_by_its_name():
+    names, turned = {0: "ann", 1: "bob"}, {0: "bob", 1: "ann"}
+    ids, labels = LINE.ids, np.array(LINE.labels)
+    one = Embeddings(ids, LINE.vectors, LINE.space, labels, names)
+    other = Embeddings(ids, LINE.vectors, LINE.space, 1 - labels, turned)
+    assert verify_pairs(one, other, exclude_self=True) == verify_pairs(one, one, exclude_self=True)
+    with pytest.raises(LabelMismatchError, match="the classes of the queries have names"):
+        verify_pairs(one, LINE, exclude_self=True)
+    stated = verify_pairs(one, LINE, exclude_self=True, same_labels=True)
+    assert stated == verify_pairs(LINE, LINE, exclude_self=True)

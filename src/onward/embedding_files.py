@@ -186,6 +186,26 @@ def check_ids_across(files: Sequence[VectorFile]) -> None:
                 )
 
 
+def read_column(path: Path, name: str) -> dict[Any, Any]:
+    """Return what a column beside the vectors holds, by id: of a file, or of a folder of them.
+
+    Raises:
+        EmbeddingsError: if a file is no Parquet, or lacks `id` or that column; it says which.
+    """
+    found = _walk(path) if path.is_dir() else [path]
+    values: dict[Any, Any] = {}
+    for file in found:
+        table = _read_table(file, ("id", name))
+        missing = [one for one in ("id", name) if one not in table.column_names]
+        if missing:
+            raise EmbeddingsError(
+                f"{file} has no column {missing[0]!r}; it has {', '.join(table.column_names)}. "
+                "Give the name of one that every file has"
+            )
+        values.update(zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True))
+    return values
+
+
 class _Partition(NamedTuple):
     """What the folder `label=...` says: its text, and the number that it is, if it is one."""
 
@@ -252,8 +272,11 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
     )
 
 
-def _read_table(path: Path) -> "pa.Table":
-    """Return the columns of a file that count; nothing is taken from the folders it lies in."""
+def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
+    """Return the columns of a file that count, or all where fewer than two of them are there.
+
+    Nothing is taken from the folders it lies in.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -262,12 +285,12 @@ def _read_table(path: Path) -> "pa.Table":
             raise OSError("it is not a file that can be read")
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            twice = [name for name in KNOWN if names.count(name) > 1]
+            twice = [name for name in known if names.count(name) > 1]
             if twice:
                 raise EmbeddingsError(
                     f"{path} has two columns {twice[0]!r}; write it again with one"
                 )
-            wanted = [name for name in KNOWN if name in names]
+            wanted = [name for name in known if name in names]
             return file.read(columns=wanted if len(wanted) > 1 else None)
     except (pa.ArrowException, OSError) as error:
         raise EmbeddingsError(

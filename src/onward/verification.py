@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float64, Int64, UInt32
 
 from onward.errors import EvaluationError
 from onward.evaluation import left_out_text
+from onward.judgements import Pair
 from onward.relevance import common_labels
 from onward.retrieval import (
     BLOCK_QUERIES,
@@ -41,9 +42,6 @@ BYTES_A_PAIR = 48
 """Product, distance, label and bin of one pair in a tile."""
 
 Rows = Int64[np.ndarray, " pair"]
-Pair = tuple[str, str, bool]
-"""The id of a query, the id of a gallery item, and whether the two are the same."""
-
 Counts = Int64[np.ndarray, "two value"]
 """By value of half of the bits: pairs of the same label, and pairs of different labels."""
 
@@ -342,10 +340,16 @@ class _Listed:
         exclude_self: bool,
         block_bytes: int,
     ) -> "_Listed":
+        for place, pair in enumerate(pairs, start=1):
+            if len(pair) != 3:
+                raise EvaluationError(
+                    f"pair {place} is {pair!r}; give each as the id of a query, the id of a "
+                    "gallery item, and True or False"
+                )
         kept = [pair for pair in pairs if not (exclude_self and pair[0] == pair[1])]
         rows = _rows_of([one for one, _, _ in kept], queries, "queries")
         others = _rows_of([other for _, other, _ in kept], gallery, "gallery")
-        _check_verdicts(kept, either_order=_rows_of_same(queries, gallery) is not None)
+        _check_verdicts(pairs, either_order=_rows_of_same(queries, gallery) is not None)
         different = np.array([not same for _, _, same in kept], dtype=np.bool_)
         return cls(queries, gallery, rows, others, different, block_bytes)
 

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onward.cli.evaluate import ExcludeSelf
+from onward.cli.evaluate import (
+    CameraColumn,
+    ExcludeSelf,
+    Ignored,
+    IgnoreUnknown,
+    Judging,
+    Metrics,
+    Qrels,
+    SameLabels,
+)
 from onward.cli.output import AsJson, next_step, show
 
 if TYPE_CHECKING:
@@ -15,42 +24,98 @@ if TYPE_CHECKING:
 Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
 Upgraded = Annotated[Path, typer.Option(help="The items after the upgrade: .parquet.")]
 New = Annotated[Path, typer.Option(help="The items by the new model: .parquet.")]
+QueriesOld = Annotated[
+    Path | None, typer.Option(help="Queries that are not the items, by the old model: .parquet.")
+]
+QueriesNew = Annotated[
+    Path | None, typer.Option(help="The same queries by the new model: .parquet.")
+]
 
 
 def compare(
-    old: Old, upgraded: Upgraded, new: New, exclude_self: ExcludeSelf, as_json: AsJson = False
+    old: Old,
+    upgraded: Upgraded,
+    new: New,
+    exclude_self: ExcludeSelf,
+    queries_old: QueriesOld = None,
+    queries_new: QueriesNew = None,
+    qrels: Qrels = None,
+    ignored: Ignored = None,
+    camera_column: CameraColumn = None,
+    same_labels: SameLabels = False,
+    ignore_unknown: IgnoreUnknown = False,
+    metrics: Metrics = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare doing nothing, upgrading and full backfill on the same items.
 
+    Cameras are read from the files of the new model.
+
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """
-    comparison = compare_files(old, upgraded, new, exclude_self=exclude_self)
+    judging = Judging(
+        exclude_self, same_labels, qrels, ignored, camera_column, ignore_unknown, metrics
+    )
+    queries = (queries_old, queries_new)
+    comparison = compare_files(old, upgraded, new, judging, queries=queries)
+    show(comparison, as_json, _report_step(old, upgraded, new, judging, queries))
+
+
+def _report_step(
+    old: Path, upgraded: Path, new: Path, judging: Judging, queries: tuple[Path | None, Path | None]
+) -> list[dict[str, str]]:
+    """Return how to see the same as a page, where a page can show it."""
+    plain = Judging(judging.exclude_self, judging.same_labels)
+    if judging != plain or queries != (None, None):
+        return []
     files = ("--old", old, "--upgraded", upgraded, "--new", new)
-    itself = "--exclude-self" if exclude_self else "--include-self"
-    step = next_step("report", "page.html", *files, itself, why="the same as a page")
-    show(comparison, as_json, [step])
+    itself = "--exclude-self" if judging.exclude_self else "--include-self"
+    stated = ("--same-labels",) if judging.same_labels else ()
+    return [next_step("report", "page.html", *files, itself, *stated, why="the same as a page")]
 
 
-def compare_files(old: Path, upgraded: Path, new: Path, *, exclude_self: bool) -> "Comparison":
-    """Return the comparison of three files that hold the same items."""
-    from onward.compatibility import compare, evaluate_embeddings
+def compare_files(
+    old: Path,
+    upgraded: Path,
+    new: Path,
+    judging: Judging,
+    *,
+    queries: tuple[Path | None, Path | None] = (None, None),
+) -> "Comparison":
+    """Return the comparison of three files that hold the same items; see `read_cells`."""
+    from onward.compatibility import compare
 
-    cells = read_cells(old, upgraded, new).items()
+    cells = read_cells(old, upgraded, new, queries=queries)
+    judging.tell_numbering(*cells["new/old"])
+    cameras = (queries[1] or new, new)
     return compare(
         {
-            name: evaluate_embeddings(queries, gallery, exclude_self=exclude_self)
-            for name, (queries, gallery) in cells
+            name: judging.evaluate(asked, searched, cameras)
+            for name, (asked, searched) in cells.items()
         }
     )
 
 
-def read_cells(old: Path, upgraded: Path, new: Path) -> "dict[str, tuple[Embeddings, Embeddings]]":
+def read_cells(
+    old: Path,
+    upgraded: Path,
+    new: Path,
+    *,
+    queries: tuple[Path | None, Path | None] = (None, None),
+) -> "dict[str, tuple[Embeddings, Embeddings]]":
     """Return queries and gallery of each cell from three files that hold the same items.
 
+    Args:
+        old: the items by the old model.
+        upgraded: the items after the upgrade.
+        new: the items by the new model.
+        queries: by the old model and by the new one; the items themselves if None.
+
     Raises:
-        EvaluationError: if they do not, or old and new are of one model.
+        EvaluationError: if they do not hold the same items, or old and new are of one model.
+        ConfigurationError: if queries are given by one of the models alone.
     """
-    from onward.errors import EvaluationError
+    from onward.errors import ConfigurationError, EvaluationError
     from onward.spaces import Embeddings
 
     by_new, by_old, carried = (Embeddings.load(path) for path in (new, old, upgraded))
@@ -59,12 +124,39 @@ def read_cells(old: Path, upgraded: Path, new: Path) -> "dict[str, tuple[Embeddi
             f"{old} and {new} are both in {by_new.space}; give the items by the old model with "
             "--old, and by the new one with --new"
         )
-    for path, one in ((old, by_old), (upgraded, carried)):
-        apart = sorted(set(one.ids) ^ set(by_new.ids))
-        if apart:
-            raise EvaluationError(
-                f"{len(apart)} items stand in only one of {path} and {new}, the first "
-                f"{apart[0]!r}; give files of the same items"
+    by_old = _align(by_old, by_new, old, new, "items")
+    carried = _align(carried, by_new, upgraded, new, "items")
+    asked_old, asked_new = by_old, by_new
+    if queries != (None, None):
+        first, second = queries
+        if first is None or second is None:
+            raise ConfigurationError(
+                "give the queries by both models, --queries-old and --queries-new: each cell is "
+                "asked by the model that its name begins with"
             )
-    by_old, carried = by_old.align(by_new.ids), carried.align(by_new.ids)
-    return {"old/old": (by_old, by_old), "new/old": (by_new, carried), "new/new": (by_new, by_new)}
+        asked_new = Embeddings.load(second)
+        asked_old = _align(Embeddings.load(first), asked_new, first, second, "queries")
+    return {
+        "old/old": (asked_old, by_old),
+        "new/old": (asked_new, carried),
+        "new/new": (asked_new, by_new),
+    }
+
+
+def _align(
+    one: "Embeddings", other: "Embeddings", path: Path, other_path: Path, what: str
+) -> "Embeddings":
+    """Return embeddings in the order of others, which are to be of the same ids.
+
+    Raises:
+        EvaluationError: if they are not.
+    """
+    from onward.errors import EvaluationError
+
+    apart = sorted(set(one.ids) ^ set(other.ids))
+    if apart:
+        raise EvaluationError(
+            f"{len(apart)} {what} stand in only one of {path} and {other_path}, the first "
+            f"{apart[0]!r}; give files of the same {what}"
+        )
+    return one.align(other.ids)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
-from onward.cli.evaluate import ExcludeSelf
+from onward.cli.evaluate import ExcludeSelf, Judging, SameLabels
 from onward.cli.options import (
     IdColumn,
     ImageColumn,
@@ -38,6 +38,7 @@ def report(
     label_column: LabelColumn = None,
     id_column: IdColumn = None,
     skip_bad: SkipBad = False,
+    same_labels: SameLabels = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,7 +65,7 @@ def report(
             for name, (queries, gallery) in read_cells(old, upgraded, new).items()
         }
         grid = make_grid(items, rankings)
-    comparison = compare_files(old, upgraded, new, exclude_self=exclude_self)
+    comparison = compare_files(old, upgraded, new, Judging(exclude_self, same_labels))
     facts = {
         "old": str(old),
         "upgraded": str(upgraded),
