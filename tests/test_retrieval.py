@@ -221,14 +221,17 @@ def test_the_k_nearest_are_the_first_k_of_all(size, k, exclude_self):
     np.testing.assert_array_equal(found.distances, distances[:, :k])
 
 
-@pytest.mark.parametrize("k", [None, 10])
-def test_memory_is_bounded_by_the_block(k):
-    gallery = random_embeddings(2000, 4)
+@pytest.mark.parametrize(("k", "metric"), [(None, "l2"), (10, "l2"), (10, "ip")])
+def test_memory_is_bounded_by_the_block(k, metric):
+    gallery = random_embeddings(2000, 4, metric=metric)
+    if metric == "ip":  # nearly all pairs are at distance 0, and computed one by one
+        gallery = embeddings(np.eye(4)[np.arange(2000) % 4], metric=metric)
+    queries = gallery.select(range(400 if metric == "ip" else 2000))
     matrix = 2000 * 2000 * 8
     block = 1 << 20
     list(rank(gallery.select(range(5)), gallery, exclude_self=True))  # warm up
     tracemalloc.start()
-    for _ in rank(gallery, gallery, exclude_self=True, k=k, block_bytes=block):
+    for _ in rank(queries, gallery, exclude_self=True, k=k, block_bytes=block):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -305,7 +305,7 @@ def _round(
         np.maximum(products, 0, out=products)
     low = _finish(products, metric)
     rows, columns = np.nonzero(low != high)
-    step = max(1, (1 << 19) // queries.shape[1])
+    step = max(1, (1 << 17) // queries.shape[1])
     for start in range(0, len(rows), step):
         row, column = rows[start : start + step], columns[start : start + step]
         high[row, column] = paired_distances(queries[row], gallery[column], metric)
