@@ -1,0 +1,173 @@
+"""Every command where only the core is installed, without what the extras bring.
+
+A command that needs none of it works; any other ends with 1 and one message that says how to
+install it. What `pip install .` would not have is hidden from a process of its own.
+"""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blocks import ROOT
+from commands import commands
+
+from onward.cli import EXTRAS
+from onward.gallery import create_gallery
+from onward.nn.specs import BackboneSpec
+from onward.spaces import Embeddings, Space
+from onward.training.frozen_encoder import frozen_encoder
+from onward.transformation import linear
+
+OLD, NEW = Space("old@1", 4), Space("new@2", 4)
+IDS = tuple(f"item-{row}" for row in range(60))
+
+PROGRAM = """
+import contextlib, io, json, sys
+from importlib.machinery import PathFinder
+
+hidden, calls = json.load(sys.stdin)
+
+class Core(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        away = name.partition(".")[0] in hidden
+        return None if away else PathFinder.find_spec(name, path, target)
+
+sys.meta_path = [Core if finder is PathFinder else finder for finder in sys.meta_path]
+from onward.cli import main
+
+for arguments in calls:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+TRAIN, VISION = "'onward[train]'", "'onward[vision]'"
+FILES = "--old old.parquet --upgraded upgraded.parquet --new new.parquet --exclude-self"
+CALLS: list[tuple[str, str | None]] = [
+    ("demo --out demo", TRAIN),
+    ("experiment digits --out experiment", TRAIN),
+    ("train digits trained", TRAIN),
+    ("train digits trained --objective none", TRAIN),
+    ("train digits trained --objective none --backbone timm:resnet18", TRAIN),
+    ("train digits trained --tensorboard events", TRAIN),
+    ("fit old.parquet new.parquet fitted", TRAIN),
+    ("fit old.parquet new.parquet fitted --method ridge", TRAIN),
+    ("fit photos.lance new.parquet fitted --method procrustes", TRAIN),
+    ("embed model digits embedded.parquet", VISION),
+    ("embed model digits embedded.parquet --side-out side.parquet", VISION),
+    ("search photos.lance photo.png --model model", VISION),
+    ("backfill photos.lance --model model --budget 10", VISION),
+    ("backfill photos.lance --plan --transformation h --model model", VISION),
+    ("backfill photos.lance --plan --transformation h --sample new.parquet --report b.html", None),
+    ("search photos.lance old.parquet", None),
+    ("evaluate old.parquet old.parquet --exclude-self", None),
+    (f"compare {FILES}", None),
+    (f"report page.html {FILES}", None),
+    ("info model", None),
+    ("info h", None),
+    ("info old.parquet", None),
+    ("info photos.lance", None),
+    ("gallery create other.lance old.parquet", None),
+    ("gallery add other.lance more.parquet", None),
+    ("gallery write other.lance new.parquet", None),
+    ("gallery delete other.lance item-1", None),
+    ("gallery describe other.lance", None),
+    ("gallery compact other.lance", None),
+    ("gallery export other.lance exported.parquet", None),
+    ("gallery sample photos.lance sample.jsonl --count 30", None),
+    ("gallery sample photos.lance spread.jsonl --count 30 --by k-means", None),
+    ("embed model sample.jsonl embedded.parquet", VISION),
+    ("upgrade photos.lance h", None),
+    ("upgrade plan photos.lance h --sample new.parquet", None),
+    ("upgrade start photos.lance h", None),
+    ("upgrade pause photos.lance h", None),
+    ("upgrade resume photos.lance h", None),
+    ("upgrade limit photos.lance h --rows-per-second none", None),
+    ("upgrade status photos.lance h", None),
+    ("upgrade verify photos.lance h", None),
+    ("upgrade cutover photos.lance h", None),
+    ("backfill photos.lance --embeddings new.parquet", None),
+    ("upgrade rollback photos.lance h", None),
+    ("upgrade log photos.lance", None),
+    ("upgrade cutover photos.lance h --force", None),
+    ("upgrade complete photos.lance h --now", None),
+    ("upgrade all third.lance h --yes", None),
+    ("upgrade start fourth.lance h", None),
+    ("upgrade abort fourth.lance h --yes", None),
+]
+
+
+def make_world(folder: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    labels = np.arange(60) % 3
+    h = linear(OLD, None, NEW, np.eye(4), np.zeros(4), made_by={})
+    old = Embeddings(IDS, vectors, OLD, labels)
+    old.save(folder / "old.parquet")
+    Embeddings(("another",), vectors[:1], OLD, labels[:1]).save(folder / "more.parquet")
+    h.apply(old).save(folder / "upgraded.parquet")
+    Embeddings(IDS, vectors, NEW, labels).save(folder / "new.parquet")
+    h.save(folder / "h")
+    payloads = [{"digits": row} for row in range(60)]
+    for name in ("photos", "third", "fourth"):
+        url = str(folder / f"{name}.lance")
+        create_gallery(url, OLD, serving=OLD, query_model="old", items=[old], payloads=payloads)
+    spec = BackboneSpec(name="small-resnet", dim=4, size=8, channels=1, width=4)
+    frozen_encoder(spec, name="model", seed=0).save(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Exit code, standard output and standard error of each call."""
+    folder = tmp_path_factory.mktemp("core")
+    make_world(folder)
+    called = json.dumps([list(EXTRAS), [call.split() for call, _ in CALLS]])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=called,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = map(json.loads, done.stdout.splitlines())
+    return dict(zip([call for call, _ in CALLS], lines, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "needed"), CALLS, ids=[call for call, _ in CALLS])
+def test_a_command_works_or_says_what_to_install(answers, call, needed):
+    code, out, err = answers[call]
+    if needed is None:
+        assert code == 0, err
+        return
+    assert (code, out) == (1, "")
+    assert f"is not installed; it comes with an extra: pip install {needed}" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_every_command_is_called():
+    called = {call for call, _ in CALLS} | {"upgrade all"}
+    missing = [name for name in commands() if not any(call.startswith(name) for call in called)]
+    assert not missing, f"say in CALLS what these do without the extras: {missing}"
+
+
+def test_every_package_that_an_extra_brings_has_its_line():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = extras["optional-dependencies"]
+    brought = {
+        package.partition(">")[0]
+        for extra in ("vision", "train", "tensorboard")
+        for package in extras[extra]
+        if not package.startswith("onward")
+    }
+    assert brought == {package for package, _ in EXTRAS.values()}
