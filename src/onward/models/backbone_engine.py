@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from onward.errors import ArtifactError, ModelError
+from onward.errors import ModelError
 from onward.models.engines import Engine, Forward, Vectors, check_vectors
 from onward.models.inputs import InputSpec, Pixels
 from onward.models.layers import PooledStages
@@ -44,7 +44,7 @@ class BackboneEngine(Engine):
         given = cls(backbone, spec)
         try:
             built = cls.of_arrays(spec, given.arrays())
-        except ArtifactError as error:
+        except ModelError as error:
             raise ModelError(f"{_UNLIKE}: {error}") from error
         generator = torch.Generator().manual_seed(0)
         image = torch.rand(1, spec.channels, spec.size, spec.size, generator=generator) * 4 - 2
@@ -66,7 +66,7 @@ class BackboneEngine(Engine):
         """Build the backbone and give it saved weights; torch's generator is left as it was.
 
         Raises:
-            ArtifactError: if the weights are not those of such a backbone.
+            ModelError: if the weights are not those of such a backbone.
         """
         with torch.random.fork_rng(devices=[]):
             backbone = build_backbone(spec.model_copy(update={"pretrained": False}))
@@ -74,7 +74,8 @@ class BackboneEngine(Engine):
         try:
             backbone.load_state_dict(weights)
         except RuntimeError as error:
-            raise ArtifactError(f"the weights are not those of {spec.name}: {error}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"the weights are not those of {spec.name}: {reason}") from error
         return cls(backbone, spec)
 
     def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:

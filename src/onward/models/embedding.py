@@ -7,6 +7,7 @@ is loaded only where a torch backbone is. Nothing here knows of galleries or of 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class EmbeddingModel:
                     f"make it {made}; make a model by of_backbone, from_onnx or from_callable"
                 )
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(int(label) for label in self.classes))
+            object.__setattr__(self, "classes", _whole_numbers(self.classes))
         if self.class_names is not None:
             object.__setattr__(self, "class_names", self._names_of_classes(self.class_names))
         if self.classifier is not None:
@@ -466,3 +467,11 @@ class EmbeddingModel:
             batch_items=batch_items,
             progress=progress,
         )
+
+
+def _whole_numbers(classes: tuple[Any, ...]) -> tuple[int, ...]:
+    if not all(isinstance(one, Integral) and not isinstance(one, bool) for one in classes):
+        raise ModelError(
+            f"the model's classes are {classes[:5]!r}; give one whole number a class, its label"
+        )
+    return tuple(int(one) for one in classes)

@@ -42,7 +42,12 @@ class InputSpec:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _check_whole("size", self.size, "the height and width of a square in pixels, such as 224")
+        _check_whole(
+            "size",
+            self.size,
+            "the height and width of a square in pixels, such as 224. Export the model for square "
+            "images if it takes others",
+        )
         _check_whole("channels", self.channels, "1 for grey images or 3 for colour")
         object.__setattr__(self, "size", int(self.size))
         object.__setattr__(self, "channels", int(self.channels))

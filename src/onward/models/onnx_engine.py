@@ -47,9 +47,12 @@ class OnnxEngine(Engine):
         )
         if not fits:
             given = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
+            sides = {side for side in shape[2:] if isinstance(side, int)}
+            repair = "Export it again, or give the InputSpec that it was made for"
+            if len(shape) == 4 and len(sides) == 2:
+                repair = "Export it for square images; no InputSpec has other ones"
             raise ModelError(
-                f"the ONNX file takes {given or 'nothing'}; it needs {wanted}. "
-                "Export it again, or give the InputSpec that it was made for"
+                f"the ONNX file takes {given or 'nothing'}; it needs {wanted}. {repair}"
             )
         empty = np.zeros((1, taken.channels, size, size), np.uint8)
         output = next(_outputs(self._session, empty, taken))
