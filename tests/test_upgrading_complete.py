@@ -1,6 +1,8 @@
 """Cut over, roll back and complete, on every store: what they keep, drop, name and refuse."""
 
 import json
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -210,6 +212,175 @@ def test_completing_too_early_says_from_when_on_it_can_be_done(gallery, upgrade)
     assert upgrade.roll_back().serving == OLD
     upgrade.cut_over(query_model="second")
     assert upgrade.complete(holdover=timedelta(0)).ended == OLD
+
+
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+@contextmanager
+def clock_at(now):
+    """Let the system's clock say another time, to all that writes and reads moments."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return now.astimezone(tz)
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("gallery.changes", "gallery.opening", "upgrading.complete"):
+            patched.setattr(f"onward.{module}.datetime", Clock)
+        yield
+
+
+def carried_out(url, *, created=NOW, run=NOW, cut=NOW):
+    """A gallery that was upgraded by clocks that said these times."""
+    with clock_at(created):
+        gallery = make_gallery(url, ROWS)
+    upgrade = Upgrade(gallery, TO_SECOND)
+    with clock_at(run):
+        upgrade.start()
+        upgrade.run()
+        upgrade.verify()
+    with clock_at(cut):
+        upgrade.cut_over(query_model="second")
+    return upgrade
+
+
+def refusal(upgrade, at, **options):
+    """What completing is refused with when the clock says a time; None if it is not."""
+    try:
+        with clock_at(at):
+            upgrade.complete(**options)
+    except UpgradeError as error:
+        return str(error)
+    return None
+
+
+def test_a_clock_that_was_set_back_for_the_cut_over_does_not_make_the_time_shorter(url):
+    upgrade = carried_out(url, cut=NOW - 365 * DAY)
+    end = NOW + 7 * DAY
+    words = f"cannot be completed before {end:%Y-%m-%d %H:%M} UTC: it was cut over at "
+    said = refusal(upgrade, NOW)
+    assert words in said
+    assert "as its record says, which its journal contradicts, so not before" in said
+    assert words in refusal(upgrade, NOW + 6 * DAY)
+    assert refusal(upgrade, NOW - 365 * DAY) is not None
+    assert refusal(upgrade, NOW + 8 * DAY) is None
+
+
+def test_a_clock_that_was_set_back_some_hours_does_not_either(url):
+    upgrade = carried_out(url, cut=NOW - timedelta(hours=20))
+    assert f"before {NOW + 7 * DAY:%Y-%m-%d %H:%M} UTC" in refusal(upgrade, NOW)
+
+
+def test_a_clock_that_was_set_back_since_the_start_leaves_the_time_unknown(url):
+    upgrade = carried_out(url, created=NOW - 30 * DAY, run=NOW - 400 * DAY, cut=NOW - 400 * DAY)
+    assert "or not by a clock that was right" in refusal(upgrade, NOW)
+    with clock_at(NOW):
+        upgrade.verify()
+    assert f"before {NOW + 7 * DAY:%Y-%m-%d %H:%M} UTC" in refusal(upgrade, NOW + DAY)
+    assert refusal(upgrade, NOW + 8 * DAY) is None
+
+
+def test_what_is_done_after_cutting_over_does_not_make_the_time_longer(url):
+    upgrade = carried_out(url)
+    for day in range(1, 8):
+        with clock_at(NOW + day * DAY):
+            upgrade.gallery.log({"event": "backfill"})
+            upgrade.verify()
+            upgrade.cut_over(query_model=f"second, renamed {day} times")
+    assert refusal(upgrade, NOW + 6 * DAY) is not None
+    assert refusal(upgrade, NOW + 7 * DAY + timedelta(minutes=1)) is None
+
+
+def test_a_moment_far_ahead_of_the_clock_is_reported_and_not_used(url):
+    upgrade = carried_out(url)
+    with clock_at(NOW + 30 * DAY):
+        upgrade.gallery.log({"event": "by another machine"})
+    odd = "1 moments of the journal lie more than a day ahead of this system's clock"
+    said = refusal(upgrade, NOW + DAY)
+    assert f"before {NOW + 7 * DAY:%Y-%m-%d %H:%M} UTC" in said
+    assert f"({odd} and are not used, such as that of entry" in said
+    assert "by another machine: 2" in said
+    with clock_at(NOW + 8 * DAY):
+        completion = upgrade.complete()
+    assert completion.clock[0].startswith(odd)
+    assert f"clock        {odd}" in str(completion)
+    assert completion.to_json()["clock"] == list(completion.clock)
+
+
+def test_a_cut_over_far_ahead_of_the_clock_is_counted_from_what_else_the_journal_knows(url):
+    upgrade = carried_out(url, cut=NOW + 30 * DAY)
+    said = refusal(upgrade, NOW)
+    assert f"before {NOW + 7 * DAY:%Y-%m-%d %H:%M} UTC" in said
+    assert "which its journal contradicts" in said
+    assert refusal(upgrade, NOW + 8 * DAY) is None
+
+
+def test_where_the_whole_upgrade_lies_ahead_the_time_cannot_be_over(url):
+    ahead = NOW + 30 * DAY
+    upgrade = carried_out(url, created=NOW - 30 * DAY, run=ahead, cut=ahead)
+    said = refusal(upgrade, NOW)
+    assert "so the time to roll back cannot be over (5 moments of the journal lie" in said
+    assert "say now=True (--now)" in said
+    assert refusal(upgrade, NOW, now=True) is None
+
+
+def test_less_than_a_day_ahead_is_a_clock_that_is_a_little_wrong(url):
+    upgrade = carried_out(url, cut=NOW + timedelta(hours=20))
+    assert f"before {NOW + 7 * DAY + timedelta(hours=20):%Y-%m-%d %H:%M}" in refusal(upgrade, NOW)
+    assert plan_completion(upgrade.gallery, upgrade.routes, drop_original=False).clock == ()
+
+
+@pytest.mark.parametrize(
+    "written", ["yesterday", "", None, 7, "2026-13-01", "9999-99", "0001-01-01T00:00:00+23:00"]
+)
+def test_moments_that_cannot_be_read_are_reported_and_not_used(monkeypatch, tmp_path, written):
+    upgrade = carried_out(f"memory:{tmp_path}")
+    journal = type(upgrade.gallery).journal
+
+    def spoilt(self):
+        return [
+            one | ({"time": written} if one["event"] == "verify" else {}) for one in journal(self)
+        ]
+
+    monkeypatch.setattr(type(upgrade.gallery), "journal", spoilt)
+    assert "1 moments of the journal cannot be read and are" in refusal(upgrade, NOW + DAY)
+    assert refusal(upgrade, NOW + 8 * DAY) is None
+
+
+def test_entries_without_any_moment_and_a_record_that_cannot_be_read(monkeypatch, tmp_path):
+    upgrade = carried_out(f"memory:{tmp_path}")
+    store, gallery = upgrade.gallery._store, upgrade.gallery
+    store._record = replace(store._record, serving=replace(store._record.serving, since="soon"))
+    assert f"before {NOW + 7 * DAY:%Y-%m-%d %H:%M} UTC" in refusal(upgrade, NOW)
+    store._journal = [
+        {name: one for name, one in entry.items() if name not in ("time", "since")}
+        for entry in store._journal
+    ]
+    assert "cannot be over (6 moments of the journal cannot be read" in refusal(upgrade, NOW)
+    assert gallery.describe().previous is not None
+
+
+def test_a_moment_without_a_zone_is_in_utc(tmp_path):
+    upgrade = carried_out(f"memory:{tmp_path}")
+    store = upgrade.gallery._store
+    since = f"{NOW:%Y-%m-%dT%H:%M:%S}"
+    store._record = replace(store._record, serving=replace(store._record.serving, since=since))
+    assert f"before {NOW + 7 * DAY:%Y-%m-%d %H:%M} UTC" in refusal(upgrade, NOW)
+
+
+@pytest.mark.parametrize(
+    ("holdover", "words"),
+    [
+        (timedelta(days=-1), "a holdover of -1 days was given; give 0 or more"),
+        (timedelta.max, "days from .* on ends after all that a calendar knows; give fewer days"),
+    ],
+)
+def test_a_holdover_that_is_none_is_refused(upgrade, holdover, words):
+    with pytest.raises(UpgradeError, match=words):
+        upgrade.complete(holdover=holdover)
 
 
 def test_completing_what_does_not_serve_is_refused(gallery, upgrade):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from onward.errors import UpgradeError
-from onward.gallery import Gallery, GalleryDescription
+from onward.gallery import Gallery, GalleryDescription, JournalEntry
 from onward.spaces import Space
 from onward.upgrading.natives import CountedRows, find_natives
 from onward.upgrading.routes import Routes, needed_spaces, recorded_reads
@@ -19,6 +19,10 @@ from onward.upgrading.work import EXAMPLES, check_started
 
 HOLDOVER = timedelta(days=7)
 """So long after cutting over an upgrade can be rolled back, unless it is completed at once."""
+SERVES, BEGINS = ("cut over", "serve"), ("start upgrade", "add space")
+"""Events of the journal with which a space begins to answer queries, and is there."""
+CLOCK_SLACK = timedelta(days=1)
+"""A moment of the journal that lies farther ahead of the clock than this is not used."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Completion:
         kept: spaces that are not, and why.
         impossible: what cannot be done any more, a sentence each.
         unreachable: rows that are left without any vector, if there are such.
+        clock: what is odd about the moments in the journal, a sentence each.
     """
 
     gallery: str
@@ -59,6 +64,7 @@ class Completion:
     kept: tuple[Kept, ...]
     impossible: tuple[str, ...]
     unreachable: CountedRows | None
+    clock: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next: nothing."""
@@ -71,6 +77,7 @@ class Completion:
             "kept": [one.to_json() for one in self.kept],
             "impossible": list(self.impossible),
             "unreachable": None if self.unreachable is None else self.unreachable.to_json(),
+            "clock": list(self.clock),
             "next_steps": [],
         }
 
@@ -82,6 +89,7 @@ class Completion:
             *(f"  dropped      {space}" for space in self.dropped),
             *(f"  kept         {one}" for one in self.kept),
             *(f"  impossible   {one}" for one in self.impossible),
+            *(f"  clock        {one}" for one in self.clock),
         ]
         return "\n".join(lines)
 
@@ -140,6 +148,7 @@ def plan_completion(gallery: Gallery, routes: Routes, *, drop_original: bool) ->
         kept=tuple(kept),
         impossible=_impossible(gone, routes.new) if gone else (),
         unreachable=_unreachable(gallery, dropped),
+        clock=_Moments.of(gallery.journal()).odd,
     )
 
 
@@ -154,9 +163,13 @@ def complete(
 ) -> Completion:
     """Complete an upgrade that has cut over; see `Upgrade.complete`."""
     completion = plan_completion(gallery, routes, drop_original=drop_original)
+    if holdover < timedelta(0):
+        raise UpgradeError(
+            f"a holdover of {holdover.total_seconds() / 86400:g} days was given; give 0 or more"
+        )
     described = gallery.describe()
     if described.previous is not None and not now:
-        _check_holdover(described, holdover)
+        _check_holdover(described, gallery.journal(), holdover)
     if completion.unreachable is not None and not leave_out:
         raise UpgradeError(
             f"nothing was dropped: {completion.unreachable} have no other vector and could never "
@@ -183,31 +196,122 @@ def why_confirm(completion: Completion) -> str:
     )
 
 
-def _check_holdover(now: GalleryDescription, holdover: timedelta) -> None:
+def _check_holdover(
+    now: GalleryDescription, journal: Sequence[JournalEntry], holdover: timedelta
+) -> None:
     """Refuse to complete before the time to roll back is over.
 
     Raises:
         UpgradeError: saying when that is.
     """
     at_once = "To complete it at once, say now=True (--now)"
-    if now.since is None:
+    moments = _Moments.of(journal)
+    odd = "".join(f" ({one})" for one in moments.odd)
+    since = None if now.since is None else _opened(now, journal, moments)
+    if since is None:
         raise UpgradeError(
-            f"it is not recorded when gallery {now.url} was cut over to {now.serving}, so the time "
-            f"to roll back cannot be over. {at_once}"
+            f"it is not recorded when gallery {now.url} was cut over to {now.serving}, or not by "
+            f"a clock that was right, so the time to roll back cannot be over{odd}. {at_once}"
         )
-    since = datetime.fromisoformat(now.since)
-    until = since + holdover
+    try:
+        until = since + holdover
+    except OverflowError as error:
+        raise UpgradeError(
+            f"a holdover of {holdover.total_seconds() / 86400:g} days from {since:%Y-%m-%d} on "
+            "ends after all that a calendar knows; give fewer days"
+        ) from error
     if datetime.now(UTC) < until:
         raise UpgradeError(
             f"the upgrade of gallery {now.url} cannot be completed before "
-            f"{until:%Y-%m-%d %H:%M} UTC: it was cut over at {since:%Y-%m-%d %H:%M} UTC, and can "
-            f"be rolled back for {holdover.total_seconds() / 86400:g} days. {at_once}"
+            f"{until:%Y-%m-%d %H:%M} UTC: {_how(now, since)} {since:%Y-%m-%d %H:%M} UTC, and can "
+            f"be rolled back for {holdover.total_seconds() / 86400:g} days{odd}. {at_once}"
         )
+
+
+def _how(now: GalleryDescription, since: datetime) -> str:
+    """Say what stands behind a moment from which the time to roll back is counted."""
+    if since == _moment(now.since):
+        return "it was cut over at"
+    return (
+        f"it was cut over at {now.since} as its record says, which its journal contradicts, so "
+        "not before"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """When the entries of a journal were written, as far as that can be believed.
+
+    Attributes:
+        known: of each entry; None where it says nothing that can be read, or a moment that lies
+            more than a day ahead of this system's clock.
+        odd: what is not believed, a sentence each.
+    """
+
+    known: tuple[datetime | None, ...]
+    odd: tuple[str, ...]
+
+    @classmethod
+    def of(cls, journal: Sequence[JournalEntry]) -> "_Moments":
+        latest = datetime.now(UTC) + CLOCK_SLACK
+        read = [_moment(entry.get("time")) for entry in journal]
+        both = list(zip(journal, read, strict=True))
+        ahead = [entry for entry, at in both if at is not None and at > latest]
+        unread = [entry for entry, at in both if at is None]
+        odd = [
+            f"{len(entries):,} moments of the journal {why} and are not used, such as that of "
+            f"entry {entries[0].get('number')}, {entries[0].get('event')}: {entries[0].get('time')}"
+            for entries, why in (
+                (ahead, "lie more than a day ahead of this system's clock"),
+                (unread, "cannot be read"),
+            )
+            if entries
+        ]
+        known = tuple(at if at is not None and at <= latest else None for at in read)
+        return cls(known, tuple(odd))
+
+    def newest(self, begin: int, end: int | None = None) -> datetime | None:
+        """Return the newest moment of some entries, if one is known."""
+        return max((at for at in self.known[begin:end] if at is not None), default=None)
+
+
+def _opened(
+    now: GalleryDescription, journal: Sequence[JournalEntry], moments: _Moments
+) -> datetime | None:
+    """Return from when on the time to roll back is counted; None if that is not known.
+
+    What the record says, unless the journal knows a newer moment from before: a clock that was set
+    back must not make the time shorter. Where the two are more than a day apart, or what the record
+    says is not to be believed, it is the newest moment that the journal knows of this upgrade.
+    """
+    new = now.serving.to_json()
+    of_new = [number for number, entry in enumerate(journal) if entry.get("space") == new]
+    cuts = [one for one in of_new if journal[one]["event"] in SERVES]
+    stated = [one for one in cuts if journal[one].get("since") == now.since]
+    cut = max(stated or cuts, default=len(journal))
+    begun = max((one for one in of_new if one < cut and journal[one]["event"] in BEGINS), default=0)
+    since, before = _moment(now.since), moments.newest(0, cut)
+    believed = since is not None and since <= datetime.now(UTC) + CLOCK_SLACK
+    if since is not None and believed and (before is None or before - since <= CLOCK_SLACK):
+        return since if before is None else max(since, before)
+    earlier, newest = moments.newest(0, begun), moments.newest(begun)
+    if newest is None or (earlier is not None and earlier - newest > CLOCK_SLACK):
+        return None
+    return newest if earlier is None else max(earlier, newest)
+
+
+def _moment(written: object) -> datetime | None:
+    """Return the moment that a text says, in UTC where it says no zone; None if it is none."""
+    try:
+        at = datetime.fromisoformat(str(written))
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _have_served(gallery: Gallery) -> set[Space]:
     """Return the spaces that answer queries or have done so, as the journal says."""
-    entries = (one for one in gallery.journal() if one["event"] in ("cut over", "serve"))
+    entries = (one for one in gallery.journal() if one["event"] in SERVES)
     return {gallery.describe().serving, *(Space.from_json(one["space"]) for one in entries)}
 
 
