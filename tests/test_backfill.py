@@ -3,9 +3,11 @@
 import contextlib
 import itertools
 import json
+import math
 import threading
 from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -320,17 +322,65 @@ def test_a_budget_is_shown_as_it_is_written(text):
         ("$20%", 1.0, r"'\$20%' is no budget; write"),
         ("-5", None, r"'-5' is no budget"),
         ("10.5", None, r"'10.5' rows are no whole number; write"),
-        ("0", None, r"a budget of rows 0 was given; it must be above 0"),
-        ("0s", None, r"a budget of seconds 0 was given; it must be above 0"),
+        ("0", None, r"a budget of rows 0 was given; it must be a number above 0"),
+        ("0s", None, r"a budget of seconds 0.0 was given; it must be a number above 0"),
         ("110%", None, r"a budget of share 1.1 was given; it must be above 0 and at most 1"),
         ("$20", None, r"money, 20, needs the price of one item.*is None. Add it, such as --price"),
         ("$20", 0.0, r"the price given is 0.0"),
+        ("$20", -1.0, r"the price given is -1.0"),
+        ("$20", float("nan"), r"the price given is nan"),
+        ("$20", float("inf"), r"the price given is inf"),
+        ("-5", None, r"'-5' is no budget; write rows \(5000\)"),
+        ("nan", None, r"'nan' is no budget"),
+        ("inf%", None, r"'inf%' is no budget"),
+        ("1e3", None, r"'1e3' is no budget"),
+        ("9" * 5000, None, r"'9{40}\.\.\.' is no budget"),
+        ("9" * 400 + "s", None, r"is no budget"),
+        ("2026-01-01", None, r"'2026-01-01' is no budget"),
         ("10%", 0.1, r"a price of 0.1 an item was given, but the budget is 10%, which is no money"),
     ],
 )
 def test_what_is_no_budget_is_refused_with_examples(text, price, words):
     with pytest.raises(ConfigurationError, match=words):
         Budget.parse(text, price=price)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "5"])
+@pytest.mark.parametrize("name", ["rows", "share", "seconds", "money"])
+def test_a_budget_that_is_no_number_above_0_is_refused(monkeypatch, name, value):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    price = {"price": 0.1} if name == "money" else {}
+    with pytest.raises(ConfigurationError, match=f"a budget of {name} {value} was given; it must"):
+        Budget(**{name: value}, **price)
+
+
+def test_rows_are_whole(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ConfigurationError, match=r"rows 1\.5 was given; it must be a whole number"):
+        Budget(rows=1.5)
+    assert Budget(rows=np.int64(3)).rows_of(10) == 3
+
+
+def test_a_time_beyond_all_measure_is_spent_like_any_other():
+    meter = Meter(Budget(seconds=1e308), 100, clock=iter([0.0, 0.5, 0.5 + 1e-9]).__next__)
+    meter.spend(16, tried=16)
+    assert meter.next_rows(64) == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": -1}, "seed is -1; give a whole number of 0 or more"),
+        ({"seed": 1.5}, r"seed is 1\.5; give a whole number"),
+        ({"batch_rows": 0}, "batch_rows is 0; give a whole number of 1 or more"),
+        ({"batch_rows": math.nan}, "batch_rows is nan; give a whole number"),
+        ({"order": "best"}, "there is no order 'best'; choose uncertainty or random"),
+    ],
+)
+def test_numbers_of_a_backfill_that_are_none_are_refused(monkeypatch, gallery, options, words):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ConfigurationError, match=words):
+        backfill(gallery, NEW, Model(), budget=ALL, **options)
 
 
 def test_a_budget_is_one_thing():

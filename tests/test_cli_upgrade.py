@@ -1,15 +1,17 @@
 """`onward upgrade`: what its commands record, and what they say that is easily overlooked."""
 
 import json
+import re
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_gallery, steps_of
+from upgrades import OLD, SECOND, SIDE, TO_SECOND, carry_out, embed, make_gallery, steps_of
 
 from onward.cli.app import app
+from onward.errors import OnwardError
 from onward.gallery import open_gallery
 from onward.upgrading import Upgrade
 
@@ -20,6 +22,15 @@ def answer(*words, code=0):
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A gallery that was cut over, as commands take it; no test changes it."""
+    path = tmp_path_factory.mktemp("served")
+    carry_out(make_gallery(str(path / "shop.lance"), ROWS), TO_SECOND)
+    TO_SECOND.save(path / "h")
+    return str(path / "shop.lance"), str(path / "h")
 
 
 @pytest.fixture
@@ -85,3 +96,43 @@ def test_status_says_what_helps_rows_that_are_blocked(words):
     assert steps_of(status) == ["roll_back", "complete", "write", "backfill"]
     gallery.delete(["legacy", "aside"])
     assert steps_of(upgrade.status()) == ["roll_back", "complete"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("complete", "--holdover-days", "inf"), "--holdover-days inf is no number of days"),
+        (("complete", "--holdover-days", "1e300"), r"--holdover-days 1e\+300 is no number of days"),
+        (("complete", "--holdover-days", "999999999"), "ends after all that a calendar knows"),
+        (("limit", "--rows-per-second", "nan"), "a limit of nan rows a second was asked for"),
+        (("limit", "--rows-per-second", "1e999"), "a limit of inf rows a second"),
+        (("limit", "--rows-per-second", "-5"), "a limit of -5 rows a second"),
+        (("start", "--rows-per-second", "nan"), "a limit of nan rows a second"),
+        (("start", "--rows-per-second", "many"), "--rows-per-second many is no number"),
+        (("plan", "--require", "map >= nan"), "'map >= nan' is no requirement"),
+        (("plan", "--require", "map >= 1.5"), r"map lies between 0 and 1, and 1\.5 is required"),
+        (("verify", "--require", "map >= nan", "--canaries", "none.parquet"), "there is no file"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_in_one_message(served, arguments, words):
+    command, *options = arguments
+    result = CliRunner().invoke(app, ["upgrade", command, *served, *options])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, OnwardError), result.exception
+    assert re.search(words, str(result.exception)), result.exception
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("verify", "--sample", "0"),
+        ("verify", "--sample", "1.5"),
+        ("complete", "--holdover-days", "-1"),
+        ("complete", "--holdover-days", "nan"),
+    ],
+)
+def test_a_number_out_of_the_range_of_an_option_is_wrong_usage(served, options):
+    command, *rest = options
+    result = CliRunner().invoke(app, ["upgrade", command, *served, *rest])
+    assert result.exit_code == 2
+    assert "Invalid value for" in result.stderr

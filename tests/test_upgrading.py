@@ -7,15 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 from upgrades import OLD, SIDE, embed, make_transformation, numbered
 
-from onward.errors import EmbeddingsError, GalleryError, SpaceMismatchError, UpgradeError
+from onward.errors import (
+    ConfigurationError,
+    EmbeddingsError,
+    GalleryError,
+    SpaceMismatchError,
+    UpgradeError,
+)
 from onward.gallery import create_gallery, open_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
-from onward.upgrading import Upgrade, plan_upgrade
+from onward.upgrading import Upgrade, plan_upgrade, verify_and_cut_over
 from onward.upgrading.work import choose_batch_rows
 
 NEW = Space("new@2", 5)
@@ -477,6 +484,33 @@ def test_a_status_prints_itself(upgrade):
     written = json.loads(json.dumps(upgrade.status().to_json()))
     assert [written[name] for name in ("started", "cut_over")] == [True, False]
     assert written["verification"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda u: u.run(batch_rows=0), "batch_rows is 0; give a whole number of 1 or more"),
+        (lambda u: u.run(batch_rows=2.5), r"batch_rows is 2\.5; give a whole number"),
+        (lambda u: u.verify(sample_rows=0), "sample_rows is 0; give a whole number of 1 or more"),
+        (lambda u: u.verify(sample_rows=-3), "sample_rows is -3; give a whole number"),
+        (lambda u: u.verify(tolerance=float("nan")), "tolerance is nan; give a share"),
+        (lambda u: u.verify(tolerance=float("inf")), "tolerance is inf; give a share"),
+        (lambda u: u.verify(tolerance=-0.1), r"tolerance is -0\.1; give a share"),
+        (
+            lambda u: verify_and_cut_over(u, query_model=None, attempts=0),
+            "attempts is 0; give a whole number of 1 or more",
+        ),
+        (lambda u: plan_upgrade(u.gallery, H, sample_rows=0), "sample_rows is 0; give a whole"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_before_anything_is_done(
+    monkeypatch, upgrade, call, words
+):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    entries = upgrade.gallery.journal()
+    with pytest.raises(ConfigurationError, match=words):
+        call(upgrade)
+    assert upgrade.gallery.journal() == entries
 
 
 def test_a_damaged_stored_vector_stops_a_run_with_the_items_name(gallery, upgrade, monkeypatch):

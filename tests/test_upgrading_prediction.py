@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -14,7 +15,15 @@ from onward.errors import ConfigurationError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation, linear
-from onward.upgrading import Prediction, Requirement, Unpredicted, Upgrade, plan_upgrade, predict
+from onward.upgrading import (
+    Prediction,
+    Requirement,
+    Unpredicted,
+    Upgrade,
+    plan_backfill,
+    plan_upgrade,
+    predict,
+)
 from onward.upgrading.gate import default_requirement
 from onward.upgrading.judged import fitted_on
 from onward.upgrading.order_curves import SEEDS
@@ -288,7 +297,7 @@ def test_a_sample_in_another_space_is_refused():
     assert NEW not in gallery.spaces()
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 7.0])
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 7.0, math.nan, math.inf])
 def test_a_share_that_is_no_part_is_refused(share):
     gallery, new, h = world(30)
     with pytest.raises(ConfigurationError, match=f"backfill {share:g} of the items is no part"):
@@ -405,11 +414,37 @@ def test_a_requirement_is_read_and_written(text, shown):
         ("cmc@3 >= 0.5", "there is no metric 'cmc@3' to require something of; choose one of"),
         ("map >= 50", "map lies between 0 and 1, and 50 is required of it; give a fraction"),
         ("map >= 0 * old/old", r"0 \* old/old is nothing to require; give a multiple"),
+        (f"map >= {'9' * 400} * old/old", r"inf \* old/old is nothing to require; give a"),
+        ("map >= nan", "is no requirement"),
+        ("map >= -0.5", "is no requirement"),
+        ("map >= nan * old/old", "is no requirement"),
     ],
 )
 def test_what_is_no_requirement_is_refused(text, words):
     with pytest.raises(ConfigurationError, match=words):
         Requirement.parse(text)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -1.0, 7.0])
+@pytest.mark.parametrize("cell", [None, "old/old"])
+def test_a_number_that_cannot_be_required_is_refused(cell, number):
+    if cell is not None and number == 7.0:
+        assert str(Requirement("map", False, cell, number)) == "map >= 7 * old/old"
+        return
+    with pytest.raises(ConfigurationError, match=f"{number:g}"):
+        Requirement("map", False, cell, number)
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"most_items": 0}, {"most_items": 2.5}])
+def test_numbers_of_a_prediction_that_are_none_are_refused(monkeypatch, options):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    gallery, new, h = world(30)
+    ((name, value),) = options.items()
+    words = f"{name} is {value}; give a whole number"
+    with pytest.raises(ConfigurationError, match=words):
+        predict(gallery, Routes((h,)), new, **options)
+    with pytest.raises(ConfigurationError, match=words):
+        plan_backfill(gallery, h, sample=new, **options)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import typer
 from onward.cli.options import GalleryUrl
 from onward.cli.output import AsJson, show
 from onward.cli.upgrade_options import Also, TransformationPath, open_upgrade
-from onward.errors import UpgradeError
+from onward.errors import ConfigurationError, UpgradeError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from onward.upgrading import Upgrade
 
 Force = Annotated[
@@ -98,10 +100,9 @@ def complete(
 
     Example: onward upgrade complete photos.lance old-to-new/ --now
     """
-    from datetime import timedelta
-
     from onward.upgrading.complete import plan_completion, why_confirm
 
+    holdover = _read_days(holdover_days)
     upgrade = open_upgrade(gallery, transformation, also)
     if drop_original and not yes:
         planned = plan_completion(upgrade.gallery, upgrade.routes, drop_original=True)
@@ -109,8 +110,24 @@ def complete(
             raise UpgradeError(why_confirm(planned))
     completion = upgrade.complete(
         now=now,
-        holdover=timedelta(days=holdover_days),
+        holdover=holdover,
         drop_original=drop_original,
         leave_out=leave_out,
     )
     show(completion, as_json)
+
+
+def _read_days(days: float) -> "timedelta":
+    """Return so many days.
+
+    Raises:
+        ConfigurationError: if that is no length of time.
+    """
+    from datetime import timedelta
+
+    try:
+        return timedelta(days=days)
+    except (ValueError, OverflowError) as error:  # NaN, infinity, or longer than a calendar
+        raise ConfigurationError(
+            f"--holdover-days {days:g} is no number of days; give one such as 7"
+        ) from error

@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from onward.errors import GalleryError, UpgradeError
+from onward.errors import ConfigurationError, GalleryError, UpgradeError
 from onward.gallery import Gallery, Share
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Ids, Space
-from onward.upgrading.backfill_result import LOGGED, BackfillResult, Order
+from onward.upgrading.backfill_result import LOGGED, ORDERS, BackfillResult, Order
 from onward.upgrading.backfill_waiting import Waiting, in_turn, meeting_space
 from onward.upgrading.budget import Budget, Meter
 from onward.upgrading.control import Pace
 from onward.upgrading.run import COMPACTED_SHARE
+from onward.upgrading.work import check_whole
 
 BATCH_SECONDS = 10.0
 FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
@@ -93,7 +94,13 @@ def backfill(
     Raises:
         UpgradeError: if the gallery lacks the space, no uncertainty is stored although the budget
             makes the order matter, or `embed` gives something else than was asked for.
+        ConfigurationError: if there is no such order, or the seed or the number of rows is none.
     """
+    if batch_rows is not None:
+        check_whole("batch_rows", batch_rows)
+    check_whole("seed", seed, least=0)
+    if order not in ORDERS:
+        raise ConfigurationError(f"there is no order {order!r}; choose {' or '.join(ORDERS)}")
     begin = time.perf_counter()
     _check_space(gallery, new)
     meter = Meter(budget, gallery.count())

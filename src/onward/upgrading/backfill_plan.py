@@ -26,7 +26,7 @@ from onward.upgrading.order_curves import (
     draw_curves,
 )
 from onward.upgrading.routes import Routes
-from onward.upgrading.work import check_routes, next_step
+from onward.upgrading.work import check_routes, check_whole, next_step
 
 SHOWN = tuple(sorted({*SHARES[::3], *PLANNED_SHARES}))
 """The shares that a person is shown."""
@@ -161,7 +161,10 @@ def plan_backfill(
         UpgradeError: if the gallery lacks a space that a transformation reads, fewer than 20
             items are left to judge by, or no transformation can carry one of them.
         SpaceMismatchError: if the sample is in another space than the upgrade leads to.
+        ConfigurationError: if the seed or the number of items is none.
     """
+    check_whole("seed", seed, least=0)
+    check_whole("most_items", most_items)
     routes = Routes((transformation, *fallbacks))
     check_routes(gallery, routes)
     judged = choose_judged(gallery, routes, sample, most_items=most_items)

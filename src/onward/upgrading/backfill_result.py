@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from onward.spaces import Space
 from onward.upgrading.work import next_step
 
 Order = Literal["uncertainty", "random"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 LOGGED = 5
 """So many skipped items are named in the journal, and to a person."""

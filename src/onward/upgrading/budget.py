@@ -3,17 +3,22 @@
 Nothing here reads a gallery.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Integral, Real
 
 from onward.errors import ConfigurationError
 
 FORM = re.compile(r"(?P<money>\$?)\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|s|m|h|)")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 EXAMPLES = "rows (5000), a share of the gallery (10%), a time (90s, 15m, 2h) or money ($20)"
+
+MOST_DIGITS = 18
+"""Of a number that is written: more are no budget."""
 
 FIRST_ROWS = 16
 """Of a time nothing is known yet: so many rows tell how long a row takes."""
@@ -54,17 +59,21 @@ class Budget:
                 f"one thing: {EXAMPLES}"
             )
         ((name, value),) = given
-        if not value > 0 or (name == "share" and value > 1):
-            limit = "above 0 and at most 1 (100 %)" if name == "share" else "above 0"
-            raise ConfigurationError(f"a budget of {name} {value:g} was given; it must be {limit}")
-        if name == "money" and (self.price is None or not self.price > 0):
+        if not _is_above_0(value) or (name == "share" and value > 1):
+            limit = "above 0 and at most 1 (100 %)" if name == "share" else "a number above 0"
+            raise ConfigurationError(f"a budget of {name} {value} was given; it must be {limit}")
+        if name == "rows" and not isinstance(value, Integral):
             raise ConfigurationError(
-                f"a budget of money, {value:g}, needs the price of one item, above 0; the price "
-                f"given is {self.price}. Add it, such as --price 0.002"
+                f"a budget of rows {value} was given; it must be a whole number"
+            )
+        if name == "money" and not _is_above_0(self.price):
+            raise ConfigurationError(
+                f"a budget of money, {value:g}, needs the price of one item, a number above 0; the "
+                f"price given is {self.price}. Add it, such as --price 0.002"
             )
         if name != "money" and self.price is not None:
             raise ConfigurationError(
-                f"a price of {self.price:g} an item was given, but the budget is {self}, which is "
+                f"a price of {self.price} an item was given, but the budget is {self}, which is "
                 "no money; leave the price out, or give money, such as $20"
             )
 
@@ -80,8 +89,9 @@ class Budget:
             ConfigurationError: if it is none; the message says how one is written.
         """
         found = FORM.fullmatch(text.strip())
-        if found is None or (found["money"] and found["unit"]):
-            raise ConfigurationError(f"{text!r} is no budget; write {EXAMPLES}")
+        is_long = found is not None and len(found["number"]) > MOST_DIGITS
+        if found is None or is_long or (found["money"] and found["unit"]):
+            raise ConfigurationError(f"{_shortened(text)} is no budget; write {EXAMPLES}")
         number, unit = Decimal(found["number"]), found["unit"]
         if found["money"]:
             return cls(money=float(number), price=price)
@@ -151,7 +161,7 @@ class Meter:
         if not self._tried:
             return min(most, FIRST_ROWS)
         likely = self._tried * (self._seconds - elapsed) / elapsed if elapsed else most
-        return max(1, min(most, int(likely)))
+        return int(max(1, min(most, likely)))
 
     def rows_in(self, seconds: float) -> int | None:
         """Return how many rows a time is likely to be enough for; None while nothing is known."""
@@ -163,6 +173,16 @@ class Meter:
         self._tried += tried
         if self._left is not None:
             self._left -= embedded
+
+
+def _is_above_0(value: object) -> bool:
+    """Say whether it is a number above 0; infinity, NaN and truth values are not."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 def _exact(number: float) -> Decimal:

@@ -3,6 +3,7 @@
 Nothing here reads a gallery.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class Requirement:
                 f"{self.metric} lies between 0 and 1, and {self.number:g} is required of it; give "
                 "a fraction such as 0.5"
             )
-        if self.cell is not None and (self.cell not in (OLD, NEW) or not self.number > 0):
+        is_factor = math.isfinite(self.number) and self.number > 0
+        if self.cell is not None and (self.cell not in (OLD, NEW) or not is_factor):
             raise ConfigurationError(
                 f"{self.number:g} * {self.cell} is nothing to require; give a multiple of {OLD} or "
                 f"{NEW} by a number above 0"

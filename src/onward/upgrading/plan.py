@@ -18,6 +18,7 @@ from onward.upgrading.work import (
     Work,
     check_routes,
     check_same_routes,
+    check_whole,
     measure_work,
     next_step,
 )
@@ -163,8 +164,9 @@ def plan_upgrade(
             the new space was started with another transformation, or something is required of
             which nothing can be predicted.
         SpaceMismatchError: if the sample is in another space than the upgrade leads to.
-        ConfigurationError: if a share is not between 0 and 1.
+        ConfigurationError: if a share is not between 0 and 1, or the number of rows is none.
     """
+    check_whole("sample_rows", sample_rows)
     routes = Routes((transformation, *fallbacks))
     check_routes(gallery, routes)
     made_by = gallery.made_by(routes.new)

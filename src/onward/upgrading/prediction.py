@@ -37,6 +37,7 @@ from onward.upgrading.order_curves import (
 )
 from onward.upgrading.routes import Routes
 from onward.upgrading.sample import digest_sample
+from onward.upgrading.work import check_whole
 
 METRICS = ("cmc@1", "cmc@5", "map", "agreement")
 NOTHING, UPGRADE, EVERYTHING = "do nothing", "upgrade", "full backfill"
@@ -206,8 +207,11 @@ def predict(
 
     Raises:
         SpaceMismatchError: if the sample is in another space than the upgrade leads to.
-        ConfigurationError: if a share is not between 0 and 1.
+        ConfigurationError: if a share is not between 0 and 1, or the seed or the number of items is
+            none.
     """
+    check_whole("seed", seed, least=0)
+    check_whole("most_items", most_items)
     wrong = [share for share in shares if not 0 < share < 1]
     if wrong:
         raise ConfigurationError(

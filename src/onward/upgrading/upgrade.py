@@ -8,6 +8,7 @@ imported.
 from collections.abc import Callable
 from datetime import timedelta
 
+from onward.errors import ConfigurationError
 from onward.gallery import Gallery
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings
@@ -32,6 +33,7 @@ from onward.upgrading.work import (
     check_routes,
     check_same_routes,
     check_started,
+    check_whole,
     choose_batch_rows,
 )
 
@@ -123,8 +125,11 @@ class Upgrade:
 
         Raises:
             UpgradeError: if the upgrade was not started, or with another transformation.
+            ConfigurationError: if the number of rows is not a whole number from 1 up.
             EmbeddingsError: if a stored vector is damaged; the message names the item.
         """
+        if batch_rows is not None:
+            check_whole("batch_rows", batch_rows)
         check_started(self.gallery, self.routes)
         chosen = choose_batch_rows(*self.routes.transformations)
         return run_upgrade(
@@ -203,7 +208,15 @@ class Upgrade:
 
         Raises:
             UpgradeError: if the upgrade was not started, or with another transformation.
+            ConfigurationError: if the number of rows is not a whole number from 1 up, or the
+                tolerance none from 0 to 1.
         """
+        if sample_rows is not None:
+            check_whole("sample_rows", sample_rows)
+        if not 0 <= tolerance <= 1:
+            raise ConfigurationError(
+                f"tolerance is {tolerance!r}; give a share of a vector's length, from 0 to 1"
+            )
         check_started(self.gallery, self.routes)
         return verify_upgrade(
             self.gallery,

@@ -9,7 +9,7 @@ from onward.upgrading.serving import build_index
 from onward.upgrading.status import UpgradeStatus
 from onward.upgrading.upgrade import Upgrade
 from onward.upgrading.verify import Verification, verification_state
-from onward.upgrading.work import check_started
+from onward.upgrading.work import check_started, check_whole
 
 ATTEMPTS = 3
 
@@ -37,7 +37,9 @@ def verify_and_cut_over(
 
     Raises:
         UpgradeError: if the verification fails, a run is stopped, or rows changed every time.
+        ConfigurationError: if the number of attempts is not a whole number from 1 up.
     """
+    check_whole("attempts", attempts)
     gallery, routes = upgrade.gallery, upgrade.routes
     check_started(gallery, routes)
     build_index(gallery, routes.new)  # it takes long, and rows may change meanwhile

@@ -8,9 +8,10 @@ direction. Which rows are of the second kind is known once a run has tried.
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
-from onward.errors import EmbeddingsError, UpgradeError
+from onward.errors import ConfigurationError, EmbeddingsError, UpgradeError
 from onward.gallery import Gallery
 from onward.spaces import Ids, Space
 from onward.transformation import Transformation
@@ -104,6 +105,17 @@ class Work:
             "done": self.done,
             "blocked": [one.to_json() for one in self.blocked],
         }
+
+
+def check_whole(what: str, value: object, least: int = 1) -> None:
+    """Refuse what is not a whole number, of Python or of NumPy, of at least so much.
+
+    Raises:
+        ConfigurationError: naming it.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < least:  # type: ignore[operator]
+        raise ConfigurationError(f"{what} is {value!r}; give a whole number of {least} or more")
 
 
 def check_fits(gallery: Gallery, transformation: Transformation) -> None:
