@@ -3,6 +3,7 @@
 import json
 import re
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -328,6 +329,20 @@ def test_galleries_that_disagree_on_labels_are_refused():
         "do not give the same items the same labels; take the labels of both from the same data",
         embedded=on_a_line([0, 5, 1, 6], [0, 1, 1, 1]),
     )
+
+
+def test_galleries_of_one_data_agree_on_classes_however_they_number_them():
+    plain = on_a_line([0, 5, 1, 6], [0, 1, 0, 1])
+    expected = backfill_curve(QUERY, UPGRADED, plain, "dbac", exclude_self=False)
+    named = replace(plain, labels=1 - plain.labels, class_names={0: "owl", 1: "cat"})
+    upgraded = replace(UPGRADED, class_names={0: "cat", 1: "owl"})
+    query = replace(QUERY, class_names={0: "cat", 1: "owl"})
+    curve = backfill_curve(query, upgraded, named, "dbac", exclude_self=False)
+    assert [one.map for one in curve.evaluations] == [one.map for one in expected.evaluations]
+    with pytest.raises(EvaluationError, match="do not give the same items the same labels"):
+        backfill_curve(
+            query, upgraded, replace(named, labels=plain.labels), "dbac", exclude_self=False
+        )
 
 
 def test_vectors_of_another_space_are_refused():

@@ -414,6 +414,25 @@ def test_a_saved_model_is_the_same_when_loaded(items, tmp_path):
         np.testing.assert_array_equal(given.vectors, expected.vectors)
 
 
+def test_a_model_keeps_the_names_of_its_classes_and_of_no_others(tmp_path):
+    classifier = np.ones((2, 6), np.float32)
+    names = {0: "cat", 2: "dog", 4: "e\u0301"}
+    model = make_model(classes=(0, 4), classifier=classifier, class_names=names)
+    assert model.class_names == {0: "cat", 4: "\u00e9"}
+    model.save(tmp_path / "model")
+    assert EmbeddingModel.load(tmp_path / "model").class_names == model.class_names
+    assert make_model(class_names=names).class_names is None
+    with pytest.raises(ModelError, match=r"the class names of .*: class 4 has no name"):
+        make_model(classes=(0, 4), classifier=classifier, class_names={0: "cat"})
+
+
+def test_embeddings_have_the_class_names_of_their_items(items):
+    embedded = make_model().embed(items)
+    assert embedded.class_names == {label: str(label) for label in range(10)}
+    bare = replace(items, named=False)
+    assert make_model().embed(bare).class_names is None
+
+
 def test_a_timm_model_is_the_same_when_loaded(tmp_path):
     items = open_items("digits").select(range(3))
     spec = BackboneSpec(name="timm:vit_tiny_patch16_224", size=32, dim=4)

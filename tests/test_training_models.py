@@ -1,4 +1,5 @@
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from pytorch_metric_learning.losses import NTXentLoss
 
 from onward.data import open_items
-from onward.errors import ConfigurationError, DataError
+from onward.errors import ConfigurationError, DataError, LabelMismatchError
 from onward.models import InputSpec
 from onward.nn.backbones import BackboneSpec
 from onward.training.backward_compatible import BackwardCompatible, train_backward_compatible_model
@@ -243,6 +244,38 @@ def test_an_old_model_that_does_not_fit_is_refused(items, spec, classes, message
         train_backward_compatible_model(
             items.of_classes(classes), spec, old_model=old, name="bct", run=CPU
         )
+
+
+def test_an_old_model_is_asked_by_the_names_of_its_classes(items, monkeypatch):
+    old = train_new(items.of_classes([0, 1, 2]), name="old")
+    assert old.class_names == {0: "0", 1: "1", 2: "2"}
+    started = []
+
+    class Watched(BackwardCompatible):
+        def __init__(self, *given):
+            super().__init__(*given)
+            started.append(self)
+
+    monkeypatch.setattr("onward.training.backward_compatible.BackwardCompatible", Watched)
+    settings = BackwardCompatibleSettings(epochs=1, batch_items=32, flip=False)
+    given = {"name": "bct", "settings": settings, "run": CPU}
+    turned = replace(items, labels=9 - items.labels, class_names={n: str(9 - n) for n in range(10)})
+    train_backward_compatible_model(turned, SPEC, old_model=old, **given)
+    assert started[-1].old_position.tolist() == [-1] * 7 + [2, 1, 0]
+    words = replace(items, class_names={n: f"digit {n}" for n in range(10)})
+    bare = replace(old, class_names=None)
+    with pytest.raises(LabelMismatchError, match="the classes of the items have names"):
+        train_backward_compatible_model(words, SPEC, old_model=bare, **given)
+    train_backward_compatible_model(words, SPEC, old_model=bare, same_labels=True, **given)
+    assert started[-1].old_position.tolist() == [0, 1, 2] + [-1] * 7
+
+
+def test_items_of_unknown_class_are_refused_where_labels_teach(items):
+    some = replace(items, labels=np.where(np.arange(len(items)) < 3, -1, items.labels))
+    words = r"the class of 3 of 150 items of .* is not known .*items\.select\(items\.labels >= 0\)"
+    with pytest.raises(DataError, match=words):
+        train_new(some)
+    assert train_side(some).classes is None
 
 
 def test_an_old_model_without_classifier_is_refused(items):

@@ -1,10 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from onward.compatibility import evaluate_embeddings
-from onward.errors import ConfigurationError, ModelError, SpaceMismatchError
+from onward.errors import (
+    ConfigurationError,
+    LabelMismatchError,
+    ModelError,
+    SpaceMismatchError,
+)
 from onward.models import EmbeddingModel
 from onward.models.inputs import InputSpec
 from onward.nn.transformations import FCTTransformation
@@ -12,6 +19,7 @@ from onward.spaces import Embeddings, Space
 from onward.training.classifiers import Classifier
 from onward.training.objectives import Fitting, Frame
 from onward.training.pairs import Examples, Pairs
+from onward.training.selection import Judge
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.transformations import fit
 
@@ -285,6 +293,67 @@ def test_a_classifier_that_is_needed_and_missing_is_asked_for():
         fit(*world(), classifier=strange, settings=settings, run=CPU)
     with pytest.raises(ModelError, match=r"shape \(20, 8\) for 19 classes"):
         Classifier(classifier().weight, tuple(range(19)), NEW)
+
+
+def named(embeddings, names, order=None):
+    """The same items with class names; in another order of the classes, numbered by it."""
+    labels = embeddings.labels if order is None else np.argsort(order)[embeddings.labels]
+    called = names if order is None else {new: names[old] for new, old in enumerate(order)}
+    return replace(embeddings, labels=labels, class_names=called)
+
+
+def test_a_classifier_goes_by_the_names_of_its_classes():
+    settings = changed(discriminative="classifier", epochs=2)
+    names = {label: f"class {label}" for label in range(20)}
+    order = np.random.default_rng(3).permutation(20).tolist()
+    old, side, new = world(items=60)
+    known = replace(classifier(), class_names=names)
+    plain = fit(old, side, new, classifier=classifier(), settings=settings, run=CPU)
+    turned = named(old, names, order)
+    by_name = fit(turned, side, new, classifier=known, settings=settings, run=CPU)
+    assert plain.digest == by_name.digest
+    with pytest.raises(LabelMismatchError, match="the classes of the items have names"):
+        fit(turned, side, new, classifier=classifier(), settings=settings, run=CPU)
+    with pytest.raises(LabelMismatchError, match="those of the items have none"):
+        fit(old, side, new, classifier=known, settings=settings, run=CPU)
+    stated = {"settings": settings, "run": CPU, "same_labels": True}
+    assert fit(old, side, new, classifier=known, **stated).digest == plain.digest
+
+
+def test_a_classifier_that_is_not_used_may_have_other_names():
+    settings = changed(method="ridge")
+    old, side, new = world(items=60)
+    given = replace(classifier(), class_names=dict.fromkeys(range(20), "x") | {0: "y"})
+    assert fit(old, side, new, classifier=given, settings=settings, run=CPU).new == NEW
+
+
+def test_classes_that_the_embeddings_call_otherwise_have_no_row():
+    known = replace(classifier(classes=[0, 1]), class_names={0: "cat", 1: "owl"})
+    other = known.numbered_as({0: "owl", 1: "dog", 5: "cat"}, same_labels=False)
+    assert other.rows_of(np.array([0, 1, 5, -1])).tolist() == [1, -1, 0, -1]
+    fewer = known.numbered_as({0: "dog"}, same_labels=False)
+    assert fewer.rows_of(np.array([0])).tolist() == [-1]
+
+
+def test_items_of_unknown_class_do_not_judge_by_it():
+    old, side, new = world(items=60)
+    bare = replace(new, labels=None)
+    partly = replace(old, labels=np.where(np.arange(60) < 40, old.labels, -1))
+    judge = Judge.of(Pairs(partly, side, bare), np.arange(60))
+    expected = evaluate_embeddings(replace(new, labels=partly.labels), judge.new, exclude_self=True)
+    assert (judge.by, expected.queries) == ("label", 40)
+    assert judge.references()["new/new"]["map"] == expected.map
+    assert Judge.of(Pairs(partly, side, bare), np.arange(40, 60)).by == "agreement"
+
+
+def test_pairs_take_the_labels_of_those_who_know_more_classes():
+    old, side, new = world(items=20)
+    partly = replace(old, labels=np.full(20, -1))
+    named_new = replace(new, class_names={label: str(label) for label in range(20)})
+    pairs = Pairs(partly, side, named_new)
+    assert pairs.labels.tolist() == new.labels.tolist()
+    assert pairs.class_names == named_new.class_names
+    assert Pairs(old, side, named_new).class_names is None
 
 
 def test_what_is_solved_in_closed_form_has_no_discriminative_part():

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64, Int64, UInt64
 
 from onward.errors import EvaluationError
 from onward.evaluation import METRICS, Evaluation
+from onward.labels import renumber, translate
 from onward.relevance import Relevance
 from onward.retrieval import (
     BLOCK_QUERIES,
@@ -297,7 +298,7 @@ class _Replaced:
         after = embedded.align(sorted(embedded.ids))
         row_of = {item: row for row, item in enumerate(after.ids)}
         there = np.array([row_of[item] for item in upgraded.ids], dtype=np.int64)
-        if not np.array_equal(upgraded.labels, after.select(there).labels):  # type: ignore[arg-type]  # or None
+        if not _same_classes(upgraded, after.select(there)):
             raise EvaluationError(
                 "upgraded and embedded do not give the same items the same labels; take the "
                 "labels of both from the same data"
@@ -311,6 +312,18 @@ class _Replaced:
         places = np.array([place_of[item] for item in after.ids], dtype=np.int64)
         since = np.searchsorted(done, places, side="right").astype(np.int64)
         return cls(before, after, lost, since, len(shares))
+
+
+def _same_classes(one: Embeddings, other: Embeddings) -> bool:
+    """Say whether the same items are of the same classes, by name where both have names.
+
+    The classes of the same items tell that their numbers mean the same where one has no names.
+    """
+    if one.labels is None or other.labels is None:
+        return one.labels is other.labels
+    names = (one.class_names, other.class_names)
+    translated = translate(*names, same_labels=True, sources=("upgraded", "embedded"))
+    return np.array_equal(renumber(one.labels, translated), other.labels)
 
 
 def _judge(

@@ -175,6 +175,8 @@ def check_ids_across(files: Sequence[VectorFile]) -> None:
     Raises:
         EmbeddingsError: naming the id and both files.
     """
+    if len(files) == 1:  # embeddings look into one file themselves
+        return
     seen: dict[Any, Path] = {}
     for one in files:
         for item in one.ids:

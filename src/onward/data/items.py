@@ -46,7 +46,7 @@ class Items:
 
     Attributes:
         ids: identity of each item; stays the same when other items come or go.
-        labels: class of each item; read-only.
+        labels: class of each item, negative where it is not known; read-only.
         class_names: what each label is called, also of classes that have no item here.
         payloads: where each image is; see `onward.data.payloads`.
         source: where the items come from, for a person.
@@ -111,8 +111,8 @@ class Items:
 
     @cached_property
     def classes(self) -> tuple[int, ...]:
-        """Label numbers that have an item, ascending."""
-        return tuple(np.unique(self.labels).tolist())
+        """Label numbers that have an item, ascending; none of them is negative."""
+        return tuple(np.unique(self.labels[self.labels >= 0]).tolist())
 
     @cached_property
     def digest(self) -> str:

@@ -169,8 +169,15 @@ def start_classification(
     """Return the objective with its first weights, which depend on the seed and the specs alone.
 
     Raises:
-        DataError: if there are fewer than two classes.
+        DataError: if there are fewer than two classes, or an item's class is not known.
     """
+    unknown = int((items.labels < 0).sum())
+    if unknown:
+        raise DataError(
+            f"the class of {unknown:,} of {len(items):,} items of {items.source} is not known "
+            "(their labels are negative), and a supervised model learns from all; leave them out: "
+            "items.select(items.labels >= 0)"
+        )
     refuse_one_class(items)
     augmentation = None
     if settings.augment:
@@ -202,8 +209,15 @@ def refuse_one_class(items: Items) -> None:
     """Refuse items that labels cannot teach anything about.
 
     Raises:
-        DataError: if there are fewer than two classes.
+        DataError: if there are fewer than two classes, or an item's class is not known.
     """
+    unknown = int((items.labels < 0).sum())
+    if unknown:
+        raise DataError(
+            f"the class of {unknown:,} of {len(items):,} items of {items.source} is not known "
+            "(their labels are negative), and a supervised model learns from all; leave them out: "
+            "items.select(items.labels >= 0)"
+        )
     if len(items.classes) < 2:
         raise DataError(
             f"{items.source} has {len(items.classes)} class(es); a supervised model needs at "

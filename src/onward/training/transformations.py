@@ -99,7 +99,7 @@ def fit(
     """
     settings, run = settings or FitSettings(), run or RunSettings()
     pairs = Pairs(old, side, new)
-    if classifier is not None and pairs.labels is not None:
+    if classifier is not None and pairs.labels is not None and _uses_classifier(settings):
         classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
     _check(pairs, sample, classifier, settings)
     work = _Work(pairs, sample, classifier, settings, seed, run)
@@ -262,8 +262,12 @@ def _check(
     if sample is not None:
         check_sample(pairs, sample)
     settings.check()
-    if settings.discriminative == "classifier":
+    if _uses_classifier(settings):
         _check_classifier(pairs, classifier)
+
+
+def _uses_classifier(settings: FitSettings) -> bool:
+    return settings.discriminative == "classifier"
 
 
 def _check_classifier(pairs: Pairs, classifier: Classifier | None) -> None:
