@@ -162,6 +162,15 @@ def test_unknown_labels_are_counted_and_labels_without_names_are_told(tmp_path):
     assert "labels without class names: the same number is taken to mean the same" in result.stderr
 
 
+def test_labels_of_the_same_items_need_no_word_unless_they_differ(tmp_path):
+    one = save(tmp_path / "one.parquet", [0, 1, 2], "abc", [0, 1, 1])
+    words = ["evaluate", one, one, "--exclude-self"]
+    assert "class names" not in run(*words).stderr
+    other = save(tmp_path / "other.parquet", [0, 1, 2], "abc", [1, 0, 0])
+    assert "labels without class names" in run("evaluate", one, other, "--exclude-self").stderr
+    assert "labels without class names" in run(*words[:2], other, "--far=1", words[3]).stderr
+
+
 def test_class_names_on_one_side_alone_need_the_numbering_stated(tmp_path):
     names = {0: "cat", 1: "owl"}
     queries = save(tmp_path / "q.parquet", [0], ["q"], [1], class_names=names)

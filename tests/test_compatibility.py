@@ -8,6 +8,7 @@ import pytest
 from onward.compatibility import Comparison, compare, evaluate_embeddings
 from onward.errors import EvaluationError, SpaceMismatchError
 from onward.evaluation import Evaluation
+from onward.intervals import difference_over_queries
 from onward.spaces import Embeddings, Space
 
 
@@ -242,3 +243,57 @@ def test_evaluating_across_spaces_is_refused():
 def test_a_comparison_can_be_made_directly():
     cells = {name: cell([1.0]) for name in ("old/old", "new/old", "new/new")}
     assert Comparison(cells).verdict.startswith("Keep the old model")
+
+
+def test_any_metric_that_was_measured_has_an_update_gain_and_an_interval():
+    items = {
+        name: embedded(vectors, [0, 0, 1, 1], name)
+        for name, vectors in {
+            "old": [[0], [2], [1], [3]],
+            "new": [[0], [1], [5], [6]],
+        }.items()
+    }
+    metrics = ("ndcg@3", "recall@1")
+    cells = {
+        name: evaluate_embeddings(one, one, exclude_self=True, metrics=metrics)
+        for name, one in (
+            ("old/old", items["old"]),
+            ("new/old", items["new"]),
+            ("new/new", items["new"]),
+        )
+    }
+    made = compare(cells)
+    assert made.value("recall@1", "new/new") == made.update_gain("recall@1") == 1
+    # Each query has one item to find; by the old model it stands at rank 2, 3, 3 and 2.
+    old = (1 / np.log2(3) + 1 / np.log2(4)) / 2
+    assert made.value("ndcg@3", "old/old") == pytest.approx(old)
+    assert made.update_gain("ndcg@3") == pytest.approx(1)
+    written = made.to_json()
+    assert list(written["update_gain"]) == list(metrics)
+    assert "ndcg@3" in str(made).splitlines()[0]
+    assert "map from" in made.verdict
+    gain = difference_over_queries(cells["new/old"], cells["old/old"], "ndcg@3")
+    assert gain.estimate == pytest.approx(1 - old)
+    with pytest.raises(EvaluationError, match="recall@9 was not measured, only ndcg@3, recall@1"):
+        made.value("recall@9", "new/old")
+
+
+def test_cells_that_were_measured_otherwise_are_not_compared():
+    items = embedded([[0], [1], [5], [6]], [0, 0, 1, 1])
+    usual = evaluate_embeddings(items, items, exclude_self=True)
+    other = evaluate_embeddings(items, items, exclude_self=True, metrics=("map", "ndcg@3"))
+    with pytest.raises(
+        EvaluationError, match="new/new shows map, ndcg@3, old/old cmc@1, cmc@5, map; evaluate"
+    ):
+        compare({"old/old": usual, "new/old": usual, "new/new": other})
+
+
+def test_unknown_labels_are_said_of_a_comparison():
+    items = embedded([[0], [1], [5], [6]], [0, 0, 1, -1])
+    cell = evaluate_embeddings(items, items, exclude_self=True)
+    made = compare({"old/old": cell, "new/old": cell, "new/new": cell})
+    assert "1 gallery items have an unknown label: relevant to no query." in str(made)
+    assert made.to_json()["cells"]["new/old"]["left_out"] == {
+        "queries_without_label": 1,
+        "items_without_label": 1,
+    }

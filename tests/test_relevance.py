@@ -239,6 +239,17 @@ def test_a_grade_that_is_not_a_whole_number_is_refused(grade, monkeypatch):
         Relevance.of_qrels(("q",), ("a",), {"q": {"a": grade}}, exclude_self=False)
 
 
+def test_qrels_that_give_no_grades_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(
+        EvaluationError, match="the qrels of query 'q' are set, not a mapping; give"
+    ):
+        Relevance.of_qrels(("q",), ("a",), {"q": {"a"}}, exclude_self=False)
+    made = relevance([7, 8], [7, 8, 7])
+    with pytest.raises(EvaluationError, match="of query 'p' are None; give a set or a list of ids"):
+        made.ignoring({"p": None})
+
+
 def test_numpy_grades_are_taken():
     made = Relevance.of_qrels(("q",), ("a",), {"q": {"a": np.int16(2)}}, exclude_self=False)
     assert made.best(("q",), 1).tolist() == [[2]]
@@ -323,7 +334,7 @@ def test_ignored_pairs_of_unknown_ids_are_counted_or_refused():
     assert (left.counts(("p",)).tolist(), dict(left.left_out)) == ([1], {"ignored_items": 1})
     with pytest.raises(EvaluationError, match="none of the 1 queries in the pairs to ignore is"):
         made.ignoring({"x": {"a"}})
-    with pytest.raises(EvaluationError, match="of query 'p' are the string 'ab'; give a set or"):
+    with pytest.raises(EvaluationError, match="of query 'p' are 'ab'; give a set or a list of ids"):
         made.ignoring({"p": "ab"})
 
 

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from onward.errors import EvaluationError
-from onward.rankings import Hits, Ranking
+from onward.rankings import Hits, Ranking, as_count
 from onward.relevance import IGNORED, Grades, Relevance
 from onward.spaces import Ids
 
@@ -260,24 +260,21 @@ class Evaluation:
         values = self.per_query(metric)[self.counted]
         return float(values.mean()) if len(values) else float("nan")
 
-    def cmc(self, k: int) -> float:
+    def cmc(self, k: SupportsIndex) -> float:
         """Return the share of queries with a relevant item in the first k; NaN if none counts.
 
         Raises:
-            EvaluationError: if k is not positive, or the rankings were cut above rank k.
+            EvaluationError: if k is not a whole number from 1 up, or rankings were cut above it.
         """
-        if k < 1:
-            raise EvaluationError(f"cmc@{k} does not exist; k starts at 1")
-        return self.value(f"cmc@{k}")
+        return self.value(f"cmc@{_as_rank(k)}")
 
-    def curve(self, k: int) -> Float64[np.ndarray, " rank"]:
+    def curve(self, k: SupportsIndex) -> Float64[np.ndarray, " rank"]:
         """Return cmc@1, cmc@2, ... cmc@k; it never falls.
 
         Raises:
-            EvaluationError: if k is not positive, or the rankings were cut above rank k.
+            EvaluationError: if k is not a whole number from 1 up, or rankings were cut above it.
         """
-        if k < 1:
-            raise EvaluationError(f"cmc@{k} does not exist; k starts at 1")
+        k = _as_rank(k)
         if self.depth is not None and k > self.depth:
             raise EvaluationError(
                 f"cmc@{k} needs {k} ranks but the rankings were cut after {self.depth}; "
@@ -455,6 +452,13 @@ def _take_out_ignored(grades: Grades) -> int:
         grades[row] = 0
         grades[row, : len(left)] = left
     return int(ignored.sum(axis=1).max(initial=0))
+
+
+def _as_rank(k: SupportsIndex) -> int:
+    rank = as_count(k, "ranks")
+    if rank < 1:
+        raise EvaluationError(f"cmc@{rank} does not exist; k starts at 1")
+    return rank
 
 
 def _width(name: str) -> int:

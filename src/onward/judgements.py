@@ -89,7 +89,7 @@ def read_pairs(path: Path | str) -> list[Pair]:
     file = Path(path)
     pairs = []
     for number, line in _lines(file):
-        fields = _at_commas(line) if file.suffix == ".csv" else _split(line, 3)
+        fields = _at_commas(line) if file.suffix.lower() == ".csv" else _split(line, 3)
         verdict = VERDICTS.get(fields[-1].strip().casefold()) if fields else None
         if len(fields) != 3 or verdict is None or not all(fields):
             raise EvaluationError(

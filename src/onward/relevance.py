@@ -255,6 +255,12 @@ class Relevance:
                 query is judged, or relevant items are not in the gallery, which as a rule means
                 other ids.
         """
+        for query, grades in qrels.items():
+            if not isinstance(grades, Mapping):
+                raise EvaluationError(
+                    f"the qrels of query {query!r} are {type(grades).__name__}, not a mapping; "
+                    "give for each query's id the grade of each item's id: {'q1': {'d2': 1}}"
+                )
         relevant = {
             query: {item: grade for item, grade in grades.items() if _grade(query, item, grade) > 0}
             for query, grades in qrels.items()
@@ -439,6 +445,8 @@ class Relevance:
     def _ignored_rows(self, query: int) -> Int64[np.ndarray, " item"]:
         """Return the gallery rows that are ignored for a query, each once."""
         rows = [sets.of(query)[0] for sets in self.ignored]
+        if len(rows) == 1:
+            return rows[0]
         return np.unique(np.concatenate(rows)) if rows else np.empty(0, dtype=np.int64)
 
     def _translate(self, ranking: Ranking) -> Rows:
@@ -463,7 +471,7 @@ def common_labels(
         whose = "queries" if queries.labels is None else "gallery"
         raise EvaluationError(
             f"the embeddings of the {whose} have no labels, and labels make relevance; "
-            "embed labelled items, or say by qrels what each query is looking for"
+            "embed labelled items, or say by qrels, or a list of pairs to verify, what is right"
         )
     translated = translate(
         queries.class_names,
@@ -511,10 +519,10 @@ class _Named(NamedTuple):
         kept: list[tuple[str, str]] = []
         missing: list[tuple[str, str]] = []
         for query in asked:
-            if isinstance(named[query], str):
+            if isinstance(named[query], str) or not isinstance(named[query], Collection):
                 raise EvaluationError(
-                    f"the {words} of query {query!r} are the string {named[query]!r}; give a set "
-                    "or a list of ids"
+                    f"the {words} of query {query!r} are {named[query]!r}; give a set or a list of "
+                    "ids"
                 )
             for item in named[query]:
                 (kept if item in gallery_row else missing).append((query, item))

@@ -1,6 +1,6 @@
 """Verify pairs of items: the true accept rate (TAR) at a false accept rate (FAR), exact.
 
-The question is whether two items have the same label, and it is asked of all pairs. A pair is
+The question is whether two items have the same label, asked of all pairs or of given ones. A pair is
 accepted if its distance is below a limit. The limit that a FAR allows is found in two passes over
 the pairs, without keeping them: a float32 distance has 32 bits that sort as it does, so the first
 pass counts pairs by the upper half of the bits, and the second by the lower half where a limit
@@ -175,12 +175,7 @@ def verify_pairs(
         Klare et al., Pushing the frontiers of unconstrained face detection and recognition:
         IARPA Janus Benchmark A, CVPR 2015.
     """
-    wanted = tuple(sorted({float(far) for far in fars}))
-    if not wanted or not all(0 < far <= 1 for far in wanted):
-        raise EvaluationError(
-            f"the false accept rates asked for are {list(fars)}; give one or more, as fractions "
-            "above 0 and up to 1: 0.001 is 0.1 %"
-        )
+    wanted = _as_rates(fars)
     check_same_space(queries.space, gallery.space)
     settings: dict[str, Any] = {"exclude_self": exclude_self, "block_bytes": block_bytes}
     asked: _AllPairs | _Listed = (
@@ -213,6 +208,16 @@ def verify_pairs(
         different_accepted=tuple(one.different for one in found),
         left_out={kind: number for kind, number in asked.left_out.items() if number},
     )
+
+
+def _as_rates(fars: Sequence[float]) -> tuple[float, ...]:
+    wanted = tuple(sorted({float(far) for far in fars}))
+    if not wanted or not all(0 < far <= 1 for far in wanted):
+        raise EvaluationError(
+            f"the false accept rates asked for are {list(fars)}; give one or more, as fractions "
+            "above 0 and up to 1: 0.001 is 0.1 %"
+        )
+    return wanted
 
 
 class _Accepted(NamedTuple):
