@@ -1,6 +1,6 @@
 """Verify pairs of items: the true accept rate (TAR) at a false accept rate (FAR), exact.
 
-The question is whether two items have the same label, asked of all pairs or of given ones. A pair is
+Of all pairs, or of given ones, it is asked whether the two have the same label. A pair is
 accepted if its distance is below a limit. The limit that a FAR allows is found in two passes over
 the pairs, without keeping them: a float32 distance has 32 bits that sort as it does, so the first
 pass counts pairs by the upper half of the bits, and the second by the lower half where a limit
