@@ -1,11 +1,14 @@
 """Class names: what brings the labels of two sources together, and what refuses to guess."""
 
+import json
 import re
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from onward import Embeddings, Relevance, Space, evaluate_embeddings
+from onward.cli.app import app
 from onward.errors import EmbeddingsError, LabelMismatchError
 from onward.labels import as_class_names, as_labels, numbering_note, renumber, translate
 
@@ -95,6 +98,7 @@ def test_only_a_comparison_by_number_is_noted():
         pytest.param({0: "cat", 1: ""}, "the name of class 1 is ''; class names are", id="empty"),
         pytest.param({0: "cat", 1: "\udcff"}, "the name of class 1 is", id="no-text"),
         pytest.param({"0": "cat"}, "a class name is given for '0'; class names", id="text-label"),
+        pytest.param(["cat", "owl"], "the class names are given as a list; give a name", id="list"),
         pytest.param({True: "cat"}, "a class name is given for True; class names", id="boolean"),
     ],
 )
@@ -178,3 +182,49 @@ def test_what_has_no_known_class_is_neither_query_nor_relevant():
     assert relevance.left_out == {"queries_without_label": 2, "items_without_label": 2}
     found = evaluate_embeddings(queries, gallery, exclude_self=False)
     assert (found.queries, found.skipped, found.cmc(1)) == (1, 2, 1)
+
+
+# The command line.
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+NOTE = "labels without class names: the same number is taken to mean the same class"
+
+
+def test_the_gallery_commands_carry_class_names_and_add_by_them(tmp_path):
+    labelled([0, 1, 2], CATS_DOGS_OWLS, "a").save(tmp_path / "first.parquet")
+    labelled([0, 1], CATS_AND_OWLS, "b").save(tmp_path / "second.parquet")
+    labelled([0, 2], None, "c").save(tmp_path / "bare.parquet")
+    gallery, out = tmp_path / "g.lance", tmp_path / "out.parquet"
+    assert run("gallery", "create", gallery, tmp_path / "first.parquet").exit_code == 0
+    added = run("gallery", "add", gallery, tmp_path / "second.parquet")
+    assert (added.exit_code, NOTE in added.stderr) == (0, False)
+    refused = run("gallery", "add", gallery, tmp_path / "bare.parquet")
+    assert isinstance(refused.exception, LabelMismatchError)
+    stated = run("gallery", "add", gallery, tmp_path / "bare.parquet", "--same-labels")
+    assert (stated.exit_code, NOTE in stated.stderr) == (0, False)
+    assert run("gallery", "export", gallery, out).exit_code == 0
+    found = Embeddings.load(out)
+    names = [found.class_names[label] for label in found.align(["b0", "b1", "c0", "c1"]).labels]
+    assert names == ["cat", "owl", "cat", "owl"]
+    told = run("evaluate", tmp_path / "second.parquet", out, "--exclude-self", "--json")
+    assert json.loads(told.stdout)["cmc@1"] == 1.0
+
+
+def test_commands_say_that_labels_without_names_are_compared_by_number(tmp_path):
+    labelled([0, 5], prefix="a").save(tmp_path / "first.parquet")
+    labelled([5, 0], prefix="b").save(tmp_path / "second.parquet")
+    labelled([0, 1], CATS_AND_OWLS, "c").save(tmp_path / "named.parquet")
+    gallery = tmp_path / "g.lance"
+    created = run("gallery", "create", gallery, tmp_path / "first.parquet")
+    added = run("gallery", "add", gallery, tmp_path / "second.parquet")
+    files = (tmp_path / "first.parquet", tmp_path / "second.parquet", "--include-self")
+    evaluated = run("evaluate", *files, "--json")
+    assert [NOTE in one.stderr for one in (created, added, evaluated)] == [False, True, True]
+    assert json.loads(evaluated.stdout)["cmc@1"] == 1.0
+    named = (tmp_path / "named.parquet", tmp_path / "second.parquet", "--include-self")
+    assert isinstance(run("evaluate", *named).exception, LabelMismatchError)
+    assert run("evaluate", *named, "--same-labels").exit_code == 0

@@ -297,6 +297,15 @@ def test_partitions_are_numbers_if_all_of_them_are(tmp_path, values, labels, nam
     assert found.class_names == names
 
 
+def test_a_partition_without_a_value_is_not_known_beside_numbers(tmp_path):
+    write(tmp_path / "label=7" / "x.parquet", 1, CLIP)
+    write(tmp_path / "label=__HIVE_DEFAULT_PARTITION__" / "x.parquet", 4, CLIP)
+    found = Embeddings.load(tmp_path)
+    assert dict(zip(found.ids, found.labels.tolist(), strict=True))["i4"] == -1
+    assert sorted(found.labels.tolist()) == [-1, -1, -1, 7, 7, 7]
+    assert found.class_names is None
+
+
 def test_other_partitions_mean_nothing_here(tmp_path):
     write(tmp_path / "date=2020" / "label=7" / "x.parquet", 1, CLIP)
     write(tmp_path / "date=2021" / "label=7" / "x.parquet", 4, CLIP)
@@ -396,6 +405,20 @@ def test_files_that_number_their_classes_otherwise_are_brought_together_by_name(
     write(tmp_path / "c.parquet", 7, CLIP, label=["owl", "ant", None])
     found = Embeddings.load(tmp_path)
     assert named(found) == ["cat", "owl", None, "cat", "dog", "owl", "owl", "ant", None]
+
+
+@pytest.mark.parametrize("unknown", [pa.array([None] * 3, pa.string()), [-1] * 3, [None] * 3])
+@pytest.mark.parametrize("labels", [[5, 7, 5], ["owl", "cat", "owl"]])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_file_in_which_no_class_is_known_goes_with_any(tmp_path, unknown, labels, first):
+    write(tmp_path / ("a" if first else "c"), 1, CLIP, label=unknown)
+    write(tmp_path / "b", 4, CLIP, label=labels)
+    found = Embeddings.load(tmp_path).align([f"i{n}" for n in range(1, 7)])
+    if isinstance(labels[0], str):
+        assert named(found) == [None] * 3 + labels
+    else:
+        assert found.labels.tolist() == [-1] * 3 + labels
+        assert found.class_names is None
 
 
 def test_class_labels_of_the_datasets_library_are_class_names(tmp_path):

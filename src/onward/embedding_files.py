@@ -113,6 +113,8 @@ def read_vector_files(path: Path) -> list[VectorFile]:
     numbers = {text: int(text) for text in known if text and WHOLE_NUMBER.fullmatch(text)}
     if len(numbers) < len(known) or len(set(numbers.values())) < len(numbers):
         numbers = {}
+    elif NULL_PARTITION in partitions:
+        numbers[NULL_PARTITION] = -1
     return [
         _read_file(file, None if text is None else _Partition(text, numbers.get(text)))
         for file, text in zip(found, partitions, strict=True)
@@ -139,18 +141,21 @@ def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassName
             f"{labelled[0].path} has labels and {bare.path} has none; write all files of a folder "
             "with labels, with nulls where a class is not known, or all without"
         )
-    numbered = list(_numbered(labelled))
-    joined, names = numbered[0]
-    parts = [joined]
-    for one, (labels, given) in zip(labelled[1:], numbered[1:], strict=True):
+    first, names, parts = None, None, list[Labels]()
+    for one, (labels, given) in zip(labelled, _numbered(labelled), strict=True):
+        if (labels < 0).all():  # no label that could mean anything
+            parts.append(labels)
+            continue
+        if first is None:
+            first, names = one, given
         if not comparable(given, names):
-            named, bare = (labelled[0], one) if given is None else (one, labelled[0])
+            named, bare = (first, one) if given is None else (one, first)
             raise LabelMismatchError(
                 f"{named.path} says what its classes are called and {bare.path} does not, so "
                 "nothing tells whether a label means the same class in both; write all files of a "
                 "folder with class names, or all without"
             )
-        sources = (str(one.path), str(labelled[0].path))
+        sources = (str(one.path), str(first.path))
         new, names = into(labels, given, names, same_labels=False, sources=sources)
         parts.append(new)
     return np.concatenate(parts), names

@@ -44,7 +44,7 @@ def as_labels(values: Any) -> Labels:
     )
 
 
-def as_class_names(names: Mapping[Any, Any], labels: Labels) -> dict[int, str]:
+def as_class_names(names: Any, labels: Labels) -> dict[int, str]:
     """Return what each label is called, by ascending label; negative labels have no name.
 
     Names are brought into one form of Unicode (NFC), so that "é" is one name however it is written.
@@ -56,6 +56,11 @@ def as_class_names(names: Mapping[Any, Any], labels: Labels) -> dict[int, str]:
     Raises:
         EmbeddingsError: if a label has no name, a name is no text, or two labels have one name.
     """
+    if not isinstance(names, Mapping):
+        raise EmbeddingsError(
+            f"the class names are given as a {type(names).__name__}; give a name by label, such as "
+            '{0: "cat"}'
+        )
     found: dict[int, str] = {}
     label_of: dict[str, int] = {}
     for label, name in names.items():

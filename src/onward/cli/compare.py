@@ -13,8 +13,8 @@ from onward.cli.evaluate import (
     Judging,
     Metrics,
     Qrels,
-    SameLabels,
 )
+from onward.cli.options import SameLabels
 from onward.cli.output import AsJson, next_step, show
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onward.cli.options import EmbeddingsFile
+from onward.cli.options import EmbeddingsFile, SameLabels
 from onward.cli.output import AsJson, show, tell
 from onward.errors import ConfigurationError
 
@@ -22,12 +22,6 @@ ExcludeSelf = Annotated[
     typer.Option(
         "--exclude-self/--include-self",
         help="Whether a query's own gallery entry (the same id) is left out.",
-    ),
-]
-SameLabels = Annotated[
-    bool,
-    typer.Option(
-        "--same-labels", help="Label numbers mean the same although only some have class names."
     ),
 ]
 Qrels = Annotated[

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
-from onward.cli.evaluate import ExcludeSelf, Judging, SameLabels
+from onward.cli.evaluate import ExcludeSelf, Judging
 from onward.cli.options import (
     IdColumn,
     ImageColumn,
     LabelColumn,
     Overwrite,
+    SameLabels,
     SkipBad,
     check_room,
     open_data,
