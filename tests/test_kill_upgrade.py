@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onward.cli import INTERRUPTED
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
@@ -141,3 +143,106 @@ def test_the_real_command_is_killed_while_others_write_and_nothing_is_lost(tmp_p
     found = json.loads((tmp_path / "kills.json").read_text())
     assert sum(step["kills"] for step in found["steps"].values()) == kills
     assert sum(found["operations_of_the_writer"].values()) >= kills
+
+
+# Ctrl-C once, and once more
+
+SLOW = """
+import sys, time
+from onward.cli import main
+from onward.gallery import Gallery
+
+write = Gallery.write
+
+def slow(self, *args, **options):
+    print("writing", file=sys.stderr, flush=True)
+    time.sleep(60)
+    return write(self, *args, **options)
+
+{patch}
+print("ready", file=sys.stderr, flush=True)
+main()
+"""
+
+
+def command(path, patch="", words=("start",)):
+    """A process of the command line that upgrades a gallery in which room was made already."""
+    h = path.parent / "h"
+    make_transformation().save(h)
+    program = [sys.executable, "-c", SLOW.format(patch=patch)]
+    return subprocess.Popen(
+        [*program, "upgrade", *words, str(path), str(h)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def ready(process):
+    """Wait until the command is called; return when that was."""
+    while "ready" not in process.stderr.readline():
+        assert process.poll() is None
+    return time.perf_counter()
+
+
+def assert_it_can_be_gone_on_with(path):
+    upgrade = Upgrade(open_gallery(path), make_transformation())
+    upgrade.start()
+    assert upgrade.run().remaining == 0
+    assert upgrade.verify(sample_rows=None).passed
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_does_not_wait_for_the_batch_that_is_written(tmp_path):
+    path = tmp_path / "g.lance"
+    make_gallery(path)
+    with command(path, patch="Gallery.write = slow") as process:
+        while "writing" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert (out, err) == ("", f"onward: {INTERRUPTED}\n")
+    assert_it_can_be_gone_on_with(path)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_not_to_be_interrupted_is_not(tmp_path):
+    path = tmp_path / "g.lance"
+    make_gallery(path)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = command(path)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with process:
+        for _ in range(20):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.slow
+def test_two_ctrl_c_at_any_moments_end_without_a_traceback_and_lose_nothing(tmp_path):
+    source = tmp_path / "source.lance"
+    make_gallery(source)
+    with command(shutil.copytree(source, tmp_path / "whole.lance")) as process:
+        begun = ready(process)
+        assert process.wait(timeout=60) == 0
+    whole = time.perf_counter() - begun
+    rng = np.random.default_rng(5)
+    for trial in range(6):
+        path = shutil.copytree(source, tmp_path / f"{trial}.lance")
+        with command(path) as process:
+            ready(process)
+            for wait in rng.uniform(0.05, 1.0) * whole, rng.uniform(0.0, 0.3):
+                time.sleep(wait)
+                process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        assert process.returncode in (0, 1, -signal.SIGINT)
+        assert_it_can_be_gone_on_with(path)

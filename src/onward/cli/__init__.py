@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `onward` with these arguments (default: those of the process), then exit."""
     # Threads that wait for each other by spinning slow all down where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if arguments is None:  # the process is this command's alone
+        _answer_interrupts()
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
@@ -123,6 +126,28 @@ def _unexpected(error: BaseException) -> str:
     else:
         where = f"its traceback is in {path}"
     return f"this was not foreseen: {what}; {where}. Please report it with that"
+
+
+def _answer_interrupts() -> None:
+    """Let the first Ctrl-C interrupt what is done, and the second end the process at once.
+
+    A run that is interrupted finishes its batch in good order, which may take a while. Whatever is
+    written is written in one step, so that nothing is lost by not waiting for it.
+    """
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, end)
+        raise KeyboardInterrupt
+
+    def end(*_: object) -> None:
+        show_the_cursor = "\x1b[?25h" if os.isatty(2) else ""
+        os.write(2, f"{show_the_cursor}onward: {INTERRUPTED}\n".encode())
+        os._exit(1)
+
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what runs behind it
+        return
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _end_at_once_when_interrupted_again() -> None:
