@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from onward.data import Items, load_images
-from onward.data.decoding import decode, is_image
+from onward.data import Items, decoding, load_images
+from onward.data.decoding import FORMATS, MAX_PIXELS, decode, is_image
 from onward.data.images import to_pixels
 from onward.errors import ConfigurationError, DataError, MissingExtraError
 
@@ -132,6 +132,62 @@ def test_an_image_cut_off_anywhere_is_an_error(kind):
     for kept in (10, len(content) // 2, len(content) * 9 // 10):
         with pytest.raises(DataError, match="cut-off cannot be read as an image"):
             decode(content[:kept], "cut-off")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "HEIF"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", r"a film \(MP4\)"),
+        (b"\xff\x0a\0\0", "JPEG XL"),
+        (b"%PDF-1.7", "PDF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"\0" * 128 + b"DICM", "DICOM"),
+        (encode(Image.new("RGB", (16, 16)), "ICO"), "ICO"),
+        (encode(Image.new("RGB", (4, 4)), "EPS"), "PostScript"),
+        (encode(Image.new("RGB", (4, 4)), "DDS"), "DDS"),
+    ],
+)
+def test_a_format_that_is_not_read_is_refused_by_name(content, what):
+    with pytest.raises(DataError, match=rf"it is {what}, not one of AVIF, BMP.*; convert it, such"):
+        decode(content, "photo")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_that_is_listed_is_read(kind):
+    image = Image.new("RGB", (16, 16), (200, 100, 50))
+    assert decode_image(image, kind).size == (16, 16)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "SGI", "PALM", "MSP", "XBM", "QOI"])
+def test_no_other_reader_of_pillows_is_let_loose_on_a_file(kind, tmp_path):
+    mode = "1" if kind in ("PALM", "MSP", "XBM") else "RGB"
+    content = encode(Image.new(mode, (16, 16)), kind)
+    with pytest.raises(DataError, match=r"cannot be read as an image: (it is|no image format)"):
+        decode(content, "photo")
+    (tmp_path / "photo").write_bytes(content)
+    assert not is_image(str(tmp_path / "photo"))
+
+
+def test_an_image_of_too_many_pixels_is_refused_and_the_limit_can_be_raised(monkeypatch):
+    content = encode(Image.new("L", (40, 30)))
+    with pytest.raises(
+        DataError, match=r"photo cannot be .*more than 1,199 pixels.*--max-pixels \(max_pixels="
+    ):
+        decode(content, "photo", max_pixels=1199)
+    assert decode(content, "photo", max_pixels=1200).size == (40, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses above twice as many
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 200)
+    with pytest.raises(DataError, match="more than 200 pixels, and a damaged or malicious file"):
+        decode(content, "photo", max_pixels=200)
+    assert decode(content, "photo", max_pixels=1200).size == (40, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_the_limit_is_that_of_pillow_unless_another_one_is_stated():
+    assert MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
 
 
 @given(st.binary(max_size=200))

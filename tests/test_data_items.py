@@ -1,8 +1,10 @@
 """Items: ids, labels and where the images are; the bundled digits; splits."""
 
 import hashlib
+import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from onward.data import Items, LeftOut, decoding, load_images, open_items, open_payload, open_splits
 from onward.data.digits import digit_labels, digit_values
-from onward.data.payloads import with_digest
+from onward.data.payloads import find_fault, with_digest
 from onward.data.splits import split_by_id
 from onward.errors import ConfigurationError, DataError
 
@@ -162,11 +164,72 @@ def test_a_payload_opens_its_image_again():
         ({"path": "a\0b"}, "as 'path', which says of no image where it is"),
         ({"file": "a.parquet", "row": "1", "column": "image"}, "has '1' as 'row'.*write a number"),
         ({"digits": None}, "has None as 'digits'.*write a number"),
+        ({"digits": True}, "has True as 'digits', which says of no image where it is; write a num"),
+        ({"digits": -1}, "there are 1797 digits, counted from 0, and no digit -1"),
+        ({"digits": 1.0}, "has 1.0 as 'digits'.*write a number"),
+        ({"digits": 10**30}, "there are 1797 digits, counted from 0, and no digit 10000"),
+        ({"file": "a.parquet", "row": False, "column": "image"}, "has False as 'row'.*a number"),
+        ({"file": "a.parquet", "row": 1.0, "column": "image"}, "has 1.0 as 'row'.*write a number"),
+        ({"file": "a.parquet", "row": 1, "column": 1}, "has 1 as 'column'.*the name of a file or"),
+        (
+            {"file": "a.parquet"},
+            "does not say where an image is; it needs 'path', or 'file', 'row'",
+        ),
+        ({"file": "a.parquet", "row": 1}, "does not say where an image is; it needs 'path'"),
+        ({"path": True}, "has True as 'path', which says of no image where it is"),
+        ({"path": None}, "has None as 'path', which says of no image where it is"),
+        ({"path": ["a.jpg"]}, "as 'path', which says of no image where it is; write the name"),
+        ({"path": "\ud800.jpg"}, "as 'path', which says of no image where it is; write the name"),
+        ({"path": "/"}, "/ is no file; name the file that holds the image"),
+        ({"path": "/dev/zero"}, "/dev/zero is no file; name the file that holds the image"),
+        ({"path": "x" * 300}, "cannot be read: File name too long"),
+        ({}, "the payload {} does not say where an image is"),
     ],
 )
 def test_a_payload_that_leads_nowhere_is_an_error(payload, words):
     with pytest.raises(DataError, match=words):
         open_payload(payload)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{"digits": True}, {"file": "a.parquet"}, {"file": "a", "row": True}, {}, {"path": 1}],
+)
+def test_a_payload_that_leads_nowhere_has_a_fault_and_no_digest(payload):
+    assert find_fault(payload)
+    with pytest.raises(DataError, match=r"says of no image|does not say where an image is"):
+        _ = make_items([1], payloads=(payload,)).digest
+
+
+def test_what_is_no_image_file_is_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is no file; name the file that holds the image"):
+        open_payload({"path": str(tmp_path / "pipe")})
+
+
+def test_a_cell_that_holds_no_bytes_is_an_error(tmp_path):
+    pq.write_table(pa.table({"image": [{"bytes": 17}]}), tmp_path / "a.parquet")
+    payload = {"file": str(tmp_path / "a.parquet"), "row": 0, "column": "image"}
+    with pytest.raises(DataError, match=r"column 'image' of .* holds int, not bytes of an image"):
+        open_payload(payload)
+
+
+def test_a_digest_may_be_written_in_capitals(tmp_path):
+    Image.new("L", (3, 3), 7).save(tmp_path / "a.png")
+    payload = with_digest({"path": str(tmp_path / "a.png")})
+    assert open_payload({**payload, "sha256": payload["sha256"].upper()}).size == (3, 3)
+
+
+def test_items_open_images_of_as_many_pixels_as_is_stated(tmp_path):
+    Image.new("L", (30, 20), 7).save(tmp_path / "a.png")
+    payload = {"path": str(tmp_path / "a.png")}
+    items = make_items([1], payloads=(payload,), max_pixels=600)
+    assert items.open(0).size == (30, 20)
+    few = replace(items, max_pixels=599)
+    with pytest.raises(DataError, match=r"it has more than 599 pixels.* --max-pixels .max_pixels="):
+        few.open(0)
+    assert find_fault(payload) is None
+    assert "more than 599 pixels" in str(find_fault(payload, 599))
 
 
 def test_an_image_that_has_changed_is_not_taken_for_the_one_that_it_was(tmp_path):
@@ -194,7 +257,7 @@ def test_a_cell_of_parquet_has_a_digest_and_a_bundled_digit_needs_none(tmp_path)
 
 
 def test_every_image_comes_through_decode(monkeypatch):
-    def refuse(content, where):
+    def refuse(content, where, max_pixels):
         raise AssertionError(f"{where} was opened")
 
     monkeypatch.setattr(decoding, "decode", refuse)

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from onward.data import decoding, load_images, open_items, open_payload, open_splits, row_groups
-from onward.data.shards import part_of
 from onward.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared/data"
@@ -92,7 +91,7 @@ def test_columns_are_chosen_by_name(file):
 
 def test_a_number_may_be_the_id_and_is_then_not_taken_for_the_label(file):
     write(file, [10, 20], None, number=pa.array([5, 6]), of=pa.array([1, 2]))
-    items = open_items(file, id_column="number")
+    items = open_items(file, id_column="number", label_column="of")
     assert (items.ids, items.labels.tolist()) == (("5", "6"), [1, 2])
 
 
@@ -109,22 +108,22 @@ def test_fine_labels_are_preferred_to_coarse_ones(file):
         ({"label_column": "class"}, "no column 'class'; its columns are image"),
         ({"id_column": "key"}, "no column 'key'; its columns are image"),
         ({"image_column": "text"}, "column 'text' of .* is string; images need a struct"),
-        ({"label_column": "text"}, "column 'text' of .* is string; labels need integers"),
+        ({"label_column": "share"}, "column 'share' of .* is double; labels need integers or s"),
         ({"id_column": "image"}, "column 'image' of .* is struct.*; ids need strings"),
     ],
 )
 def test_a_column_that_is_missing_or_of_a_wrong_type_is_an_error(file, options, words):
-    write(file, [10], [1], text=pa.array(["a"]))
+    write(file, [10], [1], text=pa.array(["a"]), share=pa.array([0.5]))
     with pytest.raises(DataError, match=words):
         open_items(file, **options)
 
 
 def test_a_file_without_a_column_that_stands_out_is_an_error_that_lists_them(file):
     write(file, [10], None, text=pa.array(["a"]))
-    with pytest.raises(DataError, match=r"no single integer label column; .*text \(string\)"):
+    with pytest.raises(DataError, match=r"no column that is known for .*; .*text \(string\)"):
         open_items(file)
     write(file, [10], None, one=pa.array([1]), two=pa.array([2]))
-    with pytest.raises(DataError, match=r"no single integer label .*Name one: --label-column"):
+    with pytest.raises(DataError, match=r"no column that is known for .*Name one: --label-column"):
         open_items(file)
     pq.write_table(pa.table({"label": [1]}), file)
     with pytest.raises(DataError, match=r"no single image column, .*Name one: --image-column"):
@@ -263,28 +262,16 @@ def test_a_missing_shard_is_an_error_that_names_it(tmp_path):
     assert len(open_items(tmp_path / "train-00000-of-00002.parquet")) == 1
 
 
-@pytest.mark.parametrize(
-    ("shard", "part"),
-    [
-        ("train-00000-of-00003.parquet", "train"),
-        ("data/test.parquet", "test"),
-        ("default/validation/0000.parquet", "validation"),
-        ("trainer.parquet", ""),
-        ("faces.parquet", ""),
-    ],
-)
-def test_names_of_shards_tell_their_part(shard, part):
-    assert part_of(Path(shard)) == part
-
-
 def test_train_and_test_shards_are_the_split(tmp_path):
     write(tmp_path / "train-00000-of-00001.parquet", [10, 20], [1, 2])
     write(tmp_path / "validation-00000-of-00001.parquet", [30], [1])
     train, test = open_splits(tmp_path)
     assert (greys(train), greys(test)) == ([10, 20], [30])
     write(tmp_path / "test-00000-of-00001.parquet", [40], [2])
-    write(tmp_path / "unlabelled.parquet", [50], [-1])  # not opened
-    train, test = open_splits(tmp_path)
+    write(tmp_path / "unlabelled.parquet", [50], [-1])  # not opened where the parts are stated
+    with pytest.raises(DataError, match=r"files of no part, such as unlabelled.parquet. Say which"):
+        open_splits(tmp_path)
+    train, test = open_splits(tmp_path, train_part="train", test_part="test")
     assert (train.ids, test.ids) == (
         ("train-00000-of-00001/000000", "train-00000-of-00001/000001"),
         ("test-00000-of-00001/000000",),
@@ -305,7 +292,7 @@ def test_a_file_without_parts_is_split_within_each_class(file):
 
 
 def test_opening_decodes_no_image(file, monkeypatch):
-    def refuse(content, where):
+    def refuse(content, where, max_pixels):
         raise AssertionError(f"{where} was opened")
 
     monkeypatch.setattr(decoding, "decode", refuse)

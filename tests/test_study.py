@@ -118,7 +118,7 @@ def test_no_image_is_opened_while_the_gallery_is_upgraded(performed, tmp_path, m
         upgraded.append(given)
         with pytest.MonkeyPatch.context() as patch:
 
-            def refuse(content, where):
+            def refuse(content, where, max_pixels):
                 raise AssertionError(f"{where} was opened during the upgrade")
 
             patch.setattr(decoding, "decode", refuse)

@@ -10,6 +10,7 @@ from onward.cli.backfill_given import Given, write_given
 from onward.cli.backfill_plan import show_plan
 from onward.cli.options import Device, GalleryUrl, Overwrite, Seed
 from onward.cli.output import AsJson, show, tell
+from onward.cli.reading import MaxPixels, open_embedder
 from onward.cli.upgrade_options import Also
 from onward.errors import ConfigurationError
 
@@ -54,6 +55,7 @@ def backfill(
     report: Annotated[
         Path | None, typer.Option(help="--plan: a page with the curves to write: .html.")
     ] = None,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -79,6 +81,7 @@ def backfill(
             report=report,
             overwrite=overwrite,
             device=device,
+            max_pixels=max_pixels,
             as_json=as_json,
         )
         return
@@ -97,7 +100,7 @@ def backfill(
         result, absent = given.result, given.to_json()
     else:
         assert model is not None  # noqa: S101  # one of the two is given
-        result, absent = _spend(gallery, model, spent, order, seed, device), {}
+        result, absent = _spend(gallery, model, spent, order, seed, device, max_pixels), {}
     show(result, as_json, also=absent)
     not_done = any(one["items"] for one in absent.values())
     if result.skipped or result.stopped or not_done:
@@ -154,15 +157,16 @@ def _spend(
     order: Literal["uncertainty", "random"],
     seed: int,
     device: str,
+    max_pixels: int | None,
 ) -> "BackfillResult":
     from onward.gallery import open_gallery
-    from onward.models import EmbeddingModel, payload_embedder
+    from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.upgrading.backfill import Embedded, backfill
 
     opened = open_gallery(gallery)
     loaded = EmbeddingModel.load(model)
-    embed = payload_embedder(loaded, device=device)
+    embed = open_embedder(opened, loaded, device, max_pixels)
     _tell_if_paused(opened, loaded.space)
     with progress_bar(f"Embed with {loaded.space.name}", unit="rows") as progress:
         return backfill(

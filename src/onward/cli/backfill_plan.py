@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from onward.cli.options import check_room
 from onward.cli.output import show, tell
+from onward.cli.reading import open_embedder
 from onward.cli.upgrade_options import open_upgrade
 from onward.errors import ConfigurationError
 
@@ -27,6 +28,7 @@ def show_plan(
     report: Path | None,
     overwrite: bool,
     device: str,
+    max_pixels: int | None,
     as_json: bool,
 ) -> None:
     """Print what a backfill would bring; write a page of it, if one is asked for.
@@ -55,7 +57,7 @@ def show_plan(
         known = Embeddings.load(sample)
     else:
         assert model is not None  # noqa: S101  # one of the two is given
-        known = _embed_some(upgrade, model, rows, seed, device)
+        known = _embed_some(upgrade, model, rows, seed, device, max_pixels)
     routes = upgrade.routes.transformations
     plan = plan_backfill(upgrade.gallery, *routes, sample=known, seed=seed)
     show(plan, as_json)
@@ -66,19 +68,21 @@ def show_plan(
         tell(f"written: {report}")
 
 
-def _embed_some(upgrade: "Upgrade", model: Path, rows: int, seed: int, device: str) -> "Embeddings":
+def _embed_some(
+    upgrade: "Upgrade", model: Path, rows: int, seed: int, device: str, max_pixels: int | None
+) -> "Embeddings":
     """Return what the model makes of some items that nothing was fitted on, chosen at random."""
     import numpy as np
 
-    from onward.models import EmbeddingModel, payload_embedder
+    from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.spaces import Embeddings
     from onward.upgrading.judged import fitted_on
     from onward.upgrading.routes import needed_spaces
 
     loaded = EmbeddingModel.load(model)
-    embed = payload_embedder(loaded, device=device)
     opened, first = upgrade.gallery, upgrade.transformation
+    embed = open_embedder(opened, loaded, device, max_pixels)
     fitted = {item for one in upgrade.routes.transformations for item in fitted_on(one.made_by)}
     drawn = opened.sample(needed_spaces(first), rows + len(fitted), seed=seed)
     ids = tuple(item for item in drawn if item not in fitted)[:rows]

@@ -1,15 +1,21 @@
 """`onward demo`: a gallery of real images moves to a new model, from beginning to end."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onward.cli.options import Device, IdColumn, ImageColumn, LabelColumn, Overwrite, SkipBad
+from onward.cli.options import Device, Overwrite
 from onward.cli.output import AsJson, show, tell_answer
+from onward.cli.reading import takes_data
+
+if TYPE_CHECKING:
+    from onward.data.sources import Stated
 
 
+@takes_data
 def demo(
+    stated: "Stated",
     data: Annotated[
         str | None,
         typer.Option(help="Your images: a folder with a sub-folder for each class, or Parquet."),
@@ -23,10 +29,6 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and device, same numbers.")] = 0,
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    id_column: IdColumn = None,
-    skip_bad: SkipBad = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -37,20 +39,18 @@ def demo(
 
     Example: onward demo --data photos/ --old-classes 10
     """
+    from onward.data.sources import Stated
     from onward.experiments.cache import Cache
     from onward.experiments.learning import Stage
     from onward.experiments.recipe import load_recipe
     from onward.experiments.study import CACHE, run_study
     from onward.progress import progress_bar
 
-    overrides: dict[str, Any] = {"seed": seed}
+    said = vars(stated).items() - vars(Stated()).items()
+    overrides: dict[str, Any] = {"seed": seed, **{f"data.{name}": value for name, value in said}}
     given = {
         "data.source": data,
         "data.old_classes": old_classes,
-        "data.image_column": image_column,
-        "data.label_column": label_column,
-        "data.id_column": id_column,
-        "data.skip_bad": skip_bad or None,
         "embedding_model.epochs": epochs,
         "side_information.epochs": epochs,
         "backward_compatible.epochs": epochs,

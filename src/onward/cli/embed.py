@@ -8,30 +8,26 @@ import typer
 from onward.cli.options import (
     Classes,
     Device,
-    IdColumn,
-    ImageColumn,
-    LabelColumn,
     Overwrite,
-    SkipBad,
-    Split,
     check_apart,
     check_room,
-    open_data,
-    tell_left_out,
 )
-from onward.cli.output import AsJson, next_step, show_fields
+from onward.cli.output import AsJson, next_step, show_fields, tell
 from onward.cli.payload_lines import (
     SUFFIX,
     check_lines,
     open_payload_lines,
     write_payload_lines,
 )
+from onward.cli.reading import Split, open_data, takes_data, tell_left_out
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from onward.data.sources import Stated
     from onward.spaces import Embeddings
 
 
+@takes_data
 def embed(
     model: Annotated[Path, typer.Argument(help="A model's directory, as `train` writes it.")],
     data: Annotated[
@@ -41,6 +37,7 @@ def embed(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
+    stated: "Stated",
     side_out: Annotated[
         Path | None, typer.Option(help="Side-information to write (train --layers): .parquet.")
     ] = None,
@@ -50,10 +47,6 @@ def embed(
     ] = None,
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.ALL,
     classes: Classes = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    id_column: IdColumn = None,
-    skip_bad: SkipBad = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -75,19 +68,12 @@ def embed(
     loaded = EmbeddingModel.load(model)
     from_lines = data.endswith(SUFFIX)
     if from_lines:
-        _refuse_parts(data, split, classes, image_column, label_column, id_column)
-        items = open_payload_lines(Path(data), skip_bad=skip_bad)
+        _refuse_parts(data, split, classes, stated)
+        items = open_payload_lines(Path(data), stated)
+        tell(f"read {len(items):,} items listed in {data}; their classes are not known")
         tell_left_out(items)
     else:
-        items = open_data(
-            data,
-            split=split,
-            classes=classes,
-            image_column=image_column,
-            label_column=label_column,
-            id_column=id_column,
-            skip_bad=skip_bad,
-        )
+        items = open_data(data, stated, split=split, classes=classes)
     with progress_bar(f"Embed with {loaded.space.name}") as progress:
         if side_out is None:
             embeddings = loaded.embed(items, device=device, progress=progress)
@@ -115,8 +101,11 @@ def embed(
     show_fields(fields, as_json, [step])
 
 
-def _refuse_parts(data: str, split: Split, *chosen: str | None) -> None:
-    if split is not Split.ALL or any(chosen):
+def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated") -> None:
+    from onward.data.sources import Stated
+
+    said = Stated(skip_bad=stated.skip_bad, max_pixels=stated.max_pixels)
+    if split is not Split.ALL or classes or stated != said:
         raise ConfigurationError(
             f"{data} lists the items to embed, and has neither splits, classes nor columns; leave "
             "these options away"

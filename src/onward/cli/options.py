@@ -1,7 +1,6 @@
 """Arguments and options that several commands share, and how their words are read."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,34 +10,15 @@ from onward.cli.output import tell
 from onward.errors import ArtifactError, ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
-    from onward.data.items import Items
     from onward.gallery import Gallery
     from onward.labels import ClassNames
     from onward.spaces import Space
-
-
-class Split(StrEnum):
-    """Which part of a source of images."""
-
-    TRAIN = "train"
-    TEST = "test"
-    ALL = "all"
 
 
 DataSource = Annotated[
     str, typer.Argument(help="'digits', an image folder (a sub-folder a class) or image Parquet.")
 ]
 GalleryUrl = Annotated[str, typer.Argument(help="A gallery, such as photos.lance.")]
-ImageColumn = Annotated[
-    str | None, typer.Option(help="Parquet: column of the images, {bytes, path}.")
-]
-LabelColumn = Annotated[str | None, typer.Option(help="Parquet: column of the label numbers.")]
-IdColumn = Annotated[
-    str | None, typer.Option(help="Parquet: column of the ids; default: file and row.")
-]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read; say which.")
-]
 Classes = Annotated[
     str | None, typer.Option(help="Label numbers, such as 0-4 or 0,2,7-9; all if not given.")
 ]
@@ -123,35 +103,6 @@ def check_apart(*paths: Path | None) -> None:
         if path is not None and path.resolve() in seen:
             raise ConfigurationError(f"two results would be written to {path}; give each its own")
         seen |= set() if path is None else {path.resolve()}
-
-
-def open_data(
-    source: str,
-    *,
-    split: Split = Split.ALL,
-    classes: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    id_column: str | None = None,
-    skip_bad: bool = False,
-) -> "Items":
-    """Open the images that the options name; tell what was left out."""
-    from onward.data.sources import open_items, open_splits
-
-    columns = {"image_column": image_column, "label_column": label_column, "id_column": id_column}
-    if split is Split.ALL:
-        items = open_items(source, skip_bad=skip_bad, **columns)
-    else:
-        train, test = open_splits(source, skip_bad=skip_bad, **columns)
-        items = train if split is Split.TRAIN else test
-    tell_left_out(items)
-    return items if classes is None else items.of_classes(parse_numbers(classes, "classes"))
-
-
-def tell_left_out(items: "Items") -> None:
-    """Say of each item that could not be used why."""
-    for left in items.left_out:
-        tell(f"left out: {left}")
 
 
 def tell_numbering(

@@ -10,6 +10,7 @@ from onward.errors import ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
     from onward.data.items import Items
+    from onward.data.sources import Stated
 
 SUFFIX = ".jsonl"
 _LINES = "Write a line of JSON for each item, such as " + '{"id": "cat-17", "path": "17.jpg"}'
@@ -79,12 +80,12 @@ def write_payload_lines(
             lines.write(json.dumps({**(payload or {}), "id": item}) + "\n")
 
 
-def open_payload_lines(path: Path, *, skip_bad: bool) -> "Items":
+def open_payload_lines(path: Path, stated: "Stated") -> "Items":
     """Return the items of the lines; their labels mean nothing.
 
     Args:
         path: a `.jsonl` file.
-        skip_bad: leave out items whose images cannot be read; decodes each to find out.
+        stated: whether to leave out items whose images cannot be read, and the most pixels of one.
 
     Raises:
         GalleryError: if there is no such file, no line in it, or one is none.
@@ -97,8 +98,9 @@ def open_payload_lines(path: Path, *, skip_bad: bool) -> "Items":
     if not path.is_file():
         raise GalleryError(f"there is no file {path}; make it with: onward gallery sample")
     by_id, left_out = read_payload_lines(path), []
-    if skip_bad:
-        faults = {item: find_fault(payload) for item, payload in by_id.items()}
+    if stated.skip_bad:
+        most = stated.max_pixels
+        faults = {item: find_fault(payload, most) for item, payload in by_id.items()}
         bad = {item: fault for item, fault in faults.items() if fault is not None}
         left_out = [LeftOut(describe_payload(by_id[item]), fault) for item, fault in bad.items()]
         by_id = {item: payload for item, payload in by_id.items() if item not in bad}
@@ -106,7 +108,15 @@ def open_payload_lines(path: Path, *, skip_bad: bool) -> "Items":
         raise GalleryError(f"{path} has no item{' that can be read' if left_out else ''}. {_LINES}")
     labels = np.zeros(len(by_id), np.int64)
     payloads = tuple(by_id.values())
-    return Items(tuple(by_id), labels, {0: "unknown"}, payloads, str(path), tuple(left_out))
+    return Items(
+        ids=tuple(by_id),
+        labels=labels,
+        class_names={0: "unknown"},
+        payloads=payloads,
+        source=str(path),
+        left_out=tuple(left_out),
+        max_pixels=stated.max_pixels,
+    )
 
 
 def _read_line(where: str, line: str) -> tuple[str, dict[str, Any]]:

@@ -1,23 +1,22 @@
 """`onward report`: one HTML page from embeddings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
 from onward.cli.evaluate import ExcludeSelf, Judging
 from onward.cli.options import (
-    IdColumn,
-    ImageColumn,
-    LabelColumn,
     Overwrite,
     SameLabels,
-    SkipBad,
     check_room,
-    open_data,
 )
 from onward.cli.output import AsJson, show_fields
+from onward.cli.reading import open_data, takes_data
+
+if TYPE_CHECKING:
+    from onward.data.sources import Stated
 
 INTRODUCTION = (
     "The same items by the old model, carried over by a transformation, and embedded again by the "
@@ -25,20 +24,18 @@ INTRODUCTION = (
 )
 
 
+@takes_data
 def report(
     out: Annotated[Path, typer.Argument(help="The page to write: .html.")],
     old: Old,
     upgraded: Upgraded,
     new: New,
     exclude_self: ExcludeSelf,
+    stated: "Stated",
     data: Annotated[
         str | None, typer.Option(help="The items' images, to show what was found: as for embed.")
     ] = None,
     title: Annotated[str, typer.Option(help="The page's title.")] = "An upgrade and what it gave",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    id_column: IdColumn = None,
-    skip_bad: SkipBad = False,
     same_labels: SameLabels = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -54,13 +51,7 @@ def report(
     check_room(out, overwrite=overwrite)
     grid = None
     if data is not None:
-        items = open_data(
-            data,
-            image_column=image_column,
-            label_column=label_column,
-            id_column=id_column,
-            skip_bad=skip_bad,
-        )
+        items = open_data(data, stated)
         rankings = {
             name: search(queries, gallery, 5, exclude_self=exclude_self)
             for name, (queries, gallery) in read_cells(old, upgraded, new).items()

@@ -1,7 +1,7 @@
 """`onward train`: an embedding model, a side-information model or a backward compatible model."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,25 +12,25 @@ from onward.cli.options import (
     DataSource,
     Device,
     Directory,
-    IdColumn,
-    ImageColumn,
-    LabelColumn,
     Overwrite,
     SameLabels,
     Seed,
-    SkipBad,
-    Split,
     check_room,
-    open_data,
     parse_numbers,
 )
 from onward.cli.output import AsJson, next_step, show, tell
+from onward.cli.reading import Split, open_data, takes_data
 from onward.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from onward.data.sources import Stated
 
+
+@takes_data
 def train(
     data: DataSource,
     out: Directory,
+    stated: "Stated",
     name: Annotated[
         str | None, typer.Option(help="Name of its space; default: OUT's own name.")
     ] = None,
@@ -106,10 +106,6 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Directory for TensorBoard's event files.")
     ] = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    id_column: IdColumn = None,
-    skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -142,15 +138,7 @@ def train(
         },
         where="onward train",
     )
-    items = open_data(
-        data,
-        split=split,
-        classes=classes,
-        image_column=image_column,
-        label_column=label_column,
-        id_column=id_column,
-        skip_bad=skip_bad,
-    )
+    items = open_data(data, stated, split=split, classes=classes)
     settings: dict[str, Any] = {"epochs": epochs, "batch_items": batch, "flip": flip}
     settings |= {} if lr is None else {"lr": lr}
     settings |= dict(read_override(text) for text in set_ or [])

@@ -6,6 +6,15 @@ Only `onward.data.augmentation` needs torch.
 from onward.data.images import load_images
 from onward.data.items import Items, LeftOut
 from onward.data.payloads import open_payload
-from onward.data.sources import open_items, open_splits
+from onward.data.sources import Stated, describe_data, open_items, open_splits
 
-__all__ = ["Items", "LeftOut", "load_images", "open_items", "open_payload", "open_splits"]
+__all__ = [
+    "Items",
+    "LeftOut",
+    "Stated",
+    "describe_data",
+    "load_images",
+    "open_items",
+    "open_payload",
+    "open_splits",
+]

@@ -4,7 +4,10 @@ Every image that Onward opens comes through `decode`, so that a test that makes 
 that no image is read. Nothing here knows of folders, tables or labels.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,19 +22,54 @@ WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 REPAIR = ". Replace it, or leave out what cannot be read: --skip-bad (skip_bad=True)"
 SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, as Pillow names them; no other reader of Pillow's is let loose on a
+file. PPM stands for PBM, PGM and PNM too."""
 
-def decode(content: bytes | UInt8[np.ndarray, "height width"], where: str) -> "Image.Image":
+MAX_PIXELS = 178_956_970
+"""The most pixels that an image may have unless more are asked for: 179 megapixels."""
+
+OTHER_FORMATS = (  # where they begin and with what: those that are met often
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftyp", "a film (MP4)"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"%PDF", "PDF"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "XML, perhaps SVG"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"icns", "ICNS"),
+    (0, b"DDS ", "DDS"),
+    (0, b"qoif", "QOI"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"\x89HDF", "HDF5"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (128, b"DICM", "DICOM"),
+)
+
+_raising = Lock()
+
+
+def decode(
+    content: bytes | UInt8[np.ndarray, "height width"], where: str, max_pixels: int = MAX_PIXELS
+) -> "Image.Image":
     """Return an image as grey ("L") or colour ("RGB") pixels, upright.
 
     The orientation that the camera noted (EXIF) is applied. Of an animation the first picture
     counts. What shows through a transparent image is white. Grey images of 16 bits are scaled to 8.
 
     Args:
-        content: the bytes of an image file in any format that Pillow reads, or grey values.
+        content: the bytes of an image file in one of `FORMATS`, or grey values.
         where: what to call the image in an error, such as its path.
+        max_pixels: the most pixels it may have; more are not unpacked.
 
     Raises:
-        DataError: if the image is empty, truncated, no image, or has floating-point values.
+        DataError: if the image is empty, truncated, too large, no image or of another format, or
+            has floating-point values.
         MissingExtraError: if Pillow is not installed.
     """
     _require_pillow()
@@ -42,11 +80,15 @@ def decode(content: bytes | UInt8[np.ndarray, "height width"], where: str) -> "I
     if not content:
         raise DataError(_unreadable(where, "it has 0 bytes"))
     try:
-        with Image.open(BytesIO(content)) as opened:
+        with _allowing(max_pixels), Image.open(BytesIO(content), formats=_formats()) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise Image.DecompressionBombError
             opened.load()
             return _to_grey_or_rgb(ImageOps.exif_transpose(opened))
+    except Image.DecompressionBombError as error:
+        raise DataError(_unreadable(where, _too_large(max_pixels))) from error
     except Exception as error:  # Pillow's readers raise whatever the damage leads them to
-        reason = "no image format was recognised"
+        reason = _other_format(content)
         if not isinstance(error, UnidentifiedImageError):
             reason = f"{error}" or type(error).__name__
         raise DataError(_unreadable(where, reason)) from error
@@ -58,8 +100,10 @@ def is_image(path: str) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path):
+        with Image.open(path, formats=_formats()):
             return True
+    except Image.DecompressionBombError:
+        return True
     except Exception:  # as above
         return False
 
@@ -69,6 +113,45 @@ def _require_pillow() -> None:
         import PIL.Image  # noqa: F401  # whether it is there is the question
     except ImportError as error:
         raise MissingExtraError("pillow", "vision") from error
+
+
+def _formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextmanager
+def _allowing(max_pixels: int) -> Iterator[None]:
+    """Let Pillow open larger images than it would: its own limit is one for the whole process."""
+    from PIL import Image
+
+    if max_pixels <= MAX_PIXELS:
+        yield
+        return
+    with _raising:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _too_large(max_pixels: int) -> str:
+    return (
+        f"it has more than {max_pixels:,} pixels, and a damaged or malicious file could fill the "
+        "memory. If it is right, raise the limit: --max-pixels (max_pixels=...)"
+    )
+
+
+def _other_format(content: bytes) -> str:
+    found = [name for start, magic, name in OTHER_FORMATS if content.startswith(magic, start)]
+    if not found:
+        return "no image format was recognised"
+    return f"it is {found[0]}, not one of {', '.join(FORMATS)}; convert it, such as to PNG"
 
 
 def _unreadable(where: str, reason: str) -> str:

@@ -1,86 +1,158 @@
 """Items of an image folder: one sub-folder a class, as torchvision's ImageFolder has it.
 
 ```
-photos/cat/1.jpg              photos/train/cat/1.jpg
-photos/cat/beach/2.jpg        photos/test/cat/2.jpg
-photos/dog/1.jpg              photos/test/dog/1.jpg
+photos/cat/1.jpg              photos/train/cat/1.jpg        tiny/train/cat/images/1.jpg
+photos/cat/beach/2.jpg        photos/test/cat/2.jpg         tiny/val/images/2.jpg
+photos/dog/1.jpg              photos/test/dog/1.jpg         tiny/val/val_annotations.txt
 ```
 
-Passed over are files beside the class folders, and whatever is hidden (a name with a leading dot)
-or left behind by a file manager. A link that leads back into the data set is not followed.
+The last is Tiny-ImageNet's: a part without class folders, and a list of file and class a line. A
+layout that could be meant in two ways is refused, with the option that settles it; whatever is no
+item is passed over and counted.
 """
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from onward.data.decoding import is_image
-from onward.data.items import Items, LeftOut
-from onward.data.ordering import natural_key
+from onward.data.decoding import MAX_PIXELS, is_image
+from onward.data.items import Items, LeftOut, number_classes
+from onward.data.listing import (
+    BESIDE,
+    IMAGE_SUFFIXES,
+    IMAGELESS,
+    TEXTS,
+    Tally,
+    as_text,
+    is_link_back,
+    look_into,
+    natural_key,
+    walk,
+)
+from onward.data.parts import STATE_PARTS, Part, role_of, split_name
 from onward.data.payloads import find_fault
 from onward.errors import DataError
 from onward.labels import is_text
 
-TRAIN, TEST = ("train",), ("test", "val", "valid", "validation")
-LEFT_BEHIND = ("Thumbs.db", "desktop.ini")
-IMAGE_SUFFIXES = frozenset(
-    [".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
-)
-LARGEST_LABEL = int(np.iinfo(np.int64).max)
+ReadAs = Literal["auto", "classes", "parts", "parquet"]
+
+TEXT_SUFFIXES = frozenset([".csv", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml"])
 LAYOUT = "one sub-folder a class with its images in it: FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
+ORDER = ("train", "test", "validation", None)
+AS_CLASSES = "--read-as classes (read_as='classes')"
+AS_PARTS = "--read-as parts (read_as='parts')"
 
 
-def find_parts(folder: Path) -> dict[str, Path]:
-    """Return the parts of a data set by name ("train", "test" ...), the test parts best first.
+@dataclass(frozen=True)
+class FolderPart:
+    """A part of an image folder, or all of it.
 
-    A folder is taken to be divided if it holds `train` with folders in it, and beside it nothing
-    but folders named test, val, valid or validation. Otherwise it is one part without a name.
+    Attributes:
+        part: its name and role.
+        path: the folder that holds its class folders.
+        classes: these, in natural order; none where a list says the classes.
+        listed: class by file name, from a list beside the images.
+        unlabelled: whether nothing says the classes of its images.
     """
-    found = {child.name: child for child in _sub_folders(folder)}
-    if "train" in found and found.keys() <= {*TRAIN, *TEST} and any(_sub_folders(found["train"])):
-        return {name: found[name] for name in (*TRAIN, *TEST) if name in found}
-    return {"": folder}
+
+    part: Part
+    path: Path
+    classes: tuple[Path, ...]
+    listed: Mapping[str, str] = field(default_factory=dict)
+    unlabelled: bool = False
+
+    @property
+    def class_names(self) -> set[str]:
+        """The names of its classes, also of those without an image."""
+        return {folder.name for folder in self.classes} | set(self.listed.values())
 
 
-def label_classes(parts: Iterable[Path]) -> dict[str, int]:
-    """Return the label of each class folder, over all parts, so that no part shifts a label.
+def find_parts(folder: Path, read_as: ReadAs, stated: Sequence[str] = ()) -> list[FolderPart]:
+    """Return the parts of an image folder; one without a name where its folders are classes.
 
-    Where all class folders have numbers as names, these are the labels: "10" is class 10. Otherwise
-    the labels count from 0 in natural order, in which "class10" follows "class9".
+    Args:
+        folder: the image folder.
+        read_as: "classes" or "parts" say what its folders are; "auto" goes by their names.
+        stated: names of parts that the user gives: its folders are parts then.
 
     Raises:
-        DataError: if there is no class folder, two have the same number ("1" and "01"), or a number
-            is beyond 64 bits.
+        DataError: if names and contents of its folders leave more than one reading.
     """
-    looked_in = list(parts)
-    found = {folder.name for part in looked_in for folder in _sub_folders(part)}
-    names = sorted(found, key=natural_key)
+    children = look_into(folder).folders
+    if read_as == "classes" or not (read_as == "parts" or stated or _divided(folder, children)):
+        return [FolderPart(Part(""), folder, children)]
+    found = [
+        FolderPart(Part(child.name, role_of(child.name)), child, look_into(child).folders)
+        for child in children
+        if role_of(child.name) or _holds_image(child, folder)
+    ]
+    seen: dict[str, Path] = {}
+    for one in found:
+        _refuse_link(folder, one.path, seen)
+    found.sort(key=lambda one: ORDER.index(one.part.role))
+    return found if read_as == "parts" else [_read_list(one, found) for one in found]
+
+
+def label_classes(folder: Path, parts: Sequence[FolderPart]) -> dict[str, int]:
+    """Return the label of each class, over all parts, so that no part shifts a label.
+
+    Raises:
+        DataError: if there is no class folder, or their names cannot be numbered.
+    """
+    names = set[str]().union(*(part.class_names for part in parts))
     if not names:
-        where = " and ".join(map(str, looked_in))
-        raise DataError(f"{where} has no class folders; Onward needs {LAYOUT}")
-    if not all(name.isascii() and name.isdecimal() for name in names):
-        return {name: label for label, name in enumerate(names)}
-    labels = {name: int(name) for name in names}
-    if labels[names[-1]] > LARGEST_LABEL:
         raise DataError(
-            f"the class folder {names[-1]!r} is a number, and numbers are labels, at most "
-            f"{LARGEST_LABEL}; begin the names of the class folders with a letter"
+            f"{folder} has no class folders; Onward needs {LAYOUT}. Images without classes are "
+            'listed instead, a line {"id": ..., "path": ...} an image in a .jsonl file, and '
+            "embedded: onward embed MODEL LIST.jsonl OUT.parquet"
         )
-    for name, after in pairwise(names):
-        if labels[name] == labels[after]:
-            raise DataError(
-                f"the class folders {name!r} and {after!r} both mean class {labels[name]}; "
-                "put their images into one of them"
-            )
-    return labels
+    return number_classes(names, f"the class folders of {folder}")
+
+
+def check_depth(folder: Path, one: FolderPart) -> None:
+    """Refuse a part whose class folders all hold folders of images only: those may be the classes.
+
+    Raises:
+        DataError: naming them.
+    """
+    nested: list[tuple[Path, list[Path]]] = []
+    for class_folder in one.classes:
+        place, holding = class_folder, [class_folder]
+        while len(holding) == 1:
+            place = holding[0]
+            try:
+                found = look_into(place)
+            except DataError:  # which is told where its images are listed
+                return
+            if any(_may_be_image(file) for file in found.files):
+                return  # an image directly in a class folder, or in the one folder in it
+            holding = [child for child in found.folders if _holds_image(child, folder)]
+        if holding:
+            nested.append((place, holding))
+    if not nested:
+        return
+    place, inner = nested[0]
+    names = ", ".join(child.name for child in inner[:3])
+    raise DataError(
+        f"no class folder in {one.path} has an image in it, only folders, such as {names} in "
+        f"{place}. If these are the classes, give the folder that holds them: {place}. If they all "
+        f"belong to the class {nested[0][0].relative_to(one.path).parts[0]!r}, say so: "
+        f"{AS_PARTS if one.part.name else AS_CLASSES}"
+    )
 
 
 def open_folder(
-    folder: Path, parts: Iterable[Path], labels: Mapping[str, int], *, skip_bad: bool
+    folder: Path,
+    parts: Sequence[FolderPart],
+    labels: Mapping[str, int],
+    *,
+    skip_bad: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> Items:
     """List the items of an image folder; ids are paths relative to it, with forward slashes.
 
@@ -89,76 +161,199 @@ def open_folder(
 
     Args:
         folder: what the ids are relative to.
-        parts: the folders that hold the class folders, inside the folder or the folder itself.
-        labels: label of each class folder.
+        parts: those to open, as `find_parts` gives them.
+        labels: label of each class, of all parts.
         skip_bad: leave out what cannot be used and note it in `left_out`.
+        max_pixels: the most pixels that an image may have.
 
     Raises:
-        DataError: if a class folder holds no image, or a file is empty or no image, naming it.
+        DataError: if a class folder holds no image, a part has no labels, or a file is empty or no
+            image, naming it.
     """
+    tally = Tally()
     left_out: list[LeftOut] = []
-    files: list[tuple[Path, int]] = []
-    above = {os.path.realpath(place) for part in parts for place in (folder, part)}
-    for class_folder in (child for part in parts for child in _sub_folders(part)):
-        found = list(_files_below(class_folder, above))
-        if not found:
-            _leave_out(left_out, class_folder, "holds no image, as a class folder must", skip_bad)
-        for file in found:
-            reason = _glance(file) or (find_fault({"path": str(file)}) if skip_bad else None)
-            if reason:
-                _leave_out(left_out, file, reason, skip_bad)
-            else:
-                files.append((file, labels[class_folder.name]))
+    files: list[tuple[Path, str]] = []
+    for file, name, seen in _find_files(folder, parts, tally):
+        why = seen
+        if why is None and skip_bad:
+            why = find_fault({"path": str(file)}, max_pixels)
+        if why is None:
+            files.append((file, name))
+        elif skip_bad:
+            left_out.append(LeftOut(as_text(file), why))
+        else:
+            raise DataError(
+                f"{file} {why}. Remove it, or leave out whatever cannot be used: --skip-bad "
+                "(skip_bad=True)"
+            )
     return Items(
         ids=tuple(file.relative_to(folder).as_posix() for file, _ in files),
-        labels=np.array([label for _, label in files], dtype=np.int64),
+        labels=np.array([labels[name] for _, name in files], dtype=np.int64),
         class_names={label: name for name, label in labels.items()},
         payloads=tuple({"path": str(file.absolute())} for file, _ in files),
         source=str(folder),
         left_out=tuple(left_out),
+        passed_over=tally.passed_over(folder),
+        max_pixels=max_pixels,
     )
 
 
-def _leave_out(left_out: list[LeftOut], where: Path, why: str, skip_bad: bool) -> None:
-    if not skip_bad:
+def _divided(folder: Path, children: Sequence[Path]) -> bool:
+    """Say whether the folders are parts, by names and contents; refuse where both may be."""
+    named = [child for child in children if role_of(child.name)]
+    with_folders = [child for child in named if look_into(child).folders]
+    alike = [
+        (child, role)
+        for child in children
+        for role in [split_name(child.name)[1]]
+        if role and child not in named and look_into(child).folders
+    ]
+    if not named and len({role == "train" for _, role in alike}) < 2:
+        return False
+    others = [one for one in children if one not in named and _holds_image(one, folder)]
+    if not others and with_folders:
+        return True
+    if len(named) == 1 and not with_folders and others and not alike:
+        return False  # images in it and in its neighbours: a class, such as trains
+    names = ", ".join(child.name for child in [*named, *(child for child, _ in alike)])
+    if not others:
         raise DataError(
-            f"{where} {why}. Remove it, or leave out whatever cannot be used: --skip-bad "
-            "(skip_bad=True)"
+            f"{folder} holds {names}: names of parts of a data set, but there are no class folders "
+            f"in them. If they are the classes, say so: {AS_CLASSES}. If they are parts, Onward "
+            f"needs {LAYOUT.replace('FOLDER', named[0].name)}"
         )
-    left_out.append(LeftOut(os.fsencode(where).decode(errors="replace"), why))
-
-
-def _sub_folders(folder: Path) -> list[Path]:
-    try:
-        children = list(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
-    found = [child for child in children if child.is_dir() and not _is_hidden(child.name)]
-    return sorted(found, key=lambda child: natural_key(child.name))
-
-
-def _files_below(class_folder: Path, above: Collection[str]) -> Iterator[Path]:
-    """Yield files in natural order, but not from linked folders that lead back or above."""
-    seen = set(above)
-    found: list[Path] = []
-    for place, folders, files in os.walk(class_folder, onerror=_refuse, followlinks=True):
-        if os.path.realpath(place) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(place))
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        found += [Path(place, name) for name in files if not _is_hidden(name)]
-    yield from sorted(
-        found, key=lambda file: natural_key(file.relative_to(class_folder).as_posix())
+    beside = ", ".join(one.name for one in others if one not in [child for child, _ in alike])
+    raise DataError(
+        f"{folder} holds {names}, which may be parts of a data set"
+        f"{f', beside {_shortened(beside)}' if beside else ''}. Say which parts are meant: "
+        f"{STATE_PARTS}, which leaves all others out; or that every folder is a class: {AS_CLASSES}"
     )
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+def _shortened(names: str) -> str:
+    return names if len(names) <= 100 else f"{names[:100]}..."
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in LEFT_BEHIND
+def _holds_image(folder: Path, root: Path) -> bool:
+    """Say whether there is anything in a folder, or below it, that may be an image.
+
+    What cannot be read may: that is told where its images are listed.
+    """
+    errors: list[DataError] = []
+    found = (file for one in walk(folder, root, errors.append) for file in one.files)
+    return any(map(_may_be_image, found)) or bool(errors)
+
+
+def _may_be_image(file: Path) -> bool:
+    return file.suffix.lower() not in TEXT_SUFFIXES
+
+
+def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
+    """Return a part with its list of classes, if it has no class folders but such a list.
+
+    Its images may lie in a folder of their own, beside the list; that is no class then.
+    """
+    divided = [part for part in parts if len(part.classes) > 1]
+    others = set[str]().union(*(part.class_names for part in divided if part != one))
+    wrapper = len(one.classes) == 1 and len(others) > 1 and one.classes[0].name not in others
+    if one.classes and not wrapper:
+        return one
+    lists = [file for file in look_into(one.path).files if file.name.endswith("annotations.txt")]
+    place = FolderPart(one.part, one.classes[0] if wrapper else one.path, ())
+    if len(lists) != 1:
+        return FolderPart(one.part, place.path, (), unlabelled=True)
+    listed: dict[str, str] = {}
+    try:
+        lines = lists[0].read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{lists[0]} cannot be read as text in UTF-8: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        name, label, *_ = [*line.split("\t" if "\t" in line else None), "", ""]
+        if not label or listed.get(name, label) != label or label not in others:
+            raise DataError(
+                f"line {number} of {lists[0]} is {line!r}; it should be the name of a file, a tab "
+                "and one of the classes of the other parts, and each file have one class"
+            )
+        listed[name] = label
+    return FolderPart(one.part, place.path, (), listed)
+
+
+def _find_files(
+    folder: Path, parts: Sequence[FolderPart], tally: Tally
+) -> Iterator[tuple[Path, str, str | None]]:
+    """Yield file, class and, as far as it shows without decoding, why it cannot be used."""
+    _count_beside(folder, parts, tally)
+    seen: dict[str, Path] = {}
+    for one in parts:
+        if one.unlabelled:
+            raise DataError(
+                f"{one.path} holds images, but neither class folders nor a list "
+                f"({one.part.name}_annotations.txt) say their classes. Name the parts to read "
+                f"without it: {STATE_PARTS}; or give the folder of another part alone"
+            )
+        if not one.classes:
+            yield from _find_listed(one)
+        for class_folder in one.classes:
+            _refuse_link(folder, class_folder, seen)
+            yield from _find_in_class(folder, class_folder, tally)
+
+
+def _refuse_link(folder: Path, child: Path, seen: dict[str, Path]) -> None:
+    """Refuse a link to what is in the data set already, and two links to one folder."""
+    real = os.path.realpath(child)
+    if seen.setdefault(real, child) != child or is_link_back(child, folder):
+        raise DataError(
+            f"{child} is a link that leads back to {real}, and images would count twice; remove "
+            "the link"
+        )
+
+
+def _count_beside(folder: Path, parts: Sequence[FolderPart], tally: Tally) -> None:
+    """Count what is passed over beside class folders and beside parts."""
+    for place in dict.fromkeys([folder, *(one.path for one in parts)]):
+        found, classes = look_into(place), {one.path: one.classes for one in parts}
+        for why, path in found.passed_over:
+            tally.add(why, path)
+        if place == folder or classes[place]:
+            for file in found.files:
+                tally.add(BESIDE, file)
+        for child in found.folders if place not in classes else ():
+            if child not in classes and not _holds_image(child, folder):
+                tally.add(IMAGELESS, child)
+
+
+def _find_in_class(
+    folder: Path, class_folder: Path, tally: Tally
+) -> Iterator[tuple[Path, str, str | None]]:
+    files: list[Path] = []
+    try:
+        for found in walk(class_folder, folder):
+            files += found.files
+            for why, path in found.passed_over:
+                tally.add(why, path)
+    except DataError as error:
+        yield class_folder, class_folder.name, f"cannot be used: {error}"
+        return
+    for file in files:
+        if not _may_be_image(file):
+            tally.add(TEXTS, file)
+    files = [file for file in files if _may_be_image(file)]
+    if not files:
+        yield class_folder, class_folder.name, "holds no image, as a class folder must"
+    for file in sorted(
+        files, key=lambda file: natural_key(file.relative_to(class_folder).as_posix())
+    ):
+        yield file, class_folder.name, _glance(file)
+
+
+def _find_listed(one: FolderPart) -> Iterator[tuple[Path, str, str | None]]:
+    there = {file.name: file for file in look_into(one.path).files if _may_be_image(file)}
+    for name, label in one.listed.items():
+        why = "is in the list of classes, but there is no such file"
+        yield one.path / name, label, _glance(there[name]) if name in there else why
+    for name, file in there.items():
+        if name not in one.listed:
+            yield file, "", "is not in the list that gives each image its class"
 
 
 def _glance(file: Path) -> str | None:

@@ -1,24 +1,25 @@
 """Items of image Parquet as the Hugging Face hub has it.
 
 One file, or shards such as `train-00000-of-00003.parquet`. A struct column `{bytes, path}` holds
-image files, an integer column the labels; class names may stand in the schema's metadata. Labels
-and ids are read here, images only where what is bad is to be left out.
+image files, a column of integers or strings the labels; class names may stand in the schema's
+metadata, and strings are names. Labels and ids are read here, images only where what is bad is to
+be left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onward.data.items import Items, LeftOut
+from onward.data.decoding import MAX_PIXELS
+from onward.data.items import LARGEST_LABEL, Items, LeftOut, number_classes
 from onward.data.parquet_columns import (
     Columns,
-    WantedColumns,
     check_alike,
-    choose_columns,
     class_names,
+    has_numbers,
     read_schema,
 )
 from onward.data.payloads import describe_payload, find_fault
@@ -27,8 +28,6 @@ from onward.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-LARGEST_LABEL = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,14 @@ class _Row:
 
 
 def open_parquet(
-    folder: Path, shards: Sequence[Path], wanted: WantedColumns, *, source: str, skip_bad: bool
+    folder: Path,
+    shards: Sequence[Path],
+    columns: Columns,
+    *,
+    among: Sequence[Path],
+    source: str,
+    skip_bad: bool,
+    max_pixels: int = MAX_PIXELS,
 ) -> Items:
     """List the items of Parquet shards, in the order of shards and rows.
 
@@ -56,25 +62,28 @@ def open_parquet(
     Args:
         folder: what ids are relative to.
         shards: at least one file.
-        wanted: columns that the user named.
+        columns: those to read.
+        among: the shards of all parts that are used together, in which labels mean the same.
         source: what to call the data set in messages.
         skip_bad: leave out rows without image, label or id, rows whose image cannot be decoded and
             rows whose id was there before, and note each in `left_out`. Decodes every image.
+        max_pixels: the most pixels that an image may have.
 
     Raises:
         DataError: if a file is no Parquet, a column is missing or of a wrong type, shards differ,
             or a row cannot be used; the message names file and row.
     """
-    schema = read_schema(shards[0])
-    columns = choose_columns(shards[0], schema, wanted)
+    for shard in among:
+        check_alike(among[0], shard, columns)
+    numbers, names = _label_numbers(among, columns, source)
     left_out: list[LeftOut] = []
     rows: dict[str, _Row] = {}
-    for row in _read_shards(folder, shards, columns):
+    for row in _read_shards(folder, shards, columns, numbers):
         why = row.fault
         if row.id in rows:
             why = why or f"its id {row.id!r} ({columns.id}) stands at {rows[row.id].where} already"
         if skip_bad and not why:
-            why = find_fault(row.payload)
+            why = find_fault(row.payload, max_pixels)
         if not why:
             rows[row.id] = row
         elif skip_bad:
@@ -84,7 +93,6 @@ def open_parquet(
                 f"{row.where}: {why}. Mend it, or leave out whatever cannot be used: --skip-bad "
                 "(skip_bad=True)"
             )
-    names = dict(enumerate(class_names(schema, columns.label)))
     return Items(
         ids=tuple(rows),
         labels=np.array([row.label for row in rows.values()], dtype=np.int64),
@@ -93,16 +101,36 @@ def open_parquet(
         source=source,
         left_out=tuple(left_out),
         named=bool(names),
+        max_pixels=max_pixels,
     )
 
 
-def _read_shards(folder: Path, shards: Sequence[Path], columns: Columns) -> Iterator[_Row]:
+def _label_numbers(
+    shards: Sequence[Path], columns: Columns, source: str
+) -> tuple[Mapping[str, int] | None, dict[int, str]]:
+    """Return the label of each string, None where labels are numbers; and each label's name."""
+    schema = read_schema(shards[0])
+    if has_numbers(schema, columns.label):
+        return None, dict(enumerate(class_names(schema, columns.label)))
+    found: set[str] = set()
     for shard in shards:
-        check_alike(shards[0], shard, columns)
-        yield from _read_rows(shard, columns, shard.relative_to(folder).with_suffix("").as_posix())
+        values = _read_columns(shard, [columns.label])[columns.label]
+        found |= {value for value in values.unique().to_pylist() if value}
+    numbers = number_classes(found, f"the labels of {source}")
+    return numbers, {number: name for name, number in numbers.items()}
 
 
-def _read_rows(shard: Path, columns: Columns, prefix: str) -> Iterator[_Row]:
+def _read_shards(
+    folder: Path, shards: Sequence[Path], columns: Columns, numbers: Mapping[str, int] | None
+) -> Iterator[_Row]:
+    for shard in shards:
+        prefix = shard.relative_to(folder).with_suffix("").as_posix()
+        yield from _read_rows(shard, columns, prefix, numbers)
+
+
+def _read_rows(
+    shard: Path, columns: Columns, prefix: str, numbers: Mapping[str, int] | None
+) -> Iterator[_Row]:
     file = str(shard.absolute())
     imageless = _rows_without_image(file, columns.image)
     table = _read_columns(shard, [columns.label, *filter(None, [columns.id])])
@@ -112,17 +140,18 @@ def _read_rows(shard: Path, columns: Columns, prefix: str) -> Iterator[_Row]:
         if columns.id
         else [f"{prefix}/{i:06}" for i in range(len(labels))]
     )
-    for row, (item, label) in enumerate(zip(ids, labels, strict=True)):
-        fault = None
+    for row, (item, given) in enumerate(zip(ids, labels, strict=True)):
+        fault, label = None, given if numbers is None else numbers.get(given, 0)
         if row in imageless:
             fault = f"its image ({columns.image}) has null bytes"
-        elif label is None or not 0 <= label <= LARGEST_LABEL:
-            fault = f"its label ({columns.label}) is {'null' if label is None else label}"
-            fault += "" if label is None else f", not 0 to {LARGEST_LABEL}"
-        elif item is None or item == "":
+        elif given in (None, ""):
+            fault = f"its label ({columns.label}) is {'null' if given is None else 'empty'}"
+        elif not 0 <= label <= LARGEST_LABEL:
+            fault = f"its label ({columns.label}) is {label}, not 0 to {LARGEST_LABEL}"
+        if fault is None and item in (None, ""):
             fault = f"its id ({columns.id}) is {'null' if item is None else 'empty'}"
         payload = {"file": file, "row": row, "column": columns.image}
-        yield _Row(str(item), label or 0, payload, fault)
+        yield _Row(str(item), 0 if fault else label, payload, fault)
 
 
 def _read_columns(shard: Path, columns: list[str]) -> "pa.Table":

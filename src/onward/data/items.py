@@ -7,11 +7,15 @@ number, never by position or name.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 
 from onward.artifacts import digest
+from onward.data.decoding import MAX_PIXELS
+from onward.data.listing import PassedOver, natural_key
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
 from onward.errors import DataError
 from onward.labels import Labels, is_text
@@ -19,6 +23,57 @@ from onward.spaces import Ids
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+LARGEST_LABEL = int(np.iinfo(np.int64).max)
+LONGEST_NAME = 1000  # characters
+
+
+def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
+    """Return the label of each class by its name.
+
+    Where all names are numbers, these are the labels: "10" is class 10. Otherwise the labels count
+    from 0 in natural order, in which "class10" follows "class9".
+
+    Args:
+        names: of all classes, also of those that have no item that can be read.
+        what: what bears the names, for messages.
+
+    Raises:
+        DataError: if two names mean the same number ("1" and "01") or look the same, or a number is
+            beyond 64 bits.
+    """
+    in_order = list(names)
+    for name in in_order:
+        if len(name) > LONGEST_NAME:
+            raise DataError(
+                f"among {what} is one of {len(name):,} characters, {name[:40]!r}...; names of "
+                f"classes have at most {LONGEST_NAME:,}. Are these the labels?"
+            )
+    in_order.sort(key=natural_key)
+    seen: dict[str, str] = {}
+    for name in in_order:
+        if seen.setdefault(normalize("NFC", name), name) != name:
+            raise DataError(
+                f"among {what} are two {name!r} that look the same and are written with other "
+                "characters (Unicode); give both the same name, or names that differ"
+            )
+    if not all(name.isascii() and name.isdecimal() for name in in_order):
+        return {name: label for label, name in enumerate(in_order)}
+    labels = {name: int(name) for name in in_order}
+    for name, label in labels.items():
+        if label > LARGEST_LABEL:
+            raise DataError(
+                f"{name!r} among {what} is a number, and numbers are labels, at most "
+                f"{LARGEST_LABEL}; begin the names of the classes with a letter"
+            )
+    for name, after in pairwise(in_order):
+        if labels[name] == labels[after]:
+            raise DataError(
+                f"{name!r} and {after!r} among {what} both mean class {labels[name]}; put their "
+                "images into one of them"
+            )
+    return labels
 
 
 @dataclass(frozen=True)
@@ -53,6 +108,10 @@ class Items:
         left_out: what was left out when the source was opened with `skip_bad`.
         named: false where the source does not say what its classes are called, and `class_names`
             holds the numbers.
+        passed_over: what is in the source and was not taken for an item.
+        reading: how the source was read, in one line for a person: parts, columns, what was passed
+            over.
+        max_pixels: the most pixels that an image may have.
 
     Raises:
         DataError: if any of this does not hold; the message names the item and where it is.
@@ -65,6 +124,9 @@ class Items:
     source: str
     left_out: tuple[LeftOut, ...] = ()
     named: bool = True
+    passed_over: tuple[PassedOver, ...] = ()
+    reading: str = ""
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         labels = np.array(self.labels, dtype=np.int64)
@@ -130,7 +192,7 @@ class Items:
         Raises:
             DataError: if it cannot be read; the message names its file and row.
         """
-        return open_payload(self.payloads[row])
+        return open_payload(self.payloads[row], self.max_pixels)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "Items":
         """Return the items of some rows (positions or a mask), in that order."""

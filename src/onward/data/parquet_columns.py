@@ -1,7 +1,6 @@
 """Which columns of image Parquet hold the images, the labels and the ids."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 IMAGE_NAMES = ("image", "img")
-LABEL_NAMES = ("label", "fine_label", "labels")
+LABEL_NAMES = (
+    "label", "labels", "fine_label", "fine_labels", "class", "class_id", "class_label", "category",
+    "target", "targets", "y",
+)  # fmt: skip
+"""What a column of labels is called; a column that is called otherwise is taken if it is stated, or
+if the file's metadata calls it one (`ClassLabel`)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,14 @@ class Columns:
     image: str
     label: str
     id: str | None
+
+    def __str__(self) -> str:
+        ids = "file and row" if self.id is None else f"the column {self.id!r}"
+        return f"images in the column {self.image!r}, labels in {self.label!r}, ids by {ids}"
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return the names; `id` is null where file and row make the ids."""
+        return {"image": self.image, "label": self.label, "id": self.id}
 
 
 def read_schema(shard: Path) -> "pa.Schema":
@@ -55,14 +67,14 @@ def choose_columns(file: Path, schema: "pa.Schema", wanted: WantedColumns) -> Co
     """Return the columns to use: those wanted, and where none is wanted those that stand out.
 
     The image column is the only struct `{bytes, path}`, or of several the one called `image` or
-    `img`. The label column is `label`, `fine_label` or `labels`, or else the only integer column.
+    `img`. The label column holds integers or strings and is one that the metadata calls a
+    `ClassLabel`, or else one that is called like a label (`LABEL_NAMES`); of several, `fine_label`
+    goes before `coarse_label`. Another column is not taken for labels because it is the only one.
 
     Raises:
         DataError: if a column wanted is missing or of a wrong type, or there is no single choice;
             the message lists the columns there are.
     """
-    import pyarrow as pa
-
     there = ", ".join(f"{field.name} ({field.type})" for field in schema)
     twice = [name for name in schema.names if schema.names.count(name) > 1]
     if twice:
@@ -74,26 +86,50 @@ def choose_columns(file: Path, schema: "pa.Schema", wanted: WantedColumns) -> Co
         if name is not None and name not in schema.names:
             raise DataError(f"{file} has no column {name!r}; its columns are {there}")
     images = [field.name for field in schema if _is_image_type(field.type)]
-    numbers = [f.name for f in schema if pa.types.is_integer(f.type) and f.name != wanted.id]
-    image = wanted.image or _pick(images, IMAGE_NAMES)
-    label = wanted.label or _pick(numbers, LABEL_NAMES)
-    if image is None or label is None:
-        missing = (
-            "image column, a struct {bytes, path}" if image is None else "integer label column"
-        )
-        option = "image" if image is None else "label"
+    image = wanted.image or _pick_image(images)
+    labels = [wanted.label] if wanted.label else _find_labels(schema, wanted.id)
+    if image is None or len(labels) != 1:
+        option, missing = "image", "single image column, a struct {bytes, path}"
+        if image is not None:
+            option, missing = "label", "column that is known for the labels"
+            if labels:
+                missing = f"single column of labels: {' and '.join(labels)} may be meant"
         raise DataError(
-            f"{file} has no single {missing}; its columns are {there}. Name one: "
-            f"--{option}-column ({option}_column=...)"
+            f"{file} has no {missing}; its columns are {there}. Name one: "
+            f"--{option}-column NAME ({option}_column=...)"
         )
     for name, fits, needed in (
         (image, image in images, "images need a struct with a binary field 'bytes'"),
-        (label, label in numbers, "labels need integers"),
+        (labels[0], _is_label_type(schema, labels[0]), "labels need integers or strings"),
         (wanted.id, wanted.id is None or _is_id_type(schema, wanted.id), "ids need strings"),
     ):
         if not fits:
             raise DataError(f"column {name!r} of {file} is {schema.field(name).type}; {needed}")
-    return Columns(image, label, wanted.id)
+    return Columns(image, labels[0], wanted.id)
+
+
+def _pick_image(found: list[str]) -> str | None:
+    named = [name for name in found if name.lower() in IMAGE_NAMES]
+    single = named or found
+    return single[0] if len(single) == 1 else None
+
+
+def _find_labels(schema: "pa.Schema", used: str | None) -> list[str]:
+    """Return the columns that may hold the labels: one where it is clear."""
+    fitting = [name for name in schema.names if name != used and _is_label_type(schema, name)]
+    stated = [name for name in fitting if class_names(schema, name)]
+    named = [name for name in fitting if name.lower() in LABEL_NAMES]
+    found = [name for name in fitting if name in stated or name in named]
+    found = [name for name in found if name.lower() != "coarse_label"] or found
+    both = [name for name in found if name in stated and name in named]
+    return both if len(both) == 1 else found
+
+
+def has_numbers(schema: "pa.Schema", column: str) -> bool:
+    """Say whether a column holds integers."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(schema.field(column).type))
 
 
 def class_names(schema: "pa.Schema", label: str) -> list[str]:
@@ -126,13 +162,6 @@ def check_alike(first: Path, other: Path, columns: Columns) -> None:
         )
 
 
-def _pick(found: list[str], preferred: Sequence[str]) -> str | None:
-    named = [name for name in preferred if name in found]
-    if named:
-        return named[0]
-    return found[0] if len(found) == 1 else None
-
-
 def _is_image_type(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
@@ -146,5 +175,21 @@ def _is_id_type(schema: "pa.Schema", column: str) -> bool:
     import pyarrow as pa
 
     kind = schema.field(column).type
-    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return bool(texts or pa.types.is_integer(kind))
+    return bool(_is_string(kind) or pa.types.is_integer(kind))
+
+
+def _is_label_type(schema: "pa.Schema", column: str) -> bool:
+    import pyarrow as pa
+
+    kind = schema.field(column).type
+    if pa.types.is_dictionary(kind):
+        return _is_string(kind.value_type)
+    return bool(_is_string(kind) or pa.types.is_integer(kind))
+
+
+def _is_string(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )

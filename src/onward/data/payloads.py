@@ -13,6 +13,7 @@ beside its vectors and never reads them.
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -23,9 +24,10 @@ from jaxtyping import UInt8
 
 from onward.artifacts import digest
 from onward.data import decoding
-from onward.data.decoding import REPAIR
+from onward.data.decoding import MAX_PIXELS, REPAIR
 from onward.data.digits import digit_pixels, digit_values
 from onward.errors import DataError
+from onward.labels import is_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,15 +38,19 @@ V = TypeVar("V", str, int)
 _FOOTER_LENGTH = 8  # at the end of a Parquet file: 4 bytes of length, then PAR1
 
 
-def open_payload(payload: Payload) -> "Image.Image":
+def open_payload(payload: Payload, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     """Return the image that a payload points to, as grey ("L") or colour ("RGB") pixels.
 
+    Args:
+        payload: as this module describes it.
+        max_pixels: the most pixels that the image may have.
+
     Raises:
-        DataError: if the image is gone, unreadable or changed, naming its file and row; if the
-            payload says nothing about where its image is.
+        DataError: if the image is gone, unreadable, too large or changed, naming its file and row;
+            if the payload says nothing about where its image is.
     """
     if "digits" in payload and not {"path", "file"} & payload.keys():
-        return decoding.decode(_digit(payload), describe_payload(payload))
+        return decoding.decode(_digit(payload), describe_payload(payload), max_pixels)
     content, where = _read(payload), describe_payload(payload)
     changed = _find_change(content, payload)
     if changed is not None:
@@ -52,7 +58,7 @@ def open_payload(payload: Payload) -> "Image.Image":
             f"{where} has changed since its payload was written: {changed}. Put the image back, or "
             "update the item, whose other vectors are of the image that it was"
         )
-    return decoding.decode(content, where)
+    return decoding.decode(content, where, max_pixels)
 
 
 def with_digest(payload: Payload) -> dict[str, Any]:
@@ -63,15 +69,15 @@ def with_digest(payload: Payload) -> dict[str, Any]:
     Raises:
         DataError: if the image is gone, or the payload says nothing about where it is.
     """
-    if "digits" in payload:
+    if "digits" in payload and not {"path", "file"} & payload.keys():
         return dict(payload)
     return {**payload, "sha256": hashlib.sha256(_read(payload)).hexdigest()}
 
 
-def find_fault(payload: Payload) -> str | None:
+def find_fault(payload: Payload, max_pixels: int = MAX_PIXELS) -> str | None:
     """Say in few words why an image cannot be opened; None if it can. Decodes it to find out."""
     try:
-        open_payload(payload)
+        open_payload(payload, max_pixels)
     except DataError as error:
         return str(error).removeprefix(f"{describe_payload(payload)} ").removesuffix(REPAIR)
     return None
@@ -82,7 +88,7 @@ def describe_payload(payload: Payload) -> str:
     if "path" in payload:
         return str(payload["path"])
     if "file" in payload:
-        return f"{payload['file']}, row {payload['row']}"
+        return f"{payload['file']}, row {payload.get('row')}"
     return f"digits, row {payload['digits']}" if "digits" in payload else str(dict(payload))
 
 
@@ -100,10 +106,13 @@ def digest_payloads(payloads: Iterable[Payload]) -> str:
 
     def fingerprint(payload: Payload) -> str:
         if "path" in payload:
-            return f"{_length(payload['path'])} bytes"
-        if "file" in payload:
-            return f"row {payload['row']} of {digest_footer(payload['file'])}"
-        return digest(digit_pixels(payload["digits"]).tobytes())
+            return f"{_length(_value(payload, 'path', str))} bytes"
+        if {"file", "row"} <= payload.keys():
+            file = _value(payload, "file", str)
+            return f"row {_value(payload, 'row', int)} of {digest_footer(file)}"
+        if "digits" in payload:
+            return digest(_digit(payload).tobytes())
+        raise _says_nothing(payload)
 
     return digest(*(fingerprint(payload).encode() for payload in payloads))
 
@@ -140,7 +149,11 @@ def _read(payload: Payload) -> bytes:
             where = describe_payload(payload)
             raise DataError(f"{where} holds no image: its bytes are null; leave it out")
         return content
-    raise DataError(
+    raise _says_nothing(payload)
+
+
+def _says_nothing(payload: Payload) -> DataError:
+    return DataError(
         f"the payload {dict(payload)} does not say where an image is; it needs 'path', or 'file', "
         "'row' and 'column', or 'digits'"
     )
@@ -155,8 +168,9 @@ def _digit(payload: Payload) -> UInt8[np.ndarray, "8 8"]:
 
 def _value(payload: Payload, name: str, kind: type[V]) -> V:
     """Return a value of a payload; the owner may have written anything."""
-    value = payload[name]
-    if not isinstance(value, kind) or (isinstance(value, str) and "\0" in value):
+    value: V = payload[name]
+    unfit = isinstance(value, bool) or not isinstance(value, kind)  # True is no row
+    if unfit or (isinstance(value, str) and ("\0" in value or not is_text(value))):
         raise DataError(
             f"the payload {dict(payload)} has {value!r} as {name!r}, which says of no image where "
             f"it is; write {'a number' if kind is int else 'the name of a file or a column'}"
@@ -169,13 +183,18 @@ def _find_change(content: bytes, payload: Payload) -> str | None:
     length, stated = payload.get("bytes"), payload.get("sha256")
     if length is not None and length != len(content):
         return f"it has {len(content):,} bytes, not {length}"
-    if stated is not None and stated != (found := hashlib.sha256(content).hexdigest()):
+    if stated is None:
+        return None
+    found = hashlib.sha256(content).hexdigest()
+    if str(stated).lower() != found:
         return f"its SHA-256 is {found[:8]}..., not {str(stated)[:8]}..."
     return None
 
 
 def _read_file(path: str) -> bytes:
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for for ever
+            raise DataError(f"{path} is no file; name the file that holds the image")
         return Path(path).read_bytes()
     except OSError as error:
         raise _gone(path, error) from error

@@ -68,8 +68,13 @@ def read_image_bytes(file: str, row: int, column: str) -> bytes | None:
     start = ends[group - 1] if group else 0
     key = (file, size, changed, column, group)
     cells = _held.get(key, lambda: read_group(file, group, column))
-    found: bytes | None = cells[row - start].as_py()
-    return found
+    found = cells[row - start].as_py()
+    if isinstance(found, bytes | None):
+        return found
+    raise DataError(
+        f"the column {column!r} of {file} holds {type(found).__name__}, not bytes of an image; "
+        "name another column"
+    )
 
 
 def read_group(file: str, group: int, column: str) -> "pa.ChunkedArray":

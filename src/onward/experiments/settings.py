@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from onward.compatibility import NEW, OLD, UPGRADED
+from onward.data.decoding import MAX_PIXELS
+from onward.data.folders import ReadAs
 
 Side = Literal[
     "none",
@@ -49,9 +51,16 @@ class DataSettings(BaseModel):
         new_from: how many of the lowest label numbers the new model does not know.
         verification: also state the true accept rates (TAR) at fixed false accept rates.
         image_column: Parquet only: the struct {bytes, path}.
-        label_column: Parquet only: the integer label.
+        label_column: Parquet only: the label numbers, or class names.
         id_column: Parquet only: ids; otherwise file and row.
+        config: Parquet only: the configuration, where there are several.
+        read_as: what the folders in the source are, where their names leave it open: "classes" or
+            "parts"; or "parquet", where images lie beside.
+        train_part: the folder or shards to train with, where their names do not say.
+        test_part: likewise.
+        open_set: the test part may have classes that the training part lacks.
         skip_bad: leave out bad images and say which.
+        max_pixels: the most pixels that an image may have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +77,13 @@ class DataSettings(BaseModel):
     image_column: str | None = None
     label_column: str | None = None
     id_column: str | None = None
+    config: str | None = None
+    read_as: ReadAs = "auto"
+    train_part: str | None = None
+    test_part: str | None = None
+    open_set: bool = False
     skip_bad: bool = False
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
 
 
 class LayersSettings(BaseModel):

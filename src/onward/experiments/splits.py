@@ -6,7 +6,7 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.data.items import Items
-from onward.data.sources import open_splits
+from onward.data.sources import Stated, read_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments.recipe import Recipe
 
@@ -104,13 +104,7 @@ def unsampled(items: Items) -> np.ndarray:
 def _open(recipe: Recipe, source: str) -> tuple[Items, Items]:
     data = recipe.data
     try:
-        return open_splits(
-            source,
-            image_column=data.image_column,
-            label_column=data.label_column,
-            id_column=data.id_column,
-            skip_bad=data.skip_bad,
-        )
+        return read_splits(source, Stated(**{name: getattr(data, name) for name in vars(Stated())}))
     except DataError as error:
         if not data.layout:
             raise

@@ -83,6 +83,7 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comp
     started = time.monotonic()
     check_place(out, recipe, overwrite=overwrite)
     splits = split(recipe)
+    _tell_images(splits, stage)
     sampled = [arm.name for arm in recipe.arms if arm.gallery_sample]
     if sampled and splits.open is None:
         raise ConfigurationError(
@@ -113,6 +114,17 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comp
     write_page(page, judgement.closed, splits=splits, rankings=rankings, run=run)
     stage.tell(f"Report: {page}")
     return judgement.closed
+
+
+def _tell_images(splits: Splits, stage: Stage) -> None:
+    """Say how each source was read, and what was left out of it."""
+    said: dict[str, str] = {}
+    for items in (splits.old_train, splits.train, splits.closed):
+        said.setdefault(items.source, items.reading)
+        for left in items.left_out:
+            said.setdefault(f"left out: {left.where}", left.why)
+    for where, what in said.items():
+        stage.tell(f"{where}: {what}")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from onward.data import open_payload
-from onward.data.decoding import REPAIR
+from onward.data.decoding import MAX_PIXELS, REPAIR
 from onward.data.images import to_pixels
 from onward.data.payloads import Payload
 from onward.errors import DataError
@@ -26,11 +26,13 @@ Image = UInt8[np.ndarray, "channel height width"]
 EmbedPayloads = Callable[[Ids, Sequence[Payload | None]], tuple[Embeddings, Mapping[str, str]]]
 
 
-def payload_embedder(model: EmbeddingModel, *, device: str = "cpu") -> EmbedPayloads:
+def payload_embedder(
+    model: EmbeddingModel, *, device: str = "cpu", max_pixels: int = MAX_PIXELS
+) -> EmbedPayloads:
     """Return a function from ids and payloads to embeddings, and why the others have none.
 
     Where it is called again and again, keep it: on a GPU, each holds a copy of the weights. Memory
-    is bounded by what it is given at a time.
+    is bounded by what it is given at a time. Images of more than `max_pixels` are not opened.
 
     Raises:
         ModelError: if the device cannot be used.
@@ -40,7 +42,7 @@ def payload_embedder(model: EmbeddingModel, *, device: str = "cpu") -> EmbedPayl
     def embed(ids: Ids, payloads: Sequence[Payload | None]) -> tuple[Embeddings, Mapping[str, str]]:
         found, skipped = list[str](), dict[str, str]()
         vectors = [np.empty((0, model.space.dim), np.float32)]
-        for images, faults in _decoded(model, ids, payloads):
+        for images, faults in _decoded(model, ids, payloads, max_pixels):
             skipped |= faults
             if not images:
                 continue
@@ -58,21 +60,25 @@ def payload_embedder(model: EmbeddingModel, *, device: str = "cpu") -> EmbedPayl
 
 
 def _decoded(
-    model: EmbeddingModel, ids: Ids, payloads: Sequence[Payload | None]
+    model: EmbeddingModel, ids: Ids, payloads: Sequence[Payload | None], max_pixels: int
 ) -> Iterator[tuple[dict[str, Image], dict[str, str]]]:
     """Yield what `_decode` gives of some items at a time, each while the model is at the last."""
     parts = [slice(start, start + BATCH_ITEMS) for start in range(0, len(ids), BATCH_ITEMS)]
     with ThreadPoolExecutor(1, "ahead") as ahead:
-        coming = [ahead.submit(_decode, model, ids[part], payloads[part]) for part in parts[:1]]
+        coming = [
+            ahead.submit(_decode, model, ids[part], payloads[part], max_pixels)
+            for part in parts[:1]
+        ]
         for part in [*parts[1:], None] if parts else []:
             found = coming.pop().result()
             if part is not None:
-                coming.append(ahead.submit(_decode, model, ids[part], payloads[part]))
+                following = ids[part], payloads[part]
+                coming.append(ahead.submit(_decode, model, *following, max_pixels))
             yield found
 
 
 def _decode(
-    model: EmbeddingModel, ids: Ids, payloads: Sequence[Payload | None]
+    model: EmbeddingModel, ids: Ids, payloads: Sequence[Payload | None], max_pixels: int
 ) -> tuple[dict[str, Image], dict[str, str]]:
     """Return the pixels by id, and why there are none of the others."""
     taken = model.input
@@ -82,7 +88,7 @@ def _decode(
         if payload is None:
             return NO_PAYLOAD
         try:
-            return to_pixels(open_payload(payload), taken.size, taken.channels)
+            return to_pixels(open_payload(payload, max_pixels), taken.size, taken.channels)
         except DataError as error:
             return str(error).removesuffix(REPAIR)
 

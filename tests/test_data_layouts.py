@@ -1,0 +1,885 @@
+"""Layouts of image data are stated or refused, never guessed in silence.
+
+The variants of this class of errors, each with a test below:
+
+- names of parts, in any case and spelling, of folders and of shards; names that only look like them
+- a third folder beside the parts; two parts of one role; a test part alone; parts that are classes
+- Tiny-ImageNet: `train/CLASS/images`, `val/images` with a list; a part without any labels
+- configurations of the hub; shards of two generations; Parquet and images in one folder
+- the column of labels: known by name or metadata, stated, or refused; strings
+- classes in another order in the shards of train and test; classes that only the test part has
+- thumbnails and leftovers of systems, file servers and file managers
+- images too deep, or one folder too high; links in rings and to the neighbours
+- names that differ in case or in their Unicode alone
+- labels that must not depend on which images can be read
+"""
+
+import json
+import os
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rights import without_the_rights_of_root
+from typer.testing import CliRunner
+
+from onward import open_items, open_splits
+from onward.cli.app import app
+from onward.cli.reading import _OPTIONS
+from onward.data import Stated, describe_data
+from onward.data.listing import LEFT_BEHIND
+from onward.data.parts import role_of, split_name
+from onward.errors import ConfigurationError, DataError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+CLASSES = ("benign", "cyst", "tumour")
+
+
+def put(path, value=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 6), (value,) * 3).save(path)
+    return path
+
+
+def put_part(folder, classes=CLASSES, images=2, inner=""):
+    for name in classes:
+        for number in range(images):
+            put(folder / name / inner / f"{number}.png")
+
+
+def shard(path, labels, *, names=None, column="label", images=None, **others):
+    """Write a shard with one image a label."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = BytesIO()
+    Image.new("L", (4, 4)).save(content, "PNG")
+    cells = [{"bytes": content.getvalue(), "path": None} for _ in labels]
+    columns = {"image": pa.array(images or cells, IMAGE), **others}
+    if column:
+        columns[column] = pa.array(labels)
+    table = pa.table(columns)
+    if names is not None:
+        features = {column: {"names": names, "_type": "ClassLabel"}}
+        info = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": info})
+    pq.write_table(table, path)
+    return path
+
+
+def names_in(items):
+    """The name of each item's class."""
+    return [items.class_names[label] for label in items.labels.tolist()]
+
+
+def run(*arguments) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+# --- names of parts
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("Training", "Testing"),
+        ("TRAIN", "TEST"),
+        ("training_set", "test_set"),
+        ("train-images", "test-images"),
+        ("Training Data", "Testing Data"),
+        ("TrainData", "TestData"),
+        ("train2017", "val2017"),
+        ("train", "valid"),
+        ("train", "Validation"),
+        ("train", "dev"),
+        ("train", "eval"),
+        ("trainval", "test"),
+        ("trn", "tst"),
+        ("train", "held-out"),
+    ],
+)
+def test_parts_are_known_by_their_names(tmp_path, train, test):
+    put_part(tmp_path / train, images=3)
+    put_part(tmp_path / test, images=1)
+    learn, judge = open_splits(tmp_path)
+    assert set(learn.class_names.values()) == set(CLASSES)
+    assert {item.split("/")[0] for item in learn.ids} == {train}
+    assert {item.split("/")[0] for item in judge.ids} == {test}
+    assert names_in(judge) == list(CLASSES)
+    assert f"train with {train}, test with {test}" in learn.reading == judge.reading
+    assert len(open_items(tmp_path)) == 12
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trainer",
+        "strain",
+        "testament",
+        "bullet train",
+        "value",
+        "device",
+        "evaluator",
+        "a",
+        "",
+        "7",
+    ],
+)
+def test_names_that_only_look_like_parts_are_none(name):
+    assert role_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "role", "rest"),
+    [
+        ("cifar10-train", "train", "train", "cifar10"),
+        ("train_clean", "train", "train", "clean"),
+        ("mnist.test", "test", "test", "mnist"),
+        ("train-test-split", "", None, "train-test-split"),
+        ("faces", "", None, "faces"),
+        ("train_val", "train_val", "train", ""),
+    ],
+)
+def test_a_word_in_a_name_tells_the_part(name, word, role, rest):
+    assert split_name(name) == (word, role, rest)
+
+
+@given(st.text(max_size=30))
+def test_any_name_is_read_without_an_error(name):
+    word, role, rest = split_name(name)
+    assert (role is None) == (word == "")
+    assert len(word) + len(rest) <= len(name) or role is None
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train-00000-of-00001", "test-00000-of-00001"),
+        ("train-00000-of-00001-0123456789abcdef", "test-00000-of-00001-fedcba9876543210"),
+        ("cifar10-train", "cifar10-test"),
+        ("Training", "Testing"),
+        ("data/train_0", "data/dev_0"),
+        ("default/train/0000", "default/validation/0000"),
+        ("default/partial-train/0000", "default/partial-test/0000"),
+        ("TRAIN2017", "VAL2017"),
+    ],
+)
+def test_shards_are_known_by_the_same_names(tmp_path, train, test):
+    shard(tmp_path / f"{train}.parquet", [0, 1, 1])
+    shard(tmp_path / f"{test}.parquet", [1, 0])
+    learn, judge = open_splits(tmp_path)
+    assert (learn.labels.tolist(), judge.labels.tolist()) == ([0, 1, 1], [1, 0])
+
+
+def test_a_shard_whose_folder_names_another_part_is_refused(tmp_path):
+    shard(tmp_path / "train/test.parquet", [0])
+    with pytest.raises(
+        DataError, match=r"test.parquet names two parts, 'train' and 'test'; rename"
+    ):
+        open_items(tmp_path)
+
+
+# --- what leaves a choice is refused, with the option that settles it
+
+
+@pytest.mark.parametrize("third", ["extra", "unlabelled", "masks", "gallery"])
+def test_a_third_folder_beside_the_parts_is_refused_and_the_parts_can_be_named(tmp_path, third):
+    for part in ("train", "test", third):
+        put_part(tmp_path / part)
+    with pytest.raises(
+        DataError, match=rf"train, which may be parts .*, beside {third}. Say which "
+    ):
+        open_items(tmp_path)
+    learn, judge = open_splits(tmp_path, train_part="train", test_part="test")
+    assert (len(learn), len(judge)) == (6, 6)
+    assert f"not read: {third}" in learn.reading
+    assert len(open_items(tmp_path, train_part="train", test_part="test")) == 12
+    assert len(open_splits(tmp_path, train_part=third, test_part="test")[0]) == 6
+    as_classes = open_items(tmp_path, read_as="classes")
+    assert set(as_classes.class_names.values()) == {"train", "test", third}
+
+
+def test_a_folder_without_images_beside_the_parts_is_passed_over_and_told(tmp_path):
+    put_part(tmp_path / "train")
+    put_part(tmp_path / "test")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "boxes.xml").write_text("<boxes/>")
+    items = open_items(tmp_path)
+    assert set(items.class_names.values()) == set(CLASSES)
+    assert "folders without an image: 1 (annotations)" in items.reading
+
+
+def test_names_that_may_be_parts_are_refused(tmp_path):
+    put_part(tmp_path / "seg_train")
+    put_part(tmp_path / "seg_test")
+    with pytest.raises(DataError, match=r"seg_test, seg_train, which may be parts .* --train-part"):
+        open_splits(tmp_path)
+    learn, _ = open_splits(tmp_path, train_part="seg_train", test_part="seg_test")
+    assert names_in(learn)[0] == "benign"
+
+
+def test_two_parts_of_one_role_are_refused(tmp_path):
+    for part in ("train", "train2017", "test"):
+        put_part(tmp_path / part)
+    with pytest.raises(DataError, match=r"several parts to train with, train, train2017. Say wh"):
+        open_splits(tmp_path)
+    learn, judge = open_splits(tmp_path, train_part="train2017")
+    assert learn.ids[0].startswith("train2017/")
+    assert judge.ids[0].startswith("test/")
+    assert len(open_items(tmp_path)) == 18
+
+
+def test_a_test_part_alone_is_not_trained_with_in_silence(tmp_path):
+    put_part(tmp_path / "test")
+    assert len(open_items(tmp_path)) == 6
+    with pytest.raises(DataError, match=r"no part to train with; it has test. Say which ones"):
+        open_splits(tmp_path)
+
+
+def test_of_a_training_part_alone_a_quarter_is_to_test_with_and_that_is_said(tmp_path):
+    put_part(tmp_path / "train", images=4)
+    learn, judge = open_splits(tmp_path)
+    assert (len(learn), len(judge)) == (9, 3)
+    assert "a quarter of each class of train, chosen by a digest of the id" in learn.reading
+
+
+def test_parts_that_are_not_there_are_named(tmp_path):
+    put_part(tmp_path / "train")
+    put_part(tmp_path / "test")
+    with pytest.raises(DataError, match="has no part 'fold-1'; what it has: train, test"):
+        open_splits(tmp_path, train_part="fold-1")
+    with pytest.raises(DataError, match=r"'train' of .* cannot be both to train and to test with"):
+        open_splits(tmp_path, train_part="train", test_part="train")
+    assert len(open_splits(tmp_path, train_part="TRAIN")[0]) == 6
+    undivided = shard(tmp_path / "x.parquet", [0, 1])
+    with pytest.raises(
+        DataError, match="no part 'train'; what it has: its classes are not divided"
+    ):
+        open_splits(undivided, train_part="train")
+
+
+def test_classes_that_are_called_like_parts_are_classes_only_where_that_is_sure(tmp_path):
+    put_part(tmp_path, ["train", "ship", "aeroplane"])  # images beside each other: trains
+    assert set(open_items(tmp_path).class_names.values()) == {"train", "ship", "aeroplane"}
+    put_part(tmp_path, ["test"])
+    with pytest.raises(DataError, match=r"test, train, which may be parts .*--read-as classes"):
+        open_items(tmp_path)
+    assert len(open_items(tmp_path, read_as="classes").classes) == 4
+
+
+def test_class_folders_that_are_all_called_like_parts_are_refused(tmp_path):
+    put_part(tmp_path, ["train", "test"])
+    with pytest.raises(DataError, match=r"test, train: names of parts .*no class folders in them"):
+        open_items(tmp_path)
+    items = open_items(tmp_path, read_as="classes")
+    assert set(items.class_names.values()) == {"train", "test"}
+
+
+def test_folders_of_any_name_are_parts_where_that_is_stated(tmp_path):
+    for part in ("2023", "2024"):
+        put_part(tmp_path / part)
+    with pytest.raises(DataError, match=r"no class folder in .* has an image in it, only folders"):
+        open_items(tmp_path)
+    assert set(open_items(tmp_path, read_as="parts").class_names.values()) == set(CLASSES)
+    assert len(open_splits(tmp_path, train_part="2023", test_part="2024")[1]) == 6
+
+
+# --- classes of the parts
+
+
+def test_a_test_part_with_classes_that_the_train_part_lacks_is_an_error_that_names_them(tmp_path):
+    put_part(tmp_path / "train", ["cat", "dog"])
+    put_part(tmp_path / "test", ["cat", "Dog", "owl"])
+    with pytest.raises(
+        DataError, match=r"test of .* has classes that train lacks: 'Dog', 'owl'. .*--open-set"
+    ):
+        open_splits(tmp_path)
+    _, judge = open_splits(tmp_path, open_set=True)
+    assert set(names_in(judge)) == {"cat", "Dog", "owl"}
+    assert len(open_items(tmp_path).classes) == 4
+
+
+def test_shards_whose_test_part_has_another_class_are_refused(tmp_path):
+    shard(tmp_path / "train.parquet", [0, 1])
+    shard(tmp_path / "test.parquet", [0, 7])
+    with pytest.raises(DataError, match=r"the part test of .* has classes that train lacks: '7'"):
+        open_splits(tmp_path)
+
+
+def test_a_class_that_the_test_part_lacks_is_fine(tmp_path):
+    put_part(tmp_path / "train")
+    put_part(tmp_path / "test", ["tumour"])
+    learn, judge = open_splits(tmp_path)
+    assert (set(learn.classes), set(judge.classes)) == ({0, 1, 2}, {2})
+
+
+@pytest.mark.parametrize("opens", [open_items, open_splits])
+def test_parts_whose_classes_stand_in_another_order_are_never_compared_by_number(tmp_path, opens):
+    shard(tmp_path / "train.parquet", [0, 1], names=["cat", "dog"])
+    shard(tmp_path / "test.parquet", [0, 1], names=["dog", "cat"])
+    with pytest.raises(DataError, match="give the classes of 'label' different names; the shards"):
+        opens(tmp_path)
+    shard(tmp_path / "test.parquet", [0, 1])
+    with pytest.raises(DataError, match="give the classes of 'label' different names; the shards"):
+        opens(tmp_path)
+
+
+def test_sources_that_are_opened_apart_carry_their_names(tmp_path):
+    for part, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        shard(tmp_path / f"{part}.parquet", [0, 1], names=names)
+    learn, judge = (open_items(tmp_path / f"{part}.parquet") for part in ("train", "test"))
+    assert (names_in(learn), names_in(judge)) == (["cat", "dog"], ["dog", "cat"])
+    assert learn.named
+    assert not open_items(shard(tmp_path / "plain.parquet", [0, 1])).named
+
+
+# --- Tiny-ImageNet
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    kinds = ["n001", "n002", "n003"]
+    put_part(tmp_path / "train", kinds, images=4, inner="images")
+    for kind in kinds:
+        (tmp_path / "train" / kind / f"{kind}_boxes.txt").write_text("0.png\t0\t0\t9\t9\n")
+    for number in range(6):
+        put(tmp_path / f"val/images/val_{number}.png")
+    lines = [f"val_{number}.png\t{kinds[2 - number % 3]}\t0\t0\t9\t9\n" for number in range(6)]
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(lines))
+    return tmp_path
+
+
+def test_tiny_imagenet_is_read_with_its_list_of_labels(tiny):
+    learn, judge = open_splits(tiny)
+    assert (len(learn), names_in(learn)[:5]) == (12, ["n001"] * 4 + ["n002"])
+    by_id = dict(zip(judge.ids, names_in(judge), strict=True))
+    assert by_id["val/images/val_0.png"] == "n003"
+    assert by_id["val/images/val_1.png"] == "n002"
+    assert len(by_id) == 6
+    assert judge.open(0).size == (6, 6)
+    assert "texts and tables beside images: 3 (train/n001/n001_boxes.txt, ...)" in learn.reading
+    assert "12 items lie in folders below their class folder" in learn.reading
+
+
+def test_images_beside_the_list_are_read_too(tiny):
+    for number in range(6):
+        (tiny / f"val/images/val_{number}.png").rename(tiny / f"val/val_{number}.png")
+    (tiny / "val/images").rmdir()
+    assert open_splits(tiny)[1].ids[0] == "val/val_0.png"
+
+
+def test_a_part_without_labels_is_refused_by_name(tiny):
+    put(tiny / "test/images/test_0.png")
+    with pytest.raises(DataError, match=r"test/images holds images, but neither class folders nor"):
+        open_items(tiny)
+    with pytest.raises(DataError, match=r"test_annotations.txt. say their classes. Name the parts"):
+        open_splits(tiny)
+    assert len(open_splits(tiny, test_part="val")[1]) == 6
+    put(tiny / "test/1.png")
+    (tiny / "test/images/test_0.png").unlink()
+    (tiny / "test/images").rmdir()
+    with pytest.raises(DataError, match="test holds images, but neither class folders nor a list"):
+        open_splits(tiny)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "val_0.png\tn009\n",
+            r"line 7 of .*val_annotations.txt is 'val_0.png.tn009'; it should be",
+        ),
+        ("val_0.png\tn001\n", "line 7 of .* and each file have one class"),
+        ("val_9.png\n", "line 7 of .* it should be the name of a file, a tab and one of the cla"),
+        ("val_9.png\tn001\n", "val_9.png is in the list of classes, but there is no such file"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_an_error_that_names_the_line(tiny, line, words):
+    with (tiny / "val/val_annotations.txt").open("a") as file:
+        file.write(line)
+    with pytest.raises(DataError, match=words):
+        open_splits(tiny)
+
+
+def test_an_image_that_the_list_lacks_is_an_error_and_can_be_left_out(tiny):
+    put(tiny / "val/images/val_7.png")
+    with pytest.raises(DataError, match=r"val_7.png is not in the list that gives each image its"):
+        open_splits(tiny)
+    _, judge = open_splits(tiny, skip_bad=True)
+    assert (len(judge), len(judge.left_out)) == (6, 1)
+
+
+# --- configurations, generations, mixtures
+
+
+@pytest.fixture
+def hub(tmp_path):
+    for config in ("clean", "noisy"):
+        folder = tmp_path / "hub" / config
+        shard(folder / "train-00000-of-00001.parquet", [0, 1, 1], names=["a", "b"])
+        shard(folder / "test-00000-of-00001.parquet", [1, 0], names=["a", "b"])
+    return tmp_path / "hub"
+
+
+@pytest.mark.parametrize("opens", [open_items, open_splits, describe_data])
+def test_several_configurations_are_refused_by_name(hub, opens):
+    with pytest.raises(DataError, match=r"2 configurations.*'clean', 'noisy'. Name one: --config"):
+        opens(hub)
+
+
+def test_a_configuration_is_chosen_by_its_name(hub):
+    learn, judge = open_splits(hub, config="noisy")
+    assert (len(learn), len(judge)) == (3, 2)
+    assert all(item.startswith("noisy/") for item in learn.ids)
+    assert "configuration noisy" in learn.reading
+    assert len(open_items(hub, config="*")) == 10
+    assert len(open_items(hub / "clean")) == 5
+    with pytest.raises(DataError, match="has no configuration 'foggy'; it has 'clean', 'noisy'"):
+        open_items(hub, config="foggy")
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["clean-train", "noisy-train"],
+        ["train-clean", "train-noisy"],
+        ["data/clean/train", "data/noisy/train"],
+        ["clean/train/0000", "noisy/train/0000"],
+        ["train/clean/0000", "train/noisy/0000"],
+        ["clean/0000", "noisy/0000"],
+    ],
+)
+def test_configurations_are_found_wherever_their_names_stand(tmp_path, paths):
+    for path in paths:
+        shard(tmp_path / f"{path}.parquet", [0, 1])
+    with pytest.raises(DataError, match="holds 2 configurations, and images may stand in each"):
+        open_items(tmp_path)
+    assert len(open_items(tmp_path, config="clean")) == 2
+
+
+def test_shards_of_two_generations_are_refused(tmp_path):
+    shard(tmp_path / "train-00000-of-00001-0123456789abcdef.parquet", [0])
+    shard(tmp_path / "train-00000-of-00001-fedcba9876543210.parquet", [0])
+    with pytest.raises(DataError, match="are shards of one part that was written twice; remove"):
+        open_items(tmp_path)
+    for old in tmp_path.iterdir():
+        old.unlink()
+    for name in ("0-of-2", "1-of-2", "2-of-3"):
+        shard(tmp_path / f"train-{name}.parquet", [0])
+    with pytest.raises(DataError, match="are shards of one part that was written twice; remove"):
+        open_items(tmp_path)
+
+
+def test_parquet_beside_image_folders_is_refused_unless_it_is_said_which(tmp_path):
+    put_part(tmp_path)
+    shard(tmp_path / "all.parquet", [0, 1])
+    with pytest.raises(DataError, match=r"holds Parquet files .all.parquet. and images in folders"):
+        open_items(tmp_path)
+    assert len(open_items(tmp_path, read_as="parquet")) == 2
+    assert len(open_items(tmp_path, read_as="classes")) == 6
+
+
+def test_what_is_stated_of_another_kind_of_source_is_refused(tmp_path, hub):
+    put_part(tmp_path / "photos")
+    with pytest.raises(ConfigurationError, match="has no configurations; config is for Parquet"):
+        open_items(tmp_path / "photos", config="clean")
+    with pytest.raises(ConfigurationError, match="is a file; read_as = 'classes' is for image fol"):
+        open_items(hub / "clean/test-00000-of-00001.parquet", read_as="classes")
+    with pytest.raises(DataError, match="has no Parquet file; leave out --read-as parquet"):
+        open_items(tmp_path / "photos", read_as="parquet")
+    with pytest.raises(ConfigurationError, match="read_as is 'guess'; choose one of auto, classes"):
+        Stated.__post_init__(SimpleNamespace(read_as="guess", max_pixels=1))
+    with pytest.raises(
+        ConfigurationError, match="max_pixels is 0; an image has at least one pixel"
+    ):
+        open_items(tmp_path / "photos", max_pixels=0)
+
+
+# --- columns
+
+
+@pytest.mark.parametrize("column", ["width", "frame", "identity_count", "split", "coarse_label"])
+def test_the_only_column_of_integers_is_not_taken_for_the_labels(tmp_path, column):
+    file = shard(tmp_path / "x.parquet", [3, 4], column=column)
+    with pytest.raises(DataError, match=rf"known for the labels; .*{column} .*--label-column NAME"):
+        open_items(file)
+    assert open_items(file, label_column=column).labels.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("column", ["label", "labels", "Label", "class", "target", "category"])
+def test_a_column_that_is_called_like_a_label_is_taken_and_told(tmp_path, column):
+    items = open_items(shard(tmp_path / "x.parquet", [3, 4], column=column, size=pa.array([1, 2])))
+    assert items.labels.tolist() == [3, 4]
+    assert f"images in the column 'image', labels in '{column}', ids by file" in items.reading
+
+
+def test_a_column_that_the_metadata_calls_a_label_is_taken(tmp_path):
+    names = ["ann", "bob"]
+    items = open_items(shard(tmp_path / "x.parquet", [1, 0], column="who", names=names))
+    assert names_in(items) == ["bob", "ann"]
+
+
+def test_two_columns_that_may_be_the_labels_are_refused(tmp_path):
+    file = shard(tmp_path / "x.parquet", [1, 0], target=pa.array([5, 6]))
+    with pytest.raises(DataError, match="no single column of labels: target and label may be mea"):
+        open_items(file)
+    assert open_items(file, label_column="target").labels.tolist() == [5, 6]
+
+
+def test_strings_are_names_and_no_part_shifts_their_numbers(tmp_path):
+    shard(tmp_path / "train.parquet", ["dog", "cat", "owl"])
+    shard(tmp_path / "test.parquet", ["owl", "dog"])
+    learn, judge = open_splits(tmp_path)
+    assert learn.class_names == judge.class_names == {0: "cat", 1: "dog", 2: "owl"}
+    assert (names_in(learn), names_in(judge)) == (["dog", "cat", "owl"], ["owl", "dog"])
+    assert learn.named
+
+
+def test_strings_in_a_dictionary_and_strings_of_digits_are_labels_too(tmp_path):
+    coded = shard(tmp_path / "a.parquet", [0, 0], column="", label=pa.array(["b", "a"]))
+    table = pq.read_table(coded)
+    place = table.schema.get_field_index("label")
+    pq.write_table(table.set_column(place, "label", table["label"].dictionary_encode()), coded)
+    assert names_in(open_items(coded)) == ["b", "a"]
+    assert open_items(shard(tmp_path / "b.parquet", ["10", "9"])).labels.tolist() == [10, 9]
+
+
+def test_a_string_that_is_no_label_is_an_error(tmp_path):
+    file = shard(tmp_path / "a.parquet", ["cat", None, ""])
+    with pytest.raises(DataError, match=r"row 1: its label \(label\) is null"):
+        open_items(file)
+    left = open_items(file, skip_bad=True).left_out
+    assert [each.why for each in left] == [
+        "its label (label) is null",
+        "its label (label) is empty",
+    ]
+    with pytest.raises(DataError, match=r"one of 5,000 characters, 'xxx.*Are these the labels\?"):
+        open_items(shard(tmp_path / "b.parquet", ["x" * 5000]))
+
+
+# --- what is passed over
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_BEHIND | {".Trash-1000", ".ipynb_checkpoints", "a~"}))
+@pytest.mark.parametrize("upper", [False, True])
+def test_what_systems_and_file_servers_leave_behind_is_no_class_and_no_item(tmp_path, name, upper):
+    put_part(tmp_path, ["cat", "dog"])
+    left = name.upper() if upper else name
+    put(tmp_path / left / "cat" / "thumb.png")
+    put(tmp_path / "cat" / left / "thumb.png")
+    items = open_items(tmp_path)
+    assert items.class_names == {0: "cat", 1: "dog"}  # no label has moved
+    assert len(items) == 4
+    assert sum(one.count for one in items.passed_over) == 2
+    assert left in items.reading
+
+
+def test_thumbnails_of_a_file_server_are_no_items(tmp_path):
+    put_part(tmp_path, ["cat", "dog"], images=5)
+    for kind in ("cat", "dog"):
+        for number in range(5):
+            put(tmp_path / kind / "@eaDir" / f"{number}.png" / "SYNOPHOTO_THUMB_XL.jpg")
+    items = open_items(tmp_path)
+    assert len(items) == 10
+    assert [one.to_json() for one in items.passed_over] == [
+        {
+            "why": "left behind by a system, file server or file manager",
+            "count": 2,
+            "example": "cat/@eaDir",
+        }
+    ]
+
+
+def test_leftovers_beside_parts_and_shards_are_no_parts(tmp_path):
+    put_part(tmp_path / "photos/train")
+    put_part(tmp_path / "photos/test")
+    put(tmp_path / "photos/__MACOSX/train/benign/._0.png")
+    put(tmp_path / "photos/train/benign/._0.png")
+    assert len(open_splits(tmp_path / "photos")[0]) == 6
+    shard(tmp_path / "shards/train.parquet", [0, 1])
+    shard(tmp_path / "shards/__MACOSX/._train.parquet", [0, 1])
+    shard(tmp_path / "shards/.cache/train.parquet", [0, 1])
+    (tmp_path / "shards/README.md").write_text("about")
+    items = open_items(tmp_path / "shards")
+    assert len(items) == 2
+    assert "files that are not Parquet: 1 (README.md)" in items.reading
+    assert "hidden: 1 (.cache)" in items.reading
+
+
+def test_images_beside_the_class_folders_are_counted(tmp_path):
+    put_part(tmp_path)
+    for number in range(3):
+        put(tmp_path / f"{number}.jpg")
+    assert "files beside the class folders: 3 (0.jpg, ...)" in open_items(tmp_path).reading
+
+
+# --- depth, links, spelling
+
+
+def test_a_folder_given_one_level_too_high_is_refused(tmp_path):
+    put_part(tmp_path / "101_ObjectCategories")
+    with pytest.raises(
+        DataError,
+        match=r"only folders, such as benign, .* give the folder that holds them: .*101_O",
+    ):
+        open_items(tmp_path)
+    assert open_items(tmp_path, read_as="classes").class_names == {0: "101_ObjectCategories"}
+    put_part(tmp_path / "deep" / "er" / "still")
+    with pytest.raises(DataError, match=r"that holds them: .*still"):
+        open_items(tmp_path / "deep")
+
+
+def test_parts_inside_another_folder_are_refused_too(tmp_path):
+    put_part(tmp_path / "data/train")
+    put_part(tmp_path / "data/test")
+    with pytest.raises(DataError, match=r"such as test, train in .*data. If these are the classes"):
+        open_splits(tmp_path)
+    put_part(tmp_path / "seg/train/animals")
+    put_part(tmp_path / "seg/test/animals")
+    with pytest.raises(DataError, match=r"class folder in .*train has an image.*--read-as parts"):
+        open_splits(tmp_path / "seg")
+    assert len(open_splits(tmp_path / "seg", read_as="parts")[0]) == 6
+
+
+def test_classes_in_classes_are_refused_unless_one_has_images_of_its_own(tmp_path):
+    put_part(tmp_path / "animals", ["cat", "dog"])
+    put_part(tmp_path / "vehicles", ["car", "bus"])
+    with pytest.raises(DataError, match="belong to the class 'animals', say so: --read-as classes"):
+        open_items(tmp_path)
+    put(tmp_path / "vehicles" / "1.png")
+    items = open_items(tmp_path)
+    assert set(items.class_names.values()) == {"animals", "vehicles"}
+    assert "8 items lie in folders below their class folder (animals/cat/0.png)" in items.reading
+
+
+def test_two_class_folders_that_are_one_are_refused(tmp_path):
+    put_part(tmp_path, ["cat"])
+    (tmp_path / "dog").symlink_to("cat")
+    with pytest.raises(DataError, match=r"dog is a link that leads back to .*would count twice"):
+        open_items(tmp_path)
+    (tmp_path / "dog").unlink()
+    (tmp_path / "up").symlink_to("..")
+    with pytest.raises(DataError, match=r"up is a link that leads back to"):
+        open_items(tmp_path)
+
+
+def test_a_test_part_that_is_the_training_part_is_refused(tmp_path):
+    put_part(tmp_path / "train")
+    (tmp_path / "test").symlink_to("train")
+    with pytest.raises(DataError, match=r"leads back to .*train"):
+        open_splits(tmp_path)
+
+
+def test_a_link_to_the_neighbour_brings_no_images_along(tmp_path):
+    put_part(tmp_path, ["cat", "dog"])
+    (tmp_path / "cat" / "friends").symlink_to("../dog")
+    items = open_items(tmp_path)
+    assert len(items) == 4
+    assert "links that lead back into the data set: 1 (cat/friends)" in items.reading
+
+
+def test_links_in_a_ring_are_an_error_and_no_end(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(DataError, match=r"a cannot be read: Too many levels of symbolic links"):
+        open_items(tmp_path / "a")
+    with pytest.raises(DataError, match=r"a cannot be .*: Too many levels of symbolic links"):
+        open_items(tmp_path)  # rings where classes should be
+    put_part(tmp_path / "photos", ["cat"])
+    (tmp_path / "photos/cat/ring").symlink_to("ring")
+    with pytest.raises(DataError, match=r"ring .*cannot be read: Too many levels of symbolic"):
+        open_items(tmp_path / "photos")
+
+
+def test_a_class_folder_that_is_gone_is_an_error_and_keeps_its_number(tmp_path):
+    put_part(tmp_path, ["b", "c"])
+    (tmp_path / "a").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"a cannot be used: .*a cannot be read: No such file"):
+        open_items(tmp_path)
+    items = open_items(tmp_path, skip_bad=True)
+    assert items.class_names == {0: "a", 1: "b", 2: "c"}
+    assert set(items.labels.tolist()) == {1, 2}
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_and_can_be_left_out(tmp_path):
+    tmp_path.chmod(0o755)
+    for above in list(tmp_path.parents)[:2]:
+        above.chmod(0o755)
+    put_part(tmp_path, ["cat", "dog", "owl"])
+    (tmp_path / "dog").chmod(0)
+    with without_the_rights_of_root():
+        with pytest.raises(DataError, match=r"dog cannot be read: Permission denied. Give yours"):
+            open_items(tmp_path)
+        items = open_items(tmp_path, skip_bad=True)
+        with pytest.raises(DataError, match=r"dog.*cannot be read: Permission denied"):
+            open_items(tmp_path / "dog" / "deeper")
+    assert set(names_in(items)) == {"cat", "owl"}
+    assert items.class_names == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_names_that_look_the_same_are_refused_and_those_that_differ_in_case_are_told(tmp_path):
+    put_part(tmp_path, ["Cat", "cat", "dog"])
+    assert "Cat and cat are classes of their own, though alike" in open_items(tmp_path).reading
+    put_part(tmp_path / "forms" / "train", ["caf\u00e9", "bar"])
+    put_part(tmp_path / "forms" / "test", ["cafe\u0301", "bar"])
+    with pytest.raises(DataError, match="look the same and are written with other characters"):
+        open_splits(tmp_path / "forms")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x" * 300, "cannot be read: File name too long"),
+        ("a\0b", "there is no a.b; give 'digits'"),
+        (os.fsdecode(b"\xff"), r"there is no .*give 'digits'"),
+    ],
+)
+def test_paths_that_cannot_be_are_an_error(name, words):
+    with pytest.raises(DataError, match=words):
+        open_items(name)
+
+
+def test_a_source_that_is_neither_a_file_nor_a_folder_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is neither a file nor a folder; give one with"):
+        open_items(tmp_path / "pipe")
+    put(tmp_path / "photo.jpg")
+    with pytest.raises(
+        DataError, match=r"photo.jpg is not a readable Parquet file: .*image folder"
+    ):
+        open_items(tmp_path / "photo.jpg")
+    folder = tmp_path / os.fsdecode(b"\xff")
+    put_part(folder)
+    with pytest.raises(DataError, match="is not UTF-8, and payloads are text; rename it"):
+        open_items(folder)
+
+
+# --- labels do not depend on which images can be read
+
+
+def test_leaving_out_bad_images_changes_the_labels_of_no_other(tmp_path):
+    put_part(tmp_path, ["a", "b", "c", "d"])
+    whole = open_items(tmp_path)
+    label_of = dict(zip(whole.ids, whole.labels.tolist(), strict=True))
+    for number in range(2):
+        (tmp_path / "a" / f"{number}.png").write_bytes(b"no image")
+    (tmp_path / "c" / "0.png").write_bytes(b"")
+    items = open_items(tmp_path, skip_bad=True)
+    assert len(items) == 5
+    assert items.class_names == whole.class_names
+    for item, label in zip(items.ids, items.labels.tolist(), strict=True):
+        assert label_of[item] == label
+
+
+def test_leaving_out_bad_rows_changes_the_labels_of_no_other(tmp_path):
+    path = tmp_path / "x.parquet"
+    shard(path, ["a", "b", "c"], names=None)
+    cells = pq.read_table(path)["image"].to_pylist()
+    cells[0] = {"bytes": b"no image", "path": None}
+    shard(path, ["a", "b", "c"], images=cells)
+    items = open_items(path, skip_bad=True)
+    assert (items.labels.tolist(), items.class_names) == ([1, 2], {0: "a", 1: "b", 2: "c"})
+
+
+# --- what was understood is said
+
+
+def test_a_description_says_what_was_understood(tmp_path):
+    put_part(tmp_path / "Training", images=3)
+    put_part(tmp_path / "Testing", images=1)
+    (tmp_path / "readme.txt").write_text("about")
+    told = str(describe_data(tmp_path))
+    assert told.splitlines()[1:] == [
+        "  12 items of 3 classes: 0 benign, 1 cyst, 2 tumour",
+        "  part Training (train): 9 items of 3 classes",
+        "  part Testing (test): 3 items of 3 classes",
+        "  split: train with Training, test with Testing",
+        "  passed over: files beside the class folders: 1 (readme.txt)",
+    ]
+    fields = describe_data(tmp_path).to_json()
+    assert fields["parts"][0] == {"name": "Training", "role": "train", "items": 9, "classes": 3}
+    assert fields["class_names"] == {"0": "benign", "1": "cyst", "2": "tumour"}
+    assert json.loads(json.dumps(fields)) == fields
+
+
+def test_a_description_says_why_a_source_cannot_be_divided(tmp_path):
+    put_part(tmp_path / "train", ["cat", "dog"])
+    put_part(tmp_path / "test", ["cat", "owl"])
+    assert "refused: the part test" in describe_data(tmp_path).split
+    assert (
+        describe_data(tmp_path, Stated(open_set=True)).split == "train with train, test with test"
+    )
+
+
+def test_a_description_of_parquet_names_its_columns(hub):
+    description = describe_data(hub, Stated(config="clean"))
+    columns = {"image": "image", "label": "label", "id": None}
+    assert description.to_json()["columns"] == columns
+    assert (description.kind, description.config) == ("image Parquet", "clean")
+    assert [str(part) for part in description.parts] == [
+        "train: 3 items of 2 classes",
+        "test: 2 items of 2 classes",
+    ]
+
+
+def test_info_tells_of_images_what_was_understood(tmp_path, hub):
+    put_part(tmp_path / "photos")
+    put(tmp_path / "photos" / "@eaDir" / "1.jpg")
+    result = run("info", tmp_path / "photos", "--json")
+    answer = json.loads(result.stdout)
+    assert (result.exit_code, answer["kind"], answer["items"]) == (0, "images", 6)
+    assert answer["passed_over"][0]["example"] == "@eaDir"
+    assert run("info", "digits").stdout.startswith(
+        "digits: the bundled digits\n  1,797 items of 10"
+    )
+    assert run("info", hub, "--config", "clean").exit_code == 0
+    assert "configurations" in str(run("info", hub).exception)
+
+
+def test_info_refuses_options_for_images_where_there_are_none(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    told = str(run("info", tmp_path / "model", "--skip-bad").exception)
+    assert "model holds no images, and these options say how images are read; leave them" in told
+
+
+def test_every_option_of_a_source_is_an_option_of_the_commands():
+    assert set(_OPTIONS) == set(vars(Stated()))
+    for command in ("train", "embed", "report", "demo", "info"):
+        told = run(command, "--help").stdout
+        for name in _OPTIONS:
+            assert f"--{name.replace('_', '-')}" in told, (command, name)
+
+
+def test_a_command_says_in_one_line_what_it_read(tmp_path):
+    put_part(tmp_path / "photos")
+    model = ["--objective", "none", "--size", "8", "--dim", "4", "--width", "4"]
+    trained = run("train", tmp_path / "photos", tmp_path / "m", *model)
+    line = "read 3 items of 3 classes from "
+    assert [one for one in trained.stderr.splitlines() if one.startswith(line)] == [
+        f"{line}{tmp_path}/photos: image folder; a quarter of each class, chosen by a digest of "
+        "the id, is to test with"
+    ]
+    made = run("embed", tmp_path / "m", tmp_path / "photos", tmp_path / "e.parquet")
+    assert f"read 6 items of 3 classes from {tmp_path}/photos: image folder" in made.stderr
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"id": "a", "path": str(tmp_path / "photos/cyst/0.png")}))
+    made = run("embed", tmp_path / "m", listed, tmp_path / "l.parquet")
+    assert f"read 1 items listed in {listed}; their classes are not known" in made.stderr
+
+
+def test_images_without_classes_are_told_the_way_there_is(tmp_path):
+    put(tmp_path / "IMG_1.jpg")
+    with pytest.raises(DataError, match=r"a line .\"id\": .* in a .jsonl file, .*: onward embed"):
+        open_items(tmp_path)
+
+
+def test_labels_stay_whole_numbers(tmp_path):
+    put_part(tmp_path, ["10", "9"])
+    assert open_items(tmp_path).labels.dtype == np.int64
