@@ -17,7 +17,7 @@ from onward.dense import Dense, Uncertainty
 from onward.errors import EmbeddingsError, UpgradeError
 from onward.gallery import create_gallery, lance_fragments, open_gallery
 from onward.spaces import Embeddings, Space
-from onward.transformation import NO_DIRECTION, NOT_FINITE, Transformation, linear
+from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
 from onward.upgrading import Upgrade, plan_backfill, plan_upgrade, run
 from onward.upgrading.backfill import backfill, embeddings_given
 from onward.upgrading.budget import Budget
@@ -299,7 +299,8 @@ def test_workers_that_share_the_rows_end_although_some_are_left(gallery, monkeyp
 
 def test_a_fallback_carries_what_the_first_gives_no_vector(gallery):
     rng = np.random.default_rng(4)
-    other = linear(OLD, None, NEW, rng.normal(size=(4, 4)), np.ones(4, np.float32), made_by={})
+    weight = rng.normal(size=(4, 4)) * 1e-15  # of all lengths that a gallery takes
+    other = linear(OLD, None, NEW, weight, np.ones(4, np.float32), made_by={})
     upgrade = start(gallery, H, other)
     result = upgrade.run(batch_rows=6)
     assert (result.done, result.remaining, result.skipped) == (ROWS, 0, 0)
@@ -384,10 +385,23 @@ def test_parts_that_are_filled_at_once_have_gaps_where_nothing_is_made(
 def test_what_is_left_in_a_part_a_fallback_carries(tmp_path, monkeypatch):
     monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 5)
     gallery = gallery_at(tmp_path / "g.lance")
-    other = linear(OLD, None, NEW, np.eye(4), np.ones(4, np.float32), made_by={})
+    other = linear(OLD, None, NEW, np.eye(4) * 1e-15, np.ones(4, np.float32), made_by={})
     upgrade = start(gallery, H, other)
     assert upgrade.run(batch_rows=8).done == ROWS
     assert upgrade.verify(sample_rows=None).passed
+
+
+def test_vectors_too_long_or_too_short_for_the_cosine_are_left_too(gallery):
+    """Two of each; a store that took them could not find them."""
+    weight = np.diag([1, 1, 1, 1e-17]).astype(np.float32)
+    h = linear(OLD, None, NEW, weight, np.zeros(4, np.float32), made_by={})
+    upgrade = start(gallery, h)
+    result = upgrade.run(batch_rows=8)
+    ((why, (rows, examples, answering)),) = reasons(result.blocked).items()
+    assert (why, rows, answering) == (NO_LENGTH, 4, True)
+    assert set(examples) <= set(LEFT)
+    assert (result.done, result.remaining) == (ROWS - 4, 0)
+    check_rest(gallery, LEFT, h)
 
 
 # The command line

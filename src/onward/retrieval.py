@@ -68,7 +68,7 @@ def rank(
         EvaluationError: if k is not a whole number from 1 up.
     """
     check_same_space(queries.space, gallery.space)
-    nearest = None if k is None else _as_nearest(k)
+    nearest = None if k is None else as_nearest(k)
     return _blocks(queries, _Searched.of(gallery), exclude_self, nearest, block_bytes)
 
 
@@ -79,7 +79,7 @@ def search(
 
     Arguments and errors are those of `rank`; the result is one ranking that is held whole.
     """
-    blocks = list(rank(queries, gallery, exclude_self=exclude_self, k=_as_nearest(k)))
+    blocks = list(rank(queries, gallery, exclude_self=exclude_self, k=as_nearest(k)))
     rows = [block.rows for block in blocks] or [np.empty((0, 0), dtype=np.int64)]
     distances = [block.distances for block in blocks] or [np.empty((0, 0), dtype=np.float32)]
     return Ranking(
@@ -105,7 +105,7 @@ def search_parts(
         SpaceMismatchError: if a part is in another space than the queries.
         EvaluationError: if k is not a whole number from 1 up.
     """
-    most = _as_nearest(k)
+    most = as_nearest(k)
     nothing = np.empty((len(queries), 0))
     found = Ranking(
         queries.ids, (), nothing.astype(np.int64), nothing.astype(np.float32), exclude_self
@@ -115,7 +115,12 @@ def search_parts(
     return found
 
 
-def _as_nearest(k: SupportsIndex) -> int:
+def as_nearest(k: SupportsIndex) -> int:
+    """Return k as the number of nearest items.
+
+    Raises:
+        EvaluationError: if k is not a whole number from 1 up.
+    """
     nearest = as_count(k, "nearest items")
     if nearest < 1:
         raise EvaluationError(f"the nearest {nearest} items were asked for; ask for at least 1")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from onward.embedding_files import (
     CLASSES_KEY,
@@ -30,6 +30,9 @@ Format = Literal["float32", "float16", "int8"]
 Ids = tuple[str, ...]
 Vectors = Float32[np.ndarray, "item dim"]
 
+SHORTEST, LONGEST = 2.0**-50, 2.0**60
+"""Lengths whose squares float32 holds exactly enough, also their sums and differences."""
+LENGTHS = f"lengths from {SHORTEST:.0e} to {LONGEST:.0e}, whose squares float32 holds"
 LARGEST_CODE = 127  # of int8; -128 is not used, so that codes are symmetric
 
 
@@ -277,6 +280,19 @@ def check_same_space(query: Space, gallery: Space) -> None:
             f"nothing. Upgrade the gallery from {gallery.name} to {query.name} first "
             "(onward upgrade GALLERY TRANSFORMATION), or embed the queries with the old model"
         )
+
+
+def has_length(vectors: Vectors, space: Space) -> Bool[np.ndarray, " item"]:
+    """Say which vectors have a length with which stores can compute in float32.
+
+    A square above its range is infinite there, and one below it is zero: then there is no cosine,
+    and an item is never found. Short vectors matter to the cosine alone.
+    """
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    fits: Bool[np.ndarray, " item"] = squares <= LONGEST**2
+    if space.metric == "cosine":
+        fits &= squares >= SHORTEST**2
+    return fits
 
 
 def check_suffix(path: Path | str) -> Path:

@@ -38,7 +38,7 @@ from onward.dense import (
 )
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
-from onward.spaces import Embeddings, Ids, Space
+from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
 from onward.transformation_card import CARD, without_ids
 
 __all__ = [
@@ -62,6 +62,10 @@ ONNX_FILE = "model.onnx"
 
 NOT_FINITE = "the transformation gives NaN or infinite numbers"
 NO_DIRECTION = "the transformation gives the zero vector, which has no direction"
+NO_LENGTH = (
+    f"the transformation gives a vector that is too long or too short: for the cosine a gallery "
+    f"takes {LENGTHS}"
+)
 """Why an item gets no vector in the new space."""
 
 
@@ -155,8 +159,9 @@ class Transformation:
     def carry(self, old: Embeddings, side: Embeddings | None = None) -> Carried:
         """Return what `apply` does of the items that get a vector, and why the others get none.
 
-        An item gets none if its vector comes out NaN or infinite, or zero where the metric of the
-        new space is the cosine. The others are as `apply` makes them, bit for bit.
+        An item gets none if its vector comes out NaN or infinite, or, where the metric of the new
+        space is the cosine, zero or of a length with which no gallery takes it. The others are as
+        `apply` makes them, bit for bit.
 
         Args:
             old: what is to be carried over.
@@ -171,13 +176,12 @@ class Transformation:
         inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
         made = run_in_blocks(self._session, inputs, self.new.dim, None)
         finite = np.isfinite(made).all(axis=1)
-        sound = finite & made.any(axis=1) if self.new.metric == "cosine" else finite
+        sound = finite.copy()
+        if self.new.metric == "cosine":
+            sound[finite] = has_length(made[finite], self.new)
         rows = np.flatnonzero(sound)
         kept = old if len(rows) == len(old) else old.select(rows)
-        left = {
-            old.ids[row]: NO_DIRECTION if finite[row] else NOT_FINITE
-            for row in np.flatnonzero(~sound).tolist()
-        }
+        left = {old.ids[row]: _why_left(made[row]) for row in np.flatnonzero(~sound).tolist()}
         embeddings = Embeddings(kept.ids, made[rows], self.new, kept.labels, kept.class_names)
         return Carried(embeddings, rows, left)
 
@@ -341,6 +345,12 @@ def linear(
     layer = Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
     step = Step((), (), (layer,), uses_side=side is not None)
     return Transformation(old, side, new, (step,), made_by)
+
+
+def _why_left(made: np.ndarray) -> str:
+    if not np.isfinite(made).all():
+        return NOT_FINITE
+    return NO_LENGTH if made.any() else NO_DIRECTION
 
 
 def _direction(of: Transformation) -> str:

@@ -6,7 +6,7 @@ Nothing here reads or writes a store.
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows, Store
 from onward.gallery.values import Revisions
 from onward.labels import into
-from onward.spaces import Embeddings, Ids, Space
+from onward.rankings import as_count
+from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
 
 NAMED = 3
 """How many ids a message names."""
@@ -114,16 +115,13 @@ def _what_to_do(record: Record, space: Space) -> str:
     return f"{embed[0].upper()}{embed[1:]}, or upgrade to {space.name} and cut over"
 
 
-def check_search(store: Store, space: Space, k: int, *, allow_unserved: bool) -> Field:
+def check_search(store: Store, space: Space, *, allow_unserved: bool) -> Field:
     """Return where the queries of a search are compared.
 
     Raises:
-        EvaluationError: if nothing is asked for.
         SpaceMismatchError, GalleryError: as `check_served`, unless the gallery has the space and
             one that does not serve is allowed.
     """
-    if k < 1:
-        raise EvaluationError(f"the nearest {k} items were asked for; ask for at least 1")
     record = store.read_record()
     if not (allow_unserved and record.find(space)):
         check_served(store, record, space)
@@ -139,8 +137,8 @@ def make_rows(
     """Return the rows that these embeddings of the same items make, without their labels.
 
     Raises:
-        GalleryError: if two are in the same space, a space is unknown, their ids
-            differ, or a payload is no JSON object.
+        GalleryError: if two are in the same space, a space is unknown, their ids differ, a vector
+            has no length for the cosine, or a payload is no JSON object.
     """
     first = embeddings[0]
     vectors: dict[Field, np.ndarray] = {}
@@ -149,6 +147,7 @@ def make_rows(
         if to in vectors:
             raise GalleryError(f"embeddings in {one.space} were given twice; give each space once")
         _check_aligned(first, one)
+        _check_lengths(one)
         vectors[to] = one.vectors
     texts = None if payloads is None else _payload_texts(first, payloads)
     return Rows(first.ids, None, texts, vectors)
@@ -206,8 +205,10 @@ def check_writing(
     """Refuse what does not fit together in a call of `Gallery.write`.
 
     Raises:
-        GalleryError: if revisions or uncertainty are not one a vector, or the origin is unknown.
+        GalleryError: if revisions or uncertainty are not one a vector, the origin is unknown, or a
+            vector has no length for the cosine.
     """
+    _check_lengths(embeddings)
     for what, given in (("revisions", revisions), ("uncertainty", uncertainty)):
         if given is not None and np.shape(given) != (len(embeddings),):
             raise GalleryError(
@@ -232,15 +233,21 @@ def check_made_by(url: str, record: Record, to: Field, digest: str | None) -> No
         )
 
 
-def check_batch_rows(batch_rows: int) -> int:
+def check_batch_rows(batch_rows: SupportsIndex) -> int:
     """Return the number of rows of a batch.
 
     Raises:
-        GalleryError: if it is not positive.
+        GalleryError: if it is not a whole number from 1 up.
     """
-    if batch_rows < 1:
-        raise GalleryError(f"batches of {batch_rows} rows hold nothing; ask for at least 1")
-    return batch_rows
+    try:
+        size = as_count(batch_rows, "rows")
+    except EvaluationError:
+        raise GalleryError(
+            f"batches of {batch_rows!r} rows cannot be made; ask for a whole number of rows"
+        ) from None
+    if size < 1:
+        raise GalleryError(f"batches of {size} rows hold nothing; ask for at least 1")
+    return size
 
 
 def check_known(url: str, asked: Sequence[str], there: Collection[str]) -> None:
@@ -276,6 +283,21 @@ def _check_aligned(first: Embeddings, other: Embeddings) -> None:
         f"the embeddings in {first.space} and in {other.space} are not of the same items: "
         f"{name_ids(apart)} stand in one only. Embed the same items in both spaces"
     )
+
+
+def _check_lengths(given: Embeddings) -> None:
+    if given.space.metric != "cosine":
+        return
+    fits = has_length(given.vectors, given.space)
+    if not fits.all():
+        row, many = int(np.argmin(fits)), int((~fits).sum())
+        length = np.linalg.norm(given.vectors[row].astype(np.float64))
+        raise GalleryError(
+            f"the vector of item {given.ids[row]!r} (row {row}) has the length {length:.2g}, and "
+            f"{many} of {len(given)} vectors in {given.space} are too long or too short: for the "
+            f"cosine a gallery takes {LENGTHS}. Divide each by its length: its direction, which "
+            "alone counts, stays as it is"
+        )
 
 
 def _with_labels_of(whole: Embeddings, one: Embeddings) -> Embeddings:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
 import numpy as np
 from jaxtyping import Float32
@@ -58,6 +58,7 @@ from onward.gallery.values import (
 )
 from onward.labels import ClassNames
 from onward.rankings import Ranking
+from onward.retrieval import as_nearest
 from onward.spaces import Embeddings, Ids, Space
 
 KEEP = timedelta(hours=1)
@@ -301,7 +302,7 @@ class Gallery:
     def search(
         self,
         queries: Embeddings,
-        k: int,
+        k: SupportsIndex,
         *,
         exclude_self: bool = False,
         allow_unserved: bool = False,
@@ -321,11 +322,13 @@ class Gallery:
                 distances are exact, but near items may be missing.
 
         Raises:
+            EvaluationError: if k is not a whole number from 1 up.
             SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
         """
-        at = check_search(self._store, queries.space, k, allow_unserved=allow_unserved)
+        nearest = as_nearest(k)
+        at = check_search(self._store, queries.space, allow_unserved=allow_unserved)
         options = {"exclude_self": exclude_self, "approximate": approximate}
-        return self._store.search(at, queries, k, **options)
+        return self._store.search(at, queries, nearest, **options)
 
     def build_index(self, space: Space) -> None:
         """Build what `search(approximate=True)` uses, where the store has such a thing."""

@@ -2,11 +2,21 @@
 
 Lance computes distances in float32 and breaks ties as it likes. So it is asked for more candidates
 than are wanted, until no item that was left out can be among the nearest; the distances and the
-order that come back are those of `onward.retrieval`. Of inner products Lance's error depends on the
-longest vector of all, so there it chooses by an index only. Only `onward.gallery.lancedb` imports
-this.
+order that come back are those of `onward.retrieval`.
+
+Where its arithmetic fails, it leaves items out without a word: a distance that comes out as NaN
+is to it as none. So its candidates are counted, and where they are too few, or float32 cannot
+tell which are the nearest, all vectors are compared, part by part. That goes for the cosine of
+vectors whose squares leave the range of float32, for l2 distances that overflow or vanish, and for
+indexes that look into too few of their lists. Of inner products Lance's error depends on the
+longest vector of all, so there it chooses by an index only.
+
+Only `onward.gallery.lancedb` imports this.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +25,16 @@ from jaxtyping import Float32
 
 from onward import retrieval
 from onward.errors import GalleryError
-from onward.gallery.arrow_rows import vectors_of
+from onward.gallery.arrow_rows import origin_column, rows_where, vectors_of
+from onward.gallery.lance_commits import open_dataset
 from onward.gallery.record import Field
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids, Space, Vectors
+from onward.spaces import Embeddings, Ids, Space, Vectors, has_length
 
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
+TRIES = 3
+"""After so many tries, comparing all vectors is quicker."""
 QUERY_LENGTH = 2.0**50
 """To this length queries of inner products are brought, which changes no order: Lance's distance is
 one minus the product, in which products below 1e-7 are lost."""
@@ -29,36 +42,125 @@ INDEXED_LENGTHS = 1e-18, 1e18
 """Between these the longest vector of an index of inner products must be, for float32's sake."""
 BLOCK_BYTES = 64 << 20
 """About how much memory the vectors of the candidates take."""
+READ_ROWS = 2048
+"""So many vectors at a time are measured."""
+VANISHING = 2.0**-126
+"""A square below it may be nothing to Lance: float32 holds it badly or not at all."""
 
 Nearest = tuple[Ids, Float32[np.ndarray, " rank"]]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a field.
+
+    Attributes:
+        of: where is searched.
+        k: how many items are wanted for each query, at most as many as are `filled`.
+        exclude_self: leave out a query's own entry, the one of the same id.
+        filled: how many rows have a vector in the field.
+        indexed: whether an index chooses the candidates.
+    """
+
+    of: Field
+    k: int
+    exclude_self: bool
+    filled: int
+    indexed: bool
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What Lance gives for one query.
+
+    Attributes:
+        items: the rows that have a vector in the field, by their ids.
+        came: how many rows Lance gave in all.
+        farthest: the largest distance, as Lance computes it.
+    """
+
+    items: Embeddings
+    came: int
+    farthest: float
+
+
+class Lengths:
+    """Knows which files of a table hold only vectors whose lengths Lance can compute with.
+
+    Onward writes no others where the metric is the cosine, but earlier versions and other programs
+    may have. A file never changes, so each is measured once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._measured: set[tuple[str, str]] = set()
+        self._versions: dict[str, int] = {}
+
+    def odd_one(self, of: Field, version: int) -> str | None:
+        """Return the id of an item with another vector, at this version of the table or later."""
+        if self._versions.get(of.column) == version:
+            return None
+        dataset = open_dataset(self._path)
+        number = {one.name(): one.id() for one in dataset.lance_schema.fields()}.get(of.column)
+        for fragment in dataset.get_fragments():
+            files = {(of.column, one.path) for one in fragment.data_files() if number in one.fields}
+            if files <= self._measured:
+                continue
+            odd = _odd_one(fragment, of)
+            if odd is not None:
+                return odd
+            self._measured |= files
+        self._versions[of.column] = version
+        return None
+
+
 def search_table(
-    table: Any, of: Field, queries: Embeddings, k: int, *, exclude_self: bool, approximate: bool
+    table: Any,
+    asked: Asked,
+    queries: Embeddings,
+    everything: Callable[[], Iterator[Embeddings]],
+    *,
+    by_lance: bool,
 ) -> Ranking:
-    """Return the k nearest rows of every query among those with a vector in the field."""
-    indexed = approximate and has_index(table, of)
+    """Return the k nearest rows of every query among those with a vector in the field.
+
+    Args:
+        table: the items.
+        asked: what is asked of which field.
+        queries: in the field's space.
+        everything: gives all vectors of the field, in parts.
+        by_lance: whether Lance may choose candidates.
+    """
     found: dict[int, Nearest] = {}
-    k = min(k, max(1, table.count_rows()))  # more than there are cannot come back
-    fetch = k + exclude_self + MORE
     left = list(range(len(queries)))
-    while left:
-        step = max(1, BLOCK_BYTES // (4 * of.space.dim * fetch))
-        again: list[int] = []
+    fetch = asked.k + asked.exclude_self + MORE
+    for _ in range(TRIES if by_lance else 0):
+        bytes_each = 4 * asked.of.space.dim * fetch
+        if not left or bytes_each > BLOCK_BYTES:
+            break
+        step, again = BLOCK_BYTES // bytes_each, list[int]()
         for start in range(0, len(left), step):
             block = left[start : start + step]
-            asked = queries.select(block)
-            candidates = _candidates(table, of, asked, fetch, indexed)
-            for row, ids, vectors, farthest in zip(block, *candidates, strict=True):
-                gallery = Embeddings(ids, vectors, of.space)
+            given = _candidates(table, asked, queries.select(block), fetch)
+            for row, candidates in zip(block, given, strict=True):
                 ranking = retrieval.search(
-                    queries.select([row]), gallery, k, exclude_self=exclude_self
+                    queries.select([row]),
+                    candidates.items,
+                    asked.k,
+                    exclude_self=asked.exclude_self,
                 )
                 found[row] = tuple(ranking.ids_of(0)), ranking.distances[0]
-                if not (indexed or len(ids) < fetch or _is_whole(of, ranking, k, farthest)):
+                if not _is_whole(asked, candidates, ranking, fetch):
                     again.append(row)
         left, fetch = again, 4 * fetch
-    return _together(queries.ids, found, exclude_self)
+    if left:
+        of_all = retrieval.search_parts(
+            queries.select(left), everything(), asked.k, exclude_self=asked.exclude_self
+        )
+        found |= {
+            row: (tuple(of_all.ids_of(at)), of_all.distances[at]) for at, row in enumerate(left)
+        }
+    return _together(queries.ids, found, asked.exclude_self)
 
 
 def distance_type(space: Space) -> Literal["l2", "cosine", "dot"]:
@@ -93,45 +195,72 @@ def has_index(table: Any, of: Field) -> bool:
     return any(of.column in index.columns for index in table.list_indices())
 
 
-def _candidates(
-    table: Any, of: Field, queries: Embeddings, fetch: int, indexed: bool
-) -> tuple[list[Ids], list[np.ndarray], list[float]]:
-    """Return, for each query, ids and vectors of candidates and Lance's largest distance."""
-    asked = queries.vectors if of.space.metric != "ip" else _brought_to_length(queries.vectors)
-    query = table.search(asked, vector_column_name=of.column, query_type="vector")
+def _odd_one(fragment: Any, of: Field) -> str | None:
+    scanner = fragment.scanner(
+        columns=["id", of.column], filter=rows_where([of], (), None), batch_size=READ_ROWS
+    )
+    for batch in scanner.to_batches():
+        table = pa.Table.from_batches([batch])
+        fits = has_length(vectors_of(table, of), of.space)
+        if not fits.all():
+            odd: str = table["id"][int(np.argmin(fits))].as_py()
+            return odd
+    return None
+
+
+def _candidates(table: Any, asked: Asked, queries: Embeddings, fetch: int) -> Iterator[_Candidates]:
+    """Give what Lance takes for the nearest rows of each query."""
+    of, origin = asked.of, origin_column(asked.of)
+    query = table.search(_as_lance_can(queries), vector_column_name=of.column, query_type="vector")
     query = query.distance_type(distance_type(of.space)).limit(fetch)
-    query = query.refine_factor(4) if indexed else query.bypass_vector_index()
-    answer: pa.Table = query.select(["id", of.column, "_distance"]).to_arrow()
+    query = query.refine_factor(4) if asked.indexed else query.bypass_vector_index()
+    answer: pa.Table = query.select(["id", of.column, origin, "_distance"]).to_arrow()
     of_query = np.zeros(len(answer), np.int64)
     if "query_index" in answer.schema.names:
         of_query = answer["query_index"].to_numpy()
     vectors, distances = vectors_of(answer, of), answer["_distance"].to_numpy()
-    ids = answer["id"].to_pylist()
-    rows = [np.flatnonzero(of_query == at) for at in range(len(queries))]
-    return (
-        [tuple(ids[row] for row in mine) for mine in rows],
-        [vectors[mine] for mine in rows],
-        [float(distances[mine].max(initial=0)) for mine in rows],
-    )
+    ids, known = answer["id"].to_pylist(), answer[origin].is_valid().to_numpy()
+    for at in range(len(queries)):
+        mine = of_query == at
+        rows = np.flatnonzero(mine & known)
+        items = Embeddings(tuple(ids[row] for row in rows), vectors[rows], of.space)
+        farthest = float(distances[mine].max(initial=-np.inf))
+        yield _Candidates(items, int(mine.sum()), farthest)
 
 
-def _is_whole(of: Field, ranking: Ranking, k: int, farthest: float) -> bool:
-    """Say whether no item beyond the candidates can be nearer than the last one wanted.
+def _as_lance_can(queries: Embeddings) -> Vectors:
+    """Return the queries' vectors; for all but l2 of a length with which Lance can compute."""
+    if queries.space.metric == "l2":
+        return queries.vectors
+    if queries.space.metric == "ip":
+        return _brought_to_length(queries.vectors)
+    _, exponents = np.frexp(np.abs(queries.vectors).max(axis=1, keepdims=True, initial=0))
+    scaled: Vectors = np.ldexp(queries.vectors, -exponents)
+    return scaled
 
-    Args:
-        of: where was searched.
-        ranking: of the candidates.
-        k: how many are wanted.
-        farthest: Lance's largest distance of a candidate, in float32: squared for l2. Its relative
-            (l2) or absolute (cosine) error is below a rounding for each dimension.
+
+def _is_whole(asked: Asked, candidates: _Candidates, ranking: Ranking, fetch: int) -> bool:
+    """Say whether the ranking of the candidates is that of all vectors.
+
+    With an index: whether there are as many as were wanted, or all. Else: whether Lance has given
+    all, or no item beyond the candidates can be nearer than the last one wanted. Lance's distance
+    is squared for l2. Its relative (l2) or absolute (cosine) error is below a rounding for each
+    dimension, unless squares vanish.
     """
-    if ranking.rows.shape[1] < k or ranking.rows[0, k - 1] < 0 or not np.isfinite(farthest):
+    space, k = asked.of.space, asked.k
+    if asked.indexed:
+        return len(candidates.items) >= min(k + asked.exclude_self, asked.filled)
+    if candidates.came < fetch:
+        return len(candidates.items) >= asked.filled
+    if ranking.rows.shape[1] < k or ranking.rows[0, k - 1] < 0:
+        return False
+    if not np.isfinite(candidates.farthest):
         return False
     last = float(ranking.distances[0, k - 1])
-    error = 1e-5 + 2.0**-23 * of.space.dim
-    if of.space.metric == "cosine":
-        return last + error < farthest
-    return last**2 * (1 + error) < farthest
+    error = 1e-5 + 2.0**-23 * space.dim
+    if space.metric == "cosine":
+        return last + error < candidates.farthest
+    return last**2 * (1 + error) + VANISHING * space.dim < candidates.farthest
 
 
 def _together(query_ids: Ids, found: dict[int, Nearest], exclude_self: bool) -> Ranking:

@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from onward import retrieval
 from onward.errors import GalleryError, OnwardError
 from onward.gallery.arrow_rows import (
     IDS_A_QUERY,
@@ -53,6 +52,8 @@ from onward.gallery.lance_fragments import (
 )
 from onward.gallery.lance_search import (
     BLOCK_BYTES,
+    Asked,
+    Lengths,
     check_indexed,
     distance_type,
     has_index,
@@ -64,7 +65,7 @@ from onward.gallery.sharing import EVERYTHING, Share
 from onward.gallery.store import Filling, Rows, Writing
 from onward.gallery.values import Batch, JournalEntry, Origin
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids
+from onward.spaces import LENGTHS, Embeddings, Ids
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))
 """Lance would read up to 2 GiB ahead of who reads slower than the disk. A page of each column must
@@ -89,6 +90,7 @@ class LanceStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fragments = Fragments(path / f"{ITEMS}.lance", path / WORKERS, str(path))
+        self._lengths = Lengths(self._fragments.path)
         self._last_read: deque[pa.Table] = deque(maxlen=KEPT_BATCHES)
         with speaking(self.url):
             database = connect(path)
@@ -278,21 +280,20 @@ class LanceStore:
     def search(
         self, of: Field, queries: Embeddings, k: int, *, exclude_self: bool, approximate: bool
     ) -> Ranking:
-        """Let Lance choose candidates, and rank these by exact distances.
-
-        Inner products without an index are those of all vectors: see `lance_search`. So are they
-        where an index gives fewer than were asked for: it has lost what float32 cannot compute.
-        """
+        """Let Lance choose candidates where it can, and rank by exact distances."""
         with speaking(self.url):
-            if of.space.metric != "ip" or (approximate and has_index(self._items, of)):
-                found = search_table(
-                    self._items, of, queries, k, exclude_self=exclude_self, approximate=approximate
-                )
-                is_full = found.rows.shape[1] == k and (found.rows >= 0).all()
-                if of.space.metric != "ip" or is_full:
-                    return found
-            parts = self._parts(of)
-            return retrieval.search_parts(queries, parts, k, exclude_self=exclude_self)
+            filled = int(self._items.count_rows(rows_where([of], (), None)))
+            indexed = approximate and has_index(self._items, of)
+            asked = Asked(of, min(k, max(1, filled)), exclude_self, filled, indexed)
+            by_lance = indexed or self._chooses_well(of)
+            everything = partial(self._parts, of)
+            return search_table(self._items, asked, queries, everything, by_lance=by_lance)
+
+    def _chooses_well(self, of: Field) -> bool:
+        """Say whether Lance can choose candidates by the metric without an index."""
+        if of.space.metric == "cosine":
+            return self._lengths.odd_one(of, self._items.version) is None
+        return of.space.metric == "l2"
 
     def _parts(self, of: Field) -> Iterator[Embeddings]:
         rows = max(1, BLOCK_BYTES // (4 * of.space.dim))
@@ -309,8 +310,20 @@ class LanceStore:
             )
             longest = max((float(each.max()) for each in lengths), default=1.0)
             check_indexed(self.url, of, longest)
+        else:
+            self._check_lengths(of)
         config = IvfSq(distance_type=distance_type(of.space))
         commit(self.url, lambda: self._items.create_index(of.column, config=config, replace=True))
+
+    def _check_lengths(self, of: Field) -> None:
+        with speaking(self.url):
+            odd = self._lengths.odd_one(of, self._items.version)
+        if odd is not None:
+            raise GalleryError(
+                f"no index of {of.space} was built in gallery {self.url}: the vector of item "
+                f"{odd!r} is too long or too short: indexes take {LENGTHS}. Search is exact "
+                "without one; to have one, give such items other vectors (update)"
+            )
 
     def compact(self, keep: timedelta) -> None:
         """Merge small fragments, index new rows, and forget old versions, in both tables."""
