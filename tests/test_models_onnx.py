@@ -1,5 +1,6 @@
 """ONNX files whose weights lie beside them: whole wherever they are read, or refused by name."""
 
+import os
 import shutil
 
 import numpy as np
@@ -291,6 +292,21 @@ def test_weights_are_read_only_from_beside_the_file(tmp_path, location):
         load(path)
 
 
+def test_names_that_are_not_utf_8_are_refused_and_nothing_is_printed(tmp_path, capfd):
+    path = write_beside(encoder(), tmp_path / "encoder.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"encoder.onnx.data", b"encoder\xff.onnx.dat", 1))
+    with pytest.raises(ModelError, match=r"of b'encoder\\xff.onnx.dat' and 12 bytes long; as FLOA"):
+        load(path)
+    write_inline(encoder(), path)
+    path.write_bytes(
+        path.read_bytes().replace(b"GlobalAveragePool", b"GlobalAverage\xff\xff\xff\xff")
+    )
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_onnxruntime_s_own_word_for_an_address_in_memory_is_a_file_that_is_missing(tmp_path):
     path = broken(tmp_path, location="*/_ORT_MEM_ADDR_/*", offset=4096, length=12)
     with pytest.raises(ModelError, match="No such file or directory"):
@@ -339,8 +355,10 @@ def test_a_link_to_a_file_finds_the_weights_beside_what_it_leads_to(tmp_path):
 def test_what_is_no_onnx_file_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"no ONNX file .*none.onnx; make one with torch.onnx.ex"):
         load(tmp_path / "none.onnx")
-    with pytest.raises(ModelError, match=r"cannot be read \(it is a directory\); give an ONNX fil"):
-        load(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ModelError, match=f"{other} is no file but a directory or the like; m"):
+            load(other)
     whole = encoder().SerializeToString()
     damaged = {
         "empty": b"",

@@ -225,10 +225,11 @@ class EmbeddingModel:
         engine = CallableEngine(function, dim, digest)
         if digest is None:
             return cls(Space(name, dim, metric), input, engine)
-        if not digest.strip():
+        if not isinstance(digest, str) or not digest.strip():
             raise ModelError(
-                "the declared digest of a callable is empty; give what tells it from others, such "
-                "as the SHA-256 of its weights, or leave it out and give each version a name"
+                f"the declared digest of a callable is {digest!r}; give text that tells it from "
+                "others, such as the SHA-256 of its weights, or leave it out and give each version "
+                "a name"
             )
         return cls(Space(mint(name, engine, input), dim, metric), input, engine)
 

@@ -141,10 +141,16 @@ def _session(model: OnnxFiles, device: str) -> Any:
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, not printed as well
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(one) for one in model.apart.values()]
-    options.add_external_initializers(list(model.apart), values)
+    if model.apart:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(one) for one in model.apart.values()]
+        options.add_external_initializers(list(model.apart), values)
     try:
-        return onnxruntime.InferenceSession(model.graph, options, providers=[providers[kind]])
+        return onnxruntime.InferenceSession(
+            model.graph,
+            options,
+            providers=[providers[kind]],
+            enable_fallback=0,  # which would print to stdout and try the CPU
+        )
     except Exception as error:  # onnxruntime's own errors have no common class
         raise ModelError(
             f"the ONNX file cannot be loaded ({error}); it must be one whole ONNX model that this "

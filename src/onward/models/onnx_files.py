@@ -123,11 +123,12 @@ class _Place:
         location = said.get("location", "")
         try:
             offset, length = int(said.get("offset", 0)), int(said.get("length", 0))
-        except ValueError:
+            location.encode()  # what is not UTF-8 comes as bytes, which have no such method
+        except (ValueError, AttributeError):
             offset = length = -1
         needed = _bytes_of(tensor)
         length = length or (-1 if needed is None else needed)
-        if offset < 0 or length < 0 or length != (length if needed is None else needed):
+        if offset < 0 or length < 0 or needed not in (None, length):
             raise ModelError(
                 f"the graph says of the weights {tensor.name!r} that they are at offset "
                 f"{said.get('offset', 0)} of {location!r} and {said.get('length', 'all')} bytes "
@@ -186,7 +187,7 @@ class _Beside:
                 "it or in folders below are read. Put them there, and export the model again"
             )
         folders = [self.file.parent, self.file.resolve().parent]
-        reason = "No such file"
+        reason = ""
         for folder in dict.fromkeys(folders):
             try:
                 path = (folder / named).resolve(strict=True)
@@ -212,15 +213,17 @@ class _Beside:
 
 
 def _read(file: Path) -> bytes:
+    if not file.is_file():
+        what = f"{file} is no file but a directory or the like" if file.exists() else ""
+        raise ModelError(
+            f"{what or f'there is no ONNX file {file}'}; make one with torch.onnx.export"
+        )
     try:
         return file.read_bytes()
-    except FileNotFoundError as error:
+    except OSError as error:
         raise ModelError(
-            f"there is no ONNX file {file}; make one with torch.onnx.export"
+            f"{file} cannot be read ({error.strerror or error}); give a file that may be read"
         ) from error
-    except (OSError, ValueError) as error:
-        reason = "it is a directory" if file.is_dir() else getattr(error, "strerror", error)
-        raise ModelError(f"{file} cannot be read ({reason}); give an ONNX file") from error
 
 
 def _parse(graph: bytes, name: str) -> Any | None:
