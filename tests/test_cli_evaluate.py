@@ -316,3 +316,23 @@ def test_a_comparison_that_needs_the_numbering_stated_says_so_to_its_page(tmp_pa
     found = answer("compare", *words, "--same-labels")
     assert "--same-labels" in found["next_steps"][0]["command"]
     run("report", tmp_path / "page.html", *words, "--same-labels")
+
+
+def test_cells_whose_labels_are_compared_by_number_are_told_once(tmp_path):
+    names, old = {0: "cat", 1: "owl"}, Space("blind@1", 1)
+    words = ["--include-self"]
+    for option, space, stated in (
+        ("old", old, None),
+        ("upgraded", LINE, names),
+        ("new", LINE, names),
+    ):
+        path = tmp_path / f"{option}.parquet"
+        save(path, [0, 1], "ab", [0, 1], space=space, class_names=stated)
+        words += [f"--{option}", path]
+    for option, space, stated in (("old", old, None), ("new", LINE, names)):
+        path = save(
+            tmp_path / f"q-{option}.parquet", [0], "q", [1], space=space, class_names=stated
+        )
+        words += [f"--queries-{option}", path]
+    told = run("compare", *words).stderr
+    assert told.count("the same number is taken to mean the same class") == 1

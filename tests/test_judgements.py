@@ -96,12 +96,14 @@ def test_what_is_no_qrels_is_named_with_its_line(text, words, tmp_path):
 @pytest.mark.parametrize("read", [read_qrels, read_ignored, read_pairs])
 def test_a_file_that_is_missing_or_no_text_is_named(read, tmp_path):
     with pytest.raises(
-        EvaluationError, match=r"gone cannot be read as text in UTF-8: .*No such file"
+        EvaluationError, match="gone cannot be read: No such file or directory; give"
     ):
         read(tmp_path / "gone")
     binary = tmp_path / "binary"
     binary.write_bytes(b"q1 0 d\xff 1\n")
-    with pytest.raises(EvaluationError, match=r"binary cannot be read as text in UTF-8: .*0xff"):
+    with pytest.raises(
+        EvaluationError, match=r"binary is not text in UTF-8 .*0xff.*; give a text file"
+    ):
         read(binary)
 
 

@@ -436,6 +436,37 @@ def test_grades_counts_and_the_best_ranking_are_those_of_naive_loops(case):
         assert made.best((query,), 3)[0].tolist() == best[: min(3, relevant)]
 
 
+@settings(deadline=None, max_examples=100)
+@given(cases(), st.integers(1, 6))
+def test_ignoring_items_is_searching_a_gallery_that_lacks_them(case, depth):
+    ids, asked, graded, ignored, exclude_self = case
+    metrics = ("map", "cmc@1", "mrr@2", "recall@2", "ndcg@3")
+    gallery = on_a_line(np.arange(len(ids)), ids)
+    queries = on_a_line(np.zeros(len(asked)), asked)
+    made = Relevance.of_qrels(asked, ids, graded, exclude_self=exclude_self).ignoring(ignored)
+    whole = evaluate(rank(queries, gallery, exclude_self=exclude_self), made, metrics=metrics)
+    cut = evaluate(
+        search(queries, gallery, depth, exclude_self=exclude_self), made, metrics=metrics
+    )
+    for row, query in enumerate(asked):
+        left = gallery.select([item not in ignored[query] for item in ids])
+        grades = {item: grade for item, grade in graded[query].items() if item in left.ids}
+        alone = evaluate_embeddings(
+            queries.select([row]),
+            left,
+            exclude_self=exclude_self,
+            relevance=Relevance.of_qrels(
+                (query,), left.ids, {query: grades}, exclude_self=exclude_self
+            ),
+            metrics=metrics,
+        )
+        for name in metrics:
+            expected = alone.per_query(name)[0]
+            np.testing.assert_allclose(whole.per_query(name)[row], expected, rtol=1e-12)
+            if name != "map" and cut.reaches(name):
+                np.testing.assert_allclose(cut.per_query(name)[row], expected, rtol=1e-12)
+
+
 def test_labels_take_memory_for_the_gallery_and_not_for_pairs():
     labels = np.zeros(20_000, np.int64)  # all alike: 400 million pairs
     ids = tuple(f"i{row}" for row in range(20_000))

@@ -155,10 +155,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line.rstrip("\n")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise EvaluationError(
-            f"{path} cannot be read as text in UTF-8: {error}. Give a text file"
+            f"{path} cannot be read: {error.strerror}; give a text file"
         ) from error
+    except ValueError as error:
+        raise EvaluationError(f"{path} is not text in UTF-8 ({error}); give a text file") from error
 
 
 def _split(line: str, columns: int) -> list[str]:

@@ -574,8 +574,8 @@ def _check_cameras(cameras: Collection[Any], whose: str, ids: Ids) -> list[Any]:
     for item, camera in zip(ids, given, strict=True):
         if not isinstance(camera, (str, int, np.integer)):
             raise EvaluationError(
-                f"the camera of {item!r}, one of the {whose}, is {camera!r}; a camera is a whole "
-                "number, or a string that is its name. Give one to each"
+                f"the camera of {item!r}, one of the {whose}, is {camera!r:.60}; a camera "
+                "is a whole number, or a string that is its name. Give one to each"
             )
     return given
 

@@ -86,7 +86,7 @@ def compare_files(
     from onward.compatibility import compare
 
     cells = read_cells(old, upgraded, new, queries=queries)
-    judging.tell_numbering(*cells["new/old"])
+    judging.tell_numbering(*cells.values())
     cameras = (queries[1] or new, new)
     return compare(
         {

@@ -91,19 +91,21 @@ class Judging:
 
         return None if self.ignored is None else read_ignored(self.ignored)
 
-    def tell_numbering(self, queries: "Embeddings", gallery: "Embeddings") -> None:
-        """Say so if the labels of two sources are compared by number."""
+    def tell_numbering(self, *cells: "tuple[Embeddings, Embeddings]") -> None:
+        """Say so if labels of queries and gallery are compared by number, and may differ."""
         import numpy as np
 
         from onward.labels import numbering_note
 
-        labels, others = queries.labels, gallery.labels
-        if self.qrels is not None or labels is None or others is None:
-            return
-        alike = queries.ids == gallery.ids and np.array_equal(labels, others)
-        note = numbering_note(queries.class_names, gallery.class_names)
-        if note and not alike:
-            tell(note)
+        notes = {
+            numbering_note(queries.class_names, gallery.class_names)
+            for queries, gallery in cells
+            if queries.labels is not None
+            and gallery.labels is not None
+            and not (queries.ids == gallery.ids and np.array_equal(queries.labels, gallery.labels))
+        }
+        for note in notes - {None} if self.qrels is None else ():
+            tell(str(note))
 
     def evaluate(
         self, queries: "Embeddings", gallery: "Embeddings", cameras: tuple[Path, Path]
@@ -192,7 +194,7 @@ def evaluate(
         )
     asked, searched = Embeddings.load(queries), Embeddings.load(gallery)
     if pairs is None:
-        judging.tell_numbering(asked, searched)
+        judging.tell_numbering((asked, searched))
     if far is not None:
         show(_verify(asked, searched, judging, far, pairs), as_json)
         return
