@@ -303,6 +303,7 @@ def test_cells_are_compared_without_what_the_own_camera_took(people, tmp_path):
     assert found["cells"]["old/old"]["map"] == 1  # g0 (ignored) g1* g2* g3 g4 g5
 
 
+@pytest.mark.slow
 def test_a_comparison_that_needs_the_numbering_stated_says_so_to_its_page(tmp_path):
     names, old = {0: "cat", 1: "owl"}, Space("blind@1", 1)
     files = {

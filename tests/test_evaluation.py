@@ -1,6 +1,7 @@
 """Metrics: worked by hand, against naive loops and against other libraries."""
 
 import json
+import pickle
 import re
 
 import ir_measures
@@ -162,6 +163,14 @@ def test_a_short_ranking_has_no_cmc_below_its_cut():
         "-",
         "100.0",
     ]
+
+
+def test_an_evaluation_goes_to_another_process_whole():
+    gallery = labelled(12, classes=2)
+    relevance = Relevance.between(gallery, gallery, exclude_self=True).ignoring({"i1": {"i2"}})
+    sent = pickle.loads(pickle.dumps(relevance))
+    result = evaluate(rank(gallery, gallery, exclude_self=True), sent, metrics=("ndcg@3",))
+    assert pickle.loads(pickle.dumps(result)).to_json() == result.to_json()
 
 
 def test_some_queries_can_be_looked_at_apart():

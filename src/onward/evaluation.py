@@ -7,7 +7,6 @@ knows of images, models or distances: `onward.retrieval` makes rankings, this mo
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -186,8 +185,8 @@ class Evaluation:
         for name, dtype in types.items():
             object.__setattr__(self, name, self._values(name, getattr(self, name), dtype))
         scores = {name: self._values(name, one, np.float64) for name, one in self.scores.items()}
-        object.__setattr__(self, "scores", MappingProxyType(scores))
-        object.__setattr__(self, "left_out", MappingProxyType(dict(self.left_out)))
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "left_out", dict(self.left_out))
         object.__setattr__(self, "metrics", parse_metrics(self.metrics))
         for name in self.metrics:
             self._check_measured(name)

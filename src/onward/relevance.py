@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -154,7 +153,7 @@ class Relevance:
             check_once(ids, f"{whose} ids of a relevance")
             object.__setattr__(self, f"{whose}_ids", ids)
         known = {name: number for name, number in self.left_out.items() if number}
-        object.__setattr__(self, "left_out", MappingProxyType(known))
+        object.__setattr__(self, "left_out", known)
         for sets in (self.wanted, *self.ignored):
             if (len(sets.of_query), sets.size) != (len(self.query_ids), len(self.gallery_ids)):
                 raise EvaluationError(

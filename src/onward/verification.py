@@ -10,8 +10,7 @@ lies. Nothing here ranks: no query is asked for what is near it.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt32
@@ -206,7 +205,7 @@ def verify_pairs(
         limits=tuple(one.limit for one in found),
         same_accepted=tuple(one.same for one in found),
         different_accepted=tuple(one.different for one in found),
-        left_out={kind: number for kind, number in asked.left_out.items() if number},
+        left_out=asked.left_out if isinstance(asked, _AllPairs) else {},
     )
 
 
@@ -270,10 +269,11 @@ class _AllPairs:
     @property
     def left_out(self) -> dict[str, int]:
         """How many items make no pair, as their label is unknown."""
-        return {
+        unknown = {
             "queries_without_label": int((self.query_labels < 0).sum()),
             "items_without_label": int((self.gallery_labels < 0).sum()),
         }
+        return {kind: number for kind, number in unknown.items() if number}
 
     def __iter__(self) -> Iterator[_Tile]:
         size, dim = len(self.gallery), self.gallery.space.dim
@@ -332,8 +332,6 @@ class _Listed:
     gallery_rows: Rows
     different: Bool[np.ndarray, " pair"]
     block_bytes: int
-
-    left_out: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     @classmethod
     def of(
