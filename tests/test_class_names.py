@@ -122,15 +122,17 @@ def test_class_names_that_are_none_are_refused(names, words):
         pytest.param(np.ma.masked_array([1, 2], [False, True]), id="masked"),
         pytest.param(["cat", "dog"], id="words"),
         pytest.param([None, 1], id="none"),
+        pytest.param(np.array([1, 1.5], object), id="objects"),
+        pytest.param(np.array([1, True], object), id="objects-that-are-booleans"),
     ],
 )
 def test_labels_that_are_no_whole_numbers_are_refused(labels):
-    with pytest.raises(EmbeddingsError, match="are not all whole numbers of 64 bits; give each"):
+    with pytest.raises(EmbeddingsError, match=r"whole numbers of 64 bits \(.*\); give each item"):
         as_labels(labels)
 
 
 def test_labels_of_other_whole_types_are_taken():
-    for labels in ([1.0, -1.0], np.array([1, -1], np.int8), [1, -1]):
+    for labels in ([1.0, -1.0], np.array([1, -1], np.int8), [1, -1], np.array([1, -1], object)):
         assert as_labels(labels).tolist() == [1, -1]
 
 

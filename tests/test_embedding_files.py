@@ -370,8 +370,8 @@ def test_large_labels_are_exact_beside_gaps(tmp_path):
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        pytest.param([1.5, 2.0, 3.0], "is double: labels of type float64 are not all", id="halves"),
-        pytest.param([np.nan, 1.0, 2.0], "is double: labels of type float64 are not", id="nan"),
+        pytest.param([1.5, 2.0, 3.0], "is double: the labels are not all whole", id="halves"),
+        pytest.param([np.nan, 1.0, 2.0], "is double: the labels are not all whole", id="nan"),
         pytest.param([True, False, True], "is bool; labels are whole numbers, or text", id="bool"),
         pytest.param(pa.array([2**63, 1, 2], pa.uint64()), "is uint64: ", id="above-64-bits"),
         pytest.param([[1], [2], [3]], "is list<element: int64>; labels are whole", id="lists"),

@@ -11,8 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onward.errors import EmbeddingsError, SpaceMismatchError
+from onward.data.items import Items
+from onward.errors import (
+    DataError,
+    EmbeddingsError,
+    EvaluationError,
+    SpaceMismatchError,
+    TransformationError,
+)
+from onward.quantisation import Quantisation
+from onward.rankings import Ranking
+from onward.relevance import Relevance
 from onward.spaces import Embeddings, Space, check_same_space
+from onward.transformation import linear
 
 OLD = Space("old@1f", 2)
 
@@ -161,7 +172,7 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
                 ("masked", np.ma.masked_array(np.ones((3, 2)), np.eye(3, 2)), "they are masked"),
                 ("fields", np.zeros((3, 2), [("x", "f4")]), "they are of type [('x', '<f4')]"),
                 ("number-as-text", [["1", "2"]] * 3, "they are of type <U1"),
-                ("objects", np.full((3, 2), "1", object), "they are text or complex numbers"),
+                ("objects", np.full((3, 2), "1", object), "some of them are text, complex or"),
                 ("huge-integer", [[10**400, 1]] * 3, "int too large"),
             ]
         ),
@@ -205,7 +216,7 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
         *(
             pytest.param(
                 {"labels": np.array(labels)},
-                "are not all whole numbers of 64 bits; give each item's class a number",
+                "the labels are not all whole numbers of 64 bits (",
                 id=f"labels-{kind}",
             )
             for kind, labels in {
@@ -221,6 +232,40 @@ def test_embeddings_refuse_what_cannot_be_ones(changes, words, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     with pytest.raises(EmbeddingsError, match=re.escape(words)):
         three(**changes)
+
+
+STRANGE = [
+    pytest.param(np.array([[1 + 2j, 2]]), id="complex"),
+    pytest.param(np.ma.masked_array([[1.0, 2.0]], [[True, False]]), id="masked"),
+    pytest.param(np.array([["2020-01-01", "2020-01-02"]], "M8[D]"), id="dates"),
+    pytest.param(np.array([["1", "2"]]), id="text"),
+]
+
+
+@pytest.mark.parametrize("values", STRANGE)
+def test_strange_arrays_are_refused_wherever_numbers_are_taken(values, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    ids, space = ("a", "b"), Space("old@1f", 2)
+    labels = np.array([0, 1])
+    row = values[0]
+    with pytest.raises(EmbeddingsError, match="the vectors are not numbers"):
+        Embeddings(("a",), values, space)
+    with pytest.raises(EmbeddingsError, match="the labels are not all whole numbers"):
+        Embeddings(ids, np.eye(2), space, row)
+    with pytest.raises(EmbeddingsError, match="the labels are not all whole numbers"):
+        Relevance.of_labels(ids, ids, labels, row, exclude_self=True)
+    with pytest.raises(DataError, match="the labels are not all whole numbers"):
+        Items(ids, row, {0: "cat"}, ({}, {}), "here")
+    with pytest.raises(TransformationError, match="the weight of a transformation holds no numb"):
+        linear(space, None, Space("new", 1), values, np.zeros(1), made_by={})
+    with pytest.raises(TransformationError, match="the bias of a transformation holds no numbers"):
+        linear(space, None, Space("new", 2), np.eye(2), row, made_by={})
+    with pytest.raises(EvaluationError, match="the distances of a ranking are not numbers"):
+        Ranking(("q",), ids, np.array([[0, 1]]), values, False)
+    with pytest.raises(EvaluationError, match="the rows of a ranking are not numbers"):
+        Ranking(("q",), ids, values, np.array([[0, 1]]), False)
+    with pytest.raises(EmbeddingsError, match="the scales are not numbers"):
+        Quantisation(space, "int8", row)
 
 
 def test_embeddings_are_read_only_float32_with_integer_labels(monkeypatch):

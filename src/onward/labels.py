@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from onward.arrays import as_numbers
 from onward.errors import EmbeddingsError, LabelMismatchError
 
 Labels = Int64[np.ndarray, " item"]
 ClassNames = Mapping[int, str]
 
 LARGEST_LABEL = 2**63 - 1
-LARGEST_EXACT = 2**53
-"""Above it, a float64 no longer tells one whole number from the next."""
 
 
 def as_labels(values: Any) -> Labels:
@@ -29,19 +28,13 @@ def as_labels(values: Any) -> Labels:
     Raises:
         EmbeddingsError: if they are anything else, such as 1.5, NaN, True, a date, or masked.
     """
-    given = np.asarray(values)
-    masked = isinstance(values, np.ma.MaskedArray)
-    if given.dtype.kind in "iuf" and not masked:
-        with np.errstate(invalid="ignore"):  # NaN is not equal to what it becomes
-            labels: Labels = np.ascontiguousarray(given, dtype=np.int64)
-        exact = given.dtype.kind != "f" or (np.abs(given) <= LARGEST_EXACT).all()
-        if exact and (labels == given).all():
-            return labels
-    what = f"masked labels of type {given.dtype}" if masked else f"labels of type {given.dtype}"
-    raise EmbeddingsError(
-        f"{what} are not all whole numbers of 64 bits; give each item's class a number, and -1 "
-        "where it is not known"
-    )
+    try:
+        return as_numbers(values, np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EmbeddingsError(
+            f"the labels are not all whole numbers of 64 bits ({error}); give each item's class a "
+            "number, and -1 where it is not known"
+        ) from error
 
 
 def as_class_names(names: Any, labels: Labels) -> dict[int, str]:

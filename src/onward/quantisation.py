@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
+from onward.arrays import as_numbers
 from onward.artifacts import digest
 from onward.errors import EmbeddingsError, SpaceMismatchError
 from onward.spaces import LARGEST_CODE, Embeddings, Space, Vectors
@@ -65,7 +66,10 @@ class Quantisation:
                 f"needs one of shape ({self.of.dim},), float16 needs None"
             )
         if self.scale is not None:
-            kept = np.array(self.scale, dtype=np.float32, order="C")
+            try:
+                kept = as_numbers(self.scale, np.float32).copy()
+            except (TypeError, ValueError, OverflowError) as error:
+                raise EmbeddingsError(f"the scales are not numbers: {error}") from error
             if not (np.isfinite(kept) & (kept > 0)).all():
                 raise EmbeddingsError(
                     "int8 needs finite scales above 0; give dimensions that are always 0 the scale "

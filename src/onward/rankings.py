@@ -13,6 +13,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from onward.arrays import as_numbers
 from onward.errors import EvaluationError
 from onward.spaces import Ids
 
@@ -118,7 +119,13 @@ def check_once(ids: Ids, what: str) -> None:
 
 
 def _read_only(array: np.ndarray, dtype: type) -> np.ndarray:
-    view: np.ndarray = np.ascontiguousarray(array, dtype=dtype).view()
+    try:
+        view: np.ndarray = as_numbers(array, dtype).view()
+    except (TypeError, ValueError, OverflowError) as error:
+        what = "rows" if dtype is np.int64 else "distances"
+        raise EvaluationError(
+            f"the {what} of a ranking are not numbers ({error}); give them as {dtype.__name__}"
+        ) from error
     view.flags.writeable = False
     return view
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from onward.errors import EvaluationError
-from onward.labels import renumber, translate
+from onward.labels import as_labels, renumber, translate
 from onward.rankings import Hits, Ranking, Rows, check_once, refuse
 from onward.spaces import Embeddings, Ids
 
@@ -183,6 +183,7 @@ class Relevance:
 
         Raises:
             EvaluationError: if an id stands twice, or ids and labels differ in number.
+            EmbeddingsError: if labels are not whole numbers.
         """
         given = {"query": (query_ids, query_labels), "gallery": (gallery_ids, gallery_labels)}
         for whose, (ids, labels) in given.items():
@@ -191,7 +192,7 @@ class Relevance:
                     f"{whose} labels of shape {np.shape(labels)} for {len(ids)} {whose} ids; "
                     "give one label an id"
                 )
-        asked, there = np.asarray(query_labels, np.int64), np.asarray(gallery_labels, np.int64)
+        asked, there = as_labels(query_labels), as_labels(gallery_labels)
         left_out = {
             "queries_without_label": int((asked < 0).sum()),
             "items_without_label": int((there < 0).sum()),

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from onward.arrays import as_numbers
 from onward.embedding_files import (
     CLASSES_KEY,
     SPACE_KEY,
@@ -337,15 +338,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 def _as_vectors(values: Any) -> np.ndarray:
     try:
-        given = values if isinstance(values, np.ndarray) else np.asarray(values)
-        if isinstance(given, np.ma.MaskedArray):
-            raise TypeError("they are masked: fill the gaps, or leave these items out")
-        if given.dtype.kind in "cmMSU" or given.dtype.names:
-            raise TypeError(f"they are of type {given.dtype}")
-        if given.dtype.kind == "O" and any(isinstance(one, str | complex) for one in given.flat):
-            raise TypeError("they are text or complex numbers")
-        with np.errstate(over="ignore"):  # what overflows is refused as infinite
-            return np.ascontiguousarray(given, dtype=np.float32)
+        return as_numbers(values, np.float32)  # what overflows is refused as infinite
     except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingsError(
             f"the vectors are not numbers ({error}); give one row of float32 an item"

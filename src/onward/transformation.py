@@ -29,6 +29,7 @@ from onward.dense import (
     Step,
     Uncertainty,
     arrays_of,
+    as_weights,
     check_steps,
     check_uncertainty,
     describe_steps,
@@ -342,7 +343,7 @@ def linear(
     made_by: Mapping[str, Any],
 ) -> Transformation:
     """Return the transformation `weight @ concatenate(old, side) + bias`, such as ridge gives."""
-    layer = Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
+    layer = Dense(as_weights(weight, "weight"), as_weights(bias, "bias"), relu=False)
     step = Step((), (), (layer,), uses_side=side is not None)
     return Transformation(old, side, new, (step,), made_by)
 

@@ -17,8 +17,8 @@ from onward.artifacts import digest
 from onward.data.decoding import MAX_PIXELS
 from onward.data.listing import PassedOver, natural_key
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
-from onward.errors import DataError
-from onward.labels import Labels, is_text
+from onward.errors import DataError, EmbeddingsError
+from onward.labels import Labels, as_labels, is_text
 from onward.spaces import Ids
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ class Items:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        labels = np.array(self.labels, dtype=np.int64)
+        try:
+            labels = as_labels(self.labels).copy()
+        except EmbeddingsError as error:
+            raise DataError(f"{self.source}: {error}") from error
         labels.flags.writeable = False
         object.__setattr__(self, "ids", tuple(self.ids))
         object.__setattr__(self, "labels", labels)

@@ -1,0 +1,47 @@
+"""Arrays as users give them: what numbers they hold, or why they hold none.
+
+NumPy turns almost anything into numbers: it drops the imaginary part and the mask, counts days, and
+reads text. Whatever takes an array from outside goes through `as_numbers`, which refuses that.
+"""
+
+from typing import Any
+
+import numpy as np
+
+LARGEST_EXACT = 2**53
+"""Above it, a float64 no longer tells one whole number from the next."""
+
+
+def as_numbers(values: Any, dtype: type[np.number[Any]]) -> np.ndarray:
+    """Return real numbers in a type; contiguous, and not copied where they are so already.
+
+    What is too large for a type of floats becomes infinite.
+
+    Args:
+        values: anything that NumPy takes.
+        dtype: of the numbers; to a type of integers only what they hold exactly is brought.
+
+    Raises:
+        TypeError: if they are complex, masked, dates, text or records; or booleans, where whole
+            numbers are wanted.
+        ValueError: if they have no regular shape, or are not whole numbers of the type's range.
+        OverflowError: if an integer is too large for any number of NumPy.
+    """
+    given = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError("they are masked: fill the gaps, or leave these items out")
+    whole = np.issubdtype(dtype, np.integer)
+    refused = "cmMSUb" if whole else "cmMSU"
+    if given.dtype.kind in refused or given.dtype.names:
+        raise TypeError(f"they are of type {given.dtype}")
+    others = str | complex | bool if whole else str | complex
+    if given.dtype.kind == "O" and any(isinstance(one, others) for one in given.flat):
+        raise TypeError("some of them are text, complex or true and false")
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN is not equal to what it becomes
+        numbers = np.ascontiguousarray(given, dtype=dtype)
+        if not whole or given.dtype == numbers.dtype:
+            return numbers
+        exact = given.dtype.kind != "f" or bool((np.abs(given) <= LARGEST_EXACT).all())
+        if not exact or not (numbers == given).all():
+            raise ValueError(f"they are of type {given.dtype} and not all whole numbers")
+    return numbers
