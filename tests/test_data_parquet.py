@@ -73,8 +73,24 @@ def test_shards_of_a_folder_follow_each_other_and_keep_their_own_ids(tmp_path):
 
 
 def test_class_names_come_from_the_metadata_of_the_hub(file):
-    items = open_items(write(file, [10, 20], [1, 2], names=["ant", "bee"]))
-    assert items.class_names == {0: "ant", 1: "bee", 2: "2"}
+    items = open_items(write(file, [10, 20], [1, 1], names=["ant", "bee"]))
+    assert items.class_names == {0: "ant", 1: "bee"}
+    assert items.named
+    assert not open_items(write(file, [10, 20], [1, 1])).named
+
+
+def test_a_label_that_the_metadata_do_not_name_is_refused(file):
+    write(file, [10, 20], [1, 2], names=["ant", "bee"])
+    with pytest.raises(DataError, match=r"row 1: its label \(label\) is 2, of 2 classes"):
+        open_items(file)
+    left = open_items(file, skip_bad=True)
+    assert (len(left), left.class_names) == (1, {0: "ant", 1: "bee"})
+
+
+def test_two_classes_of_one_name_are_refused(file):
+    write(file, [10, 20], [0, 1], names=["crane", "crane"])
+    with pytest.raises(DataError, match="the classes 0 and 1 are both called 'crane'; give each"):
+        open_items(file)
 
 
 def test_columns_are_chosen_by_name(file):

@@ -392,6 +392,22 @@ def test_a_class_without_a_name_is_refused(tmp_path):
         Embeddings.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        pytest.param(["7", "10", "7"], [7, 10, 7], id="whole-numbers"),
+        pytest.param(["07", "10", "7"], [0, 1, 2], id="leading-zeros"),
+        pytest.param(["-1", "10", "7"], [0, 1, 2], id="below-zero"),
+        pytest.param(["7", "9" * 19, "10"], [1, 2, 0], id="beyond-64-bits"),
+    ],
+)
+def test_names_that_are_whole_numbers_are_their_own_labels(tmp_path, words, labels):
+    write(tmp_path / "a.parquet", 1, CLIP, label=words)
+    found = Embeddings.load(tmp_path / "a.parquet")
+    assert found.labels.tolist() == labels
+    assert named(found) == words
+
+
 def test_words_are_numbered_alike_in_all_files(tmp_path):
     write(tmp_path / "a.parquet", 1, CLIP, label=["owl", "cat", "owl"])
     write(tmp_path / "b.parquet", 4, CLIP, label=["dog", "cat", "e\u0301"])

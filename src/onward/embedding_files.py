@@ -163,15 +163,19 @@ def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassName
 
 def _numbered(files: Sequence[VectorFile]) -> Iterator[tuple[Labels, ClassNames | None]]:
     """Yield the labels of each file and their names; words are numbered alike in all of them."""
-    every = sorted({word for one in files for word in one.words or () if word is not None})
-    number_of = {word: number for number, word in enumerate(every)}
+    every = {word for one in files for word in one.words or () if word is not None}
+    if all(word.isdecimal() and word == str(int(word[:18])) for word in every):
+        number_of = {word: int(word) for word in sorted(every, key=int)}  # "7" is class 7
+    else:
+        number_of = {word: number for number, word in enumerate(sorted(every))}
+    names = {number: word for word, number in number_of.items()}
     for one in files:
         if one.labels is not None:
             yield one.labels, one.class_names
         else:
             words = one.words or ()
             numbers = [-1 if word is None else number_of[word] for word in words]
-            yield np.array(numbers, np.int64), dict(enumerate(every))
+            yield np.array(numbers, np.int64), names
 
 
 def check_ids_across(files: Sequence[VectorFile]) -> None:
@@ -267,7 +271,9 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
                 "one of the two out"
             )
         labels, words = _repeat(partition, len(table))
-    class_names = _read_class_names(metadata.get(CLASSES_KEY), path) or hub_class_names(metadata)
+    class_names = _read_class_names(metadata.get(CLASSES_KEY), path) or hub_class_names(
+        metadata, "label"
+    )
     return VectorFile(
         path,
         tuple(table["id"].to_pylist()),
@@ -342,7 +348,7 @@ def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, 
         raise EmbeddingsError(f"the column 'label' of {path} is {kind}: {error}") from error
 
 
-def hub_class_names(metadata: Mapping[bytes, bytes] | None, column: str = "label") -> ClassNames:
+def hub_class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> ClassNames:
     """Return the names of a `ClassLabel` in the metadata that the `datasets` library writes."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

@@ -80,6 +80,8 @@ def open_parquet(
     rows: dict[str, _Row] = {}
     for row in _read_shards(folder, shards, columns, numbers):
         why = row.fault
+        if names and row.label not in names:
+            why = why or f"its label ({columns.label}) is {row.label}, of {len(names)} classes"
         if row.id in rows:
             why = why or f"its id {row.id!r} ({columns.id}) stands at {rows[row.id].where} already"
         if skip_bad and not why:

@@ -18,7 +18,7 @@ from onward.data.decoding import MAX_PIXELS
 from onward.data.listing import PassedOver, natural_key
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
 from onward.errors import DataError, EmbeddingsError
-from onward.labels import Labels, as_labels, is_text
+from onward.labels import Labels, as_labels, as_name, is_text
 from onward.spaces import Ids
 
 if TYPE_CHECKING:
@@ -146,10 +146,20 @@ class Items:
         unnamed = [label for label in self.classes if label not in self.class_names]
         if unnamed:
             raise DataError(f"{self.source}: class {unnamed[0]} has no name in class_names")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        label_of: dict[str, int] = {}
         for label, name in self.class_names.items():
             if not is_text(name):
                 raise DataError(
                     f"{self.source}: the name of class {label}, {name!r}, is not UTF-8; rename it"
+                )
+            other = label_of.setdefault(as_name(name), label)
+            if other != label and self.named:
+                raise DataError(
+                    f"{self.source}: the classes {other} and {label} are both called {name!r}; "
+                    "give each class a name of its own"
                 )
 
     def _check_ids(self) -> None:

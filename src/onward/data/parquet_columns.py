@@ -1,10 +1,10 @@
 """Which columns of image Parquet hold the images, the labels and the ids."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onward.embedding_files import hub_class_names
 from onward.errors import DataError
 
 if TYPE_CHECKING:
@@ -134,11 +134,7 @@ def has_numbers(schema: "pa.Schema", column: str) -> bool:
 
 def class_names(schema: "pa.Schema", label: str) -> list[str]:
     """Return the names of a `ClassLabel` in the metadata that the `datasets` library writes."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[label]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return []
+    return list(hub_class_names(schema.metadata, label).values())
 
 
 def check_alike(first: Path, other: Path, columns: Columns) -> None:
