@@ -407,3 +407,59 @@ def test_onnxruntime_s_own_format_stays_readable(tmp_path):
     model = load(tmp_path / "encoder.ort")
     np.testing.assert_allclose(vectors_of(model), expected(), rtol=1e-4, atol=1e-5)
     assert read_onnx(tmp_path / "encoder.ort").weights == b""
+
+
+# files that give other vectors for the same image
+
+
+def test_a_graph_that_takes_the_statistics_of_a_batch_is_refused(tmp_path):
+    """The mean of the batch is taken away, as BatchNorm does while a model is trained."""
+    model = wide()
+    axes = numpy_helper.from_array(np.array([0]), "axes")
+    model.graph.initializer.append(axes)
+    model.graph.node[-1].output[0] = "sum"
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["sum", "axes"], ["of_batch"], keepdims=1),
+            helper.make_node("Sub", ["sum", "of_batch"], ["vectors"]),
+        ]
+    )
+    words = r"another vector for the same image beside another image; .* after model.eval\(\)"
+    with pytest.raises(ModelError, match=words):
+        load(write_inline(model, tmp_path / "trained.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [
+        ("RandomNormalLike", {"scale": 10.0}),
+        ("RandomUniformLike", {"seed": 3.0}),
+        ("Bernoulli", {}),
+    ],
+)
+def test_a_graph_that_draws_numbers_is_refused(tmp_path, operator, attributes):
+    model = wide()
+    model.graph.node[-1].output[0] = "sum"
+    model.graph.node.extend(
+        [
+            helper.make_node("Sigmoid", ["sum"], ["share"]),
+            helper.make_node(operator, ["share"], ["drawn"], **attributes),
+            helper.make_node("Add", ["share", "drawn"], ["vectors"]),
+        ]
+    )
+    words = "another vector for the same image every time; it draws numbers at random or takes the"
+    with pytest.raises(ModelError, match=words):
+        load(write_inline(model, tmp_path / "random.onnx"))
+
+
+def test_a_graph_that_quantises_by_the_largest_number_of_a_batch_is_let_pass(tmp_path):
+    model = wide()
+    model.graph.node[-1].output[0] = "sum"
+    names = ["codes", "scale", "zero"]
+    model.graph.node.extend(
+        [
+            helper.make_node("DynamicQuantizeLinear", ["sum"], names),
+            helper.make_node("DequantizeLinear", names, ["vectors"]),
+        ]
+    )
+    assert load(write_inline(model, tmp_path / "quantised.onnx")).space.dim == 40

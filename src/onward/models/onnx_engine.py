@@ -1,6 +1,8 @@
 """Runs an ONNX file by onnxruntime; needs no torch."""
 
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +15,7 @@ from onward.models.inputs import InputSpec, Pixels
 from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
 
 ONNX_FILE = "model.onnx"
+REPEATED, BESIDE = 1e-3, 0.25  # what is let pass, as a share of the vector's length
 _FLOATS, _BYTES = "tensor(float)", "tensor(uint8)"
 
 
@@ -24,7 +27,7 @@ class OnnxEngine(Engine):
     with a fixed batch is run on batches of just that size, the last one filled up.
 
     Raises:
-        ModelError: if the graph cannot be read or takes or gives something else.
+        ModelError: if the graph takes or gives something else, or other vectors for the same image.
     """
 
     model: OnnxFiles
@@ -32,6 +35,19 @@ class OnnxEngine(Engine):
     dim: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self._check_input()
+        shape = (2, self.taken.channels, self.taken.size, self.taken.size)
+        pair = (np.arange(math.prod(shape)) * 37 % 251).astype(np.uint8).reshape(shape)
+        output = next(_outputs(self._session, pair[:1], self.taken))
+        if output.ndim != 2:
+            raise ModelError(
+                f"the ONNX file's first output has shape {output.shape} for one image; it needs "
+                "(images, dimensions). Export the model with its pooling, as one vector an image"
+            )
+        object.__setattr__(self, "dim", int(output.shape[1]))
+        self._check_repeats(pair, output)
+
+    def _check_input(self) -> None:
         inputs = self._session.get_inputs()
         taken, size = self.taken, self.taken.size
         wanted = f"one float32 or uint8 input of (images, {taken.channels}, {size}, {size})"
@@ -54,14 +70,27 @@ class OnnxEngine(Engine):
             raise ModelError(
                 f"the ONNX file takes {given or 'nothing'}; it needs {wanted}. {repair}"
             )
-        empty = np.zeros((1, taken.channels, size, size), np.uint8)
-        output = next(_outputs(self._session, empty, taken))
-        if output.ndim != 2:
-            raise ModelError(
-                f"the ONNX file's first output has shape {output.shape} for one image; it needs "
-                "(images, dimensions). Export the model with its pooling, as one vector an image"
-            )
-        object.__setattr__(self, "dim", int(output.shape[1]))
+
+    def _check_repeats(self, pair: Pixels, first: np.ndarray) -> None:
+        """Refuse a graph whose vectors depend on chance, or on the other images of a batch.
+
+        Numbers that are quantised by the largest of a batch do so a little; that is let pass.
+        """
+        again = next(_outputs(self._session, pair[:1], self.taken))
+        beside = first
+        with suppress(ModelError):  # traced with one image: embedding by one works
+            beside = next(_outputs(self._session, pair, self.taken))[:1]
+        for other, bound, reason in (
+            (again, REPEATED, "every time"),
+            (beside, BESIDE, "beside another image"),
+        ):
+            apart = np.linalg.norm(np.float64(other) - first) > bound * np.linalg.norm(first)
+            if apart:
+                raise ModelError(
+                    f"the ONNX file gives another vector for the same image {reason}; it draws "
+                    "numbers at random or takes the statistics of a batch, as while it is trained. "
+                    "Export it after model.eval()"
+                )
 
     def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
         """Return a function that runs the graph on the CPU, or on a GPU by CUDA."""
