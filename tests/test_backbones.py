@@ -135,7 +135,12 @@ def test_a_tag_that_timm_does_not_have_offers_those_that_it_has(use, name, words
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("coat_tiny", 32), ("crossvit_tiny_240", 240), ("efficientvim_m1", 64)]
+    ("name", "size"),
+    [
+        ("coat_tiny", 32),
+        ("efficientvim_m1", 64),
+        pytest.param("crossvit_tiny_240", 240, marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_that_gives_several_maps_is_refused(name, size):
     words = f"timm:{name} gives several maps for one image, and a backbone needs one; take another"

@@ -180,6 +180,7 @@ def test_a_frozen_encoder_gives_the_networks_own_pooled_output(tmp_path):
     model.save(tmp_path / "frozen")
     assert EmbeddingModel.load(tmp_path / "frozen").space == model.space
     assert model.made_by["recipe"] == "frozen encoder"
+    assert model.made_by["versions"]["timm"] == timm.__version__
 
 
 def test_random_weights_are_decided_by_the_seed_and_leave_the_generators_alone():
@@ -213,15 +214,16 @@ def test_pretrained_weights_behind_a_random_layer_are_refused():
 
 def test_pretrained_weights_without_a_dim_give_the_networks_own_output(monkeypatch):
     """A recipe cannot write None."""
-    create = timm.create_model
+    create, asked = timm.create_model, list[bool]()
 
     def offline(name, *, pretrained, **settings):
-        assert pretrained
+        asked.append(pretrained)
         return create(name, pretrained=False, **settings)
 
     monkeypatch.setattr("timm.create_model", offline)
     spec = BackboneSpec(name="timm:resnet10t", pretrained=True)
     assert frozen_encoder(spec, name="frozen").space.dim == 512
+    assert asked == [True, False]  # once more without, to see that spec and weights say it all
 
 
 def test_an_input_that_does_not_fit_a_frozen_encoder_is_refused():

@@ -4,15 +4,13 @@ For pretrained weights that serve as side-information, or as an old or a new mod
 elsewhere comes in by `EmbeddingModel.from_onnx`, one that was saved by `EmbeddingModel.load`.
 """
 
-from importlib.metadata import version
-
-import onward
 from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.spaces import Metric
 from onward.training.devices import seeded
 from onward.training.images import input_of
+from onward.training.provenance import versions
 
 
 def frozen_encoder(
@@ -54,11 +52,12 @@ def frozen_encoder(
     taken = input_of(backbone, input)
     with seeded(seed, "first weights"):
         network = build_backbone(backbone)
+    described = backbone.model_dump(mode="json")
     made_by = {
         "recipe": "frozen encoder",
         "seed": seed,
-        "backbone": backbone.model_dump(mode="json"),
-        "versions": {"onward": onward.__version__, "torch": version("torch")},
+        "backbone": described,
+        "versions": versions(described),
     }
     return EmbeddingModel.of_backbone(
         network, backbone, name=name, input=taken, metric=metric, made_by=made_by

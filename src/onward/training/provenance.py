@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 import onward
 from onward.data.items import Items
+from onward.nn.specs import TIMM
 from onward.training.settings import RunSettings
 
 
@@ -29,8 +30,16 @@ def made_by(
         "devices": run.devices,
         "precision": run.precision,
         **facts,
-        "versions": {"onward": onward.__version__, "torch": version("torch")},
+        "versions": versions(facts.get("backbone")),
     }
+
+
+def versions(backbone: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the versions of the code that a model of this backbone runs by."""
+    found = {"onward": onward.__version__, "torch": version("torch")}
+    if backbone is not None and str(backbone["name"]).startswith(TIMM):
+        found["timm"] = version("timm")
+    return found
 
 
 def describe_items(items: Items) -> Mapping[str, Any]:
