@@ -474,6 +474,17 @@ def test_a_vector_that_another_program_has_taken_away_is_missed(path, gallery):
     assert gallery.read(OLD).ids == ("a", "b", "c")
 
 
+@pytest.mark.parametrize("text", ["x", "[1]", "{", "[" * 5000])
+def test_a_payload_that_another_program_has_written_is_said_to_be_none(path, gallery, text):
+    items = lancedb.connect(path).open_table("items")
+    items.update("id = 'b'", values={"payload": text})
+    words = r"the payload of item 'b' in gallery .* is no JSON object .*another program"
+    with pytest.raises(GalleryError, match=words):
+        gallery.payloads("ab")
+    gallery.update(embed(OLD, "b"), payloads=[{"at": 1}])
+    assert gallery.payloads("ab") == [None, {"at": 1}]
+
+
 RECORDS = {
     "it is gone": lambda record: record.delete("number = 0"),
     "no JSON": lambda record: record.update("number = 0", values={"content": "x"}),

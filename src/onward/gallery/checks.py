@@ -20,6 +20,9 @@ from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
 
 NAMED = 3
 """How many ids a message names."""
+DEEPEST = 100
+"""So deep may a payload be nested: what Python can write as JSON it could not always read again."""
+TOO_DEEP = f"it is nested more than {DEEPEST} deep"
 
 
 def find_field(url: str, record: Record, space: Space) -> Field:
@@ -263,6 +266,24 @@ def check_known(url: str, asked: Sequence[str], there: Collection[str]) -> None:
         )
 
 
+def read_payload(url: str, item: str, text: str) -> dict[str, Any]:
+    """Return the payload that a text holds.
+
+    Raises:
+        GalleryError: if it holds none; something else has written it.
+    """
+    try:
+        payload = json.loads(text)
+        if isinstance(payload, dict):
+            return payload
+        raise ValueError(f"a {type(payload).__name__} instead of an object")
+    except (ValueError, RecursionError) as error:
+        raise GalleryError(
+            f"the payload of item {item!r} in gallery {url} is no JSON object ({error}): another "
+            "program has written it. Give the item another one with update()"
+        ) from error
+
+
 def name_ids(ids: Sequence[str]) -> str:
     """Return the first few ids for a message, and how many more there are."""
     named = ", ".join(repr(item) for item in ids[:NAMED])
@@ -331,9 +352,34 @@ def _payload_texts(items: Embeddings, payloads: Sequence[Mapping[str, Any]]) -> 
             if not isinstance(payload, Mapping):
                 raise TypeError(f"it is a {type(payload).__name__}, not a mapping")
             texts.append(json.dumps(dict(payload), sort_keys=True, allow_nan=False))
-        except (TypeError, ValueError) as error:
+            _check_nesting(payload)
+        except (TypeError, ValueError, RecursionError) as error:
+            why = TOO_DEEP if isinstance(error, RecursionError) else error
             raise GalleryError(
-                f"the payload of item {item!r} cannot be kept as JSON: {error}. Give a mapping of "
-                "strings, finite numbers, lists and mappings"
+                f"the payload of item {item!r} cannot be kept as JSON: {why}. Give a mapping of "
+                "strings, finite numbers, lists and mappings, with strings as keys"
             ) from error
     return tuple(texts)
+
+
+def _check_nesting(payload: Mapping[Any, Any]) -> None:
+    """Refuse keys that JSON would make strings of, and what is nested too deep to be read again.
+
+    Raises:
+        TypeError, ValueError: saying what.
+    """
+    level: list[Any] = [payload]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, Mapping):
+                odd = next((key for key in one if not isinstance(key, str)), None)
+                if odd is not None or None in one:
+                    raise TypeError(f"its key {odd!r} is of type {type(odd).__name__}")
+                inner += one.values()
+            elif isinstance(one, list | tuple):
+                inner += one
+        level = inner
+        if not level:
+            return
+    raise ValueError(TOO_DEEP)

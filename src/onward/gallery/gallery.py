@@ -4,7 +4,6 @@ The same for every store: this module checks, `onward.gallery.store` says what a
 Nothing here knows of models, images or transformations.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -33,6 +32,7 @@ from onward.gallery.checks import (
     find_searched,
     label_items,
     make_rows,
+    read_payload,
 )
 from onward.gallery.describing import describe, state_of
 from onward.gallery.filling import Derived, filled
@@ -59,7 +59,7 @@ from onward.gallery.values import (
 from onward.labels import ClassNames
 from onward.rankings import Ranking
 from onward.retrieval import as_nearest
-from onward.spaces import Embeddings, Ids, Space
+from onward.spaces import Embeddings, Ids, Space, check_unique
 
 KEEP = timedelta(hours=1)
 
@@ -103,7 +103,8 @@ class Gallery:
         Args:
             embeddings: of the same items in the same order, each in a space of the gallery. Labels
                 are taken from those that have them.
-            payloads: JSON objects, one an item: where the image is, for instance.
+            payloads: JSON objects, one an item: where the image is, for instance. Tuples become
+                lists; keys are strings.
             same_labels: if only the gallery or only the items have class names, the numbers of the
                 others mean the same.
 
@@ -137,8 +138,12 @@ class Gallery:
         check_none_new(self.url, rows, self._store.update(rows) if rows.ids else ())
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete items; ids that are not there are passed over. Return how many were deleted."""
-        return self._store.delete(tuple(dict.fromkeys(ids)))
+        """Delete items; ids that are not there are passed over. Return how many were deleted.
+
+        Raises:
+            EmbeddingsError: if something cannot be an id.
+        """
+        return self._store.delete(_unique(ids))
 
     def ids(
         self,
@@ -162,7 +167,9 @@ class Gallery:
         """
         chosen = known_ids(self._store, ids)
         texts = self._store.payloads(chosen)
-        return [json.loads(texts[item]) if item in texts else None for item in chosen]
+        return [
+            read_payload(self.url, item, texts[item]) if item in texts else None for item in chosen
+        ]
 
     def spaces(self) -> tuple[Space, ...]:
         """Return the spaces, in the order in which they were added."""
@@ -223,7 +230,7 @@ class Gallery:
         Of all items, or of those with these ids; ids that are not there are passed over. Only rows
         that have vectors `with_spaces` too, and none `without`. Without ids, only of the share.
         """
-        chosen = None if ids is None else tuple(dict.fromkeys(ids))
+        chosen = None if ids is None else _unique(ids)
         filled, empty = self._fields(with_spaces), self._fields(without)
         size = check_batch_rows(batch_rows)
         return self._store.scan(self._fields(spaces), filled, empty, size, ids=chosen, share=share)
@@ -465,3 +472,9 @@ class Gallery:
             return []
         record = self._store.read_record()
         return [find_field(self.url, record, space) for space in spaces]
+
+
+def _unique(ids: Iterable[str]) -> Ids:
+    chosen = tuple(dict.fromkeys(ids))
+    check_unique(chosen)
+    return chosen
