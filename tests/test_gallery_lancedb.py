@@ -1,9 +1,8 @@
 """What is special about a gallery in a directory: files, processes, damage, and memory."""
 
-import errno
-import json
 import multiprocessing
-import resource
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 import lancedb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from rights import without_the_rights_of_root
 
@@ -22,6 +20,7 @@ from onward.gallery import create_gallery, lance_commits, lance_search, open_gal
 from onward.gallery.lancedb import LanceStore
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
+from onward.transformation import linear
 
 OLD = Space("old@1", 4)
 NEW = Space("new@2", 5)
@@ -337,175 +336,6 @@ def test_conflicts_are_tried_again_but_not_for_ever(monkeypatch):
         lance_commits.commit("g", never)
 
 
-CAUSES = {
-    "no files left": (OSError(errno.EMFILE, "Too many open files"), "allow more .ulimit -n., and"),
-    "said by Lance": (
-        RuntimeError("LanceError(IO): Too many open files (os error 24) at path /g/x.lance"),
-        "More files are open than are allowed",
-    ),
-    "a full disk": (
-        RuntimeError("LanceError(IO): No space left on device (os error 28), /x.rs:1:2"),
-        "No space left on device .os error 28.. The disk is full, .* make room, and run the same",
-    ),
-    "a quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), "what you may use of it: make room"),
-    "no rights": (RuntimeError("Permission denied (os error 13)"), "closed to you: get the right"),
-    "read-only": (OSError(errno.EROFS, "Read-only file system"), "closed to you: get the right"),
-    "no memory": (MemoryError(), "MemoryError. There is too little memory: free some, or ask for"),
-    "a file is gone": (RuntimeError("Not found: /g/a.lance"), "or damaged: restore it from a copy"),
-    "half a manifest": (OSError("file size is too small, /x.rs:3"), "changed, removed or damaged"),
-    "a table is gone": (ValueError("Table 'items' was not found"), "damaged: restore it from a"),
-    "anything else": (TypeError("what?"), "TypeError: what.. What has caused this is not"),
-}
-
-
-@pytest.mark.parametrize("what", CAUSES)
-def test_what_lance_raises_is_said_with_its_cause_and_what_to_do(path, gallery, what):
-    raised, words = CAUSES[what]
-
-    def fail():
-        raise raised
-
-    message = rf"^gallery {path} cannot be read or written: .*{words}"
-    with pytest.raises(GalleryError, match=message) as caught:
-        lance_commits.commit(str(path), fail)
-    assert caught.value.__cause__ is raised
-    assert ("damaged" in str(caught.value)) == ("damaged" in words)
-
-
-def test_a_panic_of_lance_is_an_error_like_any_other_and_an_interrupt_is_not(path, gallery):
-    class PanicException(BaseException):  # as pyo3 makes it
-        pass
-
-    with (
-        pytest.raises(GalleryError, match="More files are open than are allowed"),
-        lance_commits.speaking(str(path)),
-    ):
-        raise PanicException('Os { code: 24, kind: TooManyOpenFiles, message: "Too many" }')
-    with pytest.raises(KeyboardInterrupt):
-        lance_commits.commit(str(path), _interrupted)
-
-
-def _interrupted():
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("verb", ["compact", "version", "open", "create"])
-def test_where_no_more_files_may_be_open_that_is_said(path, gallery, tmp_path, verb):
-    verbs = {
-        "compact": gallery.compact,
-        "version": gallery.version,
-        "open": lambda: open_gallery(path),
-        "create": lambda: create_gallery(tmp_path / "other.lance", OLD),
-    }
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(list(Path("/proc/self/fd").iterdir()))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, hard))
-    try:
-        with pytest.raises(GalleryError, match=r"Too many open files. More files .*ulimit -n"):
-            verbs[verb]()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    verbs[verb]()
-    assert gallery.ids() == ("a", "b", "c")
-    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
-
-
-def test_rows_cannot_be_added_beside_a_column_of_others_that_may_not_be_empty(path, gallery):
-    items = lancedb.connect(path).open_table("items")
-    items.add_columns({"shop": "'x'"})
-    items.alter_columns({"path": "shop", "nullable": False})
-    words = r"nothing was added to gallery .*: the column shop .* may not be empty.*nullable=True"
-    with pytest.raises(GalleryError, match=words):
-        gallery.add(embed(OLD, "d"))
-    gallery.update(embed(OLD, "b", 5))
-    gallery.add_space(NEW)
-    for batch in gallery.scan([OLD], without=[NEW]):
-        assert gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded") == 3
-    items.checkout_latest()
-    assert items.to_arrow()["shop"].to_pylist() == ["x", "x", "x"]
-    items.alter_columns({"path": "shop", "nullable": True})
-    gallery.add(embed(OLD, "d"))
-    assert gallery.ids([OLD]) == ("a", "b", "c", "d")
-
-
-def test_a_column_of_others_keeps_what_is_in_it_when_a_row_is_updated(path, gallery):
-    items = lancedb.connect(path).open_table("items")
-    items.add_columns({"shop": "id"})
-    gallery.update(embed(OLD, "ab", 5))
-    items.checkout_latest()
-    rows = items.to_arrow()
-    assert rows["shop"].to_pylist() == rows["id"].to_pylist()
-
-
-CHANGES_OF_COLUMNS = {
-    "the vectors": ("old_1", None),
-    "the origins": ("old_1__origin", None),
-    "the revisions": ("revision", None),
-    "another type": ("old_1", pa.list_(pa.float16(), 4)),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES_OF_COLUMNS)
-def test_nothing_is_written_where_another_program_has_changed_the_columns(path, gallery, what):
-    name, to = CHANGES_OF_COLUMNS[what]
-    items = lancedb.connect(path).open_table("items")
-    if to is None:
-        items.drop_columns([name])
-    else:
-        items.alter_columns({"path": name, "data_type": to})
-    before = gallery.version()
-    words = rf"nothing was written to gallery .* needs the column {name} of .*, another program"
-    for verb, items in ((gallery.add, "d"), (gallery.update, "a")):
-        with pytest.raises(GalleryError, match=words):
-            verb(embed(OLD, items))
-    assert gallery.version() == before
-
-
-def test_a_vector_that_another_program_has_taken_away_is_missed(path, gallery):
-    items = lancedb.connect(path).open_table("items")
-    row = items.to_arrow().filter(pc.field("id") == "b")
-    at = row.schema.get_field_index("old_1")
-    row = row.set_column(at, row.schema.field("old_1"), pa.nulls(1, row["old_1"].type))
-    items.merge_insert("id").when_matched_update_all().execute(row)
-    words = r"1 items have no vector in old@1 .*: 'b'. Another program has emptied .* update\(\)"
-    with pytest.raises(GalleryError, match=words):
-        gallery.read(OLD)
-    gallery.update(embed(OLD, "b"))
-    assert gallery.read(OLD).ids == ("a", "b", "c")
-
-
-@pytest.mark.parametrize("text", ["x", "[1]", "{", "[" * 5000])
-def test_a_payload_that_another_program_has_written_is_said_to_be_none(path, gallery, text):
-    items = lancedb.connect(path).open_table("items")
-    items.update("id = 'b'", values={"payload": text})
-    words = r"the payload of item 'b' in gallery .* is no JSON object .*another program"
-    with pytest.raises(GalleryError, match=words):
-        gallery.payloads("ab")
-    gallery.update(embed(OLD, "b"), payloads=[{"at": 1}])
-    assert gallery.payloads("ab") == [None, {"at": 1}]
-
-
-RECORDS = {
-    "it is gone": lambda record: record.delete("number = 0"),
-    "no JSON": lambda record: record.update("number = 0", values={"content": "x"}),
-    "not its keys": lambda record: record.update("number = 0", values={"content": "{}"}),
-    "no record": lambda record: record.update("number = 0", values={"content": "[1]"}),
-    "a format of letters": lambda record: record.update(
-        "number = 0", values={"content": json.dumps({"format": "1"})}
-    ),
-}
-
-
-@pytest.mark.parametrize("what", RECORDS)
-def test_a_record_that_was_changed_by_others_is_said_to_be(path, gallery, what):
-    RECORDS[what](lancedb.connect(path).open_table("record"))
-    for verb in (gallery.describe, lambda: gallery.log({"event": "note"})):
-        with pytest.raises(
-            GalleryError, match=r"the record of gallery .* changed or removed .*copy"
-        ):
-            verb()
-
-
 @pytest.mark.parametrize("name", ["a conflict here", "conflict", "a timed out b"])
 def test_a_word_in_the_name_of_a_directory_is_no_conflict(tmp_path, name):
     path = tmp_path / name / "g.lance"
@@ -601,6 +431,48 @@ def test_what_another_program_writes_while_a_gallery_is_compacted_changes_the_ve
     monkeypatch.setattr(Compaction, "execute", real)
     gallery.compact(keep=timedelta(0))
     assert gallery.version() == between[0]
+
+
+COMMANDS = """
+import sys
+from onward.cli.app import app
+for words in (
+    "gallery create g.lance old.parquet", "search g.lance old.parquet -k 2",
+    "upgrade g.lance h --yes", "search g.lance new.parquet -k 2", "gallery delete g.lance i3",
+    "gallery compact g.lance", "gallery add g.lance more.parquet",
+    "gallery compact g.lance --keep-minutes 0", "gallery describe g.lance",
+):
+    print(f"--- {words}", file=sys.stderr, flush=True)
+    app(words.split(), standalone_mode=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [None, "info"])
+def test_what_lance_logs_stays_off_the_terminal_unless_it_is_asked_for(tmp_path, level):
+    to_new = linear(OLD, None, NEW, np.eye(5, 4), np.zeros(5, np.float32), made_by={})
+    to_new.save(tmp_path / "h")
+    old = embed(OLD, [f"i{row}" for row in range(300)])
+    old.save(tmp_path / "old.parquet")
+    to_new.apply(old.select([1, 2])).save(tmp_path / "new.parquet")
+    embed(OLD, ["more"]).save(tmp_path / "more.parquet")
+    kept = {name: at for name, at in os.environ.items() if not name.startswith("LANCE")}
+    asked = {} if level is None else {"LANCE_LOG": level, "LANCEDB_LOG": level}
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS],
+        cwd=tmp_path,
+        env=kept | asked,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    logged = [line for line in lines if re.search(r"lance::|^\[\d{4}-|panicked|Warning", line)]
+    assert bool(logged) == (level is not None), logged[:3]
+    assert all(
+        line in lines for line in ("--- upgrade g.lance h --yes", "--- gallery describe g.lance")
+    )
 
 
 def _write_all(path, seed):

@@ -1,4 +1,4 @@
-"""Ids and payloads are any text: what every store takes comes back as it was, the rest is refused."""
+"""Ids and payloads are any text: what a store takes comes back as it was, the rest is refused."""
 
 import json
 
