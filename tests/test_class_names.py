@@ -5,12 +5,14 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from onward import Embeddings, Relevance, Space, evaluate_embeddings
 from onward.cli.app import app
 from onward.errors import EmbeddingsError, LabelMismatchError
-from onward.labels import as_class_names, as_labels, numbering_note, renumber, translate
+from onward.labels import as_class_names, as_labels, into, numbering_note, renumber, translate
 
 S = Space("s@1", 2)
 SOURCES = ("the queries", "the gallery")
@@ -79,8 +81,21 @@ def test_renumbering_moves_all_labels_at_once():
 
 def test_only_a_comparison_by_number_is_noted():
     assert numbering_note(CATS_AND_OWLS, CATS_DOGS_OWLS) is None
-    for given, to in [(None, None), (None, CATS_AND_OWLS), (CATS_AND_OWLS, None)]:
-        assert "same number is taken to mean the same class" in numbering_note(given, to)
+    for names in [(None, None), (None, CATS_AND_OWLS), (CATS_AND_OWLS, None)]:
+        assert "same number is taken to mean the same class" in numbering_note(*names)
+
+
+PAIRS = st.tuples(st.integers(0, 9), st.sampled_from("abcdefgh"))
+NUMBERINGS = st.lists(PAIRS, unique_by=(lambda pair: pair[0], lambda pair: pair[1])).map(dict)
+
+
+@given(given=NUMBERINGS, to=NUMBERINGS)
+def test_every_label_keeps_its_name_in_any_numbering(given, to):
+    labels = np.array([*given, -1], np.int64)
+    new, names = into(labels, given, to, same_labels=False, sources=SOURCES)
+    assert [names.get(label) for label in new.tolist()] == [given.get(n) for n in labels.tolist()]
+    assert names.items() >= to.items()
+    assert sorted(names.values()) == sorted({*to.values(), *given.values()})
 
 
 # What embeddings refuse.

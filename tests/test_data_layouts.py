@@ -34,8 +34,8 @@ from onward import open_items, open_splits
 from onward.cli.app import app
 from onward.cli.reading import _OPTIONS
 from onward.data import Stated, describe_data
-from onward.data.listing import LEFT_BEHIND
 from onward.data.parts import role_of, split_name
+from onward.embedding_files import LEFT_BEHIND
 from onward.errors import ConfigurationError, DataError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -139,6 +139,7 @@ def test_hidden_files_and_what_systems_leave_are_passed_over(tmp_path):
     for leftover in (
         "_SUCCESS", "._SUCCESS.crc", ".part-0.parquet.crc", "_metadata", "_temporary/0/x.parquet",
         ".hidden/x.parquet", "@eaDir/part-0.parquet", "__MACOSX/part-0.parquet", "Thumbs.db",
+        "part-0.parquet~", "#recycle/x.parquet", "System Volume Information/x.parquet",
     ):  # fmt: skip
         path = tmp_path / leftover
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,16 @@ SPACE_KEY = b"onward.space"
 CLASSES_KEY = b"onward.class_names"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-LEFTOVERS = frozenset({"@eaDir", "#recycle", "lost+found", "Thumbs.db", "desktop.ini"})
-"""What file servers and systems leave in folders; also all that begins with a point or `_`."""
+LEFT_BEHIND = frozenset(
+    [
+        "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle", "#snapshot",
+        "$recycle.bin", "recycler", "system volume information", "found.000", "lost+found",
+        "lost.dir", "__macosx", "__pycache__", "network trash folder", "temporary items",
+        "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "zbthumbnail.info", "desktop.ini",
+        "picasa.ini", "icon\r",
+    ]
+)  # fmt: skip
+"""What file servers and systems leave in folders: in lower case, recognised in any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +186,12 @@ def _numbered(files: Sequence[VectorFile]) -> Iterator[tuple[Labels, ClassNames 
             yield np.array(numbers, np.int64), names
 
 
+def is_left_behind(name: str) -> bool:
+    """Say whether a file or folder is one that file servers and systems leave behind."""
+    beginning = name.startswith(("._", ".Trash"))
+    return name.lower() in LEFT_BEHIND or beginning or name.endswith("~")
+
+
 def check_ids_across(files: Sequence[VectorFile]) -> None:
     """Refuse an id that stands in two files.
 
@@ -236,7 +250,7 @@ def _walk(folder: Path) -> list[Path]:
             raise EmbeddingsError(f"the folder {here} cannot be read: {error}") from error
         for entry in entries:
             hidden = entry.name[0] == "." or (entry.name[0] == "_" and "=" not in entry.name)
-            if hidden or entry.name in LEFTOVERS:
+            if hidden or is_left_behind(entry.name):
                 continue
             if not entry.is_dir():
                 found.append(entry)

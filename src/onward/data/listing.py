@@ -11,20 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from onward.embedding_files import is_left_behind
 from onward.errors import DataError
 
 NaturalKey = tuple[tuple[tuple[int, str], ...], str]
-
-LEFT_BEHIND = frozenset(
-    [
-        "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle", "#snapshot",
-        "$recycle.bin", "recycler", "system volume information", "found.000", "lost+found",
-        "lost.dir", "__macosx", "__pycache__", "network trash folder", "temporary items",
-        "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "zbthumbnail.info", "desktop.ini",
-        "picasa.ini", "icon\r",
-    ]
-)  # fmt: skip
-"""In lower case; they are recognised in any."""
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -189,7 +179,7 @@ def as_text(path: Path) -> str:
 
 
 def _why_passed_over(name: str) -> str | None:
-    if name.lower() in LEFT_BEHIND or name.startswith(("._", ".Trash")) or name.endswith("~"):
+    if is_left_behind(name):
         return SYSTEMS
     return HIDDEN if name.startswith(".") else None
 
