@@ -236,7 +236,9 @@ SHARES_OF_BOTH = {0.0: UPGRADE, 1.0: EVERYTHING} | {
 }
 
 
-@pytest.mark.parametrize("bare", [30, 0, 89])
+@pytest.mark.parametrize(
+    "bare", [30, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (0, 89))]
+)
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("unsure", [True, False])
 def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(

@@ -16,10 +16,10 @@ from onward.data.payloads import with_digest
 from onward.errors import ConfigurationError
 from onward.gallery import create_gallery, open_gallery
 from onward.models import EmbeddingModel, InputSpec
-from onward.spaces import Embeddings
+from onward.spaces import Embeddings, Space
 from onward.training.settings import FitSettings
 from onward.training.transformations import fit
-from onward.transformation import Transformation
+from onward.transformation import Transformation, linear
 from onward.upgrading import Upgrade
 
 GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
@@ -216,6 +216,29 @@ def test_a_plan_draws_the_curves_and_writes_nothing_but_its_page(place, gallery,
     plan = json.loads(run(*given, "--model", place / "new", "--sample-rows", 100, "--json").stdout)
     assert plan["items"] == 100
     assert (open_gallery(gallery).state(), len(open_gallery(gallery).journal())) == before
+
+
+def test_a_plan_that_embeds_a_sample_itself_looks_at_what_cannot_be_carried_too(place, tmp_path):
+    old, new = (Embeddings.load(place / f"{name}.parquet") for name in ("old", "new"))
+    side = Space("side@1", 2)
+    url = f"memory:{tmp_path}"
+    gallery = create_gallery(url, old.space, side)
+    payloads = open_items("digits").select(GALLERY).payloads
+    aside = Embeddings(old.ids[:200], np.ones((200, 2), np.float32), side)
+    gallery.add(old.select(range(200)), aside, payloads=payloads[:200])
+    gallery.add(old.select(range(200, 300)), payloads=payloads[200:])
+    weight = np.random.default_rng(0).normal(size=(24, 8))
+    linear(old.space, side, new.space, weight, np.zeros(24, np.float32), made_by={}).save(
+        tmp_path / "h"
+    )
+    given = ["backfill", url, "--plan", "--transformation", tmp_path / "h", "--json"]
+    by_model = run(*given, "--model", place / "new", "--sample-rows", 300).stdout
+    by_sample = run(*given, "--sample", place / "new.parquet").stdout
+    for plan in (json.loads(by_model), json.loads(by_sample)):
+        assert (plan["items"], plan["lost"]) == (300, 100)
+    assert json.loads(by_model)["curves"]["random"]["map"][0] == pytest.approx(
+        json.loads(by_sample)["curves"]["random"]["map"][0], abs=1e-4
+    )
 
 
 def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):

@@ -98,6 +98,38 @@ def test_every_part_is_filled_in_one_step_and_no_row_is_rewritten(path, gallery)
     assert fill(gallery) == []
 
 
+def test_rows_that_get_no_vector_stay_empty_and_the_others_are_filled(gallery):
+    skipped = {0, 7, 8, 9, 19, 20, 59}
+
+    def some(batch):
+        rows = [at for at, item in enumerate(batch.ids) if int(item[5:]) not in skipped]
+        new, unsure = of_h(batch)
+        return new.select(rows), unsure[rows]
+
+    assert fill(gallery, some, batch_rows=2) == [PART - 5, PART - 1, PART - 1]
+    check(gallery, skipped)
+
+
+def test_a_part_of_which_nothing_is_made_is_left_as_it_was(path, gallery):
+    before = files(path)
+    assert fill(gallery, lambda batch: (of_h(batch)[0].select([]), None))[:1] == [0]
+    assert (files(path), gallery.count([NEW])) == (before, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda new: new.select(range(len(new) - 1, -1, -1)),
+        lambda new: Embeddings(("stranger", *new.ids[1:]), new.vectors, new.space),
+    ],
+    ids=["another-order", "a-stranger"],
+)
+def test_vectors_of_other_rows_than_the_batch_has_are_refused(gallery, other):
+    with pytest.raises(GalleryError, match="not all are of these rows in their order; nothing was"):
+        fill(gallery, lambda batch: (other(of_h(batch)[0]), None))
+    assert gallery.count([NEW]) == 0
+
+
 def test_parts_that_are_small_or_have_a_vector_in_the_space_are_left_out(gallery):
     mixed, small, later = range(60, 70), range(70, 73), range(73, 80)
     add(gallery, mixed)

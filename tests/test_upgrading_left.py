@@ -17,6 +17,7 @@ from onward.dense import Dense, Uncertainty
 from onward.errors import EmbeddingsError, UpgradeError
 from onward.gallery import create_gallery, lance_fragments, open_gallery
 from onward.spaces import Embeddings, Space
+from onward.training.gallery_samples import choose_from_gallery
 from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
 from onward.upgrading import Upgrade, plan_backfill, plan_upgrade, run
 from onward.upgrading.backfill import backfill, embeddings_given
@@ -136,6 +137,15 @@ def test_an_uncertainty_that_overflows_is_infinite_and_comes_first(gallery):
     (batch,) = gallery.scan([NEW])
     assert np.isposinf(batch.uncertainties[NEW]).any()
     assert upgrade.verify(leave_out=True).passed
+
+
+def test_of_what_gets_no_vector_a_transformation_is_least_sure(gallery):
+    h = to_new(uncertainty=True)
+    unsure = h.uncertainties(old_vectors(), embed(SIDE, IDS))
+    assert set(np.flatnonzero(np.isposinf(unsure)).tolist()) >= {*ZERO, *HUGE, *NAN}
+    assert not np.isnan(unsure).any()
+    asked = choose_from_gallery(gallery, OLD, SIDE, count=30, by="uncertainty", transformation=h)
+    assert len(asked) == 30
 
 
 # A run

@@ -206,17 +206,20 @@ class Transformation:
 
         The logarithm of the error it expects, as a share of the new vector's distance from the
         middle, up to a constant (see `onward.dense.Uncertainty`): only the order means anything.
+        Infinite where an item gets no vector; see `carry`.
 
         Raises:
-            SpaceMismatchError: as `apply` does.
-            TransformationError: as `apply` does, and if no uncertainty was fitted.
+            SpaceMismatchError: as `carry` does.
+            TransformationError: as `carry` does, and if no uncertainty was fitted.
         """
         if self.uncertainty is None:
             raise TransformationError(
                 f"the transformation {_direction(self)} was fitted without uncertainties; fit it "
                 "again with FitSettings(uncertainty=True)"
             )
-        return self.uncertainty.of(self.apply(old, side).vectors)
+        carried, unsure = self.carry(old, side), np.full(len(old), np.inf, np.float32)
+        unsure[carried.rows] = self.uncertainty.of(carried.embeddings.vectors)
+        return unsure
 
     def apply_reference(self, old: Embeddings, side: Embeddings | None = None) -> Embeddings:
         """Return what `apply` should: the layers in NumPy, computed in float64."""

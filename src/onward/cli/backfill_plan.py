@@ -71,20 +71,24 @@ def show_plan(
 def _embed_some(
     upgrade: "Upgrade", model: Path, rows: int, seed: int, device: str, max_pixels: int | None
 ) -> "Embeddings":
-    """Return what the model makes of some items that nothing was fitted on, chosen at random."""
+    """Return what the model makes of some items that nothing was fitted on, chosen at random.
+
+    Of all that can be found now, also of those that no transformation carries.
+    """
     import numpy as np
 
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.spaces import Embeddings
     from onward.upgrading.judged import fitted_on
-    from onward.upgrading.routes import needed_spaces
+    from onward.upgrading.work import answering_space
 
     loaded = EmbeddingModel.load(model)
-    opened, first = upgrade.gallery, upgrade.transformation
+    opened = upgrade.gallery
     embed = open_embedder(opened, loaded, device, max_pixels)
     fitted = {item for one in upgrade.routes.transformations for item in fitted_on(one.made_by)}
-    drawn = opened.sample(needed_spaces(first), rows + len(fitted), seed=seed)
+    now = answering_space(opened, upgrade.routes)
+    drawn = opened.sample([now], rows + len(fitted), seed=seed)
     ids = tuple(item for item in drawn if item not in fitted)[:rows]
     parts: list[Embeddings] = []
     with progress_bar(f"Embed with {loaded.space.name}") as progress:

@@ -125,11 +125,9 @@ def choose_judged(
     space = answering_space(gallery, routes)
     now, labels, remade = _read_now(gallery, space, sorted(there))
     left_out[f"no vector in {space.name}, which answers queries now"] = len(there) - len(now)
-    known = (
-        labels
-        if sample.labels is None
-        else dict(zip(sample.ids, sample.labels.tolist(), strict=True))
-    )
+    known = labels
+    if sample.labels is not None and (sample.labels >= 0).any():
+        known = dict(zip(sample.ids, sample.labels.tolist(), strict=True))
     labelled = [item for item in now.ids if _is_known(known.get(item))]
     kept, by_label = list(now.ids), _can_judge([known[item] for item in labelled])
     if by_label:
