@@ -48,7 +48,8 @@ from onward.gallery.lance_fragments import fill_fragments
 from onward.upgrading import Upgrade
 from onward.upgrading.backfill import Embedded, backfill
 from onward.upgrading.budget import Budget
-from onward.upgrading.routes import pending, transform
+from onward.upgrading.routes import pending
+from onward.upgrading.routes import transform as carry
 
 GIVEN = {
     "old side": (OLD, SIDE),
@@ -67,6 +68,11 @@ kinds = st.sampled_from(["add", "update", "delete"])
 ways = st.sampled_from(sorted(WAYS))
 calls = st.sampled_from([*range(12), *range(12, 60, 4)])
 seldom = st.integers(0, 9).map(lambda drawn: drawn == 9)
+
+
+def transform(transformation, batch):
+    """Return the new vectors of a batch, in which every row gets one."""
+    return carry(transformation, batch).embeddings
 
 
 def upgrade_of(gallery, routes):
@@ -551,7 +557,7 @@ class Machine(RuleBasedStateMachine):
             if one.batch is None:
                 continue
             (routes, transformation, batch, versions), one.batch = one.batch, None
-            made = transform(transformation, batch).embeddings
+            made = transform(transformation, batch)
             options = {"origin": "upgraded", "made_by": routes.digest}
             if not one.control.is_started(routes):
                 self.count("late batch refused")
