@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from onward import Embeddings, Space
+from onward import Embeddings, Space, create_gallery
 from onward.cli.app import app
+from onward.cli.options import is_gallery
 from onward.errors import EmbeddingsError, LabelMismatchError, SpaceMismatchError
 
 CLIP, DINO = Space("clip@aaaa1111", 2, "cosine"), Space("dino@bbbb2222", 2)
@@ -131,6 +132,16 @@ def test_the_commands_refuse_a_folder_of_two_spaces(tmp_path):
     assert not (tmp_path / "g.lance").exists()
 
 
+def test_a_folder_of_embeddings_is_told_from_a_gallery(tmp_path):
+    save(tmp_path / "shards" / "more" / "a.parquet", 1)
+    save(tmp_path / "one.parquet", 1)
+    create_gallery(str(tmp_path / "g.lance"), CLIP)
+    (tmp_path / "empty").mkdir()
+    told = {name: is_gallery(tmp_path / name) for name in ("shards", "one.parquet", "g.lance")}
+    assert told == {"shards": False, "one.parquet": False, "g.lance": True}
+    assert is_gallery(tmp_path / "empty")  # so that it is asked for by that name
+
+
 # Which files are read.
 
 
@@ -196,6 +207,14 @@ def test_files_behind_a_link_are_read(tmp_path):
     save(tmp_path / "all" / "part-0.parquet", 1)
     (tmp_path / "all" / "z").symlink_to(tmp_path / "disk")
     assert len(Embeddings.load(tmp_path / "all")) == 6
+
+
+def test_ids_that_are_none_are_refused_in_folders_too(tmp_path):
+    write(tmp_path / "a.parquet", 1, CLIP)
+    for ids in ([["x"], ["y"], ["z"]], [1, 2, 3], ["x", None, "z"]):
+        write(tmp_path / "b.parquet", 4, CLIP, id=ids)
+        with pytest.raises(EmbeddingsError, match=r"row \d of .*b\.parquet has the id .*; ids are"):
+            Embeddings.load(tmp_path)
 
 
 def test_an_id_that_stands_in_two_files_is_named_with_both(tmp_path):
@@ -443,6 +462,23 @@ def test_class_labels_of_the_datasets_library_are_class_names(tmp_path):
     metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     write(tmp_path / "a.parquet", 1, CLIP, metadata, label=[0, 1, -1])
     assert named(Embeddings.load(tmp_path / "a.parquet")) == ["owl", "cat", None]
+
+
+@pytest.mark.parametrize("names", [["cat", "e\u0301"], ["cat", "\u00e9"]])
+def test_one_name_written_in_two_ways_is_one_class(tmp_path, names):
+    stored = {b"onward.class_names": json.dumps(dict(enumerate(names))).encode()}
+    write(tmp_path / "a.parquet", 1, CLIP, stored, label=[0, 1, 0])
+    save(tmp_path / "b.parquet", 4, labels=[1, 0, 1], names={0: "cat", 1: "\u00e9"})
+    found = Embeddings.load(tmp_path)
+    assert found.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert found.class_names == {0: "cat", 1: "\u00e9"}
+
+
+def test_a_label_that_the_metadata_do_not_name_is_refused_with_its_file(tmp_path):
+    stored = {b"onward.class_names": b'{"0": "cat"}'}
+    write(tmp_path / "a.parquet", 1, CLIP, stored, label=[0, 1, 0])
+    with pytest.raises(EmbeddingsError, match=r"a\.parquet: class 1 has no name, and 1 other"):
+        Embeddings.load(tmp_path)
 
 
 def test_names_in_some_files_only_are_refused(tmp_path):

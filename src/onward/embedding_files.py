@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from onward.errors import EmbeddingsError, LabelMismatchError
-from onward.labels import ClassNames, Labels, as_labels, as_name, comparable, into
+from onward.labels import ClassNames, Labels, as_class_names, as_labels, as_name, comparable, into
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +48,7 @@ class VectorFile:
 
     Attributes:
         path: the file.
-        ids: of its rows; checked by whoever makes embeddings of them.
+        ids: of its rows: strings that are not empty.
         lists: its column of vectors.
         space: what it says of the space of its vectors, if anything.
         labels: class of each row, negative where it is not known; None where it has no labels, or
@@ -58,7 +58,7 @@ class VectorFile:
     """
 
     path: Path
-    ids: tuple[Any, ...]
+    ids: tuple[str, ...]
     lists: "pa.ChunkedArray"
     space: bytes | None
     labels: Labels | None
@@ -200,7 +200,7 @@ def check_ids_across(files: Sequence[VectorFile]) -> None:
     """
     if len(files) == 1:  # embeddings look into one file themselves
         return
-    seen: dict[Any, Path] = {}
+    seen: dict[str, Path] = {}
     for one in files:
         for item in one.ids:
             first = seen.setdefault(item, one.path)
@@ -285,17 +285,18 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
                 "one of the two out"
             )
         labels, words = _repeat(partition, len(table))
-    class_names = _read_class_names(metadata.get(CLASSES_KEY), path) or hub_class_names(
-        metadata, "label"
-    )
+    class_names = None
+    if labels is not None:
+        said = _read_class_names(metadata.get(CLASSES_KEY), path)
+        class_names = _checked_names(said or hub_class_names(metadata, "label"), labels, path)
     return VectorFile(
         path,
-        tuple(table["id"].to_pylist()),
+        _read_ids(table["id"], path),
         table["vector"],
         metadata.get(SPACE_KEY),
         labels,
         words,
-        class_names if class_names and labels is not None else None,
+        class_names,
     )
 
 
@@ -324,6 +325,16 @@ def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
             f"{path} is not a readable Parquet file: {error}. Write it again, or take it out of "
             "the folder if it holds no embeddings"
         ) from error
+
+
+def _read_ids(column: "pa.ChunkedArray", path: Path) -> tuple[str, ...]:
+    ids = tuple(column.to_pylist())
+    row = next((row for row, item in enumerate(ids) if not isinstance(item, str) or not item), None)
+    if row is not None:
+        raise EmbeddingsError(
+            f"row {row} of {path} has the id {ids[row]!r}; ids are strings that are not empty"
+        )
+    return ids
 
 
 def _repeat(partition: _Partition, rows: int) -> tuple[Labels | None, Words | None]:
@@ -369,6 +380,13 @@ def hub_class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> Clas
         return {number: str(name) for number, name in enumerate(features[column]["names"])}
     except (KeyError, TypeError, ValueError):
         return {}
+
+
+def _checked_names(names: ClassNames, labels: Labels, path: Path) -> ClassNames | None:
+    try:
+        return as_class_names(names, labels) if names else None
+    except EmbeddingsError as error:
+        raise EmbeddingsError(f"{path}: {error}") from error
 
 
 def _read_class_names(stored: bytes | None, path: Path) -> ClassNames | None:

@@ -108,7 +108,7 @@ def _train_compatible(
             "add --old-model DIRECTORY"
         )
     loaded = EmbeddingModel.load(old_model)
-    names = items.class_names if items.named else None
+    names = items.known_names
     tell_numbering(names, loaded.class_names, same_labels=same_labels)
     return train_backward_compatible_model(
         items,

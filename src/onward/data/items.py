@@ -18,7 +18,7 @@ from onward.data.decoding import MAX_PIXELS
 from onward.data.listing import PassedOver, natural_key
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
 from onward.errors import DataError, EmbeddingsError
-from onward.labels import Labels, as_labels, as_name, is_text
+from onward.labels import ClassNames, Labels, as_labels, as_name, is_text
 from onward.spaces import Ids
 
 if TYPE_CHECKING:
@@ -188,6 +188,14 @@ class Items:
     def classes(self) -> tuple[int, ...]:
         """Label numbers that have an item, ascending; none of them is negative."""
         return tuple(np.unique(self.labels[self.labels >= 0]).tolist())
+
+    @cached_property
+    def known_names(self) -> ClassNames | None:
+        """What each label is called, as embeddings take it; None where the source does not say."""
+        if not self.named:
+            return None
+        named = {label: as_name(name) for label, name in self.class_names.items()}
+        return {label: name for label, name in named.items() if label >= 0}
 
     @cached_property
     def digest(self) -> str:

@@ -447,7 +447,7 @@ class EmbeddingModel:
         for rows, given in self._run(items, run, batch_items, progress):
             for array, of_batch in zip(arrays, given, strict=True):
                 array[rows] = of_batch
-        names = items.class_names if items.named else None
+        names = items.known_names
         return tuple(
             Embeddings(items.ids, array, space, items.labels, names)
             for array, space in zip(arrays, spaces, strict=True)

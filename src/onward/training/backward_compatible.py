@@ -194,7 +194,7 @@ def _old_classifier(
             f"compatible embeddings are compared directly. Give the backbone dim = "
             f"{old_model.space.dim}"
         )
-    names = items.class_names if items.named else None
+    names = items.known_names
     known = Classifier.of(old_model).numbered_as(names, same_labels=same_labels)
     row_of = {label: row for row, label in enumerate(known.classes)}
     position = torch.tensor([row_of.get(label, -1) for label in items.classes])

@@ -76,5 +76,5 @@ def train_image_model(
         classifier=None if classifier is None else classifier(),
         metric=metric,
         made_by=made_by(recipe, settings, seed=seed, run=run, device=device, **described),
-        class_names=items.class_names if labels_used and items.named else None,
+        class_names=items.known_names if labels_used else None,
     )

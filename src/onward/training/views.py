@@ -76,7 +76,7 @@ def embed_views(
         progress(int(rows[-1]) + 1, len(items))
     ids = tuple(f"{item}#{view}" for view in range(views) for item in items.ids)
     labels = np.tile(items.labels, views)
-    names = items.class_names if items.named else None
+    names = items.known_names
     return {
         space: Embeddings(ids, array.reshape(-1, space.dim), space, labels, names)
         for space, array in vectors.items()
