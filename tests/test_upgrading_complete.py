@@ -361,6 +361,7 @@ def test_entries_without_any_moment_and_a_record_that_cannot_be_read(monkeypatch
     ]
     assert "cannot be over (6 moments of the journal cannot be read" in refusal(upgrade, NOW)
     assert gallery.describe().previous is not None
+    assert "None  cut over" in invoke("log", gallery.url).stdout
 
 
 def test_a_moment_without_a_zone_is_in_utc(tmp_path):

@@ -435,6 +435,7 @@ def test_the_command_ends_with_1_and_names_them(tmp_path):
     assert f"blocked  2 rows: {NOT_FINITE}" in invoke("upgrade", "start", url, h, code=1).stdout
     assert NO_DIRECTION in invoke("upgrade", "status", url, h, code=0).stdout
     invoke("upgrade", "verify", url, h, code=1)
+    assert "left=" not in invoke("upgrade", "log", url, code=0).stdout
     true = tmp_path / "new.parquet"
     embed(NEW, sorted(LEFT)).save(true)
     invoke("backfill", url, "--embeddings", true, "--order", "random", code=0)

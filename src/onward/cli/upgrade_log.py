@@ -12,7 +12,7 @@ from onward.progress import visible
 DIGEST_DIGITS = 64
 
 NOT_SHOWN = frozenset(
-    {"number", "time", "event", "state", "version", "gallery", "next_steps", "made_by"}
+    {"number", "time", "event", "state", "version", "gallery", "next_steps", "made_by", "left"}
 )
 """To a person: what every line has, or says too much."""
 
@@ -29,7 +29,7 @@ def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    first = f"{entry['number']:>4}  {entry['time']}  {entry['event']}"
+    first = f"{entry['number']:>4}  {entry.get('time')}  {entry['event']}"
     shown = ((name, _short(value)) for name, value in entry.items() if name not in NOT_SHOWN)
     return "  ".join([first, *(f"{name}={value}" for name, value in shown if value)])
 
