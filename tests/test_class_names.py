@@ -231,6 +231,17 @@ def test_the_gallery_commands_carry_class_names_and_add_by_them(tmp_path):
     assert json.loads(told.stdout)["cmc@1"] == 1.0
 
 
+def test_info_says_whether_labels_have_names(tmp_path):
+    labelled([0, 1, -1], CATS_AND_OWLS).save(tmp_path / "named.parquet")
+    labelled([0, 1]).save(tmp_path / "bare.parquet")
+    told = run("info", tmp_path / "named.parquet").stdout
+    assert "with labels of 2 named classes, of 1 items not known" in " ".join(told.split())
+    told = run("info", tmp_path / "bare.parquet").stdout
+    assert "with labels without class names" in " ".join(told.split())
+    told = json.loads(run("info", tmp_path / "named.parquet", "--json").stdout)
+    assert (told["named_classes"], told["unknown_labels"], told["labels"]) == (2, 1, True)
+
+
 def test_commands_say_that_labels_without_names_are_compared_by_number(tmp_path):
     labelled([0, 5], prefix="a").save(tmp_path / "first.parquet")
     labelled([5, 0], prefix="b").save(tmp_path / "second.parquet")

@@ -42,6 +42,8 @@ def test_class_names_go_with_the_items_into_the_gallery_and_out(url, later):
         assert one.class_names() == CATS_AND_OWLS
         assert one.read(OLD).class_names == CATS_AND_OWLS
         assert classes(one) == {"a": "owl", "b": "cat", "c": None}
+        assert one.describe().to_json()["named_classes"] == 2
+        assert str(one.describe()).splitlines()[0].endswith(", labels of 2 named classes")
 
 
 def test_items_of_another_numbering_are_added_by_name(url):

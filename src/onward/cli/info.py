@@ -118,17 +118,24 @@ def _embeddings(path: Path) -> Information:
     from onward.spaces import Embeddings
 
     embeddings = Embeddings.load(path)
-    labelled = embeddings.labels is not None
+    known = embeddings.labels
+    unknown = 0 if known is None else int((known < 0).sum())
+    names = None if embeddings.class_names is None else len(embeddings.class_names)
     fields = {
         "kind": "embeddings",
         "space": embeddings.space.to_json(),
         "format": embeddings.space.format,
         "bytes": embeddings.space.bytes,
         "items": len(embeddings),
-        "labels": labelled,
+        "labels": known is not None,
+        "unknown_labels": unknown,
+        "named_classes": names,
     }
     stored = f"{embeddings.space.bytes:,} bytes an item ({embeddings.space.format})"
-    labels = f"{'with' if labelled else 'without'} labels"
+    labels = "without labels" if known is None else "with labels without class names"
+    if names is not None:
+        labels = f"with labels of {names:,} named classes"
+    labels += f", of {unknown:,} items not known" if unknown else ""
     return Information(fields, f"{embeddings}, {stored}, {labels}")
 
 

@@ -35,6 +35,7 @@ def _describe(store: Store, record: Record) -> GalleryDescription:
         since=record.serving.since,
         previous=record.previous,
         transformations=record.transformations,
+        class_names=record.class_names or None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from onward.labels import ClassNames
 from onward.spaces import Ids, Space, Vectors
 
 Origin = Literal["embedded", "upgraded"]
@@ -136,6 +137,7 @@ class GalleryDescription:
         previous: what rolling back returns to, if anything.
         transformations: for each space that an upgrade fills, what was recorded of the
             transformation: `digest`, `old`, `side`.
+        class_names: what each label is called; None where nothing says so.
     """
 
     url: str
@@ -146,6 +148,7 @@ class GalleryDescription:
     since: str | None
     previous: Served | None
     transformations: Mapping[Space, Mapping[str, Any]]
+    class_names: ClassNames | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -167,6 +170,7 @@ class GalleryDescription:
             "query_model": self.query_model,
             "since": self.since,
             "previous": None if self.previous is None else self.previous.to_json(),
+            "named_classes": None if self.class_names is None else len(self.class_names),
         }
 
     def __str__(self) -> str:
@@ -179,6 +183,8 @@ class GalleryDescription:
             rows.append((space.name, *stored, *numbers, self._note(space)))
         model = "not recorded" if self.query_model is None else self.query_model
         head = f"gallery {self.url}: {self.rows:,} rows, queries embedded by model {model}"
+        if self.class_names is not None:
+            head += f", labels of {len(self.class_names):,} named classes"
         return "\n".join([head, *aligned(rows)])
 
     def _note(self, space: Space) -> str:
