@@ -264,6 +264,7 @@ NO_NUMBERS = r"{}={}; it needs one finite number a channel, such as \(0.5, 0.5, 
         ({"mean": "5"}, NO_NUMBERS.format("mean", "'5'")),
         ({"mean": ("0.5",)}, NO_NUMBERS.format("mean", r"\('0.5',\)")),
         ({"mean": (None,)}, NO_NUMBERS.format("mean", r"\(None,\)")),
+        ({"mean": np.array(0.5)}, NO_NUMBERS.format("mean", r"array\(0.5\)")),
         ({"mean": {0.5}}, NO_NUMBERS.format("mean", "{0.5}")),
         ({"mean": (True,)}, NO_NUMBERS.format("mean", r"\(True,\)")),
         ({"mean": (10**400,)}, r"needs one finite number a channel"),
@@ -372,6 +373,17 @@ def test_a_read_out_of_another_model_is_refused():
     other = EmbeddingModel.of_backbone(build_backbone(wide), wide, name="wide")
     with pytest.raises(ModelError, match=r"for stages of \(8, 16, 24, 32\) channels"):
         make_model().with_layers(make_readout(other))
+
+
+def test_weights_that_are_not_real_numbers_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(ModelError, match=r"the classifier holds no numbers \(.*complex128\); give"):
+        make_model(classes=(3, 7), classifier=np.full((2, 6), 1j))
+    values, masked = np.ones(8, np.float32), np.ma.ones(8)
+    with pytest.raises(
+        ModelError, match=r"the scale of a read-out holds no numbers \(they are mas"
+    ):
+        LayersReadout(2, (2,), values, masked, np.ones((5, 8), np.float32))
 
 
 def test_a_read_out_that_does_not_fit_together_is_refused():
@@ -626,6 +638,13 @@ def test_a_callable_is_given_pixels_as_they_are(items):
         (lambda pixels: np.ones(len(pixels)), r"returned shape \(11,\); it must return one row"),
         (lambda pixels: "vectors", r"returned a str that is no array of numbers"),
         (lambda pixels: None, r"shape \(11, 3\)"),
+        (lambda pixels: np.full((11, 3), 1j), r"no array of numbers \(they are of type complex128"),
+        (
+            lambda pixels: np.ma.ones((11, 3)),
+            r"no array of numbers \(they are masked: fill the gap",
+        ),
+        (lambda pixels: np.ones((11, 3), "M8[s]"), r"\(they are of type datetime64\[s\]\)"),
+        (lambda pixels: np.full((11, 3), "1.5"), r"\(they are of type <U3\)"),
     ],
 )
 def test_a_callable_of_the_wrong_shape_says_what_is_needed(items, function, words):

@@ -35,7 +35,7 @@ from onward.models.files import (
     read_layers,
 )
 from onward.models.inputs import InputSpec, Pixels
-from onward.models.layers import LayersReadout, PooledStages, Side
+from onward.models.layers import LayersReadout, PooledStages, Side, as_weights
 from onward.models.running import Rows, run_batches
 from onward.nn.specs import BackboneSpec
 from onward.progress import Progress, silent
@@ -93,8 +93,7 @@ class EmbeddingModel:
         if self.class_names is not None:
             object.__setattr__(self, "class_names", self._names_of_classes(self.class_names))
         if self.classifier is not None:
-            kept = np.array(self.classifier, dtype=np.float32, order="C")
-            kept.flags.writeable = False
+            kept = as_weights(self.classifier, "classifier")
             object.__setattr__(self, "classifier", kept)
             count = None if self.classes is None else len(self.classes)
             if kept.shape != (count, self.space.dim):

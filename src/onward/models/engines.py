@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from onward.arrays import as_numbers
 from onward.artifacts import canonical_json, digest, digest_arrays
 from onward.errors import ModelError
 from onward.models.inputs import InputSpec, Pixels
@@ -153,8 +154,8 @@ def check_vectors(output: Any, count: int, dim: int, who: str) -> Vectors:
     """
     needed = f"it must return one row of {dim} numbers an image, shape ({count}, {dim})"
     try:
-        vectors: Vectors = np.asarray(output, dtype=np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
+        vectors: Vectors = as_numbers(output, np.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(
             f"{who} was given {count} images and returned a {type(output).__name__} that is no "
             f"array of numbers ({error}); {needed}"

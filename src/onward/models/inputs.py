@@ -127,11 +127,12 @@ def _check_whole(name: str, value: Any, meaning: str) -> None:
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
     numbers: tuple[float, ...] = (math.nan,)
-    if isinstance(values, Sequence | np.ndarray) and all(
-        isinstance(one, Real) and not isinstance(one, bool) for one in values
+    given = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(given, Sequence) and all(
+        isinstance(one, Real) and not isinstance(one, bool) for one in given
     ):
         with suppress(OverflowError):  # a whole number of hundreds of digits
-            numbers = tuple(float(one) for one in values)
+            numbers = tuple(float(one) for one in given)
     if not np.isfinite(numbers).all():
         raise ModelError(
             f"an InputSpec was given {name}={values!r}; it needs one finite number a channel, such "
