@@ -452,6 +452,27 @@ def test_a_graph_that_draws_numbers_is_refused(tmp_path, operator, attributes):
         load(write_inline(model, tmp_path / "random.onnx"))
 
 
+def test_rows_that_are_not_one_an_image_are_refused(tmp_path):
+    """Such as the tokens of one image: the first of them was taken for its vector."""
+    model = wide()
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 8]), "eight"))
+    model.graph.node[-1].output[0] = "sum"
+    model.graph.node.append(helper.make_node("Reshape", ["sum", "eight"], ["vectors"]))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    words = r"first output has shape \(5, 8\) for 1 images; it needs \(images, dimensions\). Expor"
+    with pytest.raises(ModelError, match=words):
+        load(write_inline(model, tmp_path / "tokens.onnx"))
+
+
+def test_infinite_vectors_are_left_to_where_they_are_used(tmp_path):
+    model = wide()
+    model.graph.initializer[1].CopyFrom(
+        numpy_helper.from_array(np.full((64, 40), np.float32(3e38)), "wide")
+    )
+    assert not np.isfinite(vectors_of(load(write_inline(model, tmp_path / "inf.onnx")))).all()
+
+
 def test_a_graph_that_quantises_by_the_largest_number_of_a_batch_is_let_pass(tmp_path):
     model = wide()
     model.graph.node[-1].output[0] = "sum"

@@ -45,7 +45,7 @@ class OnnxEngine(Engine):
                 "(images, dimensions). Export the model with its pooling, as one vector an image"
             )
         object.__setattr__(self, "dim", int(output.shape[1]))
-        self._check_repeats(pair, output)
+        self._check_repeats(pair, check_vectors(output, 1, self.dim, "the ONNX file"))
 
     def _check_input(self) -> None:
         inputs = self._session.get_inputs()
@@ -76,16 +76,17 @@ class OnnxEngine(Engine):
 
         Numbers that are quantised by the largest of a batch do so a little; that is let pass.
         """
-        again = next(_outputs(self._session, pair[:1], self.taken))
-        beside = first
+        length = float(np.linalg.norm(first.astype(np.float64)))
+        again, beside = next(_outputs(self._session, pair[:1], self.taken)), first
         with suppress(ModelError):  # traced with one image: embedding by one works
             beside = next(_outputs(self._session, pair, self.taken))[:1]
-        for other, bound, reason in (
+        for other, share, reason in (
             (again, REPEATED, "every time"),
             (beside, BESIDE, "beside another image"),
         ):
-            apart = np.linalg.norm(np.float64(other) - first) > bound * np.linalg.norm(first)
-            if apart:
+            with np.errstate(invalid="ignore"):  # infinite values are refused where they are used
+                apart = float(np.linalg.norm(other.astype(np.float64) - first))
+            if apart > share * length:
                 raise ModelError(
                     f"the ONNX file gives another vector for the same image {reason}; it draws "
                     "numbers at random or takes the statistics of a batch, as while it is trained. "
@@ -134,7 +135,14 @@ def _outputs(session: Any, pixels: Pixels, taken: InputSpec) -> Iterator[np.ndar
         if fixed:
             missing = fixed - len(batch)
             images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
-        yield _run(session, wanted.name, images)[: len(batch)]
+        output = _run(session, wanted.name, images)
+        if len(output) != len(images):
+            raise ModelError(
+                f"the ONNX file's first output has shape {output.shape} for {len(images)} images; "
+                "it needs (images, dimensions). Export the model with one vector an image as its "
+                "first output"
+            )
+        yield output[: len(batch)]
 
 
 def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 A graph may name files beside it that hold its tensors ("external data"; torch.onnx.export writes
 such a file by default). onnxruntime looks for them by itself, in the working directory where it is
 given bytes. So nothing of that is left to it: here every tensor is read, wherever in the graph it
-stands, and what comes out names no other file. Nothing here runs a model.
+stands, and what comes out names no other file, or one that is kept with it. Nothing here runs a
+model.
 """
 
 import math
