@@ -6,16 +6,17 @@ The system refuses, Lance gives up, or another program has written into the tabl
 import errno
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import lancedb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from upgrades import embed
+from upgrades import embed, numbered
 
 from onward.errors import GalleryError
-from onward.gallery import create_gallery, lance_commits, open_gallery
+from onward.gallery import create_gallery, lance_commits, lance_fragments, open_gallery
 from onward.spaces import Space
 
 OLD = Space("old@1", 4)
@@ -107,6 +108,51 @@ def test_where_no_more_files_may_be_open_that_is_said(path, gallery, tmp_path, v
     assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
 
 
+def test_where_no_more_may_be_written_to_the_disk_that_is_said_and_nothing_is_lost(path, gallery):
+    many = embed(OLD, numbered(20_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(GalleryError, match=r"too large .* The disk is full, or .* make room"):
+            gallery.add(many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert open_gallery(path).ids() == ("a", "b", "c")
+    gallery.add(many)
+    assert gallery.count() == 20_003
+
+
+def _halve(directory):
+    for file in directory.iterdir():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+DAMAGE = {
+    "the items are gone": lambda path: shutil.rmtree(path / "items.lance"),
+    "their versions are gone": lambda path: shutil.rmtree(path / "items.lance" / "_versions"),
+    "their files are gone": lambda path: shutil.rmtree(path / "items.lance" / "data"),
+    "the record is gone": lambda path: shutil.rmtree(path / "record.lance" / "_versions"),
+    "half a version": lambda path: _halve(path / "items.lance" / "_versions"),
+    "half a record": lambda path: _halve(path / "record.lance" / "_versions"),
+    "half the files": lambda path: _halve(path / "items.lance" / "data"),
+    "another table": lambda path: lancedb.connect(path).create_table(
+        "items", pa.table({"id": ["a"]}), mode="overwrite"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_files_that_were_taken_away_or_cut_are_said_to_be(path, gallery, what):
+    DAMAGE[what](path)
+    words = r"gallery .* cannot be read or written: .* changed, removed or damaged: restore it from"
+    for one in (gallery.read, gallery.search):
+        arguments = (OLD,) if one == gallery.read else (embed(OLD, "q"), 1)
+        with pytest.raises(GalleryError, match=words):
+            one(*arguments)
+    with pytest.raises(GalleryError, match=r"restore it from a copy|is not a gallery"):
+        open_gallery(path).add(embed(OLD, "d"))
+
+
 def test_rows_cannot_be_added_beside_a_column_of_others_that_may_not_be_empty(path, gallery):
     items = lancedb.connect(path).open_table("items")
     items.add_columns({"shop": "'x'"})
@@ -156,6 +202,21 @@ def test_nothing_is_written_where_another_program_has_changed_the_columns(path, 
         with pytest.raises(GalleryError, match=words):
             verb(embed(OLD, items))
     assert gallery.version() == before
+
+
+def test_a_column_that_another_program_has_given_another_type_is_not_filled(
+    path, gallery, monkeypatch
+):
+    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 1)
+    gallery.add_space(NEW, made_by={"digest": "x"})
+    items = lancedb.connect(path).open_table("items")
+    items.alter_columns({"path": "new_2", "data_type": pa.list_(pa.float16(), NEW.dim)})
+    filling = gallery.fill(NEW, [OLD], lambda batch: (embed(NEW, batch.ids), None), made_by="x")
+    with pytest.raises(
+        GalleryError, match=r"needs the column new_2 of .* has one of the type .*half"
+    ):
+        next(filling)
+    assert gallery.count([NEW]) == 0
 
 
 def test_a_vector_that_another_program_has_taken_away_is_missed(path, gallery):

@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,14 +76,12 @@ def open_dataset(path: Path) -> Any:
 
 def check_spare_files() -> None:
     """Fail as the system does, before Lance does it worse, if hardly a file more may be opened."""
-    held: list[int] = []
     try:
-        held += (os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE_FILES))
+        with ExitStack() as held:
+            for _ in range(SPARE_FILES):
+                held.enter_context(Path(os.devnull).open())
     except OSError as error:  # which file it was tells nothing
         raise OSError(error.errno, error.strerror) from None
-    finally:
-        for one in held:
-            os.close(one)
 
 
 @contextmanager

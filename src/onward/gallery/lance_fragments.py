@@ -34,6 +34,7 @@ from jaxtyping import Bool, Int64
 from onward.artifacts import digest
 from onward.gallery.arrow_rows import (
     batch_columns,
+    check_columns,
     field_columns,
     read_batch,
     rows_where,
@@ -199,6 +200,8 @@ def _large(fragments: Fragments, filling: Filling, left_out: set[int]) -> list[i
     with speaking(fragments.url):
         dataset = open_dataset(fragments.path)
         numbers = set(_numbers(dataset, filling.to))
+        if numbers:
+            check_columns(fragments.url, dataset.schema, [filling.to])
         large = []
         for one in dataset.get_fragments() if numbers else ():
             if one.fragment_id in left_out:
