@@ -14,7 +14,7 @@ from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows, Store
 from onward.gallery.values import Revisions
-from onward.labels import into
+from onward.labels import into, translate
 from onward.rankings import as_count
 from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
 
@@ -330,6 +330,9 @@ def _with_labels_of(whole: Embeddings, one: Embeddings) -> Embeddings:
     labels, names = one.labels, whole.class_names
     if one.class_names is not None and names is not None:
         labels, names = into(labels, one.class_names, names, same_labels=False, sources=sources)
+    bare, named = (labels, whole.labels) if one.class_names is None else (whole.labels, labels)
+    if ((bare >= 0) & (named < 0)).any():  # else the items tell that the numbers mean the same
+        translate(one.class_names, whole.class_names, same_labels=False, sources=sources)
     apart = (whole.labels != labels) & (whole.labels >= 0) & (labels >= 0)
     if apart.any():
         row = int(np.argmax(apart))
