@@ -473,7 +473,8 @@ def test_infinite_vectors_are_left_to_where_they_are_used(tmp_path):
     assert not np.isfinite(vectors_of(load(write_inline(model, tmp_path / "inf.onnx")))).all()
 
 
-def test_a_graph_that_quantises_by_the_largest_number_of_a_batch_is_let_pass(tmp_path):
+def quantised(tmp_path):
+    """The vectors as codes of one byte, whose scale is that of the largest number of a batch."""
     model = wide()
     model.graph.node[-1].output[0] = "sum"
     names = ["codes", "scale", "zero"]
@@ -483,4 +484,50 @@ def test_a_graph_that_quantises_by_the_largest_number_of_a_batch_is_let_pass(tmp
             helper.make_node("DequantizeLinear", names, ["vectors"]),
         ]
     )
-    assert load(write_inline(model, tmp_path / "quantised.onnx")).space.dim == 40
+    return load(write_inline(model, tmp_path / "quantised.onnx"))
+
+
+def test_a_graph_that_quantises_by_the_largest_number_of_a_batch_is_run_image_by_image(tmp_path):
+    embed = quantised(tmp_path).pixel_embedder()
+    pixels = PIXELS // np.uint8([1, 2, 4, 8, 16]).reshape(-1, 1, 1, 1)
+    alone = np.concatenate([embed(pixels[row : row + 1])[0] for row in range(len(pixels))])
+    np.testing.assert_array_equal(embed(pixels)[0], alone)
+    np.testing.assert_array_equal(embed(pixels[::-1])[0], alone[::-1])
+
+
+def test_batch_normalisation_as_while_training_is_refused_where_it_changes_little(tmp_path):
+    """The statistics of the images of a batch differ little from those of one of them."""
+    scale, shift = np.full(1, 0.1, np.float32), np.full(1, 0.5, np.float32)
+    model = wide()
+    arrays = {"scale": scale, "shift": shift, "middle": shift, "variance": scale}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    outputs = ["normal", "new_middle", "new_variance"]
+    node = helper.make_node("BatchNormalization", ["image", *arrays], outputs, training_mode=1)
+    model.graph.node[0].input[0] = "normal"
+    model.graph.node.insert(0, node)
+    with pytest.raises(ModelError, match=r"for the same image .* as while it is trained"):
+        load(write_inline(model, tmp_path / "trained.onnx"))
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_a_graph_that_carries_over_from_one_image_to_the_next_is_refused(tmp_path, reverse):
+    model = wide()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0), "axis"))
+    model.graph.node[-1].output[0] = "sum"
+    node = helper.make_node("CumSum", ["sum", "axis"], ["vectors"], reverse=reverse)
+    model.graph.node.append(node)
+    with pytest.raises(ModelError, match="for the same image beside another image"):
+        load(write_inline(model, tmp_path / "sum.onnx"))
+
+
+def test_an_output_that_onnxruntime_gives_as_codes_is_refused(tmp_path):
+    model = wide()
+    model.graph.node[-1].output[0] = "sum"
+    coded = helper.make_node("Cast", ["sum"], ["vectors"], to=TensorProto.FLOAT8E4M3FN)
+    model.graph.node.append(coded)
+    model.opset_import[0].version = 19
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT8E4M3FN
+    with pytest.raises(ModelError, match=r"is tensor\(float8e4m3fn\); cast it to float32 in it"):
+        load(write_inline(model, tmp_path / "codes.onnx"))

@@ -15,7 +15,8 @@ from onward.models.inputs import InputSpec, Pixels
 from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
 
 ONNX_FILE = "model.onnx"
-REPEATED, BESIDE = 1e-3, 0.25  # what is let pass, as a share of the vector's length
+REPEATED, BESIDE = 1e-3, 0.01  # what is let pass, as a share of the vector's length
+QUANTISES = b"DynamicQuantize"  # what operators are called whose scale is that of a whole batch
 _FLOATS, _BYTES = "tensor(float)", "tensor(uint8)"
 
 
@@ -36,16 +37,19 @@ class OnnxEngine(Engine):
 
     def __post_init__(self) -> None:
         self._check_input()
-        shape = (2, self.taken.channels, self.taken.size, self.taken.size)
-        pair = (np.arange(math.prod(shape)) * 37 % 251).astype(np.uint8).reshape(shape)
-        output = next(_outputs(self._session, pair[:1], self.taken))
+        shape = (1, self.taken.channels, self.taken.size, self.taken.size)
+        image = (100 + np.arange(math.prod(shape)) * 37 % 51).astype(np.uint8).reshape(shape)
+        output = next(self._outputs(self._session, image, self.taken))
         if output.ndim != 2:
             raise ModelError(
                 f"the ONNX file's first output has shape {output.shape} for one image; it needs "
                 "(images, dimensions). Export the model with its pooling, as one vector an image"
             )
+        kind = self._session.get_outputs()[0].type
+        if "float8" in kind:  # onnxruntime gives the codes instead of the numbers
+            raise ModelError(f"the ONNX file's first output is {kind}; cast it to float32 in it")
         object.__setattr__(self, "dim", int(output.shape[1]))
-        self._check_repeats(pair, check_vectors(output, 1, self.dim, "the ONNX file"))
+        self._check_repeats(image, check_vectors(output, 1, self.dim, "the ONNX file"))
 
     def _check_input(self) -> None:
         inputs = self._session.get_inputs()
@@ -71,15 +75,14 @@ class OnnxEngine(Engine):
                 f"the ONNX file takes {given or 'nothing'}; it needs {wanted}. {repair}"
             )
 
-    def _check_repeats(self, pair: Pixels, first: np.ndarray) -> None:
-        """Refuse a graph whose vectors depend on chance, or on the other images of a batch.
-
-        Numbers that are quantised by the largest of a batch do so a little; that is let pass.
-        """
+    def _check_repeats(self, image: Pixels, first: np.ndarray) -> None:
+        """Refuse a graph whose vectors depend on chance, or on the other images of a batch."""
         length = float(np.linalg.norm(first.astype(np.float64)))
-        again, beside = next(_outputs(self._session, pair[:1], self.taken)), first
+        again, beside = next(self._outputs(self._session, image, self.taken)), first
+        harsh = (image % 2 * 255).astype(np.uint8)  # as unlike it in mean and deviation as can be
         with suppress(ModelError):  # traced with one image: embedding by one works
-            beside = next(_outputs(self._session, pair, self.taken))[:1]
+            three = np.concatenate([harsh, image, harsh])
+            beside = np.concatenate(list(self._outputs(self._session, three, self.taken)))[1:2]
         for other, share, reason in (
             (again, REPEATED, "every time"),
             (beside, BESIDE, "beside another image"),
@@ -100,11 +103,35 @@ class OnnxEngine(Engine):
 
         def run(pixels: Pixels) -> tuple[Vectors, None]:
             taken.check(pixels)
-            outputs = list(_outputs(session, pixels, taken))
+            outputs = list(self._outputs(session, pixels, taken))
             vectors = np.concatenate(outputs) if outputs else np.empty((0, self.dim), np.float32)
             return check_vectors(vectors, len(pixels), self.dim, "the ONNX file"), None
 
         return run
+
+    def _outputs(self, session: Any, pixels: Pixels, taken: InputSpec) -> Iterator[np.ndarray]:
+        """Run the graph on batches of the size it wants; what a last one is filled with is cut.
+
+        One that quantises by the largest number of a batch is given one image at a time, so that
+        none depends on the others.
+        """
+        wanted = session.get_inputs()[0]
+        fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
+        step = 1 if QUANTISES in self.model.graph else fixed or max(len(pixels), 1)
+        for start in range(0, len(pixels), step):
+            batch = pixels[start : start + step]
+            images = batch if wanted.type == _BYTES else taken.normalise(batch)
+            if fixed:
+                missing = fixed - len(batch)
+                images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
+            output = _run(session, wanted.name, images)
+            if len(output) != len(images):
+                raise ModelError(
+                    f"the ONNX file's first output has shape {output.shape} for {len(images)} "
+                    "images; it needs (images, dimensions). Export the model with one vector an "
+                    "image as its first output"
+                )
+            yield output[: len(batch)]
 
     @cached_property
     def _session(self) -> Any:
@@ -122,27 +149,6 @@ class OnnxEngine(Engine):
         """Return the graph, and its weights where it is too large to hold them."""
         graph = {ONNX_FILE: self.model.graph}
         return graph | ({WEIGHTS_FILE: self.model.weights} if self.model.weights else {})
-
-
-def _outputs(session: Any, pixels: Pixels, taken: InputSpec) -> Iterator[np.ndarray]:
-    """Run the graph on batches of the size it wants; what a last one is filled with is cut."""
-    wanted = session.get_inputs()[0]
-    fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
-    step = fixed or max(len(pixels), 1)
-    for start in range(0, len(pixels), step):
-        batch = pixels[start : start + step]
-        images = batch if wanted.type == _BYTES else taken.normalise(batch)
-        if fixed:
-            missing = fixed - len(batch)
-            images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
-        output = _run(session, wanted.name, images)
-        if len(output) != len(images):
-            raise ModelError(
-                f"the ONNX file's first output has shape {output.shape} for {len(images)} images; "
-                "it needs (images, dimensions). Export the model with one vector an image as its "
-                "first output"
-            )
-        yield output[: len(batch)]
 
 
 def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:
