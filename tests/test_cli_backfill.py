@@ -190,12 +190,15 @@ def test_missing_and_changed_images_are_told_skipped_and_end_with_1(place, tmp_p
     answer = json.loads(result.stdout)
     assert (answer["done"], answer["skipped"], answer["upgraded"]) == (27, 3, 3)
     reasons = answer["reasons"]
+    assert f"read images where the payloads of {url} say that they are" in result.stderr
     assert set(reasons) == set(ids[3:6])
     assert "3.png cannot be read: No such file or directory" in reasons[ids[3]]
     assert "4.png has changed since its payload was written" in reasons[ids[4]]
     assert "5.png has changed since" in reasons[ids[5]]
     assert answer["next_steps"][0]["command"] == "onward backfill"
     open_items("digits").open(3).save(tmp_path / "3.png")
+    few = run("backfill", url, *given, "--max-pixels", 63, "--json", code=1)
+    assert "3.png cannot be read as an image: it has more than 63" in few.stdout
     shown = run("backfill", url, *given, code=1).stdout
     assert "1 rows embedded" in shown
     assert f"    {ids[4]}: {tmp_path}/4.png has changed" in shown

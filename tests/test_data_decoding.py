@@ -155,6 +155,13 @@ def test_a_format_that_is_not_read_is_refused_by_name(content, what):
         decode(content, "photo")
 
 
+@pytest.mark.parametrize(("tag", "value"), [(50706, b"\x01\x04\0\0"), (254, 1)])
+def test_a_raw_photo_is_refused_and_its_thumbnail_never_taken_for_it(tag, value):
+    content = encode(Image.new("RGB", (16, 16)), "TIFF", tiffinfo={tag: value})
+    with pytest.raises(DataError, match="it is a raw photo, and only its small preview could be r"):
+        decode(content, "photo")
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_that_is_listed_is_read(kind):
     image = Image.new("RGB", (16, 16), (200, 100, 50))

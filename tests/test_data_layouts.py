@@ -38,6 +38,7 @@ from onward.data.parts import role_of, split_name
 from onward.embedding_files import LEFT_BEHIND
 from onward.errors import ConfigurationError, DataError
 
+OTHERS = {".Trash-1000", ".ipynb_checkpoints", "a~", "~$a", "1.jpg:Zone.Identifier", "._1.jpg"}
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 CLASSES = ("benign", "cyst", "tumour")
 
@@ -266,11 +267,43 @@ def test_parts_that_are_not_there_are_named(tmp_path):
 
 def test_classes_that_are_called_like_parts_are_classes_only_where_that_is_sure(tmp_path):
     put_part(tmp_path, ["train", "ship", "aeroplane"])  # images beside each other: trains
-    assert set(open_items(tmp_path).class_names.values()) == {"train", "ship", "aeroplane"}
+    items = open_items(tmp_path)
+    assert set(items.class_names.values()) == {"train", "ship", "aeroplane"}
+    assert "train is taken for a class, not for a part" in items.reading
     put_part(tmp_path, ["test"])
     with pytest.raises(DataError, match=r"test, train, which may be parts .*--read-as classes"):
         open_items(tmp_path)
     assert len(open_items(tmp_path, read_as="classes").classes) == 4
+
+
+@pytest.mark.parametrize("name", ["test", "valid", "dev", "training"])
+def test_a_folder_of_images_called_like_a_part_beside_classes_is_refused(tmp_path, name):
+    put_part(tmp_path, [name, "ship", "aeroplane"])
+    with pytest.raises(
+        DataError, match=rf"holds {name}, which may be parts .*, beside aeroplane, s"
+    ):
+        open_items(tmp_path)
+
+
+def test_labels_are_the_same_whichever_parts_are_stated(tmp_path):
+    put_part(tmp_path / "photos/train", ["b", "c"])
+    put_part(tmp_path / "photos/fold", ["b"])
+    put_part(tmp_path / "photos/val", ["a", "b"])
+    learn, judge = open_splits(tmp_path / "photos", train_part="train", test_part="fold")
+    assert learn.class_names == judge.class_names == {0: "a", 1: "b", 2: "c"}
+    _, judge = open_splits(tmp_path / "photos", test_part="fold")
+    assert judge.labels.tolist() == [1, 1]
+    assert open_items(tmp_path / "photos", test_part="fold").labels.tolist() == [1, 1]
+    for part, labels in (("train", ["b", "c"]), ("test", ["b"]), ("val", ["a", "b"])):
+        shard(tmp_path / f"shards/{part}.parquet", labels)
+    learn, judge = open_splits(tmp_path / "shards")
+    assert (learn.labels.tolist(), judge.labels.tolist()) == ([1, 2], [1])
+    assert open_items(tmp_path / "shards").class_names == learn.class_names
+
+
+def test_a_name_is_read_in_no_time_however_it_repeats_itself():
+    assert role_of("train" + "dataset" * 40 + "x") is None
+    assert role_of("train" + "dataset" * 40) == "train"
 
 
 def test_class_folders_that_are_all_called_like_parts_are_refused(tmp_path):
@@ -344,15 +377,16 @@ def test_sources_that_are_opened_apart_carry_their_names(tmp_path):
 
 @pytest.fixture
 def tiny(tmp_path):
+    root = tmp_path / "tiny"
     kinds = ["n001", "n002", "n003"]
-    put_part(tmp_path / "train", kinds, images=4, inner="images")
+    put_part(root / "train", kinds, images=4, inner="images")
     for kind in kinds:
-        (tmp_path / "train" / kind / f"{kind}_boxes.txt").write_text("0.png\t0\t0\t9\t9\n")
+        (root / "train" / kind / f"{kind}_boxes.txt").write_text("0.png\t0\t0\t9\t9\n")
     for number in range(6):
-        put(tmp_path / f"val/images/val_{number}.png")
+        put(root / f"val/images/val_{number}.png")
     lines = [f"val_{number}.png\t{kinds[2 - number % 3]}\t0\t0\t9\t9\n" for number in range(6)]
-    (tmp_path / "val" / "val_annotations.txt").write_text("".join(lines))
-    return tmp_path
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return root
 
 
 def test_tiny_imagenet_is_read_with_its_list_of_labels(tiny):
@@ -376,15 +410,15 @@ def test_images_beside_the_list_are_read_too(tiny):
 
 def test_a_part_without_labels_is_refused_by_name(tiny):
     put(tiny / "test/images/test_0.png")
-    with pytest.raises(DataError, match=r"test/images holds images, but neither class folders nor"):
+    with pytest.raises(DataError, match=r"neither class folders nor a list .*tiny/test/images"):
         open_items(tiny)
-    with pytest.raises(DataError, match=r"test_annotations.txt. say their classes. Name the parts"):
+    with pytest.raises(DataError, match=r"test_annotations.txt. say the classes .* Name the parts"):
         open_splits(tiny)
     assert len(open_splits(tiny, test_part="val")[1]) == 6
     put(tiny / "test/1.png")
     (tiny / "test/images/test_0.png").unlink()
     (tiny / "test/images").rmdir()
-    with pytest.raises(DataError, match="test holds images, but neither class folders nor a list"):
+    with pytest.raises(DataError, match=r"images in .*tiny/test. Name the .*--read-as parts"):
         open_splits(tiny)
 
 
@@ -566,7 +600,7 @@ def test_a_string_that_is_no_label_is_an_error(tmp_path):
 # --- what is passed over
 
 
-@pytest.mark.parametrize("name", sorted(LEFT_BEHIND | {".Trash-1000", ".ipynb_checkpoints", "a~"}))
+@pytest.mark.parametrize("name", sorted(LEFT_BEHIND | OTHERS))
 @pytest.mark.parametrize("upper", [False, True])
 def test_what_systems_and_file_servers_leave_behind_is_no_class_and_no_item(tmp_path, name, upper):
     put_part(tmp_path, ["cat", "dog"])
@@ -612,6 +646,26 @@ def test_leftovers_beside_parts_and_shards_are_no_parts(tmp_path):
     assert "hidden: 1 (.cache)" in items.reading
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "1.heic",
+            b"\0\0\0\x18ftypheic\0\0\0\0",
+            "is not an image that is read: it is HEIC, not on",
+        ),
+        ("1.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0", "is not an image that is read: it is a film"),
+        ("1.NEF", b"II*\0\x08\0\0\0", "is a raw photo, and only its small preview could be"),
+        ("1.zip", b"PK\x03\x04", "is not an image that is read: no image format was recognised"),
+    ],
+)
+def test_files_of_another_format_are_refused_by_name(tmp_path, name, content, words):
+    put_part(tmp_path, ["cat"])
+    (tmp_path / "cat" / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        open_items(tmp_path)
+
+
 def test_images_beside_the_class_folders_are_counted(tmp_path):
     put_part(tmp_path)
     for number in range(3):
@@ -647,15 +701,47 @@ def test_parts_inside_another_folder_are_refused_too(tmp_path):
     assert len(open_splits(tmp_path / "seg", read_as="parts")[0]) == 6
 
 
-def test_classes_in_classes_are_refused_unless_one_has_images_of_its_own(tmp_path):
+def test_classes_in_classes_are_refused_unless_each_has_images_of_its_own(tmp_path):
     put_part(tmp_path / "animals", ["cat", "dog"])
     put_part(tmp_path / "vehicles", ["car", "bus"])
     with pytest.raises(DataError, match="belong to the class 'animals', say so: --read-as classes"):
         open_items(tmp_path)
     put(tmp_path / "vehicles" / "1.png")
+    with pytest.raises(
+        DataError, match=r"the class may be the upper or the lower folder of animals"
+    ):
+        open_items(tmp_path)
+    put(tmp_path / "animals" / "1.png")
     items = open_items(tmp_path)
     assert set(items.class_names.values()) == {"animals", "vehicles"}
     assert "8 items lie in folders below their class folder (animals/cat/0.png)" in items.reading
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(["a/cat/1", "a/dog/1", "b/cat/1", "extra/1"], id="parts-of-other-names"),
+        pytest.param(["a/cat/1", "a/dog/1", "b/cat/1", "b/1"], id="one-with-an-image-of-its-own"),
+        pytest.param(["cat/1", "dog/1", "masks/cat/1"], id="called-like-a-class"),
+        pytest.param(["faces/1", "faces/ann/1", "faces/bob/1"], id="one-class-folder-alone"),
+        pytest.param(["cat/images/1", "cat/masks/1", "dog/images/1", "x/1"], id="two-in-each"),
+    ],
+)
+def test_folders_that_may_be_the_classes_are_refused(tmp_path, images):
+    for image in images:
+        put(tmp_path / "data" / f"{image}.png")
+    with pytest.raises(
+        DataError, match=r"may be the upper or the lower folder of .*--read-as class"
+    ):
+        open_items(tmp_path / "data")
+    assert len(open_items(tmp_path / "data", read_as="classes")) == len(images)
+    for image in images:
+        put(tmp_path / "parts/train" / f"{image}.png")
+    with pytest.raises(
+        DataError, match=r"may be the upper or the lower folder of .*--read-as parts"
+    ):
+        open_items(tmp_path / "parts")
+    assert len(open_items(tmp_path / "parts", read_as="parts")) == len(images)
 
 
 def test_two_class_folders_that_are_one_are_refused(tmp_path):
@@ -743,6 +829,12 @@ def test_names_that_look_the_same_are_refused_and_those_that_differ_in_case_are_
 def test_paths_that_cannot_be_are_an_error(name, words):
     with pytest.raises(DataError, match=words):
         open_items(name)
+
+
+def test_a_shard_whose_path_is_not_utf_8_is_an_error(tmp_path):
+    shard(tmp_path / "x.parquet", [0]).rename(tmp_path / os.fsdecode(b"\xff.parquet"))
+    with pytest.raises(DataError, match="is not UTF-8, and payloads are text; rename it"):
+        open_items(tmp_path)
 
 
 def test_a_source_that_is_neither_a_file_nor_a_folder_is_an_error(tmp_path):
@@ -863,8 +955,8 @@ def test_a_command_says_in_one_line_what_it_read(tmp_path):
     trained = run("train", tmp_path / "photos", tmp_path / "m", *model)
     line = "read 3 items of 3 classes from "
     assert [one for one in trained.stderr.splitlines() if one.startswith(line)] == [
-        f"{line}{tmp_path}/photos: image folder; a quarter of each class, chosen by a digest of "
-        "the id, is to test with"
+        f"{line}{tmp_path}/photos: image folder; classes benign, cyst, tumour; a quarter of each "
+        "class, chosen by a digest of the id, is to test with"
     ]
     made = run("embed", tmp_path / "m", tmp_path / "photos", tmp_path / "e.parquet")
     assert f"read 6 items of 3 classes from {tmp_path}/photos: image folder" in made.stderr

@@ -36,6 +36,13 @@ def images(tmp_path):
     return [*({"path": str(tmp_path / f"{n}.png")} for n in (1, 2, 3)), *cells]
 
 
+def test_images_of_more_pixels_than_are_stated_are_skipped(images):
+    made, skipped = payload_embedder(MODEL, max_pixels=63)(("a",), images[:1])
+    assert (len(made), list(skipped)) == (0, ["a"])
+    assert "it has more than 63 pixels" in skipped["a"]
+    assert payload_embedder(MODEL, max_pixels=64)(("a",), images[:1])[0].ids == ("a",)
+
+
 def test_payloads_are_embedded_as_items_are():
     items = open_items("digits").select(range(5))
     made, skipped = payload_embedder(MODEL)(items.ids, items.payloads)

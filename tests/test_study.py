@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from onward.artifacts import ARRAYS
 from onward.data import decoding, open_items
@@ -14,6 +15,7 @@ from onward.experiments import learning, study
 from onward.experiments.cache import Cache
 from onward.experiments.learning import Stage
 from onward.experiments.recipe import load_recipe
+from onward.experiments.splits import split
 from onward.gallery import open_gallery
 from onward.models import EmbeddingModel
 
@@ -59,6 +61,23 @@ def performed(tmp_path_factory):
     stage = Stage("cpu", lines.append, no_bar, Cache(out.parent / "cache"))
     study.run_study(load_recipe("digits", QUICK), out, stage)
     return out, lines
+
+
+def test_a_study_says_how_each_source_was_read_and_what_was_left_out(tmp_path):
+    for part in ("Training", "Testing"):
+        for name in ("cat", "dog", "owl"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(tmp_path / part / name / "1.png")
+    (tmp_path / "Training" / "cat" / "2.png").write_bytes(b"no image")
+    images = {"data.source": str(tmp_path), "data.old_classes": 2, "data.skip_bad": True}
+    lines = []
+    stage = Stage("cpu", lines.append, no_bar, Cache(tmp_path / "cache"))
+    study._tell_images(split(load_recipe("digits", images)), stage)
+    assert lines == [
+        f"{tmp_path}: image folder; classes cat, dog, owl; train with Training, test with Testing",
+        f"left out: {tmp_path}/Training/cat/2.png: cannot be read as an image: no image format was "
+        "recognised",
+    ]
 
 
 @pytest.mark.slow

@@ -36,10 +36,13 @@ LEFT_BEHIND = frozenset(
         "$recycle.bin", "recycler", "system volume information", "found.000", "lost+found",
         "lost.dir", "__macosx", "__pycache__", "network trash folder", "temporary items",
         "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "zbthumbnail.info", "desktop.ini",
-        "picasa.ini", "icon\r",
+        "picasa.ini", "icon\r", "ipod photo cache",
     ]
 )  # fmt: skip
 """What file servers and systems leave in folders: in lower case, recognised in any."""
+
+LEFT_BEFORE, LEFT_AFTER = ("._", ".trash", "~$", "thumbs.db:"), ("~", ":zone.identifier")
+"""How other names begin and end that they leave."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,9 +190,9 @@ def _numbered(files: Sequence[VectorFile]) -> Iterator[tuple[Labels, ClassNames 
 
 
 def is_left_behind(name: str) -> bool:
-    """Say whether a file or folder is one that file servers and systems leave behind."""
-    beginning = name.startswith(("._", ".Trash"))
-    return name.lower() in LEFT_BEHIND or beginning or name.endswith("~")
+    """Say whether a name is that of something that a file server or a system left in a folder."""
+    lower = name.lower()
+    return lower in LEFT_BEHIND or lower.startswith(LEFT_BEFORE) or lower.endswith(LEFT_AFTER)
 
 
 def check_ids_across(files: Sequence[VectorFile]) -> None:

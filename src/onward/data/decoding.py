@@ -7,6 +7,7 @@ that no image is read. Nothing here knows of folders, tables or labels.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,11 @@ OTHER_FORMATS = (  # where they begin and with what: those that are met often
     (128, b"DICM", "DICOM"),
 )
 
+LONGEST_MAGIC = 256  # bytes
+CONVERT = "convert it, such as to PNG"
+DNG_VERSION, SUBFILE_TYPE = 50706, 254  # tags of TIFF: a raw photo; what a picture in it is
+REDUCED = 1  # bit of the latter: a smaller copy of another picture
+
 _raising = Lock()
 
 
@@ -83,6 +89,7 @@ def decode(
         with _allowing(max_pixels), Image.open(BytesIO(content), formats=_formats()) as opened:
             if opened.width * opened.height > max_pixels:
                 raise Image.DecompressionBombError
+            _refuse_preview(opened)
             opened.load()
             return _to_grey_or_rgb(ImageOps.exif_transpose(opened))
     except Image.DecompressionBombError as error:
@@ -108,11 +115,24 @@ def is_image(path: str) -> bool:
         return False
 
 
+def name_format(path: str) -> str:
+    """Say what a file that is no image, or of another format, seems to be."""
+    with Path(path).open("rb") as file:
+        return _other_format(file.read(LONGEST_MAGIC))
+
+
 def _require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401  # whether it is there is the question
     except ImportError as error:
         raise MissingExtraError("pillow", "vision") from error
+
+
+def _refuse_preview(image: "Image.Image") -> None:
+    """Refuse raw photos: their files are TIFF, and what would be read of them is a thumbnail."""
+    tags = getattr(image, "tag_v2", {})
+    if DNG_VERSION in tags or int(tags.get(SUBFILE_TYPE, 0)) & REDUCED:
+        raise ValueError(f"it is a raw photo, and only its small preview could be read; {CONVERT}")
 
 
 def _formats() -> tuple[str, ...]:
@@ -149,9 +169,9 @@ def _too_large(max_pixels: int) -> str:
 
 def _other_format(content: bytes) -> str:
     found = [name for start, magic, name in OTHER_FORMATS if content.startswith(magic, start)]
-    if not found:
+    if not found or content.startswith(b"ftypavi", 4):
         return "no image format was recognised"
-    return f"it is {found[0]}, not one of {', '.join(FORMATS)}; convert it, such as to PNG"
+    return f"it is {found[0]}, not one of {', '.join(FORMATS)}; {CONVERT}"
 
 
 def _unreadable(where: str, reason: str) -> str:

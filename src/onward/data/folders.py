@@ -13,6 +13,7 @@ item is passed over and counted.
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from onward.data.decoding import MAX_PIXELS, is_image
+from onward.data.decoding import CONVERT, MAX_PIXELS, is_image, name_format
 from onward.data.items import Items, LeftOut, number_classes
 from onward.data.listing import (
     BESIDE,
@@ -41,7 +42,13 @@ from onward.labels import is_text
 
 ReadAs = Literal["auto", "classes", "parts", "parquet"]
 
-TEXT_SUFFIXES = frozenset([".csv", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml"])
+TEXT_SUFFIXES = frozenset(
+    [
+        ".aae", ".csv", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml", ".xmp", ".yaml",
+        ".yml",
+    ]
+)  # fmt: skip
+RAW_SUFFIXES = frozenset([".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".rw2", ".srw"])
 LAYOUT = "one sub-folder a class with its images in it: FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
 ORDER = ("train", "test", "validation", None)
 AS_CLASSES = "--read-as classes (read_as='classes')"
@@ -146,6 +153,43 @@ def check_depth(folder: Path, one: FolderPart) -> None:
     )
 
 
+def check_inner_names(one: FolderPart, ids: Sequence[str]) -> None:
+    """Refuse folders inside class folders that may be the classes themselves.
+
+    So they may where a class folder has no image of its own, but several folders; where it is the
+    only one; and where such a folder is called like a class, or like one in another class folder:
+    `a/cat`, `a/dog` and `b/cat`. One name that is everywhere, such as `images`, is not.
+
+    Args:
+        one: a part.
+        ids: of its items.
+
+    Raises:
+        DataError: naming some of the folders.
+    """
+    names, direct = {folder.name for folder in one.classes}, set[str]()
+    above: dict[str, set[str]] = {}
+    for item in ids:
+        name, *within = item.split("/")[bool(one.part.name) : -1]
+        if within:
+            above.setdefault(within[0], set()).add(name)
+        else:
+            direct.add(name)
+    holding = Counter(name for by in above.values() for name in by)
+    alone = len(direct | holding.keys()) == 1
+    for inner, by in above.items():
+        hollow = [name for name in by - direct if holding[name] > 1]
+        repeated = len(by) > 1 and len(above) > 1 and by - direct
+        if hollow or repeated or inner in names - by or (alone and len(above) > 1):
+            where = ", ".join(f"{name}/{inner}" for name in sorted(by)[:2])
+            raise DataError(
+                f"in {one.path}, the class may be the upper or the lower folder of {where}. If it "
+                f"is the upper one in all of {one.path}, say so: "
+                f"{AS_PARTS if one.part.name else AS_CLASSES}. If the upper folders are parts, "
+                f"name them: {STATE_PARTS}. Else put one folder a class into {one.path}"
+            )
+
+
 def open_folder(
     folder: Path,
     parts: Sequence[FolderPart],
@@ -213,8 +257,8 @@ def _divided(folder: Path, children: Sequence[Path]) -> bool:
     others = [one for one in children if one not in named and _holds_image(one, folder)]
     if not others and with_folders:
         return True
-    if len(named) == 1 and not with_folders and others and not alike:
-        return False  # images in it and in its neighbours: a class, such as trains
+    if taken_for_class(children) and not with_folders and others and not alike:
+        return False
     names = ", ".join(child.name for child in [*named, *(child for child, _ in alike)])
     if not others:
         raise DataError(
@@ -228,6 +272,12 @@ def _divided(folder: Path, children: Sequence[Path]) -> bool:
         f"{f', beside {_shortened(beside)}' if beside else ''}. Say which parts are meant: "
         f"{STATE_PARTS}, which leaves all others out; or that every folder is a class: {AS_CLASSES}"
     )
+
+
+def taken_for_class(children: Sequence[Path]) -> Path | None:
+    """Return the one folder called `train`: with images in it, as in its neighbours, a class."""
+    named = [child for child in children if role_of(child.name)]
+    return named[0] if len(named) == 1 and named[0].name.lower() == "train" else None
 
 
 def _shortened(names: str) -> str:
@@ -264,7 +314,7 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
         return FolderPart(one.part, place.path, (), unlabelled=True)
     listed: dict[str, str] = {}
     try:
-        lines = lists[0].read_text(encoding="utf-8").splitlines()
+        lines = lists[0].read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{lists[0]} cannot be read as text in UTF-8: {error}") from error
     for number, line in enumerate(lines, start=1):
@@ -287,9 +337,10 @@ def _find_files(
     for one in parts:
         if one.unlabelled:
             raise DataError(
-                f"{one.path} holds images, but neither class folders nor a list "
-                f"({one.part.name}_annotations.txt) say their classes. Name the parts to read "
-                f"without it: {STATE_PARTS}; or give the folder of another part alone"
+                f"neither class folders nor a list ({one.part.name}_annotations.txt) say the "
+                f"classes of the images in {one.path}. Name the parts to read without it: "
+                f"{STATE_PARTS}; give the folder of another part alone; or, if that folder is a "
+                f"class, say so: {AS_PARTS}"
             )
         if not one.classes:
             yield from _find_listed(one)
@@ -368,6 +419,8 @@ def _glance(file: Path) -> str | None:
         return "is not a file with an image in it"  # reading a pipe would wait for ever
     if found.st_size == 0:
         return "cannot be read as an image: it has 0 bytes"
-    if file.suffix.lower() not in IMAGE_SUFFIXES and not is_image(str(file)):
-        return "is not an image"
-    return None
+    suffix = file.suffix.lower()
+    if suffix in RAW_SUFFIXES:
+        return f"is a raw photo, and only its small preview could be read; {CONVERT}"
+    unread = suffix not in IMAGE_SUFFIXES and not is_image(str(file))
+    return f"is not an image that is read: {name_format(str(file))}" if unread else None

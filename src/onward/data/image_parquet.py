@@ -20,6 +20,7 @@ from onward.data.parquet_columns import (
     check_alike,
     class_names,
     has_numbers,
+    has_strings,
     read_schema,
 )
 from onward.data.payloads import describe_payload, find_fault
@@ -50,6 +51,7 @@ def open_parquet(
     columns: Columns,
     *,
     among: Sequence[Path],
+    numbered: Sequence[Path],
     source: str,
     skip_bad: bool,
     max_pixels: int = MAX_PIXELS,
@@ -64,6 +66,7 @@ def open_parquet(
         shards: at least one file.
         columns: those to read.
         among: the shards of all parts that are used together, in which labels mean the same.
+        numbered: those and others, whose labels that are strings are numbered together.
         source: what to call the data set in messages.
         skip_bad: leave out rows without image, label or id, rows whose image cannot be decoded and
             rows whose id was there before, and note each in `left_out`. Decodes every image.
@@ -75,7 +78,7 @@ def open_parquet(
     """
     for shard in among:
         check_alike(among[0], shard, columns)
-    numbers, names = _label_numbers(among, columns, source)
+    numbers, names = _label_numbers(among[0], numbered, columns, source)
     left_out: list[LeftOut] = []
     rows: dict[str, _Row] = {}
     for row in _read_shards(folder, shards, columns, numbers):
@@ -108,14 +111,16 @@ def open_parquet(
 
 
 def _label_numbers(
-    shards: Sequence[Path], columns: Columns, source: str
+    first: Path, shards: Sequence[Path], columns: Columns, source: str
 ) -> tuple[Mapping[str, int] | None, dict[int, str]]:
     """Return the label of each string, None where labels are numbers; and each label's name."""
-    schema = read_schema(shards[0])
+    schema = read_schema(first)
     if has_numbers(schema, columns.label):
         return None, dict(enumerate(class_names(schema, columns.label)))
     found: set[str] = set()
     for shard in shards:
+        if not has_strings(read_schema(shard), columns.label):
+            continue
         values = _read_columns(shard, [columns.label])[columns.label]
         found |= {value for value in values.unique().to_pylist() if value}
     numbers = number_classes(found, f"the labels of {source}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onward.embedding_files import hub_class_names
 from onward.errors import DataError
+from onward.labels import is_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +55,8 @@ def read_schema(shard: Path) -> "pa.Schema":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not is_text(str(shard)):
+        raise DataError(f"the path {str(shard)!r} is not UTF-8, and payloads are text; rename it")
     try:
         return pq.read_schema(shard)
     except (pa.ArrowException, OSError) as error:
@@ -130,6 +133,12 @@ def has_numbers(schema: "pa.Schema", column: str) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_integer(schema.field(column).type))
+
+
+def has_strings(schema: "pa.Schema", column: str) -> bool:
+    """Say whether there is such a column and it holds strings."""
+    there = column in schema.names and _is_label_type(schema, column)
+    return there and not has_numbers(schema, column)
 
 
 def class_names(schema: "pa.Schema", label: str) -> list[str]:

@@ -20,7 +20,7 @@ _WORDS: dict[Role, str] = {
     "validation": r"(?:validation|validate|valid|val|development|devel|dev|evaluation|eval)",
     "test": r"(?:testing|test|tst|held[-_ ]?out|hold[-_ ]?out)",
 }
-_THINGS = r"(?:[-_ .]?(?:data|dataset|set|split|part|folder|images?|imgs|pictures|photos))*"
+_THINGS = r"(?:[-_ .]?(?:data|set|split|part|folder|images?|imgs|pictures|photos))*"
 _WHOLE = {
     role: re.compile(rf"{word}{_THINGS}[-_ .]?[0-9]*", re.IGNORECASE)
     for role, word in _WORDS.items()

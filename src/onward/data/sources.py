@@ -18,6 +18,7 @@ from onward.data.folders import (
     ORDER,
     ReadAs,
     check_depth,
+    check_inner_names,
     find_parts,
     label_classes,
     open_folder,
@@ -26,7 +27,7 @@ from onward.data.image_parquet import open_parquet
 from onward.data.items import Items
 from onward.data.listing import PassedOver
 from onward.data.parquet_columns import Columns, WantedColumns, choose_columns, read_schema
-from onward.data.parts import STATE_PARTS, Part, Role, choose_parts, find_part, names_of
+from onward.data.parts import STATE_PARTS, Part, Role, choose_parts, find_part, names_of, role_of
 from onward.data.shards import Shard, check_all_shards, find_shards, of_config, read_name
 from onward.data.splits import split_by_id
 from onward.errors import ConfigurationError, DataError
@@ -342,6 +343,8 @@ def _find(source: str | Path, stated: Stated) -> _Source:
     mode = _stat_mode(path)
     if source == DIGITS or (str(source) == DIGITS and mode is None):
         _refuse_columns(source, stated)
+        if stated.read_as != "auto":
+            raise ConfigurationError("the bundled digits are read in one way; leave out read_as")
         return _Source(DIGITS, "the bundled digits", (Part(""),), lambda *_: _list_digits())
     if mode is None:
         raise DataError(
@@ -390,22 +393,35 @@ def _stat_mode(path: Path) -> int | None:
 def _find_in_folder(path: Path, stated: Stated) -> _Source:
     by_part = {one.part: one for one in find_parts(path, stated.read_as, stated.parts)}
     parts = tuple(by_part)
-    used = [find_part(parts, name, path) for name in stated.parts] or parts
-    labels = label_classes(path, [by_part[part] for part in used])
+    labels = label_classes(path, [by_part[part] for part in _numbered(parts, stated, path)])
 
     def open_parts(wanted: Sequence[Part], _: Sequence[Part]) -> Items:
         chosen = [by_part[part] for part in wanted]
         if stated.read_as == "auto":
             for one in chosen:
                 check_depth(path, one)
-        return open_folder(
+        items = open_folder(
             path, chosen, labels, skip_bad=stated.skip_bad, max_pixels=stated.max_pixels
         )
+        if stated.read_as == "auto":
+            for one in (each for each in chosen if each.classes):
+                prefix = f"{one.part.name}/" if one.part.name else ""
+                check_inner_names(one, [each for each in items.ids if each.startswith(prefix)])
+        return items
 
     def part_of(items: Items, row: int) -> Part:
         return find_part(parts, items.ids[row].split("/")[0], path) if parts[0].name else parts[0]
 
     return _Source(str(path), FOLDER, parts, open_parts, part_of)
+
+
+def _numbered(parts: Sequence[Part], stated: Stated, source: Path) -> Sequence[Part]:
+    """Return the parts whose classes are numbered together, whichever of them are opened.
+
+    Those that are stated, and those whose names tell a role; all where none is stated.
+    """
+    named = [find_part(parts, name, source) for name in stated.parts]
+    return [part for part in parts if part in named or part.role] if named else parts
 
 
 def _find_in_shards(
@@ -422,6 +438,8 @@ def _find_in_shards(
             f"of no part, such as {loose}. Say which parts are meant: {STATE_PARTS}"
         )
 
+    numbered = _numbered(parts, stated, path)
+
     def choose(of: Sequence[Part]) -> Columns:
         first = next(shard.path for shard in kept if shard.part in of)
         wanted = WantedColumns(stated.image_column, stated.label_column, stated.id_column)
@@ -436,6 +454,7 @@ def _find_in_shards(
             chosen,
             choose(together),
             among=[shard.path for shard in kept if shard.part in together],
+            numbered=[shard.path for shard in kept if shard.part in numbered],
             source=str(path),
             skip_bad=stated.skip_bad,
             max_pixels=stated.max_pixels,
@@ -452,7 +471,8 @@ def _find_in_shards(
 
 
 def _stated_or_all(found: _Source, stated: Stated) -> Sequence[Part]:
-    return [find_part(found.parts, name, found.source) for name in stated.parts] or found.parts
+    named = [find_part(found.parts, name, found.source) for name in stated.parts]
+    return list(dict.fromkeys(named)) or found.parts
 
 
 def _choose(found: _Source, stated: Stated) -> tuple[Part, Part | None]:
@@ -487,10 +507,15 @@ def _check_classes(train: Items, test: Items, parts: Sequence[Part]) -> None:
 
 
 def _try_split(found: _Source, stated: Stated, opened: Mapping[Part, Items]) -> str:
+    """Say how `open_splits` divides a source, or why it does not."""
     try:
         train, test = _choose(found, stated)
         if test is not None and not stated.open_set:
-            _check_classes(opened[train], opened[test], [train, test])
+            both = [train, test]
+            learn, judge = (
+                opened[part] if part in opened else _open(found, [part], both) for part in both
+            )
+            _check_classes(learn, judge, both)
     except DataError as error:
         return f"refused: {error}"
     return _tell_split(found, train, test)
@@ -510,9 +535,12 @@ def _reading(found: _Source, items: Items, parts: Sequence[Part], told: str) -> 
     columns = found.columns(parts)
     passed = ", ".join(map(str, items.passed_over))
     config = f"configuration {found.config}" if found.config else ""
+    names = [items.class_names[label] for label in items.classes[:NAMED]] if items.named else []
+    more = ", ..." if len(items.classes) > NAMED else ""
     said = [
         found.kind,
         config,
+        f"classes {', '.join(names)}{more}" if names else "classes without names",
         str(columns or ""),
         told,
         f"passed over: {passed}" if passed else "",
@@ -531,6 +559,9 @@ def _remarks(found: _Source, items: Items) -> list[str]:
     if found.kind == FOLDER:
         above = 1 + bool(found.parts[0].name)
         deep = [item for item in items.ids if item.count("/") > above]
+        taken = [name for name in items.class_names.values() if role_of(name)]
+        if taken and not found.parts[0].name:
+            remarks.append(f"{taken[0]} is taken for a class, not for a part (--train-part)")
         if deep:
             remarks.append(
                 f"{len(deep):,} items lie in folders below their class folder ({deep[0]})"
