@@ -260,6 +260,13 @@ def test_nothing_asked_for_is_answered_by_the_help(capsys):
     assert "Usage: onward" in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("amount", ["inf", "1e300"])
+def test_a_time_that_is_none_is_refused_before_the_gallery_is_opened(amount):
+    words = r"--keep-minutes \S+ is no number of minutes; give one such as 60"
+    with pytest.raises(ConfigurationError, match=words):
+        answer("gallery", "compact", "nowhere.lance", "--keep-minutes", amount)
+
+
 def test_wrong_usage_ends_with_2():
     code, _, err = run("evaluate", "only-one.parquet")
     assert code == 2

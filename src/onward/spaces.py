@@ -226,8 +226,8 @@ class Embeddings:
         if self.class_names is not None:
             metadata[CLASSES_KEY] = json.dumps(self.class_names).encode()
         table = pa.table(columns).replace_schema_metadata(metadata)
-        with write_aside(target) as aside:
-            pq.write_table(table, aside)
+        with write_aside(target) as aside, aside.open("wb") as file:  # of any name
+            pq.write_table(table, file)
 
     @classmethod
     def load(

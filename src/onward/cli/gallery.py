@@ -160,8 +160,14 @@ def compact(
 
     from onward.gallery import open_gallery
 
+    try:
+        keep = timedelta(minutes=keep_minutes)
+    except (OverflowError, ValueError) as error:
+        raise ConfigurationError(
+            f"--keep-minutes {keep_minutes:g} is no number of minutes; give one such as 60"
+        ) from error
     opened = open_gallery(gallery)
-    opened.compact(keep=timedelta(minutes=keep_minutes))
+    opened.compact(keep=keep)
     show_gallery(opened, as_json)
 
 

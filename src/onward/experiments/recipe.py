@@ -250,7 +250,12 @@ def bundled_recipes() -> tuple[str, ...]:
 def _read(path: Path) -> str:
     if not path.is_file():
         raise ConfigurationError(f"there is no recipe {path}; give a TOML file that exists")
-    return path.read_text()
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path} is not text in UTF-8: {error}; give a recipe, a TOML file"
+        ) from error
 
 
 def _read_bundled(name: str) -> str:
