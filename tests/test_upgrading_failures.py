@@ -124,7 +124,7 @@ def no_room_for_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-NO_ROOM = r"gallery .*photos.lance cannot be .*; if the disk is full .* run the same again"
+NO_ROOM = r"gallery .*photos.lance cannot be .*The disk is full.* run the same again"
 
 
 @pytest.mark.slow
