@@ -187,6 +187,15 @@ def test_a_gallery_of_a_newer_format_is_refused(path, gallery, monkeypatch):
         open_gallery(path).describe()
 
 
+def test_a_record_that_has_not_changed_is_not_read_again(path, gallery):
+    """With the names of 100,000 classes, reading it takes longer than searching."""
+    store = LanceStore(path)
+    before = store.read_record()
+    assert store.read_record() is before
+    gallery.add_space(NEW)
+    assert NEW in store.read_record().spaces
+
+
 def test_an_open_gallery_sees_what_another_has_written(path, gallery):
     other = open_gallery(path)
     other.add_space(NEW)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +108,17 @@ class LanceStore:
             contents = self._record.search().where("number = 0").to_arrow()["content"].to_pylist()
         try:
             (content,) = contents
-            written = json.loads(content)
-            if written["format"] <= FORMAT:
-                return Record.from_json(written)
+            record, number = _parse_record(content)
         except (AttributeError, LookupError, TypeError, ValueError, OnwardError) as error:
             raise GalleryError(
                 f"the record of gallery {self.url}, which says what the gallery holds, was changed "
                 f"or removed by something else ({type(error).__name__}: {error}); restore the "
                 "gallery from a copy"
             ) from error
+        if record is not None:
+            return record
         raise GalleryError(
-            f"gallery {self.url} has format {written['format']}, this Onward reads up to {FORMAT}; "
+            f"gallery {self.url} has format {number}, this Onward reads up to {FORMAT}; "
             "install a newer Onward"
         )
 
@@ -463,3 +463,14 @@ class LanceStore:
         merging = self._items.merge_insert("id").when_matched_update_all(where=condition)
         result = merging.use_index(False).execute(table, on_bad_vectors="null")
         return int(result.num_updated_rows)
+
+
+@lru_cache(maxsize=4)
+def _parse_record(content: str) -> tuple[Record | None, int]:
+    """Return a record, if this Onward reads its format, and the format.
+
+    The last ones are kept: with the names of 100,000 classes, reading takes longer than searching.
+    """
+    written = json.loads(content)
+    number = written["format"]
+    return (Record.from_json(written) if number <= FORMAT else None), number
