@@ -263,6 +263,23 @@ def test_many_row_groups_and_chunks_keep_their_order(tmp_path):
     assert_in_order(found, [f"i{n}" for n in numbers])
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(pa.list_(pa.float32()), id="list"),
+        pytest.param(pa.large_list(pa.float64()), id="large-list"),
+        pytest.param(pa.list_(pa.float16(), 2), id="fixed-size-list"),
+        pytest.param(pa.list_view(pa.float32()), id="list-view"),
+        pytest.param(pa.large_list_view(pa.float32()), id="large-list-view"),
+        pytest.param(pa.list_(pa.int8()), id="list-of-whole-numbers"),
+    ],
+)
+def test_vectors_are_read_from_any_kind_of_list(tmp_path, kind):
+    vectors = pa.array([[1, 2], [2, 3], [3, 4]], kind)
+    pq.write_table(pa.table({"id": ["i1", "i2", "i3"], "vector": vectors}), tmp_path / "a.parquet")
+    assert_in_order(Embeddings.load(tmp_path / "a.parquet", space=CLIP), ["i1", "i2", "i3"])
+
+
 def test_ids_for_a_file_that_has_its_own_are_refused(tmp_path):
     save(tmp_path / "a.parquet", 1)
     with pytest.raises(EmbeddingsError, match=r"ids were given for .*a\.parquet, which holds its"):
@@ -348,6 +365,7 @@ def test_a_file_is_read_without_the_folders_above_it(tmp_path):
     [
         pytest.param(pa.array(["owl", "cat", None]), id="text"),
         pytest.param(pa.array(["owl", "cat", None], pa.large_string()), id="large-text"),
+        pytest.param(pa.array(["owl", "cat", None], pa.string_view()), id="text-view"),
         pytest.param(pa.array(["owl", "cat", None]).dictionary_encode(), id="dictionary"),
         pytest.param(
             pa.DictionaryArray.from_arrays([2, 0, None], ["cat", "dog", "owl"]),

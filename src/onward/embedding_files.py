@@ -82,22 +82,23 @@ class VectorFile:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        kind = self.lists.type
-        lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-        if not any(check(kind) for check in lists):
+        lists, kind = self.lists, self.lists.type
+        if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+            lists = lists.cast(pa.large_list(kind.value_type))
+        known = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        if not any(check(lists.type) for check in known):
             raise EmbeddingsError(
                 f"the column 'vector' of {self.path} is {kind}; {space} needs a list of {dim} "
                 "numbers an item"
             )
-        lengths = pc.fill_null(pc.list_value_length(self.lists), 0).to_numpy()
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
         if (lengths != dim).any():
             row = int(np.argmax(lengths != dim))
             raise EmbeddingsError(
                 f"row {row} of {self.path} holds {lengths[row]} numbers; {space} needs {dim}"
             )
-        parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in self.lists.chunks]
-        flat = np.concatenate(parts) if parts else np.empty(0, np.float32)
-        return flat.reshape(-1, dim)
+        parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in lists.chunks]
+        return join([part.reshape(-1, dim) for part in parts] or [np.empty((0, dim), np.float32)])
 
 
 def read_vector_files(path: Path) -> list[VectorFile]:
@@ -193,6 +194,11 @@ def is_left_behind(name: str) -> bool:
     """Say whether a name is that of something that a file server or a system left in a folder."""
     lower = name.lower()
     return lower in LEFT_BEHIND or lower.startswith(LEFT_BEFORE) or lower.endswith(LEFT_AFTER)
+
+
+def join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return arrays as one; a single one as it is, since a copy may be as large as the memory."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def check_ids_across(files: Sequence[VectorFile]) -> None:
@@ -354,7 +360,8 @@ def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if any(check(kind) for check in texts):
         words = tuple(None if word is None else as_name(word) for word in column.to_pylist())
         if "" in words:
             raise EmbeddingsError(

@@ -21,6 +21,7 @@ from onward.embedding_files import (
     VectorFile,
     check_ids_across,
     common_labels,
+    join,
     read_vector_files,
 )
 from onward.errors import EmbeddingsError, SpaceMismatchError
@@ -367,7 +368,7 @@ def _load_parquet(path: Path, space: Space | None) -> Embeddings:
     parts = [_as_vectors(one.vectors(found.dim, str(found))) for one in files]
     labels, names = common_labels(files)
     ids = tuple(item for one in files for item in one.ids)
-    return Embeddings(ids, np.concatenate(parts), found, labels, names)
+    return Embeddings(ids, join(parts), found, labels, names)
 
 
 def _common_space(files: Sequence[VectorFile], space: Space | None) -> Space:
