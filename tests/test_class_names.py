@@ -80,9 +80,16 @@ def test_renumbering_moves_all_labels_at_once():
 
 
 def test_only_a_comparison_by_number_is_noted():
-    assert numbering_note(CATS_AND_OWLS, CATS_DOGS_OWLS) is None
-    for names in [(None, None), (None, CATS_AND_OWLS), (CATS_AND_OWLS, None)]:
-        assert "same number is taken to mean the same class" in numbering_note(*names)
+    assert numbering_note(CATS_AND_OWLS, CATS_DOGS_OWLS, same_labels=False) is None
+    for names in [(None, None), (None, {0: "0", 5: "5"})]:
+        for one, other in (names, names[::-1]):
+            told = numbering_note(one, other, same_labels=False)
+            assert told is not None
+            assert "same number is taken to mean the same class" in told
+            assert numbering_note(one, other, same_labels=True) is None
+    # What is refused unless it is stated is not told to be done.
+    assert numbering_note(CATS_AND_OWLS, None, same_labels=False) is None
+    assert numbering_note(None, CATS_AND_OWLS, same_labels=False) is None
 
 
 PAIRS = st.tuples(st.integers(0, 9), st.sampled_from("abcdefgh"))

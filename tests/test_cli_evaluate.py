@@ -177,10 +177,20 @@ def test_class_names_on_one_side_alone_need_the_numbering_stated(tmp_path):
     gallery = save(tmp_path / "g.parquet", [0, 1], "ab", [1, 0])
     words = ["evaluate", queries, gallery, "--include-self"]
     for more in ([], ["--far", "1"]):
-        with pytest.raises(LabelMismatchError, match="classes of the queries have names"):
-            run(*words, *more)
+        result = CliRunner().invoke(app, [str(each) for each in (*words, *more)])
+        assert isinstance(result.exception, LabelMismatchError)
+        assert "the classes of the queries have names" in str(result.exception)
+        assert "taken to mean the same class" not in result.stderr  # for it is refused
+        assert "class names" not in run(*words, *more, "--same-labels").stderr  # for it is stated
     assert answer(*words, "--same-labels")["cmc@1"] == 1
     assert answer(*words, "--same-labels", "--far", "1")["same_pairs"] == 1
+
+
+def test_that_the_spaces_differ_is_said_before_what_the_labels_lack(tmp_path):
+    queries = save(tmp_path / "q.parquet", [0], ["q"], [1], class_names={1: "owl"})
+    gallery = save(tmp_path / "g.parquet", [0], "a", [1], space=Space("blind@1", 1))
+    with pytest.raises(SpaceMismatchError, match="the queries are in line@1"):
+        run("evaluate", queries, gallery, "--include-self")
 
 
 @pytest.fixture
@@ -337,3 +347,52 @@ def test_cells_whose_labels_are_compared_by_number_are_told_once(tmp_path):
         words += [f"--queries-{option}", path]
     told = run("compare", *words).stderr
     assert told.count("the same number is taken to mean the same class") == 1
+
+
+CATS, OWLS = {0: "cat", 1: "owl"}, {0: "owl", 1: "cat"}
+
+
+@pytest.fixture
+def same_items(tmp_path):
+    """Give the words of a comparison of four items of two classes, of two items each."""
+
+    def words(labels, names, other_names):
+        found = ["compare", "--exclude-self"]
+        for option, space, numbers, of in (
+            ("old", Space("blind@1", 1), labels, names),
+            ("upgraded", LINE, [0, 1, 0, 1], other_names),
+            ("new", LINE, [0, 1, 0, 1], other_names),
+        ):
+            path = tmp_path / f"{option}.parquet"
+            save(path, [0, 10, 1, 11], "abcd", numbers, space=space, class_names=of)
+            found += [f"--{option}", path]
+        return found
+
+    return words
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        pytest.param(([1, 0, 1, 0], None, None), r"1 in \S+ and of class 0 in", id="bare"),
+        pytest.param(([0, 1, 0, 1], OWLS, CATS), r"'owl' in \S+ and of class 'cat' in", id="named"),
+        pytest.param(
+            ([1, 0, 1, 0], None, CATS), r"1 in \S+ and of class 'cat' in", id="named-once"
+        ),
+    ],
+)
+def test_the_same_items_in_other_classes_are_not_compared(same_items, tmp_path, given, words):
+    """Both classes have two items, so the number of relevant items does not tell."""
+    command = same_items(*given)
+    for more in ([], ["--same-labels"]):
+        with pytest.raises(
+            LabelMismatchError, match=f"item 'a' is of class {words} \\S+, and 4 of"
+        ):
+            run(*command, *more)
+    qrels = tmp_path / "qrels.txt"
+    qrels.write_text("a 0 c 1\n")
+    assert answer(*command, "--qrels", qrels)["cells"]["new/old"]["map"] == 1
+
+
+def test_the_same_items_are_compared_by_the_names_of_their_classes(same_items):
+    assert answer(*same_items([1, 0, 1, 0], OWLS, CATS))["cells"]["old/old"]["map"] == 1

@@ -199,9 +199,14 @@ def into(
     return new, {**to, **{label: str(label) for label in lacking}}
 
 
-def numbering_note(given: ClassNames | None, to: ClassNames | None) -> str | None:
-    """Return a sentence if labels of two sources are brought together by number, not by name."""
-    if given is not None and to is not None:
+def numbering_note(
+    given: ClassNames | None, to: ClassNames | None, *, same_labels: bool
+) -> str | None:
+    """Return a sentence if labels of two sources meet by number, and nobody stated that they may.
+
+    None where they meet by name, and where `translate` refuses to bring them together.
+    """
+    if same_labels or (given is not None and to is not None) or not comparable(given, to):
         return None
     return "labels without class names: the same number is taken to mean the same class"
 

@@ -86,6 +86,10 @@ def compare_files(
     from onward.compatibility import compare
 
     cells = read_cells(old, upgraded, new, queries=queries)
+    if judging.judgements is None:
+        items = cells["new/new"][1]
+        _check_classes(cells["old/old"][1], items, old, new)
+        _check_classes(cells["new/old"][1], items, upgraded, new)
     judging.tell_numbering(*cells.values())
     cameras = (queries[1] or new, new)
     return compare(
@@ -141,6 +145,34 @@ def read_cells(
         "new/old": (asked_new, carried),
         "new/new": (asked_new, by_new),
     }
+
+
+def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_path: Path) -> None:
+    """Refuse embeddings of the same items, in the same order, that put one in two classes.
+
+    Raises:
+        LabelMismatchError: naming the item.
+    """
+    import numpy as np
+
+    from onward.errors import LabelMismatchError
+    from onward.relevance import common_labels
+
+    if one.labels is None or other.labels is None:
+        return
+    labels, others = common_labels(one, other, same_labels=True)
+    apart = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
+    if len(apart):
+        row = int(apart[0])
+        first, second = (
+            repr(number if of.class_names is None else of.class_names[number])
+            for of, number in ((one, int(one.labels[row])), (other, int(others[row])))
+        )
+        raise LabelMismatchError(
+            f"item {one.ids[row]!r} is of class {first} in {path} and of class {second} in "
+            f"{other_path}, and {len(apart)} of {len(one)} items differ like that; give files "
+            "whose classes are numbered the same, or all with class names"
+        )
 
 
 def _align(

@@ -98,7 +98,7 @@ class Judging:
         from onward.labels import numbering_note
 
         notes = {
-            numbering_note(queries.class_names, gallery.class_names)
+            numbering_note(queries.class_names, gallery.class_names, same_labels=self.same_labels)
             for queries, gallery in cells
             if queries.labels is not None
             and gallery.labels is not None
@@ -112,7 +112,9 @@ class Judging:
     ) -> "Evaluation":
         """Rank the gallery for every query and judge; see `relevance`."""
         from onward.compatibility import evaluate_embeddings
+        from onward.spaces import check_same_space
 
+        check_same_space(queries.space, gallery.space)  # what relevance needs is asked for later
         return evaluate_embeddings(
             queries,
             gallery,

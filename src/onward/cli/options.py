@@ -111,7 +111,7 @@ def tell_numbering(
     """Say so if labels of two sources are put together by number, unless that was stated."""
     from onward.labels import numbering_note
 
-    note = None if same_labels else numbering_note(given, to)
+    note = numbering_note(given, to, same_labels=same_labels)
     if note is not None:
         tell(note)
 
