@@ -107,6 +107,29 @@ def test_what_is_no_such_artefact_is_never_replaced(saved, tmp_path):
     assert (tmp_path / "note").read_text() == "hello"
 
 
+@pytest.mark.parametrize(
+    "theirs", ["notes.txt", ".git/config", "second/config.json", ".h.replaced"]
+)
+def test_what_a_user_keeps_in_an_artefact_s_directory_is_not_lost_with_it(saved, theirs):
+    (saved / theirs).parent.mkdir(exist_ok=True)
+    (saved / theirs).write_text("years of work")
+    first = theirs.split("/")[0]
+    words = (
+        rf"h/{first} is no file of the transformation and would be lost when .* Move it away, or"
+    )
+    with pytest.raises(ArtifactError, match=words):
+        write_artifact(saved, replace(ARTIFACT, card="# Later\n"))
+    assert_same(read_artifact(saved, "transformation"), ARTIFACT)
+    assert (saved / theirs).read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "._config.json"])
+def test_what_systems_leave_in_an_artefact_s_directory_does_not_keep_it_there(saved, name):
+    (saved / name).write_bytes(b"icons")
+    write_artifact(saved, replace(ARTIFACT, card="# Later\n"))
+    assert read_artifact(saved, "transformation").card == "# Later\n"
+
+
 def test_a_link_stays_and_what_it_leads_to_is_replaced(saved, tmp_path):
     link = tmp_path / "current"
     link.symlink_to("h")

@@ -35,8 +35,8 @@ from onward.cli.app import app
 from onward.cli.reading import _OPTIONS
 from onward.data import Stated, describe_data
 from onward.data.parts import role_of, split_name
-from onward.embedding_files import LEFT_BEHIND
 from onward.errors import ConfigurationError, DataError
+from onward.leftovers import LEFT_BEHIND
 
 OTHERS = {".Trash-1000", ".ipynb_checkpoints", "a~", "~$a", "1.jpg:Zone.Identifier", "._1.jpg"}
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

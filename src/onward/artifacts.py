@@ -36,6 +36,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from onward.errors import ArtifactError
+from onward.leftovers import is_left_behind
 
 Result = TypeVar("Result")
 
@@ -106,8 +107,9 @@ def write_artifact(directory: Path | str, artifact: Artifact) -> None:
     Where the directory is a link, what it leads to is written and the link stays.
 
     Raises:
-        ArtifactError: if something that is no such artefact stands in the way, which is left alone;
-            or the artefact cannot be written, such as a configuration that holds NaN.
+        ArtifactError: if something that is no such artefact, or more than one, stands in the way,
+            which is left alone; or the artefact cannot be written, such as a configuration that
+            holds NaN.
     """
     target = _resolved(Path(directory))
     check_replaceable(target, artifact.kind)
@@ -227,7 +229,7 @@ def clean_leftovers(target: Path) -> None:
 
 
 def check_replaceable(target: Path, kind: str) -> None:
-    """Refuse to write where something stands that is no artefact of this kind.
+    """Refuse to write where something stands that is no artefact of this kind, or more than one.
 
     Raises:
         ArtifactError: saying so; what stands there is left alone.
@@ -240,6 +242,15 @@ def check_replaceable(target: Path, kind: str) -> None:
         raise ArtifactError(
             f"{target} is there already and holds no {kind}; it was left as it is. "
             "Give another directory"
+        )
+    _check_fields(target, header)
+    own = {CONFIG, *header["digests"]}
+    others = sorted(path.name for path in target.iterdir() if path.name not in own)
+    lost = [name for name in others if not is_left_behind(name)]
+    if lost:
+        raise ArtifactError(
+            f"{target / lost[0]} is no file of the {kind} and would be lost when that is replaced; "
+            "it was left as it is. Move it away, or give another directory"
         )
 
 

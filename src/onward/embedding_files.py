@@ -19,6 +19,7 @@ import numpy as np
 
 from onward.errors import EmbeddingsError, LabelMismatchError
 from onward.labels import ClassNames, Labels, as_class_names, as_labels, as_name, comparable, into
+from onward.leftovers import is_left_behind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,19 +31,6 @@ SPACE_KEY = b"onward.space"
 CLASSES_KEY = b"onward.class_names"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-LEFT_BEHIND = frozenset(
-    [
-        "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle", "#snapshot",
-        "$recycle.bin", "recycler", "system volume information", "found.000", "lost+found",
-        "lost.dir", "__macosx", "__pycache__", "network trash folder", "temporary items",
-        "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "zbthumbnail.info", "desktop.ini",
-        "picasa.ini", "icon\r", "ipod photo cache",
-    ]
-)  # fmt: skip
-"""What file servers and systems leave in folders: in lower case, recognised in any."""
-
-LEFT_BEFORE, LEFT_AFTER = ("._", ".trash", "~$", "thumbs.db:"), ("~", ":zone.identifier")
-"""How other names begin and end that they leave."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +176,6 @@ def _numbered(files: Sequence[VectorFile]) -> Iterator[tuple[Labels, ClassNames 
             words = one.words or ()
             numbers = [-1 if word is None else number_of[word] for word in words]
             yield np.array(numbers, np.int64), names
-
-
-def is_left_behind(name: str) -> bool:
-    """Say whether a name is that of something that a file server or a system left in a folder."""
-    lower = name.lower()
-    return lower in LEFT_BEHIND or lower.startswith(LEFT_BEFORE) or lower.endswith(LEFT_AFTER)
 
 
 def join(parts: Sequence[np.ndarray]) -> np.ndarray:

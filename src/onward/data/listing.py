@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from onward.embedding_files import is_left_behind
 from onward.errors import DataError
+from onward.leftovers import is_left_behind
 
 NaturalKey = tuple[tuple[tuple[int, str], ...], str]
 
