@@ -199,6 +199,16 @@ def test_relevance_of_old_embeddings_without_names_needs_the_numbering_stated():
     assert stated.counts(queries.ids).tolist() == [1, 1]
 
 
+def test_queries_of_classes_that_the_gallery_does_not_name_are_counted():
+    """Else names that are written otherwise ("tench", "n01440764") look like bad search."""
+    queries = labelled([0, 1, 2, -1], CATS_DOGS_OWLS, "q")
+    relevance = Relevance.between(queries, labelled([0, 1], CATS_AND_OWLS), exclude_self=False)
+    assert relevance.left_out == {"queries_without_label": 1, "queries_of_other_classes": 1}
+    found = evaluate_embeddings(queries, labelled([0], {0: "Cat"}), exclude_self=False)
+    assert "0 queries; 4 more skipped" in str(found)
+    assert "3 queries are of classes that the gallery lacks: skipped." in str(found)
+
+
 def test_what_has_no_known_class_is_neither_query_nor_relevant():
     queries, gallery = labelled([0, -1, -7], prefix="q"), labelled([0, -1, 0, -7])
     relevance = Relevance.between(queries, gallery, exclude_self=False)

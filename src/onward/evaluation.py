@@ -360,6 +360,7 @@ def left_out_text(left_out: Mapping[str, int]) -> list[str]:
     """Return a sentence on each kind of what did not count; see `Relevance.left_out`."""
     kinds = {
         "queries_without_label": "queries have an unknown label: skipped.",
+        "queries_of_other_classes": "queries are of classes that the gallery lacks: skipped.",
         "items_without_label": "gallery items have an unknown label: relevant to no query.",
         "qrels_queries": "queries in the qrels are not among those asked: left out.",
         "qrels_items": "relevant items in the qrels are not in the gallery: left out.",

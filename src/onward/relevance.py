@@ -133,8 +133,9 @@ class Relevance:
             neither as a hit nor as something to find.
         ignored: what is ignored for each query.
         left_out: how many had to be left out, by kind, none that is 0: "queries_without_label"
-            and "items_without_label"; "qrels_queries" and "qrels_items", which the qrels name and
-            are not there; "ignored_queries" and "ignored_items", which pairs to ignore name.
+            and "items_without_label"; "queries_of_other_classes", whose names the gallery lacks;
+            "qrels_queries" and "qrels_items", which the qrels name and are not there;
+            "ignored_queries" and "ignored_items", which pairs to ignore name.
 
     Raises:
         EvaluationError: if an id stands twice, or sets are of another number of queries or items.
@@ -225,7 +226,12 @@ class Relevance:
             LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
         """
         asked, there = common_labels(queries, gallery, same_labels=same_labels)
-        return cls.of_labels(queries.ids, gallery.ids, asked, there, exclude_self=exclude_self)
+        made = cls.of_labels(queries.ids, gallery.ids, asked, there, exclude_self=exclude_self)
+        if queries.class_names is None or gallery.class_names is None:
+            return made
+        other = ~np.isin(asked, list(gallery.class_names)) & (asked >= 0)
+        left_out = {**made.left_out, "queries_of_other_classes": int(other.sum())}
+        return replace(made, left_out=left_out)
 
     @classmethod
     def of_qrels(
