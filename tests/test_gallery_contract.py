@@ -197,7 +197,9 @@ def test_refused_additions_say_what_does_not_fit(gallery):
             with pytest.raises(GalleryError, match=words):
                 verb(*embeddings, payloads=payloads)
     one, two = (embed(s, ["a"], labels=np.array([n])) for s, n in ((OLD, 1), (SIDE, 2)))
-    with pytest.raises(GalleryError, match=r"item 'a' has the label 1 .* and 2 in those in side"):
+    with pytest.raises(
+        GalleryError, match=r"item 'a' is of class 1 .* of class 2 in those in side"
+    ):
         gallery.add(one, two)
     assert gallery.count() == 0
 

@@ -199,6 +199,11 @@ def into(
     return new, {**to, **{label: str(label) for label in lacking}}
 
 
+def shown(label: int, names: ClassNames | None) -> str:
+    """Return a class as messages show it: by its name, or its number where it has none."""
+    return repr(label if names is None else names[label])
+
+
 def numbering_note(
     given: ClassNames | None, to: ClassNames | None, *, same_labels: bool
 ) -> str | None:

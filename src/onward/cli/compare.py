@@ -156,6 +156,7 @@ def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_pat
     import numpy as np
 
     from onward.errors import LabelMismatchError
+    from onward.labels import shown
     from onward.relevance import common_labels
 
     if one.labels is None or other.labels is None:
@@ -164,14 +165,11 @@ def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_pat
     apart = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
     if len(apart):
         row = int(apart[0])
-        first, second = (
-            repr(number if of.class_names is None else of.class_names[number])
-            for of, number in ((one, int(one.labels[row])), (other, int(others[row])))
-        )
         raise LabelMismatchError(
-            f"item {one.ids[row]!r} is of class {first} in {path} and of class {second} in "
-            f"{other_path}, and {len(apart)} of {len(one)} items differ like that; give files "
-            "whose classes are numbered the same, or all with class names"
+            f"item {one.ids[row]!r} is of class {shown(int(one.labels[row]), one.class_names)} in "
+            f"{path} and of class {shown(int(others[row]), other.class_names)} in {other_path}, "
+            f"and {len(apart)} of {len(one)} items differ like that; give files whose classes are "
+            "numbered the same, or all with class names"
         )
 
 

@@ -10,11 +10,11 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
+from onward.errors import EvaluationError, GalleryError, LabelMismatchError, SpaceMismatchError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows, Store
 from onward.gallery.values import Revisions
-from onward.labels import into, translate
+from onward.labels import comparable, into, shown
 from onward.rankings import as_count
 from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
 
@@ -331,14 +331,21 @@ def _with_labels_of(whole: Embeddings, one: Embeddings) -> Embeddings:
     if one.class_names is not None and names is not None:
         labels, names = into(labels, one.class_names, names, same_labels=False, sources=sources)
     bare, named = (labels, whole.labels) if one.class_names is None else (whole.labels, labels)
-    if ((bare >= 0) & (named < 0)).any():  # else the items tell that the numbers mean the same
-        translate(one.class_names, whole.class_names, same_labels=False, sources=sources)
+    alone = (bare >= 0) & (named < 0)  # else the items tell that the numbers mean the same
+    if alone.any() and not comparable(one.class_names, whole.class_names):
+        raise LabelMismatchError(
+            f"of the embeddings in {one.space} and in {whole.space} only one has class names, and "
+            f"item {one.ids[int(np.argmax(alone))]!r} has its label in the other, so nothing tells "
+            "which class that is. Give both with class names, or only one of them with labels"
+        )
     apart = (whole.labels != labels) & (whole.labels >= 0) & (labels >= 0)
     if apart.any():
         row = int(np.argmax(apart))
         raise GalleryError(
-            f"item {one.ids[row]!r} has the label {whole.labels[row]} in one of the embeddings and "
-            f"{one.labels[row]} in those in {one.space}; an item has one label"
+            f"item {one.ids[row]!r} is of class {shown(int(whole.labels[row]), whole.class_names)} "
+            "in one of the embeddings and of class "
+            f"{shown(int(one.labels[row]), one.class_names)} in those in {one.space}; an item is "
+            "of one class"
         )
     common = np.where(whole.labels >= 0, whole.labels, labels)
     return replace(whole, labels=common, class_names=names or one.class_names)
