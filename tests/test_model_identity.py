@@ -201,6 +201,16 @@ def test_a_stage_that_was_changed_since_the_backbone_was_built_is_refused():
         of_backbone(backbone=backbone)
 
 
+def test_a_change_too_small_to_be_refused_is_in_no_vector(tmp_path):
+    backbone = numbered(SMALL)
+    backbone.stem[1].eps *= 1.5
+    model = of_backbone(backbone=backbone)
+    model.save(tmp_path / "model")
+    assert model.space == of_backbone().space
+    for other in (of_backbone(), EmbeddingModel.load(tmp_path / "model")):
+        np.testing.assert_array_equal(vectors_of(model), vectors_of(other))
+
+
 # precision
 
 

@@ -36,7 +36,8 @@ class BackboneEngine(Engine):
         """Return the engine of a backbone, once it is sure that the spec says all of it.
 
         What is saved and named are the spec and the weights. So both together must give what the
-        backbone gives, with whatever was changed in it since it was built.
+        backbone gives, with whatever was changed in it since it was built. They are what is run,
+        so that a change too small to be told from rounding is in no vector either.
 
         Raises:
             ModelError: if they do not.
@@ -59,7 +60,7 @@ class BackboneEngine(Engine):
                 f"{_UNLIKE}: with the same weights it gives other values. Give the backbone as it "
                 "was built, or export what it is now to ONNX (EmbeddingModel.from_onnx)"
             )
-        return given
+        return built
 
     @classmethod
     def of_arrays(cls, spec: BackboneSpec, arrays: Mapping[str, np.ndarray]) -> "BackboneEngine":
