@@ -230,6 +230,11 @@ def test_tar_at_far_over_a_list_of_pairs(faces, tmp_path):
     ("options", "words"),
     [
         pytest.param(["--pairs", "p"], "say at which false accept rate: --far 0.001", id="pairs"),
+        pytest.param(
+            ["--far", "1", "--pairs", "x", "--same-labels"],
+            "nothing beside --pairs",
+            id="pairs-labels",
+        ),
         pytest.param(["--far", "1", "--metrics", "map"], "--metrics is about search", id="metrics"),
         pytest.param(["--far", "1", "--qrels", "x"], "--qrels is about search", id="qrels"),
         pytest.param(["--far", "1", "--ignored", "x"], "--ignored is about search", id="ignored"),

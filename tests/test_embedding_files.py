@@ -23,7 +23,7 @@ def save(path, first, space=CLIP, *, labels=None, names=None, rows=3):
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = np.arange(first, first + rows)
     vectors = np.stack([numbers, numbers + 1], axis=1).astype(np.float32)
-    labels = None if labels is None else np.array(labels)
+    labels = None if labels is None else np.array(labels, np.int64)
     ids = tuple(f"i{n}" for n in numbers)
     Embeddings(ids, vectors, space, labels, names).save(path)
 
@@ -145,6 +145,14 @@ def test_a_folder_of_embeddings_is_told_from_a_gallery(tmp_path):
 # Which files are read.
 
 
+def test_a_gallery_for_a_file_of_embeddings_is_told_to_be_exported(tmp_path):
+    create_gallery(tmp_path / "g.lance", CLIP)
+    with pytest.raises(
+        EmbeddingsError, match=r"g.lance is a gallery, .* onward gallery export \S+g"
+    ):
+        Embeddings.load(tmp_path / "g.lance")
+
+
 def test_hidden_files_and_what_systems_leave_are_passed_over(tmp_path):
     save(tmp_path / "part-0.parquet", 1)
     for leftover in (
@@ -250,6 +258,8 @@ def test_empty_files_count_for_their_space_only(tmp_path):
 
 
 def test_files_that_are_all_empty_make_empty_embeddings(tmp_path):
+    save(tmp_path / "a.parquet", 0, rows=0, labels=[])
+    assert Embeddings.load(tmp_path / "a.parquet").labels.tolist() == []
     save(tmp_path / "a.parquet", 0, rows=0)
     assert len(Embeddings.load(tmp_path)) == len(Embeddings.load(tmp_path / "a.parquet")) == 0
 

@@ -102,6 +102,11 @@ def read_vector_files(path: Path) -> list[VectorFile]:
     """
     if not path.is_dir():
         return [_read_file(path, None)]
+    if (path / "record.lance").exists():
+        raise EmbeddingsError(
+            f"{path} is a gallery, and a file of embeddings is needed; write what it holds in a "
+            f"space to one: onward gallery export {path} FILE.parquet"
+        )
     found = _walk(path)
     if not found:
         raise EmbeddingsError(
@@ -131,7 +136,7 @@ def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassName
         EmbeddingsError: if some files have labels and some have none.
         LabelMismatchError: if some name their classes and some do not.
     """
-    filled = [one for one in files if one.ids]
+    filled = [one for one in files if one.ids] or files[:1]
     labelled = [one for one in filled if one.labelled]
     if not labelled:
         return None, None
@@ -312,8 +317,9 @@ def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
             wanted = [name for name in known if name in names]
             return file.read(columns=wanted if len(wanted) > 1 else None)
     except (pa.ArrowException, OSError) as error:
+        what = str(error).rstrip(".")
         raise EmbeddingsError(
-            f"{path} is not a readable Parquet file: {error}. Write it again, or take it out of "
+            f"{path} is not a readable Parquet file: {what}. Write it again, or take it out of "
             "the folder if it holds no embeddings"
         ) from error
 

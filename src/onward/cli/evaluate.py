@@ -194,6 +194,8 @@ def evaluate(
         raise ConfigurationError(
             "--pairs names pairs to verify; say at which false accept rate: --far 0.001"
         )
+    if pairs is not None and same_labels:
+        raise ConfigurationError("--same-labels says nothing beside --pairs; leave out one")
     asked, searched = Embeddings.load(queries), Embeddings.load(gallery)
     if pairs is None:
         judging.tell_numbering((asked, searched))
