@@ -975,3 +975,38 @@ def test_images_without_classes_are_told_the_way_there_is(tmp_path):
 def test_labels_stay_whole_numbers(tmp_path):
     put_part(tmp_path, ["10", "9"])
     assert open_items(tmp_path).labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cars_train", "cars_test"),
+        ("bounding_box_train", "bounding_box_test", "query"),
+        ("DIV2K_train_HR", "DIV2K_valid_HR"),
+    ],
+)
+def test_parts_of_images_without_classes_are_not_taken_for_classes(tmp_path, names):
+    put_part(tmp_path, names)
+    with pytest.raises(DataError, match=r"may be parts of a data set.*--read-as classes"):
+        open_items(tmp_path)
+    assert len(open_items(tmp_path, read_as="classes").classes) == len(names)
+
+
+def test_classes_with_the_word_of_a_part_in_their_names_are_classes(tmp_path):
+    put_part(tmp_path, ("train_station", "bullet_train", "test_tube"))
+    assert len(open_items(tmp_path).classes) == 3
+
+
+@pytest.mark.parametrize("inner", ["", "train", "val"])
+@pytest.mark.parametrize("names", [("images",), ("images", "masks"), ("Images", "labels")])
+def test_folders_called_after_the_files_in_them_are_not_taken_for_classes(tmp_path, names, inner):
+    put_part(tmp_path / inner, names)
+    with pytest.raises(DataError, match=r"tell what files are in them and no class.*--read-as"):
+        open_items(tmp_path)
+    read_as = "parts" if inner else "classes"
+    assert len(open_items(tmp_path, read_as=read_as).classes) == len(names)
+
+
+def test_a_class_among_others_may_be_called_images(tmp_path):
+    put_part(tmp_path, ("documents", "images"))
+    assert len(open_items(tmp_path).classes) == 2

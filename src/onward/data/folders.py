@@ -35,7 +35,7 @@ from onward.data.listing import (
     natural_key,
     walk,
 )
-from onward.data.parts import STATE_PARTS, Part, role_of, split_name
+from onward.data.parts import STATE_PARTS, Part, Role, role_of, split_name
 from onward.data.payloads import find_fault
 from onward.errors import DataError
 from onward.labels import is_text
@@ -53,6 +53,13 @@ LAYOUT = "one sub-folder a class with its images in it: FOLDER/cat/1.jpg, FOLDER
 ORDER = ("train", "test", "validation", None)
 AS_CLASSES = "--read-as classes (read_as='classes')"
 AS_PARTS = "--read-as parts (read_as='parts')"
+NO_CLASSES = frozenset(
+    [
+        "annotations", "image", "images", "img", "imgs", "jpeg", "jpegimages", "jpg", "labels",
+        "mask", "masks", "png", "segmentation", "segmentations", "trimaps",
+    ]
+)  # fmt: skip
+"""What folders are called after the files in them; a class among others may be called so too."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,21 @@ def check_inner_names(one: FolderPart, ids: Sequence[str]) -> None:
             )
 
 
+def check_class_names(one: FolderPart) -> None:
+    """Refuse class folders that are all called after the files in them: `images` and `masks`.
+
+    Raises:
+        DataError: naming them.
+    """
+    names = [folder.name for folder in one.classes]
+    if names and all(name.lower() in NO_CLASSES for name in names):
+        raise DataError(
+            f"the class folders of {one.path} are {', '.join(names)}, which tell what files are in "
+            f"them and no class; Onward needs {LAYOUT}. If they are the classes, say so: "
+            f"{AS_PARTS if one.part.name else AS_CLASSES}"
+        )
+
+
 def open_folder(
     folder: Path,
     parts: Sequence[FolderPart],
@@ -246,12 +268,7 @@ def _divided(folder: Path, children: Sequence[Path]) -> bool:
     """Say whether the folders are parts, by names and contents; refuse where both may be."""
     named = [child for child in children if role_of(child.name)]
     with_folders = [child for child in named if look_into(child).folders]
-    alike = [
-        (child, role)
-        for child in children
-        for role in [split_name(child.name)[1]]
-        if role and child not in named and look_into(child).folders
-    ]
+    alike = _named_alike([child for child in children if child not in named])
     if not named and len({role == "train" for _, role in alike}) < 2:
         return False
     others = [one for one in children if one not in named and _holds_image(one, folder)]
@@ -278,6 +295,23 @@ def taken_for_class(children: Sequence[Path]) -> Path | None:
     """Return the one folder called `train`: with images in it, as in its neighbours, a class."""
     named = [child for child in children if role_of(child.name)]
     return named[0] if len(named) == 1 and named[0].name.lower() == "train" else None
+
+
+def _named_alike(children: Sequence[Path]) -> list[tuple[Path, Role]]:
+    """Return folders in whose names one word tells a part, such as `seg_train`, with what it tells.
+
+    Those without folders in them only if another is called likewise: `cars_train`, `cars_test`.
+    """
+    told = [(child, *split_name(child.name)[1:]) for child in children]
+    return [
+        (child, role)
+        for child, role, rest in told
+        if role
+        and (
+            any(other and other != role and name == rest for _, other, name in told)
+            or look_into(child).folders
+        )
+    ]
 
 
 def _shortened(names: str) -> str:

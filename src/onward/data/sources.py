@@ -17,6 +17,7 @@ from onward.data.folders import (
     LAYOUT,
     ORDER,
     ReadAs,
+    check_class_names,
     check_depth,
     check_inner_names,
     find_parts,
@@ -400,6 +401,7 @@ def _find_in_folder(path: Path, stated: Stated) -> _Source:
         if stated.read_as == "auto":
             for one in chosen:
                 check_depth(path, one)
+                check_class_names(one)
         items = open_folder(
             path, chosen, labels, skip_bad=stated.skip_bad, max_pixels=stated.max_pixels
         )
