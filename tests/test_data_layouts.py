@@ -1010,3 +1010,19 @@ def test_folders_called_after_the_files_in_them_are_not_taken_for_classes(tmp_pa
 def test_a_class_among_others_may_be_called_images(tmp_path):
     put_part(tmp_path, ("documents", "images"))
     assert len(open_items(tmp_path).classes) == 2
+
+
+def test_folders_of_shards_may_name_their_part_as_spark_does(tmp_path):
+    for part in ("train", "test"):
+        shard(tmp_path / f"split={part}" / "0.parquet", [0, 1])
+    learn, judged = open_splits(tmp_path)
+    assert (learn.ids[0], judged.ids[0]) == ("split=train/0/000000", "split=test/0/000000")
+
+
+def test_a_part_without_known_labels_is_refused_with_the_options_that_name_others(tmp_path):
+    for part, labels in (("train", [0, 1]), ("validation", [0, 1]), ("test", [-1, -1])):
+        shard(tmp_path / f"{part}.parquet", labels)
+    with pytest.raises(DataError, match=r"is -1, not 0 to .* not known; .* by --train-part NAME"):
+        open_splits(tmp_path)
+    learn, judged = open_splits(tmp_path, train_part="train", test_part="validation")
+    assert len(learn) == len(judged) == 2

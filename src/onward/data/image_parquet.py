@@ -23,6 +23,7 @@ from onward.data.parquet_columns import (
     has_strings,
     read_schema,
 )
+from onward.data.parts import STATE_PARTS
 from onward.data.payloads import describe_payload, find_fault
 from onward.data.row_groups import read_group
 from onward.errors import DataError
@@ -155,6 +156,8 @@ def _read_rows(
             fault = f"its label ({columns.label}) is {'null' if given is None else 'empty'}"
         elif not 0 <= label <= LARGEST_LABEL:
             fault = f"its label ({columns.label}) is {label}, not 0 to {LARGEST_LABEL}"
+            if label < 0:
+                fault += f", and so not known; parts with known labels are named by {STATE_PARTS}"
         if fault is None and item in (None, ""):
             fault = f"its id ({columns.id}) is {'null' if item is None else 'empty'}"
         payload = {"file": file, "row": row, "column": columns.image}

@@ -93,7 +93,7 @@ def read_name(path: Path, folder: Path) -> Shard:
     """
     *above, stem = path.relative_to(folder).with_suffix("").parts
     numbered = SHARD.fullmatch(stem)
-    words = [split_name(name) for name in above]
+    words = [split_name(name.removeprefix("split=")) for name in above]  # so Spark writes it
     word, role, rest = split_name(NUMBER.sub("", numbered[1] if numbered else stem))
     words.append((word, role, rest if role else ""))  # a stem without a part is any name
     parts = [Part(word, role) for word, role, _ in words if role]
