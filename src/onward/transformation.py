@@ -176,14 +176,13 @@ class Transformation:
         _check_embeddings(self, old, side)
         inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
         made = run_in_blocks(self._session, inputs, self.new.dim, None)
-        finite = np.isfinite(made).all(axis=1)
-        sound = finite.copy()
+        sound = np.isfinite(made).all(axis=1)
         if self.new.metric == "cosine":
-            sound[finite] = has_length(made[finite], self.new)
-        rows = np.flatnonzero(sound)
-        kept = old if len(rows) == len(old) else old.select(rows)
+            sound &= has_length(made, self.new)  # false of NaN
+        rows, whole = np.flatnonzero(sound), bool(sound.all())
+        kept, vectors = (old, made) if whole else (old.select(rows), made[rows])
         left = {old.ids[row]: _why_left(made[row]) for row in np.flatnonzero(~sound).tolist()}
-        embeddings = Embeddings(kept.ids, made[rows], self.new, kept.labels, kept.class_names)
+        embeddings = Embeddings(kept.ids, vectors, self.new, kept.labels, kept.class_names)
         return Carried(embeddings, rows, left)
 
     def apply_arrays(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
