@@ -1022,7 +1022,10 @@ def test_folders_of_shards_may_name_their_part_as_spark_does(tmp_path):
 def test_a_part_without_known_labels_is_refused_with_the_options_that_name_others(tmp_path):
     for part, labels in (("train", [0, 1]), ("validation", [0, 1]), ("test", [-1, -1])):
         shard(tmp_path / f"{part}.parquet", labels)
-    with pytest.raises(DataError, match=r"is -1, not 0 to .* not known; .* by --train-part NAME"):
+    with pytest.raises(
+        DataError, match=r"test of .* says of none .* with labels: --train-part NAME"
+    ):
         open_splits(tmp_path)
     learn, judged = open_splits(tmp_path, train_part="train", test_part="validation")
     assert len(learn) == len(judged) == 2
+    assert open_items(tmp_path / "test.parquet").labels.tolist() == [-1, -1]  # to be embedded

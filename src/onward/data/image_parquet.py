@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onward.data.decoding import MAX_PIXELS
-from onward.data.items import LARGEST_LABEL, Items, LeftOut, number_classes
+from onward.data.items import Items, LeftOut, number_classes
 from onward.data.parquet_columns import (
     Columns,
     check_alike,
@@ -23,10 +23,10 @@ from onward.data.parquet_columns import (
     has_strings,
     read_schema,
 )
-from onward.data.parts import STATE_PARTS
 from onward.data.payloads import describe_payload, find_fault
 from onward.data.row_groups import read_group
 from onward.errors import DataError
+from onward.labels import LARGEST_LABEL
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,8 @@ def open_parquet(
     """List the items of Parquet shards, in the order of shards and rows.
 
     Ids come from the id column. Without one they are the shard's path within the folder and the row
-    in it, "train-00000-of-00003/000017", and do not change when other shards come or go.
+    in it, "train-00000-of-00003/000017", and do not change when other shards come or go. A negative
+    label means that the class is not known, as in the test parts of the hub.
 
     Args:
         folder: what ids are relative to.
@@ -84,7 +85,7 @@ def open_parquet(
     rows: dict[str, _Row] = {}
     for row in _read_shards(folder, shards, columns, numbers):
         why = row.fault
-        if names and row.label not in names:
+        if names and row.label >= 0 and row.label not in names:
             why = why or f"its label ({columns.label}) is {row.label}, of {len(names)} classes"
         if row.id in rows:
             why = why or f"its id {row.id!r} ({columns.id}) stands at {rows[row.id].where} already"
@@ -102,7 +103,7 @@ def open_parquet(
     return Items(
         ids=tuple(rows),
         labels=np.array([row.label for row in rows.values()], dtype=np.int64),
-        class_names={row.label: str(row.label) for row in rows.values()} | names,
+        class_names={row.label: str(row.label) for row in rows.values() if row.label >= 0} | names,
         payloads=tuple(row.payload for row in rows.values()),
         source=source,
         left_out=tuple(left_out),
@@ -154,14 +155,12 @@ def _read_rows(
             fault = f"its image ({columns.image}) has null bytes"
         elif given in (None, ""):
             fault = f"its label ({columns.label}) is {'null' if given is None else 'empty'}"
-        elif not 0 <= label <= LARGEST_LABEL:
-            fault = f"its label ({columns.label}) is {label}, not 0 to {LARGEST_LABEL}"
-            if label < 0:
-                fault += f", and so not known; parts with known labels are named by {STATE_PARTS}"
+        elif label > LARGEST_LABEL:
+            fault = f"its label ({columns.label}) is {label}, above {LARGEST_LABEL}"
         if fault is None and item in (None, ""):
             fault = f"its id ({columns.id}) is {'null' if item is None else 'empty'}"
         payload = {"file": file, "row": row, "column": columns.image}
-        yield _Row(str(item), 0 if fault else label, payload, fault)
+        yield _Row(str(item), 0 if fault else max(label, -1), payload, fault)
 
 
 def _read_columns(shard: Path, columns: list[str]) -> "pa.Table":

@@ -18,14 +18,13 @@ from onward.data.decoding import MAX_PIXELS
 from onward.data.listing import PassedOver, natural_key
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
 from onward.errors import DataError, EmbeddingsError
-from onward.labels import ClassNames, Labels, as_labels, as_name, is_text
+from onward.labels import LARGEST_LABEL, ClassNames, Labels, as_labels, as_name, is_text
 from onward.spaces import Ids
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-LARGEST_LABEL = int(np.iinfo(np.int64).max)
 LONGEST_NAME = 1000  # characters
 
 

@@ -295,8 +295,7 @@ def read_splits(source: str | Path, stated: Stated) -> tuple[Items, Items]:
             f"id {min(shared)!r} is in both the {train_part.name} and the {test_part.name} part of "
             f"{source}; every item needs an id of its own"
         )
-    if not stated.open_set:
-        _check_classes(train, test, both)
+    _check_test(train, test, both, open_set=stated.open_set)
     reading = _reading(found, train, both, told)
     return replace(train, reading=reading), replace(test, reading=reading)
 
@@ -493,8 +492,15 @@ def _open(found: _Source, parts: Sequence[Part], together: Sequence[Part]) -> It
     return items
 
 
-def _check_classes(train: Items, test: Items, parts: Sequence[Part]) -> None:
-    """Refuse a test part with classes that the training part lacks: no model could know them."""
+def _check_test(train: Items, test: Items, parts: Sequence[Part], *, open_set: bool) -> None:
+    """Refuse a test part that judges nothing, or that has classes that no model could know."""
+    if not test.classes:
+        raise DataError(
+            f"the part {parts[1].name} of {test.source} says of none of its items of which class "
+            f"it is, and such items judge nothing; name a part with labels: {STATE_PARTS}"
+        )
+    if open_set:
+        return
     lacking = [label for label in test.classes if label not in train.classes]
     if not lacking:
         return
@@ -512,12 +518,12 @@ def _try_split(found: _Source, stated: Stated, opened: Mapping[Part, Items]) -> 
     """Say how `open_splits` divides a source, or why it does not."""
     try:
         train, test = _choose(found, stated)
-        if test is not None and not stated.open_set:
+        if test is not None:
             both = [train, test]
             learn, judge = (
                 opened[part] if part in opened else _open(found, [part], both) for part in both
             )
-            _check_classes(learn, judge, both)
+            _check_test(learn, judge, both, open_set=stated.open_set)
     except DataError as error:
         return f"refused: {error}"
     return _tell_split(found, train, test)
@@ -552,7 +558,8 @@ def _reading(found: _Source, items: Items, parts: Sequence[Part], told: str) -> 
 
 def _remarks(found: _Source, items: Items) -> list[str]:
     """Return what a person should know of the items."""
-    remarks: list[str] = []
+    unknown = int((items.labels < 0).sum())
+    remarks = [f"the class of {unknown:,} items is not known"] if unknown else []
     alike: dict[str, list[str]] = {}
     for name in items.class_names.values():
         alike.setdefault(name.casefold(), []).append(name)

@@ -171,13 +171,6 @@ def start_classification(
     Raises:
         DataError: if there are fewer than two classes, or an item's class is not known.
     """
-    unknown = int((items.labels < 0).sum())
-    if unknown:
-        raise DataError(
-            f"the class of {unknown:,} of {len(items):,} items of {items.source} is not known "
-            "(their labels are negative), and a supervised model learns from all; leave them out: "
-            "items.select(items.labels >= 0)"
-        )
     refuse_one_class(items)
     augmentation = None
     if settings.augment:
@@ -215,8 +208,8 @@ def refuse_one_class(items: Items) -> None:
     if unknown:
         raise DataError(
             f"the class of {unknown:,} of {len(items):,} items of {items.source} is not known "
-            "(their labels are negative), and a supervised model learns from all; leave them out: "
-            "items.select(items.labels >= 0)"
+            "(their labels are negative), and a supervised model learns from all; name the classes "
+            "to learn from (--classes 0-9), or leave these out: items.select(items.labels >= 0)"
         )
     if len(items.classes) < 2:
         raise DataError(
