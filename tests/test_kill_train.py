@@ -1,6 +1,7 @@
 """`onward train` is killed at random moments; run again, it ends with the same bytes."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, 
     longest = time.monotonic() - started
     draw, kills = random.Random(0), 0
     while kills < request.config.getoption("--kills"):
+        shutil.rmtree(tmp_path / "killed", ignore_errors=True)  # what is whole is not replaced
         process = subprocess.Popen(
             [*COMMAND, tmp_path / "killed"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -35,6 +37,7 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, 
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
+    shutil.rmtree(tmp_path / "killed", ignore_errors=True)
     subprocess.run([*COMMAND, tmp_path / "killed"], check=True, capture_output=True)
     assert saved(tmp_path / "killed") == saved(tmp_path / "whole")
     left = [path.name for path in tmp_path.iterdir() if path.name.endswith(".checkpoint")]
