@@ -115,7 +115,7 @@ def test_what_a_user_keeps_in_an_artefact_s_directory_is_not_lost_with_it(saved,
     (saved / theirs).write_text("years of work")
     first = theirs.split("/")[0]
     words = (
-        rf"h/{first} is no file of the transformation and would be lost when .* Move it away, or"
+        rf"h/{first} is not a file of the transformation and would be lost when .* Move it away, or"
     )
     with pytest.raises(ArtifactError, match=words):
         write_artifact(saved, replace(ARTIFACT, card="# Later\n"))
@@ -180,7 +180,7 @@ def test_an_edited_header_is_refused(saved):
 @pytest.mark.parametrize("header", ["{", "[1, 2]", "3", ""])
 def test_a_header_that_is_no_json_object_is_refused(saved, header):
     (saved / "config.json").write_text(header)
-    with pytest.raises(ArtifactError, match=r"config\.json is no JSON object: "):
+    with pytest.raises(ArtifactError, match=r"config\.json is not a JSON object: "):
         read_artifact(saved, "transformation")
 
 
@@ -198,7 +198,7 @@ def test_a_header_without_one_of_its_fields_is_refused(saved, field):
     header["digest"] = digest(canonical_json(header))
     (saved / "config.json").write_bytes(canonical_json(header))
     with pytest.raises(
-        ArtifactError, match=r"config\.json is no header of an artefact; it needs f"
+        ArtifactError, match=r"config\.json is not the header of an artefact; it needs f"
     ):
         read_artifact(saved, "transformation")
 
@@ -230,7 +230,7 @@ def test_numbers_that_numpy_does_not_have_are_named(saved, stored):
 def test_a_header_with_a_number_that_is_not_finite_is_refused(saved, value):
     header = (saved / "config.json").read_text()
     (saved / "config.json").write_text(header.replace('"share": 0.5', f'"share": {value}'))
-    with pytest.raises(ArtifactError, match=r"config\.json is no JSON object: "):
+    with pytest.raises(ArtifactError, match=r"config\.json is not a JSON object: "):
         read_artifact(saved, "transformation")
 
 

@@ -113,7 +113,7 @@ def test_what_the_user_can_put_right_ends_with_1_and_one_message(tmp_path):
     code, out, err = run("info", tmp_path / "nothing")
     assert (code, out) == (1, "")
     assert err.startswith("onward: ")
-    assert "is no model, transformation, embeddings or gallery" in err
+    assert "is not a model, a transformation, embeddings, a gallery or images" in err
     assert "Traceback" not in err
     assert len(err.splitlines()) == 1
 
@@ -183,7 +183,7 @@ def test_what_nobody_expected_is_one_message_that_names_a_file_with_the_tracebac
         main(["info", "anything", "--json"])
     out, err = capsys.readouterr()
     assert (end.value.code, out, len(err.splitlines())) == (1, "", 1)
-    assert err.startswith(f"onward: this was not foreseen: {type(fault).__name__}")
+    assert err.startswith(f"onward: unexpected error: {type(fault).__name__}")
     assert "\x1b" not in err
     (written,) = tmp_path.iterdir()
     assert f"its traceback is in {written}. Please report it" in err
@@ -201,7 +201,7 @@ def test_where_the_traceback_cannot_be_written_the_message_says_so(monkeypatch, 
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
     assert end.value.code == 1
-    assert "not foreseen: KeyError: 'BF16'; its traceback could not be" in capsys.readouterr().err
+    assert "error: KeyError: 'BF16'; its traceback could not be" in capsys.readouterr().err
 
 
 def test_too_little_memory_is_one_message(monkeypatch, capsys):
@@ -262,7 +262,7 @@ def test_nothing_asked_for_is_answered_by_the_help(capsys):
 
 @pytest.mark.parametrize("amount", ["inf", "1e300"])
 def test_a_time_that_is_none_is_refused_before_the_gallery_is_opened(amount):
-    words = r"--keep-minutes \S+ is no number of minutes; give one such as 60"
+    words = r"--keep-minutes \S+ is not a number of minutes; give one such as 60"
     with pytest.raises(ConfigurationError, match=words):
         answer("gallery", "compact", "nowhere.lance", "--keep-minutes", amount)
 
@@ -292,7 +292,7 @@ def test_classes_are_read_as_numbers_and_ranges(text, numbers):
 
 
 def test_classes_that_are_no_numbers_are_refused_with_an_example():
-    with pytest.raises(ConfigurationError, match=r"'cat' in the classes '0,cat' is no number"):
+    with pytest.raises(ConfigurationError, match=r"'cat' in the classes '0,cat' is not a number"):
         parse_numbers("0,cat", "classes")
 
 
@@ -356,7 +356,7 @@ def test_an_upgrade_is_paused_limited_resumed_and_aborted_by_commands(files, gal
     ("given", "words"),
     [
         ([], "no limit was given; give --rows-per-second with a number, or none"),
-        (["--rows-per-second", "fast"], "--rows-per-second fast is no number; give one such as"),
+        (["--rows-per-second", "fast"], "--rows-per-second fast is not a number; give one such as"),
     ],
 )
 def test_a_limit_that_says_nothing_is_refused(files, gallery, given, words):
@@ -421,12 +421,12 @@ def test_files_of_other_items_or_of_one_model_are_not_compared(files):
     old = Embeddings.load(files / "old.parquet")
     old.select(range(11)).save(files / "fewer.parquet")
     words = ["compare", "--upgraded", files / "upgraded.parquet", "--exclude-self"]
-    with pytest.raises(EvaluationError, match=r"1 items stand in only one of .*, the first"):
+    with pytest.raises(EvaluationError, match=r"1 items are in only one of .*, the first"):
         answer(*words, "--old", files / "fewer.parquet", "--new", files / "new.parquet")
     with pytest.raises(EvaluationError, match=r"are both in new@2 .*; give .* with --old"):
         answer(*words, "--old", files / "new.parquet", "--new", files / "new.parquet")
     Embeddings.load(files / "new.parquet").select(range(11)).save(files / "new-fewer.parquet")
-    with pytest.raises(EvaluationError, match="stand in only one of"):
+    with pytest.raises(EvaluationError, match="are in only one of"):
         answer(*words, "--old", files / "old.parquet", "--new", files / "new-fewer.parquet")
 
 
@@ -434,7 +434,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EmbeddingsError, match="must end in"):
         answer("embed", tmp_path / "no-model", "digits", tmp_path / "out.npy")
-    with pytest.raises(ArtifactError, match=r"cannot be written: .*file is no directory"):
+    with pytest.raises(ArtifactError, match=r"cannot be written: .*file is not a directory"):
         answer("embed", tmp_path / "no-model", "digits", tmp_path / "file" / "out.parquet")
 
 
@@ -593,11 +593,11 @@ def test_a_payload_that_is_missing_is_named(files):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        pytest.param(b'{"id": "item-0"', r"line 1 of .* is no JSON: ", id="torn"),
-        pytest.param(b"\n[1]", r"line 2 of .* is no JSON object with a string as `id`", id="list"),
-        pytest.param(b'"x"', "is no JSON object with a string as `id`", id="string"),
-        pytest.param(b'{"id": {"a": 1}}', "is no JSON object with a string", id="id-no-string"),
-        pytest.param(b"\xff\xfe{", "is no text in UTF-8", id="no-text"),
+        pytest.param(b'{"id": "item-0"', r"line 1 of .* is not JSON: ", id="torn"),
+        pytest.param(b"\n[1]", r"line 2 of .* is not a JSON object with a string", id="list"),
+        pytest.param(b'"x"', "is not a JSON object with a string as `id`", id="string"),
+        pytest.param(b'{"id": {"a": 1}}', "is not a JSON object with a string", id="id-no-string"),
+        pytest.param(b"\xff\xfe{", "is not text in UTF-8", id="no-text"),
         pytest.param(b'{"id": "a"}\n{"id": "a"}', "line 2 .* second one for item 'a'", id="twice"),
     ],
 )

@@ -264,11 +264,11 @@ def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):
         ([], "neither --model and --embeddings were given; give one"),
         (["--model", "m", "--embeddings", "e"], "both --model and --embeddings were given"),
         (["--model", "m"], r"how much to embed was not said; add --budget: 5000 \(rows\), 10%"),
-        (["--model", "m", "--budget", "all"], "'all' is no budget; write rows"),
+        (["--model", "m", "--budget", "all"], "'all' is not a budget; write rows"),
         (["--model", "m", "--budget", "$5"], "needs the price of one item"),
         (["--model", "m", "--budget", "1", "--sample", "s"], "--sample is for a plan; add --plan"),
         (["--plan"], "a plan needs the transformation of the upgrade"),
-        (["--plan", "--budget", "1"], "--budget is nothing that a plan needs; leave it away"),
+        (["--plan", "--budget", "1"], "--budget is not needed by a plan; leave it out"),
         (["--plan", "--transformation", "h"], "neither --sample and --model were given; give"),
     ],
 )

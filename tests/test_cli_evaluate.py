@@ -232,7 +232,7 @@ def test_tar_at_far_over_a_list_of_pairs(faces, tmp_path):
         pytest.param(["--pairs", "p"], "say at which false accept rate: --far 0.001", id="pairs"),
         pytest.param(
             ["--far", "1", "--pairs", "x", "--same-labels"],
-            "nothing beside --pairs",
+            "no effect with --pairs",
             id="pairs-labels",
         ),
         pytest.param(["--far", "1", "--metrics", "map"], "--metrics is about search", id="metrics"),
@@ -242,7 +242,7 @@ def test_tar_at_far_over_a_list_of_pairs(faces, tmp_path):
             ["--far", "1", "--camera-column", "x"], "--camera-column is about", id="camera"
         ),
         pytest.param(["--ignore-unknown"], "--ignore-unknown is about the items", id="unknown"),
-        pytest.param(["--qrels", "x", "--same-labels"], "--same-labels says nothing", id="labels"),
+        pytest.param(["--qrels", "x", "--same-labels"], "--same-labels has no effect", id="labels"),
     ],
 )
 def test_options_that_would_say_nothing_are_refused(faces, options, words):
@@ -296,7 +296,7 @@ def test_queries_by_one_model_alone_or_other_queries_are_refused(upgrade, tmp_pa
     with pytest.raises(ConfigurationError, match="give the queries by both models, --queries-old"):
         run(*words, *queries[:2], *qrels)
     save(tmp_path / "queries-old.parquet", [0, 0], ["q2", "q9"], space=Space("blind@1", 1))
-    with pytest.raises(EvaluationError, match=r"2 queries stand in only one of .*, the first 'q1'"):
+    with pytest.raises(EvaluationError, match=r"2 queries are in only one of .*, the first 'q1'"):
         run(*words, *queries, *qrels)
     save(tmp_path / "queries-old.parquet", [0, 0], ["q2", "q1"])
     with pytest.raises(SpaceMismatchError, match="distances between them mean nothing"):

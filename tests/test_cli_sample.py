@@ -175,7 +175,7 @@ def test_a_count_is_a_number_or_a_share(text, expected):
 
 @pytest.mark.parametrize("text", ["", "0", "1.5", "101%", "0%", "-3", "many", "nan", "inf"])
 def test_what_is_no_count_is_refused(text):
-    with pytest.raises(ConfigurationError, match="is no number of items; give a whole number such"):
+    with pytest.raises(ConfigurationError, match="is not a number of items; give a whole number"):
         parse_count(text, 500)
 
 

@@ -131,7 +131,7 @@ def test_no_command_shows_a_control_character(world, monkeypatch, capsys, call):
         main(call.split(" "))
     out, err = capsys.readouterr()
     assert end.value.code in (0, 1)
-    assert "not foreseen" not in err
+    assert "unexpected error" not in err
     assert out + err
     assert_plain(out)
     assert_plain(err)

@@ -180,8 +180,8 @@ def test_a_payload_opens_its_image_again():
         ({"path": None}, "has None as 'path', which says of no image where it is"),
         ({"path": ["a.jpg"]}, "as 'path', which says of no image where it is; write the name"),
         ({"path": "\ud800.jpg"}, "as 'path', which says of no image where it is; write the name"),
-        ({"path": "/"}, "/ is no file; name the file that holds the image"),
-        ({"path": "/dev/zero"}, "/dev/zero is no file; name the file that holds the image"),
+        ({"path": "/"}, "/ is not a file; name the file that holds the image"),
+        ({"path": "/dev/zero"}, "/dev/zero is not a file; name the file that holds the image"),
         ({"path": "x" * 300}, "cannot be read: File name too long"),
         ({}, "the payload {} does not say where an image is"),
     ],
@@ -203,7 +203,7 @@ def test_a_payload_that_leads_nowhere_has_a_fault_and_no_digest(payload):
 
 def test_what_is_no_image_file_is_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="pipe is no file; name the file that holds the image"):
+    with pytest.raises(DataError, match="pipe is not a file; name the file that holds the image"):
         open_payload({"path": str(tmp_path / "pipe")})
 
 

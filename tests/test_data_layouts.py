@@ -956,7 +956,7 @@ def test_a_command_says_in_one_line_what_it_read(tmp_path):
     line = "read 3 items of 3 classes from "
     assert [one for one in trained.stderr.splitlines() if one.startswith(line)] == [
         f"{line}{tmp_path}/photos: image folder; classes benign, cyst, tumour; a quarter of each "
-        "class, chosen by a digest of the id, is to test with"
+        "class, chosen by a digest of the id, is for testing"
     ]
     made = run("embed", tmp_path / "m", tmp_path / "photos", tmp_path / "e.parquet")
     assert f"read 6 items of 3 classes from {tmp_path}/photos: image folder" in made.stderr
@@ -1001,7 +1001,7 @@ def test_classes_with_the_word_of_a_part_in_their_names_are_classes(tmp_path):
 @pytest.mark.parametrize("names", [("images",), ("images", "masks"), ("Images", "labels")])
 def test_folders_called_after_the_files_in_them_are_not_taken_for_classes(tmp_path, names, inner):
     put_part(tmp_path / inner, names)
-    with pytest.raises(DataError, match=r"tell what files are in them and no class.*--read-as"):
+    with pytest.raises(DataError, match=r"name the kind of their files, not a class.*--read-as"):
         open_items(tmp_path)
     read_as = "parts" if inner else "classes"
     assert len(open_items(tmp_path, read_as=read_as).classes) == len(names)

@@ -114,7 +114,7 @@ def test_a_file_without_a_space_and_of_another_dimension_is_named(tmp_path):
 def test_a_file_whose_space_cannot_be_read_is_named(tmp_path):
     save(tmp_path / "a.parquet", 1)
     write(tmp_path / "b.parquet", 4, metadata={SPACE_KEY: b'{"name": "x", "dim": true}'})
-    with pytest.raises(EmbeddingsError, match=r"b\.parquet says .* that is no space in JSON"):
+    with pytest.raises(EmbeddingsError, match=r"b\.parquet says .* that is not a space in JSON"):
         Embeddings.load(tmp_path)
 
 
@@ -540,6 +540,6 @@ def test_labels_in_some_files_only_are_refused(tmp_path, bare):
 @pytest.mark.parametrize("stored", [b"{", b"[]", b'{"x": "cat"}', b"7", b"\xff"])
 def test_class_names_that_cannot_be_read_show_what_the_file_says(tmp_path, stored):
     write(tmp_path / "a.parquet", 1, CLIP, {b"onward.class_names": stored}, label=[0, 1, 2])
-    words = f"says {stored!r} of its class names; that is no JSON of names by label"
+    words = f"says {stored!r} of its class names; that is not JSON of names by label"
     with pytest.raises(EmbeddingsError, match=re.escape(words)):
         Embeddings.load(tmp_path)

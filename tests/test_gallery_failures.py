@@ -236,7 +236,7 @@ def test_a_vector_that_another_program_has_taken_away_is_missed(path, gallery):
 def test_a_payload_that_another_program_has_written_is_said_to_be_none(path, gallery, text):
     items = lancedb.connect(path).open_table("items")
     items.update("id = 'b'", values={"payload": text})
-    words = r"the payload of item 'b' in gallery .* is no JSON object .*another program"
+    words = r"the payload of item 'b' in gallery .* is not a JSON object .*another program"
     with pytest.raises(GalleryError, match=words):
         gallery.payloads("ab")
     gallery.update(embed(OLD, "b"), payloads=[{"at": 1}])

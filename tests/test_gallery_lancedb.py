@@ -85,12 +85,12 @@ def test_a_directory_or_a_file_that_is_no_gallery_is_refused_and_left_alone(path
     (path / "cat.png").write_bytes(b"cat")
     with pytest.raises(GalleryError, match=r"is not a gallery: .* items.lance and record.lance"):
         open_gallery(path)
-    with pytest.raises(GalleryError, match="holds something that is no gallery already"):
+    with pytest.raises(GalleryError, match="holds something that is not a gallery already"):
         create_gallery(path, OLD)
     assert [file.name for file in path.iterdir()] == ["cat.png"]
     with pytest.raises(GalleryError, match="is not a gallery"):
         open_gallery(path / "cat.png")
-    with pytest.raises(GalleryError, match="holds something that is no gallery already"):
+    with pytest.raises(GalleryError, match="holds something that is not a gallery already"):
         create_gallery(path / "cat.png", OLD)
 
 

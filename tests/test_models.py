@@ -636,12 +636,12 @@ def test_a_callable_is_given_pixels_as_they_are(items):
     [
         (lambda pixels: np.ones((2, 3)), r"given 11 images and returned shape \(2, 3\)"),
         (lambda pixels: np.ones(len(pixels)), r"returned shape \(11,\); it must return one row"),
-        (lambda pixels: "vectors", r"returned a str that is no array of numbers"),
+        (lambda pixels: "vectors", r"returned a str that is not an array of numbers"),
         (lambda pixels: None, r"shape \(11, 3\)"),
-        (lambda pixels: np.full((11, 3), 1j), r"no array of numbers \(they are of type complex128"),
+        (lambda pixels: np.full((11, 3), 1j), r"not an array of numbers \(they are of type complex128"),
         (
             lambda pixels: np.ma.ones((11, 3)),
-            r"no array of numbers \(they are masked: fill the gap",
+            r"not an array of numbers \(they are masked: fill the gap",
         ),
         (lambda pixels: np.ones((11, 3), "M8[s]"), r"\(they are of type datetime64\[s\]\)"),
         (lambda pixels: np.full((11, 3), "1.5"), r"\(they are of type <U3\)"),

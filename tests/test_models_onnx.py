@@ -243,7 +243,7 @@ def test_a_folder_or_a_loop_of_links_in_place_of_weights_is_refused(tmp_path):
     data = tmp_path / "encoder.onnx.data"
     data.unlink()
     data.mkdir()
-    with pytest.raises(ModelError, match=r"cannot be read \(it is no file\)"):
+    with pytest.raises(ModelError, match=r"cannot be read \(it is not a file\)"):
         load(path)
     data.rmdir()
     data.symlink_to(data)
@@ -357,7 +357,7 @@ def test_what_is_no_onnx_file_is_named(tmp_path):
         load(tmp_path / "none.onnx")
     os.mkfifo(tmp_path / "pipe")
     for other in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(ModelError, match=f"{other} is no file but a directory or the like; m"):
+        with pytest.raises(ModelError, match=f"{other} is not a file but a directory or the like"):
             load(other)
     whole = encoder().SerializeToString()
     damaged = {

@@ -147,5 +147,5 @@ def test_missing_and_unwanted_side_information_are_refused(build):
     old, side = map(torch.from_numpy, arrays())
     with pytest.raises(TransformationError, match="built with side-information; give it too"):
         build(5)(old)
-    with pytest.raises(TransformationError, match="without side-information; leave it away"):
+    with pytest.raises(TransformationError, match="without side-information; leave it out"):
         build(None)(old, side)

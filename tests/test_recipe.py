@@ -55,7 +55,7 @@ def test_a_file_that_is_not_there_is_refused():
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path):
     (tmp_path / "mine.toml").write_text("name = ")
-    with pytest.raises(ConfigurationError, match="is no TOML"):
+    with pytest.raises(ConfigurationError, match="is not TOML"):
         load_recipe(str(tmp_path / "mine.toml"))
 
 

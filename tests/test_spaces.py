@@ -83,14 +83,14 @@ def test_a_space_says_how_many_bytes_a_stored_vector_takes():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("", 2), "a space needs a name, such as 'resnet50@2f1c90ab'"),
+        (("", 2), "was given as ''; give text in UTF-8, such as 'resnet50@2f1c90ab'"),
         (("old", 0), "space old has 0 dimensions; it needs a whole number, at least 1"),
         (("old", True), "space old has True dimensions; it needs a whole number"),
         (("old", 2.5), "space old has 2.5 dimensions; it needs a whole number"),
         (("old", 2.0), "space old has 2.0 dimensions; it needs a whole number"),
         (("old", "2"), "space old has '2' dimensions; it needs a whole number"),
-        ((7, 2), "in UTF-8; 7 is none"),
-        (("old\udcff", 2), "in UTF-8; 'old\\udcff' is none"),
+        ((7, 2), "was given as 7; give text in UTF-8"),
+        (("old\udcff", 2), "was given as 'old\\udcff'; give text"),
         (("old", 2, ["l2"]), "space old has the metric ['l2']"),
         (("old", 2, "dot"), "space old has the metric 'dot'; choose 'l2' or 'cosine' or 'ip'"),
         (
@@ -375,7 +375,7 @@ def test_a_file_whose_space_cannot_be_read_shows_what_it_says(tmp_path, stored):
     path = tmp_path / "vectors.parquet"
     table = pa.table({"id": ["a"], "vector": [[1.0, 2.0]]})
     pq.write_table(table.replace_schema_metadata({b"onward.space": stored}), path)
-    words = f"says {stored!r} of the space of its vectors; that is no space in JSON, such as"
+    words = f"says {stored!r} of the space of its vectors; that is not a space in JSON, such as"
     with pytest.raises(EmbeddingsError, match=re.escape(words)):
         Embeddings.load(path)
 

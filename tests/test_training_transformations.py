@@ -112,7 +112,7 @@ def test_identity_between_other_dimensions_is_refused():
 def test_what_uses_no_side_information_refuses_it(method):
     with pytest.raises(
         TransformationError,
-        match=rf"'{method}' uses no side-information, .* side@1 .*leave it away",
+        match=rf"'{method}' uses no side-information, .* side@1 .*leave it out",
     ):
         fit(*world(), settings=settings_for(method), run=CPU)
 

@@ -358,7 +358,7 @@ def test_missing_side_information_is_named(arrays):
 @pytest.mark.parametrize("arrays", [False, True], ids=["embeddings", "arrays"])
 def test_side_information_that_is_not_wanted_is_refused(arrays):
     h, (old, side) = mlp(side=None), inputs(2)
-    with pytest.raises(TransformationError, match="uses none; leave it away"):
+    with pytest.raises(TransformationError, match="uses none; leave it out"):
         h.apply_arrays(old.vectors, side.vectors) if arrays else h.apply(old, side)
 
 

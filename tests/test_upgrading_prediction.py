@@ -407,17 +407,17 @@ def test_a_requirement_is_read_and_written(text, shown):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("map => old/old", r"'map => old/old' is no requirement; write a metric \(cmc@1, cmc@5"),
-        ("map >= new/old", "is no requirement"),
-        ("map == 0.5", "is no requirement"),
-        ("", "'' is no requirement"),
+        ("map => old/old", r"'map => old/old' is not a requirement; write a metric \(cmc@1, cmc@5"),
+        ("map >= new/old", "is not a requirement"),
+        ("map == 0.5", "is not a requirement"),
+        ("", "'' is not a requirement"),
         ("cmc@3 >= 0.5", "there is no metric 'cmc@3' to require something of; choose one of"),
         ("map >= 50", "map lies between 0 and 1, and 50 is required of it; give a fraction"),
         ("map >= 0 * old/old", r"0 \* old/old is nothing to require; give a multiple"),
         (f"map >= {'9' * 400} * old/old", r"inf \* old/old is nothing to require; give a"),
-        ("map >= nan", "is no requirement"),
-        ("map >= -0.5", "is no requirement"),
-        ("map >= nan * old/old", "is no requirement"),
+        ("map >= nan", "is not a requirement"),
+        ("map >= -0.5", "is not a requirement"),
+        ("map >= nan * old/old", "is not a requirement"),
     ],
 )
 def test_what_is_no_requirement_is_refused(text, words):

@@ -249,8 +249,8 @@ def check_replaceable(target: Path, kind: str) -> None:
     lost = [name for name in others if not is_left_behind(name)]
     if lost:
         raise ArtifactError(
-            f"{target / lost[0]} is no file of the {kind} and would be lost when that is replaced; "
-            "it was left as it is. Move it away, or give another directory"
+            f"{target / lost[0]} is not a file of the {kind} and would be lost when that is "
+            "replaced; it was left as it is. Move it away, or give another directory"
         )
 
 
@@ -396,7 +396,9 @@ def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:
             f"{target / CONFIG} is nested too deeply to be read; restore it from a copy"
         ) from error
     except (ValueError, TypeError) as error:
-        raise ArtifactError(f"{target / CONFIG} is no JSON object: {error}") from error
+        raise ArtifactError(
+            f"{target / CONFIG} is not a JSON object: {error}; restore it from a copy"
+        ) from error
     if header.get("digest") != computed:
         raise ArtifactError(
             f"{target / CONFIG} was changed after it was written; restore it from a copy"
@@ -420,8 +422,8 @@ def _check_fields(target: Path, header: Mapping[str, Any]) -> None:
     )
     if not fits:
         raise ArtifactError(
-            f"{target / CONFIG} is no header of an artefact; it needs format, config, made_by and "
-            f"digests of {ARRAYS} and {CARD}. Restore it from a copy"
+            f"{target / CONFIG} is not the header of an artefact; it needs format, config, made_by "
+            f"and digests of {ARRAYS} and {CARD}. Restore it from a copy"
         )
     for name in header["digests"]:
         _check_name(name, str(target / CONFIG))

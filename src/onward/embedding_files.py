@@ -392,6 +392,6 @@ def _read_class_names(stored: bytes | None, path: Path) -> ClassNames | None:
         return None if stored is None else {int(k): v for k, v in json.loads(stored).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise EmbeddingsError(
-            f"{path} says {stored!r} of its class names; that is no JSON of names by label, such "
+            f"{path} says {stored!r} of its class names; that is not JSON of names by label, such "
             'as {"0": "cat"}. Write the file again'
         ) from error

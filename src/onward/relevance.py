@@ -477,7 +477,8 @@ def common_labels(
         whose = "queries" if queries.labels is None else "gallery"
         raise EvaluationError(
             f"the embeddings of the {whose} have no labels, and labels make relevance; "
-            "embed labelled items, or say by qrels, or a list of pairs to verify, what is right"
+            "embed items with labels, or say what is right by judgements (--qrels, "
+            "Relevance.of_qrels) or by pairs to verify (--far with --pairs)"
         )
     translated = translate(
         queries.class_names,
@@ -538,7 +539,8 @@ class _Named(NamedTuple):
                 f"{len(missing)} of {len(missing) + len(kept)} {words} name an item that is not "
                 f"among the {len(gallery_ids)} of the gallery, the first {item!r} for query "
                 f"{query!r}. Give the ids that the gallery has, or leave such items out with "
-                "ignore_unknown"
+                "--ignore-unknown "
+                "(ignore_unknown=True)"
             )
         rows = [(query_row[query], gallery_row[item]) for query, item in dict.fromkeys(kept)]
         pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)

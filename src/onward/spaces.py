@@ -63,7 +63,8 @@ class Space:
         name, dim = self.name, self.dim
         if not isinstance(name, str) or not name or not is_text(name):
             raise EmbeddingsError(
-                f"a space needs a name, such as 'resnet50@2f1c90ab', in UTF-8; {name!r} is none"
+                f"the name of a space was given as {name!r}; give text in UTF-8, such as "
+                "'resnet50@2f1c90ab'"
             )
         if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
             raise EmbeddingsError(
@@ -410,6 +411,6 @@ def _read_space(stored: bytes, path: Path) -> Space:
         return Space.from_json(json.loads(stored))
     except (ValueError, TypeError, KeyError, EmbeddingsError) as error:
         raise EmbeddingsError(
-            f"{path} says {stored!r} of the space of its vectors; that is no space in JSON, such "
-            f"as {json.dumps(Space('resnet50@2f1c90ab', 128).to_json())}. Write the file again"
+            f"{path} says {stored!r} of the space of its vectors; that is not a space in JSON, "
+            f"such as {json.dumps(Space('resnet50@2f1c90ab', 128).to_json())}. Write the file again"
         ) from error

@@ -413,7 +413,7 @@ def _check_side_wanted(of: Transformation, *, given: bool) -> None:
     if of.side is None and given:
         raise TransformationError(
             f"side-information was given, but the transformation {_direction(of)} uses none; leave "
-            "it away, or fit a transformation with side-information"
+            "it out, or fit a transformation with side-information"
         )
 
 

@@ -122,10 +122,10 @@ def _unexpected(error: BaseException) -> str:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(traceback.format_exception(error))
     except OSError as unwritten:
-        where = f"its traceback could not be written ({unwritten})"
+        where = f"its traceback could not be written ({unwritten}). Please report it"
     else:
-        where = f"its traceback is in {path}"
-    return f"this was not foreseen: {what}; {where}. Please report it with that"
+        where = f"its traceback is in {path}. Please report it with that file"
+    return f"unexpected error: {what}; {where}"
 
 
 def _answer_interrupts() -> None:

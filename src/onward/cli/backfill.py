@@ -50,7 +50,7 @@ def backfill(
         Path | None, typer.Option(help="--plan: true new embeddings of some items: .parquet.")
     ] = None,
     sample_rows: Annotated[
-        int, typer.Option(min=20, help="--plan with --model: so many items are embedded.")
+        int, typer.Option(min=20, help="--plan with --model: number of items to embed.")
     ] = 1000,
     report: Annotated[
         Path | None, typer.Option(help="--plan: a page with the curves to write: .html.")
@@ -69,7 +69,7 @@ def backfill(
     """
     if plan:
         unwanted = {"--embeddings": embeddings, "--budget": budget, "--price": price}
-        _refuse(unwanted, "is nothing that a plan needs; leave it away, or leave --plan away")
+        _refuse(unwanted, "is not needed by a plan; leave it out, or leave out --plan")
         show_plan(
             gallery,
             transformation,
@@ -92,7 +92,7 @@ def backfill(
     }
     _refuse(
         for_plan | {"--report": report, "--overwrite": overwrite},
-        "is for a plan; add --plan, or leave it away",
+        "is for a plan; add --plan, or leave it out",
     )
     spent = _read_budget(model, embeddings, budget, price)
     if embeddings is not None:

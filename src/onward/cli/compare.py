@@ -186,7 +186,7 @@ def _align(
     apart = sorted(set(one.ids) ^ set(other.ids))
     if apart:
         raise EvaluationError(
-            f"{len(apart)} {what} stand in only one of {path} and {other_path}, the first "
+            f"{len(apart)} {what} are in only one of {path} and {other_path}, the first "
             f"{apart[0]!r}; give files of the same {what}"
         )
     return one.align(other.ids)

@@ -108,7 +108,7 @@ def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated"
     if split is not Split.ALL or classes or stated != said:
         raise ConfigurationError(
             f"{data} lists the items to embed, and has neither splits, classes nor columns; leave "
-            "these options away"
+            "these options out"
         )
 
 

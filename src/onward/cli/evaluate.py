@@ -62,7 +62,7 @@ class Judging:
 
     def __post_init__(self) -> None:
         if self.qrels is not None and self.same_labels:
-            raise ConfigurationError("--same-labels says nothing beside --qrels; leave out one")
+            raise ConfigurationError("--same-labels has no effect with --qrels; leave one out")
         if self.ignore_unknown and self.qrels is None and self.ignored is None:
             raise ConfigurationError(
                 "--ignore-unknown is about the items of --qrels or --ignored; give one of them, "
@@ -195,7 +195,7 @@ def evaluate(
             "--pairs names pairs to verify; say at which false accept rate: --far 0.001"
         )
     if pairs is not None and same_labels:
-        raise ConfigurationError("--same-labels says nothing beside --pairs; leave out one")
+        raise ConfigurationError("--same-labels has no effect with --pairs; leave one out")
     asked, searched = Embeddings.load(queries), Embeddings.load(gallery)
     if pairs is None:
         judging.tell_numbering((asked, searched))

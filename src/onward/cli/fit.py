@@ -120,7 +120,7 @@ def fit(
     if classifier is not None and part != "classifier":
         raise ConfigurationError(
             f"--classifier {classifier} was given, but --discriminative is {part}, which needs "
-            "none; leave one of them away"
+            "none; leave one of them out"
         )
     if part == "classifier" and classifier is None:
         raise ConfigurationError(

@@ -164,7 +164,7 @@ def compact(
         keep = timedelta(minutes=keep_minutes)
     except (OverflowError, ValueError) as error:
         raise ConfigurationError(
-            f"--keep-minutes {keep_minutes:g} is no number of minutes; give one such as 60"
+            f"--keep-minutes {keep_minutes:g} is not a number of minutes; give one such as 60"
         ) from error
     opened = open_gallery(gallery)
     opened.compact(keep=keep)
@@ -287,7 +287,7 @@ def parse_count(text: str, whole: int) -> int:
         number = -1
     if not (0 < number <= 100 if percent else number >= 1 and number.is_integer()):
         raise ConfigurationError(
-            f"{text!r} is no number of items; give a whole number such as 1000, or a share such as "
-            "3%"
+            f"{text!r} is not a number of items; give a whole number such as 1000, or a share such "
+            "as 3%"
         )
     return max(1, round(number * whole / 100)) if percent else int(number)

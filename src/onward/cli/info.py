@@ -51,7 +51,7 @@ def info(
         return
     if stated != Stated():
         raise ConfigurationError(
-            f"{path} holds no images, and these options say how images are read; leave them away"
+            f"{path} holds no images, and these options say how images are read; leave them out"
         )
     show(_describe(path), as_json)
 
@@ -64,7 +64,7 @@ def _describe(path: Path) -> Information:
     if path.is_dir():
         return _gallery(path)
     raise ArtifactError(
-        f"{path} is no model, transformation, embeddings or gallery, and no images; "
+        f"{path} is not a model, a transformation, embeddings, a gallery or images; "
         "give a directory that Onward wrote, a .parquet file of embeddings, or a folder of images"
     )
 

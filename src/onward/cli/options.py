@@ -55,7 +55,7 @@ def parse_numbers(text: str, what: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ConfigurationError(
-                f"{part!r} in the {what} {text!r} is no number; write them as 0-4 or 0,2,7-9"
+                f"{part!r} in the {what} {text!r} is not a number; write them as 0-4 or 0,2,7-9"
             )
         numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
@@ -87,7 +87,7 @@ def check_room(path: Path, kind: str | None = None, *, overwrite: bool) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise ArtifactError(
-            f"{path} cannot be written: {above} is no directory that you may write to. Give "
+            f"{path} cannot be written: {above} is not a directory that you may write to. Give "
             "another place"
         )
 

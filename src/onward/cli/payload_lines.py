@@ -35,7 +35,7 @@ def read_payload_lines(path: Path) -> dict[str, dict[str, Any]]:
                         )
                     by_id[item] = payload
     except UnicodeDecodeError as error:
-        raise GalleryError(f"{path} is no text in UTF-8: {error}. {_LINES}") from error
+        raise GalleryError(f"{path} is not text in UTF-8: {error}. {_LINES}") from error
     return by_id
 
 
@@ -123,7 +123,7 @@ def _read_line(where: str, line: str) -> tuple[str, dict[str, Any]]:
     try:
         payload = json.loads(line)
     except ValueError as error:
-        raise GalleryError(f"{where} is no JSON: {error}. {_LINES}") from error
+        raise GalleryError(f"{where} is not JSON: {error}. {_LINES}") from error
     if not isinstance(payload, dict) or not isinstance(payload.get("id"), str):
-        raise GalleryError(f"{where} is no JSON object with a string as `id`. {_LINES}")
+        raise GalleryError(f"{where} is not a JSON object with a string as `id`. {_LINES}")
     return payload.pop("id"), payload

@@ -78,7 +78,7 @@ def train(
     layers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Also give side-information of so many dimensions, from its own stages."
+            min=1, help="Also give side-information of this many dimensions, from its own stages."
         ),
     ] = None,
     layers_format: Annotated[
@@ -89,7 +89,7 @@ def train(
     ] = None,
     layers_grid: Annotated[
         int | None,
-        typer.Option(min=1, help="layers: average each stage over so many cells a side; 2."),
+        typer.Option(min=1, help="layers: average each stage over this many cells a side; 2."),
     ] = None,
     layers_stages: Annotated[
         str | None,

@@ -102,5 +102,6 @@ def read_rate(given: str) -> float | None:
         return float(given.replace(",", "").replace("_", ""))
     except ValueError as error:
         raise ConfigurationError(
-            f"--rows-per-second {given} is no number; give one such as 5000, or none for no limit"
+            f"--rows-per-second {given} is not a number; give one such as 5000, or none for no "
+            "limit"
         ) from error

@@ -129,5 +129,5 @@ def _read_days(days: float) -> "timedelta":
         return timedelta(days=days)
     except (ValueError, OverflowError) as error:  # NaN, infinity, or longer than a calendar
         raise ConfigurationError(
-            f"--holdover-days {days:g} is no number of days; give one such as 7"
+            f"--holdover-days {days:g} is not a number of days; give one such as 7"
         ) from error

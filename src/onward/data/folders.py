@@ -206,8 +206,8 @@ def check_class_names(one: FolderPart) -> None:
     names = [folder.name for folder in one.classes]
     if names and all(name.lower() in NO_CLASSES for name in names):
         raise DataError(
-            f"the class folders of {one.path} are {', '.join(names)}, which tell what files are in "
-            f"them and no class; Onward needs {LAYOUT}. If they are the classes, say so: "
+            f"the class folders of {one.path} are {', '.join(names)}, which name the kind of "
+            f"their files, not a class; Onward needs {LAYOUT}. If they are the classes, say so: "
             f"{AS_PARTS if one.part.name else AS_CLASSES}"
         )
 

@@ -194,7 +194,7 @@ def _find_change(content: bytes, payload: Payload) -> str | None:
 def _read_file(path: str) -> bytes:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for for ever
-            raise DataError(f"{path} is no file; name the file that holds the image")
+            raise DataError(f"{path} is not a file; name the file that holds the image")
         return Path(path).read_bytes()
     except OSError as error:
         raise _gone(path, error) from error

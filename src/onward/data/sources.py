@@ -532,7 +532,7 @@ def _try_split(found: _Source, stated: Stated, opened: Mapping[Part, Items]) -> 
 def _tell_split(found: _Source, train: Part, test: Part | None) -> str:
     if test is None:
         whose = f" of {train.name}" if train.name else ""
-        return f"a quarter of each class{whose}, chosen by a digest of the id, is to test with"
+        return f"a quarter of each class{whose}, chosen by a digest of the id, is for testing"
     others = [part for part in found.parts if part not in (train, test)]
     unread = f"; not read: {names_of(others)}" if others else ""
     return f"train with {train.name}, test with {test.name}{unread}"

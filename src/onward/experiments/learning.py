@@ -179,7 +179,7 @@ def _supervised_contrastive(recipe: Recipe, splits: Splits) -> _Lesson:
 
 def _untrained(recipe: Recipe, splits: Splits) -> _Lesson:
     born = recipe.backbone.model_copy(update={"pretrained": False})
-    return _encoder("untrained", "a network as it was born", recipe, splits, born)
+    return _encoder("untrained", "an untrained network", recipe, splits, born)
 
 
 def _frozen(recipe: Recipe, splits: Splits) -> _Lesson:

@@ -224,7 +224,7 @@ def _read_fields(name: str, other_base: str | None = None) -> dict[str, Any]:
     try:
         fields = tomllib.loads(_read(path) if path else _read_bundled(name))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{name} is no TOML: {error}") from error
+        raise ConfigurationError(f"{name} is not TOML: {error}") from error
     base = fields.pop("base", None)
     if base is None and other_base is not None:
         raise ConfigurationError(

@@ -279,8 +279,8 @@ def read_payload(url: str, item: str, text: str) -> dict[str, Any]:
         raise ValueError(f"a {type(payload).__name__} instead of an object")
     except (ValueError, RecursionError) as error:
         raise GalleryError(
-            f"the payload of item {item!r} in gallery {url} is no JSON object ({error}): another "
-            "program has written it. Give the item another one with update()"
+            f"the payload of item {item!r} in gallery {url} is not a JSON object ({error}): "
+            "another program has written it. Give the item another one with update()"
         ) from error
 
 

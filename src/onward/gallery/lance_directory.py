@@ -23,7 +23,7 @@ def create_lancedb(
         GalleryError: if something stands there already.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        what = "a gallery" if _is_gallery(path) else "something that is no gallery"
+        what = "a gallery" if _is_gallery(path) else "something that is not a gallery"
         raise GalleryError(
             f"{path} holds {what} already; it was left as it is. Open it, or give another directory"
         )

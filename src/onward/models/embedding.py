@@ -79,7 +79,7 @@ class EmbeddingModel:
     def __post_init__(self) -> None:
         if self.space.dim != self.engine.dim:
             raise ModelError(
-                f"{self.space} is no space for a model that gives {self.engine.dim} dimensions"
+                f"{self.space} does not fit a model that gives {self.engine.dim} dimensions"
             )
         if self.engine.is_known:
             made = mint(self.name, self.engine, self.input)

@@ -157,8 +157,8 @@ def check_vectors(output: Any, count: int, dim: int, who: str) -> Vectors:
         vectors: Vectors = as_numbers(output, np.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(
-            f"{who} was given {count} images and returned a {type(output).__name__} that is no "
-            f"array of numbers ({error}); {needed}"
+            f"{who} was given {count} images and returned a {type(output).__name__} that is "
+            f"not an array of numbers ({error}); {needed}"
         ) from error
     if vectors.shape != (count, dim):
         raise ModelError(

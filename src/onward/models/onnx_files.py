@@ -203,7 +203,7 @@ class _Beside:
                 )
             if path.is_file():
                 return path
-            reason = "it is no file"
+            reason = "it is not a file"
         raise self._missing(self.file.parent / named, tensor, reason)
 
     def _missing(self, path: Path, tensor: Any, reason: str) -> ModelError:
@@ -215,7 +215,7 @@ class _Beside:
 
 def _read(file: Path) -> bytes:
     if not file.is_file():
-        what = f"{file} is no file but a directory or the like" if file.exists() else ""
+        what = f"{file} is not a file but a directory or the like" if file.exists() else ""
         raise ModelError(
             f"{what or f'there is no ONNX file {file}'}; make one with torch.onnx.export"
         )

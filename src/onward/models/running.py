@@ -78,6 +78,6 @@ def _check_finite(array: Rows, items: Items, rows: slice, who: str) -> None:
         row = rows.start + int(np.argmin(finite))
         raise ModelError(
             f"{who} gives NaN or infinite values for item {items.ids[row]!r} (row {row}), and for "
-            f"{int((~finite).sum())} of the {len(array)} items of its batch; train the model anew "
-            "with a lower learning rate, or mend what computes it"
+            f"{int((~finite).sum())} of the {len(array)} items of its batch; train the model again "
+            "with a lower learning rate, or fix what computes it"
         )

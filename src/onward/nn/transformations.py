@@ -159,7 +159,7 @@ def _check_side_wanted(side: Tensor | None, *, uses_side: bool) -> None:
         raise TransformationError(
             "this transformation was built with side-information; give it too"
             if uses_side
-            else "this transformation was built without side-information; leave it away"
+            else "this transformation was built without side-information; leave it out"
         )
 
 

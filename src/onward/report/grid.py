@@ -237,7 +237,7 @@ def _say_how(shown: int, change: np.ndarray, k: int, classes_known: bool) -> str
         f"These {shown} queries were chosen by a fixed rule, not by hand: {spread} over the class "
         f"numbers and, in each class, the first by id for which old/old and new/old do not find "
         f"equally many right items among the first {k} (if there is none, the first by id). So the "
-        f"grid shows where the upgrade changes something, for better or worse; it is no fair "
+        f"grid shows where the upgrade changes something, for better or worse; it is not a fair "
         f"average. Of all {len(change):,} queries, the upgrade finds more right items among the "
         f"first {k} for {better:,}, fewer for {worse:,} and as many for {same:,}."
     )

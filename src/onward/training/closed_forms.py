@@ -71,5 +71,5 @@ def _check_no_side(examples: Examples, method: str) -> None:
     if examples.side is not None:
         raise TransformationError(
             f"the method {method!r} uses no side-information, but some in {examples.side} was "
-            "given; leave it away, or choose 'ridge', 'low-rank', 'mlp' or 'rbt'"
+            "given; leave it out, or choose 'ridge', 'low-rank', 'mlp' or 'rbt'"
         )

@@ -151,7 +151,7 @@ class _Work:
 
 
 class _Keeper:
-    """Keeps the state on the disk, tells the progress, stops a run that has come apart."""
+    """Keeps the state on the disk, tells the progress, stops a run that has diverged."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ def _refuse_not_finite(loss: Tensor, step: int, timetable: Timetable) -> None:
     if not torch.isfinite(loss):
         raise ModelError(
             f"the loss is {loss.item()} after step {step + 1} of {timetable.steps}: the training "
-            f"has come apart. A lower lr (it is {timetable.optimization.highest_lr:g}) or a longer "
+            f"has diverged. A lower lr (it is {timetable.optimization.highest_lr:g}) or a longer "
             "warmup helps"
         )
 

@@ -74,7 +74,7 @@ class Budget:
         if name != "money" and self.price is not None:
             raise ConfigurationError(
                 f"a price of {self.price} an item was given, but the budget is {self}, which is "
-                "no money; leave the price out, or give money, such as $20"
+                "not money; leave the price out, or give money, such as $20"
             )
 
     @classmethod
@@ -91,7 +91,7 @@ class Budget:
         found = FORM.fullmatch(text.strip())
         is_long = found is not None and len(found["number"]) > MOST_DIGITS
         if found is None or is_long or (found["money"] and found["unit"]):
-            raise ConfigurationError(f"{_shortened(text)} is no budget; write {EXAMPLES}")
+            raise ConfigurationError(f"{_shortened(text)} is not a budget; write {EXAMPLES}")
         number, unit = Decimal(found["number"]), found["unit"]
         if found["money"]:
             return cls(money=float(number), price=price)
@@ -100,7 +100,7 @@ class Budget:
         if unit:
             return cls(seconds=float(number * SECONDS[unit]), price=price)
         if number != number.to_integral_value():
-            raise ConfigurationError(f"{text!r} rows are no whole number; write {EXAMPLES}")
+            raise ConfigurationError(f"{text!r} rows are not a whole number; write {EXAMPLES}")
         return cls(rows=int(number), price=price)
 
     def rows_of(self, rows: int) -> int | None:

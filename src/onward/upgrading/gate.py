@@ -79,8 +79,8 @@ class Requirement:
         found = REQUIREMENT.fullmatch(text.strip())
         if found is None:
             raise ConfigurationError(
-                f"{text!r} is no requirement; write a metric ({', '.join(METRICS)}), >= or >, and "
-                f"{OLD}, {NEW}, a multiple such as 0.95 * {NEW}, or a fraction such as 0.5: "
+                f"{text!r} is not a requirement; write a metric ({', '.join(METRICS)}), >= or >, "
+                f"and {OLD}, {NEW}, a multiple such as 0.95 * {NEW}, or a fraction such as 0.5: "
                 f"'map >= {OLD}'"
             )
         strict, cell = found["operator"] == ">", found["cell"]

@@ -248,7 +248,7 @@ def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Itera
 def _advice_on_scattering(gallery: Gallery, new: Space, work: Work) -> Iterator[str]:
     if work.to_do >= SAMPLE_ROWS and gallery.bytes_of_writing(new) > 2 * new.bytes:
         yield (
-            "Most rows lie scattered over small parts of the store, and each is written anew as a "
+            "Most rows lie scattered over small parts of the store, and each is rewritten as a "
             "whole: put them together first (onward gallery compact), and only the new vectors "
             "are written"
         )
