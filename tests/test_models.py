@@ -638,7 +638,10 @@ def test_a_callable_is_given_pixels_as_they_are(items):
         (lambda pixels: np.ones(len(pixels)), r"returned shape \(11,\); it must return one row"),
         (lambda pixels: "vectors", r"returned a str that is not an array of numbers"),
         (lambda pixels: None, r"shape \(11, 3\)"),
-        (lambda pixels: np.full((11, 3), 1j), r"not an array of numbers \(they are of type complex128"),
+        (
+            lambda pixels: np.full((11, 3), 1j),
+            r"not an array of numbers \(they are of type complex128",
+        ),
         (
             lambda pixels: np.ma.ones((11, 3)),
             r"not an array of numbers \(they are masked: fill the gap",
