@@ -414,6 +414,20 @@ def test_vectors_too_long_or_too_short_for_the_cosine_are_left_too(gallery):
     check_rest(gallery, LEFT, h)
 
 
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_a_vector_that_no_index_takes_is_left_and_the_rest_is_cut_over(gallery, metric):
+    """It is finite, and the database would compute an infinite distance to it."""
+    new = Space("long@2", 4, metric)
+    h = linear(OLD, None, new, np.diag([1.0, 1, 1, 0]), np.zeros(4), made_by={})
+    upgrade = start(gallery, h)
+    assert reasons(upgrade.run().blocked) == {
+        NO_LENGTH: (2, tuple(IDS[row] for row in (*HUGE, *NAN)), True)
+    }
+    upgrade.verify(leave_out=True)
+    assert upgrade.cut_over(query_model="new").serving == new
+    check_rest(gallery, {IDS[row] for row in (*HUGE, *NAN)}, h)
+
+
 # The command line
 
 

@@ -64,8 +64,8 @@ ONNX_FILE = "model.onnx"
 NOT_FINITE = "the transformation gives NaN or infinite numbers"
 NO_DIRECTION = "the transformation gives the zero vector, which has no direction"
 NO_LENGTH = (
-    f"the transformation gives a vector that is too long or too short: for the cosine a gallery "
-    f"takes {LENGTHS}"
+    "the transformation gives a vector that is too long, or too short for the cosine: a gallery is "
+    f"searched by {LENGTHS}"
 )
 """Why an item gets no vector in the new space."""
 
@@ -160,8 +160,8 @@ class Transformation:
     def carry(self, old: Embeddings, side: Embeddings | None = None) -> Carried:
         """Return what `apply` does of the items that get a vector, and why the others get none.
 
-        An item gets none if its vector comes out NaN or infinite, or, where the metric of the new
-        space is the cosine, zero or of a length with which no gallery takes it. The others are as
+        An item gets none if its vector comes out NaN, infinite, or so long that no index takes it,
+        or, where the metric of the new space is the cosine, zero or too short. The others are as
         `apply` makes them, bit for bit.
 
         Args:
@@ -176,9 +176,7 @@ class Transformation:
         _check_embeddings(self, old, side)
         inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
         made = run_in_blocks(self._session, inputs, self.new.dim, None)
-        sound = np.isfinite(made).all(axis=1)
-        if self.new.metric == "cosine":
-            sound &= has_length(made, self.new)  # false of NaN
+        sound = has_length(made, self.new)  # false of what is NaN or infinite
         rows, whole = np.flatnonzero(sound), bool(sound.all())
         kept, vectors = (old, made) if whole else (old.select(rows), made[rows])
         left = {old.ids[row]: _why_left(made[row]) for row in np.flatnonzero(~sound).tolist()}
