@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from onward.errors import (
     EvaluationError,
     GalleryError,
 )
-from onward.gallery import open_gallery
+from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.training.settings import Method
 from onward.transformation import Transformation, linear
@@ -223,6 +224,35 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(gallery, files):
         process.stdout.close()
         err = process.stderr.read()
     assert (err, process.returncode) == (b"", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["info", "nowhere"], 1), (["gallery", "nothing"], 2)]
+)
+def test_what_cannot_be_told_still_ends_with_its_code(arguments, code):
+    program = "import os; os.close(2); import sys; sys.stderr = None"
+    closed = f"{program}; from onward.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", closed, *arguments], check=False)
+    assert done.returncode == code
+
+
+def test_characters_that_the_terminal_lacks_are_shown_escaped(tmp_path):
+    space = Space("s@1", 2)
+    items = Embeddings(("\u65e5\u672c", "\xe9"), np.eye(2, dtype=np.float32), space)
+    create_gallery(tmp_path / "g.lance", space, items=[items])
+    items.save(tmp_path / "q.parquet")
+    done = subprocess.run(
+        [sys.executable, "-m", "onward", "search", "g.lance", "q.parquet", "-k", "1"],
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines() == [
+        rb"\u65e5\u672c: \u65e5\u672c (0.000)",
+        b"\xe9: \xe9 (0.000)",
+    ]
 
 
 def test_an_argument_with_a_character_nul_is_wrong_usage(capsys):

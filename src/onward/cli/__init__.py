@@ -7,6 +7,7 @@ names a file that holds the traceback. Commands import the library inside the fu
 `onward --help` is quick.
 """
 
+import io
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments is None:  # the process is this command's alone
         _answer_interrupts()
+        _print_what_the_terminal_lacks()
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
@@ -94,7 +96,9 @@ def _refuse_usage(message: str) -> int:
 
 
 def _name_of(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    if error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return error.strerror or str(error)
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str | None:
@@ -126,6 +130,12 @@ def _unexpected(error: BaseException) -> str:
     else:
         where = f"its traceback is in {path}. Please report it with that file"
     return f"unexpected error: {what}; {where}"
+
+
+def _print_what_the_terminal_lacks() -> None:
+    """Let characters that the encoding of standard output lacks be shown escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _answer_interrupts() -> None:
@@ -167,4 +177,5 @@ def fail(message: str) -> NoReturn:
 def _write(message: str) -> None:
     from onward.progress import visible
 
-    sys.stderr.write(f"onward: {visible(message)}\n")
+    with suppress(AttributeError, OSError):  # standard error is closed or full: the code tells
+        sys.stderr.write(f"onward: {visible(message)}\n")
