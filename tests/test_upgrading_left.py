@@ -22,6 +22,7 @@ from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transform
 from onward.upgrading import Upgrade, plan_backfill, plan_upgrade, run
 from onward.upgrading.backfill import backfill, embeddings_given
 from onward.upgrading.budget import Budget
+from onward.upgrading.work import MOST_NAMED
 
 OLD, SIDE = Space("old@1", 4), Space("side@1", 2)
 NEW, FLAT = Space("new@2", 4, "cosine"), Space("flat@2", 4)
@@ -426,6 +427,20 @@ def test_a_vector_that_no_index_takes_is_left_and_the_rest_is_cut_over(gallery, 
     upgrade.verify(leave_out=True)
     assert upgrade.cut_over(query_model="new").serving == new
     check_rest(gallery, {IDS[row] for row in (*HUGE, *NAN)}, h)
+
+
+def test_a_backfill_embeds_first_also_those_that_the_journal_does_not_name():
+    ids = numbered(MOST_NAMED + 300)
+    vectors = np.zeros((len(ids), 4), np.float32)
+    vectors[:60] = np.random.default_rng(0).uniform(1, 2, size=(60, 4))
+    gallery = create_gallery("memory:many", OLD, items=[Embeddings(ids, vectors, OLD)])
+    done = start(gallery, to_new(side=None)).run().done
+    assert done == 60
+    given = embeddings_given(Embeddings(ids, np.ones((len(ids), 4), np.float32), NEW))
+    for _ in range(2):
+        backfill(gallery, NEW, given, budget=Budget(rows=(len(ids) - done) // 2), order="random")
+    assert gallery.ids(without=[NEW]) == ()
+    assert gallery.describe().spaces[NEW].upgraded == done
 
 
 # The command line

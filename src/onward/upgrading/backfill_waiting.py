@@ -13,7 +13,7 @@ from onward.gallery import Gallery, Share
 from onward.spaces import Ids, Space
 from onward.upgrading.backfill_result import Order
 from onward.upgrading.routes import recorded_reads
-from onward.upgrading.work import left_by_runs
+from onward.upgrading.work import MOST_NAMED, left_by_runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,4 +114,6 @@ def _to_be_carried(gallery: Gallery, new: Space) -> frozenset[str]:
     carried = frozenset(item for each in able for item in gallery.ids(each, [new]))
     if not carried or made_by is None:
         return carried
-    return carried - set(left_by_runs(gallery, new, made_by.get("digest")))
+    left = left_by_runs(gallery, new, made_by.get("digest"))
+    # Where only the first are named, nobody knows which of the others get no vector either.
+    return frozenset() if len(left) >= MOST_NAMED else carried - set(left)
