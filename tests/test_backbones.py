@@ -199,6 +199,7 @@ def test_a_spec_that_does_not_fit_together_is_refused(settings, words):
         BackboneSpec(**settings)
 
 
+@pytest.mark.slow
 def test_a_small_resnet_is_built_without_timm():
     code = (
         "import sys; from onward.nn.backbones import BackboneSpec, build_backbone;"

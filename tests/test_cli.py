@@ -217,6 +217,7 @@ def test_too_little_memory_is_one_message(monkeypatch, capsys):
     assert capsys.readouterr().err == words
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_command_quietly(gallery, files):
     program = "from onward.cli import main; main()"
     command = [sys.executable, "-c", program, "search", gallery, str(files / "old.parquet")]
@@ -326,6 +327,7 @@ def test_classes_that_are_no_numbers_are_refused_with_an_example():
         parse_numbers("0,cat", "classes")
 
 
+@pytest.mark.slow
 def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, gallery):
     plan = json.loads(answer("upgrade", gallery, files / "old-to-new", "--json"))
     assert plan["rows"] == 12
@@ -594,6 +596,7 @@ def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):
         answer("fit", *pairs, tmp_path / "h", *named)
 
 
+@pytest.mark.slow
 def test_queries_of_the_wrong_model_are_refused_by_the_command(files, gallery):
     code, _, err = run("search", gallery, files / "new.parquet")
     assert code == 1

@@ -174,6 +174,7 @@ def test_items_that_the_budget_asks_for_and_the_embeddings_lack_are_named(place,
     assert run(*given[:-1]).exit_code == 0  # without a budget no more than was given is asked for
 
 
+@pytest.mark.slow
 def test_missing_and_changed_images_are_told_skipped_and_end_with_1(place, tmp_path):
     payloads = []
     for number in range(30):
@@ -204,6 +205,7 @@ def test_missing_and_changed_images_are_told_skipped_and_end_with_1(place, tmp_p
     assert f"    {ids[4]}: {tmp_path}/4.png has changed" in shown
 
 
+@pytest.mark.slow
 def test_a_plan_draws_the_curves_and_writes_nothing_but_its_page(place, gallery, tmp_path):
     before = open_gallery(gallery).state(), len(open_gallery(gallery).journal())
     given = ["backfill", gallery, "--plan", "--transformation", place / "h"]
@@ -221,6 +223,7 @@ def test_a_plan_draws_the_curves_and_writes_nothing_but_its_page(place, gallery,
     assert (open_gallery(gallery).state(), len(open_gallery(gallery).journal())) == before
 
 
+@pytest.mark.slow
 def test_a_plan_that_embeds_a_sample_itself_looks_at_what_cannot_be_carried_too(place, tmp_path):
     old, new = (Embeddings.load(place / f"{name}.parquet") for name in ("old", "new"))
     side = Space("side@1", 2)
@@ -244,6 +247,7 @@ def test_a_plan_that_embeds_a_sample_itself_looks_at_what_cannot_be_carried_too(
     )
 
 
+@pytest.mark.slow
 def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):
     old = replace(Embeddings.load(place / "old.parquet"), labels=None)
     new = replace(Embeddings.load(place / "new.parquet"), labels=None)
@@ -277,6 +281,7 @@ def test_options_that_do_not_go_together_are_refused(options, words):
         run("backfill", "memory:nowhere", *options)
 
 
+@pytest.mark.slow
 def test_embed_writes_where_the_images_are_so_that_a_changed_one_is_noticed(place, tmp_path):
     for number in range(25):
         (tmp_path / "images" / str(number % 5)).mkdir(parents=True, exist_ok=True)

@@ -83,6 +83,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_gallery_leads_from_a_sample_to_an_upgrade(place):
     first = ["gallery sample g.lance sample.jsonl"]
     assert steps_of("gallery", "create", "g.lance", "old.parquet") == first

@@ -67,6 +67,7 @@ def writers(world: Path) -> dict[str, tuple[list[object], list[Path]]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fit", "gallery export", "gallery sample", "report", "backfill"])
 def test_what_is_there_is_replaced_only_where_that_is_said(world, name):
     arguments, written = writers(world)[name]

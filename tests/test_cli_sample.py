@@ -134,6 +134,7 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     assert open_gallery(gallery).describe().serving == sample.space
 
 
+@pytest.mark.slow
 def test_a_requirement_without_a_sample_is_refused_by_every_command(shop, gallery, tmp_path):
     _, _, _, new, _ = shop
     h = linear(OLD, SIDE, new.space, np.ones((24, 30)), np.zeros(24), made_by={})
@@ -147,6 +148,7 @@ def test_a_requirement_without_a_sample_is_refused_by_every_command(shop, galler
     answer("upgrade", "start", gallery, tmp_path / "h")
 
 
+@pytest.mark.slow
 def test_a_plan_with_a_sample_that_h_makes_worse_ends_with_1(shop, gallery, tmp_path):
     _, _, _, new, _ = shop
     rng = np.random.default_rng(1)
@@ -280,6 +282,7 @@ def test_of_a_small_sample_as_many_are_kept_as_a_plan_needs():
         assert part == tuple(item for item in IDS[:items] if item in part)
 
 
+@pytest.mark.slow
 def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_share(
     shop, gallery, tmp_path
 ):
@@ -343,6 +346,7 @@ def test_pairs_leave_out_what_the_gallery_does_not_have(shop, gallery):
         pairs_of_gallery(opened, OLD, SIDE, stranger)
 
 
+@pytest.mark.slow
 def test_fit_learns_from_a_gallery_alone_and_keeps_a_part_for_the_plan(shop, gallery, tmp_path):
     _, _, _, new, _ = shop
     new.select(np.arange(300)).save(tmp_path / "new.parquet")

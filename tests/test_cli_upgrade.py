@@ -56,6 +56,7 @@ def test_cutting_over_again_keeps_the_query_model_that_is_recorded(words):
     assert (said["cut_over"], said["query_model"]) == (True, SECOND.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["start", "all"])
 def test_what_comes_next_after_ctrl_c_in_a_paused_run_is_to_resume(words, monkeypatch, command):
     upgrade = Upgrade(open_gallery(words[0]), TO_SECOND)
@@ -76,6 +77,7 @@ def test_what_comes_next_after_ctrl_c_in_a_paused_run_is_to_resume(words, monkey
     assert json.loads(answer("upgrade", "start", *words, "--json").stdout)["done"] == ROWS
 
 
+@pytest.mark.slow
 def test_status_says_what_helps_rows_that_are_blocked(words):
     gallery = open_gallery(words[0])
     gallery.add(embed(OLD, ["legacy"]))

@@ -364,6 +364,7 @@ def test_a_row_or_column_that_is_gone_is_an_error_that_says_so(file):
         items.open(0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "cifar100").is_dir(), reason="CIFAR-100 is not at hand")
 def test_cifar100_opens_with_its_official_labels():
     train, test = open_splits(SHARED / "cifar100")

@@ -166,6 +166,7 @@ def test_two_trainings_that_differ_in_anything_have_two_spaces():
     assert len({model.space, *(other.space for other in others)}) == 1 + len(others)
 
 
+@pytest.mark.slow
 def test_a_timm_model_is_named_by_its_weights_architecture_and_input():
     model = of_backbone(TIMM)
     arrays = model.engine.arrays()

@@ -533,6 +533,7 @@ def put(path, value):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [KeyError, None, "x", -1, 2.5, [], {}, [None], {"a": 1}])
 def test_a_header_that_lacks_or_distorts_any_field_is_an_artefact_error(
     tmp_path, monkeypatch, value

@@ -221,6 +221,7 @@ def test_the_k_nearest_are_the_first_k_of_all(size, k, exclude_self):
     np.testing.assert_array_equal(found.distances, distances[:, :k])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "metric"), [(None, "l2"), (10, "l2"), (10, "ip")])
 def test_memory_is_bounded_by_the_block(k, metric):
     gallery = random_embeddings(2000, 4, metric=metric)
@@ -256,6 +257,7 @@ def exact_inner_products(one, other):
     return clipped.astype(np.float32)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_inner_products_are_those_of_exact_fractions(data):

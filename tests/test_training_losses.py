@@ -129,6 +129,7 @@ def test_each_loss_makes_a_space_of_its_metric_and_repeats(items, loss):
     assert trained(items, loss=loss).fingerprint == model.fingerprint
 
 
+@pytest.mark.slow
 def test_models_of_different_losses_begin_with_the_same_backbone_and_end_with_others(items):
     assert len({trained(items, loss=loss).fingerprint for loss in LOSSES}) == len(LOSSES)
 

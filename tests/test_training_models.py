@@ -91,6 +91,7 @@ def test_the_loss_is_label_smoothed_cross_entropy_worked_by_hand():
     assert loss == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_new_model_is_the_same_bytes_whatever_was_trained_before_it(items):
     alone = train_new(items)
     old = train_new(items.of_classes(range(5)), name="old", seed=8)
@@ -129,6 +130,7 @@ def test_another_seed_gives_another_model(items):
     assert train_new(items).space != train_new(items, seed=4).space
 
 
+@pytest.mark.slow
 def test_images_that_do_not_fit_in_memory_give_the_same_model(items):
     streamed = RunSettings(device="cpu", image_bytes=0)
     assert train_new(items, run=streamed).fingerprint == train_new(items).fingerprint

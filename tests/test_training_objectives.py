@@ -152,6 +152,7 @@ def test_the_classifier_s_part_lifts_map():
     assert maps[1] > maps[0] + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["l1", "cosine"])
 def test_a_network_learns_by_every_objective(objective):
     train = world()

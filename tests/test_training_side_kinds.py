@@ -63,6 +63,7 @@ def backbone():
         return build_backbone(SPEC).eval()
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_kind_is_an_ordinary_model_that_repeats_and_has_a_seed(items, train, tmp_path):
     model = train(items)
@@ -73,6 +74,7 @@ def test_a_kind_is_an_ordinary_model_that_repeats_and_has_a_seed(items, train, t
     np.testing.assert_array_equal(again.embed(items).vectors, model.embed(items).vectors)
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_kinds_training_that_was_stopped_ends_with_the_same_bytes(items, train, tmp_path):
     class Stopped(Exception):

@@ -263,6 +263,7 @@ def test_the_new_embedding_as_side_information_gives_the_new_embedding_back():
     np.testing.assert_allclose(h.apply(old, oracle).vectors, new.vectors, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_side_information_the_network_is_as_large_as_with():
     old, side, new = world()
     same = rows(SIDE, side.vectors)
@@ -299,6 +300,7 @@ def test_the_same_seed_gives_the_same_transformation_and_another_seed_another(me
     assert fit(*given, settings=settings, seed=1, run=CPU).digest != first.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
 def test_the_residual_bottleneck_network_learns(with_side, tmp_path):
     old, side, new = world()
@@ -374,6 +376,7 @@ def test_only_the_fct_network_is_added_to_ridge():
         fit(*world(), settings=settings_for("rbt", residual=True), run=CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_side", [True, False])
 def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
     old, side, new = world()
@@ -429,6 +432,7 @@ def test_an_ensemble_of_several_networks_gives_half_their_mean_and_half_of_ridge
     np.testing.assert_allclose(h.apply(old, side).vectors, mean, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ensemble", "mlp"])
 def test_several_networks_say_how_unsure_they_are(method):
     old, side, new = world()
@@ -486,12 +490,14 @@ def test_the_strongest_penalty_that_is_not_clearly_worse_is_kept():
     assert choose_penalty(none, judge) == 1
 
 
+@pytest.mark.slow
 def test_auto_tries_the_ensemble_too():
     old, side, new = world()
     h = fit(old, side, new, settings=settings_for("auto"), run=CPU)
     assert {trial["method"] for trial in h.made_by["tried"]} == {"ridge", "mlp", "ensemble"}
 
 
+@pytest.mark.slow
 def test_an_ensemble_says_how_unsure_it_is():
     old, side, new = world()
     h = fit(old, side, new, settings=settings_for("ensemble", uncertainty=True), run=CPU)
@@ -625,6 +631,7 @@ def test_what_the_method_is_chosen_on_is_the_sample():
     assert h.made_by["pairs"] == fit(old, None, new, settings=settings, run=CPU).made_by["pairs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ridge", "mlp"])
 def test_a_sample_lowers_the_error_on_the_rest_of_its_gallery(method):
     old, _, new = world()
@@ -834,6 +841,7 @@ def test_one_space_is_refused():
         fit(old, None, old, run=CPU)
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_stopped_goes_on_to_the_same_transformation(tmp_path):
     class Stopped(Exception):
         pass

@@ -251,6 +251,7 @@ def test_residuals_give_bitwise_the_same_rows_in_any_batch():
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(old=DIMS, side=DIMS, new=DIMS, inner=st.integers(1, 300), data=st.data())
 def test_rows_are_bitwise_the_same_in_any_order_and_any_batch(old, side, new, inner, data):

@@ -557,6 +557,7 @@ def invoke(*words):
     return CliRunner().invoke(app, ["upgrade", *words])
 
 
+@pytest.mark.slow
 def test_the_command_line_completes(on_disk):
     gallery, h = on_disk
     carry_out(gallery, TO_SECOND)
@@ -568,6 +569,7 @@ def test_the_command_line_completes(on_disk):
     assert (answer["dropped"], answer["next_steps"]) == ([], [])
 
 
+@pytest.mark.slow
 def test_the_command_line_gives_up_originals_only_when_told_twice(on_disk):
     gallery, h = on_disk
     carry_out(gallery, TO_SECOND)

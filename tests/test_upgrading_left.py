@@ -452,6 +452,7 @@ def invoke(*words, code):
     return result
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_1_and_names_them(tmp_path):
     url, h = tmp_path / "g.lance", tmp_path / "h"
     gallery_at(url)
