@@ -213,8 +213,10 @@ def test_too_little_memory_is_one_message(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
     assert end.value.code == 1
-    words = "onward: there is not enough memory for this: Unable to allocate 2.00 PiB\n"
-    assert capsys.readouterr().err == words
+    words = (
+        "onward: there is not enough memory for this (Unable to allocate 2.00 PiB); free some, or "
+    )
+    assert capsys.readouterr().err == f"{words}ask for less at a time\n"
 
 
 @pytest.mark.slow

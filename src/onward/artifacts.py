@@ -48,9 +48,9 @@ WRITER = "onward-writer"
 NEW, OLD = "new.", "old."
 """What names begin with in a directory aside: what is being written, what was in its place."""
 PATIENCE = 10.0
-"""So many seconds a reader tries again while writers replace what it reads."""
+"""Seconds for which a reader tries again while writers replace what it reads."""
 ROUNDS = 50
-"""So often a reader looks again for what is not there, while there is a writer beside it."""
+"""Times that a reader looks again for what is not there, while there is a writer beside it."""
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)

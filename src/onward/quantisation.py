@@ -23,7 +23,7 @@ ROOM = 5.0
 """An int8 scale reaches at least so many times the root mean square of its dimension: images that
 were not fitted on lie farther out."""
 LEAST_CODES = 2.0
-"""So many codes of int8, at least, make up the root mean square of a dimension."""
+"""Least number of int8 codes that make up the root mean square of a dimension."""
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 

@@ -66,7 +66,8 @@ def _run(arguments: list[str]) -> int:
     except OnwardError as error:
         fail(str(error))
     except MemoryError as error:
-        fail(f"there is not enough memory for this{f': {error}' if str(error) else ''}")
+        said = f" ({error})" if str(error) else ""
+        fail(f"there is not enough memory for this{said}; free some, or ask for less at a time")
     except OSError as error:  # disk full, permission denied, a file that went away
         fail(_name_of(error))
     except ModuleNotFoundError as error:

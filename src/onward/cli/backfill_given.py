@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onward.upgrading.budget import Budget
 
 NAMED = 5
-"""So many items are named; more are counted."""
+"""Number of items that are named; more are counted."""
 
 
 @dataclass(frozen=True)

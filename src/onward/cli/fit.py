@@ -177,7 +177,7 @@ def _plan_step(
 
 
 def describe_trials(made_by: Mapping[str, Any]) -> list[str]:
-    """Return what was tried and how each fared, beside doing nothing and embedding all anew.
+    """Return what was tried and how each fared, beside doing nothing and embedding all again.
 
     Nothing where nothing was held out to judge by.
     """

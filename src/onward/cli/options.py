@@ -27,7 +27,7 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU where there is one.")
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what stands where this writes.")
+    bool, typer.Option("--overwrite", help="Replace what is already at the output path.")
 ]
 Directory = Annotated[Path, typer.Argument(help="A directory to write.")]
 SameLabels = Annotated[

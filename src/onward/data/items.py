@@ -144,7 +144,9 @@ class Items:
         self._check_ids()
         unnamed = [label for label in self.classes if label not in self.class_names]
         if unnamed:
-            raise DataError(f"{self.source}: class {unnamed[0]} has no name in class_names")
+            raise DataError(
+                f"{self.source}: class {unnamed[0]} has no name; name it in class_names"
+            )
         self._check_names()
 
     def _check_names(self) -> None:

@@ -37,7 +37,7 @@ from onward.labels import is_text
 DIGITS = "digits"
 FOLDER = "image folder"
 NAMED = 5
-"""So many classes are named in a message; more are counted."""
+"""Number of classes that are named in a message; more are counted."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a study has made, kept by the digest of all that it depends on.
 
 A study that is performed again, was interrupted, or shares a model with another one finds here what
-it would make anew. Nothing here knows what is kept.
+it would make again. Nothing here knows what is kept.
 """
 
 from collections.abc import Callable, Mapping

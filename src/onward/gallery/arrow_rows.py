@@ -122,7 +122,7 @@ def given_rows(rows: Rows, schema: pa.Schema, token: int) -> pa.Table:
 
 
 def with_given(stored: pa.Table, rows: Rows, token: int, step: int) -> pa.Table:
-    """Return stored rows with what is given anew; every field that is not given becomes null.
+    """Return stored rows with the new values given; every field that is not given becomes null.
 
     Columns that are not Onward's stay as they are.
     """

@@ -21,7 +21,7 @@ from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
 NAMED = 3
 """How many ids a message names."""
 DEEPEST = 100
-"""So deep may a payload be nested: what Python can write as JSON it could not always read again."""
+"""How deep a payload may be nested: Python cannot always read again what it can write as JSON."""
 TOO_DEEP = f"it is nested more than {DEEPEST} deep"
 
 

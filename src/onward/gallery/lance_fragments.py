@@ -51,11 +51,11 @@ FEWEST_ROWS = 8192
 FRAGMENT_ROWS = 1 << 17
 """Compaction makes parts of so many rows: what a killed process does twice at most."""
 READ_AHEAD = 2
-"""So many batches are read ahead."""
+"""Number of batches that are read ahead."""
 NULL_ROWS = 4096
 """At most so many rows at a time are made where some have nothing."""
 FRUITLESS_TRIES = 3
-"""So often is a part made again that others have changed at the last moment."""
+"""Times that a part is made again which others have changed at the last moment."""
 LOOKING_SECONDS = 5.0
 """Who waits looks more often."""
 HANGING_SECONDS = 30.0

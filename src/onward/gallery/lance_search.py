@@ -43,7 +43,7 @@ INDEXED_LENGTHS = 1e-18, 1e18
 BLOCK_BYTES = 64 << 20
 """About how much memory the vectors of the candidates take."""
 READ_ROWS = 2048
-"""So many vectors at a time are measured."""
+"""Number of vectors that are measured at a time."""
 VANISHING = 2.0**-126
 """A square below it may be nothing to Lance: float32 holds it badly or not at all."""
 

@@ -75,7 +75,7 @@ ITEMS, RECORD, WORKERS = "items", "record", "workers"
 READ_ROWS = 2048
 """At most so many rows at a time are read: Lance reads many such batches ahead."""
 KEPT_BATCHES = 2
-"""So many batches of whole rows are kept to be written: one, while the next is read."""
+"""Number of batches of whole rows kept to be written: one, while the next is read."""
 LEAST_KEPT = timedelta(milliseconds=1)
 """LanceDB warns of less."""
 REWRITE_TRIES = 20
@@ -201,7 +201,7 @@ class LanceStore:
         return tuple(item for item in rows.ids if item in there)
 
     def update(self, rows: Rows) -> Ids:
-        """Rewrite rows with what is given anew."""
+        """Rewrite rows with the new values given."""
         unknown = set(rows.ids) - self._there(rows.ids)
         if not unknown:
             token = secrets.randbits(FIRST_BITS)

@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 
 DIGITS = 8
-"""So many hexadecimal digits of an id's digest say to which share it belongs."""
+"""Number of hexadecimal digits of an id's digest that say to which share it belongs."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from onward.spaces import Embeddings, Ids
 NO_PAYLOAD = "it has no payload that would say where its image is"
 NOT_FINITE = "the model gives NaN or infinite values for it"
 DECODERS = 4
-"""So many images are read and decoded at a time."""
+"""Number of images that are read and decoded at a time."""
 
 Image = UInt8[np.ndarray, "channel height width"]
 EmbedPayloads = Callable[[Ids, Sequence[Payload | None]], tuple[Embeddings, Mapping[str, str]]]

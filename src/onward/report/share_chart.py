@@ -1,4 +1,4 @@
-"""Inline SVG of what search gives against the share of a gallery that is embedded anew."""
+"""Inline SVG of what search gives against the share of a gallery that is embedded again."""
 
 import math
 from collections.abc import Mapping, Sequence

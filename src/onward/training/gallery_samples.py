@@ -22,7 +22,7 @@ LEARNED = 0.8
 """The share of a sample that is learned from; a plan judges by the rest."""
 
 KEPT = 20
-"""So many items of a sample are kept at least: by fewer a plan judges nothing."""
+"""Least number of items of a sample to keep: by fewer a plan judges nothing."""
 
 
 def choose_from_gallery(

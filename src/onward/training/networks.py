@@ -19,7 +19,7 @@ from onward.training.timetable import Rows
 from onward.transformation import Transformation
 
 MOST_REPEATS = 100
-"""So often, at most, does an example stand in an epoch; what weighs still more counts more."""
+"""Most times that an example stands in an epoch; what weighs still more counts more."""
 
 
 def fit_network(

@@ -73,7 +73,7 @@ class Judge:
         return float(numbers["cmc@1"] + numbers["map"]) / 2
 
     def references(self) -> Mapping[str, Numbers]:
-        """Return what doing nothing and embedding everything anew give on the same items."""
+        """Return what doing nothing and embedding everything again give on the same items."""
         return {
             "old/old": self._numbers(self.old, self.old),
             "new/new": self._numbers(self.new, self.new),

@@ -1,7 +1,7 @@
 """Fit a transformation `h(old, side) -> new` on pairs of embeddings; no image is read.
 
 Fitted on vectors, judged on retrieval: what was tried, and how it fared on held-out items beside
-doing nothing and embedding everything anew, is kept with the result.
+doing nothing and embedding everything again, is kept with the result.
 
 References:
     Ramanujan et al., Forward Compatible Training for Large-Scale Embedding Retrieval Systems,

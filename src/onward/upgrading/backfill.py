@@ -32,7 +32,7 @@ FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
 """A batch has as many rows as are done in this time, between these bounds: writing rows takes the
 store hardly longer than writing one."""
 MOST_NAMED = 1000
-"""So many skipped items are named; more are counted."""
+"""Number of skipped items that are named; more are counted."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ Order = Literal["uncertainty", "random"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 LOGGED = 5
-"""So many skipped items are named in the journal, and to a person."""
+"""Number of skipped items that are named in the journal, and to a person."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class BackfillResult:
         budget: what might be spent.
         order: "uncertainty" or "random".
         done: rows that have got the new model's vector.
-        changed: rows that were embedded in vain: changed, embedded or deleted by others meanwhile.
+        changed: rows whose embedding was wasted: changed, embedded or deleted by others meanwhile.
         skipped: rows that could not be embedded.
         reasons: of the first of them, by id: why not.
         upgraded: rows that are left with what an upgrade made.

@@ -22,7 +22,7 @@ from onward.spaces import Embeddings, Space
 from onward.upgrading.gate import Requirement
 
 DEPTH = 100
-"""So many items are asked for a query; a relevant one that is not among them adds zero to map."""
+"""Number of items asked for a query; a relevant one that is not among them adds zero to map."""
 
 METRICS = ("cmc@1", "cmc@5", "map")
 

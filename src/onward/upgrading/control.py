@@ -18,7 +18,7 @@ from onward.upgrading.routes import Routes
 from onward.upgrading.work import check_started
 
 LOOK_SECONDS = 0.5
-"""So often does a run that waits look whether it may go on."""
+"""Seconds between the looks of a run that waits whether it may go on."""
 
 
 def pause(gallery: Gallery, routes: Routes) -> None:

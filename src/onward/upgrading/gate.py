@@ -207,7 +207,7 @@ class GateSaid:
 def gate_event(
     predicted: Prediction | Unpredicted, verdict: Verdict | None, transformation: str
 ) -> dict[str, Any]:
-    """Return what the journal is to say of the gate, be it that it could not judge."""
+    """Return what the journal is to say of the gate, also that it could not judge."""
     event: dict[str, Any] = {"event": GATE, "transformation": transformation}
     if verdict is None or not isinstance(predicted, Prediction):
         return {**event, "judged": False, "why": str(predicted)}

@@ -4,7 +4,7 @@ What is left to do is in the rows: a run may be stopped or killed at any moment 
 A row of which no transformation makes a vector is left and does not stop the others.
 Where the store has a way to fill the new space in large parts of the rows, this comes first; the
 rest is scanned and written, and so is everything while the rate is limited.
-Several workers may run one upgrade: they part the rows by their ids, and part them anew when one
+Several workers may run one upgrade: they split the rows by their ids, and split them again when one
 comes or goes. No image can be read here: nothing that could is imported.
 """
 
@@ -31,11 +31,11 @@ from onward.upgrading.routes import (
 from onward.upgrading.work import Blocked, measure_work, next_step
 
 FRUITLESS_PASSES = 3
-"""So often may a pass write nothing, because other processes change its rows, before it gives up"""
+"""Passes that may write nothing, as other processes change their rows, before a run gives up."""
 COMPACTED_SHARE = 0.1
 """A run that has rewritten more of a gallery's rows than this has it compacted at its end."""
 PASS_SECONDS = 600.0
-"""After so long a pass begins anew: it reads what was stored when it began."""
+"""Seconds after which a pass begins again: it reads what was stored when it began."""
 PATIENCE_SECONDS = 30.0
 """After so long without a row written by them, what other workers hold is taken over."""
 

@@ -6,7 +6,7 @@ by cutting over. Intact: upgraded vectors, a sample or all, are what the transfo
 old vectors and side-information that are stored now; where these were dropped, that cannot be known
 any more, and the verification says so. Good enough: queries whose answers are known
 find what they should. A verification says of which state of the gallery it speaks, and is stale as
-soon as a row has changed, be it by a program that is not Onward.
+soon as a row has changed, even by a program that is not Onward.
 """
 
 import secrets
@@ -46,7 +46,7 @@ class Verification:
     Attributes:
         transformation: digest of the transformation, or of all of them where there are fallbacks.
         state: of the gallery's rows when it began; stale once they have another.
-        version: of what the store held when it began; stale once it holds another, be it that a
+        version: of what the store held when it began; stale once it holds another, even if a
             program other than Onward wrote it, of which the state knows nothing.
         work: rows to do, done and blocked.
         pending: the first few ids of rows that are to be done.

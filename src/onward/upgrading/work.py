@@ -31,7 +31,7 @@ EXAMPLES = 5
 """How many ids of rows that cannot be done are named."""
 
 MOST_NAMED = 1000
-"""So many ids of rows that get no vector are kept in the journal; more are counted."""
+"""Number of ids of rows that get no vector kept in the journal; more are counted."""
 MOST_TRIED = 16384
 """After so many rows that get a vector it is not looked any further for those that get none."""
 
