@@ -64,8 +64,8 @@ ONNX_FILE = "model.onnx"
 NOT_FINITE = "the transformation gives NaN or infinite numbers"
 NO_DIRECTION = "the transformation gives the zero vector, which has no direction"
 NO_LENGTH = (
-    "the transformation gives a vector that is too long, or too short for the cosine: a gallery is "
-    f"searched by {LENGTHS}"
+    "the transformation gives a vector that is too long, or too short for the cosine; a gallery "
+    f"needs {LENGTHS}"
 )
 """Why an item gets no vector in the new space."""
 
