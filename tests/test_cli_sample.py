@@ -268,7 +268,7 @@ def test_of_the_items_of_a_test_split_a_part_is_kept_too():
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
 def test_a_share_to_learn_from_that_is_none_is_refused(share):
-    with pytest.raises(ConfigurationError, match="is no part of it; give a fraction above 0"):
+    with pytest.raises(ConfigurationError, match="cannot be learned from; give a fraction above 0"):
         learned_part(IDS, share)
 
 

@@ -257,7 +257,7 @@ def test_parts_that_are_not_there_are_named(tmp_path):
     put_part(tmp_path / "test")
     with pytest.raises(DataError, match="has no part 'fold-1'; what it has: train, test"):
         open_splits(tmp_path, train_part="fold-1")
-    with pytest.raises(DataError, match=r"'train' of .* cannot be both to train and to test with"):
+    with pytest.raises(DataError, match=r"'train' of .* cannot be both for training and for"):
         open_splits(tmp_path, train_part="train", test_part="train")
     assert len(open_splits(tmp_path, train_part="TRAIN")[0]) == 6
     undivided = shard(tmp_path / "x.parquet", [0, 1])

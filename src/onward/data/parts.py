@@ -106,7 +106,7 @@ def choose_parts(
         chosen_test = _single(by_role[0] or by_role[1], parts, "test", source)
     if chosen == chosen_test:
         raise DataError(
-            f"the part {chosen.name!r} of {source} cannot be both to train and to test with; "
+            f"the part {chosen.name!r} of {source} cannot be both for training and for testing; "
             f"give two: {STATE_PARTS}"
         )
     return chosen, chosen_test

@@ -94,8 +94,8 @@ def learned_part(ids: Ids, share: float, *, kept: int = 0) -> Ids:
     """
     if not 0 < share <= 1:
         raise ConfigurationError(
-            f"to learn from a share of {share:g} of the sample is no part of it; give a fraction "
-            f"above 0 and at most 1, such as {LEARNED:g}"
+            f"a share of {share:g} of the sample cannot be learned from; give a fraction above 0 "
+            f"and at most 1, such as {LEARNED:g}"
         )
     drawn = {item: int(digest(b"learned", item.encode())[:8], 16) for item in ids}
     learned = sorted((item for item in ids if drawn[item] < share * 2**32), key=drawn.__getitem__)

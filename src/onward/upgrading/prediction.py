@@ -215,7 +215,7 @@ def predict(
     wrong = [share for share in shares if not 0 < share < 1]
     if wrong:
         raise ConfigurationError(
-            f"to backfill {wrong[0]:g} of the items is no part of them; give shares between 0 and "
+            f"a share of {wrong[0]:g} of the items cannot be backfilled; give shares between 0 and "
             "1: upgrading alone and full backfill are predicted in any case"
         )
     judged = choose_judged(gallery, routes, sample, most_items=most_items)
