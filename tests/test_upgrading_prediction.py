@@ -300,7 +300,7 @@ def test_a_sample_in_another_space_is_refused():
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 7.0, math.nan, math.inf])
 def test_a_share_that_is_no_part_is_refused(share):
     gallery, new, h = world(30)
-    with pytest.raises(ConfigurationError, match=f"a share of {share:g} of the items cannot be"):
+    with pytest.raises(ConfigurationError, match=f"{share:g} of the items is not a part of"):
         predict(gallery, Routes((h,)), new, shares=[0.5, share])
 
 

@@ -215,8 +215,8 @@ def predict(
     wrong = [share for share in shares if not 0 < share < 1]
     if wrong:
         raise ConfigurationError(
-            f"a share of {wrong[0]:g} of the items cannot be backfilled; give shares between 0 and "
-            "1: upgrading alone and full backfill are predicted in any case"
+            f"a share of {wrong[0]:g} of the items is not a part of them; give shares between 0 "
+            "and 1: upgrading alone and full backfill are predicted in any case"
         )
     judged = choose_judged(gallery, routes, sample, most_items=most_items)
     if not judged.are_enough:
