@@ -318,7 +318,13 @@ def test_version_is_printed():
 
 
 @pytest.mark.parametrize(
-    ("text", "numbers"), [("0-4", (0, 1, 2, 3, 4)), ("7", (7,)), ("0,2,7-9", (0, 2, 7, 8, 9))]
+    ("text", "numbers"),
+    [
+        ("0-4", (0, 1, 2, 3, 4)),
+        ("7", (7,)),
+        ("0,2,7-9", (0, 2, 7, 8, 9)),
+        ("20261128", (20261128,)),
+    ],
 )
 def test_classes_are_read_as_numbers_and_ranges(text, numbers):
     assert parse_numbers(text, "classes") == numbers
@@ -327,6 +333,13 @@ def test_classes_are_read_as_numbers_and_ranges(text, numbers):
 def test_classes_that_are_no_numbers_are_refused_with_an_example():
     with pytest.raises(ConfigurationError, match=r"'cat' in the classes '0,cat' is not a number"):
         parse_numbers("0,cat", "classes")
+
+
+@pytest.mark.parametrize("part", ["5-3", "0-99999999999", "9" * 5000])
+def test_a_range_that_is_backwards_or_endless_is_refused(part):
+    words = r"' in the classes '0,.*' is not a range; give the smaller number first, such as 7-9"
+    with pytest.raises(ConfigurationError, match=words):
+        parse_numbers(f"0,{part}", "classes")
 
 
 @pytest.mark.slow

@@ -37,6 +37,8 @@ SameLabels = Annotated[
         help="If only one side has class names: the other's label numbers mean the same.",
     ),
 ]
+MOST_DIGITS, LONGEST_RANGE = 18, 1_000_000
+"""In a list of classes, seeds or stages, which must have room in memory."""
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
 
 
@@ -57,7 +59,14 @@ def parse_numbers(text: str, what: str) -> tuple[int, ...]:
             raise ConfigurationError(
                 f"{part!r} in the {what} {text!r} is not a number; write them as 0-4 or 0,2,7-9"
             )
-        numbers += range(int(first), int(last or first) + 1)
+        is_long = max(len(first), len(last)) > MOST_DIGITS
+        found = range(0) if is_long else range(int(first), int(last or first) + 1)
+        if not 0 < len(found) <= LONGEST_RANGE:
+            raise ConfigurationError(
+                f"{part!r} in the {what} {text!r} is not a range; give the smaller number first, "
+                f"such as 7-9, {LONGEST_RANGE:,} numbers at most, of {MOST_DIGITS} digits at most"
+            )
+        numbers += found
     return tuple(numbers)
 
 
