@@ -29,7 +29,7 @@ from onward.gallery.arrow_rows import origin_column, rows_where, vectors_of
 from onward.gallery.lance_commits import open_dataset
 from onward.gallery.record import Field
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids, Space, Vectors, has_length
+from onward.spaces import LONGEST, Embeddings, Ids, Space, Vectors, has_length
 
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
@@ -38,7 +38,7 @@ TRIES = 3
 QUERY_LENGTH = 2.0**50
 """To this length queries of inner products are brought, which changes no order: Lance's distance is
 one minus the product, in which products below 1e-7 are lost."""
-INDEXED_LENGTHS = 1e-18, 1e18
+INDEXED_LENGTHS = 1e-18, LONGEST
 """Between these the longest vector of an index of inner products must be, for float32's sake."""
 BLOCK_BYTES = 64 << 20
 """About how much memory the vectors of the candidates take."""
