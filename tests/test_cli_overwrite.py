@@ -122,6 +122,19 @@ def test_two_results_are_not_written_to_one_place(tmp_path):
     check_apart(out, None, None, tmp_path / "b.parquet")
 
 
+def test_what_is_read_is_not_replaced_by_what_is_made_of_it(world):
+    words = r"{} is read, and would be replaced by what is made of it; give another place"
+    with pytest.raises(ConfigurationError, match=words.format(r"old\.parquet")):
+        call("embed", "no-model", world / "old.parquet", world / "." / "old.parquet", "--overwrite")
+    plan = ["--plan", "--transformation", world / "h", "--sample", world / "new.parquet"]
+    with pytest.raises(ConfigurationError, match=words.format(r"new\.parquet")):
+        call(
+            *("backfill", world / "photos.lance", *plan),
+            *("--report", world / "new.parquet", "--overwrite"),
+        )
+    assert Embeddings.load(world / "new.parquet").space == NEW
+
+
 def test_train_refuses_before_it_reads_data_and_goes_on_with_what_it_began(world, tmp_path):
     model = tmp_path / "model"
     write_artifact(model, Artifact("embedding-model", {}, {}, {}, "", {}))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onward.cli.options import check_room
+from onward.cli.options import check_kept, check_room
 from onward.cli.output import show, tell
 from onward.cli.reading import open_embedder
 from onward.cli.upgrade_options import open_upgrade
@@ -52,6 +52,8 @@ def show_plan(
         )
     if report is not None:
         check_room(report, overwrite=overwrite)
+        if sample is not None:
+            check_kept(sample, report)
     upgrade = open_upgrade(gallery, transformation, also)
     if sample is not None:
         known = Embeddings.load(sample)

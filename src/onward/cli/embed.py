@@ -10,6 +10,7 @@ from onward.cli.options import (
     Device,
     Overwrite,
     check_apart,
+    check_kept,
     check_room,
 )
 from onward.cli.output import AsJson, next_step, show_fields, tell
@@ -65,6 +66,7 @@ def embed(
     if payloads_out is not None:
         check_lines(payloads_out, overwrite=overwrite)
     check_apart(out, side_out, payloads_out)
+    check_kept(Path(data), out, side_out, payloads_out)
     loaded = EmbeddingModel.load(model)
     from_lines = data.endswith(SUFFIX)
     if from_lines:

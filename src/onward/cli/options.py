@@ -114,6 +114,18 @@ def check_apart(*paths: Path | None) -> None:
         seen |= set() if path is None else {path.resolve()}
 
 
+def check_kept(read: Path, *written: Path | None) -> None:
+    """Refuse to replace what is read by what is made of it, even where replacing is allowed.
+
+    Raises:
+        ConfigurationError: naming the place.
+    """
+    if any(path is not None and path.resolve() == read.resolve() for path in written):
+        raise ConfigurationError(
+            f"{read} is read, and would be replaced by what is made of it; give another place"
+        )
+
+
 def tell_numbering(
     given: "ClassNames | None", to: "ClassNames | None", *, same_labels: bool
 ) -> None:
