@@ -165,7 +165,9 @@ class DataDescription:
         }
 
     def __str__(self) -> str:
-        names = [f"{label} {name}" if self.named else name for label, name in self._first_names]
+        names = [
+            name if name == str(label) else f"{label} {name}" for label, name in self._first_names
+        ]
         more = len(self.class_names) - len(names)
         config = f", configuration {self.config}" if self.config else ""
         lines = [
