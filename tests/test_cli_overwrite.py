@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from onward.artifacts import Artifact, write_artifact
 from onward.cli.app import app
-from onward.cli.options import check_apart
+from onward.cli.options import check_apart, check_kept
 from onward.errors import ArtifactError, ConfigurationError
 from onward.experiments.experiment import run_experiment
 from onward.experiments.recipe import load_recipe
@@ -133,6 +133,15 @@ def test_what_is_read_is_not_replaced_by_what_is_made_of_it(world):
             *("--report", world / "new.parquet", "--overwrite"),
         )
     assert Embeddings.load(world / "new.parquet").space == NEW
+
+
+def test_a_link_that_leads_to_itself_is_a_place_like_any_other(tmp_path):
+    (tmp_path / "loop.parquet").symlink_to(tmp_path / "loop.parquet")
+    check_kept(tmp_path / "loop.parquet", tmp_path / "made.parquet", None)
+    with pytest.raises(
+        ConfigurationError, match=r"two results would be written to .*loop\.parquet"
+    ):
+        check_apart(tmp_path / "loop.parquet", tmp_path / "loop.parquet")
 
 
 def test_train_refuses_before_it_reads_data_and_goes_on_with_what_it_began(world, tmp_path):

@@ -292,7 +292,9 @@ def test_vectors_are_read_from_any_kind_of_list(tmp_path, kind):
 
 def test_ids_for_a_file_that_has_its_own_are_refused(tmp_path):
     save(tmp_path / "a.parquet", 1)
-    with pytest.raises(EmbeddingsError, match=r"ids were given for .*a\.parquet, which holds its"):
+    with pytest.raises(
+        EmbeddingsError, match=r"ids were given for .*a\.parquet, which is not a .npy"
+    ):
         Embeddings.load(tmp_path / "a.parquet", ids=["x", "y", "z"])
 
 

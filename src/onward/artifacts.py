@@ -235,23 +235,38 @@ def check_replaceable(target: Path, kind: str) -> None:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    try:
+        mode = target.stat().st_mode  # once: another writer may replace it meanwhile
+    except (FileNotFoundError, NotADirectoryError):
         return
-    header = read_header(target) if (target / CONFIG).is_file() else {}
+    if not stat.S_ISDIR(mode):
+        raise ArtifactError(_holds_no(target, kind))
+    _read_steadily(target, lambda opened: _check_standing(target, opened, kind))
+
+
+def _check_standing(target: Path, opened: "_Opened", kind: str) -> None:
+    names = opened.names()
+    if not names:
+        return
+    data = opened.read(CONFIG)
+    header = {} if data is None else _parse_header(target, data)
     if header.get("kind") != kind:
-        raise ArtifactError(
-            f"{target} is there already and holds no {kind}; it was left as it is. "
-            "Give another directory"
-        )
+        raise ArtifactError(_holds_no(target, kind))
     _check_fields(target, header)
-    own = {CONFIG, *header["digests"]}
-    others = sorted(path.name for path in target.iterdir() if path.name not in own)
+    others = sorted(names - {CONFIG, *header["digests"]})
     lost = [name for name in others if not is_left_behind(name)]
     if lost:
         raise ArtifactError(
             f"{target / lost[0]} is not a file of the {kind} and would be lost when that is "
             "replaced; it was left as it is. Move it away, or give another directory"
         )
+
+
+def _holds_no(target: Path, kind: str) -> str:
+    return (
+        f"{target} is there already and holds no {kind}; it was left as it is. "
+        "Give another directory"
+    )
 
 
 def check_file_replaceable(target: Path) -> None:
@@ -261,8 +276,12 @@ def check_file_replaceable(target: Path) -> None:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    if target.exists() and not target.is_file():
-        what = "a directory" if target.is_dir() else "not a file that can be replaced"
+    try:
+        mode = target.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "not a file that can be replaced"
         raise ArtifactError(f"{target} is {what}; it was left as it is. Give another place")
 
 
@@ -297,6 +316,11 @@ class _Opened:
             if error.errno in (errno.ELOOP, errno.ESTALE):
                 return None
             raise
+
+    def names(self) -> set[str]:
+        """Return the names of what is in it."""
+        with os.scandir(self.descriptor) as entries:
+            return {entry.name for entry in entries}
 
     def identity(self) -> tuple[int, int, bytes | None]:
         """Return what tells one generation from the next: which directory, and which header."""

@@ -265,8 +265,8 @@ class Embeddings:
             return cls(tuple(ids), _load_array(target), space)
         if ids is not None:
             raise EmbeddingsError(
-                f"ids were given for {target}, which holds its own; give ids for a .npy file only, "
-                "or pick rows afterwards: Embeddings.load(PATH).align(IDS)"
+                f"ids were given for {target}, which is not a .npy file (numpy.save); a Parquet "
+                "file has ids of its own: pick some of them by Embeddings.load(PATH).align(IDS)"
             )
         return _load_parquet(target, space)
 

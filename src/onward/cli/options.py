@@ -107,11 +107,11 @@ def check_apart(*paths: Path | None) -> None:
     Raises:
         ConfigurationError: naming the place.
     """
-    seen: set[Path] = set()
-    for path in paths:
-        if path is not None and path.resolve() in seen:
+    seen: set[str] = set()
+    for path in filter(None, paths):
+        if os.path.realpath(path) in seen:
             raise ConfigurationError(f"two results would be written to {path}; give each its own")
-        seen |= set() if path is None else {path.resolve()}
+        seen.add(os.path.realpath(path))
 
 
 def check_kept(read: Path, *written: Path | None) -> None:
@@ -120,7 +120,7 @@ def check_kept(read: Path, *written: Path | None) -> None:
     Raises:
         ConfigurationError: naming the place.
     """
-    if any(path is not None and path.resolve() == read.resolve() for path in written):
+    if os.path.realpath(read) in [os.path.realpath(path) for path in filter(None, written)]:
         raise ConfigurationError(
             f"{read} is read, and would be replaced by what is made of it; give another place"
         )

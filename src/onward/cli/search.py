@@ -1,5 +1,6 @@
 """`onward search`: the nearest items of a gallery."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +53,7 @@ def _embed_file(model: Path, image: Path, device: str) -> "Embeddings":
     from onward.data.items import Items
     from onward.models import EmbeddingModel
 
-    where = {"path": str(image.resolve())}
+    where = {"path": os.path.realpath(image)}
     item = Items((str(image),), np.zeros(1, np.int64), {0: "unknown"}, (where,), str(image))
     embedded = EmbeddingModel.load(model).embed(item, device=device)
     return replace(embedded, labels=None)
