@@ -113,6 +113,7 @@ def test_a_curve_is_that_of_mixed_galleries_evaluated_one_by_one(exclude_self, m
     assert curve.evaluations[0].skipped > 0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     places=st.lists(

@@ -84,6 +84,7 @@ def naive(old, new, order, point, metric):
 # The curves
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_a_gallery_of_which_ever_more_is_embedded():
     old, new = make_items()
     plan = plan_backfill(make_gallery(old), make_h(), sample=new, seed=7)

@@ -353,6 +353,7 @@ def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, 
     assert open_gallery(gallery).describe().serving == OLD
 
 
+@pytest.mark.slow
 def test_upgrade_step_by_step(files, gallery):
     steps = ["plan", "start", "status", "verify", "cutover"]
     answers = {

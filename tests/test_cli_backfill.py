@@ -156,6 +156,7 @@ def test_embeddings_of_items_that_are_not_there_are_told(place, gallery):
     assert answer["not_in_file"] == {"items": 0, "examples": []}
 
 
+@pytest.mark.slow
 def test_items_that_the_budget_asks_for_and_the_embeddings_lack_are_named(place, gallery):
     new = Embeddings.load(place / "new.parquet")
     new.select(range(40)).save(place / "some.parquet")

@@ -124,6 +124,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS, ids=map(ascii, CALLS))
 def test_no_command_shows_a_control_character(world, monkeypatch, capsys, call):
     monkeypatch.chdir(world)

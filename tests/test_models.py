@@ -772,6 +772,7 @@ def test_an_onnx_file_on_a_device_that_is_not_there_says_so(items, tmp_path):
 # torch
 
 
+@pytest.mark.slow
 def test_torch_is_loaded_only_where_a_backbone_is(tmp_path):
     path = onnx_file(tmp_path / "two.onnx")
     code = f"""

@@ -436,6 +436,7 @@ def test_grades_counts_and_the_best_ranking_are_those_of_naive_loops(case):
         assert made.best((query,), 3)[0].tolist() == best[: min(3, relevant)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(cases(), st.integers(1, 6))
 def test_ignoring_items_is_searching_a_gallery_that_lacks_them(case, depth):

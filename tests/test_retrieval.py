@@ -190,6 +190,7 @@ def test_the_size_of_a_block_changes_nothing_bit_for_bit(block_bytes, metric, k)
     np.testing.assert_array_equal(found[1].view(np.uint32), expected[1].view(np.uint32))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_order_of_the_gallery_changes_nothing(data):

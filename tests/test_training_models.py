@@ -111,6 +111,7 @@ def test_the_new_model_is_the_same_bytes_whatever_was_trained_before_it(items):
     np.testing.assert_array_equal(again.classifier, alone.classifier)
 
 
+@pytest.mark.slow
 def test_the_new_model_is_the_same_files_whatever_was_trained_before_it(items, tmp_path):
     train_new(items).save(tmp_path / "alone")
     train_side(items)

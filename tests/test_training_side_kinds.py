@@ -110,6 +110,7 @@ def test_an_autoencoders_loss_is_the_squared_error_of_normalised_pixels():
     assert objective(pixels, torch.zeros(6)).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_needs_no_labels_and_keeps_no_decoder(items):
     relabelled = replace(items, labels=np.zeros(len(items), np.int64), class_names={0: "item"})
     model = train_auto(items)
@@ -168,6 +169,7 @@ def test_labels_and_views_need_two_classes(items):
 # --- frozen encoders ---
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_gives_the_networks_own_pooled_output(tmp_path):
     spec = BackboneSpec(name="timm:resnet10t", size=32, dim=None)
     model = frozen_encoder(spec, name="frozen", seed=5)

@@ -273,6 +273,7 @@ def test_without_side_information_the_network_is_as_large_as_with():
     assert without.parameters == wide.parameters >= with_side.parameters
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_the_network_computes_in_eval_mode(monkeypatch):
     networks = []
     built = modules.FCTTransformation
@@ -291,6 +292,7 @@ def test_what_is_saved_is_what_the_network_computes_in_eval_mode(monkeypatch):
     np.testing.assert_allclose(h.apply(old, side).vectors, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mlp", "rbt"])
 def test_the_same_seed_gives_the_same_transformation_and_another_seed_another(method):
     given, settings = world(), settings_for(method, epochs=4)
@@ -694,6 +696,7 @@ def test_an_extreme_weight_shows_no_example_more_than_a_hundred_times():
     assert of_sample == pytest.approx(0.999 * total, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_sample_too_small_to_judge_by_is_learned_from():
     old, side, new = world()
     few = world(items=3, seed=9)

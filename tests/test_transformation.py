@@ -557,6 +557,7 @@ def test_equal_transformations_are_saved_as_equal_bytes(tmp_path):
         assert len(saved) == 1, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
