@@ -17,6 +17,7 @@ from onward.intervals import (
     Interval,
     difference_over_queries,
     difference_over_seeds,
+    over_clusters,
     over_queries,
     over_seeds,
 )
@@ -217,3 +218,57 @@ def test_an_interval_prints_itself_in_percent_and_is_written_in_fractions():
         "difference": False,
         "method": "bootstrap over 1,000 queries",
     }
+
+
+def test_an_interval_over_clusters_by_hand():
+    values, clusters = np.array([0.5, 0.5, -0.5, 0.0]), ["a", "a", "b", "c"]
+    mean = 0.125
+    sums = np.array([0.75, -0.625, -0.125])
+    spread = (sums**2).sum() * 3 / 2 + (1 - mean) ** 2 + (-1 - mean) ** 2
+    half = stats.t.ppf(0.975, 2) * np.sqrt(spread) / 6
+    got = over_clusters(values, clusters, difference=True)
+    assert got.estimate == pytest.approx(mean)
+    assert (got.low, got.high) == (pytest.approx(max(mean - half, -1)), pytest.approx(1))
+    assert got.method == "t-interval over 4 queries in 3 clusters"
+
+
+def test_equal_values_still_have_an_interval_that_narrows_with_their_number():
+    widths = []
+    for count in (2, 20, 300):
+        got = over_clusters(np.zeros(count), range(count), difference=True)
+        assert got.estimate == 0
+        assert got.low < 0 < got.high
+        widths.append(got.high)
+    assert widths[0] > 0.5
+    assert widths[1] > 0.05
+    assert widths[2] < 0.01
+    hits = over_clusters(np.ones(20), range(20))
+    assert (hits.estimate, hits.high) == (1, 1)
+    assert 0.8 < hits.low < 1
+
+
+def test_queries_of_one_class_count_for_less_than_independent_ones():
+    random = np.random.default_rng(0)
+    of_class = np.repeat(random.normal(0, 0.2, 30).clip(-1, 1), 10)
+    related = over_clusters(of_class, np.repeat(np.arange(30), 10).tolist(), difference=True)
+    alone = over_clusters(of_class, range(300), difference=True)
+    assert related.high - related.low > 2 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_intervals_over_clusters_hold_the_truth_as_often_as_they_say(seed):
+    """Classes differ by 0.1, queries of a class by 0.3; the truth is 0.02."""
+    random, held = np.random.default_rng(seed), 0
+    clusters = np.repeat(np.arange(15), 5).tolist()
+    for _ in range(300):
+        shift = np.repeat(random.normal(0.02, 0.1, 15), 5)
+        values = (shift + random.normal(0, 0.3, 75)).clip(-1, 1)
+        got = over_clusters(values, clusters, difference=True)
+        held += got.low <= 0.02 <= got.high
+    assert 0.93 < held / 300 <= 1
+
+
+def test_clusters_and_values_must_be_as_many():
+    with pytest.raises(EvaluationError, match="3 values and 2 clusters were given; give the clu"):
+        over_clusters(np.zeros(3), [0, 1])
+    assert math.isnan(over_clusters(np.zeros(0), []).estimate)
