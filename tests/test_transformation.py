@@ -547,6 +547,22 @@ def test_a_residual_changes_the_digest():
     assert len(digests) == 3
 
 
+def test_out_of_fold_vectors_are_kept_with_a_transformation_and_are_no_part_of_its_digest(tmp_path):
+    h = mlp()
+    vectors = np.random.default_rng(1).normal(size=(3, h.new.dim)).astype(np.float32)
+    unseen = Embeddings(("c", "a", "b"), vectors, h.new)
+    knows = replace(h, out_of_fold=unseen)
+    assert knows.digest == h.digest
+    knows.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    assert again.out_of_fold.ids == unseen.ids
+    np.testing.assert_array_equal(again.out_of_fold.vectors, vectors)
+    h.save(tmp_path / "without")
+    assert Transformation.load(tmp_path / "without").out_of_fold is None
+    with pytest.raises(SpaceMismatchError, match=r"the out-of-fold vectors are in .* leads to"):
+        replace(h, out_of_fold=Embeddings(("a",), np.ones((1, 2), np.float32), Space("x", 2)))
+
+
 def test_equal_transformations_are_saved_as_equal_bytes(tmp_path):
     mlp().save(tmp_path / "one")
     mlp().save(tmp_path / "two")

@@ -59,7 +59,7 @@ NewVectors = Float32[np.ndarray, "item new"]
 
 KIND = "transformation"
 ONNX_FILE = "model.onnx"
-
+OUT_OF_FOLD = "out_of_fold"
 
 NOT_FINITE = "the transformation gives NaN or infinite numbers"
 NO_DIRECTION = "the transformation gives the zero vector, which has no direction"
@@ -96,6 +96,9 @@ class Transformation:
         steps: applied one after the other; more than one where transformations were composed.
         made_by: recipe, seed, versions, digest of the data: plain JSON values.
         uncertainty: from a new vector to how unsure it is, one number, if that was fitted.
+        out_of_fold: of items that it was fitted on and that a gallery may hold: what was made of
+            each by a transformation that had not seen it. They stand for what it would give if it
+            were as unknown with them as with the rest of the gallery; the digest is not theirs.
 
     Raises:
         TransformationError: if the layers do not chain from old (and side) to new, or hold values
@@ -108,6 +111,7 @@ class Transformation:
     steps: tuple[Step, ...]
     made_by: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: Uncertainty | None = None
+    out_of_fold: Embeddings | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -120,6 +124,11 @@ class Transformation:
             )
         if self.uncertainty is not None:
             check_uncertainty(self.uncertainty, self.new.dim)
+        if self.out_of_fold is not None and self.out_of_fold.space != self.new:
+            raise SpaceMismatchError(
+                f"the out-of-fold vectors are in {self.out_of_fold.space}, the transformation "
+                f"leads to {self.new}; give what it makes, in the space that it leads to"
+            )
 
     @cached_property
     def digest(self) -> str:
@@ -247,6 +256,9 @@ class Transformation:
         """
         config = {**_config(self), "digest": self.digest, "onnx_opset": ONNX_OPSET}
         arrays, files = arrays_of(self.steps, self.uncertainty), {ONNX_FILE: self.to_onnx()}
+        if self.out_of_fold is not None:
+            config |= {OUT_OF_FOLD: list(self.out_of_fold.ids)}
+            arrays |= {OUT_OF_FOLD: self.out_of_fold.vectors}
         write_artifact(directory, Artifact(KIND, config, arrays, self.made_by, _card(self), files))
 
     @classmethod
@@ -265,7 +277,11 @@ class Transformation:
             unsure = None
             if config.get("uncertainty"):
                 unsure = Uncertainty.from_arrays(artifact.arrays)
-            loaded = cls(old, side, new, steps, artifact.made_by, unsure)
+            unseen = None
+            if OUT_OF_FOLD in config:
+                ids = tuple(config[OUT_OF_FOLD])
+                unseen = Embeddings(ids, artifact.arrays[OUT_OF_FOLD], new)
+            loaded = cls(old, side, new, steps, artifact.made_by, unsure, unseen)
             stated = config["digest"]
         except (KeyError, TypeError, OnwardError) as error:
             raise ArtifactError(
