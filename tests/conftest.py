@@ -18,6 +18,14 @@ def pytest_addoption(parser):
     parser.addoption("--examples", type=int, help="of some 50 steps of the state machine")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What Onward keeps for its user, such as the log of LanceDB, lies in a place of the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(params=["memory", pytest.param("lancedb", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a gallery may be created: a place in every store, of which a test has its own."""

@@ -456,32 +456,166 @@ for words in (
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("level", [None, "info"])
-def test_what_lance_logs_stays_off_the_terminal_unless_it_is_asked_for(tmp_path, level):
+def run_commands(directory, **environment):
+    """What a process says on the terminal that runs COMMANDS; where the log goes is not told."""
     to_new = linear(OLD, None, NEW, np.eye(5, 4), np.zeros(5, np.float32), made_by={})
-    to_new.save(tmp_path / "h")
+    to_new.save(directory / "h")
     old = embed(OLD, [f"i{row}" for row in range(300)])
-    old.save(tmp_path / "old.parquet")
-    to_new.apply(old.select([1, 2])).save(tmp_path / "new.parquet")
-    embed(OLD, ["more"]).save(tmp_path / "more.parquet")
+    old.save(directory / "old.parquet")
+    to_new.apply(old.select([1, 2])).save(directory / "new.parquet")
+    embed(OLD, ["more"]).save(directory / "more.parquet")
     kept = {name: at for name, at in os.environ.items() if not name.startswith("LANCE")}
-    asked = {} if level is None else {"LANCE_LOG": level, "LANCEDB_LOG": level}
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS],
-        cwd=tmp_path,
-        env=kept | asked,
+        cwd=directory,
+        env=kept | environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
-    logged = [line for line in lines if re.search(r"lance::|^\[\d{4}-|panicked|Warning", line)]
-    assert bool(logged) == (level is not None), logged[:3]
-    assert all(
-        line in lines for line in ("--- upgrade g.lance h --yes", "--- gallery describe g.lance")
+    assert {"--- upgrade g.lance h --yes", "--- gallery describe g.lance"} <= set(
+        done.stderr.splitlines()
     )
+    return done.stdout + done.stderr
+
+
+LOGGED = re.compile(r"lance::|^\[\d{4}-|panicked|Warning|log file", re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_what_lance_logs_goes_to_a_file_and_not_to_the_terminal(tmp_path):
+    said = run_commands(tmp_path, XDG_STATE_HOME=str(tmp_path / "state"))
+    assert not LOGGED.search(said), said
+    logged = (tmp_path / "state" / "onward" / "lance.log").read_text()
+    assert re.search(r"^\[\d{4}-.* WARN +lance.* partition 0 is empty", logged, re.MULTILINE), (
+        logged
+    )
+    assert " INFO " not in logged
+
+
+@pytest.mark.slow
+def test_what_lance_logs_goes_where_it_is_asked_for(tmp_path):
+    (tmp_path / "state").mkdir()
+    said = run_commands(
+        tmp_path, LANCE_LOG="info", LANCEDB_LOG="info", XDG_STATE_HOME=str(tmp_path / "state")
+    )
+    assert re.search(r"^\[\d{4}-.* INFO .*ompact", said, re.MULTILINE), said  # of lance
+    assert re.search(r"^\[\d{4}-.* INFO .*kmeans", said, re.MULTILINE), said  # of lancedb
+    assert not list((tmp_path / "state").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param({"XDG_STATE_HOME": "/dev/null"}, id="no-place"),
+        pytest.param(
+            {"LANCE_LOG_FILE": "/dev/full", "LANCE_LOG": "info"},
+            marks=pytest.mark.skipif(
+                not Path("/dev/full").exists(), reason="the system has no /dev/full"
+            ),
+            id="full-disk",
+        ),
+    ],
+)
+def test_a_log_that_cannot_be_written_stops_nothing_and_is_not_on_the_terminal(tmp_path, where):
+    said = run_commands(tmp_path, **where)
+    assert not LOGGED.search(said), said
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """What the environment says of the log; a test may say something first."""
+    names = ("LANCE_LOG", "LANCE_LOG_FILE", "LANCEDB_LOG")
+    for name in names:
+        monkeypatch.setenv(name, "to be put back")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def keep_off(**said):
+        for name, value in said.items():
+            monkeypatch.setenv(name, value)
+        lance_commits.keep_off_the_terminal()
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+    return keep_off
+
+
+def test_the_log_lies_where_the_system_keeps_such_things(asked, monkeypatch, tmp_path):
+    log = tmp_path / "state" / "onward" / "lance.log"
+    expected = {"LANCE_LOG": "warn", "LANCE_LOG_FILE": str(log), "LANCEDB_LOG": "error"}
+    assert asked() == expected
+    assert log.stat().st_mode & 0o777 == 0o600
+    for name in ("LANCE_LOG", "LANCE_LOG_FILE"):
+        monkeypatch.delenv(name)
+    log = tmp_path / ".local" / "state" / "onward" / "lance.log"
+    assert asked(XDG_STATE_HOME="not/absolute", HOME=str(tmp_path))["LANCE_LOG_FILE"] == str(log)
+
+
+@pytest.mark.parametrize(
+    "said", [{"LANCE_LOG": "info"}, {"LANCE_LOG_FILE": "mine.log"}, {"LANCEDB_LOG": "debug"}]
+)
+def test_what_is_said_of_the_log_stays_as_it_was_said(asked, tmp_path, said):
+    after = asked(**said)
+    assert after.items() >= said.items()
+    assert (tmp_path / "state").exists() == ("LANCEDB_LOG" in said)
+    if "LANCEDB_LOG" not in said:
+        assert after == said | {"LANCEDB_LOG": "error"}
+
+
+def test_a_long_log_is_set_aside(asked, tmp_path):
+    log = tmp_path / "state" / "onward" / "lance.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"long" * lance_commits.LONGEST_LOG)
+    assert asked()["LANCE_LOG_FILE"] == str(log)
+    assert not log.exists()
+    assert (log.parent / "lance.log.1").stat().st_size == 4 * lance_commits.LONGEST_LOG
+
+
+def in_the_way(log):
+    log.parent.write_text("a file")
+
+
+def link(log):
+    log.parent.mkdir()
+    log.symlink_to(log.parent / "elsewhere")
+
+
+def pipe(log):
+    log.parent.mkdir()
+    os.mkfifo(log)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no links or pipes like these")
+@pytest.mark.parametrize("stands", [in_the_way, link, pipe])
+def test_where_something_stands_in_the_logs_place_only_errors_are_logged(asked, tmp_path, stands):
+    state = tmp_path / "state"
+    state.mkdir()
+    stands(state / "onward" / "lance.log")
+    assert asked() == {"LANCE_LOG": "error", "LANCEDB_LOG": "error"}
+    assert not (state / "onward" / "elsewhere").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights are other ones in Windows")
+def test_where_nothing_may_be_written_only_errors_are_logged(asked, tmp_path):
+    (tmp_path / "state").mkdir(mode=0o500)
+    with without_the_rights_of_root():
+        said = asked()
+    assert said == {"LANCE_LOG": "error", "LANCEDB_LOG": "error"}
+
+
+def test_where_there_is_no_home_only_errors_are_logged(asked, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert asked(XDG_STATE_HOME="") == {"LANCE_LOG": "error", "LANCEDB_LOG": "error"}
+
+
+def test_a_place_that_lance_cannot_name_is_no_place_for_a_log(asked, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    assert asked(XDG_STATE_HOME=name) == {"LANCE_LOG": "error", "LANCEDB_LOG": "error"}
 
 
 def _write_all(path, seed):

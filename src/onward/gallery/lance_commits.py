@@ -1,7 +1,7 @@
 """How LanceDB is spoken to: what fails is said in the gallery's words, conflicts are tried again.
 
-What it logs on its own stays off the terminal: its errors come as exceptions. Whoever sets
-LANCE_LOG or LANCEDB_LOG gets what these ask for.
+What it logs on its own goes to a file and not to the terminal: its errors come as exceptions.
+Whoever sets LANCE_LOG, LANCE_LOG_FILE or LANCEDB_LOG gets what these ask for.
 
 Only the modules of the gallery in a directory import this.
 """
@@ -10,6 +10,7 @@ import errno
 import os
 import random
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,12 +22,12 @@ from onward.errors import GalleryError, OnwardError
 
 T = TypeVar("T")
 
-for _log in ("LANCE_LOG", "LANCEDB_LOG"):
-    os.environ.setdefault(_log, "error")  # read when LanceDB is imported: below, in functions
-
+LONGEST_LOG = 1 << 20
+"""Bytes; a log that is longer is set aside, in the place of the one that was set aside before."""
 TRIES = 20
 LONGEST_PAUSE = 0.5
 """Seconds."""
+_NEITHER_LINK_NOR_PIPE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 CONFLICT = ("conflict", "concurrent", "timed out", "timeout")
 """What Lance's message says when another process has committed first."""
 SPARE_FILES = 32
@@ -58,8 +59,45 @@ DAMAGED = re.compile(
 """What Lance says of files that are not as it left them."""
 
 
+def keep_off_the_terminal() -> None:
+    """Have what LanceDB logs on its own written to a file, unless the environment says where to.
+
+    Each of its two halves looks once, when it is imported. `lance`, which compacts, can log to a
+    file; where there is no place for one, and of `lancedb`, which cannot, errors alone are logged.
+    """
+    os.environ.setdefault("LANCEDB_LOG", "error")
+    if os.environ.keys() & {"LANCE_LOG", "LANCE_LOG_FILE"}:
+        return
+    log = _log_file()
+    if log is None:
+        os.environ["LANCE_LOG"] = "error"
+    else:
+        os.environ |= {"LANCE_LOG": "warn", "LANCE_LOG_FILE": str(log)}
+
+
+def _log_file() -> Path | None:
+    """Return the file that the log goes to; None where LanceDB could not open it."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NEITHER_LINK_NOR_PIPE
+    try:
+        if not state.is_absolute():
+            state = Path.home() / ".local" / "state"
+        path = state / "onward" / "lance.log"
+        str(path).encode()  # LanceDB reads no name that is not in UTF-8
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+        status = os.fstat(descriptor)
+        os.close(descriptor)
+        if status.st_size > LONGEST_LOG:
+            path.replace(path.with_name("lance.log.1"))
+    except (OSError, RuntimeError, UnicodeEncodeError):  # RuntimeError: there is no home
+        return None
+    return path if stat.S_ISREG(status.st_mode) else None
+
+
 def connect(path: Path) -> Any:
     """Return the database in a directory: what it reads is always the newest."""
+    keep_off_the_terminal()
     import lancedb
 
     check_spare_files()
@@ -68,6 +106,7 @@ def connect(path: Path) -> Any:
 
 def open_dataset(path: Path) -> Any:
     """Return a table as it is now, as its own engine knows it."""
+    keep_off_the_terminal()
     import lance
 
     check_spare_files()
