@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onward.cli.evaluate import (
+from onward.cli.judging import (
     CameraColumn,
     ExcludeSelf,
     Ignored,
@@ -13,6 +13,11 @@ from onward.cli.evaluate import (
     Judging,
     Metrics,
     Qrels,
+    Queries,
+    QueriesNew,
+    QueriesOld,
+    align_files,
+    read_queries,
 )
 from onward.cli.options import SameLabels
 from onward.cli.output import AsJson, next_step, show
@@ -24,12 +29,6 @@ if TYPE_CHECKING:
 Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
 Upgraded = Annotated[Path, typer.Option(help="The items after the upgrade: .parquet.")]
 New = Annotated[Path, typer.Option(help="The items by the new model: .parquet.")]
-QueriesOld = Annotated[
-    Path | None, typer.Option(help="Queries that are not the items, by the old model: .parquet.")
-]
-QueriesNew = Annotated[
-    Path | None, typer.Option(help="The same queries by the new model: .parquet.")
-]
 
 
 def compare(
@@ -119,7 +118,7 @@ def read_cells(
         EvaluationError: if they do not hold the same items, or old and new are of one model.
         ConfigurationError: if queries are given by one of the models alone.
     """
-    from onward.errors import ConfigurationError, EvaluationError
+    from onward.errors import EvaluationError
     from onward.spaces import Embeddings
 
     by_new, by_old, carried = (Embeddings.load(path) for path in (new, old, upgraded))
@@ -128,22 +127,13 @@ def read_cells(
             f"{old} and {new} are both in {by_new.space}; give the items by the old model with "
             "--old, and by the new one with --new"
         )
-    by_old = _align(by_old, by_new, old, new, "items")
-    carried = _align(carried, by_new, upgraded, new, "items")
-    asked_old, asked_new = by_old, by_new
-    if queries != (None, None):
-        first, second = queries
-        if first is None or second is None:
-            raise ConfigurationError(
-                "give the queries by both models, --queries-old and --queries-new: each cell is "
-                "asked by the model that its name begins with"
-            )
-        asked_new = Embeddings.load(second)
-        asked_old = _align(Embeddings.load(first), asked_new, first, second, "queries")
+    by_old = align_files(by_old, by_new, (old, new), "items")
+    carried = align_files(carried, by_new, (upgraded, new), "items")
+    asked = read_queries(*queries) or Queries(by_old, by_new)
     return {
-        "old/old": (asked_old, by_old),
-        "new/old": (asked_new, carried),
-        "new/new": (asked_new, by_new),
+        "old/old": (asked.old, by_old),
+        "new/old": (asked.new, carried),
+        "new/new": (asked.new, by_new),
     }
 
 
@@ -171,22 +161,3 @@ def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_pat
             f"and {len(apart)} of {len(one)} items differ like that; give files whose classes are "
             "numbered the same, or all with class names"
         )
-
-
-def _align(
-    one: "Embeddings", other: "Embeddings", path: Path, other_path: Path, what: str
-) -> "Embeddings":
-    """Return embeddings in the order of others, which are to be of the same ids.
-
-    Raises:
-        EvaluationError: if they are not.
-    """
-    from onward.errors import EvaluationError
-
-    apart = sorted(set(one.ids) ^ set(other.ids))
-    if apart:
-        raise EvaluationError(
-            f"{len(apart)} {what} are in only one of {path} and {other_path}, the first "
-            f"{apart[0]!r}; give files of the same {what}"
-        )
-    return one.align(other.ids)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
-from onward.cli.evaluate import ExcludeSelf, Judging
+from onward.cli.judging import ExcludeSelf, Judging
 from onward.cli.options import (
     Overwrite,
     SameLabels,
