@@ -299,7 +299,7 @@ def test_queries_by_one_model_alone_or_other_queries_are_refused(upgrade, tmp_pa
     with pytest.raises(EvaluationError, match=r"2 queries are in only one of .*, the first 'q1'"):
         run(*words, *queries, *qrels)
     save(tmp_path / "queries-old.parquet", [0, 0], ["q2", "q1"])
-    with pytest.raises(EvaluationError, match=r"are both in line@1 .*; give the queries by the old"):
+    with pytest.raises(EvaluationError, match=r"both in line@1 .*; give the queries by the"):
         run(*words, *queries, *qrels)
 
 
