@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError, UpgradeError
-from onward.gallery import create_gallery, lance_fragments, open_gallery
+from onward.gallery import Share, create_gallery, lance_fragments, open_gallery
 from onward.gallery.lance_workers import alone_in
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
@@ -341,6 +342,64 @@ def test_a_part_that_another_process_works_on_is_left_to_it_until_it_ends(path, 
     process.join()
     assert list(filling) == [PART]
     check(gallery)
+
+
+@pytest.fixture
+def precious(tmp_path):
+    """A file of somebody else's, last written long ago."""
+    file = tmp_path / "precious"
+    file.write_text("years of work")
+    os.utime(file, (1, 1))
+    yield file
+    assert file.read_text() == "years of work"
+    assert file.stat().st_mtime == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens what a link leads to")
+@pytest.mark.parametrize("leads_to", ["precious", "nothing"])
+def test_a_link_in_the_place_of_a_lock_is_refused_and_not_followed(
+    path, gallery, precious, leads_to
+):
+    lock = path / "workers" / "new_2-fragments" / "0"
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to(precious.with_name(leads_to))
+    words = r"/0 is a link; a lock has to be a file of its own, .* Remove it, and run the same"
+    with pytest.raises(GalleryError, match=words):
+        fill(gallery)
+    assert lock.is_symlink()
+    assert not precious.with_name("nothing").exists()
+    lock.unlink()
+    assert sum(fill(gallery)) == 3 * PART
+    check(gallery)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens what a link leads to")
+def test_a_link_that_takes_the_place_of_a_lock_that_is_held_is_not_followed(
+    path, gallery, precious
+):
+    lock = path / "workers" / "new_2-fragments" / "0"
+
+    def of_h_beside_a_link(batch):
+        lock.unlink(missing_ok=True)
+        lock.symlink_to(precious)
+        return of_h(batch)
+
+    filling = gallery.fill(NEW, [OLD, SIDE], of_h_beside_a_link, made_by=H.digest, batch_rows=7)
+    assert next(filling) == PART
+    filling.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens what a link leads to")
+def test_a_link_beside_the_locks_of_workers_is_not_a_worker(path, gallery, precious):
+    locks = path / "workers" / "new_2"
+    locks.mkdir(parents=True)
+    (locks / "0123456789abcdef").symlink_to(precious)
+    import fcntl
+
+    with precious.open() as held, gallery.working_on(NEW) as share_now:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert share_now() == Share(0, 1)
+    assert (locks / "0123456789abcdef").is_symlink()
 
 
 def test_compaction_makes_parts_of_a_bounded_size(path, gallery, monkeypatch):

@@ -41,7 +41,7 @@ from onward.gallery.arrow_rows import (
     written_columns,
 )
 from onward.gallery.lance_commits import commit, open_dataset, speaking
-from onward.gallery.lance_workers import alone_in
+from onward.gallery.lance_workers import alone_in, touch
 from onward.gallery.record import Field
 from onward.gallery.store import Filling, Writing
 from onward.gallery.values import Batch
@@ -276,7 +276,7 @@ def _write(url: str, filling: Filling, fragment: Any, path: Path, lock: Path) ->
         while (given := reading.result()) is not None:
             reading = others.submit(next, batches, None)
             (batch, places), begin = given, end
-            lock.touch()
+            touch(lock)
             made = filling.derive(batch)
             writing.result()
             if made is None:

@@ -4,18 +4,25 @@ The operating system takes a lock away from a process that ends, however it ends
 was killed is no longer one at once, without a clock and without being told. Correctness never
 depends on these locks: where there are none, every worker believes to be alone.
 
+A link in the place of a lock is not followed: what it leads to is not a worker's.
+
 Only `onward.gallery.lancedb` imports this.
 """
 
+import errno
+import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from onward.errors import GalleryError
 from onward.gallery.lance_commits import speaking
 from onward.gallery.sharing import EVERYTHING, Share, share_of
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextmanager
@@ -41,10 +48,14 @@ def working_in(directory: Path, url: str) -> Iterator[Callable[[], Share]]:
 
 @contextmanager
 def alone_in(path: Path, url: str) -> Iterator[bool]:
-    """Say whether no other process is in a block with this lock; hold others off while it runs."""
+    """Say whether no other process is in a block with this lock; hold others off while it runs.
+
+    Raises:
+        GalleryError: if the lock cannot be opened, such as where a link stands in its place.
+    """
     with speaking(url):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")  # which leaves its time as it is
+        file = _open_lock(path)
     with file:
         alone = not _is_held(file)
         try:
@@ -52,6 +63,26 @@ def alone_in(path: Path, url: str) -> Iterator[bool]:
         finally:
             if alone:
                 path.unlink(missing_ok=True)
+
+
+def touch(lock: Path) -> None:
+    """Say that who holds a lock gets on."""
+    follow = os.utime not in os.supports_follow_symlinks
+    with suppress(FileNotFoundError):  # others may delete what they take for forgotten
+        os.utime(lock, follow_symlinks=follow)
+
+
+def _open_lock(path: Path) -> IO[str]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NOFOLLOW  # which leaves its time as it is
+    try:
+        return os.fdopen(os.open(path, flags, 0o666), "a")
+    except OSError as error:
+        if not path.is_symlink():
+            raise
+        raise GalleryError(
+            f"{path} is a link; a lock has to be a file of its own, so the link was not followed. "
+            "Remove it, and run the same again; what was written before is whole"
+        ) from error
 
 
 def _is_held(file: IO[str]) -> bool:
@@ -76,13 +107,16 @@ def _alive(directory: Path, own: str) -> list[str]:
         if path.name.startswith(".") or path.name == own:
             continue
         try:
-            with path.open() as file:
+            with os.fdopen(os.open(path, os.O_RDONLY | _NOFOLLOW)) as file:
                 if _lock(file, exclusive=False):
                     path.unlink(missing_ok=True)
                 else:
                     found.append(path.name)
         except FileNotFoundError:  # it ended just now
             continue
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # a link is not a worker
+                raise
     return found
 
 
