@@ -545,3 +545,38 @@ def test_class_names_that_cannot_be_read_show_what_the_file_says(tmp_path, store
     words = f"says {stored!r} of its class names; that is not JSON of names by label"
     with pytest.raises(EmbeddingsError, match=re.escape(words)):
         Embeddings.load(tmp_path)
+
+
+def test_origins_are_of_each_file(tmp_path):
+    space = Space("s", 1)
+    for name, origins in (("a", ("upgraded", None)), ("b", None), ("c", ("embedded", "embedded"))):
+        ids = (f"{name}-0", f"{name}-1")
+        Embeddings(ids, np.ones((2, 1), "f4"), space, origins=origins).save(
+            tmp_path / f"{name}.parquet"
+        )
+    found = Embeddings.load(tmp_path).origins
+    assert found == ("upgraded", None, None, None, "embedded", "embedded")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pytest.param(pa.array(["Rome", "upgraded"]), id="places"),
+        pytest.param(pa.array([1, 2]), id="numbers"),
+        pytest.param(pa.array([{"x": 1}, None]), id="structs"),
+        pytest.param(pa.array([None, None]), id="nulls"),
+    ],
+)
+def test_a_column_of_other_origins_is_left_alone(tmp_path, column):
+    path = tmp_path / "some.parquet"
+    Embeddings(("a", "b"), np.ones((2, 1), "f4"), Space("s", 1)).save(path)
+    pq.write_table(pq.read_table(path).append_column("origin", column), path)
+    assert Embeddings.load(path).origins is None
+
+
+def test_origins_are_read_from_a_dictionary_too(tmp_path):
+    path = tmp_path / "some.parquet"
+    Embeddings(("a", "b"), np.ones((2, 1), "f4"), Space("s", 1)).save(path)
+    words = pa.array(["upgraded", None]).dictionary_encode()
+    pq.write_table(pq.read_table(path).append_column("origin", words), path)
+    assert Embeddings.load(path).origins == ("upgraded", None)

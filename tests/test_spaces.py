@@ -422,3 +422,32 @@ def test_a_file_in_another_space_than_asked_for_is_refused(tmp_path):
     with pytest.raises(SpaceMismatchError, match=re.escape(words)):
         Embeddings.load(tmp_path / "vectors.parquet", space=Space("new", 2))
     assert len(Embeddings.load(tmp_path / "vectors.parquet", space=OLD)) == 3
+
+
+ORIGINS = ("embedded", "upgraded", None)
+
+
+def test_origins_go_where_their_items_go(tmp_path):
+    made = Embeddings(("a", "b", "c"), np.eye(3, dtype="f4"), Space("s", 3), origins=ORIGINS)
+    assert made.select([2, 1]).origins == (None, "upgraded")
+    assert made.align(["c", "a", "b"]).origins == (None, "embedded", "upgraded")
+    assert made.select([2]).origins is None  # nothing is known of any
+    made.save(tmp_path / "some.parquet")
+    loaded = Embeddings.load(tmp_path / "some.parquet")
+    assert loaded.origins == ORIGINS
+    loaded.select([2]).save(tmp_path / "bare.parquet")
+    assert pq.read_schema(tmp_path / "bare.parquet").names == ["id", "vector"]
+    assert Embeddings.load(tmp_path / "bare.parquet").origins is None
+
+
+@pytest.mark.parametrize(
+    ("origins", "words"),
+    [
+        pytest.param(("embedded",), "1 origins for 2 items; give one an item", id="too-few"),
+        pytest.param(("embedded", "new"), "an origin is 'new'; it is 'embedded', 'upg", id="word"),
+    ],
+)
+def test_origins_that_say_nothing_of_the_items_are_refused(origins, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(EmbeddingsError, match=words):
+        Embeddings(("a", "b"), np.eye(2, dtype="f4"), Space("s", 2), origins=origins)

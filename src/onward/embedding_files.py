@@ -6,6 +6,7 @@ Here a file's parts are read; `onward.spaces` compares what the files say. Nothi
 a space is.
 """
 
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 Words = tuple[str | None, ...]
 
-KNOWN = ("id", "vector", "label")
+KNOWN = ("id", "vector", "label", "origin")
+ORIGINS = frozenset({"embedded", "upgraded", None})
 SPACE_KEY = b"onward.space"
 CLASSES_KEY = b"onward.class_names"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
@@ -46,6 +48,8 @@ class VectorFile:
             their names stand in `words`.
         words: name of each row's class, None where it is not known; None where it has no names.
         class_names: what its metadata call each label.
+        origins: how each vector came to be, None where nothing says so; None where its column
+            `origin` holds anything else, and so is not about that, or there is none.
     """
 
     path: Path
@@ -55,6 +59,7 @@ class VectorFile:
     labels: Labels | None
     words: Words | None
     class_names: ClassNames | None
+    origins: Words | None
 
     @property
     def labelled(self) -> bool:
@@ -183,6 +188,15 @@ def _numbered(files: Sequence[VectorFile]) -> Iterator[tuple[Labels, ClassNames 
             yield np.array(numbers, np.int64), names
 
 
+def common_origins(files: Sequence[VectorFile]) -> Words | None:
+    """Return how the vector of each row of all files came to be; None if no file says so."""
+    if all(one.origins is None for one in files):
+        return None
+    return tuple(
+        origin for one in files for origin in one.origins or itertools.repeat(None, len(one.ids))
+    )
+
+
 def join(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return arrays as one; a single one as it is, since a copy may be as large as the memory."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -293,11 +307,12 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
         labels,
         words,
         class_names,
+        _read_origins(table["origin"]) if "origin" in names else None,
     )
 
 
 def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
-    """Return the columns of a file that count, or all where fewer than two of them are there.
+    """Return the columns of a file that count, or all where one of the first two is not there.
 
     Nothing is taken from the folders it lies in.
     """
@@ -315,7 +330,7 @@ def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
                     f"{path} has two columns {twice[0]!r}; write it again with one"
                 )
             wanted = [name for name in known if name in names]
-            return file.read(columns=wanted if len(wanted) > 1 else None)
+            return file.read(columns=wanted if set(known[:2]) <= set(names) else None)
     except (pa.ArrowException, OSError) as error:
         what = str(error).rstrip(".")
         raise EmbeddingsError(
@@ -348,8 +363,7 @@ def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if any(check(kind) for check in texts):
+    if _is_text(kind):
         words = tuple(None if word is None else as_name(word) for word in column.to_pylist())
         if "" in words:
             raise EmbeddingsError(
@@ -369,6 +383,24 @@ def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, 
         return as_labels(plain.fill_null(-1).to_numpy()), None
     except (pa.ArrowInvalid, EmbeddingsError) as error:
         raise EmbeddingsError(f"the column 'label' of {path} is {kind}: {error}") from error
+
+
+def _is_text(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(check(kind) for check in texts)
+
+
+def _read_origins(column: "pa.ChunkedArray") -> Words | None:
+    """Return what a column says of how vectors came to be; None if it is not about that."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not _is_text(kind):
+        return None
+    values = tuple(column.to_pylist())
+    return values if ORIGINS.issuperset(set(values)) else None
 
 
 def hub_class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> ClassNames:

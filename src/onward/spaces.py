@@ -6,10 +6,11 @@ knows of images, models or databases.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -17,10 +18,12 @@ from jaxtyping import Bool, Float32
 from onward.arrays import as_numbers
 from onward.embedding_files import (
     CLASSES_KEY,
+    ORIGINS,
     SPACE_KEY,
     VectorFile,
     check_ids_across,
     common_labels,
+    common_origins,
     join,
     read_vector_files,
 )
@@ -29,7 +32,10 @@ from onward.labels import ClassNames, Labels, as_class_names, as_labels, is_text
 
 Metric = Literal["l2", "cosine", "ip"]
 Format = Literal["float32", "float16", "int8"]
+Origin = Literal["embedded", "upgraded"]
+"""How a vector came to be: a model embedded the item, or a transformation made it."""
 Ids = tuple[str, ...]
+Origins = tuple[Origin | None, ...]
 Vectors = Float32[np.ndarray, "item dim"]
 
 SHORTEST, LONGEST = 2.0**-50, 2.0**60
@@ -118,6 +124,8 @@ class Embeddings:
         space: where the vectors lie.
         labels: class of each item, where it is known; a negative label means that it is not.
         class_names: what each label is called; None where nothing says so, and without labels.
+        origins: how each vector came to be, None where nothing says so; None if nothing says it of
+            any of them.
 
     Raises:
         EmbeddingsError: if any of this does not hold; the message names the row.
@@ -128,6 +136,7 @@ class Embeddings:
     space: Space
     labels: Labels | None = None
     class_names: ClassNames | None = None
+    origins: Origins | None = None
 
     def __post_init__(self) -> None:
         vectors = _as_vectors(self.vectors)
@@ -172,6 +181,8 @@ class Embeddings:
             object.__setattr__(self, "class_names", None)
         else:
             object.__setattr__(self, "class_names", as_class_names(names, self.labels))
+        if self.origins is not None:
+            object.__setattr__(self, "origins", _as_origins(self.origins, len(self.ids)))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -179,13 +190,22 @@ class Embeddings:
     def __str__(self) -> str:
         return f"{len(self):,} embeddings in {self.space}"
 
+    def count_origins(self) -> dict[str, int]:
+        """Return how many vectors are "embedded", "upgraded", and "unknown"; none that is 0."""
+        known = Counter(self.origins or ())
+        counts = {origin: known[origin] for origin in get_args(Origin)}
+        counts["unknown"] = len(self) - sum(counts.values())
+        return {origin: count for origin, count in counts.items() if count}
+
     def select(self, rows: Sequence[int] | np.ndarray) -> "Embeddings":
         """Return the embeddings of some rows (positions or a mask), in that order."""
         wanted = np.asarray(rows)
         chosen = np.arange(len(self))[wanted if wanted.size else wanted.astype(np.int64)]
         labels = None if self.labels is None else self.labels[chosen]
         ids = tuple(self.ids[row] for row in chosen)
-        return Embeddings(ids, self.vectors[chosen], self.space, labels, self.class_names)
+        origins = None if self.origins is None else tuple(self.origins[row] for row in chosen)
+        vectors = self.vectors[chosen]
+        return Embeddings(ids, vectors, self.space, labels, self.class_names, origins)
 
     def align(self, ids: Iterable[str]) -> "Embeddings":
         """Return the embeddings of these ids, in their order.
@@ -204,7 +224,7 @@ class Embeddings:
         return self.select([row_of[item] for item in wanted])
 
     def save(self, path: Path | str) -> None:
-        """Write a Parquet file: `id`, `vector`, `label`, and the space in the schema metadata.
+        """Write a Parquet file: `id`, `vector`, `label`, `origin`, and the space in the metadata.
 
         The file is written aside, synced and renamed, so that a reader sees all of it or nothing.
 
@@ -224,6 +244,8 @@ class Embeddings:
         }
         if self.labels is not None:
             columns["label"] = pa.array(self.labels)
+        if self.origins is not None:
+            columns["origin"] = pa.array(self.origins, pa.string())
         metadata = {SPACE_KEY: json.dumps(self.space.to_json()).encode()}
         if self.class_names is not None:
             metadata[CLASSES_KEY] = json.dumps(self.class_names).encode()
@@ -347,6 +369,24 @@ def _as_vectors(values: Any) -> np.ndarray:
         ) from error
 
 
+def _as_origins(given: Origins, items: int) -> Origins | None:
+    """Return origins if there is one an item; None if they say nothing.
+
+    Raises:
+        EmbeddingsError: if they are of another number, or one is none.
+    """
+    origins = tuple(given)
+    if len(origins) != items:
+        raise EmbeddingsError(f"{len(origins)} origins for {items} items; give one an item")
+    strange = [one for one in origins if one not in ORIGINS]
+    if strange:
+        raise EmbeddingsError(
+            f"an origin is {strange[0]!r}; it is 'embedded', 'upgraded', or None where it is not "
+            "known"
+        )
+    return origins if any(origins) else None
+
+
 def _check_format(ids: Ids, vectors: np.ndarray, space: Space) -> None:
     wanted = "numbers that float16 holds exactly"
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not held
@@ -369,7 +409,8 @@ def _load_parquet(path: Path, space: Space | None) -> Embeddings:
     parts = [_as_vectors(one.vectors(found.dim, str(found))) for one in files]
     labels, names = common_labels(files)
     ids = tuple(item for one in files for item in one.ids)
-    return Embeddings(ids, join(parts), found, labels, names)
+    origins = cast("Origins | None", common_origins(files))  # checked by what is made here
+    return Embeddings(ids, join(parts), found, labels, names, origins)
 
 
 def _common_space(files: Sequence[VectorFile], space: Space | None) -> Space:

@@ -39,7 +39,7 @@ from onward.dense import (
 )
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
-from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
+from onward.spaces import LENGTHS, Embeddings, Ids, Origin, Space, has_length
 from onward.transformation_card import CARD, without_ids
 
 __all__ = [
@@ -164,7 +164,9 @@ class Transformation:
         vectors = run_in_blocks(
             self._session, inputs, self.new.dim, lambda row: f"item {old.ids[row]!r} (row {row})"
         )
-        return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names)
+        origin: Origin = "upgraded"
+        origins = (origin,) * len(old)
+        return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names, origins)
 
     def carry(self, old: Embeddings, side: Embeddings | None = None) -> Carried:
         """Return what `apply` does of the items that get a vector, and why the others get none.

@@ -181,7 +181,7 @@ def export(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the vectors of GALLERY in one space to a file.
+    """Write the vectors of GALLERY in one space to a file, and of each whether it was embedded.
 
     Example: onward gallery export photos.lance upgraded.parquet
     """
@@ -192,7 +192,12 @@ def export(
     opened = open_gallery(gallery)
     embeddings = opened.read(find_space(opened, space))
     embeddings.save(out)
-    fields = {"items": len(embeddings), "space": str(embeddings.space), "written": [str(out)]}
+    fields = {
+        "items": len(embeddings),
+        **embeddings.count_origins(),
+        "space": str(embeddings.space),
+        "written": [str(out)],
+    }
     step = next_step("evaluate", "QUERIES", out, "--exclude-self", why="if the items have labels")
     show_fields(fields, as_json, [step])
 

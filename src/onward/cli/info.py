@@ -130,12 +130,16 @@ def _embeddings(path: Path) -> Information:
         "labels": known is not None,
         "unknown_labels": unknown,
         "named_classes": names,
+        "origins": embeddings.count_origins(),
     }
     stored = f"{embeddings.space.bytes:,} bytes an item ({embeddings.space.format})"
     labels = "without labels" if known is None else "with labels without class names"
     if names is not None:
         labels = f"with labels of {names:,} named classes"
     labels += f", of {unknown:,} items not known" if unknown else ""
+    if embeddings.origins is not None:
+        counts = embeddings.count_origins().items()
+        labels += f", {' and '.join(f'{count:,} {origin}' for origin, count in counts)}"
     return Information(fields, f"{embeddings}, {stored}, {labels}")
 
 

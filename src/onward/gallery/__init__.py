@@ -13,10 +13,10 @@ from onward.gallery.values import (
     FieldCounts,
     GalleryDescription,
     JournalEntry,
-    Origin,
     Revisions,
     Served,
 )
+from onward.spaces import Origin
 
 __all__ = [
     "Batch",

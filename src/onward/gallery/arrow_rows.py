@@ -18,8 +18,8 @@ from onward.gallery.checks import name_ids
 from onward.gallery.record import Field, Record
 from onward.gallery.sharing import Share
 from onward.gallery.store import Rows, Writing
-from onward.gallery.values import Batch, JournalEntry, Origin
-from onward.spaces import Ids, Vectors
+from onward.gallery.values import Batch, JournalEntry
+from onward.spaces import Ids, Origin, Vectors
 
 IDS_A_QUERY = 4096
 ORIGIN = "__origin"

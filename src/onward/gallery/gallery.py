@@ -52,14 +52,13 @@ from onward.gallery.values import (
     Control,
     GalleryDescription,
     JournalEntry,
-    Origin,
     Revisions,
     Served,
 )
 from onward.labels import ClassNames
 from onward.rankings import Ranking
 from onward.retrieval import as_nearest
-from onward.spaces import Embeddings, Ids, Space, check_unique
+from onward.spaces import Embeddings, Ids, Origin, Space, check_unique
 
 KEEP = timedelta(hours=1)
 
@@ -245,8 +244,8 @@ class Gallery:
     def read(self, space: Space, ids: Iterable[str] | None = None) -> Embeddings:
         """Return the vectors in a space: of these items in their order, or of all, sorted by id.
 
-        They carry labels, negative where an item has none, if one of the items has a label, and the
-        gallery's class names.
+        They carry their origins, labels, negative where an item has none, if one of the items has a
+        label, and the gallery's class names.
 
         Raises:
             GalleryError: if an item is not there or has no vector in the space.

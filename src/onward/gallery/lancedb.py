@@ -63,9 +63,9 @@ from onward.gallery.lance_workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.sharing import EVERYTHING, Share
 from onward.gallery.store import Filling, Rows, Writing
-from onward.gallery.values import Batch, JournalEntry, Origin
+from onward.gallery.values import Batch, JournalEntry
 from onward.rankings import Ranking
-from onward.spaces import LENGTHS, Embeddings, Ids
+from onward.spaces import LENGTHS, Embeddings, Ids, Origin
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))
 """Lance would read up to 2 GiB ahead of who reads slower than the disk. A page of each column must

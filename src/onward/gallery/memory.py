@@ -20,9 +20,9 @@ from onward.errors import GalleryError
 from onward.gallery.record import Field, Record
 from onward.gallery.sharing import EVERYTHING, Share, share_of
 from onward.gallery.store import Filling, Rows, Writing
-from onward.gallery.values import Batch, JournalEntry, Origin
+from onward.gallery.values import Batch, JournalEntry
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids
+from onward.spaces import Embeddings, Ids, Origin
 
 SCHEME = "memory:"
 

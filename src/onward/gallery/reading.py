@@ -68,4 +68,6 @@ def embeddings_of(
     labels = [-1 if label is None else label for batch in batches for label in batch.labels]
     parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
     known = np.array(labels, np.int64) if any(label >= 0 for label in labels) else None
-    return Embeddings(found, np.concatenate(parts), space, known, class_names).align(order)
+    origins = tuple(origin for batch in batches for origin in batch.origins[space])
+    made = Embeddings(found, np.concatenate(parts), space, known, class_names, origins)
+    return made.align(order)

@@ -16,10 +16,10 @@ from jaxtyping import Float32
 
 from onward.gallery.record import Field, Record
 from onward.gallery.sharing import EVERYTHING, Share
-from onward.gallery.values import Batch, JournalEntry, Origin, Revisions
+from onward.gallery.values import Batch, JournalEntry, Revisions
 from onward.labels import Labels
 from onward.rankings import Ranking
-from onward.spaces import Embeddings, Ids, Vectors
+from onward.spaces import Embeddings, Ids, Origin, Vectors
 
 
 @dataclass(frozen=True, eq=False)

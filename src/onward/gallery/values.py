@@ -5,16 +5,13 @@ Nothing here knows how a gallery is stored.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from onward.labels import ClassNames
-from onward.spaces import Ids, Space, Vectors
-
-Origin = Literal["embedded", "upgraded"]
-"""How a stored vector came to be: a model embedded the item, or a transformation made it."""
+from onward.spaces import Ids, Origin, Space, Vectors
 
 Revisions = Int64[np.ndarray, " item"]
 """Of each row: changes whenever the item's given content does, and is never used again."""
