@@ -294,6 +294,39 @@ def test_what_is_done_after_cutting_over_does_not_make_the_time_longer(url):
     assert refusal(upgrade, NOW + 7 * DAY + timedelta(minutes=1)) is None
 
 
+def nightly(upgrade, days):
+    """Verify and backfill on these days, by a clock that is right."""
+    for day in days:
+        with clock_at(NOW + day * DAY):
+            upgrade.gallery.log({"event": "backfill"})
+            upgrade.verify()
+
+
+@pytest.mark.parametrize("wrong", [-365, 300])
+def test_nor_does_it_where_the_clock_was_wrong_at_the_cut_over(url, wrong):
+    upgrade = carried_out(url, run=NOW - 40 * DAY, created=NOW - 40 * DAY, cut=NOW + wrong * DAY)
+    nightly(upgrade, range(1, 8))
+    end = NOW + 8 * DAY  # seven days after the first moment by which it had certainly been cut over
+    assert f"before {end:%Y-%m-%d %H:%M} UTC" in refusal(upgrade, NOW + 7 * DAY)
+    assert refusal(upgrade, end + timedelta(minutes=1)) is None
+
+
+def test_a_clock_that_is_still_wrong_after_the_cut_over_says_nothing(url):
+    upgrade = carried_out(url, cut=NOW - 365 * DAY)
+    nightly(upgrade, [-364, -363, 2, 3])
+    assert f"before {NOW + 9 * DAY:%Y-%m-%d %H:%M} UTC" in refusal(upgrade, NOW + 8 * DAY)
+    assert refusal(upgrade, NOW + 9 * DAY + timedelta(minutes=1)) is None
+
+
+def test_a_clock_that_was_behind_from_the_beginning_on_is_believed(url):
+    """Nothing in the journal contradicts it: the limit that decision 0016 states."""
+    behind = NOW - 5 * DAY
+    upgrade = carried_out(url, created=behind, run=behind, cut=behind)
+    nightly(upgrade, [0, 1])  # by then the clock was put right
+    assert f"before {NOW + 2 * DAY:%Y-%m-%d %H:%M} UTC" in refusal(upgrade, NOW + DAY)
+    assert refusal(upgrade, NOW + 2 * DAY + timedelta(minutes=1)) is None
+
+
 def test_a_moment_far_ahead_of_the_clock_is_reported_and_not_used(url):
     upgrade = carried_out(url)
     with clock_at(NOW + 30 * DAY):

@@ -274,6 +274,11 @@ class _Moments:
         """Return the newest moment of some entries, if one is known."""
         return max((at for at in self.known[begin:end] if at is not None), default=None)
 
+    def first(self, begin: int, least: datetime | None) -> datetime | None:
+        """Return the moment of the first entry from one on that is not before another moment."""
+        later = (at for at in self.known[begin:] if at is not None)
+        return next((at for at in later if least is None or at >= least), None)
+
 
 def _opened(
     now: GalleryDescription, journal: Sequence[JournalEntry], moments: _Moments
@@ -282,7 +287,9 @@ def _opened(
 
     What the record says, unless the journal knows a newer moment from before: a clock that was set
     back must not make the time shorter. Where the two are more than a day apart, or what the record
-    says is not to be believed, it is the newest moment that the journal knows of this upgrade.
+    says is not to be believed, it is the first moment after cutting over that is not before those
+    that the journal knows; where there is none, the newest of this upgrade. See
+    docs/decisions/0016 for why later entries do not count.
     """
     new = now.serving.to_json()
     of_new = [number for number, entry in enumerate(journal) if entry.get("space") == new]
@@ -294,6 +301,9 @@ def _opened(
     believed = since is not None and since <= datetime.now(UTC) + CLOCK_SLACK
     if since is not None and believed and (before is None or before - since <= CLOCK_SLACK):
         return since if before is None else max(since, before)
+    after = moments.first(cut, before)
+    if after is not None:
+        return after
     earlier, newest = moments.newest(0, begun), moments.newest(begun)
     if newest is None or (earlier is not None and earlier - newest > CLOCK_SLACK):
         return None
