@@ -186,7 +186,7 @@ def test_a_comparison_is_written_as_plain_fractions(scores):
 def test_a_comparison_that_lacks_a_cell_says_what_it_is_for():
     with pytest.raises(
         EvaluationError,
-        match=r"lacks \['new/old', 'new/new'\]; it needs old/old \(do nothing\), new/old \(upgr",
+        match=r"lacks \['new/old'\]; it needs old/old \(do nothing\) and new/old \(upgr",
     ):
         compare({"old/old": cell([1.0])})
 
@@ -297,3 +297,34 @@ def test_unknown_labels_are_said_of_a_comparison():
         "queries_without_label": 1,
         "items_without_label": 1,
     }
+
+
+def test_without_full_backfill_no_gain_is_known():
+    made = compare({"old/old": cell([1.0, 0.2]), "new/old": cell([1.0, 0.6])})
+    assert np.isnan(made.update_gain("map"))
+    assert str(made).splitlines()[2].split() == ["new/old", "50.0", "100.0", "80.0", "-"]
+    assert made.verdict == (
+        "Upgrade: it takes map from 60.0 % (doing nothing) to 80.0 % and cmc@1 from 50.0 % to "
+        "50.0 %; what full backfill gives is not known."
+    )
+    written = made.to_json()
+    assert list(written["cells"]) == ["old/old", "new/old"]
+    assert written["update_gain"]["map"] is None
+    assert written["negative_flips_by_cell"] == {"new/old": 0}
+
+
+def test_without_an_upgrade_nothing_is_said_of_one():
+    made = Comparison({name: cell([1.0, 0.2]) for name in ("old/old", "new/new", "bct new/old")})
+    assert not {"update_gain", "negative_flips", "compatible", "verdict"} & set(made.to_json())
+    assert str(made).splitlines()[-1] == "2 queries; 0 more skipped (nothing to find)."
+    with pytest.raises(EvaluationError, match="there is no cell 'new/old'; there are"):
+        made.update_gain("map")
+
+
+def test_a_gallery_as_it_stands_is_never_called_by_the_name_of_h_alone():
+    made = Comparison(
+        {"old/old": cell([0.4]), "new/old as stored": cell([0.7]), "new/new": cell([1.0])}
+    )
+    assert made.update_gain("map") == pytest.approx(0.5)
+    assert "new/old" not in made.to_json()["update_gain_by_cell"]
+    assert "a wrong one in new/old as stored." in str(made)

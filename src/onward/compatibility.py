@@ -20,6 +20,8 @@ from onward.retrieval import rank
 from onward.spaces import Embeddings
 
 OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
+STORED = "new/old as stored"
+"""A gallery as it stands where h made some of its vectors, and the new model embedded the rest."""
 
 
 def evaluate_embeddings(
@@ -72,22 +74,19 @@ class Comparison:
     """What doing nothing, upgrading and full backfill give, and what follows.
 
     Attributes:
-        cells: evaluations by name: "old/old", "new/old" and "new/new", and any others.
+        cells: evaluations by name: "old/old", and as a rule "new/old" and "new/new", and any
+            others. Without "new/new" no gain is known. Verdict, gain and flips are of "new/old"
+            where no cell is named, or else of "new/old as stored"; without both they are refused.
 
     Raises:
-        EvaluationError: if one of the three is missing, or the cells do not answer the same
-            queries from galleries of the same items.
+        EvaluationError: if "old/old" is missing, or the cells do not answer the same queries from
+            galleries of the same items.
     """
 
     cells: Mapping[str, Evaluation]
 
     def __post_init__(self) -> None:
-        missing = [name for name in (OLD, UPGRADED, NEW) if name not in self.cells]
-        if missing:
-            raise EvaluationError(
-                f"a comparison of the cells {sorted(self.cells)} lacks {missing}; it needs "
-                f"{OLD} (do nothing), {UPGRADED} (upgrade) and {NEW} (full backfill)"
-            )
+        _check_there(self.cells, (OLD,))
         ids = self.cells[OLD].query_ids
         aligned = {}
         for name, cell in self.cells.items():
@@ -123,17 +122,21 @@ class Comparison:
         evaluation = self.cells[cell]
         return evaluation.value(metric) if evaluation.reaches(metric) else float("nan")
 
-    def update_gain(self, metric: str, cell: str = UPGRADED) -> float:
+    @property
+    def upgraded(self) -> str:
+        """The cell of the upgrade: "new/old", or else "new/old as stored"."""
+        return STORED if STORED in self.cells and UPGRADED not in self.cells else UPGRADED
+
+    def update_gain(self, metric: str, cell: str | None = None) -> float:
         """Return the share of what full backfill gains that the cell gains.
 
         `(M(cell) - M(old/old)) / (M(new/new) - M(old/old))`: 0 is doing nothing, 1 is full
         backfill; below 0 is worse than doing nothing, above 1 better than full backfill. NaN where
-        full backfill gains nothing: of a loss, a share would have the wrong sign.
+        full backfill gains nothing (of a loss, a share would have the wrong sign), or is not known.
         """
-        nothing, everything = self.value(metric, OLD), self.value(metric, NEW)
-        if not everything > nothing:
-            return float("nan")
-        return (self.value(metric, cell) - nothing) / (everything - nothing)
+        reached, nothing = self.value(metric, cell or self.upgraded), self.value(metric, OLD)
+        everything = self.value(metric, NEW) if NEW in self.cells else float("nan")
+        return _gain(reached, nothing, everything)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -147,15 +150,15 @@ class Comparison:
         References:
             Shen et al., Towards backward-compatible representation learning, CVPR 2020.
         """
-        return self.value("map", UPGRADED) > self.value("map", OLD)
+        return self.value("map", self.upgraded) > self.value("map", OLD)
 
-    def negative_flips(self, cell: str = UPGRADED) -> float:
+    def negative_flips(self, cell: str | None = None) -> float:
         """Return the share of queries whose first item was relevant in old/old and is not here.
 
         In [0, 1], of the queries that have something to find; NaN if there are none.
         """
-        self.value("cmc@1", cell)  # refuses a cell that is not there
-        old, new = self.cells[OLD], self.cells[cell]
+        self.value("cmc@1", cell or self.upgraded)  # refuses a cell that is not there
+        old, new = self.cells[OLD], self.cells[cell or self.upgraded]
         if not old.queries:
             return float("nan")
         return float(((old.first_hit == 0) & (new.first_hit != 0)).sum() / old.queries)
@@ -168,16 +171,19 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One sentence: whether upgrading is worth it, against doing nothing and full backfill."""
-        nothing, upgrade, backfill = (self.value("map", name) for name in (OLD, UPGRADED, NEW))
-        if any(np.isnan((nothing, upgrade, backfill))):
+        nothing, upgrade = (self.value("map", name) for name in (OLD, self.upgraded))
+        if any(np.isnan((nothing, upgrade))):
             return "Nothing can be said: no query has anything to find."
-        first = self.value("cmc@1", UPGRADED) - self.value("cmc@1", OLD)
+        backfill = self.value("map", NEW) if NEW in self.cells else float("nan")
+        first = self.value("cmc@1", self.upgraded) - self.value("cmc@1", OLD)
         moved = f"map from {_percent(nothing)} (doing nothing) to {_percent(upgrade)}"
         top = (
             f"cmc@1 from {_percent(self.value('cmc@1', OLD))} "
-            f"to {_percent(self.value('cmc@1', UPGRADED))}"
+            f"to {_percent(self.value('cmc@1', self.upgraded))}"
         )
         full = f"full backfill gives {_percent(backfill)}"
+        if np.isnan(backfill):
+            full = "what full backfill gives is not known"
         if backfill <= nothing and upgrade <= nothing:
             return f"Keep the old model: upgrading takes {moved}, and even {full}."
         if upgrade < nothing:
@@ -192,20 +198,27 @@ class Comparison:
         return f"Upgrade: it takes {moved} and {top}; {full}."
 
     def to_json(self) -> dict[str, Any]:
-        """Return fractions as plain Python values; None for what is not known."""
+        """Return fractions as plain Python values; None for what is not known.
+
+        What is said of the upgrade is left out where there is no cell of it.
+        """
         others = [name for name in self.cells if name not in (OLD, NEW)]
+        flipped = [name for name in self.cells if name != OLD]
         gains = {
             cell: {metric: _known(self.update_gain(metric, cell)) for metric in self.metrics}
             for cell in others
         }
-        return {
+        flips = {cell: _known(self.negative_flips(cell)) for cell in flipped}
+        told = {
             "cells": {name: cell.to_json() for name, cell in self.cells.items()},
-            "update_gain": gains[UPGRADED],
             "update_gain_by_cell": gains,
-            "negative_flips": _known(self.negative_flips()),
-            "negative_flips_by_cell": {
-                cell: _known(self.negative_flips(cell)) for cell in [*others, NEW]
-            },
+            "negative_flips_by_cell": flips,
+        }
+        if self.upgraded not in self.cells:
+            return told
+        return told | {
+            "update_gain": gains[self.upgraded],
+            "negative_flips": flips[self.upgraded],
             "compatible": self.compatible,
             "verdict": self.verdict,
         }
@@ -216,19 +229,43 @@ class Comparison:
         lines = [f"{'query/gallery':<{width}}{header}   (percent; update gain of map)"]
         for name, cell in self.cells.items():
             gain = float("nan") if name in (OLD, NEW) else self.update_gain("map", name)
-            shown = "-" if np.isnan(gain) else f"{100 * gain:.1f}"
-            lines.append(f"{name:<{width}}{cell.columns()}{shown:>13}")
+            lines.append(f"{name:<{width}}{cell.columns()}{_tenths(gain):>13}")
+        counted = self.cells[OLD].counted_text()
+        if self.upgraded not in self.cells:
+            return "\n".join([*lines, counted])
         if not np.isnan(flips := self.negative_flips()):
             lines.append(
                 f"{_percent(flips)} of queries have a right first item in {OLD} and a wrong one in "
-                f"{UPGRADED}."
+                f"{self.upgraded}."
             )
-        return "\n".join([*lines, self.cells[OLD].counted_text(), self.verdict])
+        return "\n".join([*lines, counted, self.verdict])
 
 
 def compare(cells: Mapping[str, Evaluation]) -> Comparison:
-    """Compare evaluations by the name of their cell; see `Comparison`."""
+    """Compare evaluations by the name of their cell; see `Comparison`.
+
+    Raises:
+        EvaluationError: if "old/old" or "new/old" is missing, or as `Comparison` does.
+    """
+    _check_there(cells, (OLD, UPGRADED))
     return Comparison(dict(cells))
+
+
+def _check_there(cells: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse cells of which one of these is missing."""
+    if missing := [name for name in names if name not in cells]:
+        raise EvaluationError(
+            f"a comparison of the cells {sorted(cells)} lacks {missing}; it needs "
+            f"{OLD} (do nothing) and {UPGRADED} (upgrade), and {NEW} (full backfill) to know a gain"
+        )
+
+
+def _gain(reached: float, nothing: float, everything: float) -> float:
+    return (reached - nothing) / (everything - nothing) if everything > nothing else float("nan")
+
+
+def _tenths(fraction: float) -> str:
+    return "-" if np.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
 def _percent(fraction: float, digits: int = 1) -> str:
