@@ -1,6 +1,7 @@
 """Origins travel: what was embedded and what was upgraded, from the gallery to the page."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +10,15 @@ from typer.testing import CliRunner
 from upgrades import OLD, SECOND, SIDE, TO_SECOND, make_gallery, numbered
 
 from onward.cli.app import app
+from onward.compatibility import (
+    AgreementComparison,
+    compare_upgraded,
+    evaluate_embeddings,
+    of_h_alone,
+)
+from onward.errors import ConfigurationError, EvaluationError
 from onward.gallery import open_gallery
+from onward.relevance import Relevance
 from onward.spaces import Embeddings
 from onward.upgrading import Upgrade
 
@@ -17,6 +26,7 @@ ROWS, CLASSES = 40, 5
 LABELS = np.arange(ROWS) % CLASSES
 EMBEDDED = numbered(ROWS)[::5]
 """A fifth of the items: those of the first class."""
+BY_H = sorted(set(numbered(ROWS)) - set(EMBEDDED))
 
 
 def answer(*arguments):
@@ -33,9 +43,10 @@ def true_new(ids):
     return made.align(ids)
 
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """A gallery of which a fifth was embedded by the new model, and its export."""
+    tmp_path = tmp_path_factory.mktemp("made")
     gallery = make_gallery(str(tmp_path / "g.lance"), ROWS, LABELS)
     gallery.read(OLD).save(tmp_path / "old.parquet")
     upgrade = Upgrade(gallery, TO_SECOND)
@@ -46,6 +57,11 @@ def files(tmp_path):
     exported = json.loads(answer(*words, "--json"))
     assert (exported["embedded"], exported["upgraded"]) == (len(EMBEDDED), ROWS - len(EMBEDDED))
     return tmp_path
+
+
+@pytest.fixture
+def files(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "files")
 
 
 def test_an_export_says_of_each_vector_how_it_came_to_be(files):
@@ -75,3 +91,207 @@ def test_info_counts_origins(files):
     assert json.loads(answer("info", files / "new.parquet", "--json"))["origins"] == {
         "unknown": ROWS
     }
+
+
+# Comparing: h alone, and what is stored
+
+
+def words_of(files, *more):
+    cells = ("--old", files / "old.parquet", "--upgraded", files / "up.parquet")
+    return ["compare", *cells, "--new", files / "new.parquet", *more]
+
+
+FILES = {"old/old": ("old", "old"), "new/old": ("new", "up"), "new/new": ("new", "new")}
+
+
+def by_hand(files, cell, items):
+    """A cell among some items alone, which are the queries too."""
+    asked, searched = (Embeddings.load(files / f"{name}.parquet") for name in FILES[cell])
+    return evaluate_embeddings(
+        asked.align(items), searched.align(items), exclude_self=True
+    ).to_json()
+
+
+def test_h_alone_and_what_is_stored_are_two_rows(files):
+    found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
+    assert found["origins"] == {"embedded": 8, "upgraded": 32}
+    assert found["items"] == 32
+    for cell in ("old/old", "new/old", "new/new"):
+        assert found["cells"][cell] == by_hand(files, cell, BY_H)
+    stored = found["as_stored"]
+    assert stored["items"] == ROWS
+    assert list(stored["cells"]) == ["old/old", "new/old as stored", "new/new"]
+    everything = numbered(ROWS)
+    assert stored["cells"]["new/old as stored"] == by_hand(files, "new/old", everything)
+    assert stored["cells"]["new/new"] == by_hand(files, "new/new", everything)
+    # What the sample's own vectors find is not h's.
+    assert stored["cells"]["new/old as stored"]["map"] > 1.2 * found["cells"]["new/old"]["map"]
+    gains = found["update_gain"]["map"], stored["update_gain"]["map"]
+    for gain, cells, name in (
+        (gains[0], found["cells"], "new/old"),
+        (gains[1], stored["cells"], "new/old as stored"),
+    ):
+        old, new = cells["old/old"]["map"], cells["new/new"]["map"]
+        assert gain == pytest.approx((cells[name]["map"] - old) / (new - old))
+
+
+def test_the_two_rows_are_printed_each_among_its_own_items(files):
+    lines = answer(*words_of(files, "--exclude-self")).splitlines()
+    alone = lines.index("h alone, on the 32 items that h carried:")
+    stored = lines.index(
+        "as stored, 20 % embedded (40 items: 8 embedded by the new model, 32 upgraded by h):"
+    )
+    assert [line.split()[0] for line in lines[alone + 2 : alone + 5]] == [
+        "old/old", "new/old", "new/new",
+    ]  # fmt: skip
+    assert lines[stored + 3].startswith("new/old as stored")
+    assert not any(line.startswith("new/old  ") for line in lines[stored:])
+
+
+QUERIES = tuple(f"q{row}" for row in range(ROWS))
+QRELS = {q: {BY_H[row % 32]: 1, EMBEDDED[row % 8]: 2} for row, q in enumerate(QUERIES)}
+"""Each query looks for an item that h carried and for one that was embedded."""
+
+
+@pytest.fixture
+def asked(files):
+    """Real queries by both models, without labels, and qrels in a file."""
+    for name in ("old", "new"):
+        items = Embeddings.load(files / f"{name}.parquet")
+        made = Embeddings(QUERIES, items.vectors, items.space)
+        made.save(files / f"queries-{name}.parquet")
+    (files / "qrels").write_text(
+        "\n".join(f"{q} 0 {i} {grade}" for q, of in QRELS.items() for i, grade in of.items())
+    )
+    words = ["--queries-old", files / "queries-old.parquet"]
+    return [*words, "--queries-new", files / "queries-new.parquet", "--include-self"]
+
+
+def without_new(files, *more):
+    return [word for word in words_of(files, *more) if word not in ("--new", files / "new.parquet")]
+
+
+def test_queries_that_are_not_items_are_all_asked_of_h_alone(files, asked):
+    found = json.loads(answer(*words_of(files, *asked, "--qrels", files / "qrels", "--json")))
+    assert found["cells"]["new/old"]["queries"] == ROWS
+    kept = {q: {item: 1 for item in wanted if item in BY_H} for q, wanted in QRELS.items()}
+    queries = Embeddings.load(files / "queries-new.parquet")
+    carried = Embeddings.load(files / "up.parquet").align(BY_H)
+    relevance = Relevance.of_qrels(QUERIES, carried.ids, kept, exclude_self=False)
+    expected = evaluate_embeddings(queries, carried, exclude_self=False, relevance=relevance)
+    assert found["cells"]["new/old"]["map"] == pytest.approx(expected.map)
+
+
+def test_without_full_backfill_the_rows_are_the_same_and_no_gain_is_known(files, asked):
+    judged = ("--qrels", files / "qrels", "--json")
+    found = json.loads(answer(*words_of(files, *asked, *judged)))
+    bare = json.loads(answer(*without_new(files, *asked, *judged)))
+    assert list(bare["cells"]) == ["old/old", "new/old"]
+    assert bare["cells"]["new/old"] == found["cells"]["new/old"]
+    assert list(bare["as_stored"]["cells"]) == ["old/old", "new/old as stored"]
+    assert bare["update_gain"]["map"] is None
+    assert bare["next_steps"] == []
+
+
+def test_without_answers_the_agreement_of_the_queries_is_compared(files, asked):
+    agreed = json.loads(answer(*words_of(files, *asked, "--json")))
+    assert (agreed["queries"], agreed["queries_are_items"], agreed["items"]) == (ROWS, False, 32)
+    assert agreed["cells"]["new/new"]["agreement"] == 1
+    assert "Agreement of 40 real queries with full backfill" in answer(*words_of(files, *asked))
+
+
+def test_what_agreement_cannot_tell_is_refused(files, asked):
+    with pytest.raises(
+        ConfigurationError, match=r"needs the items by the new model\. Give --qrels"
+    ):
+        answer(*without_new(files, *asked))
+    with pytest.raises(ConfigurationError, match="of which --metrics, --ignored"):
+        answer(*words_of(files, *asked, "--metrics", "map"))
+
+
+def test_a_gallery_that_was_embedded_whole_has_no_row_of_h(files):
+    everything = true_new(numbered(ROWS))
+    Embeddings(everything.ids, everything.vectors, SECOND, LABELS, None, ("embedded",) * ROWS).save(
+        files / "up.parquet"
+    )
+    found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
+    assert "cells" not in found
+    assert list(found["as_stored"]["cells"]) == ["old/old", "new/old as stored", "new/new"]
+    shown = answer(*words_of(files, "--exclude-self"))
+    assert shown.startswith("as stored, 100 % embedded (40 items: 40 embedded by the new model):")
+    words = ["report", files / "page.html", *words_of(files, "--exclude-self")[1:]]
+    with pytest.raises(EvaluationError, match=r"h carried none of the items in .*up\.parquet"):
+        answer(*words)
+
+
+def test_where_nothing_says_what_was_embedded_a_line_says_so(files):
+    bare = Embeddings.load(files / "up.parquet")
+    Embeddings(bare.ids, bare.vectors, SECOND, bare.labels).save(files / "up.parquet")
+    last = answer(*words_of(files, "--exclude-self")).splitlines()[-1]
+    assert last.startswith("Nothing says which vectors of the upgraded gallery the new model embed")
+    found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
+    assert (found["origins"], found["items"]) == ({"unknown": ROWS}, ROWS)
+
+
+def test_a_vector_of_unknown_origin_is_not_taken_for_one_of_h(files):
+    new, old = true_new(numbered(ROWS)), Embeddings.load(files / "old.parquet")
+    origins = ("upgraded",) * 30 + (None,) * 10
+    up = Embeddings(new.ids, new.vectors, SECOND, LABELS, None, origins)
+    cells = {"old/old": (old, old), "new/old": (new, up), "new/new": (new, new)}
+    alone = of_h_alone(cells)
+    assert {gallery.ids for _, gallery in alone.values()} == {numbered(ROWS)[:30]}
+    made = compare_upgraded(cells, exclude_self=True, relevance=None)
+    assert isinstance(made.stored, AgreementComparison)
+    assert (made.carried, made.origins) == (30, {"upgraded": 30, "unknown": 10})
+    assert "30 upgraded by h, 10 of unknown origin" in str(made)
+
+
+def test_items_without_labels_are_compared_by_agreement_and_it_is_called_so(files):
+    for name in ("old", "up", "new"):
+        one = Embeddings.load(files / f"{name}.parquet")
+        Embeddings(one.ids, one.vectors, one.space, origins=one.origins).save(
+            files / f"{name}.parquet"
+        )
+    shown = answer(*words_of(files, "--exclude-self"))
+    assert "Agreement of 32 items, as queries, with full backfill, over 3 neighbours." in shown
+    assert "Whether the new model is better nothing tells" in shown
+    found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
+    mean = {name: one["agreement"] for name, one in found["cells"].items()}
+    gain = (mean["new/old"] - mean["old/old"]) / (1 - mean["old/old"])
+    assert found["update_gain_by_cell"]["new/old"]["agreement"] == pytest.approx(gain)
+    words = ["report", files / "page.html", *words_of(files, "--exclude-self")[1:]]
+    with pytest.raises(EvaluationError, match="have no labels, and a page shows what is right by"):
+        answer(*words)
+
+
+def test_without_queries_the_items_by_the_new_model_are_asked_for(files):
+    with pytest.raises(ConfigurationError, match="give --new FILE, or queries: --queries-old FILE"):
+        answer(*without_new(files, "--exclude-self"))
+
+
+# The page, and one evaluation
+
+
+def test_the_page_tells_h_alone_from_what_is_stored(files):
+    words = ["report", files / "page.html", *words_of(files, "--exclude-self")[1:], "--json"]
+    told = json.loads(answer(*words))
+    found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
+    assert told["verdict"] == found["verdict"]
+    assert (told["embedded"], told["upgraded"]) == (8, 32)
+    page = (files / "page.html").read_text(encoding="utf-8")
+    assert "40 items: 8 embedded by the new model, 32 upgraded by h" in page
+    assert "all else on this page is about the 32 items that h carried" in page
+    rows = page.split('data-cell="')[1:]
+    shown = {row.partition('"')[0]: row for row in rows}
+    assert f">{100 * found['cells']['new/old']['map']:.1f}<" in shown["new/old"]
+    mix = found["as_stored"]["cells"]["new/old as stored"]["map"]
+    assert f">{100 * mix:.1f}<" in shown["new/old as stored"]
+
+
+def test_an_evaluation_of_several_origins_says_so(files):
+    words = ["evaluate", files / "new.parquet", files / "up.parquet", "--exclude-self", "--json"]
+    result = CliRunner().invoke(app, [str(each) for each in words], catch_exceptions=False)
+    assert json.loads(result.stdout)["gallery_origins"] == {"embedded": 8, "upgraded": 32}
+    assert "of several origins (8 embedded, 32 upgraded)" in result.stderr
+    words[2] = words[1]
+    assert "gallery_origins" not in json.loads(answer(*words))

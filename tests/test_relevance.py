@@ -494,3 +494,44 @@ def test_a_relevance_of_another_gallery_is_refused():
     words = "4 items are in only one of the gallery and the relevance, the first 'g2'; make the"
     with pytest.raises(EvaluationError, match=words):
         evaluate_embeddings(ASKED, PEOPLE, exclude_self=False, relevance=made)
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from(["labels", "qrels"]))
+@settings(max_examples=40, deadline=None)
+def test_a_relevance_among_some_items_is_that_of_a_gallery_of_these(seed, exclude_self, by):
+    rng = np.random.default_rng(seed)
+    ids, asked = tuple("abcdefgh"), tuple("abcxyz")
+    labels, wanted = rng.integers(-1, 3, size=8), rng.integers(-1, 3, size=6)
+    gallery = on_a_line(rng.normal(size=8), ids, labels)
+    queries = on_a_line(rng.normal(size=6), asked, wanted)
+    qrels = {q: {i: int(rng.integers(0, 4)) for i in ids} for q in asked}
+    cameras = dict(zip(ids, rng.integers(0, 2, size=8).tolist(), strict=True))
+    some = [item for item in rng.permutation(ids).tolist() if rng.random() < 0.6]
+    who = [query for query in asked if rng.random() < 0.7]
+
+    def make(queries, gallery):
+        if by == "labels":
+            made = Relevance.between(queries, gallery, exclude_self=exclude_self)
+            return made.ignoring_cameras([0] * len(queries), [cameras[i] for i in gallery.ids])
+        kept = {q: {i: g for i, g in qrels[q].items() if i in gallery.ids} for q in queries.ids}
+        return Relevance.of_qrels(queries.ids, gallery.ids, kept, exclude_self=exclude_self)
+
+    few, fewer = gallery.align(some), queries.align(who)
+    among = make(queries, gallery).among(fewer.ids, few.ids)
+    metrics = ("map", "cmc@1", "ndcg@3")
+    for one, other in zip(
+        *(
+            evaluate(rank(fewer, few, exclude_self=exclude_self), made, metrics=metrics)
+            .to_json()
+            .items()
+            for made in (among, make(fewer, few))
+        ),
+        strict=False,
+    ):
+        if one[0] != "left_out":
+            assert one == other
+
+
+def test_a_relevance_among_unknown_items_names_one():
+    with pytest.raises(EvaluationError, match="knows no gallery item 'z'"):
+        relevance([7, 8], [7, 8, 7]).among(("p",), ("a", "z"))

@@ -6,18 +6,20 @@ items, so they differ in the vectors alone. Nothing here knows how vectors or ra
 except `evaluate_embeddings`, which joins search and evaluation in one step.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from onward.agreement import agreement, count_neighbours
 from onward.errors import EvaluationError
-from onward.evaluation import METRICS, Evaluation, evaluate, parse_metrics
+from onward.evaluation import METRICS, Evaluation, PerQuery, evaluate, parse_metrics
 from onward.relevance import Relevance
-from onward.retrieval import rank
-from onward.spaces import Embeddings
+from onward.retrieval import rank, search
+from onward.spaces import Embeddings, check_same_space
 
 OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
 STORED = "new/old as stored"
@@ -249,6 +251,244 @@ def compare(cells: Mapping[str, Evaluation]) -> Comparison:
     """
     _check_there(cells, (OLD, UPGRADED))
     return Comparison(dict(cells))
+
+
+@dataclass(frozen=True, eq=False)
+class AgreementComparison:
+    """How much of what full backfill finds doing nothing and upgrading find, without answers.
+
+    Attributes:
+        cells: the agreement of each query with "new/new", by name: "old/old", "new/old" or "new/old
+            as stored", and "new/new". See `onward.agreement`.
+        neighbours: how many nearest items it compares.
+        are_items: whether the queries are gallery items, which stand for queries that nobody has.
+    """
+
+    cells: Mapping[str, PerQuery]
+    neighbours: int
+    are_items: bool
+
+    def value(self, cell: str) -> float:
+        """Return the mean agreement of a cell, in [0, 1]; NaN where there is nothing to find."""
+        values = self.cells[cell]
+        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+    def update_gain(self, cell: str) -> float:
+        """Return the share of what full backfill gains that a cell gains; see `Comparison`."""
+        return _gain(self.value(cell), self.value(OLD), self.value(NEW))
+
+    @property
+    def asked(self) -> str:
+        """What was asked, in words."""
+        count = len(self.cells[OLD])
+        return f"{count:,} items, as queries," if self.are_items else f"{count:,} real queries"
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what is found, and that nothing tells whether it is right."""
+        found = " and ".join(
+            f"{_percent(self.value(name))} ({name})" for name in self.cells if name != NEW
+        )
+        return (
+            f"Of what full backfill finds, {found} is found. Whether the new model is better "
+            "nothing tells: give labels, or qrels."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions as plain values; None for what is not known."""
+        others = [name for name in self.cells if name not in (OLD, NEW)]
+        return {
+            "cells": {name: {"agreement": _known(self.value(name))} for name in self.cells},
+            "update_gain_by_cell": {
+                name: {"agreement": _known(self.update_gain(name))} for name in others
+            },
+            "neighbours": self.neighbours,
+            "queries": len(self.cells[OLD]),
+            "queries_are_items": self.are_items,
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        width = max(len("query/gallery"), *map(len, self.cells))
+        lines = [f"{'query/gallery':<{width}}  agreement  update gain   (percent)"]
+        for name in self.cells:
+            gain = float("nan") if name in (OLD, NEW) else self.update_gain(name)
+            lines.append(f"{name:<{width}}{_tenths(self.value(name)):>11}{_tenths(gain):>13}")
+        return "\n".join(
+            [
+                *lines,
+                f"Agreement of {self.asked} with full backfill, over {self.neighbours} neighbours.",
+                self.verdict,
+            ]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class UpgradeComparison:
+    """What h alone gives, and what the gallery gives that stands there.
+
+    They differ where the new model embedded some items: of these h's own vectors are not known, so
+    h alone is judged among the items that it carried, and so are the cells it is compared with.
+
+    Attributes:
+        alone: of h alone, among the items that it carried; of all items if nothing tells that some
+            were embedded; None if h is known to have carried none.
+        stored: of all items as they are stored; None if `alone` is of all items.
+        origins: how many of the items' vectors are "embedded", "upgraded" and "unknown".
+    """
+
+    alone: Comparison | AgreementComparison | None
+    stored: Comparison | AgreementComparison | None
+    origins: Mapping[str, int]
+
+    @property
+    def items(self) -> int:
+        """How many items there are."""
+        return sum(self.origins.values())
+
+    @property
+    def carried(self) -> int:
+        """How many items `alone` is judged among."""
+        if self.stored is None:
+            return self.items
+        return self.origins.get("upgraded", 0)
+
+    @property
+    def origins_text(self) -> str:
+        """How the vectors came to be, in a few words."""
+        words = {
+            "embedded": "embedded by the new model",
+            "upgraded": "upgraded by h",
+            "unknown": "of unknown origin",
+        }
+        counts = [f"{self.origins[one]:,} {words[one]}" for one in words if one in self.origins]
+        return f"{self.items:,} items: {', '.join(counts)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `alone` says, if there is such, and what `stored` says as "as_stored"."""
+        alone = {} if self.alone is None else {**self.alone.to_json(), "items": self.carried}
+        stored = {}
+        if self.stored is not None:
+            stored = {"as_stored": {**self.stored.to_json(), "items": self.items}}
+        return {**alone, **stored, "origins": dict(self.origins)}
+
+    def __str__(self) -> str:
+        if self.stored is None:
+            lines = [str(self.alone)]
+            if "unknown" in self.origins:
+                lines.append(
+                    "Nothing says which vectors of the upgraded gallery the new model embedded; if "
+                    f"it did some, {UPGRADED} is credited with them."
+                )
+            return "\n".join(lines)
+        share = _percent(self.origins.get("embedded", 0) / self.items, 0)
+        parts = [f"as stored, {share} embedded ({self.origins_text}):", str(self.stored)]
+        if self.alone is not None:
+            head = f"h alone, on the {self.carried:,} items that h carried:"
+            parts = [head, str(self.alone), "", *parts]
+        return "\n".join(parts)
+
+
+Cells = Mapping[str, tuple[Embeddings, Embeddings]]
+"""Queries and gallery of each cell."""
+
+
+def compare_upgraded(
+    cells: Cells,
+    *,
+    exclude_self: bool,
+    relevance: Callable[[Embeddings, Embeddings], Relevance] | None,
+    metrics: Sequence[str] = METRICS,
+) -> UpgradeComparison:
+    """Compare an upgraded gallery with doing nothing and full backfill; h alone and as stored.
+
+    Which items h carried the `origins` of the upgraded gallery say. Of a gallery that was embedded
+    in part, h alone is judged among those items; queries that are other items are left out.
+
+    Args:
+        cells: queries and gallery of "old/old", "new/old" and, if it is known, "new/new": the same
+            queries, and galleries of the same items.
+        exclude_self: leave out a query's own gallery entry, the one of the same id.
+        relevance: makes what the queries of a cell look for; the agreement with full backfill is
+            compared if None.
+        metrics: names of what to measure; see `evaluate_embeddings`.
+
+    Raises:
+        SpaceMismatchError: if queries and gallery of a cell are in different spaces.
+        EvaluationError: if a cell is missing, or cells do not fit together.
+    """
+    _check_there(cells, (OLD, UPGRADED) if relevance is not None else (OLD, UPGRADED, NEW))
+    for queries, gallery in cells.values():
+        check_same_space(queries.space, gallery.space)
+    judge: Callable[[Cells], Comparison | AgreementComparison]
+    if relevance is None:
+        judge = partial(_agreements, exclude_self=exclude_self)
+    else:
+        known = {name: relevance(*pair) for name, pair in cells.items()}
+        known[STORED] = known[UPGRADED]
+        judge = partial(_evaluations, known=known, exclude_self=exclude_self, metrics=metrics)
+    origins = cells[UPGRADED][1].count_origins()
+    alone = of_h_alone(cells)
+    if alone is cells:
+        return UpgradeComparison(judge(cells), None, origins)
+    stored = judge({STORED if name == UPGRADED else name: pair for name, pair in cells.items()})
+    return UpgradeComparison(None if alone is None else judge(alone), stored, origins)
+
+
+def of_h_alone(cells: Cells) -> Cells | None:
+    """Return cells whose galleries are the items that h carried, without queries that are others.
+
+    The cells as they are where nothing tells that other items were embedded; None if h is known to
+    have carried none.
+    """
+    carried = cells[UPGRADED][1]
+    if carried.count_origins().keys() in ({"upgraded"}, {"unknown"}, set()):
+        return cells
+    of_items = list(zip(carried.ids, carried.origins or (), strict=True))
+    items = {item for item, origin in of_items if origin == "upgraded"}
+    others = {item for item, origin in of_items if origin != "upgraded"}
+    if not items:
+        return None
+    return {
+        name: (
+            queries.select([item not in others for item in queries.ids]),
+            gallery.select([item in items for item in gallery.ids]),
+        )
+        for name, (queries, gallery) in cells.items()
+    }
+
+
+def _evaluations(
+    cells: Cells,
+    *,
+    known: Mapping[str, Relevance],
+    exclude_self: bool,
+    metrics: Sequence[str],
+) -> Comparison:
+    """Judge cells by what their queries look for, of which as much as is there."""
+    evaluations = {
+        name: evaluate_embeddings(
+            queries,
+            gallery,
+            exclude_self=exclude_self,
+            relevance=known[name].among(queries.ids, gallery.ids),
+            metrics=metrics,
+        )
+        for name, (queries, gallery) in cells.items()
+    }
+    return Comparison(evaluations)
+
+
+def _agreements(cells: Cells, *, exclude_self: bool) -> AgreementComparison:
+    """Judge cells by what full backfill finds."""
+    queries, gallery = cells[NEW]
+    count = count_neighbours(len(gallery))
+    wanted = search(queries, gallery, count, exclude_self=exclude_self)
+    found = {
+        name: agreement(search(*pair, count, exclude_self=exclude_self), wanted)
+        for name, pair in cells.items()
+    }
+    return AgreementComparison(found, count, set(queries.ids) <= set(gallery.ids))
 
 
 def _check_there(cells: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -83,6 +83,14 @@ class ItemSets:
         rows = self.rows[order]
         return ItemSets(of_query, np.append(starts, len(rows)), rows, None, self.size)
 
+    def among(self, queries: Counts, items: Int64[np.ndarray, " item"]) -> "ItemSets":
+        """Keep some queries, and in their sets some items: rows of both, ascending of items."""
+        kept = np.isin(self.rows, items)
+        starts = np.append(0, np.cumsum(kept))[self.starts]
+        grades = None if self.grades is None else self.grades[kept]
+        rows = np.searchsorted(items, self.rows[kept])
+        return ItemSets(self.of_query[queries], starts, rows, grades, len(items))
+
     def of(self, query: int) -> tuple[Int64[np.ndarray, " entry"], Int32[np.ndarray, " entry"]]:
         """Return the rows of a query's items, and the grade of each."""
         which = int(self.of_query[query])
@@ -331,6 +339,27 @@ class Relevance:
         keys = np.array([number[camera] for camera in (*asked, *there)], dtype=np.int64)
         sets = self.wanted.split(keys[: len(asked)], keys[len(asked) :])
         return replace(self, ignored=(*self.ignored, sets))
+
+    def among(self, query_ids: Ids, gallery_ids: Ids) -> "Relevance":
+        """Return this relevance of some of its queries, among some of its gallery items alone.
+
+        What is relevant and what is ignored stays so; the other items are not there to be found.
+        What was left out is not counted again.
+
+        Raises:
+            EvaluationError: if a query or an item is unknown here.
+        """
+        if (len(query_ids), len(gallery_ids)) == (len(self.query_ids), len(self.gallery_ids)):
+            return self
+        queries = self._rows_of(query_ids)
+        items = np.sort(_look_up(gallery_ids, self._gallery_row, "gallery item"))
+        return Relevance(
+            query_ids,
+            tuple(self.gallery_ids[row] for row in items),
+            self.wanted.among(queries, items),
+            self.exclude_self,
+            tuple(sets.among(queries, items) for sets in self.ignored),
+        )
 
     def grades(self, ranking: Ranking) -> Grades:
         """Return how relevant what stands at each rank is to the query.

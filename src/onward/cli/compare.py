@@ -1,5 +1,6 @@
 """`onward compare`: do nothing, upgrade or embed everything again: what each gives."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +22,10 @@ from onward.cli.judging import (
 )
 from onward.cli.options import SameLabels
 from onward.cli.output import AsJson, next_step, show
+from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
-    from onward.compatibility import Comparison
+    from onward.compatibility import Cells, UpgradeComparison
     from onward.spaces import Embeddings
 
 Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
@@ -31,11 +33,39 @@ Upgraded = Annotated[Path, typer.Option(help="The items after the upgrade: .parq
 New = Annotated[Path, typer.Option(help="The items by the new model: .parquet.")]
 
 
+@dataclass(frozen=True)
+class Files:
+    """The files that are compared: the items three times, and the queries twice.
+
+    Attributes:
+        old: the items by the old model.
+        upgraded: the items after the upgrade.
+        new: the items by the new model, if they are all embedded.
+        queries_old: queries by the old model; the items are the queries if None.
+        queries_new: the same by the new model.
+    """
+
+    old: Path
+    upgraded: Path
+    new: Path | None
+    queries_old: Path | None = None
+    queries_new: Path | None = None
+
+    @property
+    def cameras(self) -> tuple[Path, Path]:
+        """The files with the cameras of the queries, and of the items."""
+        items = self.new or self.upgraded
+        return self.queries_new or items, items
+
+
 def compare(
     old: Old,
     upgraded: Upgraded,
-    new: New,
     exclude_self: ExcludeSelf,
+    new: Annotated[
+        Path | None,
+        typer.Option(help="The items by the new model: .parquet; needed unless queries are given."),
+    ] = None,
     queries_old: QueriesOld = None,
     queries_new: QueriesNew = None,
     qrels: Qrels = None,
@@ -48,93 +78,109 @@ def compare(
 ) -> None:
     """Compare doing nothing, upgrading and full backfill on the same items.
 
-    Cameras are read from the files of the new model.
+    Of a gallery that the new model embedded in part, h alone stands beside what is stored. Without
+    labels and qrels, the agreement with full backfill is compared. Cameras are read from the files
+    of the new model.
 
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """
     judging = Judging(
         exclude_self, same_labels, qrels, ignored, camera_column, ignore_unknown, metrics
     )
-    queries = (queries_old, queries_new)
-    comparison = compare_files(old, upgraded, new, judging, queries=queries)
-    show(comparison, as_json, _report_step(old, upgraded, new, judging, queries))
+    files = Files(old, upgraded, new, queries_old, queries_new)
+    show(compare_cells(read_cells(files), files, judging), as_json, _report_step(files, judging))
 
 
-def _report_step(
-    old: Path, upgraded: Path, new: Path, judging: Judging, queries: tuple[Path | None, Path | None]
-) -> list[dict[str, str]]:
+def _report_step(files: Files, judging: Judging) -> list[dict[str, str]]:
     """Return how to see the same as a page, where a page can show it."""
     plain = Judging(judging.exclude_self, judging.same_labels)
-    if judging != plain or queries != (None, None):
+    if judging != plain or files.new is None or files.queries_new is not None:
         return []
-    files = ("--old", old, "--upgraded", upgraded, "--new", new)
+    named = ("--old", files.old, "--upgraded", files.upgraded, "--new", files.new)
     itself = "--exclude-self" if judging.exclude_self else "--include-self"
     stated = ("--same-labels",) if judging.same_labels else ()
-    return [next_step("report", "page.html", *files, itself, *stated, why="the same as a page")]
+    return [next_step("report", "page.html", *named, itself, *stated, why="the same as a page")]
 
 
-def compare_files(
-    old: Path,
-    upgraded: Path,
-    new: Path,
-    judging: Judging,
-    *,
-    queries: tuple[Path | None, Path | None] = (None, None),
-) -> "Comparison":
-    """Return the comparison of three files that hold the same items; see `read_cells`."""
-    from onward.compatibility import compare
+def compare_cells(cells: "Cells", files: Files, judging: Judging) -> "UpgradeComparison":
+    """Return the comparison of what `read_cells` gave: by qrels, labels, or agreement."""
+    from onward.compatibility import NEW, OLD, UPGRADED, compare_upgraded
 
-    cells = read_cells(old, upgraded, new, queries=queries)
-    if judging.judgements is None:
-        items = cells["new/new"][1]
-        _check_classes(cells["old/old"][1], items, old, new)
-        _check_classes(cells["new/old"][1], items, upgraded, new)
+    asked = [queries for queries, _ in cells.values()]
+    if judging.judgements is None and all(queries.labels is None for queries in asked):
+        _check_agreement(cells, files, judging)
+        return compare_upgraded(cells, exclude_self=judging.exclude_self, relevance=None)
+    if judging.judgements is None and NEW in cells and files.new is not None:
+        items = cells[NEW][1]
+        _check_classes(cells[OLD][1], items, files.old, files.new)
+        _check_classes(cells[UPGRADED][1], items, files.upgraded, files.new)
+    elif judging.judgements is None:
+        _check_classes(cells[OLD][1], cells[UPGRADED][1], files.old, files.upgraded)
     judging.tell_numbering(*cells.values())
-    cameras = (queries[1] or new, new)
-    return compare(
-        {
-            name: judging.evaluate(asked, searched, cameras)
-            for name, (asked, searched) in cells.items()
-        }
+    return compare_upgraded(
+        cells,
+        exclude_self=judging.exclude_self,
+        relevance=lambda queries, gallery: judging.relevance(queries, gallery, files.cameras),
+        metrics=judging.names,
     )
 
 
-def read_cells(
-    old: Path,
-    upgraded: Path,
-    new: Path,
-    *,
-    queries: tuple[Path | None, Path | None] = (None, None),
-) -> "dict[str, tuple[Embeddings, Embeddings]]":
-    """Return queries and gallery of each cell from three files that hold the same items.
+def _check_agreement(cells: "Cells", files: Files, judging: Judging) -> None:
+    """Refuse to compare agreement where full backfill is missing, or other things are asked for.
 
-    Args:
-        old: the items by the old model.
-        upgraded: the items after the upgrade.
-        new: the items by the new model.
-        queries: by the old model and by the new one; the items themselves if None.
+    Raises:
+        ConfigurationError: saying what is missing, or has no effect.
+    """
+    from onward.compatibility import NEW
+
+    if judging != Judging(judging.exclude_self):
+        raise ConfigurationError(
+            "the queries have no labels, and no --qrels say what they look for: only the agreement "
+            "with full backfill can be compared, of which --metrics, --ignored, --camera-column, "
+            "--same-labels and --ignore-unknown say nothing. Give --qrels or labels, or leave "
+            "these options out"
+        )
+    if NEW not in cells:
+        raise ConfigurationError(
+            f"the queries in {files.queries_new} have no labels, and no --qrels say what they look "
+            "for: only the agreement with full backfill can be compared, and that needs the items "
+            "by the new model. Give --qrels FILE, labels, or --new FILE"
+        )
+
+
+def read_cells(files: Files) -> "dict[str, tuple[Embeddings, Embeddings]]":
+    """Return queries and gallery of each cell from files that hold the same items.
 
     Raises:
         EvaluationError: if they do not hold the same items, or old and new are of one model.
-        ConfigurationError: if queries are given by one of the models alone.
+        ConfigurationError: if queries are given by one of the models alone, or neither queries nor
+            the items by the new model.
     """
-    from onward.errors import EvaluationError
+    from onward.compatibility import NEW, OLD, UPGRADED
     from onward.spaces import Embeddings
 
-    by_new, by_old, carried = (Embeddings.load(path) for path in (new, old, upgraded))
-    if by_old.space == by_new.space:
-        raise EvaluationError(
-            f"{old} and {new} are both in {by_new.space}; give the items by the old model with "
-            "--old, and by the new one with --new"
+    queries = read_queries(files.queries_old, files.queries_new)
+    if files.new is None and queries is None:
+        raise ConfigurationError(
+            "without queries the items themselves are asked, by both models, and by the new one "
+            "they are not there; give --new FILE, or queries: --queries-old FILE --queries-new FILE"
         )
-    by_old = align_files(by_old, by_new, (old, new), "items")
-    carried = align_files(carried, by_new, (upgraded, new), "items")
-    asked = read_queries(*queries) or Queries(by_old, by_new)
-    return {
-        "old/old": (asked.old, by_old),
-        "new/old": (asked.new, carried),
-        "new/new": (asked.new, by_new),
-    }
+    last = files.new or files.upgraded
+    by_new, by_old = Embeddings.load(last), Embeddings.load(files.old)
+    if by_old.space == by_new.space:
+        option = "--upgraded" if files.new is None else "--new"
+        raise EvaluationError(
+            f"{files.old} and {last} are both in {by_new.space}; give the items by the old model "
+            f"with --old, and by the new one with {option}"
+        )
+    by_old = align_files(by_old, by_new, (files.old, last), "items")
+    if files.new is None:
+        assert queries is not None  # noqa: S101 (refused above)
+        return {OLD: (queries.old, by_old), UPGRADED: (queries.new, by_new)}
+    carried = Embeddings.load(files.upgraded)
+    carried = align_files(carried, by_new, (files.upgraded, files.new), "items")
+    asked = queries or Queries(by_old, by_new)
+    return {OLD: (asked.old, by_old), UPGRADED: (asked.new, carried), NEW: (asked.new, by_new)}
 
 
 def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_path: Path) -> None:

@@ -15,7 +15,7 @@ from onward.cli.judging import (
     Qrels,
 )
 from onward.cli.options import EmbeddingsFile, SameLabels
-from onward.cli.output import AsJson, show
+from onward.cli.output import AsJson, show, tell
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -66,7 +66,15 @@ def evaluate(
     if far is not None:
         show(_verify(asked, searched, judging, far, pairs), as_json)
         return
-    show(judging.evaluate(asked, searched, (queries, gallery)), as_json)
+    counts = searched.count_origins()
+    mixed = {"gallery_origins": counts} if len(counts) > 1 else {}
+    if mixed:
+        said = ", ".join(f"{count:,} {origin}" for origin, count in counts.items())
+        tell(
+            f"the gallery's vectors are of several origins ({said}); all are judged as they are "
+            "stored. h alone is told by: onward compare"
+        )
+    show(judging.evaluate(asked, searched, (queries, gallery)), as_json, also=mixed)
 
 
 def _check_alone(judging: Judging) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onward.cli.compare import New, Old, Upgraded, compare_files, read_cells
+from onward.cli.compare import Files, New, Old, Upgraded, compare_cells, read_cells
 from onward.cli.judging import ExcludeSelf, Judging
 from onward.cli.options import (
     Overwrite,
@@ -14,9 +14,13 @@ from onward.cli.options import (
 )
 from onward.cli.output import AsJson, show_fields
 from onward.cli.reading import open_data, takes_data
+from onward.errors import EvaluationError
 
 if TYPE_CHECKING:
+    from onward.compatibility import Cells, Comparison, UpgradeComparison
+    from onward.data.items import Items
     from onward.data.sources import Stated
+    from onward.report import RetrievalGrid
 
 INTRODUCTION = (
     "The same items by the old model, carried over by a transformation, and embedded again by the "
@@ -45,24 +49,77 @@ def report(
     Example: onward report page.html --old old.parquet --upgraded up.parquet --new new.parquet
     --exclude-self --data digits
     """
-    from onward.report import make_grid, write_report
-    from onward.retrieval import search
+    from onward.report import write_report
 
     check_room(out, overwrite=overwrite)
-    grid = None
-    if data is not None:
-        items = open_data(data, stated)
-        rankings = {
-            name: search(queries, gallery, 5, exclude_self=exclude_self)
-            for name, (queries, gallery) in read_cells(old, upgraded, new).items()
-        }
-        grid = make_grid(items, rankings)
-    comparison = compare_files(old, upgraded, new, Judging(exclude_self, same_labels))
+    files = Files(old, upgraded, new)
+    cells = read_cells(files)
+    alone = _of_h(cells, files)
+    grid = None if data is None else _grid(open_data(data, stated), alone, exclude_self)
+    made = compare_cells(cells, files, Judging(exclude_self, same_labels))
+    comparison = _of_labels(made, files)
     facts = {
         "old": str(old),
         "upgraded": str(upgraded),
         "new": str(new),
+        "the upgraded gallery": made.origins_text,
         "a query's own gallery entry": "left out" if exclude_self else "kept",
     }
-    write_report(out, comparison, title=title, introduction=INTRODUCTION, grid=grid, facts=facts)
-    show_fields({"verdict": comparison.verdict, "written": [str(out)]}, as_json)
+    write_report(
+        out,
+        comparison,
+        title=title,
+        introduction=INTRODUCTION,
+        grid=grid,
+        facts=facts,
+        upgrade=made,
+    )
+    fields = {"verdict": comparison.verdict, **made.origins, "written": [str(out)]}
+    show_fields(fields, as_json)
+
+
+def _grid(items: "Items", cells: "Cells", exclude_self: bool) -> "RetrievalGrid":
+    """Return the images of what a few queries find in each cell."""
+    from onward.report import make_grid
+    from onward.retrieval import search
+
+    rankings = {
+        name: search(queries, gallery, 5, exclude_self=exclude_self)
+        for name, (queries, gallery) in cells.items()
+    }
+    return make_grid(items, rankings)
+
+
+def _of_h(cells: "Cells", files: Files) -> "Cells":
+    """Return the cells of what h carried.
+
+    Raises:
+        EvaluationError: if it is known to have carried nothing.
+    """
+    from onward.compatibility import of_h_alone
+
+    alone = of_h_alone(cells)
+    if alone is None:
+        raise EvaluationError(
+            f"h carried none of the items in {files.upgraded}: what is known of them was embedded "
+            "by the new model, and there is no upgrade to show. Give a file in which some are "
+            "upgraded; what the gallery gives as it is stored is told by: onward compare"
+        )
+    return alone
+
+
+def _of_labels(made: "UpgradeComparison", files: Files) -> "Comparison":
+    """Return what h alone gives, judged by labels.
+
+    Raises:
+        EvaluationError: if there are no labels.
+    """
+    from onward.compatibility import Comparison
+
+    if not isinstance(made.alone, Comparison):
+        raise EvaluationError(
+            f"the items in {files.old} and {files.new} have no labels, and a page shows what is "
+            "right by labels; embed items with labels. The agreement with full backfill is told "
+            "by: onward compare"
+        )
+    return made.alone

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from onward.artifacts import write_aside
-from onward.compatibility import Comparison
+from onward.compatibility import Comparison, UpgradeComparison
 from onward.evaluation import METRICS
 from onward.report.charts import axis_floor, cmc_chart, curve_ks, drawn_cells, gain_track
 from onward.report.document import document, facts_section, section
@@ -23,6 +23,7 @@ def write_report(
     introduction: str,
     grid: RetrievalGrid | None,
     facts: Mapping[str, str],
+    upgrade: UpgradeComparison | None = None,
 ) -> None:
     """Write the page; a reader sees the old one or all of the new one.
 
@@ -33,8 +34,10 @@ def write_report(
         introduction: for somebody who knows nothing of it; blank lines part paragraphs.
         grid: results to look at, from `make_grid`.
         facts: how the numbers came to be, such as seed, versions, command and time.
+        upgrade: what `comparison` is the h alone of; where the new model embedded some of the
+            gallery, that gallery has a section of its own.
     """
-    page = _page(comparison, title, introduction, grid, facts)
+    page = _page(comparison, title, introduction, grid, facts, upgrade=upgrade)
     with write_aside(Path(path)) as aside:
         aside.write_text(page, encoding="utf-8")
 
@@ -45,8 +48,12 @@ def _page(
     introduction: str,
     grid: RetrievalGrid | None,
     facts: Mapping[str, str],
+    *,
+    upgrade: UpgradeComparison | None,
 ) -> str:
     sections = [_verdict(comparison), _gain(comparison), _cells(comparison)]
+    if upgrade is not None and isinstance(upgrade.stored, Comparison):
+        sections.insert(1, _stored(upgrade, upgrade.stored))
     if len(curve_ks(comparison)) > 1 and drawn_cells(comparison):
         sections.append(_curves(comparison))
     if grid is not None:
@@ -108,6 +115,20 @@ def _cells(comparison: Comparison) -> str:
         "<p>Each row is a model that asks and a gallery that answers, always in this order. A "
         "query counts unless the gallery holds nothing of its class; those are left out and "
         f"counted in the last column.</p>{cells_table(comparison)}",
+    )
+
+
+def _stored(upgrade: UpgradeComparison, stored: Comparison) -> str:
+    share = percent(upgrade.origins.get("embedded", 0) / upgrade.items, 0)
+    return section(
+        "stored",
+        "h alone, and what is stored",
+        f"<p>The gallery holds {escape(upgrade.origins_text)}. What the new model embedded says "
+        f"nothing of h, so <b>all else on this page is about the {upgrade.carried:,} items that h "
+        "carried</b>: they alone are searched, in old/old and new/new too, and queries that are "
+        "other items are left out.</p>"
+        f"<p>Here is the whole gallery as it stands, {share} % embedded. That update gain is of "
+        f"the mix, not of h.</p>{cells_table(stored)}",
     )
 
 

@@ -16,6 +16,7 @@ CELLS: Mapping[str, str] = MappingProxyType(
         "bct new/old": "A new model trained to fit the old space, old gallery as it stands.",
         "new/old without side": "Upgraded from the old embeddings alone.",
         "new/old": "Upgraded: the stored vectors carried over, no image read.",
+        "new/old as stored": "The gallery as it stands: some items upgraded, some embedded again.",
         "new/old layers": "Upgraded; the side-information is the old model’s own layers.",
         "bct new/new": "The model trained to fit the old space, every image embedded again.",
         "new/new": "Full backfill: every image embedded again with the new model.",
