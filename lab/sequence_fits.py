@@ -67,7 +67,7 @@ def scores(source: str, cache: Path, seed: int) -> np.ndarray:
             settings=settings.model_copy(update=changes),
             seed=seed,
             run=RunSettings(device="cpu", precision=recipe.precision),
-        )
+        ).transformation
 
     def score(carry: Carry) -> list[float]:
         found = []

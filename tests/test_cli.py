@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from commands import commands
 from typer.testing import CliRunner
 
 from onward.cli import main
 from onward.cli.app import app
-from onward.cli.fit import describe_trials, fit
+from onward.cli.fit import fit
 from onward.cli.options import parse_numbers
 from onward.errors import (
     ArtifactError,
@@ -543,28 +545,33 @@ def test_fit_takes_the_mean_of_several_networks(pairs, tmp_path):
     assert 2 * one < two < 4 * one
 
 
-def test_fit_tells_what_it_tried_beside_doing_nothing_and_full_backfill():
-    trial = {"method": "ridge", "penalty": 0.1, "cmc@1": 0.9, "map": 0.8}
-    references = {
-        "old/old": {"cmc@1": 0.5, "map": 0.25},
-        "new/new": {"cmc@1": 1.0, "map": 0.875},
-    }
-    made_by = {"judged on": 40, "judged by": "label", "references": references, "tried": [trial]}
-    assert describe_trials({"method": "ridge", "penalty": 0.1} | made_by) == [
-        "40 held-out items, judged by label, in percent; kept: new/old ridge penalty 0.1",
-        "                           cmc@1    map",
-        "old/old                     50.0   25.0",
-        "new/old ridge penalty 0.1   90.0   80.0",
-        "new/new                    100.0   87.5",
-    ]
-    assert describe_trials({"method": "mlp", "judged on": 0}) == []
-    trial = {"method": "ridge", "penalty": 0.1, "agreement": 0.6}
-    references = {"old/old": {"agreement": 0.25}, "new/new": {"agreement": 1.0}}
-    made_by |= {"judged by": "agreement", "references": references, "tried": [trial]}
-    assert describe_trials({"method": "ridge", "penalty": 0.1} | made_by)[1:3] == [
-        "                          agreement",
-        "old/old                        25.0",
-    ]
+def test_fit_holds_out_what_a_column_says(pairs, tmp_path):
+    old = pq.read_table(pairs[0])
+    people = [None if row < 4 else f"person {row // 3}" for row in range(40)]
+    named = old.append_column("person", pa.array(people))
+    pq.write_table(named, tmp_path / "named.parquet")
+    ask = ("fit", tmp_path / "named.parquet", pairs[1], tmp_path / "h", "--method", "ridge")
+    made = json.loads(answer(*ask, "--group-column", "person", "--json"))["made_by"]
+    assert (made["held_out"], made["groups"]) == ("groups", 4 + 13)
+    assert made["judged_on"] == "classes that h has not seen (groups that were given)"
+    with pytest.raises(
+        ConfigurationError, match=r"neither .*named\.parquet nor .* has a column 'owner'; give the"
+    ):
+        answer(*ask, "--group-column", "owner", "--overwrite")
+    with pytest.raises(ConfigurationError, match="gallery_classes is 'seen', by which items are"):
+        answer(*ask, "--group-column", "person", "--gallery-classes", "seen", "--overwrite")
+
+
+def test_fit_tells_the_table_and_the_line_that_says_why(pairs, tmp_path):
+    code, _, err = run("fit", *pairs, tmp_path / "h", "--method", "ridge")
+    assert code == 0
+    assert "judged by label on 3 folds of 4 classes: 40 items, 40 queries that count" in err
+    assert "judged on classes that h has not seen: it was asked for by name; its penalty" in err
+    code, _, err = run(
+        "fit", *pairs, tmp_path / "s", "--method", "ridge", "--gallery-classes", "seen"
+    )
+    assert code == 0
+    assert "judged on further items of classes that h has seen" in err
 
 
 def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
@@ -577,7 +584,7 @@ def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
     sample = ("--sample-old", gallery, "--sample-new", again)
     out = tmp_path / "h"
     made = json.loads(answer("fit", *pairs, out, "--method", "ridge", *sample, "--json"))["made_by"]
-    assert (made["judged by"], made["sample"]["items"]) == ("agreement", 25)
+    assert (made["judged_by"], made["sample"]["items"]) == ("agreement", 25)
     with pytest.raises(ConfigurationError, match="give both --sample-old and --sample-new"):
         answer("fit", *pairs, out, *sample[:2], "--overwrite")
 

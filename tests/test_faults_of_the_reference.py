@@ -22,9 +22,14 @@ from onward.relevance import Relevance
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit
+from onward.training.transformations import fit as fit_and_choose
 from onward.training.views import embed_views
 from onward.transformation import linear
+
+
+def fit(*given, **more):
+    """Return the transformation alone."""
+    return fit_and_choose(*given, **more).transformation
 
 
 def embeddings(vectors, labels, *, ids=None, metric="l2", name="old"):

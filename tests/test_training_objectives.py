@@ -19,15 +19,19 @@ from onward.spaces import Embeddings, Space
 from onward.training.classifiers import Classifier
 from onward.training.objectives import Fitting, Frame
 from onward.training.pairs import Examples, Pairs
-from onward.training.selection import Judge
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit
+from onward.training.transformations import fit as fit_and_choose
 
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 3), Space("new@1", 8)
 CPU = RunSettings(device="cpu")
 QUICK = FitSettings(method="mlp", epochs=40, batch_items=64, inner=32, least_steps=0, lr=3e-3)
 CENTRES = np.random.default_rng(5).normal(size=(20, 9))
 TO_NEW = np.random.default_rng(6).normal(size=(9, 8))
+
+
+def fit(*given, **more):
+    """Return the transformation alone."""
+    return fit_and_choose(*given, **more).transformation
 
 
 def world(items=400, seed=0, space=NEW, labelled=True):
@@ -334,17 +338,6 @@ def test_classes_that_the_embeddings_call_otherwise_have_no_row():
     assert other.rows_of(np.array([0, 1, 5, -1])).tolist() == [1, -1, 0, -1]
     fewer = known.numbered_as({0: "dog"}, same_labels=False)
     assert fewer.rows_of(np.array([0])).tolist() == [-1]
-
-
-def test_items_of_unknown_class_do_not_judge_by_it():
-    old, side, new = world(items=60)
-    bare = replace(new, labels=None)
-    partly = replace(old, labels=np.where(np.arange(60) < 40, old.labels, -1))
-    judge = Judge.of(Pairs(partly, side, bare), np.arange(60))
-    expected = evaluate_embeddings(replace(new, labels=partly.labels), judge.new, exclude_self=True)
-    assert (judge.by, expected.queries) == ("label", 40)
-    assert judge.references()["new/new"]["map"] == expected.map
-    assert Judge.of(Pairs(partly, side, bare), np.arange(40, 60)).by == "agreement"
 
 
 def test_pairs_take_the_labels_of_those_who_know_more_classes():

@@ -1,12 +1,11 @@
 """`onward fit`: learn a transformation from pairs of old and new embeddings."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from onward.cli.fit_sample import load_pairs, load_sample, read_sample
+from onward.cli.fit_sample import load_pairs, load_sample, read_groups, read_sample
 from onward.cli.options import (
     Device,
     Directory,
@@ -35,8 +34,8 @@ def fit(
     method: Annotated[
         Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"],
         typer.Option(
-            help="auto: the best of ridge, mlp and ensemble, their mean, by retrieval; the rest to "
-            "compare."
+            help="auto: the best of ridge, mlp and ensemble, their mean, by retrieval on what was "
+            "held out; the rest to compare."
         ),
     ] = "auto",
     rank: Annotated[
@@ -90,6 +89,21 @@ def fit(
     sample_new: Annotated[
         Path | None, typer.Option(help="Gallery sample: what the new model has embedded.")
     ] = None,
+    gallery_classes: Annotated[
+        Literal["unseen", "seen"] | None,
+        typer.Option(
+            help="What the gallery holds: classes that h has not learned from, so whole classes "
+            "are held out to choose by, or further items of the same classes. Default: unseen; "
+            "seen where OLD is a gallery, whose own items are learned from."
+        ),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of OLD or NEW, or field of the gallery's payloads, that says what is held "
+            "out as a whole, such as person; default: the label, else nearest neighbours."
+        ),
+    ] = None,
     same_labels: SameLabels = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -133,6 +147,8 @@ def fit(
     given |= {"networks": networks}
     chosen = {"epochs": epochs, "rank": rank}
     given |= {name: value for name, value in chosen.items() if value is not None}
+    of_gallery = is_gallery(old) and group_column is None
+    given |= {"gallery_classes": gallery_classes or ("seen" if of_gallery else "unseen")}
     settings = read_settings(FitSettings, given, where="onward fit")
     pairs = load_pairs(old, side, new, sample_share)
     learned = load_sample(sample_old, sample_side, sample_new)
@@ -148,21 +164,21 @@ def fit(
     if known is not None:
         tell_numbering(known.class_names, pairs.class_names, same_labels=same_labels)
     with progress_bar("Fit", unit="steps") as progress:
-        transformation = fit_transformation(
+        fitted = fit_transformation(
             pairs.old,
             pairs.side,
             pairs.new,
             sample=learned,
+            groups=None if group_column is None else read_groups(pairs, old, new, group_column),
             classifier=known,
             settings=settings,
             seed=seed,
             run=RunSettings(device=device, progress=progress),
             same_labels=same_labels,
         )
-    transformation.save(out)
-    for line in describe_trials(transformation.made_by):
-        tell(line)
-    show(transformation, as_json, [_plan_step(old, new, out, gallery, sample)])
+    fitted.transformation.save(out)
+    tell(str(fitted))
+    show(fitted.transformation, as_json, [_plan_step(old, new, out, gallery, sample)])
 
 
 def _plan_step(
@@ -174,33 +190,3 @@ def _plan_step(
     judged = () if kept is None else ("--sample", kept)
     why = "it says what upgrading would do, cost and be worth"
     return next_step("upgrade plan", url, out, *judged, why=why)
-
-
-def describe_trials(made_by: Mapping[str, Any]) -> list[str]:
-    """Return what was tried and how each fared, beside doing nothing and embedding all again.
-
-    Nothing where nothing was held out to judge by.
-    """
-    if not made_by.get("tried"):
-        return []
-    references = made_by["references"]
-    rows = [(name, references[name]) for name in ("old/old", "new/new")]
-    rows[1:1] = [(_name(trial), trial) for trial in made_by["tried"]]
-    width = max(len(name) for name, _ in rows)
-    what = [name for name in ("cmc@1", "map", "agreement") if name in references["old/old"]]
-    judged = f"{made_by['judged on']} held-out items, judged by {made_by['judged by']}, in percent"
-    return [
-        f"{judged}; kept: {_name(made_by)}",
-        " ".join([" " * width, *(f"{name:>6}" for name in what)]),
-        *(" ".join([f"{name:<{width}}", *_percents(n, what)]) for name, n in rows),
-    ]
-
-
-def _name(trial: Mapping[str, Any]) -> str:
-    settings = (f"{name} {trial[name]:g}" for name in ("penalty", "rank") if name in trial)
-    method = "ridge + mlp" if trial.get("residual") else trial["method"]
-    return " ".join(["new/old", method, *settings])
-
-
-def _percents(numbers: Mapping[str, Any], what: Sequence[str]) -> list[str]:
-    return [f"{100 * numbers[name]:{max(len(name), 6)}.1f}" for name in what]

@@ -1,7 +1,8 @@
 """The pairs and the gallery sample that `onward fit` learns from, and how they are read."""
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onward.cli.options import find_space, is_gallery
 from onward.cli.output import tell
@@ -76,6 +77,39 @@ def read_sample(
         )
     side = None if pairs.side is None else pairs.side.space
     return _learned(open_gallery(gallery), pairs.old.space, side, sample, share, least=1)
+
+
+def read_groups(pairs: "Pairs", old: Path, new: Path, column: str) -> list[str | None]:
+    """Return of each pair what a column says: of the old embeddings' file, or else the new ones'.
+
+    Of a gallery it is a field of the payloads.
+
+    Raises:
+        ConfigurationError: if neither has the column.
+    """
+    from onward.embedding_files import read_column
+    from onward.errors import EmbeddingsError
+    from onward.gallery import open_gallery
+
+    ids, found = pairs.old.ids, dict[str, Any]()
+    if is_gallery(old):
+        payloads = open_gallery(str(old)).payloads(ids)
+        found = {item: (each or {}).get(column) for item, each in zip(ids, payloads, strict=True)}
+        if all(each is None for each in found.values()):
+            raise ConfigurationError(
+                f"no payload of these items in {old} has a field {column!r}; give the name of one "
+                "that has (onward gallery export shows them), or leave --group-column out"
+            )
+    else:
+        for path in (old, new):
+            with suppress(EmbeddingsError):
+                found = found or read_column(path, column)
+    if not found:
+        raise ConfigurationError(
+            f"neither {old} nor {new} has a column {column!r}; give the name of one that says what "
+            "is held out as a whole, or leave --group-column out"
+        )
+    return [None if found.get(item) is None else str(found[item]) for item in ids]
 
 
 def _learned(

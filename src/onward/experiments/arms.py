@@ -66,7 +66,7 @@ class FittedArm:
         """Return what is stored, what it costs an item, and how h came about, as plain values."""
         stored, made = self.side.of(CLOSED), self.h.made_by
         of_fit = ("method", "networks", "penalty", "pairs")
-        of_choice = ("judged by", "judged on", "tried", "references")
+        of_choice = ("judged_by", "judged_on", "queries", "reason", "tried", "references")
         return {
             "side": self.arm.side,
             "dim": 0 if stored is None else stored.space.dim,
@@ -178,7 +178,7 @@ def _fit(
                 run=run,
                 same_labels=True,  # model and embeddings are of one source
             )
-        fitted.save(place)
+        fitted.transformation.save(place)
     return Transformation.load(place)
 
 

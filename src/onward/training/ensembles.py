@@ -40,7 +40,7 @@ def fit_networks(
         ModelError: if the loss stops being finite.
     """
     count = settings.networks
-    runs = [_part(run, number, count) for number in range(count)]
+    runs = [one_of(run, number, count) for number in range(count)]
     learned = [
         fit_network(
             examples, settings, base=base, classifier=classifier, seed=_seed(seed, n), run=each
@@ -50,7 +50,7 @@ def fit_networks(
     return learned[0] if count == 1 else side_by_side(learned)
 
 
-def _part(run: RunSettings, number: int, count: int) -> RunSettings:
+def one_of(run: RunSettings, number: int, count: int) -> RunSettings:
     """Return how one of so many networks is trained; together they make up the progress."""
 
     def progress(done: int, steps: int) -> None:

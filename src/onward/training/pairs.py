@@ -70,11 +70,16 @@ class Pairs:
     @cached_property
     def item_ids(self) -> Ids:
         """Id of each item; that of its first view without the view, where there are several."""
-        _, first = np.unique(self.item_of, return_index=True)
         if self.items == len(self):
             return self.old.ids
         names, _ = _views(self.old.ids)
-        return tuple(names[row] for row in first)
+        return tuple(names[row] for row in self.first_rows)
+
+    @cached_property
+    def first_rows(self) -> Rows:
+        """The first pair of each item."""
+        _, first = np.unique(self.item_of, return_index=True)
+        return first
 
     @property
     def items(self) -> int:
@@ -122,26 +127,6 @@ class Pairs:
         """Changes when an id or a vector does."""
         arrays = digest_arrays({**self.inputs, "new": self.new.vectors})
         return digest(arrays.encode(), *(item.encode() for item in self.old.ids))
-
-
-def split(
-    pairs: Pairs, *, share: float, most: int, seed: int, least: int = 10
-) -> tuple[Int64[np.ndarray, " fitted_on"], Int64[np.ndarray, " held_out"]]:
-    """Return the rows to fit on, and the rows to judge by: one a held-out item.
-
-    All views of an item lie on the same side, and one is judged: the first that stands there.
-
-    Args:
-        share: of the items to hold out; at most half are.
-        most: hold out no more items than this.
-        seed: decides which.
-        least: hold out so many, if they are no more than half.
-    """
-    wanted = min(max(round(share * pairs.items), least), most, pairs.items // 2)
-    held_out = np.random.default_rng([seed, 0]).permutation(pairs.items)[:wanted]
-    away = np.isin(pairs.item_of, held_out)
-    _, first = np.unique(pairs.item_of, return_index=True)
-    return np.flatnonzero(~away), np.sort(first[held_out])
 
 
 @dataclass(frozen=True, eq=False)

@@ -217,8 +217,9 @@ class FitSettings(Optimization):
 
     Attributes:
         method: "mlp" (the FCT network), "ridge" (linear), "ensemble" (the mean of what both
-            give), or "auto": all three, and the one whose held-out gallery answers held-out
-            queries best is kept. To compare with: "low-rank" (linear, of a small rank),
+            give), or "auto", the default everywhere: all three are tried, and the one whose
+            held-out gallery answers held-out queries best is kept, or a simpler one that cannot be
+            told from it. To compare with: "low-rank" (linear, of a small rank),
             "procrustes" (a rotation), "identity" (the old vectors as they are) and "rbt" (the
             residual bottleneck network).
         rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
@@ -233,10 +234,11 @@ class FitSettings(Optimization):
         least_steps: epochs are added until the network has at least so many steps, without which
             a small sample of a gallery would be seen too rarely.
         ridge_penalties: the penalties that ridge chooses among, in the unit of one standardised
-            dimension's variance; the strongest that is not clearly worse is kept.
-        held_out: share of the items that are kept apart to choose by; "mlp" and "rbt" choose
-            nothing and keep none apart.
-        most_held_out: never keep more items apart than this.
+            dimension's variance.
+        gallery_classes: what the gallery will hold: "unseen", classes that h has not learned from,
+            so that it is judged on whole classes that are held out; or "seen", further items of the
+            same classes. "mlp" and "rbt" choose nothing, and nothing is held out for them.
+        most_judged: judge by no more items than these, over all folds.
         objective: how a network's output is to come near the new embedding: "mse" or "l1" (the
             mean over dimensions of squared or absolute differences, in units of the new
             embeddings' standard deviation), or "cosine" (one minus the cosine; lengths are free).
@@ -279,8 +281,8 @@ class FitSettings(Optimization):
         1.0,
         3.0,
     )
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    most_held_out: Annotated[int, Field(ge=2)] = 5000
+    gallery_classes: Literal["unseen", "seen"] = "unseen"
+    most_judged: Annotated[int, Field(ge=2)] = 6000
     objective: Literal["mse", "l1", "cosine"] = "mse"
     discriminative: Literal["none", "classifier", "label-free"] = "none"
     discriminative_weight: NotNegative = 0.3

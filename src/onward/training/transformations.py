@@ -9,7 +9,8 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,29 +22,100 @@ from onward.training.checkpoints import forget_checkpoint
 from onward.training.classifiers import Classifier
 from onward.training.closed_forms import fit_closed_form
 from onward.training.devices import device_of
-from onward.training.ensembles import ensemble, fit_networks
+from onward.training.ensembles import ensemble, fit_networks, one_of
+from onward.training.folds import Folds
 from onward.training.pairs import (
     LEAST_ITEMS,
     Examples,
     Pairs,
     check_enough,
     check_sample,
-    split,
 )
 from onward.training.provenance import made_by
-from onward.training.selection import Judge, choose_penalty
-from onward.training.settings import FitSettings, RunSettings
+from onward.training.selection import Judge, Trial, choose_method, choose_penalty, name_method
+from onward.training.settings import FCT_METHODS, FitSettings, RunSettings
 from onward.training.uncertainty import with_uncertainty
 from onward.transformation import Transformation
 
 _Found = tuple[dict[str, Any], Transformation]
+_Tried = tuple[Trial, tuple[Transformation, ...]]  # with a transformation a fold
 
-LEAST_HELD_OUT = 10
-LEAST_HELD_OUT_OF_SAMPLE = 200
-"""Of a sample more are worth holding out, for all of it is learned from in the end."""
+HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
+ASKED = "it was asked for by name"
+TRIAL_STEPS = 0.45
+"""The share of its steps that a network learns for in a trial: three trials and the network that is
+kept take less than two and a half times as long as that network alone."""
 MOST_LISTED = 20_000
 """The ids of training items are kept with the transformation if they are no more than these; more
 are training images, which no gallery holds. Those of a sample are kept always."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A transformation, what was tried beside it, and why it was kept.
+
+    Attributes:
+        transformation: what is kept, fitted on everything.
+        trials: what was tried, judged on what it was not fitted on; none where the method was asked
+            for by name and chooses nothing.
+        references: what doing nothing ("old/old") and embedding everything again ("new/new") give
+            on the same items.
+        chosen: the method and settings of what is kept, as plain values.
+        reason: why it was kept.
+        judged: "new/old" is judged on these: "classes that h has not seen", for one.
+        by: "label" or "agreement".
+        folds: how many folds there were.
+        held_out: what was held out as a whole: "classes", "groups", or "items".
+        groups: how many of these there are.
+        items: how many items were judged.
+        queries: how many of them count: those that have something to find.
+    """
+
+    transformation: Transformation
+    trials: tuple[Trial, ...] = ()
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = "it was asked for by name and is given all to learn from: nothing was held out"
+    judged: str = "nothing"
+    by: str = ""
+    folds: int = 0
+    held_out: str = "items"
+    groups: int = 0
+    items: int = 0
+    queries: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return trials, references, folds and the reason, as plain values."""
+        return {
+            "judged_on": self.judged,
+            "judged_by": self.by,
+            "folds": self.folds,
+            "held_out": self.held_out,
+            "groups": self.groups,
+            "items": self.items,
+            "queries": self.queries,
+            "tried": [trial.to_json() for trial in self.trials],
+            "references": {name: dict(values) for name, values in self.references.items()},
+            "reason": self.reason,
+        }
+
+    def __str__(self) -> str:
+        """Return a table of what was tried, and the line that says what is kept and why."""
+        kept = f"kept: new/old {name_method(self.chosen)}"
+        if not self.trials:
+            return f"{kept}: {self.reason}"
+        rows = [(name, values) for name, values in self.references.items()]
+        rows[1:1] = [(f"new/old {trial}", trial.values) for trial in self.trials]
+        width, metrics = max(len(name) for name, _ in rows), list(rows[0][1])
+        return "\n".join(
+            [
+                f"judged by {self.by} on {self.folds} folds of {self.groups:,} {self.held_out}: "
+                f"{self.items:,} items, {self.queries:,} queries that count, in percent",
+                " ".join([" " * width, *(f"{metric:>6}" for metric in metrics)]),
+                *(" ".join([f"{name:<{width}}", *_percents(v, metrics)]) for name, v in rows),
+                f"{kept}, judged on {self.judged}: {self.reason}",
+            ]
+        )
 
 
 def fit(
@@ -52,15 +124,20 @@ def fit(
     new: Embeddings,
     *,
     sample: Pairs | None = None,
+    groups: Sequence[str | None] | None = None,
     classifier: Classifier | None = None,
     settings: FitSettings | None = None,
     seed: int = 0,
     run: RunSettings | None = None,
     same_labels: bool = False,
-) -> Transformation:
+) -> Fit:
     """Fit a transformation from the old space (with side-information) to the new one.
 
     The other way round, `fit(new, None, old)`, gives what brings new queries to an old gallery.
+
+    What is chosen is chosen by retrieval on what was held out: whole classes, for a gallery holds
+    what no model has seen unless `settings.gallery_classes` says otherwise. See
+    `onward.training.folds` and `onward.training.selection`.
 
     Args:
         old: old embeddings of the new model's training items; or of re-embedded items of a
@@ -69,10 +146,13 @@ def fit(
         side: side-information of the same items in the same order. Without any, the network's
             second branch is fed the old embedding, so that its capacity stays the same.
         new: new embeddings of the same items in the same order. Labels, here or in `old`, are used
-            to judge, and by the new model's classifier.
-        sample: gallery items that the new model has embedded, to learn from as well. Their labels
-            are not used. The method is then chosen on held-out items of it, for it is the gallery
-            that counts, if there are at least 20.
+            to judge, to hold out whole classes, and by the new model's classifier.
+        sample: gallery items that the new model has embedded, to learn from as well. The method is
+            then chosen on held-out items of it, for it is the gallery that counts, if there are at
+            least 20; by their labels, if they have some that enough of them share.
+        groups: of each pair, what is to be held out as a whole, such as the person or the product;
+            None stands for a group of its own. Without any, classes are; and where there are no
+            labels, groups of items that are each other's nearest neighbours in the new space.
         classifier: the new model's, for `settings.discriminative` "classifier"; else not used.
         settings: which method, and how it learns.
         seed: decides first weights, order, and which items are held out.
@@ -81,10 +161,10 @@ def fit(
             the others mean the same. Where both have names, labels go by these.
 
     Returns:
-        The transformation; its `made_by` says what was tried and how each fared on held-out items,
-        and which items of a sample it has learned from
-        (of a network that was asked for by name, nothing, or the ridge that it is added to: it is
-        given all pairs to learn from).
+        The transformation, what was tried and how each fared, and why it was kept. Its
+        transformation's `made_by` says so too, and which items it has learned from; what a
+        transformation that had not seen them makes of items of a gallery is kept with it. Of a
+        network that was asked for by name nothing is known: it is given all pairs to learn from.
 
     Raises:
         TransformationError: if the embeddings are not of the same items in the same order, are in
@@ -92,7 +172,7 @@ def fit(
         SpaceMismatchError: if the sample or the classifier is in other spaces.
         LabelMismatchError: if only the classifier or only the embeddings have class names, and
             `same_labels` is false.
-        DataError: if there are fewer than 20 items.
+        DataError: if there are fewer than 20 items, or the groups do not fit the pairs.
         ConfigurationError: if settings do not fit together, what they need is missing, or a
             checkpoint is another run's.
         ModelError: if the network's loss stops being finite.
@@ -101,19 +181,19 @@ def fit(
     pairs = Pairs(old, side, new)
     if classifier is not None and pairs.labels is not None and _uses_classifier(settings):
         classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
-    _check(pairs, sample, classifier, settings)
-    work = _Work(pairs, sample, classifier, settings, seed, run)
-    if settings.method in ("mlp", "rbt") and not settings.residual:
-        best = work.network(work.everything, run)
-        judged: dict[str, Any] = {"method": settings.method, "judged on": 0}
-    else:
-        best, judged = _choose(work)
+    _check(pairs, sample, groups, classifier, settings)
+    work = _Work(pairs, sample, groups, classifier, settings, seed, run)
+    chooses = settings.method not in ("mlp", "rbt") or settings.residual
+    network = {"method": settings.method}
+    found = _choose(work) if chooses else Fit(work.network(work.everything, run), chosen=network)
+    best = found.transformation
     if settings.uncertainty and best.uncertainty is None:
         best = with_uncertainty(best, work.everything)
-    described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **judged)
+    chosen = {**found.chosen, **found.to_json()}
+    described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **chosen)
     facts = {"pairs": _describe(pairs, listed=pairs.items <= MOST_LISTED)}
     facts |= {} if sample is None else {"sample": _describe(sample, listed=True)}
-    return replace(best, made_by=described | facts)
+    return replace(found, transformation=replace(best, made_by=described | facts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +202,7 @@ class _Work:
 
     pairs: Pairs
     sample: Pairs | None
+    groups: Sequence[str | None] | None
     classifier: Classifier | None
     settings: FitSettings
     seed: int
@@ -140,25 +221,36 @@ class _Work:
         return self.sample is not None and self.sample.items >= LEAST_ITEMS
 
     @property
-    def trial_run(self) -> RunSettings:
-        """How a network learns that may have to learn again: with a checkpoint of its own."""
-        checkpoint = self.run.checkpoint
-        if checkpoint is None or not self.sample_judges:
-            return self.run
-        return replace(self.run, checkpoint=checkpoint.with_name(f"{checkpoint.name}.trial"))
+    def judged(self) -> Pairs:
+        """What is divided into folds: the sample, if it can judge, or else the pairs."""
+        return self.sample if self.sample is not None and self.sample_judges else self.pairs
 
-    def parted(self) -> tuple[Examples, Judge]:
-        """Return what to learn from, and the judge of the held-out rest."""
-        settings, sample = self.settings, self.sample
-        share, most, weight = settings.held_out, settings.most_held_out, settings.sample_weight
-        if sample is not None and self.sample_judges:
-            least = LEAST_HELD_OUT_OF_SAMPLE
-            rows, out = split(sample, share=share, most=most, seed=self.seed, least=least)
-            judge = Judge.of(sample, out, use_labels=False)
-            return Examples.of(self.pairs, None, sample, rows, weight), judge
-        least = LEAST_HELD_OUT
-        rows, out = split(self.pairs, share=share, most=most, seed=self.seed, least=least)
-        return Examples.of(self.pairs, rows, sample, None, weight), Judge.of(self.pairs, out)
+    @property
+    def of_gallery(self) -> bool:
+        """Whether what is divided may be of the gallery itself."""
+        return self.sample_judges or self.settings.gallery_classes == "seen"
+
+    @cached_property
+    def folds(self) -> Folds:
+        """The folds: of a sample item by item, for it is drawn from what the gallery holds."""
+        return Folds.of(
+            self.judged,
+            gallery_classes="seen" if self.sample_judges else self.settings.gallery_classes,
+            groups=None if self.sample_judges else self.groups,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge of what is held out."""
+        return Judge.of(self.judged, self.folds, most=self.settings.most_judged, seed=self.seed)
+
+    def examples(self, fold: int) -> Examples:
+        """Return what is learned from where a fold is held out."""
+        rows, weight = self.folds.learned(fold), self.settings.sample_weight
+        if self.sample_judges:
+            return Examples.of(self.pairs, None, self.sample, rows, weight)
+        return Examples.of(self.pairs, rows, self.sample, None, weight)
 
     def closed(self, examples: Examples, penalty: float | None = None) -> list[_Found]:
         """Return what has a closed form; of all penalties, or of one."""
@@ -167,74 +259,153 @@ class _Work:
         return list(fit_closed_form(examples, settings))
 
     def network(
-        self, examples: Examples, run: RunSettings, penalty: float | None = None
+        self, examples: Examples, run: RunSettings, penalty: float | None = None, share: float = 1
     ) -> Transformation:
-        """Return a network that has learned from examples; with a penalty, what ridge leaves."""
+        """Return a network that has learned from examples; with a penalty, what ridge leaves.
+
+        Args:
+            share: of the steps that it learns for where it is kept.
+        """
+        settings = self.settings
+        if share < 1:
+            epochs = share * settings.epochs * len(self.everything) / len(examples)
+            least = round(share * settings.least_steps)
+            settings = settings.model_copy(
+                update={"epochs": max(1, round(epochs)), "least_steps": least}
+            )
         base = None
         if penalty is not None:
             ((_, ridge),) = self.closed(examples, penalty)
             (base,) = (layer for _, layer in layers_of(ridge.steps))
         return fit_networks(
-            examples,
-            self.settings,
-            base=base,
-            classifier=self.classifier,
-            seed=self.seed,
-            run=run,
+            examples, settings, base=base, classifier=self.classifier, seed=self.seed, run=run
         )
 
+    def trial_runs(self) -> list[RunSettings]:
+        """Return how a network learns in each fold: with a checkpoint of its own."""
+        checkpoint, count = self.run.checkpoint, self.folds.count
+        runs = [one_of(self.run, fold, count + 1) for fold in range(count)]
+        if checkpoint is None:
+            return runs
+        names = (f"{checkpoint.name}.trial-{fold}" for fold in range(count))
+        return [
+            replace(run, checkpoint=checkpoint.with_name(name))
+            for run, name in zip(runs, names, strict=True)
+        ]
 
-def _choose(work: _Work) -> tuple[Transformation, dict[str, Any]]:
-    """Fit what the method allows apart from held-out items, and return what fares best on them.
+    @property
+    def last_run(self) -> RunSettings:
+        """How the network that is kept learns."""
+        count = self.folds.count if self.settings.method == "auto" else 0
+        return replace(one_of(self.run, count, count + 1), checkpoint=self.run.checkpoint)
 
-    The penalty of ridge is chosen so too (see `choose_penalty`), also of the ridge that a network
-    is added to. Then what has a closed form is solved once more on all pairs, which costs nothing.
-    A network is trained once more where a sample judged, of which no item should be wasted;
-    held-out training pairs are few among many, and it stays as it is.
+    def carry(self, made: Sequence[Transformation], rows: Sequence[np.ndarray]) -> list[Embeddings]:
+        """Return what the transformation of each fold makes of these pairs."""
+        pairs = self.judged
+        sides = [None if pairs.side is None else pairs.side.select(each) for each in rows]
+        olds = (pairs.old.select(each) for each in rows)
+        return [h.apply(old, side) for h, old, side in zip(made, olds, sides, strict=True)]
+
+
+def _choose(work: _Work) -> Fit:
+    """Fit what the method allows apart from each fold, and keep what fares best on all of them.
+
+    The penalty of ridge is chosen so too, also of the ridge that a network is added to. What is
+    kept is then fitted once more, on everything.
     """
-    settings, (examples, judge) = work.settings, work.parted()
-    found = work.closed(examples)
-    tried = [described | judge.upgrade(closed) for described, closed in found]
-    linears, kept = len(tried), choose_penalty(tried, judge)
-    linear, ridge = found[kept]
-    chosen = _describe_network(settings, linear)
+    settings, judge = work.settings, work.judge
+    tried = _try_closed(work)
+    linear, why = choose_penalty([trial for trial, _ in tried], judge)
+    chosen, reason = tried[linear][0].described, ASKED
+    kept: _Tried | None = tried[linear]
     if settings.method == "auto":
-        network = work.network(examples, work.trial_run, chosen.get("penalty"))
-        found.append((chosen, network))
-        if not settings.residual:
-            described = _describe_ensemble(settings, linear)
-            found.append((described, ensemble(network, ridge)))
-        tried += [described | judge.upgrade(each) for described, each in found[len(tried) :]]
-    if settings.method == "ensemble":
-        chosen = _describe_ensemble(settings, linear)
-    elif settings.method == "auto":
-        rows = [kept, *range(linears, len(tried))]
-        chosen = found[max(rows, key=lambda row: judge.merit(tried[row]))][0]
-    elif settings.method != "mlp":
-        chosen = linear
-    trained = network if settings.method == "auto" and not work.sample_judges else None
-    best = _fit_chosen(work, chosen, trained)
-    if work.trial_run.checkpoint is not None and work.sample_judges:
-        forget_checkpoint(work.trial_run.checkpoint)
-    return best, {
-        **chosen,
-        "judged on": len(judge.new),
-        "judged by": judge.by,
-        "tried": tried,
-        "references": dict(judge.references()),
-    }
+        networks = _try_networks(work, *tried[linear])
+        candidates = [tried[linear], *networks]
+        place, reason = choose_method([trial for trial, _ in candidates], judge)
+        kept, tried = candidates[place], [*tried, *networks]
+        chosen = kept[0].described
+    elif settings.method in FCT_METHODS:  # its ridge alone was tried
+        describe = _describe_ensemble if settings.method == "ensemble" else _describe_network
+        chosen, kept = describe(settings, chosen), None
+    if "penalty" in chosen:
+        reason = f"{reason}; {why}"
+    best = _fit_chosen(work, chosen)
+    if work.of_gallery and kept is not None and work.judged.items <= MOST_LISTED:
+        best = replace(best, out_of_fold=_out_of_fold(work, kept[1]))
+    return Fit(
+        best,
+        trials=tuple(trial for trial, _ in tried),
+        references=judge.references,
+        chosen=chosen,
+        reason=reason,
+        judged=_say_judged(work),
+        by=judge.by,
+        folds=work.folds.count,
+        held_out=HELD_OUT[work.folds.by],
+        groups=len(np.unique(work.folds.groups)),
+        items=sum(len(rows) for rows in judge.rows),
+        queries=judge.queries,
+    )
 
 
-def _fit_chosen(
-    work: _Work, chosen: Mapping[str, Any], trained: Transformation | None
-) -> Transformation:
-    """Fit what was chosen on everything; a network that need not be trained again is given."""
+def _try_closed(work: _Work) -> list[_Tried]:
+    """Try what has a closed form, with every penalty."""
+    folds = [work.closed(work.examples(fold)) for fold in range(work.folds.count)]
+    return [_try(work, of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
+
+
+def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -> list[_Tried]:
+    """Try the network, and the mean of what it and ridge give."""
+    settings = work.settings
+    described = _describe_network(settings, trial.described)
+    networks = [
+        work.network(work.examples(fold), run, described.get("penalty"), TRIAL_STEPS)
+        for fold, run in enumerate(work.trial_runs())
+    ]
+    tried = [_try(work, described, networks)]
+    if not settings.residual:
+        both = [ensemble(*each) for each in zip(networks, ridges, strict=True)]
+        tried.append(_try(work, _describe_ensemble(settings, trial.described), both))
+    for run in work.trial_runs():
+        if run.checkpoint is not None:
+            forget_checkpoint(run.checkpoint)
+    return tried
+
+
+def _try(work: _Work, described: Mapping[str, Any], made: Sequence[Transformation]) -> _Tried:
+    return work.judge.judge(work.carry(made, work.judge.rows), described), tuple(made)
+
+
+def _out_of_fold(work: _Work, made: Sequence[Transformation]) -> Embeddings:
+    """Return what is made of every item by the transformation that has not seen it."""
+    folds = work.folds
+    carried = work.carry(made, [folds.held_out(fold) for fold in range(folds.count)])
+    ids = [work.judged.item_ids[item] for fold in range(folds.count) for item in folds.items(fold)]
+    vectors = np.concatenate([each.vectors for each in carried])
+    return Embeddings(tuple(ids), vectors, work.pairs.new.space)
+
+
+def _say_judged(work: _Work) -> str:
+    """Say on what transformations were judged."""
+    if work.sample_judges:
+        return "held-out items of the gallery's sample: classes that h has seen"
+    unseen = "classes that h has not seen"
+    return {
+        "class": unseen,
+        "group": f"{unseen} (groups that were given)",
+        "neighbours": f"{unseen} (groups of nearest neighbours stand for them)",
+        "item": "further items of classes that h has seen",
+    }[work.folds.by]
+
+
+def _fit_chosen(work: _Work, chosen: Mapping[str, Any]) -> Transformation:
+    """Fit what was chosen on everything."""
     penalty, everything = chosen.get("penalty"), work.everything
     if chosen["method"] == "mlp":
-        return trained or work.network(everything, work.run, penalty)
+        return work.network(everything, work.last_run, penalty)
     if chosen["method"] == "ensemble":
         ((_, ridge),) = work.closed(everything, penalty)
-        return ensemble(trained or work.network(everything, work.run), ridge)
+        return ensemble(work.network(everything, work.last_run), ridge)
     ((_, best),) = work.closed(everything, penalty)
     return best
 
@@ -256,9 +427,18 @@ def _shape(settings: FitSettings) -> dict[str, Any]:
 
 
 def _check(
-    pairs: Pairs, sample: Pairs | None, classifier: Classifier | None, settings: FitSettings
+    pairs: Pairs,
+    sample: Pairs | None,
+    groups: Sequence[str | None] | None,
+    classifier: Classifier | None,
+    settings: FitSettings,
 ) -> None:
     check_enough(pairs)
+    if groups is not None and settings.gallery_classes == "seen":
+        raise ConfigurationError(
+            "groups are held out as a whole for a gallery of unseen classes, but gallery_classes "
+            "is 'seen', by which items are held out; leave the groups out, or say 'unseen'"
+        )
     if sample is not None:
         check_sample(pairs, sample)
     settings.check()
@@ -303,3 +483,7 @@ def _describe(pairs: Pairs, *, listed: bool) -> dict[str, Any]:
     """Return what was learned from; with the ids, by which a plan leaves these items out."""
     facts = {"items": pairs.items, "pairs": len(pairs), "digest": pairs.digest}
     return facts | ({"ids": list(pairs.item_ids)} if listed else {})
+
+
+def _percents(numbers: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
+    return [f"{100 * numbers[name]:{max(len(name), 6)}.1f}" for name in metrics]

@@ -1,0 +1,407 @@
+"""What `fit` keeps, and why: folds of whole classes, trials judged on them, ties.
+
+The inputs that once gave the wrong choice are here: many classes with few items, where most
+held-out items have no mate; the ceiling, where all trials tie; classes that were learned from,
+where a network wins that fails on others.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onward.compatibility import evaluate_embeddings
+from onward.errors import ConfigurationError, DataError
+from onward.spaces import Embeddings, Space
+from onward.training import transformations
+from onward.training.folds import FOLDS, Folds, neighbour_groups
+from onward.training.pairs import Pairs
+from onward.training.selection import Judge, Trial, choose_method, choose_penalty
+from onward.training.settings import FitSettings, RunSettings
+from onward.training.transformations import fit
+from onward.transformation import linear
+
+OLD, NEW = Space("old@1", 12), Space("new@1", 16)
+CPU = RunSettings(device="cpu")
+RIDGE = FitSettings(method="ridge")
+
+
+def rows(space, vectors, labels=None, ids=None):
+    ids = tuple(f"i{n:04}" for n in range(len(vectors))) if ids is None else tuple(ids)
+    return Embeddings(ids, np.asarray(vectors, np.float32), space, labels)
+
+
+def world(classes=30, each=6, *, noise=0.4, seed=0, lossy=4):
+    """Items of classes; the old model sees all but a few dimensions of what the new one sees."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), each)
+    meaning = rng.normal(size=(classes, 16))[labels] + noise * rng.normal(size=(len(labels), 16))
+    fixed = np.random.default_rng(99)
+    mixed = fixed.normal(size=(16 - lossy, 12)) / 4
+    old = np.tanh(meaning[:, : 16 - lossy] @ mixed)
+    new = meaning @ fixed.normal(size=(16, 16)) / 4
+    return rows(OLD, old, labels), rows(NEW, new, labels)
+
+
+def pairs_of(old, new):
+    return Pairs(old, None, new)
+
+
+# --- folds ---
+
+
+def test_whole_classes_are_held_out_by_default():
+    old, new = world()
+    folds = Folds.of(pairs_of(old, new), gallery_classes="unseen", seed=0)
+    assert (folds.by, folds.count) == ("class", FOLDS)
+    for fold in range(FOLDS):
+        learned, out = folds.learned(fold), folds.held_out(fold)
+        assert not set(old.labels[learned]) & set(old.labels[out])
+        assert len(learned) + len(out) == len(old)
+        assert len(out) == 60
+    assert sorted(np.concatenate([folds.held_out(n) for n in range(FOLDS)])) == list(range(180))
+
+
+def test_items_are_held_out_where_the_gallery_holds_seen_classes():
+    old, new = world()
+    folds = Folds.of(pairs_of(old, new), gallery_classes="seen", seed=0)
+    assert folds.by == "item"
+    for fold in range(FOLDS):
+        out, learned = (set(old.labels[get(fold)]) for get in (folds.held_out, folds.learned))
+        assert len(out & learned) > 20
+
+
+def test_given_groups_are_held_out_whole_and_none_is_a_group_of_its_own():
+    old, new = world(classes=4, each=10)
+    groups = [None if row % 5 == 0 else f"album {row % 7}" for row in range(40)]
+    folds = Folds.of(pairs_of(old, new), gallery_classes="unseen", groups=groups, seed=0)
+    assert (folds.by, len(set(folds.groups))) == ("group", 7 + 8)
+    for name in {name for name in groups if name}:
+        assert len({folds.fold_of[row] for row in range(40) if groups[row] == name}) == 1
+
+
+def test_without_labels_items_that_are_each_others_neighbours_stay_together():
+    old, new = world(classes=40, each=5, noise=0.05)
+    bare = pairs_of(replace(old, labels=None), replace(new, labels=None))
+    folds = Folds.of(bare, gallery_classes="unseen", seed=0)
+    assert folds.by == "neighbours"
+    together = [len(set(folds.fold_of[new.labels == label])) for label in range(40)]
+    assert np.mean(np.array(together) == 1) > 0.9
+
+
+def test_groups_of_neighbours_are_the_connected_components_by_hand():
+    points = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [9.0]])
+    found = neighbour_groups(rows(Space("line", 1), points))
+    # k = 1: 0 and 1 are each other's nearest (1 ties with 2, the lower id goes first), 3 and 4 too
+    assert found.tolist() == [0, 0, 1, 2, 2, 3]
+
+
+def test_no_group_of_neighbours_swallows_the_gallery():
+    cloud = np.random.default_rng(0).normal(size=(400, 3))
+    sizes = np.bincount(neighbour_groups(rows(Space("cloud", 3), cloud)))
+    assert sizes.max() <= 40
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=20, max_size=60), st.integers(0, 3))
+def test_folds_are_about_as_large_as_each_other_and_hold_every_item_once(labels, seed):
+    vectors = np.random.default_rng(0).normal(size=(len(labels), 12))
+    new = np.random.default_rng(1).normal(size=(len(labels), 16))
+    known = np.array(labels)
+    pairs = pairs_of(rows(OLD, vectors, known), rows(NEW, new, known))
+    folds = Folds.of(pairs, gallery_classes="unseen", seed=seed)
+    sizes = [len(folds.held_out(fold)) for fold in range(folds.count)]
+    assert sum(sizes) == len(labels)
+    assert folds.count >= 2
+    largest = np.bincount(folds.groups).max()
+    assert max(sizes) - min(sizes) <= largest
+
+
+def test_views_of_an_item_are_never_parted():
+    old, new = world(classes=10, each=5)
+    ids = [f"{item}#{view}" for view in range(3) for item in old.ids]
+    labels = np.tile(old.labels, 3)
+    many = [
+        rows(
+            one.space, np.concatenate([one.vectors + 0.01 * view for view in range(3)]), labels, ids
+        )
+        for one in (old, new)
+    ]
+    folds = Folds.of(pairs_of(*many), gallery_classes="seen", seed=0)
+    learned, out = folds.learned(0), folds.held_out(0)
+    assert len(learned) + 3 * len(out) == 150
+    assert not {ids[row].split("#")[0] for row in learned} & {ids[r].split("#")[0] for r in out}
+    assert all(ids[row].endswith("#0") for row in out)
+
+
+def test_another_seed_deals_other_folds():
+    pairs = pairs_of(*world())
+    one, other = (Folds.of(pairs, gallery_classes="unseen", seed=seed) for seed in (0, 1))
+    assert one.fold_of.tolist() != other.fold_of.tolist()
+
+
+def test_groups_that_cannot_be_held_out_are_refused():
+    old, new = world()
+    with pytest.raises(
+        DataError, match=r"3 groups and 180 pairs were given; give one group a pair"
+    ):
+        fit(old, None, new, groups=["a", "b", "c"], settings=RIDGE, run=CPU)
+    with pytest.raises(DataError, match=r"all 180 items are of one group, .*; give groups that"):
+        fit(old, None, new, groups=["a"] * 180, settings=RIDGE, run=CPU)
+    seen = FitSettings(method="ridge", gallery_classes="seen")
+    with pytest.raises(
+        ConfigurationError, match=r"gallery_classes is 'seen', .*; leave the groups"
+    ):
+        fit(old, None, new, groups=["a", "b"] * 90, settings=seen, run=CPU)
+
+
+# --- judging ---
+
+
+def judge_of(old, new, **more):
+    pairs = pairs_of(old, new)
+    folds = Folds.of(pairs, gallery_classes=more.pop("gallery_classes", "unseen"), seed=0)
+    return Judge.of(pairs, folds, most=more.pop("most", 6000), seed=0), folds
+
+
+def test_a_fold_is_judged_as_a_gallery_of_its_own():
+    old, new = world()
+    judge, folds = judge_of(old, new)
+    parts = [new.select(folds.held_out(fold)) for fold in range(FOLDS)]
+    trial = judge.judge(parts, {"method": "ridge"})
+    each = [evaluate_embeddings(part, part, exclude_self=True) for part in parts]
+    assert trial.values["map"] == pytest.approx(np.mean([one.map for one in each]))
+    assert trial.values["cmc@1"] == pytest.approx(np.mean([one.cmc(1) for one in each]))
+    assert trial.values == judge.references["new/new"]
+    assert (trial.error, judge.queries, judge.by) == (0, 180, "label")
+
+
+def test_items_of_seen_classes_are_searched_together():
+    old, new = world()
+    judge, folds = judge_of(old, new, gallery_classes="seen")
+    parts = [new.select(folds.held_out(fold)) for fold in range(FOLDS)]
+    trial = judge.judge(parts, {"method": "ridge"})
+    whole = evaluate_embeddings(new, new, exclude_self=True)
+    assert trial.values["map"] == pytest.approx(whole.map)
+
+
+def test_the_error_is_a_share_of_the_variance_by_hand():
+    old, new = world()
+    judge, folds = judge_of(old, new)
+    parts = [new.select(folds.held_out(fold)) for fold in range(FOLDS)]
+    moved = [replace(part, vectors=part.vectors + 1) for part in parts]
+    wanted = np.concatenate([part.vectors for part in parts]).astype(np.float64)
+    variance = ((wanted - wanted.mean(axis=0)) ** 2).sum()
+    got = judge.judge(moved, {"method": "ridge"}).error
+    assert got == pytest.approx(wanted.size / variance, rel=1e-6)
+
+
+def test_agreement_judges_where_labels_cannot():
+    old, new = world(classes=180, each=1)
+    judge, folds = judge_of(old, new)
+    assert (judge.by, judge.queries) == ("agreement", 180)
+    parts = [new.select(folds.held_out(fold)) for fold in range(FOLDS)]
+    assert judge.judge(parts, {"method": "ridge"}).values == {"agreement": 1.0}
+    few = np.where(np.arange(180) < 30, np.arange(180) // 2, -1)  # 30 of 180 have a mate
+    judge, _ = judge_of(replace(old, labels=few), replace(new, labels=few))
+    assert judge.by == "agreement"
+
+
+def test_agreement_is_the_share_of_neighbours_that_are_common_by_loops():
+    old, new = (replace(one, labels=None) for one in world(classes=30, each=5))
+    judge, folds = judge_of(old, new, gallery_classes="seen")
+    order = np.concatenate([folds.held_out(fold) for fold in range(FOLDS)])
+    off = new.vectors + np.random.default_rng(0).normal(size=new.vectors.shape).astype(np.float32)
+    parts = [replace(new, vectors=off).select(folds.held_out(fold)) for fold in range(FOLDS)]
+    shared = 0
+    for query in order:
+        near = []
+        for vectors in (off, new.vectors):
+            apart = ((vectors[order] - new.vectors[query]) ** 2).sum(axis=1)
+            apart[order == query] = np.inf
+            near.append(set(np.argsort(apart)[:10]))
+        shared += len(near[0] & near[1])
+    got = judge.judge(parts, {"method": "ridge"}).values["agreement"]
+    assert got == pytest.approx(shared / 10 / len(order))
+
+
+def test_no_more_items_are_judged_than_asked_whole_classes_where_they_fit():
+    old, new = world(classes=30, each=6)
+    judge, _ = judge_of(old, new, most=90)
+    assert [len(each) for each in judge.rows] == [30, 30, 30]
+    assert judge.queries == 90
+    assert set(np.bincount(judge.groups)) <= {0, 6}
+    judge, _ = judge_of(old, new, most=12)
+    assert [len(each) for each in judge.rows] == [4, 4, 4]
+
+
+def test_items_of_unknown_class_are_searched_and_ask_nothing():
+    old, new = world()
+    labels = np.where(np.arange(180) < 150, old.labels, -1)
+    judge, _ = judge_of(replace(old, labels=labels), replace(new, labels=labels))
+    assert (judge.by, judge.queries, len(judge.groups)) == ("label", 150, 180)
+
+
+# --- choosing ---
+
+
+def trial(method, merits, error=0.5, **more):
+    merits = np.asarray(merits, np.float64)
+    return Trial({"method": method, **more}, {"map": float(merits.mean())}, merits, error)
+
+
+@pytest.fixture
+def judge():
+    return judge_of(*world())[0]  # 180 queries of 30 classes
+
+
+def test_a_trial_that_is_clearly_better_is_kept_whatever_its_place(judge):
+    rng = np.random.default_rng(0)
+    low, high = rng.uniform(0.3, 0.5, 180), rng.uniform(0.5, 0.7, 180)
+    for order in ([0, 1], [1, 0]):
+        trials = [(trial("ridge", low), trial("mlp", high))[place] for place in order]
+        kept, why = choose_method(trials, judge)
+        assert (trials[kept].method, why) == ("mlp", "it finds most")
+
+
+def test_where_retrieval_cannot_tell_the_simpler_method_is_kept_with_the_reason(judge):
+    rng = np.random.default_rng(0)
+    merits = rng.uniform(0.4, 0.6, 180)
+    trials = [trial("mlp", merits + 0.001), trial("ensemble", merits), trial("ridge", merits)]
+    kept, why = choose_method(trials, judge)
+    assert kept == 2
+    assert why == (
+        "mlp finds 0.1 points more, which 180 queries cannot tell from noise, and ridge is simpler"
+    )
+
+
+def test_where_retrieval_is_flat_the_error_decides_and_never_the_strongest_penalty(judge):
+    penalties = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 3.0)
+    errors = (0.31, 0.3, 0.32, 0.4, 0.6, 0.8)
+    trials = [
+        trial("ridge", np.ones(180), error, penalty=penalty)
+        for penalty, error in zip(penalties, errors, strict=True)
+    ]
+    for order in (range(6), reversed(range(6))):
+        given = [trials[place] for place in order]
+        kept, why = choose_penalty(given, judge)
+        assert given[kept].described["penalty"] == 1e-3
+        assert why.startswith("its penalty is that of the least error among 6 ")
+
+
+def test_a_penalty_with_a_small_error_that_finds_less_is_not_kept(judge):
+    rng = np.random.default_rng(0)
+    low, high = rng.uniform(0.3, 0.5, 180), rng.uniform(0.5, 0.7, 180)
+    kept, why = choose_penalty(
+        [trial("ridge", low, 0.1, penalty=0.1), trial("ridge", high, 0.9, penalty=3.0)], judge
+    )
+    assert (kept, why) == (1, "its penalty finds most")
+
+
+# --- fit ---
+
+
+def people(count, seed):
+    """Four images each of people whom the new model tells apart, and the old one nearly so."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
+    labels = np.repeat(np.arange(count), 4)
+    meaning = rng.normal(size=(count, 12))[labels] + 0.03 * rng.normal(size=(4 * count, 12))
+    scales = np.geomspace(1, 0.05, 12)
+    old = meaning * scales + 0.003 * rng.normal(size=meaning.shape)
+    return rows(OLD, old, labels), rows(NEW, meaning @ fixed.normal(size=(12, 16)), labels)
+
+
+def test_at_the_ceiling_with_few_mates_the_mild_penalty_is_kept():
+    """176 people with 4 images each: trials find all, and only the error can tell them apart."""
+    old, new = people(176, seed=0)
+    penalties = (1e-4, 1e-3, 1e-2, 3e-2)
+    settings = FitSettings(method="ridge", ridge_penalties=penalties)
+    fitted = fit(old, None, new, settings=settings, run=CPU)
+    assert fitted.queries == 704
+    assert all(one.values == {"cmc@1": 1.0, "map": 1.0} for one in fitted.trials)
+    assert fitted.chosen["penalty"] == 1e-4
+    assert "the least error among 4 that retrieval cannot tell apart" in fitted.reason
+
+
+def test_a_network_that_is_lost_on_unseen_classes_is_not_kept(monkeypatch):
+    """It gives every item the same vector, as one does that knows no class of the gallery."""
+    old, new = world()
+    lost = linear(OLD, None, NEW, np.zeros((16, 12)), np.zeros(16), made_by={})
+    monkeypatch.setattr(transformations, "fit_networks", lambda *_, **__: lost)
+    monkeypatch.setattr(transformations, "ensemble", lambda network, ridge: network)
+    fitted = fit(old, None, new, run=CPU)
+    assert fitted.chosen["method"] == "ridge"
+    assert [one.method for one in fitted.trials] == ["ridge"] * 6 + ["mlp", "ensemble"]
+    assert "judged on classes that h has not seen: it finds most and is the simplest" in str(fitted)
+
+
+@pytest.mark.slow
+def test_seen_and_unseen_classes_can_want_another_h():
+    """With few items of many wide classes a network remembers classes, which serves these alone."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(30), 10)
+    meaning = rng.normal(size=(30, 32))[labels] + 0.5 * rng.normal(size=(300, 32))
+    new = np.tanh(meaning @ rng.normal(size=(32, 16)) / 6)
+    old = np.tanh(meaning[:, :20] @ rng.normal(size=(20, 12)) / 4)
+    given = rows(OLD, old, labels), None, rows(NEW, new, labels)
+    unseen = fit(*given, run=CPU)
+    seen = fit(*given, settings=FitSettings(gallery_classes="seen"), run=CPU)
+    assert unseen.chosen["method"] == "ridge"
+    assert seen.chosen["method"] in ("ensemble", "mlp")
+    assert unseen.judged == "classes that h has not seen"
+    assert seen.judged == "further items of classes that h has seen"
+
+
+def test_the_result_says_what_was_tried_and_why_in_words_and_in_json():
+    old, new = world()
+    fitted = fit(old, None, new, settings=RIDGE, run=CPU)
+    lines = str(fitted).splitlines()
+    assert lines[0] == (
+        "judged by label on 3 folds of 30 classes: 180 items, 180 queries that count, in percent"
+    )
+    assert lines[1].split() == ["cmc@1", "map"]
+    assert lines[2].startswith("old/old ")
+    assert lines[-2].startswith("new/new ")
+    assert lines[-1].startswith(
+        f"kept: new/old ridge penalty {fitted.chosen['penalty']:g}, judged on classes that h has "
+        "not seen: it was asked for by name; its penalty "
+    )
+    told = fitted.to_json()
+    assert (told["judged_by"], told["queries"], told["folds"]) == ("label", 180, 3)
+    assert len(told["tried"]) == 6
+    assert told.items() <= fitted.transformation.made_by.items()
+
+
+def test_a_network_that_was_asked_for_says_that_nothing_was_held_out():
+    old, new = world()
+    quick = FitSettings(method="mlp", epochs=1, least_steps=0, inner=8)
+    fitted = fit(old, None, new, settings=quick, run=CPU)
+    assert str(fitted) == (
+        "kept: new/old mlp: it was asked for by name and is given all to learn from: nothing was "
+        "held out"
+    )
+
+
+# --- out of fold ---
+
+
+def test_what_a_gallery_may_hold_is_kept_out_of_fold():
+    old, new = world()
+    assert fit(old, None, new, settings=RIDGE, run=CPU).transformation.out_of_fold is None
+    seen = FitSettings(method="ridge", gallery_classes="seen", ridge_penalties=(1e-4,))
+    h = fit(old, None, new, settings=seen, run=CPU).transformation
+    assert set(h.out_of_fold.ids) == set(old.ids)
+    fitted, unseen = h.apply(old).vectors, h.out_of_fold.align(old.ids).vectors
+    near, far = (((one - new.vectors) ** 2).mean() for one in (fitted, unseen))
+    assert near < far
+
+
+def test_of_a_sample_that_judges_all_items_are_kept_out_of_fold():
+    old, new = world()
+    more = [replace(one, ids=tuple(f"g{n}" for n in range(60))) for one in world(10, 6, seed=3)]
+    h = fit(old, None, new, sample=Pairs(more[0], None, more[1]), settings=RIDGE, run=CPU)
+    assert set(h.transformation.out_of_fold.ids) == set(more[0].ids)
+    assert h.judged == "held-out items of the gallery's sample: classes that h has seen"
+    assert h.items == 60
