@@ -1,5 +1,6 @@
 """Shapes and types in signatures are checked at run time in every test."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import build_commands_once
 from forks import server_of_forks
-from jaxtyping import install_import_hook
+from signatures import check_signatures
 
-install_import_hook("onward", "beartype.beartype")
+check_signatures()
+build_commands_once()
 
 
 def pytest_addoption(parser):
@@ -55,3 +58,13 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=found, args=args)
         yield chromium
         chromium.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep the collector from looking through what imports make, which is never garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()

@@ -217,6 +217,7 @@ def test_the_ends_are_the_upgraded_and_the_fully_backfilled_gallery():
         assert curve.evaluations[end].to_json() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_size_of_a_block_changes_nothing_and_bounds_the_memory():
     upgraded, embedded = galleries(1500, seed=5)
     order = random_order(upgraded.ids, seed=0)
@@ -256,6 +257,7 @@ def test_a_random_order_depends_on_the_seed_and_not_on_the_order_given():
     assert random_order(ids, seed=1) != once
 
 
+@pytest.mark.slow
 def test_the_oracle_is_better_than_chance_when_some_items_are_far_off():
     for seed in range(5):
         upgraded, embedded = galleries(300, seed=seed, dim=8)

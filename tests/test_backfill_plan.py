@@ -265,6 +265,7 @@ def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
             assert said == pytest.approx(found[metric], abs=1e-12), (metric, share)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_carried_counts_as_not_found_at_any_share_of_the_curve():
     gallery, h, sample, _ = world(bare=30, labelled=True, unsure=True)
     shares = [share for share in SHARES if 0 < share < 1]

@@ -259,6 +259,7 @@ def test_info_says_whether_labels_have_names(tmp_path):
     assert (told["named_classes"], told["unknown_labels"], told["labels"]) == (2, 1, True)
 
 
+@pytest.mark.slow
 def test_commands_say_that_labels_without_names_are_compared_by_number(tmp_path):
     labelled([0, 5], prefix="a").save(tmp_path / "first.parquet")
     labelled([5, 0], prefix="b").save(tmp_path / "second.parquet")

@@ -241,6 +241,7 @@ def test_what_cannot_be_told_still_ends_with_its_code(arguments, code):
     assert done.returncode == code
 
 
+@pytest.mark.slow
 def test_characters_that_the_terminal_lacks_are_shown_escaped(tmp_path):
     space = Space("s@1", 2)
     items = Embeddings(("\u65e5\u672c", "\xe9"), np.eye(2, dtype=np.float32), space)
@@ -385,6 +386,7 @@ def test_an_upgrade_that_is_interrupted_ends_with_1_and_goes_no_further(
     ]
 
 
+@pytest.mark.slow
 def test_an_upgrade_is_paused_limited_resumed_and_aborted_by_commands(files, gallery):
     words = [gallery, files / "old-to-new", "--json"]
     answer("upgrade", "start", *words, "--rows-per-second", "5_000")
@@ -428,6 +430,7 @@ def test_every_next_step_names_a_command_that_there_is():
         assert command.removeprefix("onward ") in COMMANDS
 
 
+@pytest.mark.slow
 def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery):
     open_gallery(gallery).add_space(Space("side@1", 2))
     side = linear(
@@ -443,6 +446,7 @@ def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery)
     assert json.loads(answer(*words, "--leave-out"))["passed"]
 
 
+@pytest.mark.slow
 def test_upgraded_gallery_is_searched_exported_and_compared(files, gallery):
     answer("upgrade", gallery, files / "old-to-new", "--yes")
     found = json.loads(answer("search", gallery, files / "new.parquet", "-k", "2", "--json"))
@@ -689,6 +693,7 @@ def test_a_gallery_that_could_not_be_filled_is_not_made(files):
     assert not url.exists()
 
 
+@pytest.mark.slow
 def test_every_command_gives_json(files, gallery):
     made = answer("gallery", "create", files / "j.lance", files / "old.parquet", "--json")
     assert json.loads(made)["rows"] == 12

@@ -94,6 +94,7 @@ def embedded(url, place):
     return open_gallery(url).describe().spaces[new].embedded
 
 
+@pytest.mark.slow
 def test_digits_are_backfilled_within_the_budget_and_then_to_the_end(place, gallery):
     given = ["backfill", gallery, "--model", place / "new"]
     first = json.loads(run(*given, "--budget", "10%", "--json").stdout)
@@ -124,6 +125,7 @@ def test_what_h_is_least_sure_of_comes_first(place, gallery):
     assert {item for item, origin in origins if origin == "embedded"} == first
 
 
+@pytest.mark.slow
 def test_embeddings_that_are_there_already_are_written_without_a_model(place, gallery):
     some = Embeddings.load(place / "new.parquet").select(range(40))
     some.save(place / "some.parquet")

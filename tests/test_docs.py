@@ -1,6 +1,7 @@
 """The README and the documentation tell the truth: their code runs, their links lead somewhere."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -134,6 +135,7 @@ def test_every_command_is_documented():
     assert not undocumented, f"these are in no code of README.md or docs/: {undocumented}"
 
 
+@functools.cache
 def sentences_of(module: Path) -> list[tuple[int, str]]:
     """Docstrings and every other string with a space in it: what people read."""
     return [

@@ -71,6 +71,7 @@ def test_fault_4_the_cosine_distance_of_a_vector_to_itself_is_zero():
     np.testing.assert_allclose(search(one, across, 2, exclude_self=False).distances, [[1, 2]])
 
 
+@pytest.mark.slow
 def test_fault_5_no_matrix_of_queries_by_gallery_ever_stands_in_memory():
     random = np.random.default_rng(0)
     few, many = (

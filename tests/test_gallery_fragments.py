@@ -411,6 +411,7 @@ def test_compaction_makes_parts_of_a_bounded_size(path, gallery, monkeypatch):
     assert len(gallery.ids()) == 60
 
 
+@pytest.mark.slow
 def test_an_upgrade_fills_first_and_merges_the_rest(path, gallery):
     add(gallery, range(60, 63))
     upgrade = Upgrade(gallery, H)
@@ -506,6 +507,7 @@ def test_compacting_takes_away_what_killed_processes_left_long_ago(path, gallery
     assert (left.exists(), fresh.exists()) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_plan_advises_to_put_scattered_rows_together(gallery, monkeypatch):
     monkeypatch.setattr("onward.upgrading.plan.SAMPLE_ROWS", 60)
     assert not any("compact" in one for one in plan_upgrade(gallery, H).advice)

@@ -116,6 +116,7 @@ def test_what_images_become_is_what_it_was_in_earlier_versions():
 # backbones
 
 
+@pytest.mark.slow
 def test_one_byte_of_any_weight_of_a_backbone_makes_another_space():
     model = of_backbone()
     arrays = model.engine.arrays()
@@ -147,6 +148,7 @@ def test_the_channels_of_a_backbone_are_in_the_name_of_its_space():
     assert of_backbone(colour, input=other).space != of_backbone(colour, input=taken).space
 
 
+@pytest.mark.slow
 def test_two_trainings_that_differ_in_anything_have_two_spaces():
     items = open_items("digits").select(range(40))
     settings = TrainingSettings(epochs=1, batch_items=20, flip=False)

@@ -445,6 +445,7 @@ def test_embeddings_have_the_class_names_of_their_items(items):
     assert make_model().embed(bare).class_names is None
 
 
+@pytest.mark.slow
 def test_a_timm_model_is_the_same_when_loaded(tmp_path):
     items = open_items("digits").select(range(3))
     spec = BackboneSpec(name="timm:vit_tiny_patch16_224", size=32, dim=4)

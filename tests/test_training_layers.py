@@ -142,6 +142,7 @@ def test_it_is_the_same_every_time(model, items):
     assert first.side == second.side
 
 
+@pytest.mark.slow
 @given(cuts=st.lists(st.integers(1, 39), max_size=4, unique=True), offset=st.floats(-1e4, 1e4))
 def test_moments_are_the_same_for_any_batches(cuts, offset):
     rows = (np.random.default_rng(0).normal(size=(40, 3)) + offset).astype(np.float32)

@@ -154,6 +154,7 @@ def test_preparation_without_augmentation_is_what_embedding_does(items):
     np.testing.assert_allclose(Preparation(taken, None)(pixels).numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [train_new, train_side], ids=["supervised", "simclr"])
 def test_training_in_bfloat16_gives_float32_weights_that_differ_and_repeat(items, train):
     run = RunSettings(device="cpu", precision="bf16-mixed")

@@ -187,6 +187,7 @@ def test_a_frozen_encoder_gives_the_networks_own_pooled_output(tmp_path):
     assert model.made_by["versions"]["timm"] == timm.__version__
 
 
+@pytest.mark.slow
 def test_random_weights_are_decided_by_the_seed_and_leave_the_generators_alone():
     torch.manual_seed(1)
     expected = torch.rand(2)

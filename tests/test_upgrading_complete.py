@@ -619,6 +619,7 @@ def test_the_command_line_gives_up_originals_only_when_told_twice(on_disk):
     assert gallery.spaces() == (SECOND,)
 
 
+@pytest.mark.slow
 def test_the_command_line_rolls_back_and_names_what_is_left_out(on_disk):
     gallery, h = on_disk
     carry_out(gallery, TO_SECOND)

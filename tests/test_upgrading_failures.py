@@ -256,6 +256,7 @@ def store(path, item, vector):
     merging.execute(rows, on_bad_vectors="fill", fill_value=np.nan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_damaged_vector_is_named_and_the_run_ends_when_it_is_replaced(path, gallery, value):
     upgrade = Upgrade(gallery, TO_SECOND)
@@ -385,6 +386,7 @@ WRITES_OF_OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WRITES_OF_OTHERS)
 def test_a_verification_goes_stale_when_another_program_writes(path, gallery, what):
     upgrade = run_and_verify(gallery)
@@ -399,6 +401,7 @@ def test_a_verification_goes_stale_when_another_program_writes(path, gallery, wh
     assert verification.wrong_examples == ((IDS[3],) if what == "a new vector" else ())
 
 
+@pytest.mark.slow
 def test_what_onward_itself_notes_and_builds_leaves_a_verification_fresh(path, gallery):
     upgrade = run_and_verify(gallery)
     gallery.log({"event": "a note"})
@@ -410,6 +413,7 @@ def test_what_onward_itself_notes_and_builds_leaves_a_verification_fresh(path, g
     assert other.cut_over(query_model="second").serving == SECOND
 
 
+@pytest.mark.slow
 def test_of_a_verification_from_before_versions_the_state_alone_tells(gallery, monkeypatch):
     written = Verification.to_json
     monkeypatch.setattr(

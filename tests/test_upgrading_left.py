@@ -257,6 +257,7 @@ def test_a_row_that_lacks_what_is_read_and_one_that_gets_nothing_are_told_apart(
     assert result.skipped == 5
 
 
+@pytest.mark.slow
 def test_a_stored_vector_that_is_damaged_still_ends_the_run_and_no_status(tmp_path):
     gallery = gallery_at(tmp_path / "g.lance")
     upgrade = start(gallery)
@@ -359,9 +360,8 @@ def test_plans_count_them_as_not_found_and_agree(gallery):
 # Filled in large parts
 
 
-@pytest.mark.parametrize(
-    "batch_rows", [3, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (8, 100))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_rows", [3, 8, 100])
 @pytest.mark.parametrize(
     "kept", [set(range(ROWS)) - {*ZERO, *HUGE, *NAN}, {0}, {ROWS - 1}, {12, 13}, set()]
 )
