@@ -16,11 +16,12 @@ from onward.compatibility import (
     evaluate_embeddings,
     of_h_alone,
 )
-from onward.errors import ConfigurationError, EvaluationError
+from onward.errors import ConfigurationError, EvaluationError, UpgradeError
 from onward.gallery import open_gallery
 from onward.relevance import Relevance
 from onward.spaces import Embeddings
-from onward.upgrading import Upgrade
+from onward.upgrading import Upgrade, predict
+from onward.upgrading.backfill import embeddings_given
 
 ROWS, CLASSES = 40, 5
 LABELS = np.arange(ROWS) % CLASSES
@@ -295,3 +296,19 @@ def test_an_evaluation_of_several_origins_says_so(files):
     assert "of several origins (8 embedded, 32 upgraded)" in result.stderr
     words[2] = words[1]
     assert "gallery_origins" not in json.loads(answer(*words))
+
+
+# Where true new vectors are needed
+
+
+def test_upgraded_vectors_are_not_taken_for_the_new_models_own(files):
+    upgrade = Upgrade(open_gallery(str(files / "g.lance")), TO_SECOND)
+    up = Embeddings.load(files / "up.parquet")
+    words = "32 of the 40 vectors of the sample were upgraded by a transformation, and those that"
+    with pytest.raises(UpgradeError, match=words):
+        upgrade.start(sample=up, force=True)
+    with pytest.raises(UpgradeError, match=words):
+        predict(upgrade.gallery, upgrade.routes, up)
+    with pytest.raises(UpgradeError, match="32 of the 40 vectors of the embeddings were upgraded"):
+        embeddings_given(up)
+    assert embeddings_given(up.align(EMBEDDED)) is not None

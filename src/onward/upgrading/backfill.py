@@ -25,6 +25,7 @@ from onward.upgrading.backfill_waiting import Waiting, in_turn, meeting_space
 from onward.upgrading.budget import Budget, Meter
 from onward.upgrading.control import Pace
 from onward.upgrading.run import COMPACTED_SHARE
+from onward.upgrading.sample import check_embedded
 from onward.upgrading.work import check_whole
 
 BATCH_SECONDS = 10.0
@@ -126,7 +127,12 @@ def backfill(
 
 
 def embeddings_given(embeddings: Embeddings) -> Embed:
-    """Return what `backfill` calls where the vectors are there already: no image is read."""
+    """Return what `backfill` calls where the vectors are there already: no image is read.
+
+    Raises:
+        UpgradeError: if vectors were upgraded, not embedded by the new model.
+    """
+    check_embedded(embeddings, "the embeddings")
     given = Embeddings(embeddings.ids, embeddings.vectors, embeddings.space)
     rows = {item: row for row, item in enumerate(given.ids)}
 

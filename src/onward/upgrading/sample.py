@@ -4,7 +4,7 @@ No image can be read here: they were embedded elsewhere.
 """
 
 from onward.artifacts import digest
-from onward.errors import SpaceMismatchError
+from onward.errors import SpaceMismatchError, UpgradeError
 from onward.gallery import Gallery
 from onward.spaces import Embeddings, Space
 
@@ -15,15 +15,32 @@ def digest_sample(sample: Embeddings) -> str:
 
 
 def check_sample_space(sample: Embeddings, new: Space) -> None:
-    """Refuse a sample that is in another space than the upgrade leads to.
+    """Refuse a sample that is in another space than the upgrade leads to, or not the model's own.
 
     Raises:
         SpaceMismatchError: naming both spaces.
+        UpgradeError: if vectors were upgraded.
     """
     if sample.space != new:
         raise SpaceMismatchError(
             f"the sample is in {sample.space}, the upgrade leads to {new}; give embeddings of "
             "gallery items by the model that the transformation was fitted for"
+        )
+    check_embedded(sample, "the sample")
+
+
+def check_embedded(given: Embeddings, what: str) -> None:
+    """Refuse vectors that a transformation made where the new model's own are needed.
+
+    Raises:
+        UpgradeError: saying how many of the embeddings, called `what`, are such.
+    """
+    upgraded = given.count_origins().get("upgraded", 0)
+    if upgraded:
+        raise UpgradeError(
+            f"{upgraded:,} of the {len(given):,} vectors of {what} were upgraded by a "
+            "transformation, and those that the new model itself gives are needed; embed these "
+            "items by the new model, or leave them out"
         )
 
 
