@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from onward.experiments.tables import markdown
 
@@ -20,13 +21,26 @@ PAGE = HERE.parent / "docs" / "measured.md"
 
 def main() -> None:
     for path in map(Path, sys.argv[1:]):
-        published = json.loads(path.read_text())
-        published["command"] = re.sub(r" --(?:out|cache) \S+", "", published["command"])
+        published = without_places(json.loads(path.read_text()))
         name = published["recipe"]
         seeds = {int(seed): numbers for seed, numbers in published["seeds"].items()}
         PAGE.write_text(renew(PAGE.read_text(), name, markdown(name, seeds)))
         (HERE / "results" / f"{name}.json").write_text(json.dumps(published, indent=1) + "\n")
         print(f"{name}: seeds {', '.join(map(str, seeds))}, made by {published['command']}")
+
+
+def without_places(value: Any) -> Any:
+    """Return the same JSON with commands that do not say where a run was written."""
+    if isinstance(value, list):
+        return [without_places(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: re.sub(r" --(?:out|cache|merge)[ =]\S+", "", each)
+        if name == "command"
+        else without_places(each)
+        for name, each in value.items()
+    }
 
 
 def renew(page: str, name: str, tables: str) -> str:

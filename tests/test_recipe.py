@@ -108,6 +108,28 @@ def test_arms_need_names_of_their_own_and_one_that_is_performed():
             load_recipe("digits", {"arms": arms})
 
 
+def test_some_arms_are_performed_without_baselines_and_models_of_others():
+    arms = [{"name": "new/old"}, {"name": "new/old chained", "through": "chained"}]
+    given = {"arms": arms, "middle_classes": 7}
+    whole, one, other = (
+        load_recipe("digits", {**given, "only": only})
+        for only in ([], ["new/old"], ["new/old chained"])
+    )
+    assert [arm.name for arm in one.performed] == ["new/old"]
+    assert (len(whole.performed), whole.trained_baselines) == (2, ("bct",))
+    assert (one.trained_baselines, one.needs_middle) == ((), False)
+    assert whole.needs_middle
+    assert other.needs_middle
+
+
+def test_an_arm_that_is_not_there_is_refused_with_the_nearest_names():
+    words = r"no arm 'new/old simcrl'; did you mean 'new/old simclr' or 'new/old.*Arms: new/old wit"
+    with pytest.raises(ConfigurationError, match=words):
+        load_recipe("digits", {"only": ["new/old", "new/old simcrl"]})
+    with pytest.raises(ConfigurationError, match="there is no arm '!'; Arms: new/old without"):
+        load_recipe("digits", {"only": ["!"]})
+
+
 def test_an_arm_through_a_middle_model_needs_one():
     arms = [{"name": "new/old"}, {"name": "new/old chained", "through": "chained"}]
     with pytest.raises(ConfigurationError, match="goes by way of a middle model: give"):

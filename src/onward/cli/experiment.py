@@ -21,6 +21,14 @@ def experiment(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, such as fit.epochs=20.")
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Perform this arm of RECIPE alone; may be given several times."),
+    ] = None,
+    merge: Annotated[
+        Path | None,
+        typer.Option(help="Add or renew the rows of --arm in this NAME.json; write nothing else."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where everything is written; default: runs/RECIPE.")
     ] = None,
@@ -33,25 +41,32 @@ def experiment(
 ) -> None:
     """Perform RECIPE for each seed; write NAME.json and NAME.md. Interrupted, it goes on.
 
-    The same again, or with more seeds, replaces what it has written.
+    The same again, or with more seeds, replaces what it has written. With --arm and --merge, rows
+    are joined to those that were written before; all others stay as they are.
 
     Example: onward experiment digits --seeds 0-4 --set fit.method=ridge
     """
     from onward.experiments.cache import Cache
     from onward.experiments.experiment import run_experiment
     from onward.experiments.learning import Stage
+    from onward.experiments.merging import merge_arms
     from onward.experiments.recipe import load_recipe
     from onward.progress import progress_bar
 
-    loaded = load_recipe(recipe, dict(read_override(text) for text in set_ or []))
-    result = run_experiment(
-        loaded,
-        parse_numbers(seeds, "seeds"),
-        out or Path("runs") / loaded.name,
-        Stage(device, tell_answer, progress_bar, Cache(cache)),
-        command=shlex.join(["onward", *sys.argv[1:]]),
-        overwrite=overwrite,
-    )
+    overrides = dict(read_override(text) for text in set_ or [])
+    loaded = load_recipe(recipe, overrides | ({"only": arm} if arm else {}))
+    numbers = parse_numbers(seeds, "seeds")
+    stage = Stage(device, tell_answer, progress_bar, Cache(cache))
+    command = shlex.join(["onward", *sys.argv[1:]])
+    if merge is not None:
+        if out is not None or overwrite:
+            raise ConfigurationError(
+                "--merge writes its own file alone; leave --out and --overwrite out"
+            )
+        show(merge_arms(loaded, numbers, merge, stage, command=command), as_json)
+        return
+    place = out or Path("runs") / loaded.name
+    result = run_experiment(loaded, numbers, place, stage, command=command, overwrite=overwrite)
     show(result, as_json)
 
 

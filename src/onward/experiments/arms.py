@@ -82,8 +82,8 @@ class FittedArm:
 
 
 def fit_arms(vectors: StudyVectors) -> dict[str, FittedArm]:
-    """Fit the transformation of every arm of the recipe, by name."""
-    return {arm.name: _fit_arm(arm, vectors) for arm in vectors.recipe.arms}
+    """Fit the transformation of every arm that the recipe performs, by name."""
+    return {arm.name: _fit_arm(arm, vectors) for arm in vectors.recipe.performed}
 
 
 def _fit_arm(arm: Arm, vectors: StudyVectors) -> FittedArm:

@@ -20,7 +20,7 @@ from onward.backfill_curve import (
     random_order,
     uncertainty_order,
 )
-from onward.compatibility import NEW, OLD, UPGRADED, Comparison, compare, evaluate_embeddings
+from onward.compatibility import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
 from onward.evaluation import Evaluation
 from onward.experiments.arms import FittedArm
 from onward.experiments.splits import unsampled
@@ -82,7 +82,7 @@ def judge(
     stage.tell(f"Open set, which no model knows: {vectors.splits.open}")
     cells = _cells(vectors, arms, OPEN)
     apart = unsampled(vectors.splits.open)
-    sampled = any(arm.sample for arm in arms.values())
+    sampled = any(arm.gallery_sample for arm in vectors.recipe.arms)  # also if not performed now
     return Judgement(
         judged,
         _compare(cells, np.ones(len(apart), dtype=bool), vectors),
@@ -99,7 +99,7 @@ def _cells(vectors: StudyVectors, arms: Mapping[str, FittedArm], part: str) -> C
     if old.space.dim == new.space.dim and old.space.metric == new.space.metric:
         cells["independent"] = partial(_cell, new, _claimed(old, new.space))
     cells[OLD] = partial(_cell, old, old)
-    baselines = {str(name): vectors.of(name, part) for name in vectors.recipe.baselines}
+    baselines = {str(name): vectors.of(name, part) for name in vectors.recipe.trained_baselines}
     for name, of_model in baselines.items():
         cells[f"{name} new/old"] = partial(_cell, of_model, _claimed(old, of_model.space))
     for name, arm in arms.items():
@@ -129,7 +129,7 @@ def _compare(cells: Cells, rows: np.ndarray, vectors: StudyVectors) -> Compariso
             queries, gallery = (each.select(rows) for each in make())
             evaluations[name] = _evaluate(queries, gallery, vectors)
             progress(done + 1, len(cells))
-    return compare(evaluations)
+    return Comparison(evaluations)
 
 
 def _evaluate(queries: Embeddings, gallery: Embeddings, vectors: StudyVectors) -> Evaluation:

@@ -91,34 +91,57 @@ def run_experiment(
     """
     if not seeds:
         raise ConfigurationError("an experiment without seeds has no numbers; give at least one")
-    done: dict[int, Mapping[str, Any]] = {}
     if not overwrite:
         _refuse_to_lose_seeds(out, recipe.name, set(seeds))
-    planned = {seed: _studies(recipe, seed, out) for seed in sorted(set(seeds))}
-    for studies in planned.values():  # refused before any work
-        for one, directory in studies.values():
+    planned = sorted(set(seeds))
+    for seed in planned:  # refused before any work
+        for one, directory in studies_of(recipe, seed, out).values():
             check_place(directory, one, overwrite=overwrite)
-    for seed, studies in planned.items():
-        performed = {
-            name: _perform(one, directory, stage, overwrite)
-            for name, (one, directory) in studies.items()
-        }
-        done[seed] = join_variants(performed) if recipe.variants else performed[recipe.name]
+    done = {seed: perform_seed(recipe, seed, out, stage, overwrite=overwrite) for seed in planned}
     experiment = Experiment(recipe.name, command, done)
-    with write_aside(out / f"{recipe.name}.json") as aside:
-        aside.write_text(json.dumps(experiment.to_json(), indent=1, allow_nan=False) + "\n")
-    with write_aside(out / f"{recipe.name}.md") as aside:
-        aside.write_text(f"{experiment}\n")
+    write_numbers(out / f"{recipe.name}.json", experiment.to_json())
+    write_tables(out / f"{recipe.name}.md", experiment)
     page = out / f"{recipe.name}.html"
-    write_experiment_report(
-        page,
-        report_tables(done),
-        title=f"{recipe.name}: galleries move to a new model",
-        introduction=INTRODUCTION,
-        facts={"command": command, "seeds": ", ".join(str(seed) for seed in done)},
-    )
+    write_page(page, experiment)
     stage.tell(f"Report: {page}")
     return experiment
+
+
+def perform_seed(
+    recipe: Recipe, seed: int, out: Path, stage: Stage, *, overwrite: bool = False
+) -> Mapping[str, Any]:
+    """Perform one seed of a recipe, or read what it gave before; variants are joined."""
+    performed = {
+        name: _perform(one, directory, stage, overwrite)
+        for name, (one, directory) in studies_of(recipe, seed, out).items()
+    }
+    return join_variants(performed) if recipe.variants else performed[recipe.name]
+
+
+def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Write what `Experiment.to_json` gives to a file."""
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+
+
+def write_tables(path: Path, experiment: Experiment) -> None:
+    """Write an experiment's tables as Markdown."""
+    with write_aside(path) as aside:
+        aside.write_text(f"{experiment}\n")
+
+
+def write_page(path: Path, experiment: Experiment) -> None:
+    """Write an experiment's tables as a page."""
+    write_experiment_report(
+        path,
+        report_tables(experiment.seeds),
+        title=f"{experiment.recipe}: galleries move to a new model",
+        introduction=INTRODUCTION,
+        facts={
+            "command": experiment.command,
+            "seeds": ", ".join(str(seed) for seed in experiment.seeds),
+        },
+    )
 
 
 def _refuse_to_lose_seeds(out: Path, name: str, seeds: set[int]) -> None:
@@ -158,7 +181,7 @@ def _is_finished(directory: Path, recipe: Recipe) -> bool:
     return bool(performed == describe_study(recipe, split(recipe)))
 
 
-def _studies(recipe: Recipe, seed: int, out: Path) -> dict[str, tuple[Recipe, Path]]:
+def studies_of(recipe: Recipe, seed: int, out: Path) -> dict[str, tuple[Recipe, Path]]:
     """Return the studies of a seed with their directories: of each variant, or of the recipe."""
     directory = out / f"seed-{seed}"
     variants = {

@@ -97,13 +97,13 @@ def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> Trained:
         "untrained": _untrained,
         "frozen": _frozen,
     }
-    for kind in dict.fromkeys(arm.side for arm in recipe.arms):
+    for kind in dict.fromkeys(arm.side for arm in recipe.performed):
         if kind in lessons:
             learn(lessons[kind](recipe, splits))
-    if splits.middle_train is not None:
+    if recipe.needs_middle and splits.middle_train is not None:
         learn(_supervised(recipe, "middle", "Model between them", splits.middle_train))
     learn(_new(recipe, splits))
-    for baseline in recipe.baselines:
+    for baseline in recipe.trained_baselines:
         learn(_compatible(recipe, splits, models["old"], baseline))
     return Trained(models, seconds)
 

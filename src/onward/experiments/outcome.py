@@ -40,6 +40,7 @@ class RunFacts:
 
     Attributes:
         recipe: name, seed and digest.
+        data: digests of the images to train with and of the closed set.
         seconds: from beginning to end; what was kept from before takes none.
         training_seconds: of each model, now or when it was kept.
         peak_bytes: the most memory that the process held.
@@ -47,6 +48,7 @@ class RunFacts:
     """
 
     recipe: Mapping[str, Any]
+    data: Mapping[str, str]
     seconds: float
     training_seconds: Mapping[str, float]
     peak_bytes: int
@@ -54,12 +56,13 @@ class RunFacts:
 
 
 def describe_run(
-    recipe: Recipe, *, seconds: float, training_seconds: Mapping[str, float]
+    recipe: Recipe, splits: Splits, *, seconds: float, training_seconds: Mapping[str, float]
 ) -> RunFacts:
     """Return what the run of a recipe took up to now."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return RunFacts(
         {"name": recipe.name, "seed": recipe.seed, "digest": recipe.digest},
+        splits.digests,
         round(seconds, 1),
         {role: round(took, 1) for role, took in training_seconds.items()},
         peak if sys.platform == "darwin" else peak * 1024,
@@ -103,6 +106,7 @@ def write_comparison(
         fields["backfill"] = {part: dict(of) for part, of in judgement.backfill.items()}
     fields |= {
         "recipe": dict(run.recipe),
+        "data": dict(run.data),
         "seconds": run.seconds,
         "training_seconds": dict(run.training_seconds),
         "peak_bytes": run.peak_bytes,

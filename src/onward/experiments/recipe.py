@@ -4,6 +4,7 @@ An unknown key is an error that offers the nearest name. What a recipe leaves ou
 of its settings, so a recipe says only what is its own.
 """
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
@@ -60,6 +61,8 @@ class Recipe(BaseModel):
         fit: training of the transformation.
         arms: the ways to carry the gallery over; the one called "new/old" is performed on a gallery
             in a store.
+        only: names of the arms to perform, without baselines; all arms with the baselines if none
+            is named.
         variants: recipes that differ from this one in some values, by dotted key. With variants,
             the experiment is them, and each cell has the variant's name before its own.
     """
@@ -86,6 +89,7 @@ class Recipe(BaseModel):
     baselines: tuple[Baseline, ...] = ("bct",)
     fit: FitSettings = FitSettings()
     arms: tuple[Arm, ...] = ARMS
+    only: tuple[str, ...] = ()
     variants: dict[str, dict[str, Any]] = {}
 
     @field_validator("variants")
@@ -100,6 +104,11 @@ class Recipe(BaseModel):
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names) or UPGRADED not in names:
             raise ValueError(f"arms need names of their own, and one of them the name {UPGRADED!r}")
+        for name in self.only:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+                meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+                raise ValueError(f"there is no arm {name!r}; {meant}Arms: {', '.join(names)}")
         self._check_models()
         for arm in self.arms:
             self.fit_of(arm)
@@ -138,6 +147,22 @@ class Recipe(BaseModel):
                 "a new model trained by supcon has no classifier that h could learn from; give "
                 "[fit] discriminative = 'none'"
             )
+
+    @property
+    def performed(self) -> tuple[Arm, ...]:
+        """The arms that are performed."""
+        return tuple(arm for arm in self.arms if not self.only or arm.name in self.only)
+
+    @property
+    def trained_baselines(self) -> tuple[Baseline, ...]:
+        """The baselines that are trained: none where only some arms are performed."""
+        return () if self.only else self.baselines
+
+    @property
+    def needs_middle(self) -> bool:
+        """Whether a model between the old and the new one is trained."""
+        used = not self.only or any(arm.through != "direct" for arm in self.performed)
+        return used and self.middle_classes is not None
 
     @property
     def _learns_from_classifier(self) -> bool:

@@ -35,6 +35,11 @@ class Splits:
     open: Items | None
     old_classes: Classes
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digests of the images to train with and of the closed set, by name."""
+        return {"train": self.train.digest, "closed": self.closed.digest}
+
 
 def split(recipe: Recipe) -> Splits:
     """Open a recipe's images and divide them.

@@ -35,7 +35,7 @@ from onward.spaces import Embeddings, Space
 from onward.upgrading import Upgrade, plan_upgrade
 
 TOP = 5  # results that the report shows of each query
-RECIPE, COMPARISON, CACHE = "recipe.json", "comparison.json", "cache"
+RECIPE, COMPARISON, PAGE, CACHE = "recipe.json", "comparison.json", "report.html", "cache"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,10 @@ def run_study(recipe: Recipe, out: Path, stage: Stage, *, overwrite: bool = Fals
     """Perform a recipe: train, embed, fit, upgrade a gallery, compare, report.
 
     Writes `models/`, `transformations/`, `embeddings/`, `gallery.lance`, `comparison.json` and
-    `report.html` into a directory. The same study that is there is replaced, another one only where
-    that is said. What was made before with the same settings, images and versions, by this study or
-    by another one, is taken from the stage's cache; so one that was interrupted goes on.
+    `report.html` into a directory; without the arm "new/old" no gallery and no page. The same
+    study that is there is replaced, another one only where that is said. What was made before with
+    the same settings, images and versions, by this study or by another one, is taken from the
+    stage's cache; so one that was interrupted goes on.
 
     Args:
         recipe: what to perform.
@@ -84,14 +85,14 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comp
     check_place(out, recipe, overwrite=overwrite)
     splits = split(recipe)
     _tell_images(splits, stage)
-    sampled = [arm.name for arm in recipe.arms if arm.gallery_sample]
+    sampled = [arm.name for arm in recipe.performed if arm.gallery_sample]
     if sampled and splits.open is None:
         raise ConfigurationError(
             f"the arm {sampled[0]!r} takes a sample of the open gallery, and there is none: the "
             "models know every class. Give a smaller data.new_classes, or leave the arm out"
         )
     if not overwrite:
-        _refuse_another(out, {"data": describe_study(recipe, splits)["data"]})
+        _refuse_another(out, {"data": splits.digests})
     _prepare(out, recipe, splits)
     trained = train_models(recipe, splits, stage)
     vectors = StudyVectors(recipe, trained.models, splits, stage)
@@ -99,21 +100,29 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comp
     arms = fit_arms(vectors)
     stage.tell(f"Embeddings: {splits.closed}, which no model was trained on")
     _save(trained.models, arms, vectors, out)
-    gallery = _fill_gallery(out, arms, vectors, stage)
-    upgraded = _upgrade(gallery, arms[UPGRADED], vectors, stage)
-    judgement = judge(vectors, arms, upgraded.vectors)
-    run = describe_run(recipe, seconds=time.monotonic() - started, training_seconds=trained.seconds)
+    upgraded = None
+    if UPGRADED in arms:
+        gallery = _fill_gallery(out, arms, vectors, stage)
+        upgraded = _upgrade(gallery, arms[UPGRADED], vectors, stage)
+    judgement = judge(vectors, arms, None if upgraded is None else upgraded.vectors)
+    seconds = time.monotonic() - started
+    run = describe_run(recipe, splits, seconds=seconds, training_seconds=trained.seconds)
     write_comparison(out / COMPARISON, judgement, vectors, arms, run)
+    if upgraded is not None:
+        page = out / PAGE
+        rankings = _rankings(upgraded, vectors)
+        write_page(page, judgement.closed, splits=splits, rankings=rankings, run=run)
+        stage.tell(f"Report: {page}")
+    return judgement.closed
+
+
+def _rankings(upgraded: Upgraded, vectors: StudyVectors) -> dict[str, Ranking]:
     new = vectors.of("new", CLOSED)
-    rankings = {
+    return {
         "old/old": upgraded.before,
         "new/old": upgraded.after,
         "new/new": search(new, new, TOP, exclude_self=True),
     }
-    page = out / "report.html"
-    write_page(page, judgement.closed, splits=splits, rankings=rankings, run=run)
-    stage.tell(f"Report: {page}")
-    return judgement.closed
 
 
 def _tell_images(splits: Splits, stage: Stage) -> None:
@@ -173,7 +182,7 @@ def describe_study(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     """Return all that determines a study, as plain values."""
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "data": {"train": splits.train.digest, "closed": splits.closed.digest},
+        "data": splits.digests,
         "versions": versions(),
     }
 
@@ -183,6 +192,7 @@ def _prepare(out: Path, recipe: Recipe, splits: Splits) -> None:
     (out / COMPARISON).unlink(missing_ok=True)
     with write_aside(out / RECIPE) as aside:
         aside.write_text(json.dumps(describe_study(recipe, splits), indent=2) + "\n")
+    (out / PAGE).unlink(missing_ok=True)
     for name in ("models", "transformations", "embeddings", "gallery.lance"):
         shutil.rmtree(out / name, ignore_errors=True)
 

@@ -50,6 +50,26 @@ def join_variants(variants: Mapping[str, Seed]) -> dict[str, Any]:
     }
 
 
+def split_variants(joined: Seed) -> dict[str, dict[str, Any]]:
+    """Return what `join_variants` joined, by variant."""
+    return {
+        variant: {
+            part: cells
+            for part in BY_CELL
+            if (cells := _cells_of_variant(joined.get(part, {}), variant))
+        }
+        | dict(rest)
+        for variant, rest in joined["variants"].items()
+    }
+
+
+def _cells_of_variant(cells: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    before = f"{variant}: "
+    return {
+        cell.removeprefix(before): value for cell, value in cells.items() if cell.startswith(before)
+    }
+
+
 def means(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return the mean over the seeds, by part, cell and metric; None for what is not known."""
     return {
