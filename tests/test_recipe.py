@@ -4,6 +4,8 @@ import pytest
 
 from onward.errors import ConfigurationError
 from onward.experiments.recipe import bundled_recipes, load_recipe
+from onward.experiments.settings import ARMS
+from onward.training.settings import FitSettings
 
 
 @pytest.mark.parametrize("name", bundled_recipes())
@@ -106,6 +108,22 @@ def test_arms_need_names_of_their_own_and_one_that_is_performed():
     for arms in (twice, [{"name": "new/old layers", "side": "layers"}]):
         with pytest.raises(ConfigurationError, match="arms need names of their own, and one"):
             load_recipe("digits", {"arms": arms})
+
+
+PROTOCOLS = ("cifar100", "imagenet", "places365", "vggface2")
+"""Recipes of the paper's protocol: their networks are the paper's."""
+DEFAULT = ("new/old", "new/old without side", "new/old sample 10%")
+
+
+@pytest.mark.parametrize("name", [name for name in bundled_recipes() if name not in PROTOCOLS])
+def test_the_default_is_fitted_as_fit_does_and_all_else_names_its_method(name):
+    recipe = load_recipe(name)
+    for arm in recipe.arms:
+        if arm.name in DEFAULT or arm in ARMS:
+            assert recipe.fit_of(arm).method == FitSettings().method == "auto"
+            assert "method" not in arm.fit
+        else:
+            assert "method" in arm.fit
 
 
 def test_some_arms_are_performed_without_baselines_and_models_of_others():
