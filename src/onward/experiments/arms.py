@@ -19,6 +19,9 @@ from onward.training.transformations import fit
 from onward.transformation import Transformation
 from onward.transformation_card import without_ids
 
+GENERATION = 2
+"""To be raised when `fit` comes to give something else of the same pairs and settings."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedArm:
@@ -156,6 +159,7 @@ def _fit(
     if settings.discriminative == "classifier" and pairs.new.space == new.space and labelled:
         classifier = Classifier.of(new)
     what = {
+        "generation": GENERATION,
         "settings": settings.model_dump(mode="json", exclude_defaults=True),
         "seed": seed,
         "pairs": pairs.digest,
