@@ -232,6 +232,8 @@ def test_where_nothing_says_what_was_embedded_a_line_says_so(files):
     assert last.startswith("Nothing says which vectors of the upgraded gallery the new model embed")
     found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
     assert (found["origins"], found["items"]) == ({"unknown": ROWS}, ROWS)
+    answer("report", files / "page.html", *words_of(files, "--exclude-self")[1:])
+    assert last in (files / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_vector_of_unknown_origin_is_not_taken_for_one_of_h(files):

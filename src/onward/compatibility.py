@@ -364,6 +364,16 @@ class UpgradeComparison:
         counts = [f"{self.origins[one]:,} {words[one]}" for one in words if one in self.origins]
         return f"{self.items:,} items: {', '.join(counts)}"
 
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What is to be said where nothing tells what was embedded, in a sentence."""
+        if self.stored is not None or "unknown" not in self.origins:
+            return ()
+        return (
+            "Nothing says which vectors of the upgraded gallery the new model embedded; if it did "
+            f"some, {UPGRADED} is credited with them.",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return what `alone` says, if there is such, and what `stored` says as "as_stored"."""
         alone = {} if self.alone is None else {**self.alone.to_json(), "items": self.carried}
@@ -374,13 +384,7 @@ class UpgradeComparison:
 
     def __str__(self) -> str:
         if self.stored is None:
-            lines = [str(self.alone)]
-            if "unknown" in self.origins:
-                lines.append(
-                    "Nothing says which vectors of the upgraded gallery the new model embedded; if "
-                    f"it did some, {UPGRADED} is credited with them."
-                )
-            return "\n".join(lines)
+            return "\n".join([str(self.alone), *self.caveats])
         share = _percent(self.origins.get("embedded", 0) / self.items, 0)
         parts = [f"as stored, {share} embedded ({self.origins_text}):", str(self.stored)]
         if self.alone is not None:

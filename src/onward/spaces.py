@@ -170,12 +170,7 @@ class Embeddings:
                 f"direction; {self.space} needs one. Leave the item out or use the l2 metric"
             )
         if self.labels is not None:
-            labels = as_labels(self.labels)
-            if labels.shape != (len(self.ids),):
-                raise EmbeddingsError(
-                    f"labels of shape {labels.shape} for {len(self.ids)} items; give one an item"
-                )
-            object.__setattr__(self, "labels", _read_only(labels))
+            object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.ids)))
         names = self.class_names
         if self.labels is None or not names:
             object.__setattr__(self, "class_names", None)
@@ -367,6 +362,18 @@ def _as_vectors(values: Any) -> np.ndarray:
         raise EmbeddingsError(
             f"the vectors are not numbers ({error}); give one row of float32 an item"
         ) from error
+
+
+def _checked_labels(given: Labels, items: int) -> Labels:
+    """Return labels if there is one an item.
+
+    Raises:
+        EmbeddingsError: if not.
+    """
+    labels = as_labels(given)
+    if labels.shape != (items,):
+        raise EmbeddingsError(f"labels of shape {labels.shape} for {items} items; give one an item")
+    return _read_only(labels)
 
 
 def _as_origins(given: Origins, items: int) -> Origins | None:

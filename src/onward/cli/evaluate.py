@@ -66,15 +66,21 @@ def evaluate(
     if far is not None:
         show(_verify(asked, searched, judging, far, pairs), as_json)
         return
-    counts = searched.count_origins()
-    mixed = {"gallery_origins": counts} if len(counts) > 1 else {}
-    if mixed:
-        said = ", ".join(f"{count:,} {origin}" for origin, count in counts.items())
-        tell(
-            f"the gallery's vectors are of several origins ({said}); all are judged as they are "
-            "stored. h alone is told by: onward compare"
-        )
-    show(judging.evaluate(asked, searched, (queries, gallery)), as_json, also=mixed)
+    evaluation = judging.evaluate(asked, searched, (queries, gallery))
+    show(evaluation, as_json, also=_tell_of_origins(searched))
+
+
+def _tell_of_origins(gallery: "Embeddings") -> dict[str, dict[str, int]]:
+    """Say so where a gallery's vectors came to be in several ways; return that for a machine."""
+    counts = gallery.count_origins()
+    if len(counts) < 2:
+        return {}
+    said = ", ".join(f"{count:,} {origin}" for origin, count in counts.items())
+    tell(
+        f"the gallery's vectors are of several origins ({said}); all are judged as they are "
+        "stored. h alone is told by: onward compare"
+    )
+    return {"gallery_origins": counts}
 
 
 def _check_alone(judging: Judging) -> None:

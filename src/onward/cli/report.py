@@ -59,21 +59,12 @@ def report(
     made = compare_cells(cells, files, Judging(exclude_self, same_labels))
     comparison = _of_labels(made, files)
     facts = {
-        "old": str(old),
-        "upgraded": str(upgraded),
-        "new": str(new),
-        "the upgraded gallery": made.origins_text,
+        **{name: str(path) for name, path in (("old", old), ("upgraded", upgraded), ("new", new))},
+        "the upgraded gallery": ". ".join([made.origins_text, *made.caveats]),
         "a query's own gallery entry": "left out" if exclude_self else "kept",
     }
-    write_report(
-        out,
-        comparison,
-        title=title,
-        introduction=INTRODUCTION,
-        grid=grid,
-        facts=facts,
-        upgrade=made,
-    )
+    page = {"title": title, "introduction": INTRODUCTION}
+    write_report(out, comparison, **page, grid=grid, facts=facts, upgrade=made)
     fields = {"verdict": comparison.verdict, **made.origins, "written": [str(out)]}
     show_fields(fields, as_json)
 
