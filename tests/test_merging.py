@@ -281,6 +281,9 @@ def test_a_row_that_one_seed_alone_would_have_is_refused(written, stage, stand_i
         lambda whole: {**whole, "seeds": {"0": {"cells": {}}}},
         lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "open": []}}},
         lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "seconds": float("nan")}}},
+        lambda whole: {**whole, "seeds": {"0": [1]}},
+        lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "variants": [1]}}},
+        lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "open": {"x": 1}}}},
         lambda whole: {name: value for name, value in whole.items() if name != "command"},
     ],
 )

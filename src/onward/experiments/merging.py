@@ -117,13 +117,10 @@ def merge_arms(
 def _read(file: Path, recipe: Recipe) -> Mapping[str, Any]:
     """Read an experiment's JSON, of this recipe; everything that is read of it later is there."""
     try:
-        written: Mapping[str, Any] = json.loads(file.read_bytes())
-        for study in itertools.chain(
-            *(_by_variant(each).values() for each in _seeds(written).values())
-        ):
-            _ = [study["cells"][cell] for cell in (OLD, NEW)], study["arms"].keys()
-            _ = [run["arms"] for run in study.get("renewed", ())], _versions(study)
-            _ = [_at(study, path).items() for path in TABLES]
+        written = _object(json.loads(file.read_bytes()))
+        for seed in _seeds(written).values():
+            for study in _by_variant(seed).values():
+                _look_through(study)
         experiment = _experiment(written, _seeds(written))
         _ = json.dumps(experiment.to_json(), allow_nan=False), str(experiment)
     except MALFORMED as error:
@@ -139,8 +136,24 @@ def _read(file: Path, recipe: Recipe) -> Mapping[str, Any]:
     return written
 
 
+def _look_through(study: Study) -> None:
+    """Read all that is read of a study later; what is not there or of another kind raises."""
+    _ = [study["cells"][cell] for cell in (OLD, NEW)], study["arms"].keys()
+    _ = [run["arms"] for run in study.get("renewed", ())], _versions(study)
+    _ = [_at(study, path) for path in TABLES]
+    rows = itertools.chain(*(_at(study, (part,)).values() for part in PARTS))
+    _ = [(_object(row)[metric] or 0) + 0.0 for row in rows for metric in METRICS]
+
+
 def _seeds(written: Mapping[str, Any]) -> dict[int, Study]:
-    return {int(seed): study for seed, study in written["seeds"].items()}
+    return {int(seed): _object(study) for seed, study in _object(written["seeds"]).items()}
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """Return an object of a JSON file as it is; refuse what is none, such as a list."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where an object belongs")
+    return value
 
 
 def _experiment(written: Mapping[str, Any], seeds: Seeds) -> Experiment:
@@ -148,7 +161,10 @@ def _experiment(written: Mapping[str, Any], seeds: Seeds) -> Experiment:
 
 
 def _by_variant(study: Study) -> dict[str, dict[str, Any]]:
-    return split_variants(study) if "variants" in study else {"": dict(study)}
+    if "variants" not in study:
+        return {"": dict(study)}
+    _ = [_object(rest) for rest in _object(study["variants"]).values()]
+    return split_variants(study)
 
 
 def _check_file(written: Mapping[str, Any], recipe: Recipe, asked: list[int], file: Path) -> None:
@@ -244,7 +260,7 @@ def _merge_study(before: Study, now: Study, recipe: Recipe, command: str) -> dic
 def _at(study: Study, path: Sequence[str]) -> Mapping[str, Any]:
     """Return the table that stands there; an empty one for none."""
     for key in path:
-        study = study.get(key, {})
+        study = _object(study.get(key, {}))
     return study
 
 
