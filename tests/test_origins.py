@@ -16,10 +16,17 @@ from onward.compatibility import (
     evaluate_embeddings,
     of_h_alone,
 )
-from onward.errors import ConfigurationError, EvaluationError, UpgradeError
-from onward.gallery import open_gallery
+from onward.errors import (
+    ConfigurationError,
+    EvaluationError,
+    GalleryError,
+    TransformationError,
+    UpgradeError,
+)
+from onward.gallery import create_gallery, open_gallery
 from onward.relevance import Relevance
 from onward.spaces import Embeddings
+from onward.training.pairs import Pairs
 from onward.upgrading import Upgrade, predict
 from onward.upgrading.backfill import embeddings_given
 
@@ -314,3 +321,20 @@ def test_upgraded_vectors_are_not_taken_for_the_new_models_own(files):
     with pytest.raises(UpgradeError, match="32 of the 40 vectors of the embeddings were upgraded"):
         embeddings_given(up)
     assert embeddings_given(up.align(EMBEDDED)) is not None
+
+
+def test_upgraded_vectors_do_not_pass_as_embedded_ones_in_another_gallery_or_a_fit(made):
+    exported = Embeddings.load(made / "up.parquet")
+    words = "32 of the 40 vectors in .* were upgraded by a transformation, .* Add the vectors that"
+    with pytest.raises(GalleryError, match=words):
+        create_gallery("memory:again", SECOND, items=[exported])
+    gallery = make_gallery("memory:other", ROWS, LABELS)
+    gallery.add_space(SECOND)
+    (batch,) = gallery.scan(())
+    with pytest.raises(GalleryError, match=words):
+        gallery.write(exported.align(batch.ids), batch.revisions, origin="embedded")
+    assert gallery.describe().spaces[SECOND].filled == 0
+    embedded = exported.align(EMBEDDED)
+    assert create_gallery("memory:part", SECOND, items=[embedded]).count([SECOND]) == len(EMBEDDED)
+    with pytest.raises(TransformationError, match="32 of the 40 new embeddings were upgraded by a"):
+        Pairs(Embeddings.load(made / "old.parquet").align(exported.ids), None, exported)

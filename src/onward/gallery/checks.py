@@ -141,7 +141,7 @@ def make_rows(
 
     Raises:
         GalleryError: if two are in the same space, a space is unknown, their ids differ, a vector
-            has no length for the cosine, or a payload is no JSON object.
+            has no length for the cosine or was upgraded, or a payload is no JSON object.
     """
     first = embeddings[0]
     vectors: dict[Field, np.ndarray] = {}
@@ -151,6 +151,7 @@ def make_rows(
             raise GalleryError(f"embeddings in {one.space} were given twice; give each space once")
         _check_aligned(first, one)
         _check_lengths(one)
+        _check_embedded(one)
         vectors[to] = one.vectors
     texts = None if payloads is None else _payload_texts(first, payloads)
     return Rows(first.ids, None, texts, vectors)
@@ -208,10 +209,12 @@ def check_writing(
     """Refuse what does not fit together in a call of `Gallery.write`.
 
     Raises:
-        GalleryError: if revisions or uncertainty are not one a vector, the origin is unknown, or a
-            vector has no length for the cosine.
+        GalleryError: if revisions or uncertainty are not one a vector, the origin is unknown or not
+            that of the vectors, or a vector has no length for the cosine.
     """
     _check_lengths(embeddings)
+    if origin == "embedded":
+        _check_embedded(embeddings)
     for what, given in (("revisions", revisions), ("uncertainty", uncertainty)):
         if given is not None and np.shape(given) != (len(embeddings),):
             raise GalleryError(
@@ -304,6 +307,18 @@ def _check_aligned(first: Embeddings, other: Embeddings) -> None:
         f"the embeddings in {first.space} and in {other.space} are not of the same items: "
         f"{name_ids(apart)} stand in one only. Embed the same items in both spaces"
     )
+
+
+def _check_embedded(given: Embeddings) -> None:
+    """Refuse vectors that a transformation made: here they would pass as what a model embedded."""
+    upgraded = given.count_origins().get("upgraded", 0)
+    if upgraded:
+        raise GalleryError(
+            f"{upgraded:,} of the {len(given):,} vectors in {given.space} were upgraded by a "
+            "transformation, as their origin says; in the gallery they would pass as what a model "
+            "embedded. Add the vectors that they were made from and upgrade the gallery, or leave "
+            "these items out"
+        )
 
 
 def _check_lengths(given: Embeddings) -> None:

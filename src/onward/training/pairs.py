@@ -51,6 +51,13 @@ class Pairs:
         if self.side is not None:
             _check_same_items(self.old, self.side, "side-information")
         _check_same_items(self.old, self.new, "new")
+        made = self.new.count_origins().get("upgraded", 0)
+        if made:
+            raise TransformationError(
+                f"{made:,} of the {len(self.new):,} new embeddings were upgraded by a "
+                "transformation, as their origin says; there is nothing to learn from what another "
+                "h has made. Give what the new model itself embeds, or leave these items out"
+            )
         if not len(self.old):
             raise DataError("there are no pairs; embed some items with both models")
 
