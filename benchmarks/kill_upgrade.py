@@ -243,7 +243,10 @@ class Place:
         """Return what the command `onward` is given."""
         h = self.directory / ("to-next" if step == "complete" else "to-new")
         words = {
-            "run": ["upgrade", "start", path, h, "--rows-per-second", self.rows_per_second],
+            "run": [
+                *("upgrade", "start", path, h, "--unjudged"),
+                *("--rows-per-second", self.rows_per_second),
+            ],
             "verify": ["upgrade", "verify", path, h, "--all"],
             "cut over": ["upgrade", "cutover", path, h, "--force", "--query-model"],
             "backfill": ["backfill", path, "--embeddings", self.directory / "backfill.parquet"],

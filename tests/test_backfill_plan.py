@@ -247,12 +247,13 @@ def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
 ):
     how = {"bare": bare, "labelled": labelled, "unsure": unsure}
     gallery, h, sample, lost = world(**how)
-    predicted = plan_upgrade(gallery, h, sample=sample).predicted
+    prediction = plan_upgrade(gallery, h, sample=sample).predicted
+    predicted = prediction.within
     planned = plan_backfill(gallery, h, sample=sample)
     assert predicted.lost == planned.lost == bare
     order = "uncertainty" if unsure else "random"
     curve = planned.drawn.of(order)
-    assert predicted.order == order
+    assert prediction.order == order
     for share, name in SHARES_OF_BOTH.items():
         for metric in planned.metrics:
             said = curve.at_all_shares(metric)[share]
@@ -269,7 +270,7 @@ def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
 def test_what_cannot_be_carried_counts_as_not_found_at_any_share_of_the_curve():
     gallery, h, sample, _ = world(bare=30, labelled=True, unsure=True)
     shares = [share for share in SHARES if 0 < share < 1]
-    predicted = predict(gallery, Routes((h,)), sample, shares=shares)
+    predicted = predict(gallery, Routes((h,)), sample, shares=shares).within
     curve = plan_backfill(gallery, h, sample=sample).drawn.of("uncertainty")
     for metric in ("cmc@1", "cmc@5", "map"):
         said = [cell.values[metric].estimate for cell in predicted.cells[1:]]

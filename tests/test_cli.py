@@ -350,7 +350,7 @@ def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, 
     plan = json.loads(answer("upgrade", gallery, files / "old-to-new", "--json"))
     assert plan["rows"] == 12
     assert open_gallery(gallery).describe().serving == OLD
-    answer("upgrade", gallery, files / "old-to-new", "--yes")
+    answer("upgrade", gallery, files / "old-to-new", "--yes", "--unjudged")
     assert open_gallery(gallery).describe().serving == NEW
     answer("upgrade", "rollback", gallery, files / "old-to-new")
     assert open_gallery(gallery).describe().serving == OLD
@@ -358,10 +358,11 @@ def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, 
 
 @pytest.mark.slow
 def test_upgrade_step_by_step(files, gallery):
-    steps = ["plan", "start", "status", "verify", "cutover"]
+    steps = dict.fromkeys(("plan", "start", "status", "verify", "cutover"), ())
+    steps["start"] = ("--unjudged",)
     answers = {
-        step: json.loads(answer("upgrade", step, gallery, files / "old-to-new", "--json"))
-        for step in steps
+        step: json.loads(answer("upgrade", step, gallery, files / "old-to-new", "--json", *given))
+        for step, given in steps.items()
     }
     assert all(each["next_steps"] for each in answers.values())
     assert open_gallery(gallery).describe().serving == NEW
@@ -376,12 +377,13 @@ def test_an_upgrade_that_is_interrupted_ends_with_1_and_goes_no_further(
     stopped = UpgradeResult(done=3, skipped=0, remaining=9, seconds=0.1, stopped=True)
     monkeypatch.setattr("onward.upgrading.Upgrade.run", lambda self, progress: stopped)
     yes = ["--yes"] if command == "all" else []
-    words = ["upgrade", command, gallery, str(files / "old-to-new"), "--json", *yes]
+    words = ["upgrade", command, gallery, str(files / "old-to-new"), "--json", "--unjudged", *yes]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     assert json.loads(result.stdout)["next_steps"][0]["command"] == "onward upgrade start"
     assert [entry["event"] for entry in open_gallery(gallery).journal()] == [
         "create",
+        "gate",
         "start upgrade",
     ]
 
@@ -389,7 +391,7 @@ def test_an_upgrade_that_is_interrupted_ends_with_1_and_goes_no_further(
 @pytest.mark.slow
 def test_an_upgrade_is_paused_limited_resumed_and_aborted_by_commands(files, gallery):
     words = [gallery, files / "old-to-new", "--json"]
-    answer("upgrade", "start", *words, "--rows-per-second", "5_000")
+    answer("upgrade", "start", *words, "--unjudged", "--rows-per-second", "5_000")
     assert json.loads(answer("upgrade", "pause", *words))["paused"]
     limited = json.loads(answer("upgrade", "limit", *words, "--rows-per-second", "none"))
     assert (limited["paused"], limited["rows_per_second"]) == (True, None)
@@ -437,7 +439,8 @@ def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery)
         OLD, Space("side@1", 2), NEW, np.ones((4, 6), np.float32), np.zeros(4), made_by={}
     )
     side.save(files / "with-side")
-    started = CliRunner().invoke(app, ["upgrade", "start", gallery, str(files / "with-side")])
+    words = ["upgrade", "start", gallery, str(files / "with-side"), "--unjudged"]
+    started = CliRunner().invoke(app, words)
     assert started.exit_code == 1  # something was not done
     words = ["upgrade", "verify", gallery, str(files / "with-side"), "--json"]
     refused = CliRunner().invoke(app, words)
@@ -448,7 +451,7 @@ def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery)
 
 @pytest.mark.slow
 def test_upgraded_gallery_is_searched_exported_and_compared(files, gallery):
-    answer("upgrade", gallery, files / "old-to-new", "--yes")
+    answer("upgrade", gallery, files / "old-to-new", "--yes", "--unjudged")
     found = json.loads(answer("search", gallery, files / "new.parquet", "-k", "2", "--json"))
     assert found["queries"][0]["items"][0]["id"] == found["queries"][0]["id"]
     answer("gallery", "export", gallery, files / "exported.parquet")

@@ -301,7 +301,7 @@ def test_embed_writes_where_the_images_are_so_that_a_changed_one_is_noticed(plac
     assert written == [str(out), str(lines)]
     gallery = str(tmp_path / "photos.lance")
     run("gallery", "create", gallery, out, "--payloads", lines)
-    run("upgrade", "start", gallery, place / "h")
+    run("upgrade", "start", gallery, place / "h", "--unjudged")
     Image.new("L", (8, 8), 9).save(tmp_path / "images" / "3" / "3.png")
     given = ("--model", place / "new", "--budget", "100%", "--json")
     answer = json.loads(run("backfill", gallery, *given, code=1).stdout)

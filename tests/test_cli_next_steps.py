@@ -94,7 +94,7 @@ def test_a_gallery_leads_from_a_sample_to_an_upgrade(place):
     assert sampled == ["embed MODEL s.jsonl s.parquet"]
     fitted = steps_of("fit", "g.lance", "new.parquet", "h2", "--method", "ridge")
     assert fitted == ["upgrade plan g.lance h2 --sample new.parquet"]
-    assert steps_of("upgrade", "start", "g.lance", "h") == ["upgrade verify"]
+    assert steps_of("upgrade", "start", "g.lance", "h", "--unjudged") == ["upgrade verify"]
     under_way = ["upgrade status g.lance TRANSFORMATION"]
     assert steps_of("gallery", "compact", "g.lance") == under_way
     assert steps_of("upgrade", "cutover", "g.lance", "h", "--force")[0] == "upgrade rollback"

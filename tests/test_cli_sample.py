@@ -1,6 +1,7 @@
 """A gallery sample by commands: choose, embed, fit, plan, start; and what each refuses."""
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -112,10 +113,12 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     plan = ("upgrade", "plan", gallery, h, "--sample", embedded)
     planned = json.loads(answer(*plan, "--json"))
     assert planned["allowed"]
-    assert planned["prediction"]["items"] == 200 - len(learned)
+    whole = planned["prediction"]["whole"]
+    assert (whole["items"], whole["queries"]) == (500, 200 - len(learned))
     assert planned["recommendation"].startswith("Upgrade")
     refused = answer(*plan, "--require", "map > 1.5 * new/new", code=1)
-    assert "gate CLOSED: map > 1.5 * new/new is required" in refused
+    assert "gate CLOSED: map " in refused
+    assert "map > 1.5 * new/new is required" in refused
     assert "gate CLOSED" in answer("upgrade", gallery, h, *plan[4:], "--require", "map>1", code=1)
     start = ("upgrade", "start", gallery, h, "--sample", embedded, "--json")
     with pytest.raises(UpgradeError, match="the upgrade was not started: the gate is CLOSED"):
@@ -124,7 +127,7 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     done = json.loads(answer(*start, "--require", "map > 1.5 * new/new", "--force"))
     assert (done["done"], done["remaining"]) == (300, 0)
     gate = done["gate"]
-    assert (gate["judged"], gate["met"], gate["forced"]) == (True, False, True)
+    assert (gate["answer"], gate["forced"]) == ("closed", True)
     assert "gate         CLOSED, but forced: map" in answer("upgrade", "status", gallery, h)
     events = {entry["event"]: entry for entry in open_gallery(gallery).journal()}
     assert (events["gate"]["forced"], events["sample"]["written"]) == (True, 200)
@@ -139,13 +142,12 @@ def test_a_requirement_without_a_sample_is_refused_by_every_command(shop, galler
     _, _, _, new, _ = shop
     h = linear(OLD, SIDE, new.space, np.ones((24, 30)), np.zeros(24), made_by={})
     h.save(tmp_path / "h")
-    for command in (("plan",), ("start",), ("all",), ("all", "--yes")):
+    for command in (("plan",), ("start",), ("all",), ("all", "--yes")):  # each says the same
         with pytest.raises(
             UpgradeError, match=r"is required, but nothing is predicted; .* --sample"
         ):
             answer("upgrade", *command, gallery, tmp_path / "h", "--require", "map >= old/old")
     assert len(open_gallery(gallery).spaces()) == 2
-    answer("upgrade", "start", gallery, tmp_path / "h")
 
 
 @pytest.mark.slow
@@ -157,12 +159,17 @@ def test_a_plan_with_a_sample_that_h_makes_worse_ends_with_1(shop, gallery, tmp_
     new.select(np.arange(100)).save(tmp_path / "again.parquet")
     command = (gallery, tmp_path / "h", "--sample", tmp_path / "again.parquet")
     planned = json.loads(answer("upgrade", "plan", *command, "--json", code=1))
-    assert not planned["allowed"]
-    assert planned["verdict"]["requirement"] == "map >= old/old"
+    assert (planned["allowed"], planned["gate"]["answer"]) == (False, "closed")
     assert planned["recommendation"].startswith("Do not upgrade by this alone")
     assert "--force" in planned["next_steps"][0]["why"]
-    with pytest.raises(UpgradeError, match=r"gate is CLOSED: .* say force=True \(--force\)"):
-        answer("upgrade", "all", *command, "--yes")
+    before = open_gallery(gallery).journal()
+    for verb in (("all", "--yes"), ("start",)):
+        result = CliRunner().invoke(app, ["upgrade", *verb, *map(str, command)])
+        assert result.exit_code == 1
+        words = r"gate is CLOSED: .* say force=True \(--force\)"
+        assert re.search(words, str(result.exception)), result.exception
+    assert open_gallery(gallery).journal() == before
+    assert len(open_gallery(gallery).spaces()) == 2
 
 
 # Choosing
@@ -295,9 +302,9 @@ def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_sha
     beside = (*pairs, "--overwrite", "--method", "ridge", "--gallery", gallery, "--sample")
     plan = ("upgrade", "plan", gallery, tmp_path / "h", "--sample", tmp_path / "new.parquet")
     shown = CliRunner().invoke(app, [str(each) for each in (*plan, "--json")])
-    assert json.loads(shown.stdout)["prediction"]["items"] == 20
+    assert json.loads(shown.stdout)["prediction"]["whole"]["queries"] == 20
     words = told(*fit, "--sample-share", 0.8)
-    assert "WARNING: 20 are needed to judge by. A plan by this sample will predict nothing" in words
+    assert "WARNING: 20 are needed to judge by. By fewer the gate can hardly tell whether" in words
     new.select(np.arange(39)).save(tmp_path / "new.parquet")
     words = r"39 items, and 20 of a sample are kept to .* 19 are left to learn from; it needs 20"
     with pytest.raises(ConfigurationError, match=words):
@@ -310,26 +317,97 @@ def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_sha
 
 
 @pytest.mark.slow
-def test_an_upgrade_that_the_gate_cannot_judge_says_so_loudly(shop, gallery, tmp_path):
+def test_an_upgrade_that_nothing_judges_starts_only_where_that_is_said(shop, gallery, tmp_path):
     _, _, _, new, _ = shop
     h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
     h.save(tmp_path / "h")
-    new.select(np.arange(19)).save(tmp_path / "few.parquet")
+    words = (gallery, tmp_path / "h")
+    assert json.loads(answer("upgrade", "plan", *words, "--json"))["gate"] is None
+    assert "To do it unjudged: --yes --unjudged" in told("upgrade", "all", *words)
+    for verb in (("start",), ("all", "--yes")):
+        with pytest.raises(
+            UpgradeError, match=r"nothing says whether .*onward gallery sample .*--unjudged"
+        ):
+            answer("upgrade", *verb, *words)
+    assert len(open_gallery(gallery).spaces()) == 2
+    new.save(tmp_path / "new.parquet")
+    with pytest.raises(ConfigurationError, match="--unjudged starts an upgrade that nothing jud"):
+        answer("upgrade", "start", *words, "--unjudged", "--sample", tmp_path / "new.parquet")
+    start = ["upgrade", "start", *map(str, words), "--json"]
+    for said in (["--unjudged"], []):  # what was started goes on
+        result = CliRunner().invoke(app, [*start, *said], catch_exceptions=False)
+        assert "WARNING: the gate has NOT JUDGED this upgrade, which goes on; it may make" in (
+            result.stderr
+        )
+        gate = json.loads(result.stdout)["gate"]
+        assert (gate["answer"], gate["forced"]) == (None, False)
+    shown = answer("upgrade", "status", *words)
+    assert "  gate         NOT JUDGED: neither a sample nor real queries were given" in shown
+    (entry,) = [one for one in open_gallery(gallery).journal() if one["event"] == "gate"]
+    assert entry["answer"] is None
+
+
+@pytest.mark.slow
+def test_a_sample_that_is_too_small_lets_nothing_start_unless_it_is_forced(shop, gallery, tmp_path):
+    _, _, _, new, _ = shop
+    h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
+    h.save(tmp_path / "h")
+    new.select(np.arange(3)).save(tmp_path / "few.parquet")
     start = ("upgrade", "start", gallery, tmp_path / "h", "--json")
     few = (*start, "--sample", tmp_path / "few.parquet")
-    warning = "WARNING: the gate has NOT JUDGED this upgrade, which goes on; it may make search"
-    why = "othing can be predicted: 19 of the sample's 19 items are left to judge by, 20 are needed"
-    for command, reason in [(start, "o sample was given"), (few, why), (start, why)]:
-        result = CliRunner().invoke(app, [str(each) for each in command], catch_exceptions=False)
-        assert warning in result.stderr
-        gate = json.loads(result.stdout)["gate"]
-        assert (gate["judged"], gate["met"], gate["forced"]) == (False, None, False)
-        assert reason in gate["says"]
+    with pytest.raises(UpgradeError, match=r"not started: the gate is CANNOT JUDGE: .* would tell"):
+        answer(*few)
+    assert len(open_gallery(gallery).spaces()) == 2
+    result = CliRunner().invoke(app, [*map(str, few), "--force"], catch_exceptions=False)
+    assert "WARNING: the gate did NOT OPEN for this upgrade, which goes on" in result.stderr
+    gate = json.loads(result.stdout)["gate"]
+    assert (gate["answer"], gate["forced"]) == ("cannot judge", True)
     shown = answer("upgrade", "status", gallery, tmp_path / "h")
-    assert f"  gate         NOT JUDGED: n{why}" in shown
-    assert "NOT JUDGED" in told("upgrade", "all", gallery, tmp_path / "h", "--yes", "--leave-out")
-    (entry,) = [one for one in open_gallery(gallery).journal() if one["event"] == "gate"]
-    assert (entry["judged"], entry["why"][1:80]) == (False, why[:79])
+    assert "  gate         CANNOT JUDGE, but forced: map " in shown
+
+
+# Real queries
+
+
+@pytest.mark.slow
+def test_real_queries_with_judgements_judge_by_commands(shop, gallery, tmp_path):
+    _, old, side, new, _ = shop
+    weight = np.linalg.lstsq(np.hstack([old.vectors, side.vectors]), new.vectors, rcond=None)[0]
+    h = linear(OLD, SIDE, new.space, weight.T.astype(np.float32), np.zeros(24), made_by={})
+    h.save(tmp_path / "h")
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(100, 6)).astype(np.float32)
+    ids = tuple(f"q{row}" for row in range(100))
+    Embeddings(ids, old.vectors[:100] + noise, OLD).save(tmp_path / "old.parquet")
+    Embeddings(ids, new.vectors[:100], new.space).save(tmp_path / "new.parquet")
+    lines = [f"q{row} 0 {old.ids[row]} 2" for row in range(100)]
+    (tmp_path / "qrels.txt").write_text("\n".join(lines))
+    by_new = ("--queries-new", tmp_path / "new.parquet")
+    asked = ("--queries-old", tmp_path / "old.parquet", *by_new)
+    words = (gallery, tmp_path / "h")
+    said = json.loads(
+        answer("upgrade", "plan", *words, *asked, "--qrels", tmp_path / "qrels.txt", "--json")
+    )
+    assert (said["gate"]["answer"], said["gate"]["metric"]) == ("open", "ndcg@10")
+    assert said["prediction"]["whole"]["asked"] == "real queries"
+    answer("upgrade", "all", *words, *asked, "--qrels", tmp_path / "qrels.txt", "--yes")
+    assert open_gallery(gallery).describe().serving == new.space
+
+
+def test_half_of_what_real_queries_need_is_refused(shop, gallery, tmp_path):
+    _, old, _, new, _ = shop
+    linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={}).save(tmp_path / "h")
+    old.select(np.arange(9)).save(tmp_path / "old.parquet")
+    (tmp_path / "qrels.txt").write_text("q 0 d 1\n")
+    plan = ("upgrade", "plan", gallery, tmp_path / "h")
+    with pytest.raises(ConfigurationError, match="give the queries by both models, --queries-old"):
+        answer(*plan, "--queries-old", tmp_path / "old.parquet")
+    with pytest.raises(ConfigurationError, match="--qrels is about real queries, and there are no"):
+        answer(*plan, "--qrels", tmp_path / "qrels.txt")
+    with pytest.raises(ConfigurationError, match="--same-labels is about real queries, and there"):
+        answer(*plan, "--same-labels")
+    result = CliRunner().invoke(app, [*map(str, plan), "--margin", "-1"])
+    assert result.exit_code == 2
 
 
 def test_pairs_leave_out_what_the_gallery_does_not_have(shop, gallery):
@@ -355,8 +433,9 @@ def test_fit_learns_from_a_gallery_alone_and_keeps_a_part_for_the_plan(shop, gal
     assert made["side"] == SIDE.to_json()
     assert set(made["made_by"]["pairs"]["ids"]) == set(learned_part(new.ids[:300], 0.5))
     plan = ("upgrade", "plan", gallery, tmp_path / "h", "--sample", tmp_path / "new.parquet")
-    planned = json.loads(answer(*plan, "--json"))
-    assert planned["prediction"]["items"] == 300 - made["made_by"]["pairs"]["items"]
+    shown = CliRunner().invoke(app, [str(each) for each in (*plan, "--json")])
+    queries = json.loads(shown.stdout)["prediction"]["whole"]["queries"]
+    assert queries == 300 - made["made_by"]["pairs"]["items"]
     with pytest.raises(GalleryError, match="has no space 'sight'; it has old@1, side@1"):
         answer(*fit, "--side", "sight", "--overwrite")
 

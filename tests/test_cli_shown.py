@@ -111,7 +111,7 @@ CALLS = [
     "evaluate old.parquet old.parquet --exclude-self",
     "compare --old old.parquet --upgraded off.parquet --new new.parquet --exclude-self",
     "upgrade plan g.lance h --sample new.parquet",
-    "upgrade start g.lance h",
+    "upgrade start g.lance h --unjudged",
     "upgrade verify g.lance h",
     "upgrade status g.lance h",
     "upgrade log g.lance",

@@ -44,7 +44,7 @@ def words(tmp_path):
 @pytest.mark.slow
 def test_cutting_over_again_keeps_the_query_model_that_is_recorded(words):
     named = ("--query-model", "resnet at 3 epochs")
-    answer("upgrade", "all", *words, "--yes", *named)
+    answer("upgrade", "all", *words, "--yes", "--unjudged", *named)
     for again in ("cutover", "all"):
         yes = ["--yes"] if again == "all" else []
         said = json.loads(answer("upgrade", again, *words, *yes, "--json").stdout)

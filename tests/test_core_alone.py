@@ -87,8 +87,8 @@ CALLS: list[tuple[str, str | None]] = [
     ("gallery sample photos.lance spread.jsonl --count 30 --by k-means", None),
     ("embed model sample.jsonl embedded.parquet", VISION),
     ("upgrade photos.lance h", None),
-    ("upgrade plan photos.lance h --sample new.parquet", None),
-    ("upgrade start photos.lance h", None),
+    ("upgrade plan photos.lance h --sample new.parquet --margin 50", None),
+    ("upgrade start photos.lance h --unjudged", None),
     ("upgrade pause photos.lance h", None),
     ("upgrade resume photos.lance h", None),
     ("upgrade limit photos.lance h --rows-per-second none", None),
@@ -100,8 +100,8 @@ CALLS: list[tuple[str, str | None]] = [
     ("upgrade log photos.lance", None),
     ("upgrade cutover photos.lance h --force", None),
     ("upgrade complete photos.lance h --now", None),
-    ("upgrade all third.lance h --yes", None),
-    ("upgrade start fourth.lance h", None),
+    ("upgrade all third.lance h --yes --unjudged", None),
+    ("upgrade start fourth.lance h --unjudged", None),
     ("upgrade abort fourth.lance h --yes", None),
 ]
 

@@ -165,7 +165,7 @@ main()
 """
 
 
-def command(path, patch="", words=("start",)):
+def command(path, patch="", words=("start", "--unjudged")):
     """A process of the command line that upgrades a gallery in which room was made already."""
     h = path.parent / "h"
     make_transformation().save(h)

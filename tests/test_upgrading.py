@@ -124,16 +124,16 @@ def test_every_step_may_be_repeated_and_is_in_the_journal(gallery):
         assert upgrade.roll_back().serving == OLD
     np.testing.assert_array_equal(gallery.read(NEW).vectors, before)
     events = [entry["event"] for entry in gallery.journal()]
-    first = ["create", "start upgrade", "run", "run", "verify"]
+    first = ["create", "gate", "start upgrade", "run", "run", "verify"]
     assert events == [*first, "build index", "cut over", "roll back"]
     entries = gallery.journal()
-    assert entries[1]["made_by"]["digest"] == H.digest
-    cut_over = entries[6]
+    assert entries[2]["made_by"]["digest"] == H.digest
+    cut_over = entries[7]
     assert cut_over["transformation"] == H.digest
     assert (cut_over["space"], cut_over["query_model"]) == (NEW.to_json(), "new-model")
     assert (cut_over["verification"], cut_over["forced"]) == ("passed", False)
-    assert [entry["done"] for entry in entries[2:4]] == [ROWS, 0]
-    assert entries[6]["forced"] is False
+    assert [entry["done"] for entry in entries[3:5]] == [ROWS, 0]
+    assert entries[7]["forced"] is False
 
 
 def test_old_vectors_and_side_information_are_never_changed(gallery):

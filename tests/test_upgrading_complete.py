@@ -355,7 +355,7 @@ def test_where_the_whole_upgrade_lies_ahead_the_time_cannot_be_over(url):
     ahead = NOW + 30 * DAY
     upgrade = carried_out(url, created=NOW - 30 * DAY, run=ahead, cut=ahead)
     said = refusal(upgrade, NOW)
-    assert "so the time to roll back cannot be over (5 moments of the journal lie" in said
+    assert "so the time to roll back cannot be over (6 moments of the journal lie" in said
     assert "say now=True (--now)" in said
     assert refusal(upgrade, NOW, now=True) is None
 
@@ -392,7 +392,7 @@ def test_entries_without_any_moment_and_a_record_that_cannot_be_read(monkeypatch
         {name: one for name, one in entry.items() if name not in ("time", "since")}
         for entry in store._journal
     ]
-    assert "cannot be over (6 moments of the journal cannot be read" in refusal(upgrade, NOW)
+    assert "cannot be over (7 moments of the journal cannot be read" in refusal(upgrade, NOW)
     assert gallery.describe().previous is not None
     assert "None  cut over" in invoke("log", gallery.url).stdout
 

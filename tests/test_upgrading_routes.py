@@ -215,9 +215,9 @@ def test_the_command_line_takes_fallbacks(tmp_path):
         transformation.save(tmp_path / name)
     also = ["--also", str(tmp_path / "bare"), "--also", str(tmp_path / "second")]
     for command in ("plan", "start", "verify", "cutover", "status"):
-        run = CliRunner().invoke(
-            app, ["upgrade", command, gallery.url, str(tmp_path / "full"), *also]
-        )
+        given = [*also, *(["--unjudged"] if command == "start" else [])]
+        words = ["upgrade", command, gallery.url, str(tmp_path / "full"), *given]
+        run = CliRunner().invoke(app, words)
         assert run.exit_code == 0, (command, run.output)
     assert_every_row_was_carried_by_the_first_that_can(gallery)
     assert gallery.describe().serving == NEW

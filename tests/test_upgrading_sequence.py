@@ -155,13 +155,13 @@ def test_every_step_of_a_sequence_is_in_the_journal_with_what_to_do_next(tmp_pat
         transformation.save(tmp_path / name)
     steps = ("start", "verify", "cutover", "rollback", "cutover", "complete")
     for h, step in itertools.product(("h", "h2"), steps):
-        now = ["--now"] if step == "complete" else []
-        words = [step, gallery.url, str(tmp_path / h), "--json", *now]
+        given = {"complete": ["--now"], "start": ["--unjudged"]}.get(step, [])
+        words = [step, gallery.url, str(tmp_path / h), "--json", *given]
         run = CliRunner().invoke(app, ["upgrade", *words])
         assert run.exit_code == 0, (step, run.output)
         assert "next_steps" in json.loads(run.stdout), step
     journal = gallery.journal()
-    once = ["start upgrade", "run", "verify", "build index"]
+    once = ["gate", "start upgrade", "run", "verify", "build index"]
     once += ["cut over", "roll back", "cut over", "complete"]
     assert [entry["event"] for entry in journal] == ["create", *once, *once]
     digests = {entry.get("transformation") for entry in journal[2:]} - {None}

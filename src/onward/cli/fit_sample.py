@@ -139,9 +139,9 @@ def _learned(
     )
     if kept < KEPT:
         tell(
-            f"WARNING: {KEPT} are needed to judge by. A plan by this sample will predict nothing, "
-            "and the gate will not stop an upgrade that makes search worse; embed more items, or "
-            "leave --sample-share out, and enough are kept"
+            f"WARNING: {KEPT} are needed to judge by. By fewer the gate can hardly tell whether "
+            "search gets better, and does not open; embed more items, or leave --sample-share out, "
+            "and enough are kept"
         )
     if len(learned) < len(part):
         tell(f"{len(part) - len(learned)} are not in {gallery.url}, or lack what is read of them")

@@ -1,8 +1,11 @@
 """Arguments and options that several commands share, and how their words are read."""
 
+import inspect
 import os
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +43,38 @@ SameLabels = Annotated[
 MOST_DIGITS, LONGEST_RANGE = 18, 1_000_000
 """In a list of classes, seeds or stages, which must have room in memory."""
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
+
+
+def takes(
+    name: str, options: Mapping[str, tuple[Any, Any]], make: Callable[..., Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what gives a command some options in place of one parameter, just before `as_json`.
+
+    Args:
+        name: of the parameter, which gets what is made of the options.
+        options: by name: the annotation, and the default.
+        make: makes one value of all of them, given by name.
+    """
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command)
+        parameters = [each for each in own.parameters.values() if each.name != name]
+        last = [each.name for each in parameters].index("as_json")
+        parameters[last:last] = [
+            inspect.Parameter(each, parameters[last].kind, default=default, annotation=annotation)
+            for each, (annotation, default) in options.items()
+        ]
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            made = make(**{each: given.pop(each) for each in options})
+            command(**given, **{name: made})
+
+        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return give
 
 
 def parse_numbers(text: str, what: str) -> tuple[int, ...]:

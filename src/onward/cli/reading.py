@@ -4,15 +4,12 @@ A command takes one parameter `stated` and is decorated with `takes_data`: so no
 of them, and each says in one line on standard error what was read, and how.
 """
 
-import inspect
-from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onward.cli.options import parse_numbers
+from onward.cli.options import parse_numbers, takes
 from onward.cli.output import tell
 
 if TYPE_CHECKING:
@@ -94,27 +91,14 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def takes_data(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say how its data is read, in place of `stated`."""
-    own = inspect.signature(command)
-    parameters = [each for each in own.parameters.values() if each.name != "stated"]
-    last = [each.name for each in parameters].index("as_json")
-    parameters[last:last] = [
-        inspect.Parameter(name, parameters[last].kind, default=default, annotation=annotation)
-        for name, (annotation, default) in _OPTIONS.items()
-    ]
+def _stated(**given: Any) -> "Stated":
+    from onward.data.sources import Stated
 
-    @wraps(command)
-    def run(**given: Any) -> None:
-        from onward.data.sources import Stated
+    return Stated(**{name: value for name, value in given.items() if value is not None})
 
-        stated = {name: given.pop(name) for name in _OPTIONS}
-        known = {name: value for name, value in stated.items() if value is not None}
-        command(**given, stated=Stated(**known))
 
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
-    return run
+takes_data = takes("stated", _OPTIONS, _stated)
+"""Give a command the options that say how its data is read, in place of `stated`."""
 
 
 def open_data(

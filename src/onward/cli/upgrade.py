@@ -12,18 +12,18 @@ from onward.cli.upgrade_log import log
 from onward.cli.upgrade_options import (
     Also,
     ForceStart,
-    Require,
-    Sample,
+    Judges,
     TransformationPath,
+    Unjudged,
     open_upgrade,
-    read_requirement,
-    read_sample,
+    takes_judges,
 )
 from onward.cli.upgrade_serving import QueryModel, complete, cutover, name_query_model, rollback
 from onward.cli.upgrade_verify import LeaveOut, verify
+from onward.errors import ConfigurationError, UpgradeError
 
 if TYPE_CHECKING:
-    from onward.upgrading import Upgrade, UpgradeResult, UpgradeStatus
+    from onward.upgrading import Plan, Prediction, Upgrade, UpgradeResult
 
 
 class WholeUpgradeByDefault(TyperGroup):
@@ -45,42 +45,40 @@ app = typer.Typer(
 
 
 @app.command(name="all")
+@takes_judges
 def everything(
     gallery: GalleryUrl,
     transformation: TransformationPath,
+    judges: Judges,
     also: Also = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
-    sample: Sample = None,
-    require: Require = None,
     force: ForceStart = False,
+    unjudged: Unjudged = False,
     query_model: QueryModel = None,
     leave_out: LeaveOut = False,
     as_json: AsJson = False,
 ) -> None:
-    """Plan; with --yes also run, verify and cut over.
+    """Plan; with --yes also run, verify and cut over, if the gate is open.
 
     Where others change rows meanwhile, it runs and verifies again, three times in all.
 
-    Example: onward upgrade photos.lance old-to-new/ --yes
+    Example: onward upgrade photos.lance old-to-new/ --sample new.parquet --yes
     """
-    from onward.upgrading import plan_upgrade, verify_and_cut_over
+    from onward.upgrading import verify_and_cut_over
 
-    embedded, required = read_sample(sample), read_requirement(require)
     upgrade = open_upgrade(gallery, transformation, also)
-    transformations = upgrade.routes.transformations
-    planned = plan_upgrade(upgrade.gallery, *transformations, sample=embedded, require=required)
+    if yes:
+        _check_judged(upgrade, judges, unjudged=unjudged)
+    planned = _plan(upgrade, judges)
     if not yes:
         show(planned, as_json)
-        if not planned.allowed:
+        if planned.decision is not None and not planned.allowed:
             tell("To do it all the same: add --yes --force")
             raise typer.Exit(1)
-        tell("To do it: add --yes")
+        tell("To do it: add --yes" if planned.allowed else "To do it unjudged: --yes --unjudged")
         return
     tell_answer(planned)
-    started = upgrade.start(
-        prediction=planned.predicted, require=required, force=force, sample=embedded
-    )
-    gate = _tell_of_gate(started)
+    gate = _start(upgrade, judges, planned.predicted, force=force)
     result = _run(upgrade)
     if result.stopped:
         show(result, as_json, _steps_of_pause(upgrade), also=gate)
@@ -95,65 +93,59 @@ def everything(
 
 
 @app.command()
+@takes_judges
 def plan(
     gallery: GalleryUrl,
     transformation: TransformationPath,
+    judges: Judges,
     also: Also = None,
-    sample: Sample = None,
-    require: Require = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what an upgrade would do, cost and be worth; write nothing.
 
-    Ends with 1 if it is predicted to give less than is required.
+    Ends with 1 if the gate is closed or cannot judge.
 
     Example: onward upgrade plan photos.lance old-to-new/ --sample new.parquet
     """
-    from onward.upgrading import plan_upgrade
-
-    upgrade = open_upgrade(gallery, transformation, also)
-    planned = plan_upgrade(
-        upgrade.gallery,
-        *upgrade.routes.transformations,
-        sample=read_sample(sample),
-        require=read_requirement(require),
-    )
+    planned = _plan(open_upgrade(gallery, transformation, also), judges)
     show(planned, as_json)
-    if not planned.allowed:
+    if planned.decision is not None and not planned.allowed:
         raise typer.Exit(1)
 
 
 @app.command()
+@takes_judges
 def start(
     gallery: GalleryUrl,
     transformation: TransformationPath,
+    judges: Judges,
     also: Also = None,
-    sample: Sample = None,
-    require: Require = None,
     force: ForceStart = False,
+    unjudged: Unjudged = False,
     rows_per_second: RowsPerSecond = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
 
-    With a sample, only if search is predicted to be as good as required; the sample's own vectors
-    are written as they are. Ctrl-C stops it within a batch; nothing is lost. Several processes
-    that run it share the rows. Ends with 1 if anything was not done.
+    Only if the gate is open, by a sample or by real queries; the sample's own vectors are written
+    as they are, unless that is predicted to make search worse. Ctrl-C stops it within a batch;
+    nothing is lost. Several processes that run it share the rows. Ends with 1 if anything was not
+    done.
 
     Example: onward upgrade start photos.lance old-to-new/ --sample new.parquet
     """
     from onward.upgrading import predict
     from onward.upgrading.control import check_rate
 
-    embedded, required = read_sample(sample), read_requirement(require)
     rate = None if rows_per_second is None else read_rate(rows_per_second)
     check_rate(rate)
     upgrade = open_upgrade(gallery, transformation, also)
-    predicted = None if embedded is None else predict(upgrade.gallery, upgrade.routes, embedded)
-    if predicted is not None:
+    _check_judged(upgrade, judges, unjudged=unjudged)
+    predicted = None
+    if judges.are_given:
+        predicted = predict(upgrade.gallery, upgrade.routes, judges.sample, queries=judges.queries)
         tell_answer(predicted)
-    started = upgrade.start(prediction=predicted, require=required, force=force, sample=embedded)
-    gate = _tell_of_gate(started)
+    gate = _start(upgrade, judges, predicted, force=force)
     if rows_per_second is not None:
         upgrade.limit(rate)
     result = _run(upgrade)
@@ -180,12 +172,62 @@ for command in (pause, resume, limit, abort, verify, cutover, rollback, complete
     app.command()(command)
 
 
-def _tell_of_gate(started: "UpgradeStatus") -> dict[str, Any]:
-    """Warn if the gate has not judged an upgrade; return what it said, for a machine."""
+def _plan(upgrade: "Upgrade", judges: Judges) -> "Plan":
+    from onward.upgrading import plan_upgrade
+
+    return plan_upgrade(
+        upgrade.gallery,
+        *upgrade.routes.transformations,
+        sample=judges.sample,
+        queries=judges.queries,
+        require=judges.require,
+        margin=judges.margin,
+    )
+
+
+def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None:
+    """Refuse to start what nothing judges, unless that is said; what was started may go on.
+
+    Raises:
+        UpgradeError: saying how to judge it.
+        ConfigurationError: if it is said, and there is something to judge by.
+    """
+    from onward.upgrading.gate import HOW_TO_JUDGE
+    from onward.upgrading.status import is_started
+
+    if unjudged and (judges.are_given or judges.require is not None):
+        raise ConfigurationError(
+            "--unjudged starts an upgrade that nothing judges, and --sample, --queries-old, "
+            "--queries-new and --require judge it; leave one out. To start it whatever they say: "
+            "--force"
+        )
+    if judges.are_given or judges.require is not None or unjudged:
+        return
+    if is_started(upgrade.gallery, upgrade.routes):
+        return
+    raise UpgradeError(
+        "the upgrade was not started: nothing says whether it makes search better. To judge it, "
+        f"{HOW_TO_JUDGE}. To start all the same, and have that logged: --unjudged"
+    )
+
+
+def _start(
+    upgrade: "Upgrade", judges: Judges, predicted: "Prediction | None", *, force: bool
+) -> dict[str, Any]:
+    """Start an upgrade; warn if the gate was not open, and return what it said, for a machine."""
+    started = upgrade.start(
+        prediction=predicted,
+        require=judges.require,
+        margin=judges.margin,
+        force=force,
+        sample=judges.sample,
+    )
     if started.gate is None:  # it was given up meanwhile
         return {"gate": None}
     if started.gate.warning is not None:
         tell(f"WARNING: {started.gate.warning}.")
+    else:
+        tell(f"gate {started.gate}")
     return {"gate": started.gate.to_json()}
 
 

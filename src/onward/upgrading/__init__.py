@@ -3,15 +3,16 @@
 No image can be read here: nothing that could is imported.
 """
 
+from onward.upgrading.asked import RealQueries
 from onward.upgrading.backfill import Embedded, backfill, embeddings_given
 from onward.upgrading.backfill_plan import BackfillPlan, plan_backfill
 from onward.upgrading.backfill_result import BackfillResult
 from onward.upgrading.budget import Budget
 from onward.upgrading.canaries import Canaries, CanaryResult
 from onward.upgrading.complete import Completion, plan_completion
-from onward.upgrading.gate import Requirement, Verdict
+from onward.upgrading.gate import Decision, Requirement, Verdict, decide
 from onward.upgrading.plan import Plan, plan_upgrade
-from onward.upgrading.prediction import Cell, Prediction, Unpredicted, predict
+from onward.upgrading.prediction import Cell, Judgement, Prediction, predict
 from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult
 from onward.upgrading.status import UpgradeStatus
@@ -29,12 +30,14 @@ __all__ = [
     "CanaryResult",
     "Cell",
     "Completion",
+    "Decision",
     "Embedded",
+    "Judgement",
     "Plan",
     "Prediction",
+    "RealQueries",
     "Requirement",
     "Routes",
-    "Unpredicted",
     "Upgrade",
     "UpgradeResult",
     "UpgradeStatus",
@@ -42,6 +45,7 @@ __all__ = [
     "Verification",
     "Work",
     "backfill",
+    "decide",
     "embeddings_given",
     "plan_backfill",
     "plan_completion",

@@ -1,29 +1,51 @@
-"""The gate: what a prediction must show before an upgrade may start.
+"""The gate: is an upgrade better than doing nothing? And what to do, said from the same numbers.
 
-Nothing here reads a gallery.
+It has three answers, from the difference between what will be written and doing nothing, on the
+same queries, and its 95 % interval. Nothing here reads a gallery.
 """
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from onward.compatibility import NEW, OLD
 from onward.errors import ConfigurationError, UpgradeError
+from onward.intervals import Interval
+from onward.spaces import Embeddings
+from onward.upgrading.asked import ITEMS, Who
 from onward.upgrading.prediction import (
+    AGREEMENT,
     EVERYTHING,
     METRICS,
     NOTHING,
     UPGRADE,
+    WITH_SAMPLE,
+    Cell,
+    Judgement,
     Prediction,
-    Unpredicted,
 )
-from onward.upgrading.recommendation import recommend
+from onward.upgrading.sample import digest_sample
 
 GATE = "gate"
 """The journal's event."""
-NO_SAMPLE = "no sample was given (--sample), so nothing was predicted"
+MARGIN = 0.01
+"""Search may get worse by so much and the gate still opens, as long as the mean does not fall."""
+
+Answer = Literal["open", "closed", "cannot judge"]
+OPEN: Answer = "open"
+CLOSED: Answer = "closed"
+CANNOT_JUDGE: Answer = "cannot judge"
+SHOUTED: Mapping[Answer, str] = {OPEN: "open", CLOSED: "CLOSED", CANNOT_JUDGE: "CANNOT JUDGE"}
+
+HOW_TO_JUDGE = (
+    "choose items (onward gallery sample GALLERY sample.jsonl --count 3%), embed them with the new "
+    "model (onward embed MODEL sample.jsonl new.parquet), and plan with --sample new.parquet; or "
+    "give real queries (--queries-old, --queries-new, --qrels)"
+)
+NOT_JUDGED = "neither a sample nor real queries were given, so nothing was predicted"
+
 REQUIREMENT = re.compile(
     r"(?P<metric>\S+?)\s*(?P<operator>>=|>)\s*"
     r"(?:(?:(?P<factor>\d+(?:\.\d+)?|\.\d+)\s*\*\s*)?(?P<cell>old/old|new/new)"
@@ -36,7 +58,7 @@ class Requirement:
     """What the upgraded gallery's number must reach.
 
     Attributes:
-        metric: "cmc@1", "cmc@5", "map" or "agreement", of the upgrade without any backfill.
+        metric: "ndcg@10", "cmc@1", "cmc@5", "map" or "agreement", of what will be written.
         strict: whether it must lie above (">"), not only reach it (">=").
         cell: "old/old" (doing nothing) or "new/new" (full backfill), whose number is multiplied by
             `number`; None if `number` is the limit itself.
@@ -93,34 +115,43 @@ class Requirement:
             limit = f"{self.number:g} * {self.cell}"
         return f"{self.metric} {'>' if self.strict else '>='} {limit}"
 
-    def judge(self, prediction: Prediction) -> "Verdict":
+    def judge(self, prediction: Prediction, written: str = UPGRADE) -> "Verdict":
         """Say whether a prediction meets it.
+
+        What is compared with full backfill, and the agreement with it, is judged within the sample;
+        all else in the whole gallery, if that is judged.
+
+        Args:
+            prediction: of each way to go.
+            written: name of the cell of what will be written; of the upgrade where it is not known.
 
         Raises:
             UpgradeError: if the prediction does not know the metric.
         """
-        if self.metric not in prediction.metrics:
+        within = self.cell == NEW or self.metric == AGREEMENT
+        judge = prediction.within if within else prediction.judge
+        if judge is None or self.metric not in judge.metrics:
+            place = "within the sample" if within else "in the gallery"
+            known = "nothing is" if judge is None else f"{', '.join(judge.metrics)} are"
             raise UpgradeError(
-                f"{self} is required, but the sample's items have no labels that two of them "
-                f"share, in the sample or in the gallery, so {self.metric} is not known; give "
-                "embeddings with labels, or require something of agreement, such as "
-                f"'agreement >= {OLD}'"
+                f"{self} is required, but {self.metric} is not known {place}, {known}; give "
+                "embeddings with labels, or a larger sample, or require something of what is "
+                f"known, such as '{AGREEMENT} >= {OLD}'"
             )
         limit = self.number
         if self.cell is not None:
-            cell = NOTHING if self.cell == OLD else EVERYTHING
-            limit *= prediction.value(self.metric, cell)
-        value = prediction.value(self.metric, UPGRADE)
+            limit *= judge.value(self.metric, NOTHING if self.cell == OLD else EVERYTHING)
+        value = judge.value(self.metric, written if judge.has(written) else UPGRADE)
         return Verdict(self, value, limit, value > limit if self.strict else value >= limit)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a prediction.
+    """Whether a prediction meets what is required.
 
     Attributes:
         requirement: what was required.
-        value: what the upgrade is predicted to give, in [0, 1].
+        value: what is predicted, in [0, 1].
         limit: what it must reach.
         met: whether it does.
     """
@@ -140,11 +171,73 @@ class Verdict:
         }
 
     def __str__(self) -> str:
-        says = "open" if self.met else "CLOSED"
         return (
-            f"{says}: {self.requirement} is required, that is {100 * self.limit:.1f} %, and the "
-            f"upgrade is predicted to give {100 * self.value:.1f} %"
+            f"{self.requirement} is required, that is {_percent(self.limit)}, and "
+            f"{_percent(self.value)} is predicted"
         )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate says of a prediction, and what to do.
+
+    Attributes:
+        answer: "open", "closed" or "cannot judge".
+        says: why, in a line.
+        recommendation: what to do, in a line.
+        metric: what was judged by; None if nothing is predicted.
+        asked: what the queries are.
+        queries: how many count.
+        nothing: what doing nothing gives, in [0, 1].
+        written: what is predicted of what will be written.
+        gain: their difference, with its paired interval.
+        margin: search may get worse by so much, in [0, 1].
+        needed: how many items a sample would have to have, or real queries there would have to be,
+            to tell; None where it is told, or no number can be given.
+        needed_of: which of the two.
+        writes_sample: whether the sample will be written.
+        sample_note: why it will not, if there is one.
+        verdict: whether what was required besides is met.
+    """
+
+    answer: Answer
+    says: str
+    recommendation: str
+    metric: str | None
+    asked: Who | None
+    queries: int
+    nothing: float | None
+    written: float | None
+    gain: Interval | None
+    margin: float
+    needed: int | None
+    needed_of: Who | None
+    writes_sample: bool
+    sample_note: str | None
+    verdict: Verdict | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions as plain values."""
+        return {
+            "answer": self.answer,
+            "says": self.says,
+            "recommendation": self.recommendation,
+            "metric": self.metric,
+            "asked": self.asked,
+            "queries": self.queries,
+            "nothing": self.nothing,
+            "written": self.written,
+            "gain": None if self.gain is None else self.gain.to_json(),
+            "margin": self.margin,
+            "needed": self.needed,
+            "needed_of": self.needed_of,
+            "writes_sample": self.writes_sample,
+            "sample_note": self.sample_note,
+            "verdict": None if self.verdict is None else self.verdict.to_json(),
+        }
+
+    def __str__(self) -> str:
+        return f"{SHOUTED[self.answer]}: {self.says}"
 
 
 @dataclass(frozen=True)
@@ -152,130 +245,372 @@ class GateSaid:
     """What the gate said of an upgrade when it was started, as the journal has it.
 
     Attributes:
-        judged: whether it could say anything.
-        met: whether the prediction met what was required; None if it was not judged.
-        forced: whether the upgrade was started although it did not.
-        words: what it said, or why nothing.
+        answer: "open", "closed" or "cannot judge"; None if nothing was given to judge by.
+        forced: whether the upgrade was started although the gate was not open.
+        says: what it said, or why nothing.
     """
 
-    judged: bool
-    met: bool | None
+    answer: Answer | None
     forced: bool
-    words: str
+    says: str
 
     @classmethod
     def of(cls, entry: Mapping[str, Any] | None) -> "GateSaid":
         """Return what an entry of the journal says; None where there is none: nobody asked."""
         if entry is None:
-            return cls(False, None, False, NO_SAMPLE)
-        if not entry.get("judged", True):
-            return cls(False, None, False, entry["why"])
-        met = bool(entry["met"])
-        words = (
-            f"{entry['requirement']} was required, that is {100 * entry['limit']:.1f} %, and "
-            f"{100 * entry['value']:.1f} % was predicted"
-        )
-        return cls(True, met, bool(entry["forced"]), words)
+            return cls(None, False, NOT_JUDGED)
+        answer, forced = entry.get("answer"), bool(entry.get("forced"))
+        return cls(answer, forced, entry.get("says", NOT_JUDGED))
 
     @property
     def warning(self) -> str | None:
-        """What whoever starts an upgrade is to read; None if the gate has judged it."""
-        if self.judged:
+        """What whoever starts an upgrade is to read; None if the gate was open."""
+        if self.answer == OPEN:
             return None
+        first = "has NOT JUDGED" if self.answer is None else "did NOT OPEN for"
         return (
-            "the gate has NOT JUDGED this upgrade, which goes on; it may make search worse. "
-            f"{self.words[0].upper()}{self.words[1:]}. Before cutting over, verify with queries "
+            f"the gate {first} this upgrade, which goes on; it may make search worse. "
+            f"{self.says[0].upper()}{self.says[1:]}. Before cutting over, verify with queries "
             "whose answers are known (onward upgrade verify --canaries), or plan with a sample"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return {
-            "judged": self.judged,
-            "met": self.met,
-            "forced": self.forced,
-            "says": self.warning or self.words,
-        }
+        return {"answer": self.answer, "forced": self.forced, "says": self.says}
 
     def __str__(self) -> str:
-        if not self.judged:
-            return f"NOT JUDGED: {self.words}"
-        says = "open" if self.met else "CLOSED, but forced" if self.forced else "CLOSED"
-        return f"{says}: {self.words}"
+        said = "NOT JUDGED" if self.answer is None else SHOUTED[self.answer]
+        return f"{said}{', but forced' if self.forced else ''}: {self.says}"
 
 
 def gate_event(
-    predicted: Prediction | Unpredicted, verdict: Verdict | None, transformation: str
+    prediction: Prediction | None, decision: Decision | None, transformation: str
 ) -> dict[str, Any]:
-    """Return what the journal is to say of the gate, also that it could not judge."""
-    event: dict[str, Any] = {"event": GATE, "transformation": transformation}
-    if verdict is None or not isinstance(predicted, Prediction):
-        return {**event, "judged": False, "why": str(predicted)}
-    said = {**verdict.to_json(), "forced": not verdict.met}
-    return {**event, "judged": True, **said, "prediction": predicted.to_json()}
+    """Return what the journal is to say of the gate, also that nothing was judged."""
+    event = {"event": GATE, "transformation": transformation}
+    if decision is None or prediction is None:
+        return {**event, "answer": None, "forced": False, "says": NOT_JUDGED}
+    return {
+        **event,
+        "answer": decision.answer,
+        "forced": decision.answer != OPEN,
+        "says": decision.says,
+        "decision": decision.to_json(),
+        "prediction": prediction.to_json(),
+    }
 
 
-def default_requirement(prediction: Prediction) -> Requirement:
-    """Return what is required where nothing is said: not to search worse than doing nothing."""
-    return Requirement("map" if "map" in prediction.metrics else "agreement", False, OLD)
+def decide(
+    prediction: Prediction,
+    *,
+    margin: float = MARGIN,
+    require: Requirement | None = None,
+    writes_sample: bool = True,
+) -> Decision:
+    """Say whether an upgrade is better than doing nothing, and what to do.
 
+    Open if the lower end of the interval of the difference is above `-margin` and its mean is not
+    below 0; closed if its upper end is below 0, or what is required besides is not met; else it
+    cannot be judged. Where the sample is to be written, it is judged with it; a sample that is
+    predicted to make search worse is not written.
 
-def ask(
-    predicted: Prediction | Unpredicted | None, requirement: Requirement | None
-) -> Verdict | None:
-    """Say whether what is predicted meets a requirement; the default one if none is given.
-
-    Returns:
-        None if nothing is predicted, and nothing required.
+    Args:
+        prediction: of each way to go.
+        margin: search may get worse by so much, in [0, 1).
+        require: what must be reached besides.
+        writes_sample: whether the sample is to be written, if there is one.
 
     Raises:
+        ConfigurationError: if the margin is not in [0, 1).
         UpgradeError: if something is required of which nothing is known.
     """
-    if isinstance(predicted, Prediction):
-        return (requirement or default_requirement(predicted)).judge(predicted)
-    if requirement is None:
-        return None
-    if predicted is not None:
-        raise UpgradeError(f"{requirement} is required, but {predicted}")
-    raise UpgradeError(
-        f"{requirement} is required, but nothing is predicted; give true new embeddings of some of "
-        "the gallery's items that the transformation was not fitted on (sample=..., --sample "
-        "FILE); `onward gallery sample` chooses them"
+    if not 0 <= margin < 1:
+        raise ConfigurationError(
+            f"the margin is {margin!r}; give a fraction from 0 to 1, such as 0.01 (1 point)"
+        )
+    judge = prediction.judge
+    if judge is None:
+        return _unpredicted(prediction, margin, require)
+    written, note = UPGRADE, None
+    if writes_sample and judge.has(WITH_SAMPLE):
+        note = _why_not_written(judge, margin)
+        written = WITH_SAMPLE if note is None else UPGRADE
+    gain = judge.cell(written).gains[judge.metric]
+    verdict = None if require is None else require.judge(prediction, written)
+    answer = _answer(gain, margin)
+    if verdict is not None and not verdict.met:
+        answer = CLOSED
+    needed = _needed(prediction, judge, gain, margin) if answer == CANNOT_JUDGE else None
+    ways = _Ways(prediction, judge, written, gain, verdict, needed, note)
+    return Decision(
+        answer=answer,
+        says=ways.says(answer),
+        recommendation=ways.recommend(answer),
+        metric=judge.metric,
+        asked=judge.asked,
+        queries=judge.queries,
+        nothing=judge.value(judge.metric, NOTHING),
+        written=judge.value(judge.metric, written),
+        gain=gain,
+        margin=margin,
+        needed=needed,
+        needed_of=judge.asked if needed is not None else None,
+        writes_sample=written == WITH_SAMPLE,
+        sample_note=note,
+        verdict=verdict,
     )
 
 
 def check_allowed(
     transformation: str,
-    predicted: Prediction | Unpredicted | None,
-    requirement: Requirement | None,
+    prediction: Prediction | None,
     *,
+    sample: Embeddings | None,
+    margin: float,
+    require: Requirement | None,
     force: bool,
-) -> Verdict | None:
-    """Refuse an upgrade that is not predicted to be good enough.
+) -> Decision | None:
+    """Refuse an upgrade that is not predicted to be better than doing nothing.
 
     Args:
         transformation: digest of the transformations that are to be started.
-        predicted: what is predicted, or why nothing is; None if there is no sample.
-        requirement: what is required; the default if None.
+        prediction: of what they give; None if nothing is predicted.
+        sample: what is to be written as it is.
+        margin: search may get worse by so much.
+        require: what must be reached besides.
         force: let it start all the same.
 
     Returns:
         What the gate says; None where nothing is predicted.
 
     Raises:
-        UpgradeError: if the gate says no and `force` is not given, something is required of which
-            nothing is known, or the prediction is of other transformations.
+        UpgradeError: if the gate is not open and `force` is not given, something is required of
+            which nothing is known, or the prediction is of other transformations, or of another
+            sample than the one to be written.
     """
-    if isinstance(predicted, Prediction) and predicted.transformation != transformation:
+    if prediction is None:
+        if require is None:
+            return None
         raise UpgradeError(
-            f"the prediction is of the transformation {predicted.transformation[:8]}, the upgrade "
+            f"{require} is required, but nothing is predicted; give true new embeddings of some of "
+            "the gallery's items that the transformation was not fitted on (sample=..., --sample "
+            "FILE); `onward gallery sample` chooses them"
+        )
+    if prediction.transformation != transformation:
+        raise UpgradeError(
+            f"the prediction is of the transformation {prediction.transformation[:8]}, the upgrade "
             f"is by {transformation[:8]}; predict what this one gives"
         )
-    verdict = ask(predicted, requirement)
-    if verdict is None or verdict.met or force:
-        return verdict
-    assert isinstance(predicted, Prediction)  # noqa: S101 (there is no verdict on anything else)
+    if sample is not None and digest_sample(sample) != prediction.sample:
+        raise UpgradeError(
+            "the prediction is not of the sample that is to be written, so nothing is known of "
+            "what it does; predict with this sample, or leave it out"
+        )
+    decision = decide(prediction, margin=margin, require=require, writes_sample=sample is not None)
+    if decision.answer == OPEN or force:
+        return decision
     raise UpgradeError(
-        f"the upgrade was not started: the gate is {verdict}. {recommend(predicted, met=False)} To "
-        "start all the same, and have that logged, say force=True (--force)"
+        f"the upgrade was not started: the gate is {decision}. {decision.recommendation} To start "
+        "all the same, and have that logged, say force=True (--force)"
     )
+
+
+def _answer(gain: Interval, margin: float) -> Answer:
+    if gain.low > -margin and gain.estimate >= 0:
+        return OPEN
+    return CLOSED if gain.high < 0 else CANNOT_JUDGE  # NaN is neither
+
+
+def _why_not_written(judge: Judgement, margin: float) -> str | None:
+    """Say why a sample is not written: it is predicted to make search worse; None if it is not."""
+    change = judge.of_sample
+    if change is None or not (change.high < 0 or change.estimate < -margin):
+        return None
+    with_it, without = (judge.value(judge.metric, name) for name in (WITH_SAMPLE, UPGRADE))
+    return (
+        f"the sample is not written, for beside upgraded vectors it makes search worse: "
+        f"{judge.metric} {_percent(with_it)} with it, {_percent(without)} without"
+    )
+
+
+def _needed(prediction: Prediction, judge: Judgement, gain: Interval, margin: float) -> int | None:
+    """Return how many items or queries would tell: an interval narrows with the root of them."""
+    mean, half = gain.estimate, max(gain.high - gain.estimate, gain.estimate - gain.low)
+    room = mean + margin if mean >= 0 else -mean
+    if not room > 0:
+        return None
+    queries = judge.queries * (half / room) ** 2
+    a_query = prediction.sample_items / judge.queries if judge.asked == ITEMS else 1
+    return math.ceil(queries * a_query)
+
+
+def _unpredicted(prediction: Prediction, margin: float, require: Requirement | None) -> Decision:
+    why = str(prediction.why)
+    if require is not None:
+        raise UpgradeError(f"{require} is required, but {why}")
+    return Decision(
+        answer=CANNOT_JUDGE,
+        says=why,
+        recommendation=f"Not known: {why}.",
+        metric=None,
+        asked=None,
+        queries=0,
+        nothing=None,
+        written=None,
+        gain=None,
+        margin=margin,
+        needed=None,
+        needed_of=None,
+        writes_sample=prediction.sample is not None,
+        sample_note=None,
+        verdict=None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ways:
+    """The words for what was decided, and for what to do."""
+
+    prediction: Prediction
+    judge: Judgement
+    written: str
+    gain: Interval
+    verdict: Verdict | None
+    needed: int | None
+    note: str | None
+
+    def says(self, answer: Answer) -> str:
+        """Say why the gate answers as it does."""
+        judge, gain = self.judge, self.gain
+        said = (
+            f"{self.name} {_percent(judge.value(judge.metric, NOTHING))} -> "
+            f"{_percent(judge.value(judge.metric, self.written))} ({self.written}), "
+            f"{_points(gain)} over {judge.queries:,} {judge.asked}"
+        )
+        if self.verdict is not None:
+            said += f"; {self.verdict}"
+        if answer == CANNOT_JUDGE:
+            said += f"; {self.settled}"
+        if judge.metric == AGREEMENT and judge.asked == ITEMS:
+            said += "; queries that are not items may fare otherwise"
+        return said if self.note is None else f"{said}; {self.note}"
+
+    def recommend(self, answer: Answer) -> str:
+        """Say whether to upgrade, to backfill, or to do nothing."""
+        judge = self.judge
+        nothing, written = (judge.value(judge.metric, name) for name in (NOTHING, self.written))
+        moved = f"{self.name} from {_percent(nothing)} (doing nothing) to {_percent(written)}"
+        if answer == CANNOT_JUDGE:
+            said = (
+                f"Not known: {judge.queries:,} queries cannot tell whether search gets worse "
+                f"({_points(self.gain)}); {self.settled}"
+            )
+        elif answer == OPEN:
+            said = f"Upgrade: it takes {moved}{self._spend()}"
+        elif self.gain.high >= 0 and self.verdict is not None:
+            said = f"Do not upgrade yet: it takes {moved}, and {self.verdict}"
+        else:
+            said = self._instead(moved)
+        return f"{said}.{self._caution()}"
+
+    @property
+    def name(self) -> str:
+        """What was judged by."""
+        if self.judge.metric != AGREEMENT:
+            return self.judge.metric
+        whose = "items with items" if self.judge.asked == ITEMS else "real queries"
+        return f"agreement of {whose}"
+
+    @property
+    def settled(self) -> str:
+        """What would tell."""
+        if self.needed is None:
+            return "no number of queries tells that nothing gets worse without a margin"
+        if self.judge.asked != ITEMS:
+            return f"about {self.needed:,} real queries would tell"
+        more = ", more than the gallery holds" if self.needed > self.prediction.rows else ""
+        return f"a sample of about {self.needed:,} items would tell{more}"
+
+    def _instead(self, moved: str) -> str:
+        """Say what to do where the upgrade makes search worse."""
+        within = self.prediction.within
+        if within is None:
+            return f"Do nothing: upgrading takes {moved}"
+        metric = within.metric
+        nothing, full = (within.value(metric, name) for name in (NOTHING, EVERYTHING))
+        if full <= nothing:
+            return (
+                f"Do nothing: upgrading takes {moved}, and within the sample even full backfill "
+                f"takes {metric} from {_percent(nothing)} to {_percent(full)}"
+            )
+        enough = next(cell for cell in _backfills(within) if _of(cell, metric) >= nothing)
+        return (
+            f"Do not upgrade by this alone: it takes {moved}; within the sample {_named(enough)} "
+            f"takes {metric} from {_percent(nothing)} to {_percent(_of(enough, metric))}. Or let "
+            "the transformation learn from items of this gallery (onward fit --sample) and from "
+            "side-information"
+        )
+
+    def _spend(self) -> str:
+        """Say what backfilling adds to an upgrade, and whether it is worth it."""
+        within = self.prediction.within
+        if within is None:
+            return ""
+        metric = within.metric
+        nothing, upgrade, full = (
+            within.value(metric, name) for name in (NOTHING, UPGRADE, EVERYTHING)
+        )
+        if full <= upgrade:
+            return (
+                f"; spend nothing on backfill: within the sample {metric} is {_percent(upgrade)}, "
+                f"and in full {_percent(full)}"
+            )
+        first = _backfills(within)[0]
+        said = f"; within the sample full backfill takes {metric} from {_percent(upgrade)} to "
+        said += _percent(full)
+        if upgrade > nothing:
+            share = (upgrade - nothing) / (full - nothing)
+            said += f", and the upgrade alone has {100 * share:.0f} % of what that gains"
+        if first.name == EVERYTHING or _of(first, metric) <= upgrade:
+            return said
+        return f"{said}; {_named(first)} gives {_percent(_of(first, metric))}"
+
+    def _caution(self) -> str:
+        judge = self.judge
+        if judge.metric == AGREEMENT:
+            said = (
+                " Without answers nothing is known of how good the new model itself is: agreement "
+                "is nearness to it."
+            )
+            if judge.asked == ITEMS:
+                said += (
+                    " And queries that are not items may fare otherwise: give real ones "
+                    "(--queries-old, --queries-new, --qrels)."
+                )
+            return said
+        first, before = (judge.value("cmc@1", name) for name in (self.written, NOTHING))
+        if first < before and self.gain.estimate >= 0:
+            return f" But cmc@1 goes from {_percent(before)} to {_percent(first)}, which is worse."
+        return ""
+
+
+def _backfills(within: Judgement) -> list[Cell]:
+    """Return the cells in which ever more is backfilled, the last of them everything."""
+    return [cell for cell in within.cells if cell.name not in (NOTHING, UPGRADE, WITH_SAMPLE)]
+
+
+def _of(cell: Cell, metric: str) -> float:
+    return cell.values[metric].estimate
+
+
+def _named(cell: Cell) -> str:
+    return cell.name if cell.name == EVERYTHING else f"backfilling {100 * cell.share:g} %"
+
+
+def _points(gain: Interval) -> str:
+    ends = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    return f"{100 * gain.estimate:+.1f} points {ends}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

@@ -5,7 +5,8 @@ what the transformations make of it is computed. Items that a transformation was
 out: of them it knows more than of the rest of the gallery. Nothing here writes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,10 +18,11 @@ from onward.agreement import agreement, count_neighbours
 from onward.artifacts import digest
 from onward.backfill_curve import items_at
 from onward.gallery import Gallery
-from onward.labels import Labels
+from onward.labels import ClassNames, Labels, comparable, renumber, translate
 from onward.rankings import Ranking
 from onward.retrieval import search
 from onward.spaces import Embeddings, Ids, Space
+from onward.transformation import Transformation
 from onward.upgrading.routes import Routes, needed_spaces, transform
 from onward.upgrading.sample import check_sample_space
 from onward.upgrading.work import answering_space
@@ -103,12 +105,24 @@ class JudgedItems:
 
 
 def choose_judged(
-    gallery: Gallery, routes: Routes, sample: Embeddings, *, most_items: int
+    gallery: Gallery,
+    routes: Routes,
+    sample: Embeddings,
+    *,
+    most_items: int,
+    classes: Mapping[int, int] | None = None,
 ) -> JudgedItems:
     """Return the items of a sample that an upgrade can be judged by; there may be none.
 
-    Where enough items have labels, in the sample or else in the gallery, and some share one, the
-    others are left out; where not, all are judged without labels.
+    Where enough items have labels, in the sample or else in the gallery, and one of them can find
+    another of its class, the others are left out; where not, all are judged without labels.
+
+    Args:
+        gallery: the gallery.
+        routes: the transformations.
+        sample: true new embeddings of some of its items.
+        most_items: no more than these, chosen by a digest of their ids.
+        classes: how many items of each class are searched; those of the sample alone if None.
 
     Raises:
         SpaceMismatchError: if the sample is in another space than the upgrade leads to.
@@ -119,17 +133,15 @@ def choose_judged(
     left_out = {FITTED: len(sample) - len(fresh)}
     if len(fresh) > most_items:
         left_out[f"more than {most_items:,} are not needed"] = len(fresh) - most_items
-        fresh = sorted(sorted(fresh, key=lambda item: digest(item.encode()))[:most_items])
+        fresh = first_by_digest(fresh, most_items)
     there = {item for batch in gallery.scan((), ids=fresh) for item in batch.ids}
     left_out[NOT_THERE] = len(fresh) - len(there)
     space = answering_space(gallery, routes)
-    now, labels, remade = _read_now(gallery, space, sorted(there))
+    now, stored, remade = _read_now(gallery, space, sorted(there))
     left_out[f"no vector in {space.name}, which answers queries now"] = len(there) - len(now)
-    known = labels
-    if sample.labels is not None and (sample.labels >= 0).any():
-        known = dict(zip(sample.ids, sample.labels.tolist(), strict=True))
-    labelled = [item for item in now.ids if _is_known(known.get(item))]
-    kept, by_label = list(now.ids), _can_judge([known[item] for item in labelled])
+    known = known_labels(stored, gallery.class_names(), sample)
+    labelled = [item for item in now.ids if item in known]
+    kept, by_label = list(now.ids), _can_judge([known[item] for item in labelled], now, classes)
     if by_label:
         left_out[NO_LABEL] = len(kept) - len(labelled)
         kept = labelled
@@ -143,6 +155,39 @@ def choose_judged(
         left_out={why: count for why, count in left_out.items() if count},
         remade=sum(item in remade for item in kept),
     )
+
+
+def first_by_digest(ids: Iterable[str], count: int) -> list[str]:
+    """Return so many of some ids, sorted: the same of the same ids, in any order."""
+    return sorted(sorted(ids, key=lambda item: digest(item.encode()))[:count])
+
+
+def known_labels(
+    stored: Mapping[str, int | None], names: ClassNames | None, sample: Embeddings | None
+) -> dict[str, int]:
+    """Return the class of each item that has one: the sample's word, else the gallery's.
+
+    In the gallery's numbering. Where only one of the two has class names, their numbers cannot be
+    put together, and only what the gallery stores counts, if it stores anything.
+
+    Args:
+        stored: what the gallery stores of some items.
+        names: the names of the gallery's classes.
+        sample: may have labels.
+    """
+    known = {item: label for item, label in stored.items() if label is not None and label >= 0}
+    if sample is None or sample.labels is None:
+        return known
+    labels = sample.labels
+    if known:
+        if not comparable(sample.class_names, names):
+            return known
+        sources = ("the sample", "the gallery")
+        labels = renumber(
+            labels, translate(sample.class_names, names, same_labels=False, sources=sources)
+        )
+    given = zip(sample.ids, labels.tolist(), strict=True)
+    return known | {item: label for item, label in given if label >= 0}
 
 
 def fitted_on(made_by: Mapping[str, Any]) -> Iterator[str]:
@@ -183,34 +228,40 @@ def _read_now(
     return now.align(sorted(found)), labels, remade
 
 
-def _is_known(label: int | None) -> bool:
-    """Say whether there is a label; a negative one is of an unknown class."""
-    return label is not None and label >= 0
+def _can_judge(labels: list[int], of: Embeddings, classes: Mapping[int, int] | None) -> bool:
+    counts = Counter(labels) if classes is None else classes
+    is_enough = 0 < len(labels) >= min(LEAST_ITEMS, len(of))
+    return is_enough and any(counts.get(label, 0) > 1 for label in labels)
 
 
-def _can_judge(labels: list[int | None]) -> bool:
-    return len(labels) >= LEAST_ITEMS and len(set(labels)) < len(labels)
+def carry(
+    gallery: Gallery, routes: Routes, ids: Iterable[str]
+) -> Iterator[tuple[Transformation, Embeddings]]:
+    """Give what carries each item makes of it, in parts, with the transformation that did."""
+    spaces, left = gallery.spaces(), set(ids)
+    for transformation in routes.transformations:
+        needed = needed_spaces(transformation)
+        if not left or not set(needed) <= set(spaces):
+            continue
+        done: set[str] = set()
+        for batch in gallery.scan(needed, ids=sorted(left)):
+            made = transform(transformation, batch).embeddings
+            done.update(made.ids)
+            yield transformation, made
+        left -= done
 
 
 def _upgrade(
     gallery: Gallery, routes: Routes, ids: list[str]
 ) -> tuple[Embeddings, Mapping[str, float]]:
     """Return what carries each item makes of it, and how unsure it is where it knows."""
-    spaces, left = gallery.spaces(), set(ids)
-    parts: list[Embeddings] = []
+    vectors, found = [np.empty((0, routes.new.dim), np.float32)], Ids()
     unsure: dict[str, float] = {}
-    for transformation in routes.transformations:
-        needed = needed_spaces(transformation)
-        if not left or not set(needed) <= set(spaces):
-            continue
-        for batch in gallery.scan(needed, ids=sorted(left)):
-            made = transform(transformation, batch).embeddings
-            parts.append(made)
-            if transformation.uncertainty is not None:
-                numbers = transformation.uncertainty.of(made.vectors).tolist()
-                unsure |= dict(zip(made.ids, numbers, strict=True))
-        left -= {item for part in parts for item in part.ids}
-    vectors = [np.empty((0, routes.new.dim), np.float32), *(part.vectors for part in parts)]
-    found = tuple(item for part in parts for item in part.ids)
+    for transformation, made in carry(gallery, routes, ids):
+        vectors.append(made.vectors)
+        found += made.ids
+        if transformation.uncertainty is not None:
+            numbers = transformation.uncertainty.of(made.vectors).tolist()
+            unsure |= dict(zip(made.ids, numbers, strict=True))
     upgraded = Embeddings(found, np.concatenate(vectors), routes.new)
     return upgraded.align(sorted(found)), unsure

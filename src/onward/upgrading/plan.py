@@ -8,10 +8,17 @@ from typing import Any
 from onward.gallery import Gallery, scratch_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
+from onward.upgrading.asked import RealQueries
 from onward.upgrading.chains import describe_chains
-from onward.upgrading.gate import Requirement, Verdict, ask
-from onward.upgrading.prediction import SHARES, Prediction, Unpredicted, predict
-from onward.upgrading.recommendation import recommend
+from onward.upgrading.gate import (
+    HOW_TO_JUDGE,
+    MARGIN,
+    OPEN,
+    Decision,
+    Requirement,
+    check_allowed,
+)
+from onward.upgrading.prediction import SHARES, Prediction, predict
 from onward.upgrading.routes import Routes, fill_first, needed_spaces, pending, transform
 from onward.upgrading.work import (
     NO_SIDE,
@@ -44,8 +51,8 @@ class Plan:
             temporary files go.
         sampled: how many rows were.
         writes: what will be written, a sentence each.
-        predicted: how well search will be, or why that cannot be said; None without a sample.
-        verdict: what the gate says; None where nothing is predicted.
+        predicted: how well search will be; None without a sample and without real queries.
+        decision: what the gate says of it, the sample written; None where nothing is predicted.
         advice: what would help with what is missing, a sentence or two each.
     """
 
@@ -60,27 +67,21 @@ class Plan:
     seconds: float
     sampled: int
     writes: tuple[str, ...]
-    predicted: Prediction | Unpredicted | None
-    verdict: Verdict | None
+    predicted: Prediction | None
+    decision: Decision | None
     advice: tuple[str, ...]
 
     @property
     def allowed(self) -> bool:
-        """Whether the gate lets the upgrade start; it does where nothing is predicted."""
-        return self.verdict is None or self.verdict.met
+        """Whether the gate is open; it is not where nothing is predicted."""
+        return self.decision is not None and self.decision.answer == OPEN
 
     @property
     def recommendation(self) -> str:
         """What to do, in one line."""
-        if isinstance(self.predicted, Prediction):
-            return recommend(self.predicted, met=self.allowed)
-        if self.predicted is not None:
-            return f"{self.predicted}."
-        return (
-            "Nothing is predicted without a sample: choose items (onward gallery sample GALLERY "
-            "sample.jsonl --count 3%), embed them with the new model (onward embed MODEL "
-            "sample.jsonl new.parquet), and plan with --sample new.parquet."
-        )
+        if self.decision is not None:
+            return self.decision.recommendation
+        return f"Not judged: nothing is predicted without a sample. To judge it: {HOW_TO_JUDGE}."
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next."""
@@ -96,8 +97,8 @@ class Plan:
             "seconds": self.seconds,
             "sampled": self.sampled,
             "writes": list(self.writes),
-            "prediction": self._prediction_to_json(),
-            "verdict": None if self.verdict is None else self.verdict.to_json(),
+            "prediction": None if self.predicted is None else self.predicted.to_json(),
+            "gate": None if self.decision is None else self.decision.to_json(),
             "allowed": self.allowed,
             "recommendation": self.recommendation,
             "advice": list(self.advice),
@@ -117,18 +118,19 @@ class Plan:
             *(f"  advice   {one}" for one in self.advice),
             "  A plan writes nothing.",
         ]
-        if isinstance(self.predicted, Prediction):
+        if self.predicted is not None:
             lines.append(str(self.predicted))
-        if self.verdict is not None:
-            lines.append(f"gate {self.verdict}")
+        if self.decision is not None:
+            lines.append(f"gate {self.decision}")
         return "\n".join([*lines, self.recommendation])
 
-    def _prediction_to_json(self) -> dict[str, Any] | None:
-        return self.predicted.to_json() if isinstance(self.predicted, Prediction) else None
-
     def _next_steps(self) -> list[dict[str, str]]:
-        if not self.allowed:
-            return [next_step("start", "only with force=True (--force): the gate is closed")]
+        if self.decision is not None and not self.allowed:
+            why = f"only with force=True (--force): the gate is {self.decision.answer}"
+            return [next_step("start", why)]
+        if self.decision is None and self.work.to_do and not self.work.done:
+            why = "plan with a sample first; to start without being judged: --unjudged"
+            return [next_step("start", why)]
         if self.work.to_do:
             return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
         if self.work.done:
@@ -141,7 +143,9 @@ def plan_upgrade(
     transformation: Transformation,
     *fallbacks: Transformation,
     sample: Embeddings | None = None,
+    queries: RealQueries | None = None,
     require: Requirement | None = None,
+    margin: float = MARGIN,
     shares: Sequence[float] = SHARES,
     sample_rows: int = SAMPLE_ROWS,
 ) -> Plan:
@@ -151,20 +155,23 @@ def plan_upgrade(
         gallery: the gallery.
         transformation: from a space of the gallery to the new one.
         fallbacks: for rows that lack what the first one reads; see `onward.upgrading.routes`.
-        sample: true new embeddings of some of its items, by which quality is predicted on those
-            that the transformation was not fitted on; judged by the sample's labels, else the
-            gallery's, else by agreement.
-        require: what the upgrade must be predicted to give; "map >= old/old" if None, or the same
-            of the agreement.
-        shares: of the items that are backfilled, each between 0 and 1, to be predicted as well.
+        sample: true new embeddings of some of its items, which are to be written; those that the
+            transformation was not fitted on are the queries by which it is judged. Their labels
+            judge, else the gallery's, else the agreement with full backfill.
+        queries: queries that people ask, by both models: they judge in place of items.
+        require: what must be reached besides being better than doing nothing.
+        margin: search may get worse by so much, in [0, 1), and still the gate opens.
+        shares: of the sample's items that are backfilled, each between 0 and 1, to be predicted as
+            well.
         sample_rows: how many rows are read, transformed and written elsewhere to measure the time.
 
     Raises:
         UpgradeError: if the gallery lacks a space that the transformation reads, an upgrade to
             the new space was started with another transformation, or something is required of
             which nothing can be predicted.
-        SpaceMismatchError: if the sample is in another space than the upgrade leads to.
-        ConfigurationError: if a share is not between 0 and 1, or the number of rows is none.
+        SpaceMismatchError: if the sample or the queries are in another space than is needed.
+        ConfigurationError: if a share is not between 0 and 1, the margin not in [0, 1), or the
+            number of rows is none.
     """
     check_whole("sample_rows", sample_rows)
     routes = Routes((transformation, *fallbacks))
@@ -172,8 +179,12 @@ def plan_upgrade(
     made_by = gallery.made_by(routes.new)
     if made_by is not None:
         check_same_routes(gallery, routes, made_by)
-    predicted = None if sample is None else predict(gallery, routes, sample, shares=shares)
-    verdict = ask(predicted, require)
+    predicted = None
+    if sample is not None or queries is not None:
+        predicted = predict(gallery, routes, sample, queries=queries, shares=shares)
+    decision = check_allowed(
+        routes.digest, predicted, sample=sample, margin=margin, require=require, force=True
+    )
     work, elsewhere = measure_work(gallery, routes), _elsewhere(gallery, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
     new = transformation.new
@@ -182,7 +193,7 @@ def plan_upgrade(
         f"a vector of {new.dim} numbers and the origin 'upgraded' in {work.to_do:,} rows",
         "what was done, in the gallery's journal",
     ]
-    if sample is not None:
+    if sample is not None and (decision is None or decision.writes_sample):
         writes.insert(
             2, f"the sample's vectors and the origin 'embedded' in up to {len(sample):,} rows"
         )
@@ -199,7 +210,7 @@ def plan_upgrade(
         sampled=sampled,
         writes=tuple(writes),
         predicted=predicted,
-        verdict=verdict,
+        decision=decision,
         advice=(
             *_advice(routes, work, elsewhere),
             *_advice_on_scattering(gallery, new, work),

@@ -1,25 +1,30 @@
-"""How well search will be: doing nothing, upgrading, backfilling a part, full backfill.
+"""How well search will be: doing nothing, upgrading, writing a sample, full backfill.
 
-Some items of the gallery are both queries and gallery, and no query looks for itself. From cell to
-cell their vectors differ, never the items. They are fewer than the gallery's, so it is the
-differences between cells that carry over to it, not the height of the numbers.
+Judged twice. In the whole gallery, whose old vectors are all there: what is found now, and what
+would be found in what is to be written. And within the sample, where alone full backfill is known:
+there some items are queries and gallery, and from cell to cell their vectors differ, never the
+items. Cells of one of the two say nothing of cells of the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from onward.agreement import count_neighbours
+from onward.agreement import agreement, count_neighbours
+from onward.backfill_curve import random_order
 from onward.errors import ConfigurationError, UpgradeError
-from onward.evaluation import evaluate
+from onward.evaluation import METRICS as BY_LABEL
+from onward.evaluation import MetricName, evaluate
 from onward.gallery import Gallery
 from onward.gallery.values import aligned
-from onward.intervals import Interval, over_values
+from onward.intervals import Interval, over_clusters
 from onward.relevance import Relevance
-from onward.retrieval import rank
+from onward.retrieval import rank, search
 from onward.spaces import Embeddings
+from onward.upgrading.asked import Asked, RealQueries, Who, ask_items, ask_real
 from onward.upgrading.judged import (
     LEAST_ITEMS,
     MOST_ITEMS,
@@ -37,14 +42,22 @@ from onward.upgrading.order_curves import (
 )
 from onward.upgrading.routes import Routes
 from onward.upgrading.sample import digest_sample
-from onward.upgrading.work import check_whole
+from onward.upgrading.searched import MOST_SEARCHED, SearchedItems, choose_searched
+from onward.upgrading.work import answering_space, check_whole
 
-METRICS = ("cmc@1", "cmc@5", "map", "agreement")
-NOTHING, UPGRADE, EVERYTHING = "do nothing", "upgrade", "full backfill"
+BY_GRADE = ("ndcg@10", *BY_LABEL)
+AGREEMENT = "agreement"
+METRICS = (*BY_GRADE, AGREEMENT)
+NOTHING, UPGRADE, WITH_SAMPLE, EVERYTHING = (
+    "do nothing",
+    "upgrade",
+    "upgrade + the sample",
+    "full backfill",
+)
 SHARES = PLANNED_SHARES
 """Of the items that are backfilled beside the upgrade."""
 
-_Found = Mapping[str, PerQuery]  # by metric
+_Found = Mapping[str, PerQuery]  # by metric; NaN where a query has nothing to find
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class Cell:
     """What one way to go is predicted to give.
 
     Attributes:
-        name: "do nothing", "upgrade", "upgrade + backfill 10 %" and so on, or "full backfill".
+        name: "do nothing", "upgrade", "upgrade + the sample", "upgrade + backfill 10 %" and so on,
+            or "full backfill".
         share: of the items that the new model embeds, in [0, 1]; of doing nothing, 0.
         values: each metric with its interval.
         gains: each metric minus that of doing nothing, with its paired interval.
@@ -74,41 +88,39 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """What doing nothing, upgrading, and backfilling are predicted to give.
+class Judgement:
+    """What each way to go gives the same queries from the same items.
 
     Attributes:
-        transformation: digest of the transformations.
-        sample: digest of the sample's ids and vectors.
-        items: by how many items it was judged; no transformation was fitted on them.
-        queries: how many of them count: where labels judge, those that have something to find.
-        neighbours: how many nearest items the agreement compares.
-        lost: items among them that cannot be carried over; by the upgrade alone they are not found.
-        remade: items among them whose vector that answers queries now was itself upgraded, and
-            stands for the query that the model would have made.
-        unlisted: of how many training pairs the transformations keep no ids, where they have not
-            learned from a gallery sample: if items of the sample are among them, this flatters.
-        left_out: the sample's other items: why they are left out, and how many.
-        order: in which items are backfilled: "uncertainty", or "random", the mean of 5 orders.
-        cells: what each way to go gives; "do nothing" first, then "upgrade", last "full backfill".
+        asked: "items of the sample" or "real queries".
+        metric: the one that decides: "map" where labels judge, "ndcg@10" where judgements do, else
+            "agreement" with full backfill.
+        queries: how many queries count by it.
+        items: how many items are searched.
+        lost: how many of them cannot be carried over; by the upgrade alone they are not found.
+        left_out: other items: why they are left out, and how many.
+        cells: what each way to go gives; "do nothing" first, then "upgrade".
+        of_sample: by the metric that decides, what the upgrade gives with the sample written minus
+            what it gives without, paired; None if there is no sample.
     """
 
-    transformation: str
-    sample: str
-    items: int
+    asked: Who
+    metric: str
     queries: int
-    neighbours: int
+    items: int
     lost: int
-    remade: int
-    unlisted: int
     left_out: Mapping[str, int]
-    order: str
     cells: tuple[Cell, ...]
+    of_sample: Interval | None
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is known: cmc@1, cmc@5 and map if labels judge, and the agreement always."""
+        """What is known of each cell."""
         return tuple(self.cells[0].values)
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a cell of a name."""
+        return any(one.name == name for one in self.cells)
 
     def cell(self, name: str) -> Cell:
         """Return a cell by its name.
@@ -129,37 +141,100 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """Return fractions as plain values."""
         return {
-            "transformation": self.transformation,
-            "sample": self.sample,
-            "items": self.items,
+            "asked": self.asked,
+            "metric": self.metric,
             "queries": self.queries,
-            "neighbours": self.neighbours,
+            "items": self.items,
             "lost": self.lost,
-            "remade": self.remade,
-            "unlisted": self.unlisted,
             "left_out": dict(self.left_out),
-            "order": self.order,
             "cells": [cell.to_json() for cell in self.cells],
+            "of_sample": None if self.of_sample is None else self.of_sample.to_json(),
         }
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """Return a table of the cells, and what is left out."""
         rows = [("percent, 95 % interval", *self.metrics, "")]
         for cell in self.cells:
             shown = (_shown(cell.values[metric]) for metric in self.metrics)
             rows.append((cell.name, *shown, ""))
-        by = "labels" if "map" in self.metrics else f"agreement of {self.neighbours} neighbours"
-        lines = [
-            f"predicted by {by} on {self.items:,} items of the sample, {self.queries:,} of them "
-            f"queries; backfill by {_shown_order(self.order)}",
-            *(f"  {line}" for line in aligned(rows)),
-        ]
-        left_out = ", ".join(f"{count:,} ({why})" for why, count in self.left_out.items())
-        if left_out:
-            lines.append(f"  left out of the sample: {left_out}")
+        said = aligned(rows)
         if self.lost:
-            lines.append(
-                f"  {self.lost:,} items cannot be carried over; upgrading alone loses them"
-            )
+            said.append(f"{self.lost:,} items cannot be carried over; upgrading alone loses them")
+        return said
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What doing nothing, upgrading, and backfilling are predicted to give.
+
+    Attributes:
+        transformation: digest of the transformations.
+        sample: digest of the sample's ids and vectors; None if there is none.
+        sample_items: how many items the sample has.
+        rows: how many items the gallery has.
+        whole: as judged in the whole gallery; None if nothing says what a query looks for.
+        within: as judged within the sample, on items that no transformation was fitted on; None if
+            there are fewer than 20.
+        why: why neither of them is known, and what to do; None if one is.
+        left_out: items of the sample that are no queries: why, and how many.
+        remade: queries whose vector that is answered now was itself upgraded, and stands for the
+            one that the model would have made.
+        unlisted: of how many training pairs the transformations keep no ids, where they have not
+            learned from a gallery sample: if items of the sample are among them, this flatters.
+        order: in which items are backfilled within the sample: "uncertainty", or "random", the
+            mean of 5 orders.
+        neighbours: how many nearest items the agreement compares.
+    """
+
+    transformation: str
+    sample: str | None
+    sample_items: int
+    rows: int
+    whole: Judgement | None
+    within: Judgement | None
+    why: str | None
+    left_out: Mapping[str, int]
+    remade: int
+    unlisted: int
+    order: str
+    neighbours: int
+
+    @property
+    def judge(self) -> Judgement | None:
+        """The judgement that decides: in the whole gallery where that is known."""
+        return self.whole or self.within
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions as plain values."""
+        return {
+            "transformation": self.transformation,
+            "sample": self.sample,
+            "sample_items": self.sample_items,
+            "rows": self.rows,
+            "whole": None if self.whole is None else self.whole.to_json(),
+            "within": None if self.within is None else self.within.to_json(),
+            "why": self.why,
+            "left_out": dict(self.left_out),
+            "remade": self.remade,
+            "unlisted": self.unlisted,
+            "order": self.order,
+            "neighbours": self.neighbours,
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        if self.whole is not None:
+            one = self.whole
+            by = "labels" if one.metric == "map" else "judgements"
+            lines = [
+                f"predicted by {by} in {one.items:,} items of the gallery, asked by "
+                f"{one.queries:,} {one.asked}",
+                *(f"  {line}" for line in one.lines()),
+                *_about("gallery", one.left_out),
+            ]
+        if self.within is not None:
+            lines += [self._within_line(), *(f"  {line}" for line in self.within.lines())]
+        lines += _about("sample", self.left_out)
         if self.remade:
             lines.append(
                 f"  doing nothing: {self.remade:,} queries are vectors that an upgrade has made; "
@@ -170,99 +245,212 @@ class Prediction:
                 f"  of {self.unlisted:,} training pairs no ids are kept; if the sample's items are "
                 "among them, this flatters"
             )
-        return "\n".join(lines)
+        return "\n".join(lines if self.why is None else [*lines, self.why])
 
-
-@dataclass(frozen=True)
-class Unpredicted:
-    """Why nothing can be predicted, and what to do."""
-
-    why: str
-
-    def __str__(self) -> str:
-        return self.why
+    def _within_line(self) -> str:
+        assert self.within is not None  # noqa: S101 (whoever calls has looked)
+        one = self.within
+        by = "labels" if one.metric == "map" else f"agreement of {self.neighbours} neighbours"
+        order = self.order if self.order != RANDOM else f"{RANDOM}, the mean of {SEEDS} orders"
+        return (
+            f"within the sample alone, by {by} in {one.items:,} of its items, asked by "
+            f"{one.queries:,} {one.asked}; backfill by {order}"
+        )
 
 
 def predict(
     gallery: Gallery,
     routes: Routes,
-    sample: Embeddings,
+    sample: Embeddings | None = None,
     *,
+    queries: RealQueries | None = None,
     shares: Sequence[float] = SHARES,
     seed: int = 0,
     most_items: int = MOST_ITEMS,
-) -> Prediction | Unpredicted:
+    most_searched: int = MOST_SEARCHED,
+) -> Prediction:
     """Predict how well search will be. Nothing is written.
 
     Args:
         gallery: the gallery.
         routes: the transformations.
         sample: true new embeddings of some of its items. Its labels judge, else the gallery's.
-        shares: of the items that are backfilled, each between 0 and 1.
-        seed: of the bootstrap's draws, and of the order of backfill where it is random.
-        most_items: judge by no more items than these, chosen by a digest of their ids.
-
-    Returns:
-        The prediction; or why there is none, where fewer than 20 items are left to judge by.
+        queries: queries that people ask, by both models; items of the sample if None.
+        shares: of the sample's items that are backfilled, each between 0 and 1.
+        seed: of the order of backfill where it is random.
+        most_items: no more queries, and within the sample no more items, chosen by a digest of
+            their ids.
+        most_searched: in the whole gallery, no more items, chosen likewise.
 
     Raises:
-        SpaceMismatchError: if the sample is in another space than the upgrade leads to.
-        ConfigurationError: if a share is not between 0 and 1, or the seed or the number of items is
+        SpaceMismatchError: if the sample or the queries are in another space than is needed.
+        UpgradeError: if neither is given, or judgements name items that the gallery lacks.
+        ConfigurationError: if a share is not between 0 and 1, or the seed or a number of items is
             none.
     """
     check_whole("seed", seed, least=0)
     check_whole("most_items", most_items)
+    check_whole("most_searched", most_searched)
+    _check_shares(shares)
+    real = None
+    if queries is not None:
+        real = ask_real(gallery, queries, answering_space(gallery, routes), routes.new, most_items)
+    wanted = () if real is None else real.wanted()
+    searched = choose_searched(gallery, routes, sample, wanted=wanted, most=most_searched)
+    judged = None
+    if sample is not None:
+        classes = Counter(searched.labels[searched.labels >= 0].tolist())
+        judged = choose_judged(gallery, routes, sample, most_items=most_items, classes=classes)
+    asked = _asked(real, judged)
+    whole = _judge_whole(searched, asked, sample)
+    within = None
+    if sample is not None and judged is not None and judged.are_enough and len(asked):
+        written = _share_written(gallery, sample) if whole is None else None
+        within = _judge_within(judged, asked, sorted(shares), written=written, seed=seed)
+    return Prediction(
+        transformation=routes.digest,
+        sample=None if sample is None else digest_sample(sample),
+        sample_items=0 if sample is None else len(sample),
+        rows=gallery.count(),
+        whole=whole,
+        within=within,
+        why=None if whole or within else _why_not(judged, sample),
+        left_out={} if judged is None else judged.left_out,
+        remade=judged.remade if judged is not None and real is None else 0,
+        unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
+        order=UNCERTAINTY if judged is not None and judged.uncertainties else RANDOM,
+        neighbours=0 if judged is None else count_neighbours(len(judged)),
+    )
+
+
+def _check_shares(shares: Sequence[float]) -> None:
     wrong = [share for share in shares if not 0 < share < 1]
     if wrong:
         raise ConfigurationError(
             f"a share of {wrong[0]:g} of the items is not a part of them; give shares between 0 "
             "and 1: upgrading alone and full backfill are predicted in any case"
         )
-    judged = choose_judged(gallery, routes, sample, most_items=most_items)
-    if not judged.are_enough:
-        return Unpredicted(_why_not(judged, len(sample)))
-    name = UNCERTAINTY if judged.uncertainties else RANDOM
-    orders = backfill_orders(judged, seed=seed)[name]
-    ways = {UPGRADE: 0.0}
-    ways |= {f"upgrade + backfill {100 * share:g} %": share for share in sorted(shares)}
-    ways[EVERYTHING] = 1.0
-    found = {NOTHING: _judge(judged, judged.nothing, judged.nothing)}
-    for way, share in ways.items():
-        each = orders if 0 < share < 1 else orders[:1]  # at the ends all are the same
-        galleries = (judged.backfilled(order, share) for order in each)
-        found[way] = _mean([_judge(judged, judged.new, gallery) for gallery in galleries])
-    cells = tuple(
-        _cell(way, ways.get(way, 0.0), values, found[NOTHING], seed)
-        for way, values in found.items()
+
+
+def _asked(real: Asked | None, judged: JudgedItems | None) -> Asked:
+    """Return what is asked: the real queries, or where there are none the items of the sample.
+
+    Raises:
+        UpgradeError: if there are neither.
+    """
+    if real is not None:
+        return real
+    if judged is None:
+        raise UpgradeError(
+            "nothing is predicted without true new embeddings of some items (sample=...) or real "
+            "queries by both models (queries=...); give one of them"
+        )
+    return ask_items(judged)
+
+
+def _judge_whole(
+    searched: SearchedItems, asked: Asked, sample: Embeddings | None
+) -> Judgement | None:
+    """Judge what is found in the whole gallery; None if nothing says what queries look for."""
+    if not asked.has_answers or not len(asked):
+        return None
+    items = searched if asked.qrels is not None else searched.labelled()
+    relevance = asked.relevance(items.ids, items.labels)
+    if not relevance.counts(asked.old.ids).any():
+        return None
+    metrics = BY_LABEL if asked.qrels is None else BY_GRADE
+    found = {NOTHING: _answers(asked.old, items.now(), relevance, metrics)}
+    upgraded = items.upgraded()
+    lost = len(items.ids) - len(upgraded)
+    found[UPGRADE] = _answers(asked.new, upgraded, relevance, metrics)
+    shares = {}
+    if sample is not None:
+        true = items.with_sample(upgraded, sample)
+        found[WITH_SAMPLE] = _answers(asked.new, true, relevance, metrics)
+        among = set(sample.ids)
+        shares[WITH_SAMPLE] = sum(item in among for item in items.ids) / len(items.ids)
+    metric = "map" if asked.qrels is None else "ndcg@10"
+    return _judgement(
+        asked,
+        metric,
+        found,
+        shares,
+        items=len(items.ids),
+        lost=lost,
+        left_out=items.left_out,
     )
-    by = "agreement" if judged.labels is None else "map"
-    return Prediction(
-        transformation=routes.digest,
-        sample=digest_sample(sample),
+
+
+def _judge_within(
+    judged: JudgedItems,
+    asked: Asked,
+    shares: Sequence[float],
+    *,
+    written: float | None,
+    seed: int,
+) -> Judgement:
+    """Judge what is found among items of the sample, where full backfill is known too.
+
+    Args:
+        judged: the items.
+        asked: the queries, which may be the same items.
+        shares: of the items that are backfilled.
+        written: the share of the gallery that a sample makes, if what is written is judged here.
+        seed: of the random orders.
+    """
+    relevance = None
+    if judged.labels is not None and asked.labels is not None:
+        relevance = asked.relevance(judged.ids, judged.labels)
+        relevance = relevance if relevance.counts(asked.old.ids).any() else None
+    count = count_neighbours(len(judged))
+    nearest = search(asked.new, judged.new, count, exclude_self=asked.exclude_self)
+
+    def answers(queries: Embeddings, gallery: Embeddings) -> _Found:
+        found = search(queries, gallery, count, exclude_self=asked.exclude_self)
+        agreed = {AGREEMENT: agreement(found, nearest)}
+        if relevance is None:
+            return agreed
+        return {**_answers(queries, gallery, relevance, BY_LABEL), **agreed}
+
+    orders = backfill_orders(judged, seed=seed)
+    order = orders[UNCERTAINTY if judged.uncertainties else RANDOM]
+    turns = range(seed, seed + SEEDS)
+    ways = {UPGRADE: (0.0, order)}
+    if written is not None:
+        ways[WITH_SAMPLE] = (written, tuple(random_order(judged.ids, seed=turn) for turn in turns))
+    ways |= {f"upgrade + backfill {100 * share:g} %": (share, order) for share in shares}
+    ways[EVERYTHING] = (1.0, order)
+    found = {NOTHING: answers(asked.old, judged.nothing)}
+    for way, (share, each) in ways.items():
+        some = each if 0 < share < 1 else each[:1]  # at the ends all are the same
+        galleries = (judged.backfilled(one, share) for one in some)
+        found[way] = _mean([answers(asked.new, gallery) for gallery in galleries])
+    return _judgement(
+        asked,
+        AGREEMENT if relevance is None else "map",
+        found,
+        {way: share for way, (share, _) in ways.items()},
         items=len(judged),
-        queries=len(found[NOTHING][by]),
-        neighbours=count_neighbours(len(judged)),
         lost=judged.lost,
-        remade=judged.remade,
-        unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
-        left_out=judged.left_out,
-        order=name,
-        cells=cells,
+        left_out={},
     )
 
 
-def _judge(judged: JudgedItems, queries: Embeddings, gallery: Embeddings) -> _Found:
+def _answers(
+    queries: Embeddings, gallery: Embeddings, relevance: Relevance, metrics: Sequence[str]
+) -> _Found:
     """Return what each query gets, by metric; an item that the gallery lacks is not found."""
-    found = {"agreement": judged.agreement_of(queries, gallery)}
-    if judged.labels is None:
-        return found
-    relevance = Relevance.of_labels(
-        judged.ids, judged.ids, judged.labels, judged.labels, exclude_self=True
-    )
-    evaluation = evaluate(rank(queries, gallery, exclude_self=True), relevance)
-    first = evaluation.first_hit[evaluation.counted]
-    hits = {f"cmc@{k}": ((first >= 0) & (first < k)).astype(np.float64) for k in (1, 5)}
-    return {**hits, "map": evaluation.average_precision[evaluation.counted], **found}
+    ranked = rank(queries, gallery, exclude_self=relevance.exclude_self)
+    evaluation = evaluate(ranked, relevance, metrics=metrics)
+    first, found = evaluation.first_hit, {}
+    for name in metrics:
+        kind, k = MetricName.parse(name)
+        if kind == "cmc":  # however few items there are
+            found[name] = ((first >= 0) & (first < k)).astype(np.float64)
+        else:
+            found[name] = evaluation.average_precision if k == 0 else evaluation.scores[name]
+        found[name] = np.where(evaluation.counted, found[name], np.nan)
+    return found
 
 
 def _mean(found: Sequence[_Found]) -> _Found:
@@ -270,21 +458,54 @@ def _mean(found: Sequence[_Found]) -> _Found:
     return {metric: np.mean([one[metric] for one in found], axis=0) for metric in found[0]}
 
 
-def _cell(name: str, share: float, values: _Found, nothing: _Found, seed: int) -> Cell:
-    return Cell(
-        name=name,
-        share=share,
-        values={metric: over_values(each, seed=seed) for metric, each in values.items()},
-        gains={
-            metric: over_values(each - nothing[metric], difference=True, seed=seed)
-            for metric, each in values.items()
-        },
+def _judgement(
+    asked: Asked,
+    metric: str,
+    found: Mapping[str, _Found],
+    shares: Mapping[str, float],
+    *,
+    items: int,
+    lost: int,
+    left_out: Mapping[str, int],
+) -> Judgement:
+    nothing, clusters = found[NOTHING], asked.clusters
+    cells = tuple(
+        Cell(
+            name,
+            shares.get(name, 0.0),
+            {by: _interval(each, clusters) for by, each in values.items()},
+            {by: _interval(each - nothing[by], clusters, True) for by, each in values.items()},
+        )
+        for name, values in found.items()
     )
+    of_sample = None
+    if WITH_SAMPLE in found:
+        difference = found[WITH_SAMPLE][metric] - found[UPGRADE][metric]
+        of_sample = _interval(difference, clusters, True)
+    queries = int((~np.isnan(nothing[metric])).sum())
+    return Judgement(asked.who, metric, queries, items, lost, left_out, cells, of_sample)
 
 
-def _why_not(judged: JudgedItems, given: int) -> str:
+def _interval(values: PerQuery, clusters: Sequence[Hashable], difference: bool = False) -> Interval:
+    counted = np.flatnonzero(~np.isnan(values)).tolist()
+    return over_clusters(values[counted], [clusters[row] for row in counted], difference=difference)
+
+
+def _share_written(gallery: Gallery, sample: Embeddings) -> float:
+    """Return the share of the gallery's items that a sample of it makes."""
+    there = sum(len(batch) for batch in gallery.scan((), ids=sample.ids))
+    return min(1.0, there / max(1, gallery.count()))
+
+
+def _why_not(judged: JudgedItems | None, sample: Embeddings | None) -> str:
+    if judged is None or sample is None:
+        return (
+            "nothing can be predicted: nothing says what the real queries look for, and without a "
+            "sample nobody knows what full backfill would answer; give judgements (qrels=..., "
+            "--qrels), labels, or true new embeddings of some items (sample=..., --sample)"
+        )
     reasons = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
-    left = f"{len(judged):,} of the sample's {given:,} items are left to judge by"
+    left = f"{len(judged):,} of the sample's {len(sample):,} items are left to judge by"
     if len(judged) >= LEAST_ITEMS:
         left += ", and no transformation can carry one of them"
     return (
@@ -296,8 +517,9 @@ def _why_not(judged: JudgedItems, given: int) -> str:
     )
 
 
-def _shown_order(order: str) -> str:
-    return order if order != RANDOM else f"{RANDOM}, the mean of {SEEDS} orders"
+def _about(whose: str, left_out: Mapping[str, int]) -> list[str]:
+    said = ", ".join(f"{count:,} ({why})" for why, count in left_out.items())
+    return [f"  left out of the {whose}: {said}"] if said else []
 
 
 def _shown(value: Interval) -> str:

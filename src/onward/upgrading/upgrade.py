@@ -16,8 +16,8 @@ from onward.transformation import Transformation
 from onward.upgrading import control
 from onward.upgrading.canaries import Canaries
 from onward.upgrading.complete import HOLDOVER, Completion, complete
-from onward.upgrading.gate import Requirement, check_allowed, gate_event
-from onward.upgrading.prediction import Prediction, Unpredicted
+from onward.upgrading.gate import MARGIN, Requirement, check_allowed, gate_event
+from onward.upgrading.prediction import Prediction
 from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult, run_upgrade
 from onward.upgrading.sample import check_sample_space, write_sample
@@ -70,37 +70,50 @@ class Upgrade:
     def start(
         self,
         *,
-        prediction: Prediction | Unpredicted | None = None,
+        prediction: Prediction | None = None,
         require: Requirement | None = None,
+        margin: float = MARGIN,
         force: bool = False,
         sample: Embeddings | None = None,
     ) -> UpgradeStatus:
         """Give every row room for a vector in the new space, and record the transformation.
 
         Args:
-            prediction: what a plan or `predict` says of how well search will be; it is logged. If
-                there is none, or why there is none is given, it starts without being judged, and
-                the status says so.
-            require: what it must show; not to search worse than doing nothing if None.
-            force: start although it does not; that is logged.
+            prediction: what a plan or `predict` says of how well search will be; what the gate
+                makes of it is logged. If None, it starts without being judged, and the status says
+                so.
+            require: what it must reach besides being better than doing nothing.
+            margin: search may get worse by so much, in [0, 1), and still the gate opens; see
+                `decide`.
+            force: start although the gate is not open; that is logged.
             sample: true new embeddings of some items, to be written: the first slice of a backfill.
+                Not if they are predicted to make search worse beside upgraded vectors.
 
         Raises:
             UpgradeError: if an upgrade to this space was started with another transformation, the
-                prediction falls short, or something is required and nothing predicted.
+                gate is not open, something is required and nothing predicted, or the prediction is
+                of something else.
             SpaceMismatchError: if the sample is in another space than the upgrade leads to.
+            ConfigurationError: if the margin is not in [0, 1).
         """
         if sample is not None:
             check_sample_space(sample, self.routes.new)
-        verdict = check_allowed(self.routes.digest, prediction, require, force=force)
+        decision = check_allowed(
+            self.routes.digest,
+            prediction,
+            sample=sample,
+            margin=margin,
+            require=require,
+            force=force,
+        )
         new = self.routes.new
         made_by = self.gallery.made_by(new)
         if made_by is not None:
             check_same_routes(self.gallery, self.routes, made_by)
-        if prediction is not None:
-            self.gallery.log(gate_event(prediction, verdict, self.routes.digest))
+        if decision is not None or made_by is None:
+            self.gallery.log(gate_event(prediction, decision, self.routes.digest))
         self.gallery.add_space(new, made_by=self.routes.to_json())
-        if sample is not None:
+        if sample is not None and (decision is None or decision.writes_sample):
             write_sample(self.gallery, sample)
         return self.status()
 

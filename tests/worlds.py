@@ -1,0 +1,70 @@
+"""Small galleries whose truth is known, with true new embeddings: what predictions are held to."""
+
+import itertools
+
+import numpy as np
+
+from onward.dense import Dense, Uncertainty
+from onward.gallery import create_gallery
+from onward.spaces import Embeddings, Space
+from onward.transformation import Transformation, linear
+
+LINE_OLD, LINE_NEW = Space("line@1", 1), Space("line@2", 1)
+OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 4), Space("new@2", 8)
+PAIRS = tuple(f"{pair}{one}" for pair in range(10) for one in "ab")
+
+numbers = itertools.count()
+
+
+def scaled(factor, old=LINE_OLD, new=LINE_NEW):
+    weight = factor * np.eye(new.dim, old.dim, dtype=np.float32)
+    return linear(old, None, new, weight, np.zeros(new.dim, np.float32), made_by={})
+
+
+def line(space, *, crossed, labels=True):
+    """Ten pairs far from each other; of the first two, the second ones have changed places."""
+    places = np.array([100 * int(item[0]) + (item[1] == "b") for item in PAIRS], np.float32)
+    if crossed:
+        places[[1, 3]] = places[[3, 1]]
+    known = np.array([int(item[0]) for item in PAIRS]) if labels else None
+    return Embeddings(PAIRS, places[:, None], space, known)
+
+
+def line_gallery(*, crossed=True, labels=True):
+    old = line(LINE_OLD, crossed=crossed, labels=labels)
+    return create_gallery(f"memory:p{next(numbers)}", LINE_OLD, items=[old])
+
+
+def world(items=200, seed=0, *, spoil=0.0, seen=1.0, made_by=None):
+    """A gallery whose old vectors see a part of the meaning, the sample, and two transformations.
+
+    Returns gallery, true new embeddings, and h with side-information, spoilt by noise on its map.
+    Of what tells classes apart the old vectors have a share, `seen`.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(items) % 20
+    centres = rng.normal(size=(20, 10)) * np.repeat([seen, 1.0], [6, 4])
+    meaning = centres[labels] + 0.9 * rng.normal(size=(items, 10))
+    to_new = rng.normal(size=(10, 8))
+    ids = tuple(f"i{number:04}" for number in range(items))
+    old = Embeddings(ids, meaning[:, :6].astype(np.float32), OLD, labels)
+    side = Embeddings(ids, meaning[:, 6:].astype(np.float32), SIDE)
+    new = Embeddings(ids, (meaning @ to_new).astype(np.float32), NEW)
+    gallery = create_gallery(f"memory:p{next(numbers)}", OLD, SIDE, items=[old, side])
+    weight = (to_new + spoil * rng.normal(size=to_new.shape)).T
+    h = linear(OLD, SIDE, NEW, weight, np.zeros(8, np.float32), made_by=made_by or {})
+    return gallery, new, h
+
+
+def unsure(h, seed=0):
+    weight = np.random.default_rng(seed).normal(size=(1, h.new.dim)).astype(np.float32)
+    layer = Dense(weight, np.zeros(1, np.float32), relu=False)
+    uncertainty = Uncertainty(layer, np.zeros(h.new.dim, np.float32))
+    return Transformation(h.old, h.side, h.new, h.steps, h.made_by, uncertainty)
+
+
+def unlabelled(gallery):
+    """The same items, none with a label."""
+    given = [gallery.read(space) for space in gallery.spaces()]
+    bare = [Embeddings(one.ids, one.vectors, one.space) for one in given if len(one)]
+    return create_gallery(f"memory:p{next(numbers)}", *gallery.spaces(), items=bare)
