@@ -32,8 +32,10 @@ from onward.models import EmbeddingModel
 from onward.rankings import Ranking
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
+from onward.training.gallery_samples import learned_part
 from onward.upgrading import Upgrade, plan_upgrade
 
+JUDGED, MOST_JUDGED = 0.2, 500  # share and number of the items that judge the upgrade
 TOP = 5  # results that the report shows of each query
 RECIPE, COMPARISON, PAGE, CACHE = "recipe.json", "comparison.json", "report.html", "cache"
 
@@ -236,9 +238,14 @@ def _fill_gallery(
 def _upgrade(gallery: Gallery, arm: FittedArm, vectors: StudyVectors, stage: Stage) -> Upgraded:
     h, old, new = arm.h, vectors.of("old", CLOSED), vectors.of("new", CLOSED)
     before = gallery.search(old, TOP, exclude_self=True)
-    stage.tell(f"Plan: {plan_upgrade(gallery, h)}")
+    sample = new.align(learned_part(new.ids, JUDGED)[:MOST_JUDGED])
+    plan = plan_upgrade(gallery, h, sample=sample)
+    stage.tell(f"Plan: {plan}")
+    stage.tell(
+        "Start: whatever the plan says, and without the sample, to compare what h alone gives"
+    )
     upgrade = Upgrade(gallery, h)
-    upgrade.start()
+    upgrade.start(prediction=plan.predicted, force=True)
     with stage.bar("Upgrade", "rows") as progress:
         stage.tell(f"Upgrade: {upgrade.run(progress=progress)}")
     stage.tell(f"Verify: {upgrade.verify()}")
