@@ -572,7 +572,10 @@ def test_fit_holds_out_what_a_column_says(pairs, tmp_path):
 def test_fit_tells_the_table_and_the_line_that_says_why(pairs, tmp_path):
     code, _, err = run("fit", *pairs, tmp_path / "h", "--method", "ridge")
     assert code == 0
-    assert "judged by label on 3 folds of 4 classes: 40 items, 40 queries that count" in err
+    lines = err.splitlines()
+    heading = "judged by label on 3 folds of 4 classes: 40 items, 40 queries that count, in percent"
+    assert heading in lines
+    assert lines[lines.index(heading) + 1].split() == ["cmc@1", "map"]
     assert "judged on classes that h has not seen: it was asked for by name; its penalty" in err
     code, _, err = run(
         "fit", *pairs, tmp_path / "s", "--method", "ridge", "--gallery-classes", "seen"

@@ -333,7 +333,7 @@ def test_a_network_that_is_lost_on_unseen_classes_is_not_kept(monkeypatch):
     monkeypatch.setattr(transformations, "ensemble", lambda network, ridge: network)
     fitted = fit(old, None, new, run=CPU)
     assert fitted.chosen["method"] == "ridge"
-    assert [one.method for one in fitted.trials] == ["ridge"] * 6 + ["mlp", "ensemble"]
+    assert [one.method for one in fitted.trials] == ["ridge"] * 8 + ["mlp", "ensemble"]
     assert "judged on classes that h has not seen: it finds most and is the simplest" in str(fitted)
 
 
@@ -370,7 +370,7 @@ def test_the_result_says_what_was_tried_and_why_in_words_and_in_json():
     )
     told = fitted.to_json()
     assert (told["judged_by"], told["queries"], told["folds"]) == ("label", 180, 3)
-    assert len(told["tried"]) == 6
+    assert len(told["tried"]) == 8
     assert told.items() <= fitted.transformation.made_by.items()
 
 

@@ -17,7 +17,7 @@ from onward.cli.options import (
     is_gallery,
     tell_numbering,
 )
-from onward.cli.output import AsJson, next_step, show, tell
+from onward.cli.output import AsJson, next_step, show, tell_answer
 from onward.errors import ConfigurationError
 
 
@@ -177,7 +177,7 @@ def fit(
             same_labels=same_labels,
         )
     fitted.transformation.save(out)
-    tell(str(fitted))
+    tell_answer(fitted)
     show(fitted.transformation, as_json, [_plan_step(old, new, out, gallery, sample)])
 
 

@@ -280,6 +280,8 @@ class FitSettings(Optimization):
         1e-1,
         1.0,
         3.0,
+        10.0,
+        30.0,
     )
     gallery_classes: Literal["unseen", "seen"] = "unseen"
     most_judged: Annotated[int, Field(ge=2)] = 6000
