@@ -127,6 +127,19 @@ def test_canaries_may_name_the_items_that_they_should_find(gallery, upgrade):
         upgrade.cut_over(query_model="second")
 
 
+def test_a_canary_and_an_item_of_the_same_number_are_two_things(gallery, upgrade):
+    stored = gallery.read(SECOND, numbered(ROWS)).select([5, 8])
+    queries = Embeddings(numbered(2), stored.vectors, SECOND)  # ids of items 0 and 1, at 5 and 8
+    first, second = queries.ids
+    relevant = {first: [first, numbered(ROWS)[5]], second: [second]}
+    found = ask_canaries(gallery, SECOND, Canaries(queries, relevant=relevant, require=HALF))
+    cell = found.cells["new/old"]
+    distances = np.linalg.norm(gallery.read(SECOND).vectors - stored.vectors[1], axis=1)
+    rank_of_second = int((distances < distances[1]).sum())
+    assert cell.relevant.tolist() == [2, 1]
+    assert cell.first_hit.tolist() == [0, rank_of_second]
+
+
 def test_canaries_compare_with_the_answers_of_the_old_model(gallery, upgrade):
     rows = list(range(8))
     noise = labelled(embed(OLD, [f"q-{row}" for row in rows], seed=8))

@@ -32,8 +32,9 @@ class Canaries:
     """Queries whose answers are known, and what their answers must reach.
 
     Attributes:
-        new: embedded by the new model; with labels, unless `relevant` is given. A query that has
-            the id of an item does not look for itself.
+        new: embedded by the new model; with labels, unless `relevant` is given. A query with the
+            id of an item is another thing than the item where `relevant` is given, and else does
+            not look for itself.
         old: the same queries in the same order, embedded by the old model, to compare with.
         relevant: for each query's id, the ids of the items that it should find.
         require: what must be reached, such as `Requirement.parse("cmc@1 >= 0.98 * old/old")`; of
@@ -147,11 +148,12 @@ def ask_canaries(gallery: Gallery, new: Space, canaries: Canaries) -> CanaryResu
     asked = {UPGRADED: canaries.new}
     if canaries.old is not None:
         asked[OLD] = canaries.old
+    by_label = canaries.relevant is None
     rankings = {
-        name: gallery.search(queries, DEPTH, exclude_self=True, allow_unserved=True)
+        name: gallery.search(queries, DEPTH, exclude_self=by_label, allow_unserved=True)
         for name, queries in asked.items()
     }
-    judge = _by_label if canaries.relevant is None else _by_ids
+    judge = _by_label if by_label else _by_ids
     cells = judge(gallery, canaries, rankings)
     if not cells[UPGRADED].queries:
         raise UpgradeError(
@@ -221,7 +223,7 @@ def _by_ids(
     given = canaries.relevant or {}
     asked = {item for query in canaries.new.ids for item in given[query]}
     there = {item for batch in gallery.scan((), ids=sorted(asked)) for item in batch.ids}
-    wanted = {query: (set(given[query]) & there) - {query} for query in canaries.new.ids}
+    wanted = {query: set(given[query]) & there for query in canaries.new.ids}
     relevant = np.array([len(wanted[query]) for query in canaries.new.ids], np.int64)
     return {
         name: _evaluation(ranking, relevant, lambda query, item: item in wanted[query])
