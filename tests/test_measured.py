@@ -76,8 +76,8 @@ def test_what_is_said_of_a_sequence_is_what_its_numbers_say(said, direct, two_st
         ("old/old", "old/old: do nothing | |"),
         ("bct new/old", "backward compatible model, gallery as it is | |"),
         ("new/old paper", "new/old, as in the paper | SimCLR, 512 bytes |"),
-        ("new/old without side", "**new/old, Onward's default** | none |"),
-        ("new/old", "**new/old, Onward's default** | **layers, 256 bytes** |"),
+        ("new/old without side", "**new/old, ridge and network together** | none |"),
+        ("new/old", "**new/old, ridge and network together** | **layers, 256 bytes** |"),
         (
             "new/old sample 10%",
             "the same, 10 % of the gallery embedded again | layers, 256 bytes |",
