@@ -98,6 +98,23 @@ def test_groups_of_neighbours_are_the_connected_components_by_hand():
     assert found.tolist() == [0, 0, 1, 2, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("labels", "by"),
+    [
+        (np.arange(60) // 30, "class"),
+        (np.where(np.arange(60) < 30, np.arange(60) // 3, -1), "class"),
+        (np.where(np.arange(60) < 29, np.arange(60) // 3, -1), "neighbours"),  # most have none
+        (np.zeros(60, int), "neighbours"),
+        (np.where(np.arange(60) < 31, 0, np.arange(60)), "neighbours"),  # one has most items
+        (np.full(60, -1), "neighbours"),
+    ],
+)
+def test_classes_are_held_out_where_labels_tell_them_apart_and_neighbours_where_not(labels, by):
+    old, new = world(classes=20, each=3)
+    known = pairs_of(replace(old, labels=labels), replace(new, labels=labels))
+    assert Folds.of(known, gallery_classes="unseen", seed=0).by == by
+
+
 def test_no_group_of_neighbours_swallows_the_gallery():
     cloud = np.random.default_rng(0).normal(size=(400, 3))
     sizes = np.bincount(neighbour_groups(rows(Space("cloud", 3), cloud)))
@@ -209,6 +226,13 @@ def test_agreement_judges_where_labels_cannot():
     assert judge.by == "agreement"
 
 
+def test_labels_do_not_judge_where_all_that_is_searched_is_of_one_class():
+    old, new = world(classes=3, each=20)  # each fold is one class: nothing found can be wrong
+    assert judge_of(old, new)[0].by == "agreement"
+    old, new = world(classes=6, each=10)
+    assert judge_of(old, new)[0].by == "label"
+
+
 def test_agreement_is_the_share_of_neighbours_that_are_common_by_loops():
     old, new = (replace(one, labels=None) for one in world(classes=30, each=5))
     judge, folds = judge_of(old, new, gallery_classes="seen")
@@ -289,6 +313,14 @@ def test_where_retrieval_is_flat_the_error_decides_and_never_the_strongest_penal
         kept, why = choose_penalty(given, judge)
         assert given[kept].described["penalty"] == 1e-3
         assert why.startswith("its penalty is that of the least error among 6 ")
+
+
+def test_equal_trials_are_not_told_apart_by_their_place(judge):
+    same = np.full(180, 0.5)
+    trials = [Trial({"method": "ridge", "penalty": each}, {}, same, 0.1) for each in (1, 0.1, 10)]
+    for turn in range(3):
+        some = trials[turn:] + trials[:turn]
+        assert some[choose_penalty(some, judge)[0]].described["penalty"] == 0.1
 
 
 def test_a_penalty_with_a_small_error_that_finds_less_is_not_kept(judge):
@@ -405,3 +437,34 @@ def test_of_a_sample_that_judges_all_items_are_kept_out_of_fold():
     assert set(h.transformation.out_of_fold.ids) == set(more[0].ids)
     assert h.judged == "held-out items of the gallery's sample: classes that h has seen"
     assert h.items == 60
+
+
+@pytest.mark.parametrize("items", [60, 12])  # the sample judges, or the pairs do
+def test_what_is_judged_was_not_learned_from_under_another_name(monkeypatch, items):
+    old, new = world()
+    sample = Pairs(old.select(np.arange(items)), None, new.select(np.arange(items)))
+    learned = []
+    closed = transformations.fit_closed_form
+    monkeypatch.setattr(
+        transformations,
+        "fit_closed_form",
+        lambda examples, settings: learned.append(examples) or closed(examples, settings),
+    )
+    fit(old, None, new, sample=sample, settings=RIDGE, run=CPU)
+    judged = sample if items == 60 else pairs_of(old, new)
+    seen = "seen" if items == 60 else "unseen"
+    folds = Folds.of(judged, gallery_classes=seen, seed=0)
+    for fold, examples in enumerate(learned[:-1]):
+        out = judged.old.vectors[folds.held_out(fold)]
+        rows = {row.tobytes() for row in examples.inputs["old"]}
+        assert not any(row.tobytes() in rows for row in out)
+        assert len(rows) == 180 - len(out)
+    assert len(learned) == folds.count + 1
+
+
+def test_groups_beside_a_sample_that_is_held_out_are_refused():
+    old, new = world()
+    sample = Pairs(old.select(np.arange(20)), None, new.select(np.arange(20)))
+    words = r"groups of the 180 pairs were given, but the 20 items of the gallery's sample are held"
+    with pytest.raises(ConfigurationError, match=words):
+        fit(old, None, new, sample=sample, groups=["a", "b"] * 90, settings=RIDGE, run=CPU)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from onward.errors import DataError
+from onward.labels import Labels
 from onward.retrieval import search
 from onward.spaces import Embeddings
 from onward.training.pairs import Pairs
@@ -65,7 +66,8 @@ class Folds:
             pairs: what is divided; all views of an item stay together.
             gallery_classes: "unseen": whole groups are held out. "seen": items.
             groups: of each pair, what is to be held out as a whole; None is a group of its own.
-                Without any it is the class where labels tell at least two, else the neighbours.
+                Without any it is the class where labels tell classes apart: they are known of half
+                of the items, and no class has more than half. Else it is the neighbours.
             seed: decides which fold a group is in.
 
         Raises:
@@ -128,9 +130,15 @@ def _held_together(pairs: Pairs, groups: Sequence[str | None] | None) -> tuple[B
         return "group", found
     if pairs.labels is not None:
         labels = pairs.labels[first]
-        if len(np.unique(labels[labels >= 0])) > 1:
+        if _tell_classes(labels):
             return "class", _numbers([None if label < 0 else label for label in labels.tolist()])
     return "neighbours", neighbour_groups(pairs.new.select(first))
+
+
+def _tell_classes(labels: Labels) -> bool:
+    """Say whether most items have a label, and enough is left to learn from without any class."""
+    _, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    return len(sizes) > 1 and bool(sizes.sum() >= len(labels) / 2 >= sizes.max())
 
 
 def _numbers(names: Sequence[object]) -> Groups:

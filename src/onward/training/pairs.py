@@ -1,7 +1,7 @@
 """Pairs of old and new embeddings to fit a transformation on: checked, split, joined."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -123,6 +123,12 @@ class Pairs:
             return 1.0
         return float(np.linalg.norm(self.new.vectors, axis=1).mean())
 
+    def without(self, items: Collection[str]) -> Rows:
+        """Return the pairs of all items but these, which are given by their ids."""
+        kept = np.array([item not in items for item in self.item_ids], bool)
+        rows: Rows = np.flatnonzero(kept[self.item_of])
+        return rows
+
     @property
     def inputs(self) -> dict[str, np.ndarray]:
         """What goes in, by name: "old", and "side" where there is side-information."""
@@ -171,7 +177,7 @@ class Examples:
         pairs: Pairs,
         rows: Rows | None = None,
         sample: Pairs | None = None,
-        sample_rows: Rows | None = None,
+        sample_rows: Int64[np.ndarray, " taken"] | None = None,
         sample_weight: float | None = None,
     ) -> "Examples":
         """Return some rows of training pairs and of a sample; all of them where none are named.

@@ -31,7 +31,8 @@ Gallery = tuple[Embeddings, Embeddings]
 NOISE = 0.68
 """Differences whose interval of this confidence holds 0 are noise: about one standard error."""
 ENOUGH = 100
-"""So many queries that labels give something to find, or half of all, are judged by labels."""
+"""So many queries that labels give something to find, or half of all, are judged by labels; but not
+among items that are all of one class, where nothing that is found can be wrong."""
 SIMPLE_FIRST = ("identity", "procrustes", "low-rank", "ridge", "ensemble", "mlp", "rbt")
 """Methods by how far their map can bend: ties go to the earlier one."""
 
@@ -192,7 +193,7 @@ def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
         for row, trial in enumerate(trials)
         if row == best or judge.difference(trials[best], trial).low <= 0
     ]
-    kept = min(flat, key=lambda row: trials[row].error)
+    kept = min(flat, key=lambda row: (trials[row].error, trials[row].described.get("penalty", 0)))
     if len(trials) == 1:
         return kept, "there is one"
     if len(flat) == 1:
@@ -224,7 +225,7 @@ def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
 
 
 def _best(trials: Sequence[Trial]) -> int:
-    return int(np.argmax([trial.merits.mean() for trial in trials]))
+    return max(range(len(trials)), key=lambda row: (trials[row].merits.mean(), -trials[row].error))
 
 
 def _judged(cell: Gallery) -> tuple[PerQuery, PerQuery]:
@@ -279,6 +280,8 @@ def _have_mates(labels: Labels | None) -> Bool[np.ndarray, " item"]:
 
 
 def _labels_judge(galleries: Sequence[np.ndarray]) -> bool:
-    """Say whether labels give enough queries something to find."""
-    mates = np.concatenate([_have_mates(labels) for labels in galleries])
-    return bool(0 < mates.sum() >= min(ENOUGH, len(mates) / 2))
+    """Say whether labels give enough queries something to find, and something to find wrongly."""
+    tell = np.concatenate(
+        [_have_mates(labels) & (labels != labels[:1]).any() for labels in galleries]
+    )
+    return bool(0 < tell.sum() >= min(ENOUGH, len(tell) / 2))

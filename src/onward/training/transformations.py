@@ -246,11 +246,14 @@ class _Work:
         return Judge.of(self.judged, self.folds, most=self.settings.most_judged, seed=self.seed)
 
     def examples(self, fold: int) -> Examples:
-        """Return what is learned from where a fold is held out."""
+        """Return what is learned from where a fold is held out: no pair of its items."""
         rows, weight = self.folds.learned(fold), self.settings.sample_weight
+        items = {self.judged.item_ids[item] for item in self.folds.items(fold)}
         if self.sample_judges:
-            return Examples.of(self.pairs, None, self.sample, rows, weight)
-        return Examples.of(self.pairs, rows, self.sample, None, weight)
+            return Examples.of(self.pairs, self.pairs.without(items), self.sample, rows, weight)
+        others = None if self.sample is None else self.sample.without(items)
+        sample = None if others is None or not len(others) else self.sample
+        return Examples.of(self.pairs, rows, sample, others, weight)
 
     def closed(self, examples: Examples, penalty: float | None = None) -> list[_Found]:
         """Return what has a closed form; of all penalties, or of one."""
@@ -434,6 +437,12 @@ def _check(
     settings: FitSettings,
 ) -> None:
     check_enough(pairs)
+    if groups is not None and sample is not None and sample.items >= LEAST_ITEMS:
+        raise ConfigurationError(
+            f"groups of the {len(pairs)} pairs were given, but the {sample.items} items of the "
+            "gallery's sample are held out to judge by, item by item; leave the groups or the "
+            "sample out"
+        )
     if groups is not None and settings.gallery_classes == "seen":
         raise ConfigurationError(
             "groups are held out as a whole for a gallery of unseen classes, but gallery_classes "
