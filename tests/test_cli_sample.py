@@ -436,6 +436,10 @@ def test_fit_learns_from_a_gallery_alone_and_keeps_a_part_for_the_plan(shop, gal
     shown = CliRunner().invoke(app, [str(each) for each in (*plan, "--json")])
     queries = json.loads(shown.stdout)["prediction"]["whole"]["queries"]
     assert queries == 300 - made["made_by"]["pairs"]["items"]
+    unseen = ("--gallery-classes", "unseen", "--overwrite")
+    answer(*fit, "--side", "side@1", "--sample-share", 0.5, *unseen)
+    told_of = Transformation.load(tmp_path / "h").out_of_fold
+    assert set(told_of.ids) == set(learned_part(new.ids[:300], 0.5))
     with pytest.raises(GalleryError, match="has no space 'sight'; it has old@1, side@1"):
         answer(*fit, "--side", "sight", "--overwrite")
 

@@ -247,6 +247,15 @@ def test_equal_values_still_have_an_interval_that_narrows_with_their_number():
     assert 0.8 < hits.low < 1
 
 
+def test_one_cluster_says_no_more_than_one_query():
+    values = np.full(100, 0.4)
+    got = over_clusters(values, ["only"] * 100, difference=True)
+    alone = over_clusters(values[:1], ["only"], difference=True)
+    assert (got.estimate, got.low, got.high) == pytest.approx((0.4, alone.low, alone.high))
+    assert got.low == -1
+    assert got.method == "t-interval over 100 queries in 1 clusters"
+
+
 def test_queries_of_one_class_count_for_less_than_independent_ones():
     random = np.random.default_rng(0)
     of_class = np.repeat(random.normal(0, 0.2, 30).clip(-1, 1), 10)

@@ -430,6 +430,13 @@ def test_what_a_gallery_may_hold_is_kept_out_of_fold():
     assert near < far
 
 
+def test_of_items_of_the_gallery_it_is_kept_also_where_whole_classes_are_held_out():
+    old, new = world()
+    h = fit(old, None, new, of_gallery=True, settings=RIDGE, run=CPU)
+    assert h.judged == "classes that h has not seen"
+    assert set(h.transformation.out_of_fold.ids) == set(old.ids)
+
+
 def test_of_a_sample_that_judges_all_items_are_kept_out_of_fold():
     old, new = world()
     more = [replace(one, ids=tuple(f"g{n}" for n in range(60))) for one in world(10, 6, seed=3)]

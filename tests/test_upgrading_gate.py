@@ -127,6 +127,15 @@ def test_two_queries_cannot_open_it_however_well_they_do():
     )
 
 
+def test_one_class_cannot_open_it_and_within_it_labels_judge_nothing():
+    gallery, new, h = world(2000, seen=0.3)
+    plan = plan_upgrade(gallery, h, sample=new.select(np.arange(3, 2000, 20)))
+    assert plan.decision.answer == "cannot judge"
+    assert (plan.decision.queries, plan.decision.metric) == (100, "map")
+    assert plan.decision.gain.low == -1
+    assert plan.predicted.within.metric == "agreement"
+
+
 def test_a_sample_too_small_to_predict_by_cannot_be_judged():
     gallery, new, h = world(40)
     sample = new.select(np.arange(19))

@@ -28,7 +28,7 @@ from onward.errors import ConfigurationError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery
 from onward.intervals import over_clusters
 from onward.spaces import Embeddings, Space
-from onward.upgrading import Requirement, Upgrade, plan_backfill, plan_upgrade, predict
+from onward.upgrading import Requirement, Upgrade, decide, plan_backfill, plan_upgrade, predict
 from onward.upgrading.judged import fitted_on
 from onward.upgrading.order_curves import SEEDS
 from onward.upgrading.routes import Routes
@@ -216,6 +216,20 @@ def test_fitted_items_of_which_nothing_unseen_and_nothing_true_is_known_are_left
     why = "a transformation was fitted on them, and nothing says what it gives for them unseen"
     assert found.whole.left_out == {why: 30}
     assert f"left out of the gallery: 30 ({why})" in str(found)
+
+
+def test_what_h_gives_for_items_that_it_was_fitted_on_does_not_keep_the_sample_from_being_written():
+    ids = tuple(f"i{number:04}" for number in range(200))
+    gallery, new, h = world(made_by={"pairs": {"ids": ids[:50]}})
+    plan = plan_upgrade(gallery, h, sample=new.select(np.arange(100)))
+    assert (plan.predicted.whole.flattered, plan.predicted.whole.queries) == (50, 50)
+    assert "upgrade: 50 items are ones that h was fitted on; this flatters" in str(plan)
+    assert plan.decision.writes_sample
+    worse = replace(plan.predicted.whole.of_sample, estimate=-0.2, low=-0.3, high=-0.1)
+    flattered = replace(plan.predicted.whole, of_sample=worse)
+    assert decide(replace(plan.predicted, whole=flattered)).writes_sample
+    known = replace(plan.predicted, whole=replace(flattered, flattered=0))
+    assert not decide(known).writes_sample
 
 
 def test_what_the_new_model_has_embedded_already_stays_and_is_judged_as_it_is():

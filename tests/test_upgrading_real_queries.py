@@ -1,5 +1,7 @@
 """Real queries judge an upgrade: by judgements, by labels, or by agreement with full backfill."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from worlds import NEW, OLD, SIDE, numbers, unlabelled, world
@@ -151,8 +153,16 @@ def test_so_many_queries_are_asked_chosen_by_their_ids_among_those_that_are_judg
     judged = {query: qrels[query] for query in old.ids[:30]}
     found = predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged), most_items=20)
     assert found.whole.queries == 20
+    assert found.unasked == {"not in the judgements": 30, "more than 20 are not needed": 10}
+    assert "left out of the real queries: 30 (not in the judgements), 10 (more than 20" in str(
+        found
+    )
     everything = predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged))
-    assert everything.whole.queries == 30
+    assert (everything.whole.queries, everything.whole.skipped) == (30, 0)
+    judged[old.ids[0]] = {"i0000": 0}
+    found = predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged))
+    assert (found.whole.queries, found.whole.skipped) == (29, 1)
+    assert "1 more skipped (nothing to find)" in str(found)
 
 
 def test_relevant_items_are_searched_in_any_case():
@@ -193,9 +203,26 @@ def test_judgements_of_items_that_the_gallery_lacks_are_refused_or_left_out():
     found = predict(
         gallery, Routes((h,)), queries=RealQueries(old, by_new, qrels, ignore_unknown=True)
     )
-    assert found.whole.queries == 10
+    assert (found.whole.queries, found.unknown) == (10, 1)
+    assert "left out of the judgements: 1 (relevant items that the gallery lacks)" in str(found)
     with pytest.raises(UpgradeError, match="the judgements name no relevant item of gallery"):
+        predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"q000": {"gone": 1}}))
+    with pytest.raises(UpgradeError, match="the judgements name none of the 10 real queries; give"):
         predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"other": {"i0000": 1}}))
+
+
+def test_labels_that_no_item_has_or_all_items_have_judge_nothing():
+    gallery, new, h = world(60)
+    old, by_new, _ = ask(gallery, new, count=10)
+    alone = [replace(one, labels=np.full(10, 99)) for one in (old, by_new)]
+    why = predict(gallery, Routes((h,)), queries=RealQueries(*alone)).why
+    assert why.startswith("nothing can be predicted: the gallery's labels do not tell what real")
+    items = [replace(gallery.read(space), labels=np.full(60, 7)) for space in (OLD, SIDE)]
+    one_class = create_gallery(f"memory:p{next(numbers)}", OLD, SIDE, items=items)
+    same = [replace(one, labels=np.full(10, 7)) for one in (old, by_new)]
+    assert predict(one_class, Routes((h,)), queries=RealQueries(*same)).whole is None
+    found = predict(one_class, Routes((h,)), new)
+    assert (found.whole, found.within.metric) == (None, "agreement")
 
 
 def test_a_requirement_may_name_ndcg_where_judgements_judge():

@@ -186,9 +186,10 @@ def over_clusters(
 
     `mean ± t(g - 1) * error` for g clusters, such as the classes of the queries: those of one class
     are hard or easy together, so the error is that of the clusters' sums, or that of independent
-    queries where it is larger. Two queries more are counted that nobody has asked, one at either
-    end of what can be: so the interval has a width where every query that was asked got the same,
-    and a handful of queries proves nothing. It is kept within what can be.
+    queries where it is larger. A single cluster says no more than a single query. Two queries more
+    are counted that nobody has asked, one at either end of what can be: so the interval has a width
+    where every query that was asked got the same, and a handful of queries proves nothing. It is
+    kept within what can be.
 
     Args:
         values: one for each query that counts, in [0, 1]; in [-1, 1] for a difference.
@@ -217,16 +218,18 @@ def over_clusters(
     numbers: dict[Hashable, int] = {}
     which = [numbers.setdefault(each, len(numbers)) for each in clusters]
     mean, groups = float(values.mean()), len(numbers)
-    sums = np.bincount(which, weights=values - mean)
-    spread = float(((values - mean) ** 2).sum())
+    method = f"t-interval over {count:,} queries in {groups:,} clusters"
     if groups > 1:
+        sums = np.bincount(which, weights=values - mean)
+        spread = float(((values - mean) ** 2).sum())
         spread = max(spread, float((sums**2).sum()) * groups / (groups - 1))
+    else:
+        count, spread = 1, 0.0
     ends = (-1.0, 1.0) if difference else (0.0, 1.0)
     spread += sum((end - mean) ** 2 for end in ends)
     freedom = min(max(groups - 1, 1), MANY)
     half = _t_quantile(1 - 2 * tail, freedom) * math.sqrt(spread) / (count + 2)
     low, high = max(mean - half, ends[0]), min(mean + half, ends[1])
-    method = f"t-interval over {count:,} queries in {groups:,} clusters"
     return Interval(mean, low, high, confidence, difference, method)
 
 

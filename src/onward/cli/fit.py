@@ -170,6 +170,7 @@ def fit(
             pairs.new,
             sample=learned,
             groups=None if group_column is None else read_groups(pairs, old, new, group_column),
+            of_gallery=is_gallery(old),
             classifier=known,
             settings=settings,
             seed=seed,

@@ -125,6 +125,7 @@ def fit(
     *,
     sample: Pairs | None = None,
     groups: Sequence[str | None] | None = None,
+    of_gallery: bool = False,
     classifier: Classifier | None = None,
     settings: FitSettings | None = None,
     seed: int = 0,
@@ -153,6 +154,9 @@ def fit(
         groups: of each pair, what is to be held out as a whole, such as the person or the product;
             None stands for a group of its own. Without any, classes are; and where there are no
             labels, groups of items that are each other's nearest neighbours in the new space.
+        of_gallery: whether the pairs are of items of the gallery to be upgraded, so that what is
+            made of each without having seen it is kept. Of further items of seen classes it always
+            is, and of a sample that judges.
         classifier: the new model's, for `settings.discriminative` "classifier"; else not used.
         settings: which method, and how it learns.
         seed: decides first weights, order, and which items are held out.
@@ -182,7 +186,7 @@ def fit(
     if classifier is not None and pairs.labels is not None and _uses_classifier(settings):
         classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
     _check(pairs, sample, groups, classifier, settings)
-    work = _Work(pairs, sample, groups, classifier, settings, seed, run)
+    work = _Work(pairs, sample, groups, of_gallery, classifier, settings, seed, run)
     chooses = settings.method not in ("mlp", "rbt") or settings.residual
     network = {"method": settings.method}
     found = _choose(work) if chooses else Fit(work.network(work.everything, run), chosen=network)
@@ -203,6 +207,7 @@ class _Work:
     pairs: Pairs
     sample: Pairs | None
     groups: Sequence[str | None] | None
+    pairs_of_gallery: bool
     classifier: Classifier | None
     settings: FitSettings
     seed: int
@@ -228,7 +233,8 @@ class _Work:
     @property
     def of_gallery(self) -> bool:
         """Whether what is divided may be of the gallery itself."""
-        return self.sample_judges or self.settings.gallery_classes == "seen"
+        seen = self.settings.gallery_classes == "seen"
+        return self.sample_judges or seen or self.pairs_of_gallery
 
     @cached_property
     def folds(self) -> Folds:

@@ -4,7 +4,7 @@ Each query is embedded by both models. Nothing here searches or writes.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, SupportsIndex
 
 from onward.errors import SpaceMismatchError, UpgradeError
@@ -17,6 +17,13 @@ from onward.upgrading.judged import JudgedItems, first_by_digest
 Who = Literal["items of the sample", "real queries"]
 ITEMS: Who = "items of the sample"
 REAL: Who = "real queries"
+
+
+def count_asked(count: int, who: Who) -> str:
+    """Say how many were asked, such as "1 real query" or "20 items of the sample"."""
+    one = {ITEMS: "item of the sample", REAL: "real query"}
+    return f"{count:,} {one[who] if count == 1 else who}"
+
 
 Qrels = Mapping[str, Mapping[str, SupportsIndex]]
 
@@ -72,7 +79,8 @@ class Asked:
             labels judge.
         qrels: judgements, if they judge.
         exclude_self: whether a query's own entry in the gallery is left out.
-        ignore_unknown: leave out and count relevant items that the gallery lacks.
+        left_out: of the real queries that were given: why some are not asked, and how many.
+        unknown: how many relevant items in the judgements the gallery lacks.
     """
 
     who: Who
@@ -81,7 +89,8 @@ class Asked:
     labels: Labels | None
     qrels: Qrels | None = None
     exclude_self: bool = True
-    ignore_unknown: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    unknown: int = 0
 
     def __len__(self) -> int:
         return len(self.new)
@@ -131,7 +140,8 @@ def ask_real(gallery: Gallery, queries: RealQueries, now: Space, new: Space, mos
 
     Raises:
         SpaceMismatchError: if the queries are in other spaces.
-        UpgradeError: if a relevant item is not in the gallery, unless that is to be ignored.
+        UpgradeError: if no query is in the judgements, or a relevant item is not in the gallery,
+            unless that is to be ignored.
         LabelMismatchError: if labels judge, only the queries or only the gallery have class names,
             and nothing says that the numbers of the others mean the same.
     """
@@ -141,27 +151,36 @@ def ask_real(gallery: Gallery, queries: RealQueries, now: Space, new: Space, mos
                 f"the real queries by the {whose} model are in {given.space}, and they are asked "
                 f"in {wanted}; embed them by the model of that space"
             )
-    judged = [query for query in queries.old.ids if query in (queries.qrels or queries.old.ids)]
+    ids, qrels = queries.old.ids, queries.qrels
+    judged = [query for query in ids if qrels is None or query in qrels]
+    if not judged:
+        raise UpgradeError(
+            f"the judgements name none of the {len(ids):,} real queries; give judgements and "
+            "queries with the same ids"
+        )
     chosen = first_by_digest(judged, most)
+    left_out = {
+        "not in the judgements": len(ids) - len(judged),
+        f"more than {most:,} are not needed": len(judged) - len(chosen),
+    }
     asked = Asked(
         REAL,
         queries.old.align(chosen),
         queries.new.align(chosen),
         None,
-        queries.qrels,
-        exclude_self=queries.qrels is None,
-        ignore_unknown=queries.ignore_unknown,
+        qrels,
+        exclude_self=qrels is None,
+        left_out={why: count for why, count in left_out.items() if count},
     )
-    if queries.qrels is not None:
-        _check_wanted(gallery, asked)
-        return asked
-    return replace(asked, labels=_labels_of(gallery, queries, asked))
+    if qrels is None:
+        return replace(asked, labels=_labels_of(gallery, queries, asked))
+    return replace(asked, unknown=_count_unknown(gallery, asked, queries.ignore_unknown))
 
 
 def _labels_of(gallery: Gallery, queries: RealQueries, asked: Asked) -> Labels | None:
     """Return the labels of the queries in the gallery's numbering; None if they have none."""
-    given = asked.new if queries.new.labels is not None else asked.old
-    if given.labels is None or not (given.labels >= 0).any():
+    given = max(asked.new, asked.old, key=_known_labels)
+    if given.labels is None or not _known_labels(given):
         return None
     translated = translate(
         given.class_names,
@@ -172,7 +191,12 @@ def _labels_of(gallery: Gallery, queries: RealQueries, asked: Asked) -> Labels |
     return renumber(given.labels, translated)
 
 
-def _check_wanted(gallery: Gallery, asked: Asked) -> None:
+def _known_labels(embeddings: Embeddings) -> int:
+    return 0 if embeddings.labels is None else int((embeddings.labels >= 0).sum())
+
+
+def _count_unknown(gallery: Gallery, asked: Asked, ignore: bool) -> int:
+    """Return how many relevant items the gallery lacks; refuse them unless they are ignored."""
     wanted = sorted(set(asked.wanted()))
     there = {item for batch in gallery.scan((), ids=wanted) for item in batch.ids}
     missing = [item for item in wanted if item not in there]
@@ -181,9 +205,10 @@ def _check_wanted(gallery: Gallery, asked: Asked) -> None:
             f"the judgements name no relevant item of gallery {gallery.url} for the "
             f"{len(asked):,} real queries; give the ids that queries and gallery have"
         )
-    if missing and not asked.ignore_unknown:
+    if missing and not ignore:
         raise UpgradeError(
             f"{len(missing):,} of {len(wanted):,} relevant items in the judgements are not in "
             f"gallery {gallery.url}, the first {missing[0]!r}; give the ids that the gallery has, "
             "or leave such items out with ignore_unknown=True (--ignore-unknown)"
         )
+    return len(missing)

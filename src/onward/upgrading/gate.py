@@ -14,7 +14,7 @@ from onward.compatibility import NEW, OLD
 from onward.errors import ConfigurationError, UpgradeError
 from onward.intervals import Interval
 from onward.spaces import Embeddings
-from onward.upgrading.asked import ITEMS, Who
+from onward.upgrading.asked import ITEMS, Who, count_asked
 from onward.upgrading.prediction import (
     AGREEMENT,
     EVERYTHING,
@@ -270,7 +270,7 @@ class GateSaid:
         first = "has NOT JUDGED" if self.answer is None else "did NOT OPEN for"
         return (
             f"the gate {first} this upgrade, which goes on; it may make search worse. "
-            f"{self.says[0].upper()}{self.says[1:]}. Before cutting over, verify with queries "
+            f"It says: {self.says}. Before cutting over, verify with queries "
             "whose answers are known (onward upgrade verify --canaries), or plan with a sample"
         )
 
@@ -424,7 +424,9 @@ def _answer(gain: Interval, margin: float) -> Answer:
 def _why_not_written(judge: Judgement, margin: float) -> str | None:
     """Say why a sample is not written: it is predicted to make search worse; None if it is not."""
     change = judge.of_sample
-    if change is None or not (change.high < 0 or change.estimate < -margin):
+    if change is None or judge.flattered:  # without the sample, h would be judged on what it knows
+        return None
+    if not (change.high < 0 or change.estimate < -margin):
         return None
     with_it, without = (judge.value(judge.metric, name) for name in (WITH_SAMPLE, UPGRADE))
     return (
@@ -485,7 +487,7 @@ class _Ways:
         said = (
             f"{self.name} {_percent(judge.value(judge.metric, NOTHING))} -> "
             f"{_percent(judge.value(judge.metric, self.written))} ({self.written}), "
-            f"{_points(gain)} over {judge.queries:,} {judge.asked}"
+            f"{_points(gain)} over {count_asked(judge.queries, judge.asked)}"
         )
         if self.verdict is not None:
             said += f"; {self.verdict}"
@@ -502,7 +504,7 @@ class _Ways:
         moved = f"{self.name} from {_percent(nothing)} (doing nothing) to {_percent(written)}"
         if answer == CANNOT_JUDGE:
             said = (
-                f"Not known: {judge.queries:,} queries cannot tell whether search gets worse "
+                f"Not known: {_queries(judge.queries)} cannot tell whether search gets worse "
                 f"({_points(self.gain)}); {self.settled}"
             )
         elif answer == OPEN:
@@ -527,7 +529,7 @@ class _Ways:
         if self.needed is None:
             return "no number of queries tells that nothing gets worse without a margin"
         if self.judge.asked != ITEMS:
-            return f"about {self.needed:,} real queries would tell"
+            return f"about {count_asked(self.needed, self.judge.asked)} would tell"
         more = ", more than the gallery holds" if self.needed > self.prediction.rows else ""
         return f"a sample of about {self.needed:,} items would tell{more}"
 
@@ -605,6 +607,10 @@ def _of(cell: Cell, metric: str) -> float:
 
 def _named(cell: Cell) -> str:
     return cell.name if cell.name == EVERYTHING else f"backfilling {100 * cell.share:g} %"
+
+
+def _queries(count: int) -> str:
+    return "1 query" if count == 1 else f"{count:,} queries"
 
 
 def _points(gain: Interval) -> str:

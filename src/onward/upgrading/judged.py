@@ -115,7 +115,8 @@ def choose_judged(
     """Return the items of a sample that an upgrade can be judged by; there may be none.
 
     Where enough items have labels, in the sample or else in the gallery, and one of them can find
-    another of its class, the others are left out; where not, all are judged without labels.
+    another of its class among items of others, those without are left out; else all are judged
+    without labels.
 
     Args:
         gallery: the gallery.
@@ -231,7 +232,7 @@ def _read_now(
 def _can_judge(labels: list[int], of: Embeddings, classes: Mapping[int, int] | None) -> bool:
     counts = Counter(labels) if classes is None else classes
     is_enough = 0 < len(labels) >= min(LEAST_ITEMS, len(of))
-    return is_enough and any(counts.get(label, 0) > 1 for label in labels)
+    return is_enough and len(counts) > 1 and any(counts.get(label, 0) > 1 for label in labels)
 
 
 def carry(

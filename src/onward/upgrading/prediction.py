@@ -21,10 +21,11 @@ from onward.evaluation import MetricName, evaluate
 from onward.gallery import Gallery
 from onward.gallery.values import aligned
 from onward.intervals import Interval, over_clusters
+from onward.labels import Labels
 from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings
-from onward.upgrading.asked import Asked, RealQueries, Who, ask_items, ask_real
+from onward.upgrading.asked import Asked, RealQueries, Who, ask_items, ask_real, count_asked
 from onward.upgrading.judged import (
     LEAST_ITEMS,
     MOST_ITEMS,
@@ -96,8 +97,11 @@ class Judgement:
         metric: the one that decides: "map" where labels judge, "ndcg@10" where judgements do, else
             "agreement" with full backfill.
         queries: how many queries count by it.
+        skipped: how many more have nothing to find.
         items: how many items are searched.
         lost: how many of them cannot be carried over; by the upgrade alone they are not found.
+        flattered: how many of them a transformation was fitted on, and nothing says what it gives
+            for them unseen: "upgrade" knows too much of them; the sample has their true vectors.
         left_out: other items: why they are left out, and how many.
         cells: what each way to go gives; "do nothing" first, then "upgrade".
         of_sample: by the metric that decides, what the upgrade gives with the sample written minus
@@ -107,8 +111,10 @@ class Judgement:
     asked: Who
     metric: str
     queries: int
+    skipped: int
     items: int
     lost: int
+    flattered: int
     left_out: Mapping[str, int]
     cells: tuple[Cell, ...]
     of_sample: Interval | None
@@ -144,8 +150,10 @@ class Judgement:
             "asked": self.asked,
             "metric": self.metric,
             "queries": self.queries,
+            "skipped": self.skipped,
             "items": self.items,
             "lost": self.lost,
+            "flattered": self.flattered,
             "left_out": dict(self.left_out),
             "cells": [cell.to_json() for cell in self.cells],
             "of_sample": None if self.of_sample is None else self.of_sample.to_json(),
@@ -158,8 +166,14 @@ class Judgement:
             shown = (_shown(cell.values[metric]) for metric in self.metrics)
             rows.append((cell.name, *shown, ""))
         said = aligned(rows)
+        if self.skipped:
+            said.append(f"{self.skipped:,} more skipped (nothing to find)")
         if self.lost:
             said.append(f"{self.lost:,} items cannot be carried over; upgrading alone loses them")
+        if self.flattered:
+            said.append(
+                f"upgrade: {self.flattered:,} items are ones that h was fitted on; this flatters"
+            )
         return said
 
 
@@ -177,6 +191,8 @@ class Prediction:
             there are fewer than 20.
         why: why neither of them is known, and what to do; None if one is.
         left_out: items of the sample that are no queries: why, and how many.
+        unasked: real queries that are not asked: why, and how many.
+        unknown: how many relevant items in the judgements the gallery lacks.
         remade: queries whose vector that is answered now was itself upgraded, and stands for the
             one that the model would have made.
         unlisted: of how many training pairs the transformations keep no ids, where they have not
@@ -194,6 +210,8 @@ class Prediction:
     within: Judgement | None
     why: str | None
     left_out: Mapping[str, int]
+    unasked: Mapping[str, int]
+    unknown: int
     remade: int
     unlisted: int
     order: str
@@ -215,6 +233,8 @@ class Prediction:
             "within": None if self.within is None else self.within.to_json(),
             "why": self.why,
             "left_out": dict(self.left_out),
+            "unasked": dict(self.unasked),
+            "unknown": self.unknown,
             "remade": self.remade,
             "unlisted": self.unlisted,
             "order": self.order,
@@ -228,13 +248,19 @@ class Prediction:
             by = "labels" if one.metric == "map" else "judgements"
             lines = [
                 f"predicted by {by} in {one.items:,} items of the gallery, asked by "
-                f"{one.queries:,} {one.asked}",
+                f"{count_asked(one.queries, one.asked)}",
                 *(f"  {line}" for line in one.lines()),
                 *_about("gallery", one.left_out),
             ]
         if self.within is not None:
             lines += [self._within_line(), *(f"  {line}" for line in self.within.lines())]
         lines += _about("sample", self.left_out)
+        lines += _about("real queries", self.unasked)
+        if self.unknown:
+            lines.append(
+                f"  left out of the judgements: {self.unknown:,} (relevant items that the gallery "
+                "lacks)"
+            )
         if self.remade:
             lines.append(
                 f"  doing nothing: {self.remade:,} queries are vectors that an upgrade has made; "
@@ -254,7 +280,7 @@ class Prediction:
         order = self.order if self.order != RANDOM else f"{RANDOM}, the mean of {SEEDS} orders"
         return (
             f"within the sample alone, by {by} in {one.items:,} of its items, asked by "
-            f"{one.queries:,} {one.asked}; backfill by {order}"
+            f"{count_asked(one.queries, one.asked)}; backfill by {order}"
         )
 
 
@@ -314,8 +340,10 @@ def predict(
         rows=gallery.count(),
         whole=whole,
         within=within,
-        why=None if whole or within else _why_not(judged, sample),
+        why=None if whole or within else _why_not(asked, judged, sample),
         left_out={} if judged is None else judged.left_out,
+        unasked=asked.left_out,
+        unknown=asked.unknown,
         remade=judged.remade if judged is not None and real is None else 0,
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         order=UNCERTAINTY if judged is not None and judged.uncertainties else RANDOM,
@@ -355,6 +383,8 @@ def _judge_whole(
     if not asked.has_answers or not len(asked):
         return None
     items = searched if asked.qrels is not None else searched.labelled()
+    if asked.qrels is None and not _tell_apart(items.labels):
+        return None
     relevance = asked.relevance(items.ids, items.labels)
     if not relevance.counts(asked.old.ids).any():
         return None
@@ -377,6 +407,7 @@ def _judge_whole(
         shares,
         items=len(items.ids),
         lost=lost,
+        flattered=len(items.flattered.intersection(items.ids)),
         left_out=items.left_out,
     )
 
@@ -399,7 +430,7 @@ def _judge_within(
         seed: of the random orders.
     """
     relevance = None
-    if judged.labels is not None and asked.labels is not None:
+    if judged.labels is not None and asked.labels is not None and _tell_apart(judged.labels):
         relevance = asked.relevance(judged.ids, judged.labels)
         relevance = relevance if relevance.counts(asked.old.ids).any() else None
     count = count_neighbours(len(judged))
@@ -432,8 +463,14 @@ def _judge_within(
         {way: share for way, (share, _) in ways.items()},
         items=len(judged),
         lost=judged.lost,
+        flattered=0,
         left_out={},
     )
+
+
+def _tell_apart(labels: Labels) -> bool:
+    """Say whether items are of several classes; among those of one, nothing found is wrong."""
+    return len(np.unique(labels)) > 1
 
 
 def _answers(
@@ -466,6 +503,7 @@ def _judgement(
     *,
     items: int,
     lost: int,
+    flattered: int,
     left_out: Mapping[str, int],
 ) -> Judgement:
     nothing, clusters = found[NOTHING], asked.clusters
@@ -483,7 +521,10 @@ def _judgement(
         difference = found[WITH_SAMPLE][metric] - found[UPGRADE][metric]
         of_sample = _interval(difference, clusters, True)
     queries = int((~np.isnan(nothing[metric])).sum())
-    return Judgement(asked.who, metric, queries, items, lost, left_out, cells, of_sample)
+    skipped = len(asked) - queries
+    return Judgement(
+        asked.who, metric, queries, skipped, items, lost, flattered, left_out, cells, of_sample
+    )
 
 
 def _interval(values: PerQuery, clusters: Sequence[Hashable], difference: bool = False) -> Interval:
@@ -497,12 +538,17 @@ def _share_written(gallery: Gallery, sample: Embeddings) -> float:
     return min(1.0, there / max(1, gallery.count()))
 
 
-def _why_not(judged: JudgedItems | None, sample: Embeddings | None) -> str:
+def _why_not(asked: Asked, judged: JudgedItems | None, sample: Embeddings | None) -> str:
     if judged is None or sample is None:
+        why = "nothing says what the real queries look for"
+        if asked.has_answers:
+            why = (
+                "the gallery's labels do not tell what real queries look for from what they do not"
+            )
         return (
-            "nothing can be predicted: nothing says what the real queries look for, and without a "
-            "sample nobody knows what full backfill would answer; give judgements (qrels=..., "
-            "--qrels), labels, or true new embeddings of some items (sample=..., --sample)"
+            f"nothing can be predicted: {why}, and without a sample nobody knows what full "
+            "backfill would answer; give judgements (qrels=..., --qrels), labels that queries and "
+            "items share, or true new embeddings of some items (sample=..., --sample)"
         )
     reasons = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
     left = f"{len(judged):,} of the sample's {len(sample):,} items are left to judge by"

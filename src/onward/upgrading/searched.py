@@ -36,6 +36,8 @@ class SearchedItems:
         space: the space in which they are found now.
         embedded: of those that the new model has embedded already, their vectors: they stay.
         every: whether these are all items that can be found now.
+        flattered: ids of those that a transformation was fitted on which does not tell what it
+            gives for them unseen; of these the sample has the true vectors.
         left_out: why others are left out, and how many.
     """
 
@@ -46,6 +48,7 @@ class SearchedItems:
     space: Space
     embedded: Embeddings
     every: bool
+    flattered: frozenset[str]
     left_out: Mapping[str, int]
 
     def labelled(self) -> "SearchedItems":
@@ -107,8 +110,9 @@ def choose_searched(
         first = {item for batch in there for item in batch.ids}
         drawn = (*first, *(item for item in drawn if item not in first))[: max(most, len(first))]
     embedded = _embedded(gallery, routes.new, drawn)
-    known = {*embedded.ids, *(() if sample is None else sample.ids)}
-    unseen = _never_seen(routes) - known
+    fitted = _never_seen(routes) - set(embedded.ids)
+    flattered = fitted.intersection(() if sample is None else sample.ids)
+    unseen = fitted - flattered
     ids = tuple(sorted(item for item in drawn if item not in unseen))
     stored: dict[str, int | None] = {}
     for batch in gallery.scan((), ids=None if every else ids):
@@ -119,7 +123,9 @@ def choose_searched(
         more = gallery.count([space]) - len(drawn)
         left_out |= _counted(f"more than {most:,} are not needed", more)
     numbers = np.array([labels.get(item, -1) for item in ids], np.int64)
-    return SearchedItems(gallery, routes, ids, numbers, space, embedded, every, left_out)
+    return SearchedItems(
+        gallery, routes, ids, numbers, space, embedded, every, frozenset(flattered), left_out
+    )
 
 
 def with_true(upgraded: Embeddings, true: Embeddings, *, among: Collection[str]) -> Embeddings:
