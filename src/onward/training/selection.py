@@ -28,8 +28,9 @@ from onward.training.timetable import Rows
 PerQuery = Float64[np.ndarray, " query"]
 Gallery = tuple[Embeddings, Embeddings]
 
-NOISE = 0.68
-"""Differences whose interval of this confidence holds 0 are noise: about one standard error."""
+FLAT, CLEAR = 0.68, 0.95
+"""Penalties are alike where the interval of the first confidence, about one standard error, holds 0:
+then the error tells them apart. A method that bends further must be better beyond the second."""
 ENOUGH = 100
 """So many queries that labels give something to find, or half of all, are judged by labels; but not
 among items that are all of one class, where nothing that is found can be wrong."""
@@ -149,10 +150,10 @@ class Judge:
         """How many queries count: those that have something to find."""
         return int(self._counted.sum())
 
-    def difference(self, one: Trial, other: Trial) -> Interval:
+    def difference(self, one: Trial, other: Trial, confidence: float) -> Interval:
         """Return by how much a trial's merit is above another's, and the noise in that."""
         gained, clusters = one.merits - other.merits, self.groups[self._counted].tolist()
-        return over_clusters(gained, clusters, difference=True, confidence=NOISE)
+        return over_clusters(gained, clusters, difference=True, confidence=confidence)
 
     @cached_property
     def _counted(self) -> Bool[np.ndarray, " judged"]:
@@ -191,7 +192,7 @@ def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
     flat = [
         row
         for row, trial in enumerate(trials)
-        if row == best or judge.difference(trials[best], trial).low <= 0
+        if row == best or judge.difference(trials[best], trial, FLAT).low <= 0
     ]
     kept = min(flat, key=lambda row: (trials[row].error, trials[row].described.get("penalty", 0)))
     if len(trials) == 1:
@@ -213,11 +214,11 @@ def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
     kept = next(
         row
         for row in simpler
-        if row == best or judge.difference(trials[best], trials[row]).low <= 0
+        if row == best or judge.difference(trials[best], trials[row], CLEAR).low <= 0
     )
     if kept == best:
         return kept, "it finds most" + (" and is the simplest" if best == simpler[0] else "")
-    ahead = 100 * judge.difference(trials[best], trials[kept]).estimate
+    ahead = 100 * judge.difference(trials[best], trials[kept], CLEAR).estimate
     return kept, (
         f"{trials[best]} finds {ahead:.1f} points more, which {judge.queries:,} queries cannot "
         f"tell from noise, and {trials[kept].method} is simpler"
