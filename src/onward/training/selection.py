@@ -29,8 +29,8 @@ PerQuery = Float64[np.ndarray, " query"]
 Gallery = tuple[Embeddings, Embeddings]
 
 FLAT, CLEAR = 0.68, 0.95
-"""Penalties are alike where the interval of the first confidence, about one standard error, holds 0:
-then the error tells them apart. A method that bends further must be better beyond the second."""
+"""Penalties are alike where the interval of the first confidence holds 0, about one standard error:
+their error then tells them apart. A method that bends further must be better beyond the second."""
 ENOUGH = 100
 """So many queries that labels give something to find, or half of all, are judged by labels; but not
 among items that are all of one class, where nothing that is found can be wrong."""
