@@ -392,6 +392,11 @@ def test_real_queries_with_judgements_judge_by_commands(shop, gallery, tmp_path)
     assert said["prediction"]["whole"]["asked"] == "real queries"
     answer("upgrade", "all", *words, *asked, "--qrels", tmp_path / "qrels.txt", "--yes")
     assert open_gallery(gallery).describe().serving == new.space
+    verify = ("upgrade", "verify", *words, *asked, "--qrels", tmp_path / "qrels.txt")
+    found = json.loads(answer(*verify, "--require", "map >= 1.01 * old/old", "--json"))
+    assert (found["passed"], found["canaries"]["met"]) == (True, True)
+    with pytest.raises(ConfigurationError, match="--canaries and --queries-new name the same quer"):
+        answer(*verify, "--canaries", tmp_path / "new.parquet")
 
 
 def test_half_of_what_real_queries_need_is_refused(shop, gallery, tmp_path):

@@ -140,6 +140,33 @@ def test_a_canary_and_an_item_of_the_same_number_are_two_things(gallery, upgrade
     assert cell.first_hit.tolist() == [0, rank_of_second]
 
 
+def test_real_queries_are_canaries_by_their_qrels(gallery, upgrade):
+    from onward.compatibility import evaluate_embeddings
+    from onward.relevance import Relevance
+
+    bare = embed(SECOND, [f"q-{n}" for n in range(9)], seed=3)
+    items = numbered(ROWS)
+    qrels = {f"q-{n}": {items[n]: 2, items[n + 9]: 1, items[n + 1]: 0} for n in range(7)}
+    qrels["q-7"] = {items[0]: 0}  # and of q-8 nothing is said
+    canaries = Canaries.of_qrels(bare, qrels | {"q-0": {**qrels["q-0"], "gone": 1}}, require=HALF)
+    assert canaries.new.ids == tuple(f"q-{n}" for n in range(7))
+    result = ask_canaries(gallery, SECOND, canaries)
+    stored = gallery.read(SECOND, items)
+    relevance = Relevance.of_qrels(bare.ids, stored.ids, qrels, exclude_self=False)
+    expected = evaluate_embeddings(bare, stored, exclude_self=False, relevance=relevance)
+    assert result.cells["new/old"].map == pytest.approx(expected.map)
+    assert (result.absent, result.to_json()["absent"]) == (1, 1)
+    assert "; 1 that should be found are not there)" in str(result)
+
+
+def test_qrels_of_other_queries_make_no_canaries():
+    queries = embed(SECOND, ["q-0", "q-1"])
+    with pytest.raises(UpgradeError, match="item of none of the 2 that are asked, the first of wh"):
+        Canaries.of_qrels(queries, {"other": {"item-0000": 1}, "q-0": {"item-0000": 0}})
+    with pytest.raises(UpgradeError, match="2 new and 2 old embeddings are not of the same"):
+        Canaries.of_qrels(queries, {"q-0": {"x": 1}}, old=embed(OLD, ["q-1", "q-0"]))
+
+
 def test_canaries_compare_with_the_answers_of_the_old_model(gallery, upgrade):
     rows = list(range(8))
     noise = labelled(embed(OLD, [f"q-{row}" for row in rows], seed=8))
@@ -313,3 +340,38 @@ def test_the_command_line_takes_canaries(on_disk):
     assert run.exit_code == 1
     assert isinstance(run.exception, ConfigurationError)
     assert "but there are none; add --canaries FILE" in str(run.exception)
+
+
+def test_the_command_line_takes_real_queries_with_qrels(on_disk):
+    gallery, files = on_disk
+    rows = list(range(8))
+    for space, name in ((SECOND, "new"), (OLD, "old")):
+        queries = asked(gallery, rows, space)
+        Embeddings(queries.ids, queries.vectors, space).save(files / f"{name}.parquet")
+    lines = [f"q-{row} 0 {numbered(ROWS)[row]} 1" for row in rows[:6]]
+    (files / "qrels").write_text("\n".join(lines))
+    words = ["upgrade", "verify", gallery.url, str(files / "h"), "--json"]
+    by_new = ["--queries-new", str(files / "new.parquet")]
+    by_old = ["--queries-old", str(files / "old.parquet")]
+    qrels = ["--qrels", str(files / "qrels")]
+    run = CliRunner().invoke(app, [*words, *by_new, *by_old, *qrels])
+    found = json.loads(run.stdout)["canaries"]
+    assert (found["requirement"], found["cells"]["new/old"]["queries"]) == ("map >= old/old", 6)
+    assert found["value"] == found["limit"] == 1
+    assert "2 of 8 queries have no relevant item in " in run.stderr
+    alone = CliRunner().invoke(app, [*words, *by_new, *qrels, "--require", "map >= 0.9"])
+    assert json.loads(alone.stdout)["passed"]
+    refused = {
+        (*qrels, *by_old): "but there are none; add --canaries FILE or --queries-new FILE",
+        (*by_new, "--canaries", "x"): "--canaries and --queries-new name the same queries; give",
+        (*by_new, *by_old, "--canaries-old", "x"): "--canaries-old and --queries-old name the same",
+        (*by_new, *qrels, "--same-labels"): "--same-labels has no effect with --qrels",
+        (*by_new, *by_old): "have no labels, and it is not said what they should find; give embed",
+        (
+            *by_new,
+            *qrels,
+        ): "no old embeddings to compare with; give them (old=..., --canaries-old or",
+    }
+    for more, says in refused.items():
+        run = CliRunner().invoke(app, [*words, *more])
+        assert says in str(run.exception)

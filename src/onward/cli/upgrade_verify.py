@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onward.cli.judging import Qrels, align_files
 from onward.cli.options import GalleryUrl, SameLabels, tell_numbering
-from onward.cli.output import AsJson, show
+from onward.cli.output import AsJson, show, tell
 from onward.cli.upgrade_options import Also, TransformationPath, open_upgrade, read_requirement
 from onward.errors import ConfigurationError
 
@@ -35,6 +36,13 @@ def verify(
     canaries_old: Annotated[
         Path | None, typer.Option(help="The same queries, embedded by the old model: .parquet.")
     ] = None,
+    queries_new: Annotated[
+        Path | None, typer.Option(help="Real queries by the new model, as canaries: .parquet.")
+    ] = None,
+    queries_old: Annotated[
+        Path | None, typer.Option(help="The same queries by the old model: .parquet.")
+    ] = None,
+    qrels: Qrels = None,
     require: Annotated[
         str | None,
         typer.Option(
@@ -47,18 +55,20 @@ def verify(
 ) -> None:
     """Prove that every row is there and right; exit with 1 if not.
 
-    With canaries, also that queries whose answers are known find as much as before.
+    With canaries, or real queries and what they look for, also that these find as much as before.
 
     Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
     """
     from onward.gallery import open_gallery
 
-    asked = _read_canaries(canaries, canaries_old, require, same_labels)
+    by_new = _one_of(("--canaries", canaries), ("--queries-new", queries_new))
+    by_old = _one_of(("--canaries-old", canaries_old), ("--queries-old", queries_old))
+    asked = _read_canaries(by_new, by_old, qrels, require, same_labels=same_labels)
     upgrade = open_upgrade(gallery, transformation, also)
     verification = upgrade.verify(
         sample_rows=None if every else sample, leave_out=leave_out, canaries=asked
     )
-    if asked is not None:
+    if asked is not None and asked.relevant is None:
         names = open_gallery(gallery).class_names()
         tell_numbering(asked.new.class_names, names, same_labels=same_labels)
     show(verification, as_json)
@@ -66,20 +76,49 @@ def verify(
         raise typer.Exit(1)
 
 
+def _one_of(*given: tuple[str, Path | None]) -> Path | None:
+    """Return the file of two options that mean the same.
+
+    Raises:
+        ConfigurationError: if both are given.
+    """
+    files = [path for _, path in given if path is not None]
+    if len(files) > 1:
+        names = " and ".join(option for option, _ in given)
+        raise ConfigurationError(f"{names} name the same queries; give one of the two")
+    return files[0] if files else None
+
+
 def _read_canaries(
-    new: Path | None, old: Path | None, require: str | None, same_labels: bool
+    new: Path | None,
+    old: Path | None,
+    qrels: Path | None,
+    require: str | None,
+    *,
+    same_labels: bool,
 ) -> "Canaries | None":
+    from onward.judgements import read_qrels
     from onward.spaces import Embeddings
     from onward.upgrading import Canaries
 
     if new is None:
-        if old is None and require is None:
+        if old is None and require is None and qrels is None:
             return None
         raise ConfigurationError(
-            "--canaries-old and --require say what canaries are held to, but there are none; add "
-            "--canaries FILE, queries embedded by the new model"
+            "--canaries-old, --queries-old, --qrels and --require say what canaries are held to, "
+            "but there are none; add --canaries FILE or --queries-new FILE, queries embedded by "
+            "the new model"
         )
-    by_new = Embeddings.load(new)
-    by_old = None if old is None else Embeddings.load(old).align(by_new.ids)
-    requirement = read_requirement(require)
-    return Canaries(by_new, by_old, require=requirement, same_labels=same_labels)
+    by_new, requirement = Embeddings.load(new), read_requirement(require)
+    by_old = None
+    if old is not None:
+        by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
+    if qrels is None:
+        return Canaries(by_new, by_old, require=requirement, same_labels=same_labels)
+    if same_labels:
+        raise ConfigurationError("--same-labels has no effect with --qrels; leave one out")
+    asked = Canaries.of_qrels(by_new, read_qrels(qrels), old=by_old, require=requirement)
+    if len(asked.new) < len(by_new):
+        unjudged = len(by_new) - len(asked.new)
+        tell(f"{unjudged:,} of {len(by_new):,} queries have no relevant item in {qrels}: left out")
+    return asked

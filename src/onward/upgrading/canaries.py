@@ -53,16 +53,12 @@ class Canaries:
     same_labels: bool = False
 
     def __post_init__(self) -> None:
-        if self.old is not None and self.old.ids != self.new.ids:
-            raise UpgradeError(
-                f"the canaries' {len(self.new)} new and {len(self.old)} old embeddings are not of "
-                "the same queries in the same order; embed the same queries by both models, and "
-                "align them: .align(new.ids)"
-            )
+        _check_pair(self.new, self.old)
         if self.relevant is None and self.new.labels is None:
             raise UpgradeError(
                 "the canaries have no labels, and it is not said what they should find; give "
-                "embeddings with labels, or the ids of the relevant items (relevant=...)"
+                "embeddings with labels, qrels (Canaries.of_qrels, --qrels FILE), or the ids of "
+                "the relevant items (relevant=...)"
             )
         missing = sorted(set(self.new.ids) - set(self.relevant or self.new.ids))
         if missing:
@@ -78,9 +74,46 @@ class Canaries:
         if self.old is None and self.requirement.cell is not None:
             raise UpgradeError(
                 f"{self.requirement} is required, but the canaries have no old embeddings to "
-                "compare with; give them (old=..., --canaries-old FILE), or require a number, such "
-                "as 'cmc@1 >= 0.6'"
+                "compare with; give them (old=..., --canaries-old or --queries-old FILE), or "
+                "require a number, such as 'cmc@1 >= 0.6'"
             )
+
+    @classmethod
+    def of_qrels(
+        cls,
+        new: Embeddings,
+        qrels: Mapping[str, Mapping[str, int]],
+        *,
+        old: Embeddings | None = None,
+        require: Requirement | None = None,
+    ) -> "Canaries":
+        """Return the canaries among real queries: those of which qrels name a relevant item.
+
+        Args:
+            new: queries embedded by the new model.
+            qrels: for each query's id, the grade of each item's id; above 0 is relevant. See
+                `onward.judgements.read_qrels`.
+            old: the same queries in the same order, embedded by the old model.
+            require: what must be reached; see `Canaries`.
+
+        Raises:
+            UpgradeError: if qrels name a relevant item of none of the queries, or as `Canaries`.
+        """
+        _check_pair(new, old)
+        relevant = {
+            query: [item for item, grade in grades.items() if grade > 0]
+            for query, grades in qrels.items()
+        }
+        rows = [row for row, query in enumerate(new.ids) if relevant.get(query)]
+        if not rows:
+            raise UpgradeError(
+                f"the qrels of {len(qrels)} queries name a relevant item of none of the {len(new)} "
+                f"that are asked, the first of which is {new.ids[0] if len(new) else None!r}; give "
+                "qrels with the ids that the queries have"
+            )
+        kept = {new.ids[row]: relevant[new.ids[row]] for row in rows}
+        by_old = None if old is None else old.select(rows)
+        return cls(new.select(rows), by_old, kept, require)
 
     @property
     def requirement(self) -> Requirement:
@@ -99,6 +132,8 @@ class CanaryResult:
         cells: "new/old", the upgraded gallery's answers, and "old/old" where old queries were
             given.
         depth: how many items were asked for; map counts no further.
+        absent: how many items that queries should find, by their ids, the gallery lacks. They are
+            not among what there is to find.
     """
 
     requirement: Requirement
@@ -106,6 +141,7 @@ class CanaryResult:
     value: float
     cells: Mapping[str, Evaluation]
     depth: int
+    absent: int = 0
 
     @property
     def met(self) -> bool:
@@ -120,6 +156,7 @@ class CanaryResult:
             "value": self.value,
             "met": self.met,
             "depth": self.depth,
+            "absent": self.absent,
             "cells": {name: cell.to_json() for name, cell in self.cells.items()},
         }
 
@@ -132,8 +169,12 @@ class CanaryResult:
         queries = self.cells[UPGRADED].queries
         return (
             f"{self.requirement} is {says}: {100 * self.value:.1f} %, required "
-            f"{100 * self.limit:.1f} % ({queries:,} queries; percent: {shown})"
+            f"{100 * self.limit:.1f} % ({queries:,} queries; percent: {shown}{self._absent_text})"
         )
+
+    @property
+    def _absent_text(self) -> str:
+        return f"; {self.absent:,} that should be found are not there" if self.absent else ""
 
 
 def ask_canaries(gallery: Gallery, new: Space, canaries: Canaries) -> CanaryResult:
@@ -153,8 +194,11 @@ def ask_canaries(gallery: Gallery, new: Space, canaries: Canaries) -> CanaryResu
         name: gallery.search(queries, DEPTH, exclude_self=by_label, allow_unserved=True)
         for name, queries in asked.items()
     }
-    judge = _by_label if by_label else _by_ids
-    cells = judge(gallery, canaries, rankings)
+    absent = 0
+    if by_label:
+        cells = _by_label(gallery, canaries, rankings)
+    else:
+        cells, absent = _by_ids(gallery, canaries, rankings)
     if not cells[UPGRADED].queries:
         raise UpgradeError(
             f"none of the {len(canaries.new)} canaries has anything to find in gallery "
@@ -166,7 +210,17 @@ def ask_canaries(gallery: Gallery, new: Space, canaries: Canaries) -> CanaryResu
     if required.cell == OLD:
         limit *= _value(cells[OLD], required.metric)
     value = _value(cells[UPGRADED], required.metric)
-    return CanaryResult(required, limit, value, cells, DEPTH)
+    return CanaryResult(required, limit, value, cells, DEPTH, absent)
+
+
+def _check_pair(new: Embeddings, old: Embeddings | None) -> None:
+    """Refuse old embeddings that are not of the same queries as the new ones."""
+    if old is not None and old.ids != new.ids:
+        raise UpgradeError(
+            f"the canaries' {len(new)} new and {len(old)} old embeddings are not of the same "
+            "queries in the same order; embed the same queries by both models, and align them: "
+            ".align(new.ids)"
+        )
 
 
 def _check_spaces(gallery: Gallery, new: Space, canaries: Canaries) -> None:
@@ -218,17 +272,18 @@ def _by_label(
 
 def _by_ids(
     gallery: Gallery, canaries: Canaries, rankings: Mapping[str, Ranking]
-) -> dict[str, Evaluation]:
-    """Judge by the ids that each query should find, those that the gallery has."""
+) -> tuple[dict[str, Evaluation], int]:
+    """Judge by the ids that each query should find; return how many the gallery lacks, too."""
     given = canaries.relevant or {}
     asked = {item for query in canaries.new.ids for item in given[query]}
     there = {item for batch in gallery.scan((), ids=sorted(asked)) for item in batch.ids}
     wanted = {query: set(given[query]) & there for query in canaries.new.ids}
     relevant = np.array([len(wanted[query]) for query in canaries.new.ids], np.int64)
-    return {
+    cells = {
         name: _evaluation(ranking, relevant, lambda query, item: item in wanted[query])
         for name, ranking in rankings.items()
     }
+    return cells, len(asked - there)
 
 
 def _evaluation(
