@@ -279,7 +279,7 @@ def test_without_labels_the_agreement_with_full_backfill_is_predicted_and_requir
     assert "agreement of items with items" in plan.decision.says
     assert "queries that are not items may fare otherwise" in plan.decision.says
     assert "nothing is known of how good the new model itself is" in plan.recommendation
-    with pytest.raises(UpgradeError, match=r"map >= old/old is required, but map is not known in"):
+    with pytest.raises(UpgradeError, match=r"map >= old/old is required, but what is known in"):
         plan_upgrade(gallery, scaled(1), sample=sample, require=Requirement.parse("map>=old/old"))
 
 

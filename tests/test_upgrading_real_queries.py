@@ -233,6 +233,7 @@ def test_a_requirement_may_name_ndcg_where_judgements_judge():
     assert plan.decision.verdict.met
     bare = create_gallery(f"memory:p{next(numbers)}", OLD, SIDE, items=[gallery.read(OLD)])
     with pytest.raises(
-        UpgradeError, match="ndcg@10 is not known in the gallery, cmc@1, cmc@5, map"
+        UpgradeError,
+        match="what is known in the gallery is only cmc@1, cmc@5, map; give judgements",
     ):
         plan_upgrade(bare, h, sample=new, require=require)

@@ -17,6 +17,7 @@ from onward.spaces import Embeddings
 from onward.upgrading.asked import ITEMS, Who, count_asked
 from onward.upgrading.prediction import (
     AGREEMENT,
+    BY_GRADE,
     EVERYTHING,
     METRICS,
     NOTHING,
@@ -132,11 +133,12 @@ class Requirement:
         judge = prediction.within if within else prediction.judge
         if judge is None or self.metric not in judge.metrics:
             place = "within the sample" if within else "in the gallery"
-            known = "nothing is" if judge is None else f"{', '.join(judge.metrics)} are"
+            known = "nothing" if judge is None else f"only {', '.join(judge.metrics)}"
+            answers = "judgements (qrels=..., --qrels)" if self.metric == BY_GRADE[0] else "labels"
             raise UpgradeError(
-                f"{self} is required, but {self.metric} is not known {place}, {known}; give "
-                "embeddings with labels, or a larger sample, or require something of what is "
-                f"known, such as '{AGREEMENT} >= {OLD}'"
+                f"{self} is required, but what is known {place} is {known}; give {answers}, or a "
+                f"larger sample, or require something of what is known, such as '{AGREEMENT} >= "
+                f"{OLD}'"
             )
         limit = self.number
         if self.cell is not None:
