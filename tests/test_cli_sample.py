@@ -121,7 +121,7 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     assert "map > 1.5 * new/new is required" in refused
     assert "gate CLOSED" in answer("upgrade", gallery, h, *plan[4:], "--require", "map>1", code=1)
     start = ("upgrade", "start", gallery, h, "--sample", embedded, "--json")
-    with pytest.raises(UpgradeError, match="the upgrade was not started: the gate is CLOSED"):
+    with pytest.raises(UpgradeError, match="nothing was written: the gate is CLOSED"):
         answer(*start, "--require", "map > 1.5 * new/new")
     assert len(open_gallery(gallery).spaces()) == 2
     done = json.loads(answer(*start, "--require", "map > 1.5 * new/new", "--force"))
@@ -341,6 +341,8 @@ def test_an_upgrade_that_nothing_judges_starts_only_where_that_is_said(shop, gal
         )
         gate = json.loads(result.stdout)["gate"]
         assert (gate["answer"], gate["forced"]) == (None, False)
+    assert "To do it: add --yes" in told("upgrade", "all", *words)
+    assert "the space" not in answer("upgrade", "plan", *words).partition("A plan writes noth")[0]
     shown = answer("upgrade", "status", *words)
     assert "  gate         NOT JUDGED: neither a sample nor real queries were given" in shown
     (entry,) = [one for one in open_gallery(gallery).journal() if one["event"] == "gate"]
@@ -355,7 +357,9 @@ def test_a_sample_that_is_too_small_lets_nothing_start_unless_it_is_forced(shop,
     new.select(np.arange(3)).save(tmp_path / "few.parquet")
     start = ("upgrade", "start", gallery, tmp_path / "h", "--json")
     few = (*start, "--sample", tmp_path / "few.parquet")
-    with pytest.raises(UpgradeError, match=r"not started: the gate is CANNOT JUDGE: .* would tell"):
+    with pytest.raises(
+        UpgradeError, match=r"nothing was written: the gate is CANNOT JUDGE: .* would"
+    ):
         answer(*few)
     assert len(open_gallery(gallery).spaces()) == 2
     result = CliRunner().invoke(app, [*map(str, few), "--force"], catch_exceptions=False)

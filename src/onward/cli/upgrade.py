@@ -65,6 +65,7 @@ def everything(
     Example: onward upgrade photos.lance old-to-new/ --sample new.parquet --yes
     """
     from onward.upgrading import verify_and_cut_over
+    from onward.upgrading.status import is_started
 
     upgrade = open_upgrade(gallery, transformation, also)
     if yes:
@@ -75,7 +76,8 @@ def everything(
         if planned.decision is not None and not planned.allowed:
             tell("To do it all the same: add --yes --force")
             raise typer.Exit(1)
-        tell("To do it: add --yes" if planned.allowed else "To do it unjudged: --yes --unjudged")
+        goes_on = planned.allowed or is_started(upgrade.gallery, upgrade.routes)
+        tell("To do it: add --yes" if goes_on else "To do it unjudged: --yes --unjudged")
         return
     tell_answer(planned)
     gate = _start(upgrade, judges, planned.predicted, force=force)

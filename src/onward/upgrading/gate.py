@@ -412,8 +412,8 @@ def check_allowed(
     if decision.answer == OPEN or force:
         return decision
     raise UpgradeError(
-        f"the upgrade was not started: the gate is {decision}. {decision.recommendation} To start "
-        "all the same, and have that logged, say force=True (--force)"
+        f"nothing was written: the gate is {decision}. {decision.recommendation} To start all the "
+        "same, and have that logged, say force=True (--force)"
     )
 
 

@@ -188,15 +188,7 @@ def plan_upgrade(
     work, elsewhere = measure_work(gallery, routes), _elsewhere(gallery, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
     new = transformation.new
-    writes = [
-        f"the space {new} in every row, empty, and {routes.digest[:8]} as what fills it",
-        f"a vector of {new.dim} numbers and the origin 'upgraded' in {work.to_do:,} rows",
-        "what was done, in the gallery's journal",
-    ]
-    if sample is not None and (decision is None or decision.writes_sample):
-        writes.insert(
-            2, f"the sample's vectors and the origin 'embedded' in up to {len(sample):,} rows"
-        )
+    written = sample if decision is None or decision.writes_sample else None
     return Plan(
         gallery=gallery.url,
         transformation=routes.digest,
@@ -208,7 +200,7 @@ def plan_upgrade(
         bytes=work.to_do * gallery.bytes_of_writing(new),
         seconds=seconds * work.to_do,
         sampled=sampled,
-        writes=tuple(writes),
+        writes=tuple(_writes(routes, work, written, started=made_by is not None)),
         predicted=predicted,
         decision=decision,
         advice=(
@@ -217,6 +209,19 @@ def plan_upgrade(
             *describe_chains(gallery, routes),
         ),
     )
+
+
+def _writes(
+    routes: Routes, work: Work, sample: Embeddings | None, *, started: bool
+) -> Iterator[str]:
+    """Give what will be written, a sentence each."""
+    if not started:
+        filled = f"{routes.digest[:8]} as what fills it"
+        yield f"the space {routes.new} in every row, empty, and {filled}"
+    yield f"a vector of {routes.new.dim} numbers and the origin 'upgraded' in {work.to_do:,} rows"
+    if sample is not None:
+        yield f"the sample's vectors and the origin 'embedded' in up to {len(sample):,} rows"
+    yield "what was done, in the gallery's journal"
 
 
 def _elsewhere(gallery: Gallery, routes: Routes) -> dict[Space, int]:
