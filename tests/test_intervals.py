@@ -20,6 +20,7 @@ from onward.intervals import (
     over_clusters,
     over_queries,
     over_seeds,
+    queries_for,
 )
 
 
@@ -275,6 +276,31 @@ def test_intervals_over_clusters_hold_the_truth_as_often_as_they_say(seed):
         got = over_clusters(values, clusters, difference=True)
         held += got.low <= 0.02 <= got.high
     assert 0.93 < held / 300 <= 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize(("queries", "clusters"), [(20, 20), (40, 40), (60, 20), (200, 100)])
+@pytest.mark.parametrize("more", [2, 7, 30])
+def test_so_many_queries_have_an_interval_as_narrow_as_was_asked_for(
+    spread, queries, clusters, more
+):
+    """Queries of a cluster get the same, clusters half of them one thing, half another."""
+
+    def asked(queries, clusters):
+        which = np.arange(queries) % clusters
+        values = np.where(which % 2, spread, -spread)
+        return over_clusters(values, which.tolist(), difference=True)
+
+    found, again = asked(queries, clusters), asked(more * queries, more * clusters)
+    count = queries_for(found, again.high, queries=queries, clusters=clusters)
+    assert count == pytest.approx(more * queries, rel=0.06)
+    assert queries_for(found, found.high, queries=queries, clusters=clusters) == queries
+
+
+def test_where_all_got_the_same_the_number_that_tells_does_not_hang_on_how_many_were_asked():
+    for asked in (60, 100, 200):
+        found = over_clusters(np.zeros(asked), range(asked), difference=True)
+        assert 270 < queries_for(found, 0.01, queries=asked, clusters=asked) < 285
 
 
 def test_clusters_and_values_must_be_as_many():

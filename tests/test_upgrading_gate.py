@@ -20,7 +20,7 @@ from worlds import (
 
 from onward.errors import ConfigurationError, UpgradeError
 from onward.gallery import create_gallery
-from onward.intervals import Interval
+from onward.intervals import Interval, queries_for
 from onward.spaces import Embeddings
 from onward.transformation import linear
 from onward.upgrading import Requirement, Upgrade, decide, gate, plan_upgrade, predict
@@ -186,20 +186,24 @@ def test_the_answer_follows_from_interval_and_margin(gain, margin, expected):
 
 
 @pytest.mark.parametrize(
-    ("gain", "margin", "expected"),
+    ("gain", "margin", "half"),
     [
-        (interval(-0.05, 0.01, 0.07), 0.01, 2 * 50 * (0.06 / 0.02) ** 2),
-        (interval(-0.08, -0.02, 0.04), 0.01, 2 * 50 * (0.06 / 0.02) ** 2),
-        (interval(-0.04, 0.0, 0.04), 0.01, 2 * 50 * (0.04 / 0.01) ** 2),
+        (interval(-0.05, 0.01, 0.07), 0.01, 0.02),  # then its lower end is at the margin
+        (interval(-0.08, -0.02, 0.04), 0.01, 0.02),  # then its upper end is at 0
+        (interval(-0.04, 0.0, 0.04), 0.01, 0.01),
         (interval(-0.04, 0.0, 0.04), 0.0, None),
     ],
 )
-def test_the_size_that_would_tell_follows_from_the_root_of_the_number(gain, margin, expected):
+def test_the_size_that_would_tell_is_that_of_an_interval_narrow_enough(gain, margin, half):
     gallery, new, h = world(100, made_by={"sample": {"ids": [f"i{n:04}" for n in range(50)]}})
     prediction = predict(gallery, Routes((h,)), new)
     assert (prediction.whole.queries, prediction.sample_items) == (50, 100)
     found = gate._needed(prediction, prediction.whole, gain, margin)
-    assert found == (None if expected is None else math.ceil(round(expected, 6)))
+    if half is None:
+        assert found is None
+    else:
+        assert found == 2 * queries_for(gain, half, queries=50, clusters=20)
+        assert found > 100
 
 
 def test_a_margin_that_is_none_is_refused():

@@ -233,6 +233,34 @@ def over_clusters(
     return Interval(mean, low, high, confidence, difference, method)
 
 
+def queries_for(found: Interval, half: float, *, queries: int, clusters: int) -> int:
+    """Return about how many queries would narrow an interval of `over_clusters` to a half-width.
+
+    They are taken to differ as much as those that were asked, and to be of as many clusters each.
+    Where all queries got the same, only the two that nobody has asked are left to outweigh, and
+    fewer are needed than if all of the width came from queries that differ.
+
+    Args:
+        found: the interval.
+        half: what its larger half is to be, above 0.
+        queries: how many were asked for it.
+        clusters: of how many clusters they are.
+    """
+    ends = (-1.0, 1.0) if found.difference else (0.0, 1.0)
+    added = sum((end - found.estimate) ** 2 for end in ends)
+    inside, asked = found.confidence, queries if clusters > 1 else 1
+    now = max(found.high - found.estimate, found.estimate - found.low)
+    factor = _t_quantile(inside, min(max(clusters - 1, 1), MANY))
+    each = max((now * (asked + 2) / factor) ** 2 - added, 0.0) / asked
+    count = float(asked)
+    for _ in range(5):  # the more clusters, the smaller the factor
+        freedom = min(max(round(clusters * count / asked) - 1, 1), MANY)
+        square = _t_quantile(inside, freedom) ** 2
+        root = (square * each) ** 2 + 4 * half**2 * square * (added - 2 * each)
+        count = max((square * each + math.sqrt(max(root, 0.0))) / (2 * half**2) - 2, 1.0)
+    return math.ceil(round(count, 6))
+
+
 def over_seeds(values: Mapping[int, float], *, confidence: float = 0.95) -> Interval:
     """Return the mean over seeds with its t-interval.
 

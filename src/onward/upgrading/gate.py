@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from onward.compatibility import NEW, OLD
 from onward.errors import ConfigurationError, UpgradeError
-from onward.intervals import Interval
+from onward.intervals import Interval, queries_for
 from onward.spaces import Embeddings
 from onward.upgrading.asked import ITEMS, Who, count_asked
 from onward.upgrading.prediction import (
@@ -438,12 +438,12 @@ def _why_not_written(judge: Judgement, margin: float) -> str | None:
 
 
 def _needed(prediction: Prediction, judge: Judgement, gain: Interval, margin: float) -> int | None:
-    """Return how many items or queries would tell: an interval narrows with the root of them."""
-    mean, half = gain.estimate, max(gain.high - gain.estimate, gain.estimate - gain.low)
+    """Return about how many items of a sample, or real queries, would tell; None if none would."""
+    mean = gain.estimate
     room = mean + margin if mean >= 0 else -mean
     if not room > 0:
         return None
-    queries = judge.queries * (half / room) ** 2
+    queries = queries_for(gain, room, queries=judge.queries, clusters=judge.clusters)
     a_query = prediction.sample_items / judge.queries if judge.asked == ITEMS else 1
     return math.ceil(queries * a_query)
 

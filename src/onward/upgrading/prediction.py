@@ -97,6 +97,7 @@ class Judgement:
         metric: the one that decides: "map" where labels judge, "ndcg@10" where judgements do, else
             "agreement" with full backfill.
         queries: how many queries count by it.
+        clusters: of how many classes these are, where labels judge; else as many.
         skipped: how many more have nothing to find.
         items: how many items are searched.
         lost: how many of them cannot be carried over; by the upgrade alone they are not found.
@@ -111,6 +112,7 @@ class Judgement:
     asked: Who
     metric: str
     queries: int
+    clusters: int
     skipped: int
     items: int
     lost: int
@@ -150,6 +152,7 @@ class Judgement:
             "asked": self.asked,
             "metric": self.metric,
             "queries": self.queries,
+            "clusters": self.clusters,
             "skipped": self.skipped,
             "items": self.items,
             "lost": self.lost,
@@ -520,10 +523,19 @@ def _judgement(
     if WITH_SAMPLE in found:
         difference = found[WITH_SAMPLE][metric] - found[UPGRADE][metric]
         of_sample = _interval(difference, clusters, True)
-    queries = int((~np.isnan(nothing[metric])).sum())
-    skipped = len(asked) - queries
+    counted = np.flatnonzero(~np.isnan(nothing[metric])).tolist()
     return Judgement(
-        asked.who, metric, queries, skipped, items, lost, flattered, left_out, cells, of_sample
+        asked=asked.who,
+        metric=metric,
+        queries=len(counted),
+        clusters=len({clusters[row] for row in counted}),
+        skipped=len(asked) - len(counted),
+        items=items,
+        lost=lost,
+        flattered=flattered,
+        left_out=left_out,
+        cells=cells,
+        of_sample=of_sample,
     )
 
 
