@@ -115,7 +115,7 @@ def test_two_queries_cannot_open_it_however_well_they_do():
     assert decision.nothing == decision.written == 1
     assert decision.gain.low < -0.5 < 0.5 < decision.gain.high
     assert decision.needed > 28
-    words = f"a sample of about {decision.needed:,} items would tell, more than the gallery holds"
+    words = f"a sample of at least {decision.needed:,} items of more than one class would tell, "
     assert words in decision.says
     assert plan.recommendation.startswith("Not known: 2 queries cannot tell whether search gets")
     upgrade = Upgrade(gallery, scaled(1))
@@ -135,6 +135,11 @@ def test_one_class_cannot_open_it_and_within_it_labels_judge_nothing():
     assert plan.decision.answer == "cannot judge"
     assert (plan.decision.queries, plan.decision.metric) == (100, "map")
     assert plan.decision.gain.low == -1
+    assert plan.decision.needed > 100
+    assert (
+        f"; a sample of at least {plan.decision.needed:,} items of more than one class would"
+        in (str(plan.decision))
+    )
     assert plan.predicted.within.metric == "agreement"
 
 

@@ -94,7 +94,7 @@ def test_judgements_need_no_sample():
     few = RealQueries(*ask(gallery, new, count=2))
     unsure = plan_upgrade(world(150)[0], h, queries=few).decision
     assert (unsure.answer, unsure.needed_of) == ("cannot judge", "real queries")
-    assert f"about {unsure.needed:,} real queries would tell" in unsure.says
+    assert f"at least {unsure.needed:,} real queries would tell" in unsure.says
 
 
 def test_an_item_with_the_id_of_a_judged_query_is_another_thing():

@@ -238,7 +238,8 @@ def queries_for(found: Interval, half: float, *, queries: int, clusters: int) ->
 
     They are taken to differ as much as those that were asked, and to be of as many clusters each.
     Where all queries got the same, only the two that nobody has asked are left to outweigh, and
-    fewer are needed than if all of the width came from queries that differ.
+    fewer are needed than if all of the width came from queries that differ. Of an interval that is
+    kept within what can be it is the least number: how wide it was is not known.
 
     Args:
         found: the interval.

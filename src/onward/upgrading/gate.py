@@ -445,7 +445,8 @@ def _needed(prediction: Prediction, judge: Judgement, gain: Interval, margin: fl
         return None
     queries = queries_for(gain, room, queries=judge.queries, clusters=judge.clusters)
     a_query = prediction.sample_items / judge.queries if judge.asked == ITEMS else 1
-    return math.ceil(queries * a_query)
+    given = prediction.sample_items if judge.asked == ITEMS else judge.queries
+    return max(math.ceil(queries * a_query), given + 1)
 
 
 def _unpredicted(prediction: Prediction, margin: float, require: Requirement | None) -> Decision:
@@ -530,10 +531,12 @@ class _Ways:
         """What would tell."""
         if self.needed is None:
             return "no number of queries tells that nothing gets worse without a margin"
+        about = "at least" if -1 in (self.gain.low, -self.gain.high) else "about"  # it is cut off
+        several = " of more than one class" if self.judge.of_one_class else ""
         if self.judge.asked != ITEMS:
-            return f"about {count_asked(self.needed, self.judge.asked)} would tell"
+            return f"{about} {count_asked(self.needed, self.judge.asked)}{several} would tell"
         more = ", more than the gallery holds" if self.needed > self.prediction.rows else ""
-        return f"a sample of about {self.needed:,} items would tell{more}"
+        return f"a sample of {about} {self.needed:,} items{several} would tell{more}"
 
     def _instead(self, moved: str) -> str:
         """Say what to do where the upgrade makes search worse."""

@@ -126,6 +126,11 @@ class Judgement:
         """What is known of each cell."""
         return tuple(self.cells[0].values)
 
+    @property
+    def of_one_class(self) -> bool:
+        """Whether the queries, several, are all of one class, which says nothing of others."""
+        return self.queries > self.clusters == 1
+
     def has(self, name: str) -> bool:
         """Say whether there is a cell of a name."""
         return any(one.name == name for one in self.cells)
