@@ -273,7 +273,8 @@ def test_items_of_unknown_class_are_searched_and_ask_nothing():
 
 def trial(method, merits, error=0.5, **more):
     merits = np.asarray(merits, np.float64)
-    return Trial({"method": method, **more}, {"map": float(merits.mean())}, merits, error)
+    errors = np.broadcast_to(np.asarray(error, np.float64), (180,))
+    return Trial({"method": method, **more}, {"map": float(merits.mean())}, merits, errors)
 
 
 @pytest.fixture
@@ -290,15 +291,29 @@ def test_a_trial_that_is_clearly_better_is_kept_whatever_its_place(judge):
         assert (trials[kept].method, why) == ("mlp", "it finds most")
 
 
-def test_where_retrieval_cannot_tell_the_simpler_method_is_kept_with_the_reason(judge):
+def test_where_neither_retrieval_nor_error_can_tell_the_simpler_method_is_kept(judge):
     rng = np.random.default_rng(0)
-    merits = rng.uniform(0.4, 0.6, 180)
-    trials = [trial("mlp", merits + 0.001), trial("ensemble", merits), trial("ridge", merits)]
+    merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.2, 0.6, 180)
+    other = rng.uniform(0.2, 0.6, 180)
+    trials = [
+        trial("mlp", merits + 0.001, other),
+        trial("ensemble", merits, errors - 0.001),
+        trial("ridge", merits, errors),
+    ]
     kept, why = choose_method(trials, judge)
     assert kept == 2
-    assert why == (
-        "mlp finds 0.1 points more, which 180 queries cannot tell from noise, and ridge is simpler"
-    )
+    assert why == "180 queries cannot tell ridge, ensemble and mlp apart, and it is the simplest"
+
+
+def test_where_retrieval_cannot_tell_a_method_that_clearly_errs_less_is_kept(judge):
+    rng = np.random.default_rng(0)
+    merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
+    trials = [trial("ridge", merits, errors), trial("ensemble", merits + 0.001, errors - 0.05)]
+    kept, why = choose_method(trials, judge)
+    assert kept == 1
+    assert why == "180 queries cannot tell ridge and ensemble apart, and it errs less than ridge"
+    clearly = trial("ridge", merits + 0.2, errors)
+    assert choose_method([clearly, trials[1]], judge) == (0, "it finds most")
 
 
 def test_where_retrieval_is_flat_the_error_decides_and_never_the_strongest_penalty(judge):
@@ -317,7 +332,7 @@ def test_where_retrieval_is_flat_the_error_decides_and_never_the_strongest_penal
 
 def test_equal_trials_are_not_told_apart_by_their_place(judge):
     same = np.full(180, 0.5)
-    trials = [Trial({"method": "ridge", "penalty": each}, {}, same, 0.1) for each in (1, 0.1, 10)]
+    trials = [Trial({"method": "ridge", "penalty": each}, {}, same, same) for each in (1, 0.1, 10)]
     for turn in range(3):
         some = trials[turn:] + trials[:turn]
         assert some[choose_penalty(some, judge)[0]].described["penalty"] == 0.1
@@ -366,7 +381,7 @@ def test_a_network_that_is_lost_on_unseen_classes_is_not_kept(monkeypatch):
     fitted = fit(old, None, new, run=CPU)
     assert fitted.chosen["method"] == "ridge"
     assert [one.method for one in fitted.trials] == ["ridge"] * 8 + ["mlp", "ensemble"]
-    assert "judged on classes that h has not seen: it finds most and is the simplest" in str(fitted)
+    assert "judged on classes that h has not seen: it finds most" in str(fitted)
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """Choose among transformations by what they are for: retrieval on what they were not fitted on.
 
 Each trial is judged on every fold by what learned from the others. Trials are compared query by
-query, so what is hard for all cancels; where retrieval cannot tell two apart, the simpler method is
-kept, and among penalties the one with the smaller squared error: never one because of its place in
-a list, and never the strongest because all tie.
+query, so what is hard for all cancels. Where retrieval cannot tell trials apart the squared error
+decides; where that cannot either, the simpler method is kept: never one because of its place in a
+list, and never the strongest penalty because all tie.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ from onward.training.pairs import Pairs
 from onward.training.timetable import Rows
 
 PerQuery = Float64[np.ndarray, " query"]
+PerItem = Float64[np.ndarray, " judged"]
 Gallery = tuple[Embeddings, Embeddings]
 
 FLAT, CLEAR = 0.68, 0.95
@@ -48,13 +49,19 @@ class Trial:
             "agreement".
         merits: of each query that counts, what the best trial has most of: the mean of cmc@1 and
             average precision, or the agreement. cmc@1 alone would let one query decide.
-        error: mean squared distance to the true new vectors, as a share of their variance.
+        errors: squared distance of each judged item to its true new vector, as a share of the mean
+            over items of that to their middle.
     """
 
     described: Mapping[str, Any]
     values: Mapping[str, float]
     merits: PerQuery
-    error: float
+    errors: PerItem
+
+    @property
+    def error(self) -> float:
+        """The mean of its errors: 1 is what always giving the middle would have."""
+        return float(self.errors.mean())
 
     @property
     def method(self) -> str:
@@ -131,10 +138,10 @@ class Judge:
             for (_, new), part in zip(self.galleries, np.split(vectors, ends), strict=True)
         ]
         targets = self.targets.astype(np.float64)
-        variance = ((targets - targets.mean(axis=0)) ** 2).sum()
-        error = float(((vectors - targets) ** 2).sum() / max(variance, 1e-300))
+        variance = ((targets - targets.mean(axis=0)) ** 2).sum(axis=1).mean()
+        errors = ((vectors - targets) ** 2).sum(axis=1) / max(variance, 1e-300)
         values, merits = self._found(cells)
-        return Trial(described, values, merits, error)
+        return Trial(described, values, merits, errors)
 
     @cached_property
     def references(self) -> Mapping[str, Mapping[str, float]]:
@@ -154,6 +161,12 @@ class Judge:
         """Return by how much a trial's merit is above another's, and the noise in that."""
         gained, clusters = one.merits - other.merits, self.groups[self._counted].tolist()
         return over_clusters(gained, clusters, difference=True, confidence=confidence)
+
+    def errs_less(self, one: Trial, other: Trial) -> bool:
+        """Say whether a trial's vectors are clearly nearer to the true ones than another's."""
+        less = one.errors - other.errors
+        found = over_clusters(less, self.groups.tolist(), difference=True, confidence=CLEAR)
+        return found.high < 0
 
     @cached_property
     def _counted(self) -> Bool[np.ndarray, " judged"]:
@@ -207,22 +220,28 @@ def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
 def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
     """Return which trial of several methods to keep, and why.
 
-    The one that finds most, or a simpler one that retrieval cannot tell from it.
+    The one that finds most, unless retrieval cannot tell it from a simpler one. Of those that it
+    cannot tell apart the simplest is kept, unless the error clearly says another.
     """
     best = _best(trials)
-    simpler = sorted(range(len(trials)), key=lambda row: SIMPLE_FIRST.index(trials[row].method))
-    kept = next(
+    flat = [
         row
-        for row in simpler
+        for row in sorted(
+            range(len(trials)), key=lambda row: SIMPLE_FIRST.index(trials[row].method)
+        )
         if row == best or judge.difference(trials[best], trials[row], CLEAR).low <= 0
-    )
-    if kept == best:
-        return kept, "it finds most" + (" and is the simplest" if best == simpler[0] else "")
-    ahead = 100 * judge.difference(trials[best], trials[kept], CLEAR).estimate
-    return kept, (
-        f"{trials[best]} finds {ahead:.1f} points more, which {judge.queries:,} queries cannot "
-        f"tell from noise, and {trials[kept].method} is simpler"
-    )
+    ]
+    kept = simplest = flat[0]
+    for row in flat[1:]:
+        if judge.errs_less(trials[row], trials[kept]):
+            kept = row
+    if len(flat) == 1:
+        return kept, "it finds most"
+    *names, last = (trials[row].method for row in flat)
+    alike = f"{judge.queries:,} queries cannot tell {', '.join(names)} and {last} apart"
+    if kept == simplest:
+        return kept, f"{alike}, and it is the simplest"
+    return kept, f"{alike}, and it errs less than {trials[simplest].method}"
 
 
 def _best(trials: Sequence[Trial]) -> int:
