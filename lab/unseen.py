@@ -40,11 +40,13 @@ from onward.judgements import read_qrels
 from onward.relevance import Relevance
 from onward.retrieval import rank
 from onward.spaces import Embeddings
+from onward.training.ensembles import ensemble
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.transformations import fit
 from onward.transformation import Transformation
 
-METHODS = ("ridge", "mlp", "ensemble")
+ALONE = ("ridge", "mlp")
+METHODS = (*ALONE, "ensemble")
 KEPT = "auto"
 FITTED = (*METHODS, KEPT)
 NOTHING, FULL = "nothing", "full"
@@ -187,23 +189,26 @@ def some_of_each(labels: np.ndarray, count: int, rng: np.random.Generator) -> np
 # What one draw gives
 
 
-def measure(folder: Path, case: Case, seed: int) -> dict[str, Any]:
-    """Fit by every method, and return the scores of each query and what was kept."""
+def measure(folder: Path, case: Case, seed: int, place: Path) -> dict[str, Any]:
+    """Fit by every method, save what fit keeps, and return the scores of each query."""
     one = draw(folder, case, seed)
     scores = {
         NOTHING: one.scores(one.queries.old, one.gallery.old),
         FULL: one.scores(one.queries.new, one.gallery.new),
     }
-    seconds, made_by = {}, {}
-    for method in FITTED:
+    seconds, made_by, made = {}, {}, {}
+    for method in (*ALONE, KEPT):
         start = time.process_time()
         settings = FitSettings(method=method, **SETTINGS)
         run = RunSettings(device="cpu")
         fitted: Any = fit(*one.pairs, settings=settings, seed=seed, run=run)
         h: Transformation = getattr(fitted, "transformation", fitted)
         seconds[method] = time.process_time() - start
-        scores[method] = one.carried(h)
         made_by[method] = {key: h.made_by.get(key) for key in ("method", "penalty")}
+        made[method] = h
+    made["ensemble"] = ensemble(made["mlp"], made["ridge"])  # as fit makes it of the same two
+    scores |= {method: one.carried(made[method]) for method in FITTED}
+    made[KEPT].save(place)
     rounded = {
         name: {metric: np.round(values, 6).tolist() for metric, values in found.items()}
         for name, found in scores.items()
@@ -214,15 +219,20 @@ def measure(folder: Path, case: Case, seed: int) -> dict[str, Any]:
 def measured(job: tuple[Path, Path, Case, int]) -> dict[str, Any]:
     """Return what a draw gives, from where it is kept if it was made before."""
     folder, kept, case, seed = job
-    path = kept / f"{str(case).replace(' -> ', '-to-').replace(' ', '_')}-{seed}.json"
+    path = path_of(kept, case, seed)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(measure(folder, case, seed)))
+        aside.write_text(json.dumps(measure(folder, case, seed, path.with_suffix(""))))
         aside.rename(path)
         print(f"{case}, seed {seed}", file=sys.stderr, flush=True)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def path_of(kept: Path, case: Case, seed: int) -> Path:
+    """Return where a draw is kept; what fit kept of it lies beside it, without the suffix."""
+    return kept / f"{str(case).replace(' -> ', '-to-').replace(' ', '_')}-{seed}.json"
 
 
 def code_digest() -> str:
