@@ -447,7 +447,7 @@ import sys
 from onward.cli.app import app
 for words in (
     "gallery create g.lance old.parquet", "search g.lance old.parquet -k 2",
-    "upgrade g.lance h --yes", "search g.lance new.parquet -k 2", "gallery delete g.lance i3",
+    "upgrade g.lance h --yes --unjudged", "search g.lance new.parquet -k 2", "gallery delete g.lance i3",
     "gallery compact g.lance", "gallery add g.lance more.parquet",
     "gallery compact g.lance --keep-minutes 0", "gallery describe g.lance",
 ):
@@ -474,7 +474,7 @@ def run_commands(directory, **environment):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert {"--- upgrade g.lance h --yes", "--- gallery describe g.lance"} <= set(
+    assert {"--- upgrade g.lance h --yes --unjudged", "--- gallery describe g.lance"} <= set(
         done.stderr.splitlines()
     )
     return done.stdout + done.stderr

@@ -10,6 +10,7 @@ queries, or seed by seed: what is hard for both then cancels.
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -356,6 +357,7 @@ def _tail(confidence: float) -> float:
     return (1 - confidence) / 2
 
 
+@cache
 def _t_quantile(inside: float, freedom: int) -> float:
     """Return the t that Student's t lies within, on either side of 0, with a probability."""
     high = 1.0
