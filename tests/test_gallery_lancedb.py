@@ -447,8 +447,8 @@ import sys
 from onward.cli.app import app
 for words in (
     "gallery create g.lance old.parquet", "search g.lance old.parquet -k 2",
-    "upgrade g.lance h --yes --unjudged", "search g.lance new.parquet -k 2", "gallery delete g.lance i3",
-    "gallery compact g.lance", "gallery add g.lance more.parquet",
+    "upgrade g.lance h --yes --unjudged", "search g.lance new.parquet -k 2",
+    "gallery delete g.lance i3", "gallery compact g.lance", "gallery add g.lance more.parquet",
     "gallery compact g.lance --keep-minutes 0", "gallery describe g.lance",
 ):
     print(f"--- {words}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jaxtyping
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,8 @@ from onward.cli.app import app
 from onward.errors import UpgradeError
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
+from onward.training.settings import FitSettings
+from onward.training.transformations import fit
 from onward.upgrading import Routes, Upgrade, plan_upgrade
 from onward.upgrading.routes import Part, carried, count_pending, pending, recorded_routes
 
@@ -221,3 +224,19 @@ def test_the_command_line_takes_fallbacks(tmp_path):
         assert run.exit_code == 0, (command, run.output)
     assert_every_row_was_carried_by_the_first_that_can(gallery)
     assert gallery.describe().serving == NEW
+
+
+def test_what_fit_returns_is_not_a_transformation_and_the_message_says_what_is(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    pairs = (
+        embed(OLD, [f"i{row}" for row in range(30)]),
+        embed(SECOND, [f"i{n}" for n in range(30)]),
+    )
+    fitted = fit(pairs[0], None, pairs[1], settings=FitSettings(method="ridge"))
+    gallery = create_gallery("memory:fitted", OLD, items=[pairs[0]])
+    words = (
+        r"a Fit was given, and a transformation is needed; give .* fit\(\.\.\.\)\.transformation"
+    )
+    with pytest.raises(UpgradeError, match=words):
+        Upgrade(gallery, fitted)
+    assert Upgrade(gallery, fitted.transformation).start().work.to_do == 30

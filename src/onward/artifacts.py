@@ -107,9 +107,9 @@ def write_artifact(directory: Path | str, artifact: Artifact) -> None:
     Where the directory is a link, what it leads to is written and the link stays.
 
     Raises:
-        ArtifactError: if something that is no such artefact, or more than one, stands in the way,
-            which is left alone; or the artefact cannot be written, such as a configuration that
-            holds NaN.
+        ArtifactError: if something that is not such an artefact, or more than one, stands in the
+            way, which is left alone; or the artefact cannot be written, such as a configuration
+            that holds NaN.
     """
     target = _resolved(Path(directory))
     check_replaceable(target, artifact.kind)
@@ -270,7 +270,7 @@ def _holds_no(target: Path, kind: str) -> str:
 
 
 def check_file_replaceable(target: Path) -> None:
-    """Refuse to write a file where something stands that is no file.
+    """Refuse to write a file where something stands that is not a file.
 
     Raises:
         ArtifactError: saying so; what stands there is left alone.

@@ -64,12 +64,20 @@ class Routes:
         transformations: the first one, then its fallbacks, in the order in which they are tried.
 
     Raises:
-        UpgradeError: if they lead into different spaces, or one of them can never be its turn.
+        UpgradeError: if one is not a transformation, they lead into different spaces, or it can
+            never be the turn of one.
     """
 
     transformations: tuple[Transformation, ...]
 
     def __post_init__(self) -> None:
+        for given in self.transformations:
+            if not isinstance(given, Transformation):
+                raise UpgradeError(
+                    f"a {type(given).__name__} was given, and a transformation is needed; give "
+                    "what `fit` has kept, fit(...).transformation, or load one "
+                    "(Transformation.load)"
+                )
         for at, fallback in enumerate(self.fallbacks, start=1):
             if fallback.new != self.new:
                 raise UpgradeError(
