@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from onward.errors import OnwardError
+
 LARGEST_EXACT = 2**53
 """Above it, a float64 no longer tells one whole number from the next."""
 
@@ -45,3 +47,22 @@ def as_numbers(values: Any, dtype: type[np.number[Any]]) -> np.ndarray:
         if not exact or not (numbers == given).all():
             raise ValueError(f"they are of type {given.dtype} and not all whole numbers")
     return numbers
+
+
+def as_weights(values: Any, what: str, error: type[OnwardError]) -> np.ndarray:
+    """Return a copy of numbers of a model or a transformation, as float32 and read-only.
+
+    Args:
+        values: anything that NumPy takes.
+        what: what they are, for the message.
+        error: of which kind it is.
+
+    Raises:
+        OnwardError: of that kind, if they are not numbers.
+    """
+    try:
+        copied = as_numbers(values, np.float32).copy()
+    except (TypeError, ValueError, OverflowError) as cause:
+        raise error(f"the {what} holds no numbers ({cause}); give an array of float32") from cause
+    copied.flags.writeable = False
+    return copied

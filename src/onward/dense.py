@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from onward.arrays import as_numbers
+from onward.arrays import as_weights
 from onward.errors import TransformationError
 
 Rows64 = Float64[np.ndarray, "item _"]
@@ -38,7 +38,9 @@ class Dense:
 
     def __post_init__(self) -> None:
         for name in ("weight", "bias"):
-            object.__setattr__(self, name, as_weights(getattr(self, name), name))
+            what = f"{name} of a transformation"
+            values = as_weights(getattr(self, name), what, TransformationError)
+            object.__setattr__(self, name, values)
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
             raise TransformationError(
                 f"a dense layer has a weight of shape {self.weight.shape} and a bias of shape "
@@ -97,22 +99,6 @@ class Step:
     def concatenates(self) -> bool:
         """Whether the mixer is fed what both branches give, not the first one's alone."""
         return self.uses_side or bool(self.side_branch)
-
-
-def as_weights(values: Any, name: str) -> np.ndarray:
-    """Return a copy of numbers of a network, as float32 and read-only.
-
-    Raises:
-        TransformationError: if they are not numbers; it names them.
-    """
-    try:
-        copied = as_numbers(values, np.float32).copy()
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TransformationError(
-            f"the {name} of a transformation holds no numbers ({error}); give an array of float32"
-        ) from error
-    copied.flags.writeable = False
-    return copied
 
 
 def layers_of(steps: Sequence[Step]) -> Iterator[tuple[str, Dense]]:
@@ -208,7 +194,7 @@ class Uncertainty:
     middle: Float32[np.ndarray, " new"]
 
     def __post_init__(self) -> None:
-        middle = as_weights(self.middle, "middle")
+        middle = as_weights(self.middle, "middle of a transformation", TransformationError)
         object.__setattr__(self, "middle", middle)
         check_uncertainty(self, len(middle))
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from onward.arrays import as_weights
 from onward.artifacts import (
     Artifact,
     canonical_json,
@@ -29,7 +30,6 @@ from onward.dense import (
     Step,
     Uncertainty,
     arrays_of,
-    as_weights,
     check_steps,
     check_uncertainty,
     describe_steps,
@@ -361,7 +361,11 @@ def linear(
     made_by: Mapping[str, Any],
 ) -> Transformation:
     """Return the transformation `weight @ concatenate(old, side) + bias`, such as ridge gives."""
-    layer = Dense(as_weights(weight, "weight"), as_weights(bias, "bias"), relu=False)
+    whole, shift = (
+        as_weights(values, f"{name} of a transformation", TransformationError)
+        for name, values in (("weight", weight), ("bias", bias))
+    )
+    layer = Dense(whole, shift, relu=False)
     step = Step((), (), (layer,), uses_side=side is not None)
     return Transformation(old, side, new, (step,), made_by)
 

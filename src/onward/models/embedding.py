@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from onward.arrays import as_weights
 from onward.artifacts import Artifact, read_artifact, write_artifact
 from onward.data import Items
 from onward.errors import (
@@ -35,7 +36,7 @@ from onward.models.files import (
     read_layers,
 )
 from onward.models.inputs import InputSpec, Pixels
-from onward.models.layers import LayersReadout, PooledStages, Side, as_weights
+from onward.models.layers import LayersReadout, PooledStages, Side
 from onward.models.running import Rows, run_batches
 from onward.nn.specs import BackboneSpec
 from onward.progress import Progress, silent
@@ -93,7 +94,7 @@ class EmbeddingModel:
         if self.class_names is not None:
             object.__setattr__(self, "class_names", self._names_of_classes(self.class_names))
         if self.classifier is not None:
-            kept = as_weights(self.classifier, "classifier")
+            kept = as_weights(self.classifier, "classifier", ModelError)
             object.__setattr__(self, "classifier", kept)
             count = None if self.classes is None else len(self.classes)
             if kept.shape != (count, self.space.dim):

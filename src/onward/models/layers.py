@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from onward.arrays import as_numbers
+from onward.arrays import as_weights
 from onward.artifacts import digest, digest_arrays
 from onward.errors import ModelError
 from onward.quantisation import DIGITS, Quantisation
@@ -51,7 +50,7 @@ class LayersReadout:
         object.__setattr__(self, "stages", tuple(int(channels) for channels in self.stages))
         object.__setattr__(self, "chosen", choose_stages(self.stages, self.chosen))
         for name, array in self.arrays().items():
-            object.__setattr__(self, name, as_weights(array, f"{name} of a read-out"))
+            object.__setattr__(self, name, as_weights(array, f"{name} of a read-out", ModelError))
         total = len(self.columns)
         shapes = [array.shape for array in self.arrays().values()]
         if shapes != [(total,), (total,), (self.dim, total)]:
@@ -110,22 +109,6 @@ class LayersReadout:
         read = pooled if self.chosen is None else pooled[:, self.columns]
         side: Side = ((read - self.mean) / self.scale) @ self.components.T
         return side if self.quantisation is None else self.quantisation.apply_array(side)
-
-
-def as_weights(values: Any, name: str) -> np.ndarray:
-    """Return a copy of numbers of a model, as float32 and read-only.
-
-    Raises:
-        ModelError: if they are not numbers; it names them.
-    """
-    try:
-        copied = as_numbers(values, np.float32).copy()
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ModelError(
-            f"the {name} holds no numbers ({error}); give an array of float32"
-        ) from error
-    copied.flags.writeable = False
-    return copied
 
 
 def choose_stages(
