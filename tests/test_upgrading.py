@@ -5,6 +5,8 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jaxtyping
@@ -301,6 +303,31 @@ def test_an_interrupt_stops_a_run_and_loses_nothing(gallery, upgrade):
     assert (result.done, result.remaining, result.stopped) == (20, ROWS - 20, True)
     assert upgrade.run().remaining == 0
     assert assert_upgraded_are_what_h_makes_of_what_is_stored(gallery) == ROWS
+
+
+def test_an_interrupt_while_a_thread_starts_leaves_no_write_under_way(
+    gallery, upgrade, monkeypatch
+):
+    start, write, under_way = threading.Thread.start, type(gallery).write, []
+
+    def start_and_interrupt(thread):
+        start(thread)
+        if thread.name.startswith("ThreadPoolExecutor"):
+            monkeypatch.setattr(threading.Thread, "start", start)
+            raise KeyboardInterrupt
+
+    def write_slowly(*args, **options):
+        under_way.append("begun")
+        time.sleep(0.2)
+        written = write(*args, **options)
+        under_way.append("ended")
+        return written
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    monkeypatch.setattr(type(gallery), "write", write_slowly)
+    assert upgrade.run(batch_rows=10).stopped
+    assert under_way.count("begun") == under_way.count("ended")
+    assert upgrade.run().remaining == 0
 
 
 def test_rows_that_others_write_meanwhile_converge(url, gallery, upgrade):

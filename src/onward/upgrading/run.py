@@ -281,6 +281,7 @@ def run_upgrade(
         run = _Run(gallery, routes, batch_rows, progress, Pace(gallery, routes.new, stop), writer)
         try:
             try:
+                writer.submit(int).result()  # nobody waits for a thread whose start is interrupted
                 run.work_off()
             finally:
                 run.settle()
