@@ -376,6 +376,17 @@ def same_items(tmp_path):
     return words
 
 
+@pytest.mark.parametrize("labelled", ["old", "upgraded", "new"])
+def test_labels_of_the_same_items_are_needed_once(same_items, tmp_path, labelled):
+    words = same_items([0, 1, 0, 1], CATS, CATS)
+    expected = answer(*words)
+    for option, space in (("old", Space("blind@1", 1)), ("upgraded", LINE), ("new", LINE)):
+        if option != labelled:
+            save(tmp_path / f"{option}.parquet", [0, 10, 1, 11], "abcd", space=space)
+    assert answer(*words)["cells"] == expected["cells"]
+    assert expected["cells"]["new/old"]["map"] == 1
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -1,6 +1,6 @@
 """`onward compare`: do nothing, upgrade or embed everything again: what each gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -179,8 +179,19 @@ def read_cells(files: Files) -> "dict[str, tuple[Embeddings, Embeddings]]":
         return {OLD: (queries.old, by_old), UPGRADED: (queries.new, by_new)}
     carried = Embeddings.load(files.upgraded)
     carried = align_files(carried, by_new, (files.upgraded, files.new), "items")
+    if queries is None:
+        by_old, carried, by_new = _labelled_alike(by_old, carried, by_new)
     asked = queries or Queries(by_old, by_new)
     return {OLD: (asked.old, by_old), UPGRADED: (asked.new, carried), NEW: (asked.new, by_new)}
+
+
+def _labelled_alike(*same_items: "Embeddings") -> "list[Embeddings]":
+    """Return embeddings of the same items, those without labels with the labels of another."""
+    labelled = next((each for each in same_items if each.labels is not None), None)
+    if labelled is None:
+        return list(same_items)
+    known = {"labels": labelled.labels, "class_names": labelled.class_names}
+    return [replace(each, **known) if each.labels is None else each for each in same_items]
 
 
 def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_path: Path) -> None:
