@@ -3,11 +3,11 @@
     python lab/unseen.py VECTORS [--only WORD] [--seeds 0-9] [--processes 2]
 
 VECTORS is what `lab/unseen_vectors.py` wrote. In every draw h is fitted on some pairs: what `fit`
-keeps of its own accord (auto), and ridge, mlp and ensemble by name. Then the new model's queries
-are answered by h of a gallery of other classes, people or texts than those pairs, beside doing
-nothing and full backfill. The score is the mean of cmc@1 and map where labels judge, and ndcg@10 of
-real queries where texts do. Regret is the score of the method that is best over all draws less that
-of what was kept, on the same draw.
+keeps of its own accord (auto), and ridge, mlp and ensemble by name, where there is side-information
+with it and without. Then the new model's queries are answered by h of a gallery of other classes,
+people or texts than those pairs, beside doing nothing and full backfill. The score is the mean of
+cmc@1 and map where labels judge, and ndcg@10 of real queries where texts do. Regret is the score of
+the method that is best over all draws less that of what was kept, on the same draw.
 
     cifar100: pairs of classes 0-79, 50 images a class; gallery and queries of 80-99, 5 a class.
     orl: pairs of half of the people, gallery and queries of the other half, 10 pictures of each.
@@ -47,8 +47,8 @@ from onward.transformation import Transformation
 
 ALONE = ("ridge", "mlp")
 METHODS = (*ALONE, "ensemble")
+WITHOUT = " without side"
 KEPT = "auto"
-FITTED = (*METHODS, KEPT)
 NOTHING, FULL = "nothing", "full"
 ALLOWED_MEAN, ALLOWED = 0.005, 0.02
 SETTINGS = {"epochs": 20, "batch_items": 256, "least_steps": 200}
@@ -115,7 +115,8 @@ class Draw:
         return {name: found.per_query(name)[found.counted] for name in self.metrics}
 
     def carried(self, h: Transformation) -> Scores:
-        return self.scores(self.queries.new, h.apply(self.gallery.old, self.gallery.side))
+        side = None if h.side is None else self.gallery.side
+        return self.scores(self.queries.new, h.apply(self.gallery.old, side))
 
 
 def score_of(scores: Mapping[str, Sequence[float]]) -> PerQuery:
@@ -196,24 +197,36 @@ def measure(folder: Path, case: Case, seed: int, place: Path) -> dict[str, Any]:
         NOTHING: one.scores(one.queries.old, one.gallery.old),
         FULL: one.scores(one.queries.new, one.gallery.new),
     }
-    seconds, made_by, made = {}, {}, {}
-    for method in (*ALONE, KEPT):
-        start = time.process_time()
-        settings = FitSettings(method=method, **SETTINGS)
-        run = RunSettings(device="cpu")
-        fitted: Any = fit(*one.pairs, settings=settings, seed=seed, run=run)
-        h: Transformation = getattr(fitted, "transformation", fitted)
-        seconds[method] = time.process_time() - start
-        made_by[method] = {key: h.made_by.get(key) for key in ("method", "penalty")}
-        made[method] = h
-    made["ensemble"] = ensemble(made["mlp"], made["ridge"])  # as fit makes it of the same two
-    scores |= {method: one.carried(made[method]) for method in FITTED}
+    seconds, made = {}, {}
+    for way in ("",) if case.side is None else ("", WITHOUT):
+        pairs = one.pairs._replace(side=None) if way else one.pairs
+        for method in ALONE if way else (*ALONE, KEPT):
+            start = time.process_time()
+            made[method + way] = fit_by(method, pairs, seed)
+            seconds[method + way] = time.process_time() - start
+        made["ensemble" + way] = ensemble(made["mlp" + way], made["ridge" + way])  # as fit makes it
+    scores |= {method: one.carried(h) for method, h in made.items()}
+    made_by = {method: said_of(made[method], case) for method in seconds}
     made[KEPT].save(place)
     rounded = {
         name: {metric: np.round(values, 6).tolist() for metric, values in found.items()}
         for name, found in scores.items()
     }
     return {"scores": rounded, "seconds": seconds, "made_by": made_by}
+
+
+def fit_by(method: str, pairs: Vectors, seed: int) -> Transformation:
+    settings = FitSettings(method=method, **SETTINGS)
+    fitted: Any = fit(*pairs, settings=settings, seed=seed, run=RunSettings(device="cpu"))
+    h: Transformation = getattr(fitted, "transformation", fitted)
+    return h
+
+
+def said_of(h: Transformation, case: Case) -> dict[str, Any]:
+    """Return the method of h, and the penalty where it has one."""
+    method = h.made_by.get("method")
+    without = WITHOUT if case.side is not None and h.side is None else ""
+    return {"method": f"{method}{without}", "penalty": h.made_by.get("penalty")}
 
 
 def measured(job: tuple[Path, Path, Case, int]) -> dict[str, Any]:
@@ -266,9 +279,10 @@ class Regret:
     def of(cls, draws: Mapping[int, Mapping[str, Any]]) -> "Regret":
         means = {
             name: np.mean([score_of(one["scores"][name]).mean() for one in draws.values()])
-            for name in METHODS
+            for name in next(iter(draws.values()))["scores"]
+            if name not in (NOTHING, FULL, KEPT)
         }
-        best = max(METHODS, key=means.__getitem__)
+        best = max(means, key=means.__getitem__)
         lacks = {
             seed: over_values(
                 score_of(one["scores"][best]) - score_of(one["scores"][KEPT]), difference=True
@@ -300,14 +314,16 @@ def mean_scores(draws: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, f
 
 def tables(found: Mapping[Case, Mapping[int, Mapping[str, Any]]]) -> str:
     """Return what was found as Markdown, in percent and points."""
-    columns = (NOTHING, *METHODS, KEPT, FULL)
+    columns = (NOTHING, *METHODS, *(method + WITHOUT for method in METHODS), KEPT, FULL)
     lines = [
         "| case (cmc@1 / map, or ndcg@10) | " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * len(columns),
     ]
     for case, draws in found.items():
         means = mean_scores(draws)
-        cells = [" / ".join(f"{100 * x:.1f}" for x in means[name].values()) for name in columns]
+        cells = [
+            " / ".join(f"{100 * x:.1f}" for x in means.get(name, {}).values()) for name in columns
+        ]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     heads = ("case", "best", "kept", "mean regret", "worst (seed)", "wrong draws", "as wanted")
     lines += ["", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]

@@ -18,7 +18,13 @@ from onward.spaces import Embeddings, Space
 from onward.training import transformations
 from onward.training.folds import FOLDS, Folds, neighbour_groups
 from onward.training.pairs import Pairs
-from onward.training.selection import Judge, Trial, choose_method, choose_penalty
+from onward.training.selection import (
+    Judge,
+    Trial,
+    choose_method,
+    choose_penalty,
+    leaves_side_out,
+)
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.transformations import fit
 from onward.transformation import linear
@@ -490,3 +496,74 @@ def test_groups_beside_a_sample_that_is_held_out_are_refused():
     words = r"groups of the 180 pairs were given, but the 20 items of the gallery's sample are held"
     with pytest.raises(ConfigurationError, match=words):
         fit(old, None, new, sample=sample, groups=["a", "b"] * 90, settings=RIDGE, run=CPU)
+
+
+# --- side-information ---
+
+SIDE = Space("side@1", 200)
+QUICK = FitSettings(epochs=2, least_steps=20, inner=32)
+
+
+def with_side(helpful, seed=0, classes=20):
+    """Few pairs, with side-information of 200 numbers: of what the old model misses, or noise."""
+    old, new = world(classes, 5, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    side = rng.normal(size=(len(old), 200))
+    if helpful:
+        side = new.vectors @ np.random.default_rng(98).normal(size=(16, 200)) / 4 + 0.1 * side
+    return old, rows(SIDE, side), new
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_side_information_that_makes_search_worse_is_left_out(seed):
+    old, side, new = with_side(helpful=False, seed=seed)
+    fitted = fit(old, side, new, settings=QUICK, seed=seed, run=CPU)
+    alone = fit(old, None, new, settings=QUICK, seed=seed, run=CPU)
+    assert fitted.transformation.side is None
+    assert fitted.chosen == {**alone.chosen, "without_side": True}
+    np.testing.assert_array_equal(
+        fitted.transformation.apply(old).vectors, alone.transformation.apply(old).vectors
+    )
+    assert "side-information is left out, for ridge finds more without it" in fitted.reason
+    assert "ridge penalty" in str(fitted)
+    assert "without side" in str(fitted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_side_information_that_helps_is_used(seed):
+    old, side, new = with_side(helpful=True, seed=seed)
+    fitted = fit(old, side, new, settings=QUICK, seed=seed, run=CPU)
+    assert fitted.transformation.side == SIDE
+    assert "left out" not in fitted.reason
+    assert "without_side" not in fitted.chosen
+    assert sum("without_side" in trial.described for trial in fitted.trials) == 1
+
+
+def test_a_method_that_is_asked_for_by_name_uses_the_side_information_that_it_is_given():
+    old, side, new = with_side(helpful=False)
+    fitted = fit(old, side, new, settings=RIDGE, run=CPU)
+    assert fitted.transformation.side == SIDE
+    assert not any("without_side" in trial.described for trial in fitted.trials)
+
+
+@pytest.mark.slow
+def test_uncertainty_is_learned_without_the_side_information_that_is_left_out():
+    old, side, new = with_side(helpful=False)
+    settings = QUICK.model_copy(update={"uncertainty": True})
+    h = fit(old, side, new, settings=settings, run=CPU).transformation
+    assert (h.side, h.uncertainty is None) == (None, False)
+
+
+def test_where_retrieval_cannot_tell_the_error_leaves_side_information_out(judge):
+    rng = np.random.default_rng(0)
+    merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
+    without, same = trial("ridge", merits, errors), trial("ridge", merits, errors)
+    errs_more = trial("ridge", merits, errors + 0.05)
+    finds_more = trial("ridge", merits + 0.1, errors + 0.05)
+    assert "errs less without it" in leaves_side_out(without, errs_more, judge)
+    assert "finds more without it" in leaves_side_out(finds_more, without, judge)
+    for with_it in (same, finds_more):
+        assert leaves_side_out(without, with_it, judge) is None
+    assert leaves_side_out(errs_more, without, judge) is None

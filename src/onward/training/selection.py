@@ -193,7 +193,8 @@ def name_method(described: Mapping[str, Any]) -> str:
     """Return a method with what it was given, such as "ridge penalty 0.1"."""
     named = [name for name in ("penalty", "rank") if name in described]
     method = "ridge + mlp" if described.get("residual") else described["method"]
-    return " ".join([method, *(f"{name} {described[name]:g}" for name in named)])
+    without = ["without side"] if described.get("without_side") else []
+    return " ".join([method, *(f"{name} {described[name]:g}" for name in named), *without])
 
 
 def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
@@ -215,6 +216,20 @@ def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
     return kept, (
         f"its penalty is that of the least error among {len(flat)} that retrieval cannot tell apart"
     )
+
+
+def leaves_side_out(without: Trial, with_it: Trial, judge: Judge) -> str | None:
+    """Return why side-information is to be left out; None if it is to be used.
+
+    Poor side-information is worse than none where pairs are few. What was stored to be used is left
+    out only where retrieval clearly says so, or the error does where retrieval cannot tell.
+    """
+    gained = judge.difference(without, with_it, CLEAR)
+    if gained.low > 0:
+        return "side-information is left out, for ridge finds more without it"
+    if gained.high > 0 and judge.errs_less(without, with_it):
+        return "side-information is left out, for ridge errs less without it"
+    return None
 
 
 def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:

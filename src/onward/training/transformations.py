@@ -32,13 +32,21 @@ from onward.training.pairs import (
     check_sample,
 )
 from onward.training.provenance import made_by
-from onward.training.selection import Judge, Trial, choose_method, choose_penalty, name_method
+from onward.training.selection import (
+    Judge,
+    Trial,
+    choose_method,
+    choose_penalty,
+    leaves_side_out,
+    name_method,
+)
 from onward.training.settings import FCT_METHODS, FitSettings, RunSettings
 from onward.training.uncertainty import with_uncertainty
 from onward.transformation import Transformation
 
 _Found = tuple[dict[str, Any], Transformation]
 _Tried = tuple[Trial, tuple[Transformation, ...]]  # with a transformation a fold
+_Linear = tuple[list[_Tried], int, str]  # of all penalties, which to keep, and why
 
 HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
 ASKED = "it was asked for by name"
@@ -138,7 +146,8 @@ def fit(
 
     What is chosen is chosen by retrieval on what was held out: whole classes, for a gallery holds
     what no model has seen unless `settings.gallery_classes` says otherwise. See
-    `onward.training.folds` and `onward.training.selection`.
+    `onward.training.folds` and `onward.training.selection`. By "auto" side-information is left out
+    where the map is clearly better without it: the transformation then has none.
 
     Args:
         old: old embeddings of the new model's training items; or of re-embedded items of a
@@ -192,7 +201,8 @@ def fit(
     found = _choose(work) if chooses else Fit(work.network(work.everything, run), chosen=network)
     best = found.transformation
     if settings.uncertainty and best.uncertainty is None:
-        best = with_uncertainty(best, work.everything)
+        learned = work.without_side() if best.side is None else work
+        best = with_uncertainty(best, learned.everything)
     chosen = {**found.chosen, **found.to_json()}
     described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **chosen)
     facts = {"pairs": _describe(pairs, listed=pairs.items <= MOST_LISTED)}
@@ -212,6 +222,7 @@ class _Work:
     settings: FitSettings
     seed: int
     run: RunSettings
+    side_is_left_out: bool = False
 
     @property
     def everything(self) -> Examples:
@@ -260,6 +271,14 @@ class _Work:
         others = None if self.sample is None else self.sample.without(items)
         sample = None if others is None or not len(others) else self.sample
         return Examples.of(self.pairs, rows, sample, others, weight)
+
+    def without_side(self) -> "_Work":
+        """Return the same work without side-information; judging needs none and stays."""
+        sample = None if self.sample is None else replace(self.sample, side=None)
+        pairs = replace(self.pairs, side=None)
+        work = replace(self, pairs=pairs, sample=sample, side_is_left_out=True)
+        vars(work).update(folds=self.folds, judge=self.judge)
+        return work
 
     def closed(self, examples: Examples, penalty: float | None = None) -> list[_Found]:
         """Return what has a closed form; of all penalties, or of one."""
@@ -323,11 +342,11 @@ def _choose(work: _Work) -> Fit:
     kept is then fitted once more, on everything.
     """
     settings, judge = work.settings, work.judge
-    tried = _try_closed(work)
-    linear, why = choose_penalty([trial for trial, _ in tried], judge)
+    tried, linear, why = _try_closed(work)
     chosen, reason = tried[linear][0].described, ASKED
     kept: _Tried | None = tried[linear]
     if settings.method == "auto":
+        work, tried, linear, why = _choose_inputs(work, tried, linear, why)
         networks = _try_networks(work, *tried[linear])
         candidates = [tried[linear], *networks]
         place, reason = choose_method([trial for trial, _ in candidates], judge)
@@ -357,10 +376,28 @@ def _choose(work: _Work) -> Fit:
     )
 
 
-def _try_closed(work: _Work) -> list[_Tried]:
-    """Try what has a closed form, with every penalty."""
+def _try_closed(work: _Work) -> _Linear:
+    """Try what has a closed form, with every penalty; return with it which to keep, and why."""
     folds = [work.closed(work.examples(fold)) for fold in range(work.folds.count)]
-    return [_try(work, of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
+    tried = [_try(work, of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
+    return tried, *choose_penalty([trial for trial, _ in tried], work.judge)
+
+
+def _choose_inputs(
+    work: _Work, tried: list[_Tried], linear: int, why: str
+) -> tuple[_Work, list[_Tried], int, str]:
+    """Leave side-information out where ridge clearly does better without it.
+
+    What is tried further then goes without it too. Of the other way the best stays in the table.
+    """
+    if work.pairs.side is None:
+        return work, tried, linear, why
+    without = work.without_side()
+    others, other, its_why = _try_closed(without)
+    reason = leaves_side_out(others[other][0], tried[linear][0], work.judge)
+    if reason is None:
+        return work, [*tried, others[other]], linear, why
+    return without, [*others, tried[linear]], other, f"{its_why}; {reason}"
 
 
 def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -> list[_Tried]:
@@ -382,6 +419,8 @@ def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -
 
 
 def _try(work: _Work, described: Mapping[str, Any], made: Sequence[Transformation]) -> _Tried:
+    if work.side_is_left_out:
+        described = {**described, "without_side": True}
     return work.judge.judge(work.carry(made, work.judge.rows), described), tuple(made)
 
 
