@@ -190,8 +190,12 @@ def _labelled_alike(*same_items: "Embeddings") -> "list[Embeddings]":
     labelled = next((each for each in same_items if each.labels is not None), None)
     if labelled is None:
         return list(same_items)
-    known = {"labels": labelled.labels, "class_names": labelled.class_names}
-    return [replace(each, **known) if each.labels is None else each for each in same_items]
+    return [
+        replace(each, labels=labelled.labels, class_names=labelled.class_names)
+        if each.labels is None
+        else each
+        for each in same_items
+    ]
 
 
 def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_path: Path) -> None:
