@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from onward.dense import Dense, Step
+from onward.dense import Dense, Network, Step
 from onward.gallery import Gallery, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
@@ -63,7 +63,8 @@ def fct_network(dim: int, inner: int) -> Transformation:
     branch = (dim, 2 * dim, 2 * dim)
     mixer = chain(4 * dim, inner, inner, dim, last=True)
     old, side, new = spaces(dim)
-    return Transformation(old, side, new, (Step(chain(*branch), chain(*branch), mixer, True),))
+    part = Network(chain(*branch), chain(*branch), mixer, uses_side=True)
+    return Transformation(old, side, new, (Step((part,)),))
 
 
 def fill(path: Path, rows: int, dim: int) -> float:

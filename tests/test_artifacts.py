@@ -204,9 +204,9 @@ def test_a_header_without_one_of_its_fields_is_refused(saved, field):
 
 
 def test_a_newer_format_asks_for_a_newer_onward(saved):
-    rewrite_header(saved, format=2)
+    rewrite_header(saved, format=3)
     with pytest.raises(
-        ArtifactError, match="has format 2, this Onward reads up to 1; install a newer Onward"
+        ArtifactError, match="has format 3, this Onward reads up to 2; install a newer Onward"
     ):
         read_artifact(saved, "transformation")
 

@@ -5,7 +5,7 @@ import torch
 from onward.errors import TransformationError
 from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
 from onward.spaces import Embeddings, Space
-from onward.transformation import Transformation
+from onward.transformation import Step, Transformation
 
 
 def fct(side_dim):
@@ -81,11 +81,11 @@ def test_the_residual_bottleneck_begins_linear():
 
 
 def test_every_block_of_the_residual_bottleneck_is_folded_into_a_residual():
-    step = fold(trained(build=rbt))
-    assert [type(layer).__name__ for layer in step.mixer] == ["Residual"] * 4 + ["Dense"]
-    relus = [layer.relu for residual in step.mixer[:4] for layer in residual.inner]
+    network = fold(trained(build=rbt))
+    assert [type(layer).__name__ for layer in network.mixer] == ["Residual"] * 4 + ["Dense"]
+    relus = [layer.relu for residual in network.mixer[:4] for layer in residual.inner]
     assert relus == [True, True, False] * 4
-    assert np.abs(step.mixer[0].inner[2].weight).max() > 0.01
+    assert np.abs(network.mixer[0].inner[2].weight).max() > 0.01
 
 
 @pytest.mark.parametrize("build", [fct, rbt])
@@ -100,7 +100,7 @@ def test_folded_equals_the_module_in_eval_mode(side_dim, build):
         ).numpy()
     ids = tuple(str(row) for row in range(len(old)))
     spaces = Space("old", 6), None if side_dim is None else Space("side", 5), Space("new", 4)
-    transformation = Transformation(*spaces, (fold(h),))
+    transformation = Transformation(*spaces, (Step((fold(h),)),))
     aside = None if used is None else Embeddings(ids, used, spaces[1])
     carried = transformation.apply(Embeddings(ids, old, spaces[0]), aside).vectors
     reference = transformation.apply_reference(Embeddings(ids, old, spaces[0]), aside).vectors
@@ -121,8 +121,8 @@ def test_folding_one_layer_worked_by_hand():
 
 
 def test_only_the_last_layer_has_no_relu():
-    step = fold(trained())
-    relus = [layer.relu for branch in step.branches.values() for layer in branch]
+    network = fold(trained())
+    relus = [layer.relu for branch in network.branches.values() for layer in branch]
     assert relus == [True] * 6 + [False]
 
 

@@ -127,20 +127,20 @@ def test_procrustes_finds_a_rotation_back():
     new = rows(Space("new@1", 6), old.vectors @ turned.T + np.arange(6), labels=old.labels)
     h = fit(old, None, new, settings=settings_for("procrustes"), run=CPU)
     np.testing.assert_allclose(h.apply(old).vectors, new.vectors, atol=1e-5)
-    np.testing.assert_allclose(h.steps[0].mixer[0].weight, turned, atol=1e-6)
+    np.testing.assert_allclose(h.steps[0].parts[0].mixer[0].weight, turned, atol=1e-6)
 
 
 def test_procrustes_into_more_dimensions_keeps_all_distances():
     old, _, new = world()
     h = fit(old, None, new, settings=settings_for("procrustes"), run=CPU)
-    weight = h.steps[0].mixer[0].weight
+    weight = h.steps[0].parts[0].mixer[0].weight
     np.testing.assert_allclose(weight.T @ weight, np.eye(6), atol=1e-6)
 
 
 def test_procrustes_into_fewer_dimensions_is_a_projection():
     _, side, new = world()
     h = fit(new, None, side, settings=settings_for("procrustes"), run=CPU)
-    weight = h.steps[0].mixer[0].weight
+    weight = h.steps[0].parts[0].mixer[0].weight
     np.testing.assert_allclose(weight @ weight.T, np.eye(5), atol=1e-6)
 
 
@@ -151,7 +151,12 @@ def test_no_orthogonal_map_comes_nearer_than_procrustes(into):
     rng = np.random.default_rng(4)
     target = np.tanh(side.vectors @ rng.normal(size=(5, into.dim)) + rng.normal(size=into.dim))
     new = rows(into, target)
-    weight = fit(side, None, new, settings=settings_for("procrustes"), run=CPU).steps[0].mixer[0]
+    weight = (
+        fit(side, None, new, settings=settings_for("procrustes"), run=CPU)
+        .steps[0]
+        .parts[0]
+        .mixer[0]
+    )
     dim = max(5, into.dim)
     x, y = np.zeros((400, dim)), np.zeros((400, dim))
     x[:, :5] = side.vectors - side.vectors.mean(axis=0)
@@ -195,9 +200,9 @@ def test_low_rank_has_the_least_penalised_error_among_maps_of_its_rank():
 
     ((_, low),) = fit_ridge(examples, [0.1], rank=2)
     ((_, ridge),) = fit_ridge(examples, [0.1])
-    narrow, wide = (layer.weight.astype(np.float64) for layer in low.steps[0].mixer)
+    narrow, wide = (layer.weight.astype(np.float64) for layer in low.steps[0].parts[0].mixer)
     assert (narrow.shape, wide.shape) == ((2, 11), (8, 2))
-    full = ridge.steps[0].mixer[0].weight.astype(np.float64)
+    full = ridge.steps[0].parts[0].mixer[0].weight.astype(np.float64)
     assert loss(full) < loss(wide @ narrow)
     left, size, right = np.linalg.svd(full)
     others = [left[:, :2] * size[:2] @ right[:2]]
@@ -313,7 +318,9 @@ def test_the_residual_bottleneck_network_learns(with_side, tmp_path):
     aside = side if with_side else None
     h = fit(old, aside, new, settings=settings_for("rbt", epochs=25, lr=5e-3), run=CPU)
     assert (h.made_by["method"], h.made_by["items"]) == ("rbt", 0)
-    assert [type(layer).__name__ for layer in h.steps[0].mixer] == ["Residual"] * 4 + ["Dense"]
+    assert [type(layer).__name__ for layer in h.steps[0].parts[0].mixer] == ["Residual"] * 4 + [
+        "Dense"
+    ]
     constant = float(np.mean((new.vectors - new.vectors.mean(axis=0)) ** 2))
     assert error(h, old, aside, new) < (0.05 if with_side else 0.25) * constant
     reference = h.apply_reference(old, aside).vectors
@@ -349,7 +356,7 @@ def test_a_residual_network_begins_at_ridge(with_side):
         h.apply(old, aside).vectors, ridge.apply(old, aside).vectors, atol=1e-5
     )
     assert (h.made_by["method"], h.made_by["penalty"]) == ("mlp", ridge.made_by["penalty"])
-    assert h.steps[0].short_cut is not None
+    assert len(h.steps[0].parts) == 2
 
 
 @pytest.mark.slow

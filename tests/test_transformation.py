@@ -12,23 +12,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onward.artifacts import read_artifact
 from onward.errors import ArtifactError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, run_in_blocks
 from onward.spaces import Embeddings, Space
 from onward.transformation import (
     Dense,
+    Network,
     Residual,
     Step,
     Transformation,
     Uncertainty,
     compose,
     linear,
+    mean,
 )
 
 OLD, SIDE, NEW = Space("v1@11111111", 5), Space("s@22222222", 3), Space("v2@33333333", 4)
 NEWEST = Space("v3@44444444", 6, "cosine")
 FILES = ("config.json", "model.safetensors", "model.onnx", "README.md")
 DIMS = st.integers(1, 40)
+
+
+def one_network(old_branch, side_branch, mixer, uses_side):
+    return Step((Network(old_branch, side_branch, mixer, uses_side),))
 
 
 def layer(weight, bias, relu=False):
@@ -47,7 +54,7 @@ def embeddings(rng, items, space, labels=None):
 def mlp(old=OLD, side=SIDE, new=NEW, seed=0, made_by=None):
     rng = np.random.default_rng(seed)
     second = old if side is None else side
-    step = Step(
+    step = one_network(
         (dense(rng, old.dim, 7), dense(rng, 7, 6)),
         (dense(rng, second.dim, 7), dense(rng, 7, 6)),
         (dense(rng, 12, 9), dense(rng, 9, new.dim, relu=False)),
@@ -64,7 +71,7 @@ def residuals(side=SIDE, seed=0):
         return Residual((dense(rng, dim, 3), dense(rng, 3, dim, relu=False)))
 
     second = OLD if side is None else side
-    step = Step(
+    step = one_network(
         (residual(OLD.dim), dense(rng, OLD.dim, 6)),
         (dense(rng, second.dim, 6), residual(6)),
         (residual(12), residual(12), dense(rng, 12, NEW.dim, relu=False)),
@@ -78,12 +85,24 @@ def short_cuts(side=SIDE, seed=0):
     rng = np.random.default_rng(seed)
     (first,) = mlp(side=side, seed=seed).steps
     fed = OLD.dim + (0 if side is None else side.dim)
-    second = Step((), (dense(rng, NEW.dim, 3),), (dense(rng, NEW.dim + 3, NEW.dim),), False)
+    second = one_network((), (dense(rng, NEW.dim, 3),), (dense(rng, NEW.dim + 3, NEW.dim),), False)
     steps = (
-        replace(first, short_cut=dense(rng, fed, NEW.dim, relu=False)),
-        replace(second, short_cut=dense(rng, NEW.dim, NEW.dim, relu=False)),
+        past(first, dense(rng, fed, NEW.dim, relu=False)),
+        past(second, dense(rng, NEW.dim, NEW.dim, relu=False)),
     )
     return Transformation(OLD, side, NEW, steps, {"recipe": "test", "seed": seed})
+
+
+def past(step, layer):
+    """The step with a layer past all of its others, from what it is fed to what it gives."""
+    return Step((*step.parts, Network((), (), (layer,), step.uses_side)))
+
+
+def parallel(side=SIDE, networks=3):
+    """The sum of several networks and a linear layer."""
+    parts = [part for seed in range(networks) for part in mlp(side=side, seed=seed).steps[0].parts]
+    (step,) = short_cuts(side).steps[:1]
+    return Transformation(OLD, side, NEW, (Step((*parts, step.parts[1])),), {"recipe": "test"})
 
 
 def inputs(items, side=SIDE, seed=1):
@@ -103,7 +122,7 @@ def assert_close(got, want):
 
 def test_a_transformation_worked_by_hand():
     old, side, new = Space("o", 2), Space("s", 1), Space("n", 1)
-    step = Step(
+    step = one_network(
         (layer([[1, -1]], [0.5], relu=True),),
         (layer([[2]], [1]),),
         (layer([[10, 1]], [-3]),),
@@ -120,7 +139,7 @@ def test_a_transformation_worked_by_hand():
 def test_a_short_cut_worked_by_hand():
     old, side, new = Space("o", 2), Space("s", 1), Space("n", 1)
     mixer = (layer([[1, 1, 1]], [-2], relu=True),)
-    step = Step((), (), mixer, True, short_cut=layer([[10, 20, 30]], [5]))
+    step = past(one_network((), (), mixer, True), layer([[10, 20, 30]], [5]))
     h = Transformation(old, side, new, (step,), {})
     items = Embeddings(("a", "b"), np.array([[3, 1], [1, -3]], np.float32), old)
     known = Embeddings(("a", "b"), np.array([[4], [-4]], np.float32), side)
@@ -131,34 +150,48 @@ def test_a_short_cut_worked_by_hand():
 
 
 @pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
-def test_a_short_cut_is_what_it_adds_and_is_kept(side, tmp_path):
-    h, given = short_cuts(side), inputs(300, side)
-    assert_close(h.apply(*given), h.apply_reference(*given))
-    (first, second), without = h.steps, Transformation(OLD, side, NEW, (h.steps[0],), {})
-    plain = replace(without, steps=(replace(first, short_cut=None),))
-    fed = np.hstack([of.vectors for of in given])
-    added = fed @ first.short_cut.weight.T + first.short_cut.bias
-    want = plain.apply(*given).vectors + added
-    np.testing.assert_allclose(without.apply(*given).vectors, want, atol=1e-5)
-    h.save(tmp_path / "h")
-    again = Transformation.load(tmp_path / "h")
-    assert again.digest == h.digest
-    assert replace(h, steps=(first, replace(second, short_cut=None))).digest != h.digest
-    np.testing.assert_array_equal(again.apply(*given).vectors, h.apply(*given).vectors)
+def test_a_step_gives_the_sum_of_what_its_parts_give(side):
+    given = inputs(300, side)
+    for h in (short_cuts(side), parallel(side)):
+        assert_close(h.apply(*given), h.apply_reference(*given))
+        apart = [replace(h, steps=(Step((part,)),)).apply(*given) for part in h.steps[0].parts]
+        alone = replace(h, steps=h.steps[:1]).apply(*given)
+        want = np.sum([one.vectors for one in apart], axis=0)
+        np.testing.assert_allclose(alone.vectors, want, atol=1e-5)
 
 
-def test_a_short_cut_that_does_not_fit_is_named():
-    (step,) = mlp().steps
-    wrong = replace(step, short_cut=layer(np.ones((4, 5)), np.ones(4)))
+def test_parts_are_fed_side_information_only_where_they_use_it():
+    reads, ignores = mlp().steps[0].parts[0], mlp(side=None).steps[0].parts[0]
+    h = Transformation(OLD, SIDE, NEW, (Step((ignores, reads)),))
+    old, side = inputs(20)
+    want = mlp(side=None).apply(old).vectors + mlp().apply(old, side).vectors
+    np.testing.assert_allclose(h.apply(old, side).vectors, want, atol=1e-5)
+    np.testing.assert_allclose(h.apply_reference(old, side).vectors, want, atol=1e-5)
+
+
+def test_parallel_parts_cost_what_they_cost_apart():
+    h, parts = parallel(networks=4), [mlp(seed=seed) for seed in range(4)]
+    linear_map = (OLD.dim + SIDE.dim) * NEW.dim
+    assert h.multiply_adds == sum(one.multiply_adds for one in parts) + linear_map
+    assert h.parameters == sum(one.parameters for one in parts) + linear_map + NEW.dim
+
+
+def test_parts_that_do_not_give_as_many_numbers_are_named():
+    parts = parallel().steps[0].parts
+    wrong = Network((), (), (layer(np.ones((3, 8)), np.ones(3)),), True)
     with pytest.raises(
-        TransformationError, match=r"steps\.0\.short_cut takes 5 .* is fed 8 .* weight of \(4, 8\)"
+        TransformationError,
+        match=r"steps.0.parts.2 gives 3 numbers and steps.0.parts.0 gives 4, .*",
     ):
-        Transformation(OLD, SIDE, NEW, (wrong,), {})
+        Transformation(OLD, SIDE, NEW, (Step((*parts[:2], wrong)),), {})
+    narrow = past(mlp().steps[0], layer(np.ones((4, 5)), np.ones(4)))
+    with pytest.raises(TransformationError, match=r"layer steps\.0\.short_cut takes 5 .* is fed 8"):
+        Transformation(OLD, SIDE, NEW, (narrow,), {})
 
 
-def test_what_was_written_before_there_were_short_cuts_has_the_same_digest():
-    assert mlp().digest.startswith("d8fbf33bfd1e9f56")
-    assert "short_cut" not in mlp().to_json()["steps"][0]
+def test_a_step_without_parts_is_refused():
+    with pytest.raises(TransformationError, match="has no parts; give at least one network"):
+        Step(())
 
 
 def test_ids_and_labels_are_kept():
@@ -183,7 +216,7 @@ def test_onnxruntime_gives_what_the_numpy_reference_gives_at_the_papers_size():
     old, side, new = Space("o", 128), Space("s", 128), Space("n", 128)
     branch = [(dense(rng, 128, 256), dense(rng, 256, 256)) for _ in range(2)]
     mixer = (dense(rng, 512, 2048), dense(rng, 2048, 2048), dense(rng, 2048, 128, relu=False))
-    h = Transformation(old, side, new, (Step(*branch, mixer, uses_side=True),), {})
+    h = Transformation(old, side, new, (one_network(*branch, mixer, uses_side=True),), {})
     given = embeddings(rng, 20, old), embeddings(rng, 20, side)
     assert_close(h.apply(*given), h.apply_reference(*given))
     assert 5.7e6 < h.multiply_adds < h.parameters < 5.72e6
@@ -192,7 +225,7 @@ def test_onnxruntime_gives_what_the_numpy_reference_gives_at_the_papers_size():
 def test_without_side_information_the_second_branch_is_fed_the_old_vector():
     branch = (layer(np.eye(5), np.zeros(5)),)
     mixer = (layer(np.hstack([np.eye(5), np.eye(5)]), np.zeros(5)),)
-    h = Transformation(OLD, None, replace(NEW, dim=5), (Step((), branch, mixer, False),), {})
+    h = Transformation(OLD, None, replace(NEW, dim=5), (one_network((), branch, mixer, False),), {})
     (old,) = inputs(3, side=None)
     np.testing.assert_array_equal(h.apply(old).vectors, 2 * old.vectors)
     np.testing.assert_array_equal(h.apply_reference(old).vectors, 2 * old.vectors)
@@ -209,7 +242,7 @@ def test_a_linear_transformation_is_a_matrix_on_old_and_side(side):
 
 
 def test_a_step_without_layers_leaves_the_vectors_as_they_are():
-    h = Transformation(OLD, None, replace(NEW, dim=5), (Step((), (), (), False),), {})
+    h = Transformation(OLD, None, replace(NEW, dim=5), (one_network((), (), (), False),), {})
     (old,) = inputs(3, side=None)
     np.testing.assert_array_equal(h.apply(old).vectors, old.vectors)
 
@@ -217,7 +250,9 @@ def test_a_step_without_layers_leaves_the_vectors_as_they_are():
 def test_a_residual_worked_by_hand():
     old, new = Space("o", 2), Space("n", 1)
     narrow = Residual((layer([[1, 1]], [-1], relu=True), layer([[2], [-3]], [0, 5])))
-    h = Transformation(old, None, new, (Step((), (), (narrow, layer([[1, 10]], [0])), False),), {})
+    h = Transformation(
+        old, None, new, (one_network((), (), (narrow, layer([[1, 10]], [0])), False),), {}
+    )
     items = Embeddings(("a", "b"), np.array([[3, 1], [-1, -3]], np.float32), old)
     by_hand = [[(3 + 2 * 3) + 10 * (1 - 3 * 3 + 5)], [-1 + 10 * (-3 + 5)]]
     np.testing.assert_array_equal(h.apply(items).vectors, by_hand)
@@ -234,7 +269,7 @@ def test_the_size_of_a_residual_is_that_of_its_inner_layers():
     old = Space("o", 5)
     inner = dense(np.random.default_rng(0), 5, 5)
     h = Transformation(
-        old, None, replace(NEW, dim=5), (Step((), (), (Residual((inner,)),), False),)
+        old, None, replace(NEW, dim=5), (one_network((), (), (Residual((inner,)),), False),)
     )
     assert (h.parameters, h.multiply_adds) == (5 * 5 + 5, 5 * 5)
 
@@ -256,7 +291,7 @@ def test_residuals_give_bitwise_the_same_rows_in_any_batch():
 @given(old=DIMS, side=DIMS, new=DIMS, inner=st.integers(1, 300), data=st.data())
 def test_rows_are_bitwise_the_same_in_any_order_and_any_batch(old, side, new, inner, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    step = Step(
+    step = one_network(
         (dense(rng, old, 2 * old),),
         (dense(rng, side, new),),
         (dense(rng, 2 * old + new, inner), dense(rng, inner, new, relu=False)),
@@ -428,15 +463,17 @@ def test_a_vector_that_goes_in_as_nan_names_the_row(which):
     ],
 )
 def test_layers_that_do_not_chain_are_named(branch, name):
-    step = mlp().steps[0]
-    first, second = getattr(step, branch)
+    (network,) = mlp().steps[0].parts
+    first, second = getattr(network, branch)
     broken = layer(np.zeros((second.weight.shape[0], 8)), second.bias, second.relu)
     with pytest.raises(TransformationError, match=f"layer {name} takes 8 numbers, but is fed"):
-        Transformation(OLD, SIDE, NEW, (replace(step, **{branch: (first, broken)}),), {})
+        Transformation(
+            OLD, SIDE, NEW, (Step((replace(network, **{branch: (first, broken)}),)),), {}
+        )
 
 
 def test_a_mixer_that_does_not_fit_both_branches_is_named():
-    step = replace(mlp().steps[0], side_branch=())
+    step = Step((replace(mlp().steps[0].parts[0], side_branch=()),))
     with pytest.raises(
         TransformationError, match=r"steps\.0\.mixer\.0 takes 12 numbers, but is fed 9"
     ):
@@ -449,9 +486,11 @@ def test_a_residual_that_gives_another_dimension_than_it_is_fed_is_named():
     with pytest.raises(
         TransformationError, match=r"residual steps\.0\.old\.0 is fed 5 numbers, .* layers give 4;"
     ):
-        Transformation(OLD, None, NEW, (Step((odd,), (), (), False),), {})
+        Transformation(OLD, None, NEW, (one_network((odd,), (), (), False),), {})
     with pytest.raises(TransformationError, match=r"layer steps\.0\.old\.0\.inner\.0 takes 3 num"):
-        Transformation(OLD, None, NEW, (Step((Residual(odd.inner[1:]),), (), (), False),), {})
+        Transformation(
+            OLD, None, NEW, (one_network((Residual(odd.inner[1:]),), (), (), False),), {}
+        )
 
 
 def test_a_residual_without_layers_is_refused():
@@ -467,12 +506,12 @@ def test_an_output_of_another_dimension_than_the_new_space_is_refused():
 @pytest.mark.parametrize("part", ["weight", "bias"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_layer_that_is_not_finite_is_named(part, value):
-    step = mlp().steps[0]
-    wild = getattr(step.mixer[1], part).copy()
+    (network,) = mlp().steps[0].parts
+    wild = getattr(network.mixer[1], part).copy()
     wild.flat[0] = value
-    mixer = (step.mixer[0], replace(step.mixer[1], **{part: wild}))
+    mixer = (network.mixer[0], replace(network.mixer[1], **{part: wild}))
     with pytest.raises(TransformationError, match=r"layer steps.0.mixer.1 holds NaN or infinite"):
-        Transformation(OLD, SIDE, NEW, (replace(step, mixer=mixer),), {})
+        Transformation(OLD, SIDE, NEW, (Step((replace(network, mixer=mixer),)),), {})
 
 
 def test_a_weight_and_a_bias_that_do_not_fit_are_refused():
@@ -514,7 +553,7 @@ def test_arrays_given_to_a_layer_are_copied_and_read_only():
 
 
 @pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
-@pytest.mark.parametrize("made", [mlp, residuals])
+@pytest.mark.parametrize("made", [mlp, residuals, short_cuts, parallel])
 def test_a_saved_transformation_is_read_back_the_same(tmp_path, made, side):
     h = made(side=side)
     h.save(tmp_path / "h")
@@ -527,7 +566,7 @@ def test_a_saved_transformation_is_read_back_the_same(tmp_path, made, side):
 
 def test_the_digest_of_dense_layers_stays_what_it_is():
     """Galleries name transformations by their digest: it must not change with the version."""
-    step = Step(
+    step = one_network(
         (layer([[1, -1]], [0.5], relu=True),),
         (layer([[2]], [1]),),
         (layer([[10, 1]], [-3]),),
@@ -538,10 +577,33 @@ def test_the_digest_of_dense_layers_stays_what_it_is():
     assert h.digest == "06acdfa5f128b51290a5656be13da0f56e17e2680173a9c60967d61244a1476d"
 
 
+def test_what_format_1_can_hold_is_written_in_it_with_the_digest_that_it_always_had(tmp_path):
+    """An older program reads it, and galleries go on naming it by this digest."""
+    begins = {"mlp": "d8fbf33b", "residuals": "859a5b2b", "short_cuts": "5d6d3f01"}
+    for made in (mlp, residuals, short_cuts):
+        made().save(tmp_path / "h")
+        header = json.loads((tmp_path / "h" / "config.json").read_text())
+        assert (header["format"], made().digest[:8]) == (1, begins[made.__name__])
+    assert "short_cut" in short_cuts().to_json()["steps"][0]
+    assert "short_cut" not in mlp().to_json()["steps"][0]
+    assert "steps.0.short_cut.weight" in read_artifact(tmp_path / "h", "transformation").arrays
+
+
+def test_parallel_networks_are_written_in_format_2(tmp_path):
+    parallel().save(tmp_path / "h")
+    artifact = read_artifact(tmp_path / "h", "transformation")
+    assert artifact.format == 2
+    assert [set(step) for step in artifact.config["steps"]] == [{"parts"}]
+    assert "steps.0.parts.1.old.0.weight" in artifact.arrays
+    assert parallel().digest != parallel(networks=2).digest
+
+
 def test_a_residual_changes_the_digest():
     dense_layers = (layer(np.eye(5), np.ones(5)),)
     digests = {
-        Transformation(OLD, None, replace(NEW, dim=5), (Step((), (), mixer, False),), {}).digest
+        Transformation(
+            OLD, None, replace(NEW, dim=5), (one_network((), (), mixer, False),), {}
+        ).digest
         for mixer in (dense_layers, (Residual(dense_layers),), 2 * dense_layers)
     }
     assert len(digests) == 3
@@ -629,9 +691,10 @@ def test_the_cards_example_runs_and_its_sizes_are_stated(tmp_path, monkeypatch):
 # The ONNX graph
 
 
+@pytest.mark.parametrize("made", [mlp, parallel])
 @pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
-def test_the_graph_serves_any_number_of_rows_in_any_runtime(tmp_path, side):
-    h, given = mlp(side=side), inputs(300, side)
+def test_the_graph_serves_any_number_of_rows_in_any_runtime(tmp_path, side, made):
+    h, given = made(side=side), inputs(300, side)
     h.save(tmp_path / "h")
     session = onnxruntime.InferenceSession(tmp_path / "h" / "model.onnx")
     names = ["old", "side"][: len(given)]
@@ -682,8 +745,9 @@ def test_an_uncertainty_is_the_error_expected_as_a_share_of_the_distance_from_th
     assert '"new" and "uncertainty"' in (tmp_path / "h" / "README.md").read_text()
 
 
-def test_the_graph_gives_the_uncertainty_as_a_second_output():
-    h, (old, side) = unsure(mlp()), inputs(20)
+@pytest.mark.parametrize("made", [mlp, parallel])
+def test_the_graph_gives_the_uncertainty_as_a_second_output(made):
+    h, (old, side) = unsure(made()), inputs(20)
     session = onnxruntime.InferenceSession(h.to_onnx(), providers=["CPUExecutionProvider"])
     given = {"old": old.vectors, "side": side.vectors}
     new, found = session.run(["new", "uncertainty"], given)
@@ -721,6 +785,49 @@ def test_an_uncertainty_that_cannot_be_is_refused(wrong, message):
     of, dim = wrong
     with pytest.raises(TransformationError, match=message):
         replace(mlp(), uncertainty=Uncertainty(of, np.zeros(dim, np.float32)))
+
+
+# The mean
+
+
+@pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
+def test_the_mean_of_transformations_gives_the_mean_of_what_they_give(side, tmp_path):
+    weight = np.random.default_rng(9).normal(size=(NEW.dim, OLD.dim + (SIDE.dim if side else 0)))
+    ridge = linear(OLD, side, NEW, weight, np.ones(NEW.dim), made_by={})
+    both = mean([unsure(mlp(side=side, seed=0)), mlp(side=side, seed=1)])
+    given = inputs(300, side)
+    want = (mlp(side=side).apply(*given).vectors + mlp(side=side, seed=1).apply(*given).vectors) / 2
+    np.testing.assert_allclose(both.apply(*given).vectors, want, atol=1e-5)
+    assert both.uncertainty is None
+    all_three = mean([both, ridge])
+    want = (want + ridge.apply(*given).vectors) / 2
+    np.testing.assert_allclose(all_three.apply(*given).vectors, want, atol=1e-5)
+    assert len(all_three.steps[0].parts) == 3
+    all_three.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h").apply(*given).vectors
+    np.testing.assert_array_equal(again, all_three.apply(*given).vectors)
+
+
+def test_a_mean_over_two_spaces_is_refused():
+    with pytest.raises(
+        SpaceMismatchError, match=r"mean .* of v1@.* -> v2@.* and v2@.* -> v3@.*same"
+    ):
+        mean([mlp(), mlp(NEW, SIDE, NEWEST)])
+
+
+def test_a_mean_of_what_has_no_last_weights_to_divide_is_refused():
+    composed = compose(mlp(), mlp(NEW, SIDE, replace(NEWEST, name="x")))
+    ends_in_relu = Transformation(
+        OLD,
+        None,
+        NEW,
+        (one_network((), (), (layer(np.ones((4, 5)), np.ones(4), relu=True),), False),),
+    )
+    for one in (composed, ends_in_relu):
+        with pytest.raises(TransformationError, match=r"divides the last layer .* ridge and mlp"):
+            mean([one])
+    with pytest.raises(TransformationError, match="mean of no transformations"):
+        mean([])
 
 
 # Composition

@@ -40,7 +40,9 @@ from onward.leftovers import is_left_behind
 
 Result = TypeVar("Result")
 
-FORMAT = 1
+FORMAT = 2
+"""The newest that is read. What an older one can hold is written in that, so that programs which
+know no newer one read it: 2 differs in the parallel parts of a transformation alone."""
 CONFIG, ARRAYS, CARD = "config.json", "model.safetensors", "README.md"
 
 WRITER = "onward-writer"
@@ -68,6 +70,7 @@ class Artifact:
         made_by: recipe, seed, versions, commit, digest of the data: whatever made it.
         card: Markdown for a person.
         files: other files, by name.
+        format: the oldest format that can hold it.
     """
 
     kind: str
@@ -76,6 +79,7 @@ class Artifact:
     made_by: Mapping[str, Any]
     card: str
     files: Mapping[str, bytes]
+    format: int = 1
 
 
 def digest(*parts: bytes) -> str:
@@ -131,7 +135,7 @@ def _contents(artifact: Artifact) -> dict[str, bytes]:
     for name in contents:
         _check_name(name, "an artefact")
     header = {
-        "format": FORMAT,
+        "format": artifact.format,
         "kind": artifact.kind,
         "config": dict(artifact.config),
         "made_by": dict(artifact.made_by),
@@ -403,7 +407,8 @@ def _read_whole(target: Path, opened: _Opened, kind: str) -> Artifact:
         ) from error
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{target / ARRAYS} cannot be read: {error}") from error
-    return Artifact(kind, header["config"], arrays, header["made_by"], card, contents)
+    made = header["config"], arrays, header["made_by"], card, contents
+    return Artifact(kind, *made, header["format"])
 
 
 def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:

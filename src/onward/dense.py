@@ -1,12 +1,13 @@
 """Networks of dense layers as plain arrays: what a transformation is made of.
 
-A `Step` takes an old vector, and side-information where it uses any, and gives a new one. Here it
-is checked, named, stored as arrays, and computed in NumPy as the reference for every faster way.
-Nothing here knows of spaces, ids or onnxruntime.
+A `Step` takes an old vector, and side-information where it uses any, and gives a new one: the sum
+of what parallel networks give. Here it is checked, named, stored as arrays, and computed in NumPy
+as the reference for every faster way. Nothing here knows of spaces, ids or onnxruntime.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from onward.errors import TransformationError
 
 Rows64 = Float64[np.ndarray, "item _"]
 
+SHORT_CUT = "short_cut"
+"""What format 1 calls the second of two parts: one layer past all those of the first."""
 UNCERTAINTY = ("uncertainty.weight", "uncertainty.bias", "uncertainty.middle")
 NEAREST = 1e-12
 """No squared distance from the middle counts as less: its logarithm is to be finite."""
@@ -68,27 +71,24 @@ Layer = Dense | Residual
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """One network from two vectors to one: `mixer(concatenate(old_branch, side_branch))`.
+class Network:
+    """Layers from two vectors to one: `mixer(concatenate(old_branch(old), side_branch(side)))`.
 
-    With a short cut, `short_cut(concatenate(old, side))` is added to that.
+    A linear map is the plainest: no branches, and one layer that mixes.
 
     Attributes:
         old_branch: layers on the vector that is to be carried over; none means as it is.
-        side_branch: layers on the side-information. Where the step uses no side-information they
+        side_branch: layers on the side-information. Where the network uses no side-information they
             are fed the old vector, and where there are none of them either, nothing is
             concatenated.
         mixer: layers on what the branches give.
-        uses_side: whether the step reads side-information.
-        short_cut: a layer from what the step is fed, the vector and the side-information that it
-            uses, to what it gives.
+        uses_side: whether the network reads side-information.
     """
 
     old_branch: tuple[Layer, ...]
     side_branch: tuple[Layer, ...]
     mixer: tuple[Layer, ...]
     uses_side: bool
-    short_cut: Dense | None = None
 
     @property
     def branches(self) -> dict[str, tuple[Layer, ...]]:
@@ -100,18 +100,76 @@ class Step:
         """Whether the mixer is fed what both branches give, not the first one's alone."""
         return self.uses_side or bool(self.side_branch)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is one layer and nothing else."""
+        return not (self.old_branch or self.side_branch) and [*map(type, self.mixer)] == [Dense]
+
+    def named(self, name: str) -> dict[str, list[tuple[str, Layer]]]:
+        """Return the layers of each branch with their names, where the network has this name."""
+        if name.endswith(SHORT_CUT):
+            return {"old": [], "side": [], "mixer": [(name, self.mixer[0])]}
+        return {
+            branch: [(f"{name}.{branch}.{place}", layer) for place, layer in enumerate(layers)]
+            for branch, layers in self.branches.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The sum of parallel networks, which are all fed the same and run apart.
+
+    Attributes:
+        parts: the networks, in the order in which they are added up.
+
+    Raises:
+        TransformationError: if there are none.
+    """
+
+    parts: tuple[Network, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not self.parts:
+            raise TransformationError("a step has no parts; give at least one network")
+
+    @property
+    def uses_side(self) -> bool:
+        """Whether a part reads side-information."""
+        return any(part.uses_side for part in self.parts)
+
+    @property
+    def short_cut(self) -> Network | None:
+        """The second of two parts, if format 1 can say it: as a layer past all others."""
+        first, *others = self.parts
+        fits = [part for part in others if part.is_linear and part.uses_side == first.uses_side]
+        return fits[0] if len(fits) == len(others) == 1 else None
+
+    @property
+    def is_format_1(self) -> bool:
+        """Whether a program that knows no parallel parts can read it."""
+        return len(self.parts) == 1 or self.short_cut is not None
+
+    def named(self, number: int) -> list[tuple[str, Network]]:
+        """Return the parts with their names, where this is the step of this number."""
+        name = f"steps.{number}"
+        if self.is_format_1:
+            return list(zip((name, f"{name}.{SHORT_CUT}"), self.parts, strict=False))
+        return [(f"{name}.parts.{place}", part) for place, part in enumerate(self.parts)]
+
 
 def layers_of(steps: Sequence[Step]) -> Iterator[tuple[str, Dense]]:
     """Give every dense layer with its name, in the order in which they run.
 
-    A name is such as `steps.0.old.1`, `steps.0.mixer.1.inner.0` within a residual, or
-    `steps.0.short_cut`.
+    A name is such as `steps.0.old.1`, `steps.0.mixer.1.inner.0` within a residual,
+    `steps.0.parts.2.mixer.0` of the third of several parts, or `steps.0.short_cut` where the second
+    of two is one layer.
     """
     for number, step in enumerate(steps):
-        for branch, layers in step.branches.items():
-            yield from _named(f"steps.{number}.{branch}", layers)
-        if step.short_cut is not None:
-            yield f"steps.{number}.short_cut", step.short_cut
+        for part_name, part in step.named(number):
+            for layers in part.named(part_name).values():
+                for name, layer in layers:
+                    yield from _dense(name, layer)
 
 
 def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> int:
@@ -124,7 +182,7 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
 
     Raises:
         TransformationError: naming the layer that does not fit the one before it, or that holds
-            NaN or infinite values.
+            NaN or infinite values; or the part that gives more or fewer numbers than the first.
     """
     if not steps:
         raise TransformationError("a transformation has no steps; give at least one")
@@ -132,7 +190,7 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
         has, does = ("no ", "one does") if side_dim is None else ("a ", "none does")
         raise TransformationError(
             f"there is {has}space for side-information, but of the steps {does} use it; "
-            "give a side space exactly where a step has uses_side=True"
+            "give a side space exactly where a network has uses_side=True"
         )
     for name, layer in layers_of(steps):
         if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
@@ -142,14 +200,15 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
             )
     dim = old_dim
     for number, step in enumerate(steps):
-        second = side_dim if step.uses_side and side_dim is not None else dim
-        mixed = _chained(f"steps.{number}.old", step.old_branch, dim)
-        if step.concatenates:
-            mixed += _chained(f"steps.{number}.side", step.side_branch, second)
-        given = _chained(f"steps.{number}.mixer", step.mixer, mixed)
-        if step.short_cut is not None:
-            wanted = dim + second if step.uses_side else dim
-            _check_short_cut(f"steps.{number}.short_cut", step.short_cut, wanted, given)
+        (first, given), *others = (
+            (name, _given(name, part, dim, side_dim)) for name, part in step.named(number)
+        )
+        for name, dims in others:
+            if dims != given:
+                raise TransformationError(
+                    f"{name} gives {dims} numbers and {first} gives {given}, but the parts of a "
+                    "step are added up; give their last layers as many rows"
+                )
         dim = given
     return dim
 
@@ -158,15 +217,8 @@ def run_steps(steps: Sequence[Step], old: Rows64, side: Rows64 | None) -> Rows64
     """Return what the steps give, computed in float64: the reference."""
     current = old
     for step in steps:
-        mixed = _run_layers(step.old_branch, current)
-        if step.concatenates:
-            second = side if step.uses_side and side is not None else current
-            mixed = np.concatenate([mixed, _run_layers(step.side_branch, second)], axis=1)
-        given = _run_layers(step.mixer, mixed)
-        if step.short_cut is not None:
-            fed = [current, side] if step.uses_side and side is not None else [current]
-            given = given + _run_layers((step.short_cut,), np.concatenate(fed, axis=1))
-        current = given
+        given = [_run_network(part, current, side) for part in step.parts]
+        current = reduce(np.add, given)
     return current
 
 
@@ -259,14 +311,14 @@ def arrays_of(
     return arrays
 
 
+def format_of(steps: Sequence[Step]) -> int:
+    """Return the oldest format of artefacts that can hold the steps: 2 has parallel parts."""
+    return 1 if all(step.is_format_1 for step in steps) else 2
+
+
 def describe_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return what `arrays_of` leaves out, as plain values: how the layers are put together."""
-    return [
-        {"uses_side": step.uses_side}
-        | {branch: _describe(layers) for branch, layers in step.branches.items()}
-        | ({} if step.short_cut is None else {"short_cut": _describe((step.short_cut,))[0]})
-        for step in steps
-    ]
+    return [_describe_step(step) for step in steps]
 
 
 def rebuild_steps(
@@ -287,32 +339,45 @@ def rebuild_steps(
         inner = enumerate(layer["residual"])
         return Residual(tuple(dense(f"{name}.inner.{i}", each) for i, each in inner))
 
-    def branch(number: int, which: str) -> tuple[Layer, ...]:
-        name = f"steps.{number}.{which}"
-        return tuple(rebuilt(f"{name}.{i}", of) for i, of in enumerate(described[number][which]))
-
-    def short_cut(number: int) -> Dense | None:
-        layer = described[number].get("short_cut")
-        return None if layer is None else dense(f"steps.{number}.short_cut", layer)
-
-    return tuple(
-        Step(
-            branch(i, "old"),
-            branch(i, "side"),
-            branch(i, "mixer"),
-            bool(step["uses_side"]),
-            short_cut(i),
+    def network(name: str, part: Mapping[str, Any]) -> Network:
+        old, side, mixer = (
+            tuple(rebuilt(f"{name}.{branch}.{i}", layer) for i, layer in enumerate(part[branch]))
+            for branch in ("old", "side", "mixer")
         )
-        for i, step in enumerate(described)
-    )
+        return Network(old, side, mixer, bool(part["uses_side"]))
+
+    def step(name: str, of: Mapping[str, Any]) -> Step:
+        if "parts" in of:
+            parts = enumerate(of["parts"])
+            return Step(tuple(network(f"{name}.parts.{i}", part) for i, part in parts))
+        first = network(name, of)
+        if SHORT_CUT not in of:
+            return Step((first,))
+        past = dense(f"{name}.{SHORT_CUT}", of[SHORT_CUT])
+        return Step((first, Network((), (), (past,), first.uses_side)))
+
+    return tuple(step(f"steps.{number}", of) for number, of in enumerate(described))
 
 
-def _named(name: str, layers: Sequence[Layer]) -> Iterator[tuple[str, Dense]]:
-    for i, layer in enumerate(layers):
-        if isinstance(layer, Residual):
-            yield from _named(f"{name}.{i}.inner", layer.inner)
-        else:
-            yield f"{name}.{i}", layer
+def _describe_step(step: Step) -> dict[str, Any]:
+    if not step.is_format_1:
+        return {"parts": [_describe_network(part) for part in step.parts]}
+    described = _describe_network(step.parts[0])
+    if step.short_cut is not None:
+        (described[SHORT_CUT],) = _describe(step.short_cut.mixer)
+    return described
+
+
+def _describe_network(part: Network) -> dict[str, Any]:
+    branches = {branch: _describe(layers) for branch, layers in part.branches.items()}
+    return {"uses_side": part.uses_side, **branches}
+
+
+def _dense(name: str, layer: Layer) -> Iterator[tuple[str, Dense]]:
+    if isinstance(layer, Residual):
+        yield from ((f"{name}.inner.{i}", each) for i, each in enumerate(layer.inner))
+    else:
+        yield name, layer
 
 
 def _describe(layers: Sequence[Layer]) -> list[dict[str, Any]]:
@@ -324,32 +389,41 @@ def _describe(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     ]
 
 
-def _chained(name: str, layers: Sequence[Layer], dim: int) -> int:
-    for number, layer in enumerate(layers):
+def _given(name: str, part: Network, dim: int, side_dim: int | None) -> int:
+    """Return how many numbers a part gives that is fed so many."""
+    chains = part.named(name)
+    second = side_dim if part.uses_side and side_dim is not None else dim
+    mixed = _chained(chains["old"], dim)
+    if part.concatenates:
+        mixed += _chained(chains["side"], second)
+    return _chained(chains["mixer"], mixed)
+
+
+def _chained(layers: Sequence[tuple[str, Layer]], dim: int) -> int:
+    for name, layer in layers:
         if isinstance(layer, Residual):
-            given = _chained(f"{name}.{number}.inner", layer.inner, dim)
+            given = _chained([*_dense(name, layer)], dim)
             if given != dim:
                 raise TransformationError(
-                    f"residual {name}.{number} is fed {dim} numbers, and its inner layers give "
+                    f"residual {name} is fed {dim} numbers, and its inner layers give "
                     f"{given}; give the last of them as many rows as the residual is fed"
                 )
             continue
         if layer.weight.shape[1] != dim:
             raise TransformationError(
-                f"layer {name}.{number} takes {layer.weight.shape[1]} numbers, but is fed {dim}; "
+                f"layer {name} takes {layer.weight.shape[1]} numbers, but is fed {dim}; "
                 "give it a weight of as many columns as it is fed"
             )
         dim = layer.weight.shape[0]
     return dim
 
 
-def _check_short_cut(name: str, layer: Dense, fed: int, given: int) -> None:
-    out, into = layer.weight.shape
-    if (into, out) != (fed, given):
-        raise TransformationError(
-            f"the short cut {name} takes {into} numbers and gives {out}, where the step is fed "
-            f"{fed} and its mixer gives {given}; give it a weight of ({given}, {fed})"
-        )
+def _run_network(part: Network, old: Rows64, side: Rows64 | None) -> Rows64:
+    mixed = _run_layers(part.old_branch, old)
+    if part.concatenates:
+        second = side if part.uses_side and side is not None else old
+        mixed = np.concatenate([mixed, _run_layers(part.side_branch, second)], axis=1)
+    return _run_layers(part.mixer, mixed)
 
 
 def _run_layers(layers: Sequence[Layer], values: Rows64) -> Rows64:

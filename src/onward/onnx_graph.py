@@ -17,6 +17,7 @@ from onward.dense import (
     UNCERTAINTY,
     Dense,
     Layer,
+    Network,
     Residual,
     Step,
     Uncertainty,
@@ -175,30 +176,30 @@ def _nodes(steps: Sequence[Step]) -> list[Any]:
         given = add("Gemm", fed, name, transB=1)
         return add("Relu", [given], f"{given}.relu") if layer.relu else given
 
-    def chain(name: str, layers: Sequence[Layer], value: str) -> str:
-        for i, layer in enumerate(layers):
+    def chain(layers: Sequence[tuple[str, Layer]], value: str) -> str:
+        for name, layer in layers:
             if isinstance(layer, Residual):
-                change = chain(f"{name}.{i}.inner", layer.inner, value)
-                value = add("Add", [value, change], f"{name}.{i}")
+                change = value
+                for place, inner in enumerate(layer.inner):
+                    change = dense(f"{name}.inner.{place}", inner, change)
+                value = add("Add", [value, change], name)
             else:
-                value = dense(f"{name}.{i}", layer, value)
+                value = dense(name, layer, value)
         return value
+
+    def network(name: str, part: Network, value: str) -> str:
+        chains = part.named(name)
+        mixed = chain(chains["old"], value)
+        if part.concatenates:
+            second = chain(chains["side"], "side" if part.uses_side else value)
+            mixed = add("Concat", [mixed, second], f"{name}.joined", axis=1)
+        return chain(chains["mixer"], mixed)
 
     current = "old"
     for number, step in enumerate(steps):
-        name = f"steps.{number}"
-        mixed = chain(f"{name}.old", step.old_branch, current)
-        if step.concatenates:
-            fed = "side" if step.uses_side else current
-            second = chain(f"{name}.side", step.side_branch, fed)
-            mixed = add("Concat", [mixed, second], f"{name}.joined", axis=1)
-        given = chain(f"{name}.mixer", step.mixer, mixed)
-        if step.short_cut is not None:
-            fed = current
-            if step.uses_side:
-                fed = add("Concat", [current, "side"], f"{name}.fed", axis=1)
-            straight = dense(f"{name}.short_cut", step.short_cut, fed)
-            given = add("Add", [given, straight], f"{name}.sum")
-        current = given
+        total, *others = [network(name, part, current) for name, part in step.named(number)]
+        for place, given in enumerate(others, start=1):
+            total = add("Add", [total, given], f"steps.{number}.sum.{place}")
+        current = total
     nodes.append(helper.make_node("Identity", [current], ["new"]))
     return nodes

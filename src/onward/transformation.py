@@ -1,13 +1,13 @@
 """The transformation `h(old, side) -> new` that carries stored vectors into a new space.
 
-A transformation is a frozen list of dense layers between named spaces. onnxruntime applies it, the
-same rows for any batching; a NumPy reference says what it should give. Nothing here knows how it
-was fitted, and nothing reads an image.
+A transformation is frozen: sums of parallel networks of dense layers, between named spaces.
+onnxruntime applies it, the same rows for any batching; a NumPy reference says what it should give.
+Nothing here knows how it was fitted, and nothing reads an image.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from onward.artifacts import (
 )
 from onward.dense import (
     Dense,
+    Network,
     Residual,
     Step,
     Uncertainty,
@@ -33,6 +34,7 @@ from onward.dense import (
     check_steps,
     check_uncertainty,
     describe_steps,
+    format_of,
     layers_of,
     rebuild_steps,
     run_steps,
@@ -45,12 +47,14 @@ from onward.transformation_card import CARD, without_ids
 __all__ = [
     "Carried",
     "Dense",
+    "Network",
     "Residual",
     "Step",
     "Transformation",
     "Uncertainty",
     "compose",
     "linear",
+    "mean",
 ]
 
 OldVectors = Float32[np.ndarray, "item old"]
@@ -261,7 +265,10 @@ class Transformation:
         if self.out_of_fold is not None:
             config |= {OUT_OF_FOLD: list(self.out_of_fold.ids)}
             arrays |= {OUT_OF_FOLD: self.out_of_fold.vectors}
-        write_artifact(directory, Artifact(KIND, config, arrays, self.made_by, _card(self), files))
+        held = Artifact(
+            KIND, config, arrays, self.made_by, _card(self), files, format_of(self.steps)
+        )
+        write_artifact(directory, held)
 
     @classmethod
     def load(cls, directory: Path | str) -> "Transformation":
@@ -366,8 +373,43 @@ def linear(
         for name, values in (("weight", weight), ("bias", bias))
     )
     layer = Dense(whole, shift, relu=False)
-    step = Step((), (), (layer,), uses_side=side is not None)
+    step = Step((Network((), (), (layer,), uses_side=side is not None),))
     return Transformation(old, side, new, (step,), made_by)
+
+
+def mean(transformations: Sequence[Transformation]) -> Transformation:
+    """Return the mean of what several transformations give, as the sum of all their parts.
+
+    Each errs in its own way, so their mean errs less than they do: a network bends towards what it
+    has learned from, a linear map cannot bend at all. How unsure the mean is remains to be fitted.
+
+    Raises:
+        SpaceMismatchError: if they are not all between the same spaces.
+        TransformationError: if there are none, or one was composed, or ends in another layer than
+            a linear one, so that it has no weights to divide.
+    """
+    if not transformations:
+        raise TransformationError("the mean of no transformations was asked for; give at least one")
+    first, parts = transformations[0], list[Network]()
+    for other in transformations:
+        if (other.old, other.side, other.new) != (first.old, first.side, first.new):
+            raise SpaceMismatchError(
+                f"a mean was asked for of {_direction(first)} and {_direction(other)} (with "
+                f"side-information {first.side} and {other.side}); give transformations between "
+                "the same spaces"
+            )
+        for part in other.steps[0].parts:
+            last = part.mixer[-1] if part.mixer else None
+            if len(other.steps) > 1 or not isinstance(last, Dense) or last.relu:
+                raise TransformationError(
+                    f"the mean divides the last layer of each part, and {_direction(other)} has "
+                    "several steps, or a part that does not end in a linear layer; give what fit "
+                    "makes, such as ridge and mlp"
+                )
+            share = np.float32(len(transformations))
+            divided = Dense(last.weight / share, last.bias / share, relu=False)
+            parts.append(replace(part, mixer=(*part.mixer[:-1], divided)))
+    return Transformation(first.old, first.side, first.new, (Step(tuple(parts)),))
 
 
 def _why_left(made: np.ndarray) -> str:

@@ -48,7 +48,7 @@ def fit(
         int,
         typer.Option(
             min=1,
-            help="How many networks learn and answer together; two: 3.5 times the work.",
+            help="How many networks learn and answer together; two: twice the work.",
         ),
     ] = 1,
     epochs: Annotated[

@@ -1,7 +1,7 @@
 """The networks that a transformation is trained as, as torch modules, and how they are folded.
 
-Here h is what is trained; folded, it is the frozen `onward.transformation.Step` that is stored and
-applied. Nothing here knows how h is trained or what its spaces are called.
+Here h is what is trained; folded, it is the frozen `onward.transformation.Network` that is stored
+and applied. Nothing here knows how h is trained or what its spaces are called.
 
 References:
     Ramanujan et al., Forward Compatible Training for Large-Scale Embedding Retrieval Systems,
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from onward.errors import TransformationError
-from onward.transformation import Dense, Residual, Step
+from onward.transformation import Dense, Network, Residual
 
 OldVectors = Float[Tensor, "item old"]
 SideVectors = Float[Tensor, "item side"]
@@ -122,11 +122,11 @@ class ResidualBottleneck(nn.Module):
         return new
 
 
-def fold(module: FCTTransformation | ResidualBottleneck) -> Step:
+def fold(module: FCTTransformation | ResidualBottleneck) -> Network:
     """Return what the module computes in eval mode as dense layers, BatchNorm folded into them."""
     if isinstance(module, ResidualBottleneck):
         return _fold_bottlenecks(module)
-    return Step(
+    return Network(
         old_branch=tuple(_dense_layers(module.old_branch)),
         side_branch=tuple(_dense_layers(module.side_branch)),
         mixer=tuple(_dense_layers(module.mixer)),
@@ -134,7 +134,7 @@ def fold(module: FCTTransformation | ResidualBottleneck) -> Step:
     )
 
 
-def _fold_bottlenecks(module: ResidualBottleneck) -> Step:
+def _fold_bottlenecks(module: ResidualBottleneck) -> Network:
     """Undo the standardisation of x, so that the blocks correct the given vectors themselves.
 
     `middle + spread * (x + block(x)) = given + spread * block((given - middle) / spread)`
@@ -151,7 +151,7 @@ def _fold_bottlenecks(module: ResidualBottleneck) -> Step:
         back = _dense(third.weight * spread[:, None], third.bias * spread, relu=False)
         layers.append(Residual((standardised(first), second, back)))
     layers.append(standardised(*_dense_layers([module.last])))
-    return Step((), (), tuple(layers), module.uses_side)
+    return Network((), (), tuple(layers), module.uses_side)
 
 
 def _check_side_wanted(side: Tensor | None, *, uses_side: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from onward.dense import Step
+from onward.dense import Network, Step
 from onward.errors import TransformationError
 from onward.training.pairs import Examples
 from onward.training.ridge import fit_ridge
@@ -41,7 +41,10 @@ def _identity(examples: Examples) -> Fitted:
             f"dimensions and {new.name} has {new.dim}; choose 'procrustes', 'ridge' or 'mlp'"
         )
     described = {"method": "identity"}
-    yield described, Transformation(old, None, new, (Step((), (), (), False),), described)
+    yield (
+        described,
+        Transformation(old, None, new, (Step((Network((), (), (), False),)),), described),
+    )
 
 
 def _procrustes(examples: Examples) -> Fitted:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onward.dense import Dense, Step, Uncertainty
+from onward.dense import Dense, Network, Step, Uncertainty
 from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
 from onward.training.classifiers import Classifier
 from onward.training.devices import seeded
 from onward.training.loop import Batches, train
-from onward.training.objectives import Fitting, Frame, Network
+from onward.training.objectives import Fitting, Frame, Module
 from onward.training.pairs import Examples
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.timetable import Rows
@@ -106,7 +106,7 @@ class _ExampleBatches(Batches):
         return tuple(tensor[chosen] for tensor in self._tensors)
 
 
-def _network(examples: Examples, settings: FitSettings, *, starts_at_zero: bool) -> Network:
+def _network(examples: Examples, settings: FitSettings, *, starts_at_zero: bool) -> Module:
     """Return the network that is to be trained; the RBT is told where its inputs lie."""
     if settings.method != "rbt":
         side_dim = None if examples.side is None else examples.side.dim
@@ -122,9 +122,9 @@ def _network(examples: Examples, settings: FitSettings, *, starts_at_zero: bool)
     return ResidualBottleneck(*statistics, examples.new.dim, uses_side=examples.side is not None)
 
 
-def _scaled(step: Step, frame: Frame, base: Dense | None) -> Step:
+def _scaled(network: Network, frame: Frame, base: Dense | None) -> Step:
     """Return a step that gives whole vectors where it gave standardised ones, added to the base."""
-    *mixer, last = step.mixer
+    *mixer, last = network.mixer
     assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
     spread = np.float64(frame.spread)
     moved = frame.middle if base is None else 0.0
@@ -133,7 +133,9 @@ def _scaled(step: Step, frame: Frame, base: Dense | None) -> Step:
         (last.bias * spread + moved).astype(np.float32),
         last.relu,
     )
-    return replace(step, mixer=(*mixer, scaled), short_cut=base)
+    part = replace(network, mixer=(*mixer, scaled))
+    past = () if base is None else (Network((), (), (base,), network.uses_side),)
+    return Step((part, *past))
 
 
 def _unsure(layer: torch.nn.Linear, frame: Frame) -> Uncertainty:

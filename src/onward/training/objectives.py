@@ -24,7 +24,7 @@ from onward.training.settings import FitSettings
 Vectors = Float[Tensor, "item new"]
 Classes = Int64[Tensor, " item"]
 PerItem = Float[Tensor, " item"]
-Network = FCTTransformation | ResidualBottleneck
+Module = FCTTransformation | ResidualBottleneck
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Fitting(Objective):
     classes: Tensor
 
     def __init__(
-        self, network: Network, frame: Frame, settings: FitSettings, classifier: Classifier | None
+        self, network: Module, frame: Frame, settings: FitSettings, classifier: Classifier | None
     ) -> None:
         super().__init__()
         self.network, self.settings, self.spread = network, settings, frame.spread

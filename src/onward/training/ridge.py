@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from onward.dense import Dense, Step
+from onward.dense import Dense, Network, Step
 from onward.training.pairs import Examples
 from onward.transformation import Transformation
 
@@ -56,8 +56,8 @@ def fit_ridge(
             described = {"method": "low-rank", "penalty": penalty, "rank": basis.shape[1]}
             narrow = basis.T @ weight
             layers = [_layer(narrow, -narrow @ mean), _layer(basis, middle)]
-        step = Step((), (), tuple(layers), uses_side=examples.side is not None)
-        yield described, Transformation(*spaces, (step,), described)
+        part = Network((), (), tuple(layers), uses_side=examples.side is not None)
+        yield described, Transformation(*spaces, (Step((part,)),), described)
 
 
 def _first_directions(gram: Gram, rank: int) -> Basis:

@@ -225,9 +225,8 @@ class FitSettings(Optimization):
         rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
         inner: width of the FCT network's mixer.
         networks: how many FCT networks learn, each from first weights and in an order of its own;
-            their mean stands for the network. Each takes its time to learn. They are stored as one
-            network with zeros between its parts: two take about 3.5 times the size of one and the
-            time to apply it, four 13 times.
+            their mean stands for the network. Two take twice the size, and twice the time to learn
+            and to apply.
         residual: whether the FCT network learns what ridge leaves over: ridge is solved first and
             stays, the network starts at zero, and h is the sum of both. Not for "ensemble", whose
             parts learn apart.
