@@ -142,7 +142,9 @@ class Gallery:
         Raises:
             EmbeddingsError: if something cannot be an id.
         """
-        return self._store.delete(_unique(ids))
+        chosen = _unique(ids)
+        self._store.read_record()  # which refuses what a newer Onward writes
+        return self._store.delete(chosen)
 
     def ids(
         self,
@@ -349,6 +351,7 @@ class Gallery:
         Args:
             keep: what was replaced longer ago is deleted; who still reads it gets an error.
         """
+        self._store.read_record()  # which refuses what a newer Onward writes
         self._store.compact(keep)
 
     def serve(

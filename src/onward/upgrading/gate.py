@@ -262,7 +262,12 @@ class GateSaid:
         if entry is None:
             return cls(None, False, NOT_JUDGED)
         answer, forced = entry.get("answer"), bool(entry.get("forced"))
-        return cls(answer, forced, entry.get("says", NOT_JUDGED))
+        if "met" not in entry:
+            return cls(answer, forced, entry.get("says", entry.get("why", NOT_JUDGED)))
+        # Written when the gate had two answers.
+        limit, value = (f"{100 * entry[name]:.1f} %" for name in ("limit", "value"))
+        says = f"{entry['requirement']} was required, that is {limit}, and {value} was predicted"
+        return cls(OPEN if entry["met"] else CLOSED, forced, says)
 
     @property
     def warning(self) -> str | None:
