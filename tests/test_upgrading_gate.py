@@ -218,7 +218,7 @@ def test_a_margin_that_is_none_is_refused():
             plan_upgrade(gallery, h, sample=sample, margin=margin)
     same = plan_upgrade(*few()[:1], scaled(1), sample=few()[1], margin=0.0)
     assert "no number of queries tells that nothing gets worse without a margin" in str(same)
-    no_better = world(200, seen=0.3, spoil=3.0)[2]
+    no_better = world(200, seen=0.3, spoil=5.0)[2]
     assert plan_upgrade(gallery, no_better, sample=sample, margin=0.0).decision.answer != "open"
     assert plan_upgrade(gallery, no_better, sample=sample, margin=0.3).decision.answer == "open"
 

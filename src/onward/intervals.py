@@ -188,9 +188,9 @@ def over_clusters(
     `mean ± t(g - 1) * error` for g clusters, such as the classes of the queries: those of one class
     are hard or easy together, so the error is that of the clusters' sums, or that of independent
     queries where it is larger. A single cluster says no more than a single query. Two queries more
-    are counted that nobody has asked, one at either end of what can be: so the interval has a width
-    where every query that was asked got the same, and a handful of queries proves nothing. It is
-    kept within what can be.
+    are counted that nobody has asked: of a mean one at either end of what can be, of a difference
+    half of one at either end and one that is 0. So the interval has a width where every query that
+    was asked got the same, and a handful of queries proves nothing. It is kept within what can be.
 
     Args:
         values: one for each query that counts, in [0, 1]; in [-1, 1] for a difference.
@@ -205,7 +205,9 @@ def over_clusters(
     References:
         Liang and Zeger, Longitudinal data analysis using generalized linear models, 1986 (the
         error over clusters); Agresti and Min, Simple improved confidence intervals for comparing
-        matched proportions, 2005 (the two queries more).
+        matched proportions, 2005 (the two queries more of a difference: half a pair in each of the
+        four cells); Agresti and Caffo, Simple and effective confidence intervals for proportions,
+        2000 (those of a mean: one success and one failure).
     """
     if len(values) != len(clusters):
         raise EvaluationError(
@@ -227,7 +229,7 @@ def over_clusters(
     else:
         count, spread = 1, 0.0
     ends = (-1.0, 1.0) if difference else (0.0, 1.0)
-    spread += sum((end - mean) ** 2 for end in ends)
+    spread += _spread_added(mean, difference=difference)
     freedom = min(max(groups - 1, 1), MANY)
     half = _t_quantile(1 - 2 * tail, freedom) * math.sqrt(spread) / (count + 2)
     low, high = max(mean - half, ends[0]), min(mean + half, ends[1])
@@ -248,8 +250,7 @@ def queries_for(found: Interval, half: float, *, queries: int, clusters: int) ->
         queries: how many were asked for it.
         clusters: of how many clusters they are.
     """
-    ends = (-1.0, 1.0) if found.difference else (0.0, 1.0)
-    added = sum((end - found.estimate) ** 2 for end in ends)
+    added = _spread_added(found.estimate, difference=found.difference)
     inside, asked = found.confidence, queries if clusters > 1 else 1
     now = max(found.high - found.estimate, found.estimate - found.low)
     factor = _t_quantile(inside, min(max(clusters - 1, 1), MANY))
@@ -261,6 +262,13 @@ def queries_for(found: Interval, half: float, *, queries: int, clusters: int) ->
         root = (square * each) ** 2 + 4 * half**2 * square * (added - 2 * each)
         count = max((square * each + math.sqrt(max(root, 0.0))) / (2 * half**2) - 2, 1.0)
     return math.ceil(round(count, 6))
+
+
+def _spread_added(mean: float, *, difference: bool) -> float:
+    """Return what the two queries that nobody has asked add to the sum of squares."""
+    if difference:
+        return ((1 - mean) ** 2 + (1 + mean) ** 2) / 2 + mean**2
+    return (1 - mean) ** 2 + mean**2
 
 
 def over_seeds(values: Mapping[int, float], *, confidence: float = 0.95) -> Interval:
