@@ -601,10 +601,10 @@ def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
 
 @pytest.mark.slow
 def test_fit_learns_by_the_objective_that_is_named(pairs, tmp_path):
-    named = ("--objective", "l1", "--discriminative", "label-free", "--epochs", 1)
+    named = ("--objective", "l1", "--epochs", 1)
     made = json.loads(answer("fit", *pairs, tmp_path / "h", *named, "--method", "mlp", "--json"))
     settings = made["made_by"]["settings"]
-    assert (settings["objective"], settings["discriminative"]) == ("l1", "label-free")
+    assert (settings["objective"], settings["discriminative"]) == ("l1", "none")
 
 
 def test_a_negative_seed_is_wrong_usage(pairs, tmp_path):
@@ -622,11 +622,6 @@ def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):
         answer("fit", *pairs, tmp_path / "h", "--rank", 3)
     with pytest.raises(ConfigurationError, match=r"networks is 2, .* method is 'ridge'; choose"):
         answer("fit", *pairs, tmp_path / "h", "--networks", 2, "--method", "ridge")
-    with pytest.raises(ConfigurationError, match="classifier needs the new model's; give --class"):
-        answer("fit", *pairs, tmp_path / "h", "--discriminative", "classifier")
-    named = ("--classifier", "m", "--discriminative", "label-free")
-    with pytest.raises(ConfigurationError, match=r"--classifier m was given, .* is label-free"):
-        answer("fit", *pairs, tmp_path / "h", *named)
 
 
 @pytest.mark.slow

@@ -130,7 +130,6 @@ GOOD: dict[str, tuple[str, ...]] = {
     "device": ("cpu", "auto"),
     "devices": ("1",),
     "dim": ("4",),
-    "discriminative": ("none", "label-free", "classifier"),
     "embeddings": ("old.parquet", "side.parquet", "new.parquet", "shards"),
     "epochs": ("1",),
     "far": ("1e-3", "0.1"),

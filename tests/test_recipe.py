@@ -210,10 +210,6 @@ def test_an_arm_that_cannot_be_is_refused_in_words(arm, words):
             {"arms": [{"name": "new/old", "fit": {"method": "rbt", "networks": 2}}]},
             r"arm 'new/old', \[fit\]: networks is 2, .* method is 'rbt'; choose",
         ),
-        (
-            {"fit.residual": True, "fit.method": "ensemble"},
-            r"arm 'new/old.*', \[fit\]: residual .* is 'ensemble'; choose",
-        ),
         ({"variants": {"a: b": {}}}, "a variant cannot be called 'a: b'; leave the colon out"),
     ],
 )

@@ -102,20 +102,6 @@ def test_the_discriminative_part_is_a_smoothed_cross_entropy_of_whole_vectors():
     np.testing.assert_allclose(added.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_label_free_part_asks_for_the_own_target_among_those_of_the_batch():
-    learner, frame = fitting(
-        changed(discriminative="label-free", discriminative_weight=1.0, temperature=0.5)
-    )
-    plain, _ = fitting(QUICK)
-    (given, wanted), _ = batch(frame)
-    none = torch.full((12,), -1)
-    z, y = given.double().numpy(), wanted.double().numpy()
-    logits = -((z[:, None] - y[None]) ** 2).sum(axis=2) / (2 * 8) / 0.5
-    expected = np.log(np.exp(logits).sum(axis=1)) - np.diag(logits)
-    added = learner.per_item(given, wanted, none) - plain.per_item(given, wanted, none)
-    np.testing.assert_allclose(added.numpy(), expected, rtol=1e-4)
-
-
 def test_the_loss_is_the_weighted_mean_over_items():
     learner, frame = fitting(QUICK)
     learner.eval().requires_grad_(requires_grad=False)
@@ -125,9 +111,7 @@ def test_the_loss_is_the_weighted_mean_over_items():
     weights, none = torch.linspace(0, 2, 12), torch.full((12,), -1)
     losses = learner.per_item(learner.network(*given), wanted, none)
     expected = float((weights * losses).sum() / 12)
-    assert float(learner(*given, torch.zeros(1), wanted, none, weights)) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert float(learner(*given, wanted, none, weights)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_classifier_meets_unit_vectors_at_the_length_that_it_knows():
@@ -180,7 +164,7 @@ def test_what_the_classifier_does_not_know_is_learned_without_it():
 def test_a_model_s_classifier_is_known_with_its_space():
     taken = InputSpec(8, 1, (0.5,), (0.5,))
     model = EmbeddingModel.from_callable(lambda _: None, name="new@1", dim=8, input=taken)
-    with pytest.raises(ConfigurationError, match=r"new@1 has no classifier; .* label-free"):
+    with pytest.raises(ConfigurationError, match=r"new@1 has no classifier; .* or no classifier"):
         Classifier.of(model)
     given = classifier()
     able = EmbeddingModel(model.space, taken, model.engine, given.classes, given.weight)
@@ -203,7 +187,7 @@ def test_with_an_uncertainty_the_loss_is_fastfill_s():
     s = vectors.double().numpy() @ np.linspace(-1, 1, 8) + 0.3
     losses = learner.per_item(vectors, wanted, none).double().numpy()
     expected = np.mean(0.5 * np.exp(-s) * losses + 0.5 * s)
-    found = float(learner(*given, torch.zeros(1), wanted, none, torch.ones(12)))
+    found = float(learner(*given, wanted, none, torch.ones(12)))
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -227,7 +211,7 @@ def test_weighed_by_the_variance_the_discriminative_part_makes_fastfill_s_whole_
     expected = np.mean(0.5 * np.exp(-s) * both + 0.5 * s)
     wanted = torch.from_numpy(frame.standardise(new.vectors))
     classes = torch.from_numpy(new.labels.copy())
-    found = float(learner(*given, torch.zeros(1), wanted, classes, torch.ones(12)))
+    found = float(learner(*given, wanted, classes, torch.ones(12)))
     assert found == pytest.approx(expected - np.log(frame.spread), rel=1e-4)
 
 
@@ -351,9 +335,9 @@ def test_pairs_take_the_labels_of_those_who_know_more_classes():
 
 
 def test_what_is_solved_in_closed_form_has_no_discriminative_part():
-    settings = changed(method="ridge", discriminative="label-free")
+    settings = changed(method="ridge", discriminative="classifier")
     with pytest.raises(ConfigurationError, match="'ridge', which is solved in closed form"):
-        fit(*world(), settings=settings, run=CPU)
+        fit(*world(), classifier=classifier(), settings=settings, run=CPU)
 
 
 def test_a_sample_weight_is_a_share():

@@ -345,39 +345,6 @@ def test_the_residual_bottleneck_network_bears_side_information_that_never_chang
     assert np.isfinite(h.apply(old, still).vectors).all()
 
 
-@pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
-def test_a_residual_network_begins_at_ridge(with_side):
-    old, side, new = world()
-    aside = side if with_side else None
-    ridge = fit(old, aside, new, settings=settings_for("ridge"), run=CPU)
-    begun = settings_for("mlp", residual=True, epochs=1, lr=1e-9)
-    h = fit(old, aside, new, settings=begun, run=CPU)
-    np.testing.assert_allclose(
-        h.apply(old, aside).vectors, ridge.apply(old, aside).vectors, atol=1e-5
-    )
-    assert (h.made_by["method"], h.made_by["penalty"]) == ("mlp", ridge.made_by["penalty"])
-    assert len(h.steps[0].parts) == 2
-
-
-@pytest.mark.slow
-def test_a_residual_network_learns_what_ridge_leaves(tmp_path):
-    old, side, new = world()
-    ridge = fit(old, side, new, settings=settings_for("ridge"), run=CPU)
-    h = fit(old, side, new, settings=settings_for("mlp", residual=True, lr=5e-3), run=CPU)
-    assert error(h, old, side, new) < 0.8 * error(ridge, old, side, new)
-    assert [tried["method"] for tried in h.made_by["tried"]] == ["ridge"] * 8
-    h.save(tmp_path / "h")
-    again = Transformation.load(tmp_path / "h")
-    np.testing.assert_array_equal(again.apply(old, side).vectors, h.apply(old, side).vectors)
-
-
-def test_only_the_fct_network_is_added_to_ridge():
-    with pytest.raises(
-        ConfigurationError, match=r"residual adds .* 'mlp' .* method is 'rbt'; choose"
-    ):
-        fit(*world(), settings=settings_for("rbt", residual=True), run=CPU)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("with_side", [True, False])
 def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
@@ -395,9 +362,8 @@ def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("residual", [False, True], ids=["alone", "on-ridge"])
 @pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
-def test_several_networks_give_their_mean(with_side, residual, monkeypatch, tmp_path):
+def test_several_networks_give_their_mean(with_side, monkeypatch, tmp_path):
     learned = []
 
     def keep(*given, **rest):
@@ -407,10 +373,10 @@ def test_several_networks_give_their_mean(with_side, residual, monkeypatch, tmp_
     monkeypatch.setattr(ensembles, "fit_network", keep)
     old, side, new = world()
     side = side if with_side else None
-    h = fit(old, side, new, settings=settings_for("mlp", networks=3, residual=residual), run=CPU)
+    h = fit(old, side, new, settings=settings_for("mlp", networks=3), run=CPU)
     parts = [network.apply(old, side).vectors for network in learned]
     np.testing.assert_allclose(h.apply(old, side).vectors, np.mean(parts, axis=0), atol=1e-5)
-    alone = fit(old, side, new, settings=settings_for("mlp", residual=residual), run=CPU)
+    alone = fit(old, side, new, settings=settings_for("mlp"), run=CPU)
     first, second, third = (network.digest for network in learned[:3])
     assert first == alone.digest
     assert len({first, second, third}) == 3
@@ -595,12 +561,12 @@ def test_an_item_of_a_sample_counts_as_ten_up_to_half_of_the_weight(training, it
 
 def test_a_network_meets_a_heavy_sample_more_often():
     examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.5)
-    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None, None)
+    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None)
     *_, weights = batches.read(np.arange(len(batches)))
     assert len(batches) == 400 + 5 * 80
     np.testing.assert_allclose(weights.numpy(), 1, rtol=1e-6)
     light = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.05)
-    batches = networks_module._ExampleBatches(light, Frame.of(light), None, None)
+    batches = networks_module._ExampleBatches(light, Frame.of(light), None)
     *_, weights = batches.read(np.arange(len(batches)))
     total = float(weights.double().sum())
     assert float(weights[-80:].sum()) == pytest.approx(0.05 * total, rel=1e-3)
@@ -609,7 +575,7 @@ def test_a_network_meets_a_heavy_sample_more_often():
 def test_an_extreme_weight_shows_no_example_more_than_a_hundred_times():
     heavy = sampled(3)
     examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=heavy, sample_weight=0.999)
-    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None, None)
+    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None)
     assert len(batches) == 400 + 100 * 3
     *_, weights = batches.read(np.arange(len(batches)))
     of_sample, total = float(weights[-300:].double().sum()), float(weights.double().sum())

@@ -58,10 +58,6 @@ def fit(
     objective: Annotated[
         Literal["mse", "l1", "cosine"], typer.Option(help="What the network minimises.")
     ] = "mse",
-    discriminative: Annotated[
-        Literal["none", "classifier", "label-free"] | None,
-        typer.Option(help="What it learns beside it; default: classifier if there is one."),
-    ] = None,
     classifier: Annotated[
         Path | None, typer.Option(help="The new model: its classifier helps; needs labels.")
     ] = None,
@@ -130,21 +126,11 @@ def fit(
             f"--rank is that of low-rank's map, but --method is {method}; give --method low-rank, "
             "or no rank"
         )
-    part = discriminative or ("none" if classifier is None else "classifier")
-    if classifier is not None and part != "classifier":
-        raise ConfigurationError(
-            f"--classifier {classifier} was given, but --discriminative is {part}, which needs "
-            "none; leave one of them out"
-        )
-    if part == "classifier" and classifier is None:
-        raise ConfigurationError(
-            "--discriminative classifier needs the new model's; give --classifier NEW_MODEL, or "
-            "--discriminative label-free"
-        )
     check_room(out, KIND, overwrite=overwrite)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
-    given |= {"objective": objective, "discriminative": part, "uncertainty": uncertainty}
+    given |= {"objective": objective, "uncertainty": uncertainty}
     given |= {"networks": networks}
+    given |= {"discriminative": "none" if classifier is None else "classifier"}
     chosen = {"epochs": epochs, "rank": rank}
     given |= {name: value for name, value in chosen.items() if value is not None}
     of_gallery = is_gallery(old) and group_column is None

@@ -20,7 +20,6 @@ from onward.experiments.settings import ARMS, Arm, Baseline, DataSettings, Layer
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
     FCT_METHODS,
-    RESIDUAL_METHODS,
     AutoencoderSettings,
     BackwardCompatibleSettings,
     FitSettings,
@@ -174,11 +173,9 @@ class Recipe(BaseModel):
         fields = {**self.fit.model_dump(), **arm.fit}
         if fields["method"] in CLOSED_FORMS and "discriminative" not in arm.fit:
             fields["discriminative"] = "none"  # which only a network learns
-        if "method" in arm.fit:  # what [fit] says of another method is not meant
-            unused = {"networks": FCT_METHODS, "residual": RESIDUAL_METHODS}
-            for name, methods in unused.items():
-                if fields["method"] not in methods and name not in arm.fit:
-                    del fields[name]
+        meant_for_another = "method" in arm.fit and "networks" not in arm.fit
+        if meant_for_another and fields["method"] not in FCT_METHODS:
+            del fields["networks"]
         settings = read_settings(FitSettings, fields, where=where)
         try:
             settings.check()

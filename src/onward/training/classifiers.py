@@ -47,8 +47,7 @@ class Classifier:
         if model.classifier is None or model.classes is None:
             raise ConfigurationError(
                 f"{model.space.name} has no classifier; one comes with every model that "
-                "`onward train` has trained on classes. Without one, what tells items apart can be "
-                "learned label-free: discriminative='label-free'"
+                "`onward train` has trained on classes. Give such a model, or no classifier"
             )
         return cls(model.classifier, model.classes, model.space, model.class_names)
 

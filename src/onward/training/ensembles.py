@@ -6,7 +6,6 @@ Each errs in its own way, so their mean errs less than they do.
 from dataclasses import replace
 
 from onward.artifacts import digest
-from onward.dense import Dense
 from onward.training.checkpoints import part_of
 from onward.training.classifiers import Classifier
 from onward.training.networks import fit_network
@@ -19,7 +18,6 @@ def fit_networks(
     examples: Examples,
     settings: FitSettings,
     *,
-    base: Dense | None = None,
     classifier: Classifier | None = None,
     seed: int,
     run: RunSettings,
@@ -36,9 +34,7 @@ def fit_networks(
     count = settings.networks
     runs = [one_of(run, number, count) for number in range(count)]
     learned = [
-        fit_network(
-            examples, settings, base=base, classifier=classifier, seed=_seed(seed, n), run=each
-        )
+        fit_network(examples, settings, classifier=classifier, seed=_seed(seed, n), run=each)
         for n, each in enumerate(runs)
     ]
     return learned[0] if count == 1 else mean(learned)

@@ -26,7 +26,6 @@ def fit_network(
     examples: Examples,
     settings: FitSettings,
     *,
-    base: Dense | None = None,
     classifier: Classifier | None = None,
     seed: int,
     run: RunSettings,
@@ -34,7 +33,6 @@ def fit_network(
     """Train the network that the settings name ("auto" means the FCT network).
 
     Args:
-        base: a linear map of [old, side] that the network's output is added to.
         classifier: needed where settings ask for it.
 
     Raises:
@@ -43,15 +41,15 @@ def fit_network(
     """
     frame = Frame.of(examples)
     with seeded(seed, "first weights"):
-        network = _network(examples, settings, starts_at_zero=base is not None)
+        network = _network(examples, settings)
         objective = Fitting(network, frame, settings, classifier)
-    batches = _ExampleBatches(examples, frame, base, classifier)
+    batches = _ExampleBatches(examples, frame, classifier)
     batch_items = min(settings.batch_items, len(batches))
     steps_in_epoch = math.ceil(len(batches) / batch_items)
     epochs = max(settings.epochs, math.ceil(settings.least_steps / steps_in_epoch))
     learned = settings.model_copy(update={"epochs": epochs, "batch_items": batch_items})
     train(objective, batches, learned, seed=seed, what={"recipe": "fit"}, run=run)
-    step = _scaled(fold(objective.network), frame, base)
+    step = Step((_scaled(fold(objective.network), frame),))
     unsure = None if objective.unsure is None else _unsure(objective.unsure, frame)
     return Transformation(examples.old, examples.side, examples.new, (step,), uncertainty=unsure)
 
@@ -59,26 +57,15 @@ def fit_network(
 class _ExampleBatches(Batches):
     """Examples as tensors. What weighs much more than the rest stands there several times."""
 
-    def __init__(
-        self,
-        examples: Examples,
-        frame: Frame,
-        base: Dense | None,
-        classifier: Classifier | None,
-    ) -> None:
+    def __init__(self, examples: Examples, frame: Frame, classifier: Classifier | None) -> None:
         ratios = np.round(examples.weights / examples.weights.min())
         repeats = np.clip(ratios, 1, MOST_REPEATS).astype(int)
         rows = np.repeat(np.arange(len(examples)), repeats)
         labels = examples.labels
         classes = np.full_like(labels, -1) if classifier is None else classifier.rows_of(labels)
         weights = examples.weights / repeats
-        known = np.zeros((len(labels), 1), np.float32)
-        if base is not None:
-            given = np.concatenate(list(examples.inputs.values()), axis=1)
-            known = frame.standardise(given @ base.weight.T + base.bias)
         arrays = (
             *examples.inputs.values(),
-            known,
             frame.standardise(examples.targets),
             classes,
             (weights / weights[rows].mean()).astype(np.float32),
@@ -101,20 +88,16 @@ class _ExampleBatches(Batches):
         return len(self._rows)
 
     def read(self, rows: Rows) -> tuple[Tensor, ...]:
-        """Return old vectors, side-information if any, base, targets, classes, weights."""
+        """Return old vectors, side-information if any, targets, classes, weights."""
         chosen = self._rows[rows]
         return tuple(tensor[chosen] for tensor in self._tensors)
 
 
-def _network(examples: Examples, settings: FitSettings, *, starts_at_zero: bool) -> Module:
+def _network(examples: Examples, settings: FitSettings) -> Module:
     """Return the network that is to be trained; the RBT is told where its inputs lie."""
     if settings.method != "rbt":
         side_dim = None if examples.side is None else examples.side.dim
-        network = FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
-        if starts_at_zero:
-            for parameter in network.mixer[-1].parameters():
-                torch.nn.init.zeros_(parameter)
-        return network
+        return FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
     given = list(examples.inputs.values())
     middle = np.concatenate([array.mean(axis=0) for array in given])
     spread = [np.full(a.shape[1], (a - a.mean(axis=0)).std() or 1, np.float32) for a in given]
@@ -122,20 +105,17 @@ def _network(examples: Examples, settings: FitSettings, *, starts_at_zero: bool)
     return ResidualBottleneck(*statistics, examples.new.dim, uses_side=examples.side is not None)
 
 
-def _scaled(network: Network, frame: Frame, base: Dense | None) -> Step:
-    """Return a step that gives whole vectors where it gave standardised ones, added to the base."""
+def _scaled(network: Network, frame: Frame) -> Network:
+    """Return a network that gives whole vectors where it gave standardised ones."""
     *mixer, last = network.mixer
     assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
     spread = np.float64(frame.spread)
-    moved = frame.middle if base is None else 0.0
     scaled = Dense(
         (last.weight * spread).astype(np.float32),
-        (last.bias * spread + moved).astype(np.float32),
+        (last.bias * spread + frame.middle).astype(np.float32),
         last.relu,
     )
-    part = replace(network, mixer=(*mixer, scaled))
-    past = () if base is None else (Network((), (), (base,), network.uses_side),)
-    return Step((part, *past))
+    return replace(network, mixer=(*mixer, scaled))
 
 
 def _unsure(layer: torch.nn.Linear, frame: Frame) -> Uncertainty:

@@ -88,13 +88,12 @@ class Fitting(Objective):
             nn.init.zeros_(self.unsure.bias)
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Return the loss of old vectors (and side-information), base, targets, classes, weights.
+        """Return the loss of old vectors (and side-information), targets, classes, weights.
 
-        The base is what the network's output is added to. A class is a row of the classifier; an
-        item of class -1 has no discriminative part there.
+        A class is a row of the classifier; an item of class -1 has no discriminative part there.
         """
-        *given, base, targets, classes, weights = batch
-        vectors = self.network(*given) + base
+        *given, targets, classes, weights = batch
+        vectors = self.network(*given)
         losses = self.per_item(vectors, targets, classes)
         if self.unsure is not None:
             unsure = self.unsure(vectors)[:, 0]
@@ -107,8 +106,6 @@ class Fitting(Objective):
         losses = self._distance(vectors, targets)
         if settings.discriminative == "classifier":
             losses = losses + settings.discriminative_weight * self._told_apart(vectors, classes)
-        if settings.discriminative == "label-free":
-            losses = losses + settings.discriminative_weight * self._nearest(vectors, targets)
         return losses
 
     def _distance(self, vectors: Vectors, targets: Vectors) -> PerItem:
@@ -128,15 +125,6 @@ class Fitting(Objective):
             label_smoothing=self.settings.label_smoothing,
             reduction="none",
         )
-
-    def _nearest(self, vectors: Vectors, targets: Vectors) -> PerItem:
-        """Return InfoNCE: among all targets of the batch an item's own should be the nearest.
-
-        Two standardised targets differ by a mean square of 2 in each dimension, on average.
-        """
-        distances = torch.cdist(vectors, targets).square() / (2 * vectors.shape[1])
-        own = torch.arange(len(vectors), device=vectors.device)
-        return cross_entropy(-distances / self.settings.temperature, own, reduction="none")
 
     def _whole(self, vectors: Vectors) -> Vectors:
         """Return vectors as they are outside."""

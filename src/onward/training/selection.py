@@ -192,9 +192,10 @@ class Judge:
 def name_method(described: Mapping[str, Any]) -> str:
     """Return a method with what it was given, such as "ridge penalty 0.1"."""
     named = [name for name in ("penalty", "rank") if name in described]
-    method = "ridge + mlp" if described.get("residual") else described["method"]
     without = ["without side"] if described.get("without_side") else []
-    return " ".join([method, *(f"{name} {described[name]:g}" for name in named), *without])
+    return " ".join(
+        [described["method"], *(f"{name} {described[name]:g}" for name in named), *without]
+    )
 
 
 def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:

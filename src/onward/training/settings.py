@@ -31,8 +31,6 @@ Count = Annotated[int, Field(ge=1)]
 Method = Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"]
 FCT_METHODS: tuple[Method, ...] = ("auto", "ensemble", "mlp")
 """Those that train the FCT network."""
-RESIDUAL_METHODS: tuple[Method, ...] = ("auto", "mlp")
-"""Those by which it may learn what ridge leaves over."""
 Loss = Literal["softmax", "arcface", "cosface", "supcon"]
 S = TypeVar("S", bound=BaseModel)
 
@@ -227,9 +225,6 @@ class FitSettings(Optimization):
         networks: how many FCT networks learn, each from first weights and in an order of its own;
             their mean stands for the network. Two take twice the size, and twice the time to learn
             and to apply.
-        residual: whether the FCT network learns what ridge leaves over: ridge is solved first and
-            stays, the network starts at zero, and h is the sum of both. Not for "ensemble", whose
-            parts learn apart.
         least_steps: epochs are added until the network has at least so many steps, without which
             a small sample of a gallery would be seen too rarely.
         ridge_penalties: the penalties that ridge chooses among, in the unit of one standardised
@@ -241,15 +236,12 @@ class FitSettings(Optimization):
         objective: how a network's output is to come near the new embedding: "mse" or "l1" (the
             mean over dimensions of squared or absolute differences, in units of the new
             embeddings' standard deviation), or "cosine" (one minus the cosine; lengths are free).
-        discriminative: what a network learns beside it: "none"; "classifier" (the new model's
-            frozen classifier is to tell the classes of the network's output apart: needs labels);
-            or "label-free" (among a batch's new embeddings its own is to be the nearest one).
+        discriminative: what a network learns beside it: "none", or "classifier" (the new model's
+            frozen classifier is to tell the classes of the network's output apart: needs labels).
         discriminative_weight: of that, beside the objective's 1. FastFill adds both parts without
             standardising the first: here that is one over the new embeddings' variance, 4.7 in the
             recipe `cifar100-small`, which costs cmc@1 on classes that the new model does not know.
         label_smoothing: share of the classifier's target that is spread over all classes.
-        temperature: of "label-free": what squared distances are divided by, in units of the mean
-            squared distance between two new embeddings.
         uncertainty: whether to learn as well how unsure h is of an item, from its new vector; a
             network then minds less what it cannot know. It says which items to backfill first.
         sample_weight: share of all the weight that a gallery sample has where there are training
@@ -270,7 +262,6 @@ class FitSettings(Optimization):
     rank: Count = 64
     inner: Count = 512
     networks: Count = 1
-    residual: bool = False
     least_steps: Annotated[int, Field(ge=0)] = 500
     ridge_penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
         1e-4,
@@ -285,10 +276,9 @@ class FitSettings(Optimization):
     gallery_classes: Literal["unseen", "seen"] = "unseen"
     most_judged: Annotated[int, Field(ge=2)] = 6000
     objective: Literal["mse", "l1", "cosine"] = "mse"
-    discriminative: Literal["none", "classifier", "label-free"] = "none"
+    discriminative: Literal["none", "classifier"] = "none"
     discriminative_weight: NotNegative = 0.3
     label_smoothing: Fraction = 0.1
-    temperature: Positive = 0.1
     uncertainty: bool = False
     sample_weight: Annotated[float, Field(gt=0, lt=1)] | None = None
 
@@ -298,11 +288,6 @@ class FitSettings(Optimization):
         Raises:
             ConfigurationError: naming the setting, and the methods that it belongs to.
         """
-        if self.residual and self.method not in RESIDUAL_METHODS:
-            raise ConfigurationError(
-                "residual adds the network of 'mlp' to ridge, but method is "
-                f"{self.method!r}; choose 'auto' or 'mlp', or residual false"
-            )
         if self.networks > 1 and self.method not in FCT_METHODS:
             raise ConfigurationError(
                 f"networks is {self.networks}, the mean of FCT networks, but method is "

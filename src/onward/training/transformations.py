@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from onward.dense import layers_of
 from onward.errors import ConfigurationError, SpaceMismatchError
 from onward.spaces import Embeddings
 from onward.training.checkpoints import forget_checkpoint
@@ -40,7 +39,7 @@ from onward.training.selection import (
     leaves_side_out,
     name_method,
 )
-from onward.training.settings import FCT_METHODS, FitSettings, RunSettings
+from onward.training.settings import FitSettings, RunSettings
 from onward.training.uncertainty import with_uncertainty
 from onward.transformation import Transformation
 
@@ -196,7 +195,7 @@ def fit(
         classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
     _check(pairs, sample, groups, classifier, settings)
     work = _Work(pairs, sample, groups, of_gallery, classifier, settings, seed, run)
-    chooses = settings.method not in ("mlp", "rbt") or settings.residual
+    chooses = settings.method not in ("mlp", "rbt")
     network = {"method": settings.method}
     found = _choose(work) if chooses else Fit(work.network(work.everything, run), chosen=network)
     best = found.transformation
@@ -286,10 +285,8 @@ class _Work:
         settings = self.settings.model_copy(update={"ridge_penalties": penalties})
         return list(fit_closed_form(examples, settings))
 
-    def network(
-        self, examples: Examples, run: RunSettings, penalty: float | None = None, share: float = 1
-    ) -> Transformation:
-        """Return a network that has learned from examples; with a penalty, what ridge leaves.
+    def network(self, examples: Examples, run: RunSettings, share: float = 1) -> Transformation:
+        """Return a network that has learned from examples.
 
         Args:
             share: of the steps that it learns for where it is kept.
@@ -301,13 +298,7 @@ class _Work:
             settings = settings.model_copy(
                 update={"epochs": max(1, round(epochs)), "least_steps": least}
             )
-        base = None
-        if penalty is not None:
-            ((_, ridge),) = self.closed(examples, penalty)
-            (base,) = (layer for _, layer in layers_of(ridge.steps))
-        return fit_networks(
-            examples, settings, base=base, classifier=self.classifier, seed=self.seed, run=run
-        )
+        return fit_networks(examples, settings, classifier=self.classifier, seed=self.seed, run=run)
 
     def trial_runs(self) -> list[RunSettings]:
         """Return how a network learns in each fold: with a checkpoint of its own."""
@@ -338,8 +329,8 @@ class _Work:
 def _choose(work: _Work) -> Fit:
     """Fit what the method allows apart from each fold, and keep what fares best on all of them.
 
-    The penalty of ridge is chosen so too, also of the ridge that a network is added to. What is
-    kept is then fitted once more, on everything.
+    The penalty of ridge is chosen so too, also of the ridge of an ensemble. What is kept is then
+    fitted once more, on everything.
     """
     settings, judge = work.settings, work.judge
     tried, linear, why = _try_closed(work)
@@ -352,9 +343,8 @@ def _choose(work: _Work) -> Fit:
         place, reason = choose_method([trial for trial, _ in candidates], judge)
         kept, tried = candidates[place], [*tried, *networks]
         chosen = kept[0].described
-    elif settings.method in FCT_METHODS:  # its ridge alone was tried
-        describe = _describe_ensemble if settings.method == "ensemble" else _describe_network
-        chosen, kept = describe(settings, chosen), None
+    elif settings.method == "ensemble":  # its ridge alone was tried
+        chosen, kept = _describe_ensemble(settings, chosen), None
     if "penalty" in chosen:
         reason = f"{reason}; {why}"
     best = _fit_chosen(work, chosen)
@@ -403,15 +393,15 @@ def _choose_inputs(
 def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -> list[_Tried]:
     """Try the network, and the mean of what it and ridge give."""
     settings = work.settings
-    described = _describe_network(settings, trial.described)
     networks = [
-        work.network(work.examples(fold), run, described.get("penalty"), TRIAL_STEPS)
+        work.network(work.examples(fold), run, TRIAL_STEPS)
         for fold, run in enumerate(work.trial_runs())
     ]
-    tried = [_try(work, described, networks)]
-    if not settings.residual:
-        both = [ensemble(*each) for each in zip(networks, ridges, strict=True)]
-        tried.append(_try(work, _describe_ensemble(settings, trial.described), both))
+    both = [ensemble(*each) for each in zip(networks, ridges, strict=True)]
+    tried = [
+        _try(work, {"method": "mlp", **_shape(settings)}, networks),
+        _try(work, _describe_ensemble(settings, trial.described), both),
+    ]
     for run in work.trial_runs():
         if run.checkpoint is not None:
             forget_checkpoint(run.checkpoint)
@@ -450,19 +440,12 @@ def _fit_chosen(work: _Work, chosen: Mapping[str, Any]) -> Transformation:
     """Fit what was chosen on everything."""
     penalty, everything = chosen.get("penalty"), work.everything
     if chosen["method"] == "mlp":
-        return work.network(everything, work.last_run, penalty)
+        return work.network(everything, work.last_run)
     if chosen["method"] == "ensemble":
         ((_, ridge),) = work.closed(everything, penalty)
         return ensemble(work.network(everything, work.last_run), ridge)
     ((_, best),) = work.closed(everything, penalty)
     return best
-
-
-def _describe_network(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {"method": "mlp", **_shape(settings)}
-    if settings.residual:
-        described |= {"residual": True, "penalty": linear["penalty"]}
-    return described
 
 
 def _describe_ensemble(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
@@ -508,7 +491,7 @@ def _check_classifier(pairs: Pairs, classifier: Classifier | None) -> None:
     if classifier is None:
         raise ConfigurationError(
             "discriminative is 'classifier', but no classifier was given; give the new model's, "
-            "classifier=Classifier.of(new_model), or choose discriminative 'label-free'"
+            "classifier=Classifier.of(new_model), or choose discriminative 'none'"
         )
     if classifier.space != pairs.new.space:
         raise SpaceMismatchError(
@@ -518,13 +501,13 @@ def _check_classifier(pairs: Pairs, classifier: Classifier | None) -> None:
     if pairs.labels is None:
         raise ConfigurationError(
             "discriminative is 'classifier', which needs labels, but neither the old nor the new "
-            "embeddings have any; embed items with labels, or choose discriminative 'label-free'"
+            "embeddings have any; embed items with labels, or choose discriminative 'none'"
         )
     if (classifier.rows_of(pairs.labels) < 0).all():
         raise ConfigurationError(
             f"the classifier knows the classes {_few(classifier.classes)}, the embeddings have the "
             f"labels {_few(np.unique(pairs.labels).tolist())}: none is common. Number the classes "
-            "as in the training of the new model, or choose discriminative 'label-free'"
+            "as in the training of the new model, or choose discriminative 'none'"
         )
 
 
