@@ -50,8 +50,8 @@ from onward.spaces import Embeddings
 from onward.training.settings import FitSettings, RunSettings
 from onward.training.transformations import fit
 from onward.transformation import Transformation
-from onward.upgrading import RealQueries, Routes, decide, predict
-from onward.upgrading.prediction import UPGRADE
+from onward.upgrading import RealQueries, Routes, decide, forecast
+from onward.upgrading.forecast import UPGRADE
 
 ANSWERS = ("open", "closed", "cannot judge")
 WRONG = 0.01
@@ -113,7 +113,7 @@ def ask(one: Draw, h: Transformation, share: float, seed: int, qrels: Any = None
     if qrels is not None:
         real = RealQueries(one.queries.old.select(asked), one.queries.new.select(asked), qrels)
     gallery, sample = gallery_of(one.gallery), one.gallery.new.select(chosen)
-    prediction = predict(gallery, Routes((h,)), sample, queries=real)
+    prediction = forecast(gallery, Routes((h,)), sample, queries=real)
     said, judge = decide(prediction), prediction.judge
     metric = said.metric or one.metrics[-1]
     upgraded = h.apply(one.gallery.old, one.gallery.side)

@@ -22,19 +22,20 @@ from onward.report import write_backfill_report
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
-from onward.upgrading import Upgrade, plan_upgrade, predict
+from onward.upgrading import Upgrade, evidence, forecast, plan_backfill, plan_upgrade, routes
 from onward.upgrading.backfill import backfill, embeddings_given
-from onward.upgrading.backfill_advice import advise
-from onward.upgrading.backfill_plan import plan_backfill
 from onward.upgrading.budget import Budget
-from onward.upgrading.order_curves import (
-    PLANNED_SHARES,
+from onward.upgrading.forecast import (
+    EVERYTHING,
+    GRID,
+    ORDERS,
     SEEDS,
     SHARES,
-    OrderCurve,
-    OrderCurves,
+    UPGRADE,
+    Curve,
+    Curves,
 )
-from onward.upgrading.prediction import EVERYTHING, UPGRADE
+from onward.upgrading.gate import advise
 from onward.upgrading.routes import Routes
 
 OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 1), Space("new@2", 3)
@@ -98,15 +99,15 @@ def test_curves_are_those_of_a_gallery_of_which_ever_more_is_embedded():
     }
     for name, each in orders.items():
         for metric in ("cmc@1", "cmc@5", "map"):
-            drawn = plan.drawn.of(name).values[metric]
+            drawn = plan.drawn.of(name).on_grid(metric)
             for point in (0, 4, 13, 21):
                 expected = np.mean([naive(old, new, ids, point, metric) for ids in each])
                 assert drawn[point] == pytest.approx(expected), (name, metric, point)
             assert plan.drawn.of(name).auc(metric) == pytest.approx(np.mean(drawn))
     gain = plan.drawn.gains["map"]
-    ends = plan.drawn.of("oracle").values["map"]
+    ends = plan.drawn.of("oracle").on_grid("map")
     assert gain.estimate == pytest.approx(ends[-1] - ends[0])
-    assert gain.difference
+    assert gain.method == "t-interval over 42 queries in 3 clusters"  # as in the upgrade's plan
 
 
 def test_without_labels_the_neighbours_are_compared_with_those_of_full_backfill():
@@ -122,7 +123,7 @@ def test_without_labels_the_neighbours_are_compared_with_those_of_full_backfill(
         return set(np.argsort(distances)[:4].tolist())  # a tenth of 42 items
 
     shared = [len(nearest(q, upgraded) & nearest(q, new.vectors)) / 4 for q in range(ITEMS)]
-    values = plan.drawn.of("random").values["agreement"]
+    values = plan.drawn.of("random").on_grid("agreement")
     assert values[0] == pytest.approx(np.mean(shared))
     assert values[-1] == 1.0
     assert "does not know how unsure it is" in plan.advice
@@ -148,7 +149,7 @@ def test_a_plan_says_what_the_gallery_holds_and_what_was_left_out():
     plan = plan_backfill(gallery, h, sample=new)
     assert (gallery.state(), len(gallery.journal())) == before
     assert (plan.upgraded, plan.embedded, plan.missing) == (0, 1, 40)
-    assert (plan.items, plan.lost) == (36, 1)
+    assert (plan.within.items, plan.within.lost) == (36, 1)
     assert plan.left_out == {
         "a transformation was fitted on them": 5,
         "not in the gallery": 1,
@@ -233,7 +234,7 @@ def rebuilt(gallery, h, sample, order, share):
 
 
 SHARES_OF_BOTH = {0.0: UPGRADE, 1.0: EVERYTHING} | {
-    share: f"upgrade + backfill {100 * share:g} %" for share in PLANNED_SHARES
+    share: f"upgrade + backfill {100 * share:g} %" for share in SHARES
 }
 
 
@@ -250,13 +251,13 @@ def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
     prediction = plan_upgrade(gallery, h, sample=sample).predicted
     predicted = prediction.within
     planned = plan_backfill(gallery, h, sample=sample)
-    assert predicted.lost == planned.lost == bare
+    assert predicted.lost == planned.within.lost == bare
     order = "uncertainty" if unsure else "random"
     curve = planned.drawn.of(order)
     assert prediction.order == order
     for share, name in SHARES_OF_BOTH.items():
         for metric in planned.metrics:
-            said = curve.at_all_shares(metric)[share]
+            said = curve.values[metric][share]
             assert said == pytest.approx(predicted.value(metric, name), abs=1e-12)
     for share in (0.0, 0.1, 0.5) if unsure else (0.0, 1.0):  # one random order is not the mean
         found, asked = rebuilt(*world(**how)[:3], order, share)
@@ -266,20 +267,54 @@ def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
             assert said == pytest.approx(found[metric], abs=1e-12), (metric, share)
 
 
+def test_both_plans_leave_out_the_same_items_where_a_class_is_found_in_the_gallery_alone():
+    """Of the sample each item is of a class of its own; in the gallery it has another of it."""
+    gallery, h, sample, _ = world(bare=0, labelled=True, unsure=True)
+    labels = np.arange(90) % 45
+    labels[8::9] = -1
+    items = [replace(gallery.read(space), labels=labels) for space in (OLD, SIDE)]
+    gallery = create_gallery(f"memory:bp{next(names)}", OLD, SIDE, items=items)
+    some = sample.select(range(45))
+    predicted = plan_upgrade(gallery, h, sample=some).predicted
+    planned = plan_backfill(gallery, h, sample=some)
+    assert predicted.left_out == planned.left_out == {"no label, where others have one": 5}
+    for cell in planned.within.cells:
+        assert cell.to_json() == predicted.within.cell(cell.name).to_json()
+    assert planned.metrics == ("agreement",)
+
+
+@pytest.mark.parametrize("sampled", [90, 40])
+def test_each_item_is_carried_once_for_all_that_is_judged(monkeypatch, sampled):
+    gallery, h, sample, _ = world(bare=0, labelled=True, unsure=True)
+    carried = []
+
+    def transform(by, batch):
+        carried.extend(batch.ids)
+        return routes.transform(by, batch)
+
+    monkeypatch.setattr(evidence, "transform", transform)
+    some = sample.select(range(sampled))
+    forecast(gallery, Routes((h,)), some, orders=ORDERS)
+    assert sorted(carried) == list(sample.ids)
+    carried.clear()
+    plan_backfill(gallery, h, sample=some)
+    assert sorted(carried) == list(some.ids)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_carried_counts_as_not_found_at_any_share_of_the_curve():
     gallery, h, sample, _ = world(bare=30, labelled=True, unsure=True)
-    shares = [share for share in SHARES if 0 < share < 1]
-    predicted = predict(gallery, Routes((h,)), sample, shares=shares).within
+    shares = [share for share in GRID if 0 < share < 1]
+    predicted = forecast(gallery, Routes((h,)), sample, shares=shares).within
     curve = plan_backfill(gallery, h, sample=sample).drawn.of("uncertainty")
     for metric in ("cmc@1", "cmc@5", "map"):
         said = [cell.values[metric].estimate for cell in predicted.cells[1:]]
-        np.testing.assert_allclose(curve.values[metric], said, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(curve.on_grid(metric), said, rtol=0, atol=1e-12)
     assert (
-        curve.values["map"][0]
+        curve.values["map"][0.0]
         < plan_backfill(*world(bare=0, labelled=True, unsure=True)[:2], sample=sample)
         .drawn.of("uncertainty")
-        .values["map"][0]
+        .values["map"][0.0]
     )
 
 
@@ -290,7 +325,7 @@ def test_a_sample_of_which_nothing_can_be_carried_makes_no_plan():
 
 
 def test_both_judge_by_the_same_items_of_a_large_sample():
-    signatures = [inspect.signature(one).parameters for one in (predict, plan_backfill)]
+    signatures = [inspect.signature(one).parameters for one in (forecast, plan_backfill)]
     assert len({one["most_items"].default for one in signatures}) == 1
 
 
@@ -303,17 +338,21 @@ def interval(estimate, half_width=0.01):
 
 
 def straight(start, end):
-    return start + (end - start) * np.array(SHARES)
+    return start + (end - start) * np.array(GRID)
 
 
 def drawn(random, uncertainty=None, half_width=0.01):
     """Curves by metric; the oracle's are those by uncertainty."""
-    curves = [OrderCurve("random", random)]
-    if uncertainty is not None:
-        curves.append(OrderCurve("uncertainty", uncertainty))
-    curves.append(OrderCurve("oracle", uncertainty or random))
+    found = {"random": random, "uncertainty": uncertainty, "oracle": uncertainty or random}
+    curves = tuple(
+        Curve(
+            order, {metric: dict(zip(GRID, values, strict=True)) for metric, values in each.items()}
+        )
+        for order, each in found.items()
+        if each is not None
+    )
     gains = {metric: interval(float(v[-1] - v[0]), half_width) for metric, v in random.items()}
-    return OrderCurves(tuple(curves), gains)
+    return Curves(curves, gains)
 
 
 UP, FLAT, DOWN = straight(0.4, 0.5), straight(0.5, 0.5), straight(0.5, 0.4)

@@ -24,7 +24,7 @@ from onward.training.gallery_samples import (
     pairs_of_gallery,
 )
 from onward.transformation import Dense, Transformation, Uncertainty, linear
-from onward.upgrading.judged import LEAST_ITEMS
+from onward.upgrading.evidence import LEAST_ITEMS
 
 OLD, SIDE = Space("old@1", 6), Space("side@1", 24)
 IDS = tuple(f"digits/{row:04}" for row in range(1000))

@@ -27,7 +27,7 @@ from onward.gallery import create_gallery, open_gallery
 from onward.relevance import Relevance
 from onward.spaces import Embeddings
 from onward.training.pairs import Pairs
-from onward.upgrading import Upgrade, predict
+from onward.upgrading import Upgrade, forecast
 from onward.upgrading.backfill import embeddings_given
 
 ROWS, CLASSES = 40, 5
@@ -317,7 +317,7 @@ def test_upgraded_vectors_are_not_taken_for_the_new_models_own(files):
     with pytest.raises(UpgradeError, match=words):
         upgrade.start(sample=up, force=True)
     with pytest.raises(UpgradeError, match=words):
-        predict(upgrade.gallery, upgrade.routes, up)
+        forecast(upgrade.gallery, upgrade.routes, up)
     with pytest.raises(UpgradeError, match="32 of the 40 vectors of the embeddings were upgraded"):
         embeddings_given(up)
     assert embeddings_given(up.align(EMBEDDED)) is not None

@@ -23,7 +23,7 @@ from onward.gallery import create_gallery
 from onward.intervals import Interval, queries_for
 from onward.spaces import Embeddings
 from onward.transformation import linear
-from onward.upgrading import Requirement, Upgrade, decide, gate, plan_upgrade, predict
+from onward.upgrading import Requirement, Upgrade, decide, forecast, gate, plan_upgrade
 from onward.upgrading.routes import Routes
 
 
@@ -201,7 +201,7 @@ def test_the_answer_follows_from_interval_and_margin(gain, margin, expected):
 )
 def test_the_size_that_would_tell_is_that_of_an_interval_narrow_enough(gain, margin, half):
     gallery, new, h = world(100, made_by={"sample": {"ids": [f"i{n:04}" for n in range(50)]}})
-    prediction = predict(gallery, Routes((h,)), new)
+    prediction = forecast(gallery, Routes((h,)), new)
     assert (prediction.whole.queries, prediction.sample_items) == (50, 100)
     found = gate._needed(prediction, prediction.whole, gain, margin)
     if half is None:
@@ -228,11 +228,11 @@ def test_a_margin_that_is_none_is_refused():
 def test_of_many_samples_few_intervals_miss_the_truth_and_few_gates_open_wrongly(seed):
     """The truth is the difference over all items of the gallery; h is no better than nothing."""
     gallery, new, h = world(400, seed, spoil=1.5, seen=0.5)
-    truth = predict(gallery, Routes((h,)), new).whole.cell("upgrade").gains["map"].estimate
+    truth = forecast(gallery, Routes((h,)), new).whole.cell("upgrade").gains["map"].estimate
     rng, held, wrong, samples = np.random.default_rng(seed), 0, 0, 40
     for _ in range(samples):
         some = new.select(np.sort(rng.choice(400, 80, replace=False)))
-        found = predict(gallery, Routes((h,)), some, shares=[]).whole.cell("upgrade").gains["map"]
+        found = forecast(gallery, Routes((h,)), some, shares=[]).whole.cell("upgrade").gains["map"]
         held += found.low <= truth <= found.high
         wrong += gate._answer(found, 0.01) == ("closed" if truth > 0 else "open")
     assert held >= 0.95 * samples
@@ -276,12 +276,12 @@ def test_a_sample_that_makes_search_worse_beside_upgraded_vectors_is_not_written
 def test_what_is_judged_is_what_will_be_written():
     gallery, new, h = shifted()
     sample = new.select(np.arange(100))
-    prediction = predict(gallery, Routes((h,)), sample)
+    prediction = forecast(gallery, Routes((h,)), sample)
     with_it, without = (decide(prediction, writes_sample=one) for one in (True, False))
     assert with_it.written == without.written == prediction.whole.value("map", "upgrade")
     assert without.sample_note is None
     gallery, sample, h = good()
-    prediction = predict(gallery, Routes((h,)), sample)
+    prediction = forecast(gallery, Routes((h,)), sample)
     assert decide(prediction).written == prediction.whole.value("map", "upgrade + the sample")
     assert decide(prediction, writes_sample=False).written == prediction.whole.value(
         "map", "upgrade"
@@ -342,7 +342,7 @@ def test_what_is_required_besides_can_close_it_and_never_opens_it():
 
 def test_what_is_compared_with_full_backfill_is_judged_within_the_sample():
     gallery, sample, h = good()
-    prediction = predict(gallery, Routes((h,)), sample)
+    prediction = forecast(gallery, Routes((h,)), sample)
     verdict = Requirement.parse("map >= 0.9 * new/new").judge(prediction)
     assert verdict.limit == pytest.approx(0.9 * prediction.within.value("map", "full backfill"))
     assert verdict.value == prediction.within.value("map", "upgrade")
@@ -382,7 +382,7 @@ def test_a_prediction_of_another_transformation_opens_no_gate():
 )
 def test_a_requirement_is_met_or_not(text, met):
     gallery, sample = line_gallery(crossed=False), line(LINE_NEW, crossed=False)
-    found = predict(gallery, Routes((scaled(1),)), sample)
+    found = forecast(gallery, Routes((scaled(1),)), sample)
     assert Requirement.parse(text).judge(found).met is met
 
 

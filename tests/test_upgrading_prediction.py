@@ -28,9 +28,9 @@ from onward.errors import ConfigurationError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery
 from onward.intervals import over_clusters
 from onward.spaces import Embeddings, Space
-from onward.upgrading import Requirement, Upgrade, decide, plan_backfill, plan_upgrade, predict
-from onward.upgrading.judged import fitted_on
-from onward.upgrading.order_curves import SEEDS
+from onward.upgrading import Requirement, Upgrade, decide, forecast, plan_backfill, plan_upgrade
+from onward.upgrading.evidence import fitted_on
+from onward.upgrading.forecast import SEEDS
 from onward.upgrading.routes import Routes
 
 # Worked by hand
@@ -39,7 +39,7 @@ from onward.upgrading.routes import Routes
 def test_a_prediction_worked_by_hand():
     """Of twenty items four have a stranger beside them, their partner at ranks 3, 5, 2 and 2."""
     gallery, sample = line_gallery(), line(LINE_NEW, crossed=False, labels=False)
-    found = predict(gallery, Routes((scaled(1),)), sample, shares=[]).within
+    found = forecast(gallery, Routes((scaled(1),)), sample, shares=[]).within
     crossed = (16 + 1 / 3 + 1 / 5 + 1 / 2 + 1 / 2) / 20
     expected = {
         "do nothing": (16 / 20, 1.0, crossed),
@@ -55,7 +55,7 @@ def test_a_prediction_worked_by_hand():
 
 def test_a_transformation_that_gives_the_true_vectors_gives_what_full_backfill_gives():
     gallery, sample = line_gallery(crossed=False), line(LINE_NEW, crossed=False)
-    found = predict(gallery, Routes((scaled(1),)), sample).within
+    found = forecast(gallery, Routes((scaled(1),)), sample).within
     for metric in found.metrics:
         for cell in found.cells:
             assert found.value(metric, cell.name) == 1, (metric, cell.name)
@@ -66,7 +66,7 @@ def test_an_item_that_cannot_be_carried_counts_as_not_found_until_it_is_backfill
     gallery, new, h = world(40)
     gallery.delete(new.ids[:10])
     gallery.add(Embeddings(new.ids[:10], np.zeros((10, 6), np.float32), OLD, np.arange(10)))
-    predicted = predict(gallery, Routes((unsure(h),)), new, shares=[0.1, 0.25])
+    predicted = forecast(gallery, Routes((unsure(h),)), new, shares=[0.1, 0.25])
     found = predicted.within
     assert (found.lost, predicted.whole.lost) == (10, 10)
     assert str(predicted).count("10 items cannot be carried over; upgrading alone loses them") == 2
@@ -85,7 +85,7 @@ def test_an_item_that_cannot_be_carried_counts_as_not_found_until_it_is_backfill
 def test_cells_are_those_of_the_backfill_curve(known):
     gallery, new, h = world(spoil=0.4)
     h = unsure(h) if known else h
-    predicted = predict(gallery, Routes((h,)), new, shares=[0.1, 0.5], seed=3)
+    predicted = forecast(gallery, Routes((h,)), new, shares=[0.1, 0.5], seed=3)
     assert predicted.order == ("uncertainty" if known else "random")
     found = predicted.within
     old, side = gallery.read(OLD), gallery.read(SIDE)
@@ -112,7 +112,7 @@ def test_cells_are_those_of_the_backfill_curve(known):
 def test_every_interval_contains_its_value_and_gains_are_differences(seed, labels):
     gallery, new, h = world(60, seed, spoil=0.5)
     gallery = gallery if labels else unlabelled(gallery)
-    found = predict(gallery, Routes((h,)), new, seed=seed)
+    found = forecast(gallery, Routes((h,)), new, seed=seed)
     assert (found.whole is not None) == labels
     for judgement in filter(None, (found.whole, found.within)):
         for cell, metric in itertools.product(judgement.cells, judgement.metrics):
@@ -121,17 +121,17 @@ def test_every_interval_contains_its_value_and_gains_are_differences(seed, label
             assert gain.low <= gain.estimate <= gain.high
             before = judgement.value(metric, "do nothing")
             assert math.isclose(gain.estimate, value.estimate - before, abs_tol=1e-12)
-    assert found.to_json() == predict(gallery, Routes((h,)), new, seed=seed).to_json()
+    assert found.to_json() == forecast(gallery, Routes((h,)), new, seed=seed).to_json()
     assert json.loads(json.dumps(found.to_json())) == found.to_json()
 
 
 def test_only_so_many_items_are_judged_the_same_for_any_order_of_the_sample():
     gallery, new, h = world(100)
-    found = predict(gallery, Routes((h,)), new, most_items=30)
+    found = forecast(gallery, Routes((h,)), new, most_items=30)
     assert found.within.items == 30
     assert (found.whole.items, found.whole.queries) == (100, 30)
     assert found.left_out == {"more than 30 are not needed": 70}
-    again = predict(gallery, Routes((h,)), new.select(np.arange(100)[::-1]), most_items=30)
+    again = forecast(gallery, Routes((h,)), new.select(np.arange(100)[::-1]), most_items=30)
     for one, other in ((found.whole, again.whole), (found.within, again.within)):
         assert one.to_json() == other.to_json()
 
@@ -165,7 +165,7 @@ def by_hand(gallery, new, h, queries, written=()):
 def test_the_whole_gallery_is_judged_as_a_full_evaluation_by_hand_does(seed):
     gallery, new, h = world(150, seed, spoil=0.5)
     sample = new.select(np.arange(40))
-    found = predict(gallery, Routes((h,)), sample).whole
+    found = forecast(gallery, Routes((h,)), sample).whole
     expected = by_hand(gallery, new, h, sample.ids, written=sample.ids)
     assert [cell.name for cell in found.cells] == list(expected)
     assert (found.items, found.queries, found.asked) == (150, 40, "items of the sample")
@@ -180,7 +180,7 @@ def test_the_whole_gallery_is_judged_as_a_full_evaluation_by_hand_does(seed):
 def test_its_interval_is_that_of_the_difference_over_classes():
     gallery, new, h = world(150, spoil=0.5)
     sample = new.select(np.arange(40))
-    found = predict(gallery, Routes((h,)), sample).whole.cell("upgrade + the sample").gains["map"]
+    found = forecast(gallery, Routes((h,)), sample).whole.cell("upgrade + the sample").gains["map"]
     cells = by_hand(gallery, new, h, sample.ids, written=sample.ids)
     gains = cells["upgrade + the sample"].average_precision - cells["do nothing"].average_precision
     classes = gallery.read(OLD, sample.ids).labels.tolist()
@@ -193,7 +193,7 @@ def test_items_that_h_was_fitted_on_enter_as_it_makes_them_unseen():
     rng = np.random.default_rng(1)
     unseen = Embeddings(ids[:50], rng.normal(size=(50, 8)).astype(np.float32), NEW)
     sample = new.select(np.arange(100))
-    found = predict(gallery, Routes((replace(h, out_of_fold=unseen),)), sample).whole
+    found = forecast(gallery, Routes((replace(h, out_of_fold=unseen),)), sample).whole
     assert (found.items, found.queries) == (200, 50)
     old = gallery.read(OLD)
     upgraded = h.apply(old, gallery.read(SIDE)).vectors
@@ -211,7 +211,7 @@ def test_items_that_h_was_fitted_on_enter_as_it_makes_them_unseen():
 def test_fitted_items_of_which_nothing_unseen_and_nothing_true_is_known_are_left_out():
     ids = tuple(f"i{number:04}" for number in range(200))
     gallery, new, h = world(made_by={"pairs": {"ids": ids[50:90]}})
-    found = predict(gallery, Routes((h,)), new.select(np.arange(60)))
+    found = forecast(gallery, Routes((h,)), new.select(np.arange(60)))
     assert (found.whole.items, found.whole.queries) == (170, 50)
     why = "a transformation was fitted on them, and nothing says what it gives for them unseen"
     assert found.whole.left_out == {why: 30}
@@ -236,7 +236,7 @@ def test_what_the_new_model_has_embedded_already_stays_and_is_judged_as_it_is():
     gallery, new, h = world(150, spoil=1.0)
     sample, before = new.select(np.arange(40)), new.select(np.arange(30, 80))
     Upgrade(gallery, h).start(sample=before)
-    found = predict(gallery, Routes((h,)), sample).whole
+    found = forecast(gallery, Routes((h,)), sample).whole
     for name, written in {
         "upgrade": before.ids,
         "upgrade + the sample": new.ids[:80],
@@ -248,12 +248,12 @@ def test_what_the_new_model_has_embedded_already_stays_and_is_judged_as_it_is():
 def test_of_a_large_gallery_so_many_items_are_searched_always_with_the_sample():
     gallery, new, h = world(200)
     sample = new.select(np.arange(150, 190))
-    found = predict(gallery, Routes((h,)), sample, most_searched=60).whole
+    found = forecast(gallery, Routes((h,)), sample, most_searched=60).whole
     assert (found.items, found.queries) == (60, 40)
     assert found.left_out == {"more than 60 are not needed": 140}
-    again = predict(gallery, Routes((h,)), sample, most_searched=60).whole
+    again = forecast(gallery, Routes((h,)), sample, most_searched=60).whole
     assert again.to_json() == found.to_json()
-    few = predict(gallery, Routes((h,)), sample, most_searched=10).whole
+    few = forecast(gallery, Routes((h,)), sample, most_searched=10).whole
     assert few.items == 40
 
 
@@ -261,8 +261,8 @@ def test_where_only_one_side_names_its_classes_the_gallery_s_labels_judge():
     gallery, new, h = world(100)
     names = {label: f"class {label}" for label in range(3)}
     wrong = Embeddings(new.ids, new.vectors, NEW, np.arange(100) % 3, names)
-    assert predict(gallery, Routes((h,)), wrong).whole.to_json() == (
-        predict(gallery, Routes((h,)), new).whole.to_json()
+    assert forecast(gallery, Routes((h,)), wrong).whole.to_json() == (
+        forecast(gallery, Routes((h,)), new).whole.to_json()
     )
 
 
@@ -286,9 +286,9 @@ def test_without_labels_the_agreement_with_full_backfill_is_predicted_and_requir
 def test_the_sample_s_labels_come_before_the_gallery_s():
     gallery, sample = line_gallery(), line(LINE_NEW, crossed=False)
     turned = Embeddings(sample.ids, sample.vectors, LINE_NEW, np.arange(20) % 2)
-    found = predict(gallery, Routes((scaled(1),)), turned)
+    found = forecast(gallery, Routes((scaled(1),)), turned)
     assert found.within.value("cmc@1", "full backfill") == 0
-    found = predict(gallery, Routes((scaled(1),)), sample)
+    found = forecast(gallery, Routes((scaled(1),)), sample)
     assert found.within.value("cmc@1", "full backfill") == 1
 
 
@@ -297,7 +297,7 @@ def test_where_enough_items_have_a_label_the_others_are_left_out():
     gallery.delete(new.ids[:15])
     old = Embeddings(new.ids[:15], np.ones((15, 6), np.float32), OLD)
     gallery.add(old, Embeddings(old.ids, np.ones((15, 4), np.float32), SIDE))
-    found = predict(gallery, Routes((h,)), new)
+    found = forecast(gallery, Routes((h,)), new)
     assert (found.within.items, found.whole.items) == (45, 45)
     assert found.left_out == {"no label, where others have one": 15}
 
@@ -315,7 +315,7 @@ def test_items_that_h_was_fitted_on_are_left_out_however_it_came_to_know_them():
     assert sorted(fitted_on(made_by)) == ids[:35]
     gallery, new, h = world(made_by=made_by)
     gallery.delete(ids[190:])
-    found = predict(gallery, Routes((h,)), new)
+    found = forecast(gallery, Routes((h,)), new)
     assert (found.within.items, found.whole.queries, found.whole.items) == (155, 155, 190)
     assert found.left_out == {"a transformation was fitted on them": 35, "not in the gallery": 10}
     assert "left out of the sample: 35 (a transformation was fitted on them), 10" in str(found)
@@ -332,7 +332,7 @@ def test_items_that_h_was_fitted_on_are_left_out_however_it_came_to_know_them():
 )
 def test_training_pairs_whose_ids_are_not_kept_are_told(made_by, unlisted):
     gallery, new, h = world(40, made_by=made_by)
-    found = predict(gallery, Routes((h,)), new)
+    found = forecast(gallery, Routes((h,)), new)
     assert found.unlisted == unlisted
     assert ("training pairs no ids are kept" in str(found)) == bool(unlisted)
 
@@ -362,10 +362,10 @@ def test_where_nothing_is_left_to_judge_by_the_plan_says_what_to_do():
 def test_a_sample_of_which_nothing_can_be_carried_is_found_by_nothing():
     gallery, new, h = world(30)
     bare = create_gallery(f"memory:p{next(numbers)}", OLD, SIDE, items=[gallery.read(OLD)])
-    found = predict(bare, Routes((h,)), new)
+    found = forecast(bare, Routes((h,)), new)
     assert (found.whole.value("map", "upgrade"), found.whole.lost) == (0, 30)
     assert found.within is None
-    why = predict(unlabelled(bare), Routes((h,)), new).why
+    why = forecast(unlabelled(bare), Routes((h,)), new).why
     assert "and no transformation can carry one of them" in why
 
 
@@ -377,7 +377,7 @@ def test_vectors_that_an_upgrade_has_made_are_told_where_they_stand_for_queries(
     third = Space("third@3", 8)
     onward = scaled(1, NEW, third)
     sample = Embeddings(new.ids, new.vectors, third)
-    found = predict(gallery, Routes((onward,)), sample)
+    found = forecast(gallery, Routes((onward,)), sample)
     assert found.remade == 40
     assert "40 queries are vectors that an upgrade has made" in str(found)
 
@@ -397,7 +397,7 @@ def test_a_sample_in_another_space_is_refused():
 def test_a_share_that_is_no_part_is_refused(share):
     gallery, new, h = world(30)
     with pytest.raises(ConfigurationError, match=f"{share:g} of the items is not a part of"):
-        predict(gallery, Routes((h,)), new, shares=[0.5, share])
+        forecast(gallery, Routes((h,)), new, shares=[0.5, share])
 
 
 def test_a_cell_that_is_not_there_is_refused():
@@ -405,7 +405,7 @@ def test_a_cell_that_is_not_there_is_refused():
     with pytest.raises(
         UpgradeError, match="nothing is predicted of 'old/old', but of 'do nothing'"
     ):
-        predict(gallery, Routes((h,)), new).whole.cell("old/old")
+        forecast(gallery, Routes((h,)), new).whole.cell("old/old")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_numbers_of_a_prediction_that_are_none_are_refused(monkeypatch, options)
     ((name, value),) = options.items()
     words = f"{name} is {value}; give a whole number"
     with pytest.raises(ConfigurationError, match=words):
-        predict(gallery, Routes((h,)), new, **options)
+        forecast(gallery, Routes((h,)), new, **options)
     if name != "most_searched":
         with pytest.raises(ConfigurationError, match=words):
             plan_backfill(gallery, h, sample=new, **options)

@@ -12,7 +12,7 @@ from onward.gallery import create_gallery
 from onward.relevance import Relevance
 from onward.retrieval import search
 from onward.spaces import Embeddings
-from onward.upgrading import RealQueries, Requirement, Upgrade, plan_upgrade, predict
+from onward.upgrading import RealQueries, Requirement, Upgrade, forecast, plan_upgrade
 from onward.upgrading.routes import Routes
 
 
@@ -46,7 +46,7 @@ def test_judgements_give_what_a_full_evaluation_by_hand_gives():
     old, by_new, qrels = ask(gallery, new)
     sample = new.select(np.arange(30))
     queries = RealQueries(old, by_new.select(np.arange(60)[::-1]), qrels)
-    found = predict(gallery, Routes((h,)), sample, queries=queries).whole
+    found = forecast(gallery, Routes((h,)), sample, queries=queries).whole
     assert (found.asked, found.metric, found.queries) == ("real queries", "ndcg@10", 60)
     items = gallery.read(OLD)
     upgraded = h.apply(items, gallery.read(SIDE))
@@ -105,23 +105,23 @@ def test_an_item_with_the_id_of_a_judged_query_is_another_thing():
     queries = RealQueries(
         Embeddings(ids, old.vectors, OLD), Embeddings(ids, by_new.vectors, NEW), same
     )
-    found = predict(gallery, Routes((h,)), queries=queries).whole
+    found = forecast(gallery, Routes((h,)), queries=queries).whole
     assert found.value("cmc@1", "do nothing") == 1
 
 
 def test_labels_of_real_queries_judge_where_the_gallery_has_some():
     gallery, new, h = world(150, spoil=0.3)
     old, by_new, _ = ask(gallery, new, labels=True)
-    found = predict(gallery, Routes((h,)), queries=RealQueries(old, by_new)).whole
+    found = forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new)).whole
     assert (found.metric, found.queries) == ("map", 60)
     expected = evaluate_embeddings(old, gallery.read(OLD), exclude_self=True)
     assert found.value("map", "do nothing") == pytest.approx(expected.map, abs=1e-12)
     names = {label: f"class {label}" for label in range(20)}
     named = Embeddings(by_new.ids, by_new.vectors, NEW, by_new.labels, names)
     with pytest.raises(LabelMismatchError, match="the classes of the real queries have names"):
-        predict(gallery, Routes((h,)), queries=RealQueries(old, named))
+        forecast(gallery, Routes((h,)), queries=RealQueries(old, named))
     stated = RealQueries(old, named, same_labels=True)
-    assert predict(gallery, Routes((h,)), queries=stated).whole.to_json() == found.to_json()
+    assert forecast(gallery, Routes((h,)), queries=stated).whole.to_json() == found.to_json()
 
 
 def test_without_answers_the_agreement_of_real_queries_with_full_backfill_judges():
@@ -151,16 +151,16 @@ def test_so_many_queries_are_asked_chosen_by_their_ids_among_those_that_are_judg
     gallery, new, h = world(100)
     old, by_new, qrels = ask(gallery, new)
     judged = {query: qrels[query] for query in old.ids[:30]}
-    found = predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged), most_items=20)
+    found = forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged), most_items=20)
     assert found.whole.queries == 20
     assert found.unasked == {"not in the judgements": 30, "more than 20 are not needed": 10}
     assert "left out of the real queries: 30 (not in the judgements), 10 (more than 20" in str(
         found
     )
-    everything = predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged))
+    everything = forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged))
     assert (everything.whole.queries, everything.whole.skipped) == (30, 0)
     judged[old.ids[0]] = {"i0000": 0}
-    found = predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged))
+    found = forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged))
     assert (found.whole.queries, found.whole.skipped) == (29, 1)
     assert "1 more skipped (nothing to find)" in str(found)
 
@@ -169,11 +169,11 @@ def test_relevant_items_are_searched_in_any_case():
     gallery, new, h = world(200)
     old, by_new, qrels = ask(gallery, new, count=5)
     queries = RealQueries(old, by_new, qrels)
-    found = predict(gallery, Routes((h,)), queries=queries, most_searched=20).whole
+    found = forecast(gallery, Routes((h,)), queries=queries, most_searched=20).whole
     wanted = {item for grades in qrels.values() for item in grades}
     assert found.items == 20
     assert found.queries == 5
-    few = predict(gallery, Routes((h,)), queries=queries, most_searched=1).whole
+    few = forecast(gallery, Routes((h,)), queries=queries, most_searched=1).whole
     assert few.items == len(wanted)
 
 
@@ -188,9 +188,9 @@ def test_queries_that_do_not_fit_are_refused():
         RealQueries(old.select([]), by_new.select([]))
     words = r"the real queries by the old model are in new@2 .* asked in old@1 .*; embed them by"
     with pytest.raises(SpaceMismatchError, match=words):
-        predict(gallery, Routes((h,)), queries=RealQueries(by_new, old))
+        forecast(gallery, Routes((h,)), queries=RealQueries(by_new, old))
     with pytest.raises(UpgradeError, match=r"without true new embeddings .* or real queries by"):
-        predict(gallery, Routes((h,)))
+        forecast(gallery, Routes((h,)))
 
 
 def test_judgements_of_items_that_the_gallery_lacks_are_refused_or_left_out():
@@ -199,29 +199,29 @@ def test_judgements_of_items_that_the_gallery_lacks_are_refused_or_left_out():
     qrels["q000"] = {**qrels["q000"], "gone": 1, "not relevant": 0}
     words = r"1 of \d+ relevant items in the judgements are not in .* 'gone'; .*--ignore-unknown\)"
     with pytest.raises(UpgradeError, match=words):
-        predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, qrels))
-    found = predict(
+        forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, qrels))
+    found = forecast(
         gallery, Routes((h,)), queries=RealQueries(old, by_new, qrels, ignore_unknown=True)
     )
     assert (found.whole.queries, found.unknown) == (10, 1)
     assert "left out of the judgements: 1 (relevant items that the gallery lacks)" in str(found)
     with pytest.raises(UpgradeError, match="the judgements name no relevant item of gallery"):
-        predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"q000": {"gone": 1}}))
+        forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"q000": {"gone": 1}}))
     with pytest.raises(UpgradeError, match="the judgements name none of the 10 real queries; give"):
-        predict(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"other": {"i0000": 1}}))
+        forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"other": {"i0000": 1}}))
 
 
 def test_labels_that_no_item_has_or_all_items_have_judge_nothing():
     gallery, new, h = world(60)
     old, by_new, _ = ask(gallery, new, count=10)
     alone = [replace(one, labels=np.full(10, 99)) for one in (old, by_new)]
-    why = predict(gallery, Routes((h,)), queries=RealQueries(*alone)).why
+    why = forecast(gallery, Routes((h,)), queries=RealQueries(*alone)).why
     assert why.startswith("nothing can be predicted: the gallery's labels do not tell what real")
     items = [replace(gallery.read(space), labels=np.full(60, 7)) for space in (OLD, SIDE)]
     one_class = create_gallery(f"memory:p{next(numbers)}", OLD, SIDE, items=items)
     same = [replace(one, labels=np.full(10, 7)) for one in (old, by_new)]
-    assert predict(one_class, Routes((h,)), queries=RealQueries(*same)).whole is None
-    found = predict(one_class, Routes((h,)), new)
+    assert forecast(one_class, Routes((h,)), queries=RealQueries(*same)).whole is None
+    found = forecast(one_class, Routes((h,)), new)
     assert (found.whole, found.within.metric) == (None, "agreement")
 
 

@@ -37,7 +37,7 @@ def show_plan(
         ConfigurationError: if the transformation is missing, or what it is compared with.
     """
     from onward.spaces import Embeddings
-    from onward.upgrading.backfill_plan import plan_backfill
+    from onward.upgrading import plan_backfill
 
     if transformation is None:
         raise ConfigurationError(
@@ -82,7 +82,7 @@ def _embed_some(
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.spaces import Embeddings
-    from onward.upgrading.judged import fitted_on
+    from onward.upgrading.evidence import fitted_on
     from onward.upgrading.work import answering_space
 
     loaded = EmbeddingModel.load(model)

@@ -23,7 +23,7 @@ from onward.cli.upgrade_verify import LeaveOut, verify
 from onward.errors import ConfigurationError, UpgradeError
 
 if TYPE_CHECKING:
-    from onward.upgrading import Plan, Prediction, Upgrade, UpgradeResult
+    from onward.upgrading import Forecast, Plan, Upgrade, UpgradeResult
 
 
 class WholeUpgradeByDefault(TyperGroup):
@@ -136,7 +136,7 @@ def start(
 
     Example: onward upgrade start photos.lance old-to-new/ --sample new.parquet
     """
-    from onward.upgrading import predict
+    from onward.upgrading import forecast
     from onward.upgrading.control import check_rate
 
     rate = None if rows_per_second is None else read_rate(rows_per_second)
@@ -145,7 +145,7 @@ def start(
     _check_judged(upgrade, judges, unjudged=unjudged)
     predicted = None
     if judges.are_given:
-        predicted = predict(upgrade.gallery, upgrade.routes, judges.sample, queries=judges.queries)
+        predicted = forecast(upgrade.gallery, upgrade.routes, judges.sample, queries=judges.queries)
         tell_answer(predicted)
     gate = _start(upgrade, judges, predicted, force=force)
     if rows_per_second is not None:
@@ -214,7 +214,7 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
 
 
 def _start(
-    upgrade: "Upgrade", judges: Judges, predicted: "Prediction | None", *, force: bool
+    upgrade: "Upgrade", judges: Judges, predicted: "Forecast | None", *, force: bool
 ) -> dict[str, Any]:
     """Start an upgrade; warn if the gate was not open, and return what it said, for a machine."""
     started = upgrade.start(

@@ -8,8 +8,8 @@ from onward.artifacts import write_aside
 from onward.report.document import document, facts_section, section
 from onward.report.share_chart import share_chart
 from onward.report.wording import percent
-from onward.upgrading.backfill_plan import BackfillPlan
-from onward.upgrading.order_curves import SEEDS, SHARES
+from onward.upgrading.forecast import GRID, SEEDS
+from onward.upgrading.plan import BackfillPlan
 
 INTRODUCTION = (
     "An upgraded gallery answers the new model’s queries without any image having been read. Each "
@@ -43,9 +43,9 @@ def _advice(plan: BackfillPlan) -> str:
 
 
 def _curves(plan: BackfillPlan, metric: str) -> str:
-    curves = {one.order: one.values[metric].tolist() for one in plan.drawn.curves}
-    wide = share_chart(metric, SHARES, curves, width=1000, height=420)
-    narrow = share_chart(metric, SHARES, curves, width=340, height=300)
+    curves = {one.order: one.on_grid(metric).tolist() for one in plan.drawn.curves}
+    wide = share_chart(metric, GRID, curves, width=1000, height=420)
+    narrow = share_chart(metric, GRID, curves, width=340, height=300)
     name = metric.replace("@", "-at-")
     return section(
         name,
@@ -70,9 +70,11 @@ def _table(plan: BackfillPlan, metric: str) -> str:
     heads = "".join(f'<th scope="col">{escape(one.order)}</th>' for one in plan.drawn.curves)
     rows = "".join(
         f'<tr><th scope="row">{percent(share)}</th>'
-        + "".join(f"<td>{percent(float(one.values[metric][at]))}</td>" for one in plan.drawn.curves)
+        + "".join(
+            f"<td>{percent(float(one.on_grid(metric)[at]))}</td>" for one in plan.drawn.curves
+        )
         + "</tr>"
-        for at, share in enumerate(SHARES)
+        for at, share in enumerate(GRID)
     )
     means = "".join(f"<td>{percent(one.auc(metric))}</td>" for one in plan.drawn.curves)
     label = f"{metric} in numbers"
@@ -92,9 +94,9 @@ def _facts(plan: BackfillPlan) -> dict[str, str]:
         "new space": str(plan.space),
         "rows": f"{plan.upgraded:,} upgraded, {plan.embedded:,} embedded by the new model, "
         f"{plan.missing:,} without a new vector",
-        "judged on": f"{plan.items:,} items of the gallery, each a query for the others",
-        "of these, lost": f"{plan.lost:,} that no transformation can carry: not found until they "
-        "are embedded, which they are first",
+        "judged on": f"{plan.within.items:,} items of the gallery, each a query for the others",
+        "of these, lost": f"{plan.within.lost:,} that no transformation can carry: not found until "
+        "they are embedded, which they are first",
         "left out of the sample": left_out or "nothing",
         "random": f"the mean of {SEEDS} random orders",
     }

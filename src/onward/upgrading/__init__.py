@@ -3,16 +3,15 @@
 No image can be read here: nothing that could is imported.
 """
 
-from onward.upgrading.asked import RealQueries
 from onward.upgrading.backfill import Embedded, backfill, embeddings_given
-from onward.upgrading.backfill_plan import BackfillPlan, plan_backfill
 from onward.upgrading.backfill_result import BackfillResult
 from onward.upgrading.budget import Budget
 from onward.upgrading.canaries import Canaries, CanaryResult
 from onward.upgrading.complete import Completion, plan_completion
+from onward.upgrading.evidence import RealQueries
+from onward.upgrading.forecast import Cell, Forecast, Judgement, forecast
 from onward.upgrading.gate import Decision, Requirement, Verdict, decide
-from onward.upgrading.plan import Plan, plan_upgrade
-from onward.upgrading.prediction import Cell, Judgement, Prediction, predict
+from onward.upgrading.plan import BackfillPlan, Plan, plan_backfill, plan_upgrade
 from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult
 from onward.upgrading.status import UpgradeStatus
@@ -32,9 +31,9 @@ __all__ = [
     "Completion",
     "Decision",
     "Embedded",
+    "Forecast",
     "Judgement",
     "Plan",
-    "Prediction",
     "RealQueries",
     "Requirement",
     "Routes",
@@ -47,9 +46,9 @@ __all__ = [
     "backfill",
     "decide",
     "embeddings_given",
+    "forecast",
     "plan_backfill",
     "plan_completion",
     "plan_upgrade",
-    "predict",
     "verify_and_cut_over",
 ]

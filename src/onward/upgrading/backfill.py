@@ -24,8 +24,8 @@ from onward.upgrading.backfill_result import LOGGED, ORDERS, BackfillResult, Ord
 from onward.upgrading.backfill_waiting import Waiting, in_turn, meeting_space
 from onward.upgrading.budget import Budget, Meter
 from onward.upgrading.control import Pace
+from onward.upgrading.evidence import check_embedded, digest_sample
 from onward.upgrading.run import COMPACTED_SHARE
-from onward.upgrading.sample import check_embedded
 from onward.upgrading.work import check_whole
 
 BATCH_SECONDS = 10.0
@@ -142,6 +142,30 @@ def embeddings_given(embeddings: Embeddings) -> Embed:
         return Embedded(given.select([rows[item] for item in there]), skipped)
 
     return embed
+
+
+def write_sample(gallery: Gallery, sample: Embeddings) -> int:
+    """Write a sample's vectors, with the origin "embedded", into the rows that are there; log it.
+
+    A vector that a model made stays as it is. The sample must be of the items as they are now:
+    rows that were updated since it was embedded are to be left out of it.
+
+    Returns:
+        How many rows were written.
+    """
+    written = 0
+    vectors = Embeddings(sample.ids, sample.vectors, sample.space)
+    for batch in gallery.scan((), ids=sample.ids):
+        written += gallery.write(vectors.align(batch.ids), batch.revisions, origin="embedded")
+    event = {
+        "event": "sample",
+        "sample": digest_sample(sample),
+        "space": sample.space.to_json(),
+        "items": len(sample),
+        "written": written,
+    }
+    gallery.log(event)
+    return written
 
 
 @dataclass

@@ -10,29 +10,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from onward.compatibility import NEW, OLD
 from onward.errors import ConfigurationError, UpgradeError
 from onward.intervals import Interval, queries_for
+from onward.plain import Plain
 from onward.spaces import Embeddings
-from onward.upgrading.asked import ITEMS, Who, count_asked
-from onward.upgrading.prediction import (
+from onward.upgrading.evidence import ITEMS, Who, count_asked, digest_sample
+from onward.upgrading.forecast import (
     AGREEMENT,
     BY_GRADE,
     EVERYTHING,
+    GRID,
     METRICS,
     NOTHING,
+    RANDOM,
+    UNCERTAINTY,
     UPGRADE,
     WITH_SAMPLE,
     Cell,
+    Curve,
+    Curves,
+    Forecast,
     Judgement,
-    Prediction,
 )
-from onward.upgrading.sample import digest_sample
 
 GATE = "gate"
 """The journal's event."""
 MARGIN = 0.01
 """Search may get worse by so much and the gate still opens, as long as the mean does not fall."""
+
+NOTICED = 0.002
+"""Curves that differ by less than this are taken to be level."""
 
 Answer = Literal["open", "closed", "cannot judge"]
 OPEN: Answer = "open"
@@ -116,7 +126,11 @@ class Requirement:
             limit = f"{self.number:g} * {self.cell}"
         return f"{self.metric} {'>' if self.strict else '>='} {limit}"
 
-    def judge(self, prediction: Prediction, written: str = UPGRADE) -> "Verdict":
+    def to_json(self) -> str:
+        """Return it as it is written."""
+        return str(self)
+
+    def judge(self, prediction: Forecast, written: str = UPGRADE) -> "Verdict":
         """Say whether a prediction meets it.
 
         What is compared with full backfill, and the agreement with it, is judged within the sample;
@@ -148,7 +162,7 @@ class Requirement:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Plain):
     """Whether a prediction meets what is required.
 
     Attributes:
@@ -163,15 +177,6 @@ class Verdict:
     limit: float
     met: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {
-            "requirement": str(self.requirement),
-            "value": self.value,
-            "limit": self.limit,
-            "met": self.met,
-        }
-
     def __str__(self) -> str:
         return (
             f"{self.requirement} is required, that is {_percent(self.limit)}, and "
@@ -179,8 +184,8 @@ class Verdict:
         )
 
 
-@dataclass(frozen=True)
-class Decision:
+@dataclass(frozen=True, kw_only=True)
+class Decision(Plain):
     """What the gate says of a prediction, and what to do.
 
     Attributes:
@@ -205,45 +210,25 @@ class Decision:
     answer: Answer
     says: str
     recommendation: str
-    metric: str | None
-    asked: Who | None
-    queries: int
-    nothing: float | None
-    written: float | None
-    gain: Interval | None
+    metric: str | None = None
+    asked: Who | None = None
+    queries: int = 0
+    nothing: float | None = None
+    written: float | None = None
+    gain: Interval | None = None
     margin: float
-    needed: int | None
-    needed_of: Who | None
+    needed: int | None = None
+    needed_of: Who | None = None
     writes_sample: bool
-    sample_note: str | None
-    verdict: Verdict | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return fractions as plain values."""
-        return {
-            "answer": self.answer,
-            "says": self.says,
-            "recommendation": self.recommendation,
-            "metric": self.metric,
-            "asked": self.asked,
-            "queries": self.queries,
-            "nothing": self.nothing,
-            "written": self.written,
-            "gain": None if self.gain is None else self.gain.to_json(),
-            "margin": self.margin,
-            "needed": self.needed,
-            "needed_of": self.needed_of,
-            "writes_sample": self.writes_sample,
-            "sample_note": self.sample_note,
-            "verdict": None if self.verdict is None else self.verdict.to_json(),
-        }
+    sample_note: str | None = None
+    verdict: Verdict | None = None
 
     def __str__(self) -> str:
         return f"{SHOUTED[self.answer]}: {self.says}"
 
 
 @dataclass(frozen=True)
-class GateSaid:
+class GateSaid(Plain):
     """What the gate said of an upgrade when it was started, as the journal has it.
 
     Attributes:
@@ -281,17 +266,13 @@ class GateSaid:
             "whose answers are known (onward upgrade verify --canaries), or plan with a sample"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {"answer": self.answer, "forced": self.forced, "says": self.says}
-
     def __str__(self) -> str:
         said = "NOT JUDGED" if self.answer is None else SHOUTED[self.answer]
         return f"{said}{', but forced' if self.forced else ''}: {self.says}"
 
 
 def gate_event(
-    prediction: Prediction | None, decision: Decision | None, transformation: str
+    prediction: Forecast | None, decision: Decision | None, transformation: str
 ) -> dict[str, Any]:
     """Return what the journal is to say of the gate, also that nothing was judged."""
     event = {"event": GATE, "transformation": transformation}
@@ -308,7 +289,7 @@ def gate_event(
 
 
 def decide(
-    prediction: Prediction,
+    prediction: Forecast,
     *,
     margin: float = MARGIN,
     require: Requirement | None = None,
@@ -337,7 +318,15 @@ def decide(
         )
     judge = prediction.judge
     if judge is None:
-        return _unpredicted(prediction, margin, require)
+        if require is not None:
+            raise UpgradeError(f"{require} is required, but {prediction.why}")
+        return Decision(
+            answer=CANNOT_JUDGE,
+            says=str(prediction.why),
+            recommendation=f"Not known: {prediction.why}.",
+            margin=margin,
+            writes_sample=prediction.sample is not None,
+        )
     written, note = UPGRADE, None
     if writes_sample and judge.has(WITH_SAMPLE):
         note = _why_not_written(judge, margin)
@@ -370,7 +359,7 @@ def decide(
 
 def check_allowed(
     transformation: str,
-    prediction: Prediction | None,
+    prediction: Forecast | None,
     *,
     sample: Embeddings | None,
     margin: float,
@@ -442,7 +431,7 @@ def _why_not_written(judge: Judgement, margin: float) -> str | None:
     )
 
 
-def _needed(prediction: Prediction, judge: Judgement, gain: Interval, margin: float) -> int | None:
+def _needed(prediction: Forecast, judge: Judgement, gain: Interval, margin: float) -> int | None:
     """Return about how many items of a sample, or real queries, would tell; None if none would."""
     mean = gain.estimate
     room = mean + margin if mean >= 0 else -mean
@@ -454,34 +443,11 @@ def _needed(prediction: Prediction, judge: Judgement, gain: Interval, margin: fl
     return max(math.ceil(queries * a_query), given + 1)
 
 
-def _unpredicted(prediction: Prediction, margin: float, require: Requirement | None) -> Decision:
-    why = str(prediction.why)
-    if require is not None:
-        raise UpgradeError(f"{require} is required, but {why}")
-    return Decision(
-        answer=CANNOT_JUDGE,
-        says=why,
-        recommendation=f"Not known: {why}.",
-        metric=None,
-        asked=None,
-        queries=0,
-        nothing=None,
-        written=None,
-        gain=None,
-        margin=margin,
-        needed=None,
-        needed_of=None,
-        writes_sample=prediction.sample is not None,
-        sample_note=None,
-        verdict=None,
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class _Ways:
     """The words for what was decided, and for what to do."""
 
-    prediction: Prediction
+    prediction: Forecast
     judge: Judgement
     written: str
     gain: Interval
@@ -606,6 +572,98 @@ class _Ways:
         return ""
 
 
+def advise(drawn: Curves) -> str:
+    """Say whether to spend anything on a backfill, in which order, and how far.
+
+    Judged by map and cmc@1, or by agreement where there are no labels. A discriminative loss may
+    place upgraded items so well that full backfill makes map worse; then it is advised against.
+    """
+    metrics = [metric for metric in ("map", "cmc@1", "agreement") if metric in drawn.gains]
+    gains = {metric: drawn.gains[metric].estimate for metric in metrics}
+    curve = _better(drawn, metrics[0])
+    if all(gain <= 0 for gain in gains.values()):
+        ends = " and ".join(_ends(curve, metric) for metric in metrics)
+        return (
+            f"Spend nothing: the upgrade alone answers at least as well as full backfill, which "
+            f"takes {ends}."
+        )
+    rising = next(metric for metric in metrics if gains[metric] > 0)
+    falling = [metric for metric in metrics if gains[metric] < 0]
+    said = [f"Full backfill takes {' and '.join(_ends(curve, metric) for metric in metrics)}."]
+    if falling:
+        said = [
+            f"Spend nothing unless {rising} counts more than {falling[0]}: "
+            + said[0][0].lower()
+            + said[0][1:]
+        ]
+    elif not drawn.gains[rising].clear:
+        said.append(
+            f"These queries cannot tell that from no change ({drawn.gains[rising]}); a larger "
+            "sample can."
+        )
+    said.append(_on_the_way(curve, rising))
+    return " ".join([*said, *_warnings(drawn, curve, rising)])
+
+
+def _better(drawn: Curves, metric: str) -> Curve:
+    """Return the curve of the better order that can be had."""
+    curves = [one for one in drawn.curves if one.order in (RANDOM, UNCERTAINTY)]
+    return max(curves, key=lambda one: (one.auc(metric), one.order == UNCERTAINTY))
+
+
+def _on_the_way(curve: Curve, metric: str) -> str:
+    """Say how much must be embedded for half of the gain, and where the curve is highest."""
+    values = curve.on_grid(metric)
+    start, end = float(values[0]), float(values[-1])
+    half = GRID[int(np.argmax(values >= start + (end - start) / 2))]
+    order = "At random" if curve.order == RANDOM else "By uncertainty"
+    said = f"{order}, {_percent(half, 0)} of the items give half of that in {metric}"
+    best = int(values.argmax())
+    if best < len(values) - 1 and values[best] > end + NOTICED:
+        said += (
+            f"; it is best at {_percent(GRID[best], 0)} ({_percent(values[best])}), beyond that "
+            "it falls"
+        )
+    return f"{said}."
+
+
+def _warnings(drawn: Curves, curve: Curve, metric: str) -> list[str]:
+    said = []
+    values = curve.on_grid(metric)
+    lowest = int(values.argmin())
+    if values[lowest] < min(values[0], values[-1]) - NOTICED:
+        said.append(
+            f"On the way {metric} falls below both ends, to {_percent(values[lowest])} at "
+            f"{_percent(GRID[lowest], 0)}: spend more than that, or nothing."
+        )
+    return [*said, *_about_orders(drawn, curve)]
+
+
+def _about_orders(drawn: Curves, curve: Curve) -> list[str]:
+    """Say where a random order would do better than uncertainty."""
+    random, unsure = drawn.of(RANDOM), drawn.of(UNCERTAINTY)
+    if unsure is None or random is None:
+        return [
+            "The transformation does not know how unsure it is, so only a random order can be had: "
+            "fit it with onward fit --uncertainty."
+        ]
+    shown = [metric for metric in ("map", "cmc@1", "agreement") if metric in drawn.gains]
+    better = [one for one in shown if random.auc(one) > unsure.auc(one) + NOTICED]
+    if not better:
+        return []
+    means = " and ".join(
+        f"{one} ({_percent(random.auc(one))} against {_percent(unsure.auc(one))} on average)"
+        for one in better
+    )
+    choice = "--order random" if curve.order == RANDOM else "--order random if that counts more"
+    return [f"On the way a random order gives more {means}: {choice}."]
+
+
+def _ends(curve: Curve, metric: str) -> str:
+    values = curve.on_grid(metric)
+    return f"{metric} from {_percent(values[0])} to {_percent(values[-1])}"
+
+
 def _backfills(within: Judgement) -> list[Cell]:
     """Return the cells in which ever more is backfilled, the last of them everything."""
     return [cell for cell in within.cells if cell.name not in (NOTHING, UPGRADE, WITH_SAMPLE)]
@@ -628,5 +686,5 @@ def _points(gain: Interval) -> str:
     return f"{100 * gain.estimate:+.1f} points {ends}"
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+def _percent(fraction: float, digits: int = 1) -> str:
+    return f"{100 * fraction:.{digits}f} %"

@@ -1,24 +1,39 @@
-"""What an upgrade would do and cost, before anything is written."""
+"""What an upgrade would do and cost, and what a backfill would bring; nothing is written."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from onward.errors import UpgradeError
 from onward.gallery import Gallery, scratch_gallery
+from onward.gallery.values import aligned
+from onward.plain import plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading.asked import RealQueries
 from onward.upgrading.chains import describe_chains
+from onward.upgrading.evidence import RealQueries
+from onward.upgrading.forecast import (
+    GRID,
+    MOST_ITEMS,
+    ORDERS,
+    SEEDS,
+    SHARES,
+    Curves,
+    Forecast,
+    Judgement,
+    forecast,
+)
 from onward.upgrading.gate import (
     HOW_TO_JUDGE,
     MARGIN,
     OPEN,
     Decision,
     Requirement,
+    advise,
     check_allowed,
 )
-from onward.upgrading.prediction import SHARES, Prediction, predict
 from onward.upgrading.routes import Routes, fill_first, needed_spaces, pending, transform
 from onward.upgrading.work import (
     NO_SIDE,
@@ -67,7 +82,7 @@ class Plan:
     seconds: float
     sampled: int
     writes: tuple[str, ...]
-    predicted: Prediction | None
+    predicted: Forecast | None
     decision: Decision | None
     advice: tuple[str, ...]
 
@@ -181,7 +196,7 @@ def plan_upgrade(
         check_same_routes(gallery, routes, made_by)
     predicted = None
     if sample is not None or queries is not None:
-        predicted = predict(gallery, routes, sample, queries=queries, shares=shares)
+        predicted = forecast(gallery, routes, sample, queries=queries, shares=shares)
     decision = check_allowed(
         routes.digest, predicted, sample=sample, margin=margin, require=require, force=True
     )
@@ -308,3 +323,154 @@ def _write_as_a_run(scratch: Gallery, transformation: Transformation, new: Embed
         pass
     for _, batch in pending(scratch, routes, rows):
         scratch.write(new.align(batch.ids), batch.revisions, origin="upgraded")
+
+
+@dataclass(frozen=True, eq=False)
+class BackfillPlan:
+    """What a backfill would bring, before anything is spent on it.
+
+    Attributes:
+        gallery: URL of the gallery.
+        transformation: digest of the transformations.
+        space: the new space.
+        upgraded: rows of the gallery that are as an upgrade made them.
+        embedded: rows that the new model has embedded.
+        missing: rows without a vector in the new space.
+        within: as judged within the sample: what the plan of the upgrade says too. Of its items,
+            those that are lost are embedded first; all are queries, and looked for.
+        left_out: of the sample's other items: why they are left out, and how many.
+        drawn: the curves of each order on these items, and what full backfill gains.
+    """
+
+    gallery: str
+    transformation: str
+    space: Space
+    upgraded: int
+    embedded: int
+    missing: int
+    within: Judgement
+    left_out: Mapping[str, int]
+    drawn: Curves
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """cmc@1, cmc@5 and map if labels judge, else the agreement of neighbours."""
+        return tuple(self.drawn.gains)
+
+    @property
+    def auc_name(self) -> str:
+        """The name of the mean over the shares, with its grid."""
+        return f"auc@{len(GRID)}"
+
+    @cached_property
+    def advice(self) -> str:
+        """What to do, in a line or two."""
+        return advise(self.drawn)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions as plain values, with what to do next."""
+        worth = any(gain.estimate > 0 for gain in self.drawn.gains.values())
+        return {
+            "gallery": self.gallery,
+            "transformation": self.transformation,
+            "space": self.space.to_json(),
+            "rows": {
+                "upgraded": self.upgraded,
+                "embedded": self.embedded,
+                "missing": self.missing,
+            },
+            "items": self.within.items,
+            "lost": self.within.lost,
+            "left_out": dict(self.left_out),
+            "shares": list(GRID),
+            "planned_shares": list(SHARES),
+            "curves": {
+                one.order: {
+                    **{metric: one.on_grid(metric).tolist() for metric in self.metrics},
+                    self.auc_name: {metric: one.auc(metric) for metric in self.metrics},
+                    "planned": {
+                        metric: [one.values[metric][share] for share in SHARES]
+                        for metric in self.metrics
+                    },
+                }
+                for one in self.drawn.curves
+            },
+            "gains": plain(self.drawn.gains),
+            "advice": self.advice,
+            "next_steps": [next_step("backfill", self.advice)] if worth else [],
+        }
+
+    def __str__(self) -> str:
+        by = "labels" if "map" in self.metrics else "agreement of neighbours"
+        lines = [
+            f"plan for a backfill of gallery {self.gallery} in {self.space}",
+            f"  rows     {self.upgraded:,} upgraded, {self.embedded:,} embedded, {self.missing:,} "
+            "without a new vector",
+            f"  judged   by {by} on {self.within.items:,} items; random is the mean of {SEEDS} "
+            "orders",
+        ]
+        if self.within.lost:
+            lines.append(
+                f"  lost     {self.within.lost:,} of these items cannot be carried over: they are "
+                "not found until they are embedded, which they are first"
+            )
+        lines += [f"  left out {count:,}: {why}" for why, count in self.left_out.items()]
+        for metric in ("cmc@1", "map", "agreement"):
+            if metric in self.metrics:
+                lines += ["", *(f"  {line}" for line in self._table(metric))]
+        return "\n".join([*lines, "", self.advice, "A plan writes nothing."])
+
+    def _table(self, metric: str) -> list[str]:
+        rows = [(f"{metric}, percent", *(one.order for one in self.drawn.curves), "")]
+        for share in sorted({*GRID[::3], *SHARES}):
+            values = (f"{100 * one.values[metric][share]:.1f}" for one in self.drawn.curves)
+            rows.append((f"{100 * share:.0f} % embedded", *values, ""))
+        means = (f"{100 * one.auc(metric):.1f}" for one in self.drawn.curves)
+        return aligned([*rows, (self.auc_name, *means, "")])
+
+
+def plan_backfill(
+    gallery: Gallery,
+    transformation: Transformation,
+    *fallbacks: Transformation,
+    sample: Embeddings,
+    seed: int = 0,
+    most_items: int = MOST_ITEMS,
+) -> BackfillPlan:
+    """Say what a backfill would bring. Nothing is written.
+
+    Args:
+        gallery: the gallery.
+        transformation: what it was or is to be upgraded by.
+        fallbacks: for rows that lack what the first one reads; see `onward.upgrading.routes`.
+        sample: true new embeddings of some items of the gallery. Its labels judge, else the
+            gallery's; where there are none, the agreement of neighbours with a full backfill.
+        seed: of the random orders.
+        most_items: judge by no more items than these, chosen by a digest of their ids.
+
+    Raises:
+        UpgradeError: if the gallery lacks a space that a transformation reads, fewer than 20
+            items are left to judge by, or no transformation can carry one of them.
+        SpaceMismatchError: if the sample is in another space than the upgrade leads to.
+        ConfigurationError: if the seed or the number of items is not a whole number.
+    """
+    routes = Routes((transformation, *fallbacks))
+    check_routes(gallery, routes)
+    predicted = forecast(
+        gallery, routes, sample, whole=False, orders=ORDERS, seed=seed, most_items=most_items
+    )
+    if predicted.within is None or predicted.curves is None:
+        raise UpgradeError(predicted.why)
+    counts = gallery.describe().spaces.get(routes.new)
+    upgraded, embedded = (0, 0) if counts is None else (counts.upgraded, counts.embedded)
+    return BackfillPlan(
+        gallery=gallery.url,
+        transformation=routes.digest,
+        space=routes.new,
+        upgraded=upgraded,
+        embedded=embedded,
+        missing=max(0, predicted.rows - upgraded - embedded),
+        within=predicted.within,
+        left_out=predicted.left_out,
+        drawn=predicted.curves,
+    )

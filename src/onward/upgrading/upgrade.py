@@ -14,13 +14,14 @@ from onward.progress import Progress, silent
 from onward.spaces import Embeddings
 from onward.transformation import Transformation
 from onward.upgrading import control
+from onward.upgrading.backfill import write_sample
 from onward.upgrading.canaries import Canaries
 from onward.upgrading.complete import HOLDOVER, Completion, complete
+from onward.upgrading.evidence import check_sample_space
+from onward.upgrading.forecast import Forecast
 from onward.upgrading.gate import MARGIN, Requirement, check_allowed, gate_event
-from onward.upgrading.prediction import Prediction
 from onward.upgrading.routes import Routes
 from onward.upgrading.run import UpgradeResult, run_upgrade
-from onward.upgrading.sample import check_sample_space, write_sample
 from onward.upgrading.serving import cut_over, roll_back
 from onward.upgrading.status import UpgradeStatus, is_started, read_status
 from onward.upgrading.verify import (
@@ -70,7 +71,7 @@ class Upgrade:
     def start(
         self,
         *,
-        prediction: Prediction | None = None,
+        prediction: Forecast | None = None,
         require: Requirement | None = None,
         margin: float = MARGIN,
         force: bool = False,

@@ -1,0 +1,642 @@
+"""By what an upgrade is judged: queries, items whose true new vectors are known, and the gallery.
+
+Old vectors of all items are there, and a transformation can be applied to all: nothing but the true
+new vectors is known of a sample only. Queries are real ones, or items of that sample. Each item is
+read, and carried by its transformation, once. Nothing here searches or writes.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+
+from onward.artifacts import digest
+from onward.errors import SpaceMismatchError, UpgradeError
+from onward.gallery import Gallery
+from onward.labels import ClassNames, Labels, comparable, renumber, translate
+from onward.relevance import Relevance
+from onward.spaces import Embeddings, Ids, Space
+from onward.transformation import Transformation
+from onward.upgrading.routes import Routes, needed_spaces, transform
+from onward.upgrading.work import answering_space
+
+LEAST_ITEMS = 20
+"""By fewer nothing can be judged."""
+
+FITTED = "a transformation was fitted on them"
+UNSEEN = "a transformation was fitted on them, and nothing says what it gives for them unseen"
+NOT_THERE = "not in the gallery"
+NO_LABEL = "no label, where others have one"
+NOT_NEEDED = "more than {:,} are not needed"
+
+Who = Literal["items of the sample", "real queries"]
+ITEMS: Who = "items of the sample"
+REAL: Who = "real queries"
+
+Qrels = Mapping[str, Mapping[str, SupportsIndex]]
+
+
+def count_asked(count: int, who: Who) -> str:
+    """Say how many were asked, such as "1 real query" or "20 items of the sample"."""
+    one = {ITEMS: "item of the sample", REAL: "real query"}
+    return f"{count:,} {one[who] if count == 1 else who}"
+
+
+@dataclass(frozen=True, eq=False)
+class RealQueries:
+    """Queries that people ask, embedded by both models, and the answers where they are known.
+
+    Answers are judgements (`qrels`), else labels, in the old or the new embeddings, where the
+    gallery's items have some too. A query with the id of an item is another thing than the item
+    where `qrels` judge, and else does not look for itself.
+
+    Attributes:
+        old: by the model that the gallery answers now.
+        new: of the same queries, in any order, by the model that the upgrade leads to.
+        qrels: for each query's id, the grade of each item's id; see `Relevance.of_qrels`.
+        ignore_unknown: leave out and count relevant items in `qrels` that the gallery lacks.
+        same_labels: if only the queries or only the gallery have class names, the numbers of the
+            others mean the same.
+
+    Raises:
+        UpgradeError: if there is no query, or the two are not of the same queries.
+    """
+
+    old: Embeddings
+    new: Embeddings
+    qrels: Qrels | None = None
+    ignore_unknown: bool = False
+    same_labels: bool = False
+
+    def __post_init__(self) -> None:
+        alone = sorted(set(self.old.ids) ^ set(self.new.ids))
+        if alone:
+            raise UpgradeError(
+                f"{len(self.old):,} queries by the old model and {len(self.new):,} by the new one "
+                f"were given, and {len(alone):,} are in only one of the two, the first "
+                f"{alone[0]!r}; embed the same queries by both models"
+            )
+        if not len(self.old):
+            raise UpgradeError("no real queries were given; embed at least one by both models")
+        object.__setattr__(self, "new", self.new.align(self.old.ids))
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Queries by both models, and what each is looking for, as far as that is known.
+
+    Attributes:
+        who: what they are.
+        old: in the space that the gallery answers now.
+        new: the same queries in the new space.
+        labels: class of each in the gallery's numbering, negative where it is unknown; None if no
+            labels judge.
+        qrels: judgements, if they judge.
+        exclude_self: whether a query's own entry in the gallery is left out.
+        left_out: of the real queries that were given: why some are not asked, and how many.
+        unknown: how many relevant items in the judgements the gallery lacks.
+    """
+
+    who: Who
+    old: Embeddings
+    new: Embeddings
+    labels: Labels | None
+    qrels: Qrels | None = None
+    exclude_self: bool = True
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    unknown: int = 0
+
+    def __len__(self) -> int:
+        return len(self.new)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether it is known what they are looking for."""
+        return self.labels is not None or self.qrels is not None
+
+    @property
+    def clusters(self) -> Sequence[Hashable]:
+        """The class of each query where labels judge, for those of one are alike; else its id."""
+        return self.old.ids if self.labels is None else self.labels.tolist()
+
+    def wanted(self) -> Iterator[str]:
+        """Give the ids of the items that judgements name as relevant to these queries."""
+        for query in self.old.ids if self.qrels is not None else ():
+            grades = (self.qrels or {}).get(query, {})
+            yield from (item for item, grade in grades.items() if int(grade) > 0)
+
+    def relevance(self, ids: Ids, labels: Labels) -> Relevance | None:
+        """Return what they are looking for among some items, whose labels are given too.
+
+        None if that is not known, no query finds anything, or all items are of one class: among
+        those nothing found is wrong.
+        """
+        if self.qrels is not None:
+            found = Relevance.of_qrels(
+                self.old.ids, ids, self.qrels, exclude_self=self.exclude_self, ignore_unknown=True
+            )
+        elif self.labels is not None and len(np.unique(labels)) > 1:
+            found = Relevance.of_labels(
+                self.old.ids, ids, self.labels, labels, exclude_self=self.exclude_self
+            )
+        else:
+            return None
+        return found if found.counts(self.old.ids).any() else None
+
+
+@dataclass(frozen=True, eq=False)
+class SearchedItems:
+    """Items of a gallery that can be found now, in which queries are asked.
+
+    Attributes:
+        ids: of the items, sorted.
+        labels: class of each in the gallery's numbering; negative where it is unknown.
+        every: whether these are all items that can be found now.
+        flattered: ids of those that a transformation was fitted on which does not tell what it
+            gives for them unseen; of these the sample has the true vectors.
+        left_out: why others are left out, and how many.
+    """
+
+    ids: Ids
+    labels: Labels
+    every: bool
+    flattered: frozenset[str]
+    left_out: Mapping[str, int]
+
+    def labelled(self) -> "SearchedItems":
+        """Return those whose class is known: of others nobody can say whether they are right."""
+        known = self.labels >= 0
+        ids = tuple(item for item, is_known in zip(self.ids, known, strict=True) if is_known)
+        left_out = {**self.left_out, **_counted((NO_LABEL, len(self.ids) - len(ids)))}
+        return replace(self, ids=ids, labels=self.labels[known], left_out=left_out)
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedItems:
+    """Items of a sample by which an upgrade is judged: all are queries, all are to be found.
+
+    Attributes:
+        ids: of the items, sorted.
+        labels: class of each, if they are judged by label.
+        left_out: of the sample's other items: why they are left out, and how many.
+    """
+
+    ids: Ids
+    labels: Labels | None
+    left_out: Mapping[str, int]
+
+    def among(self, ids: Collection[str]) -> "JudgedItems":
+        """Return those that are among some: others may have been deleted meanwhile."""
+        rows = [row for row, item in enumerate(self.ids) if item in ids]
+        kept = tuple(self.ids[row] for row in rows)
+        return replace(self, ids=kept, labels=None if self.labels is None else self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """What a gallery stores of some items, and what the transformations make of them.
+
+    Attributes:
+        now: what the gallery answers from now.
+        upgraded: what the transformations make, of those that one of them can carry. Of an item
+            that one was fitted on, what it makes of it unseen, where that is known.
+        uncertainties: of those that are upgraded by a transformation that knows its own.
+        remade: ids of those whose vector in `now` an earlier upgrade made.
+    """
+
+    now: Embeddings
+    upgraded: Embeddings
+    uncertainties: Mapping[str, float]
+    remade: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All by which an upgrade is judged.
+
+    Attributes:
+        asked: the queries.
+        searched: items of the gallery in which they are asked; None if nothing says what they look
+            for there, or it is not to be judged.
+        judged: items of the sample that are asked for, or in which real queries are asked; None if
+            there is no sample.
+        sample: true new embeddings of some items, without labels; None if there is no sample.
+        vectors: of the items that are searched, and of those that are judged.
+        embedded: of the items that are searched, what the new model has embedded already.
+        rows: how many items the gallery has.
+        sample_rows: how many of them are in the sample.
+    """
+
+    asked: Questions
+    searched: SearchedItems | None
+    judged: JudgedItems | None
+    sample: Embeddings | None
+    vectors: Vectors
+    embedded: Embeddings
+    rows: int
+    sample_rows: int
+
+    @property
+    def sample_share(self) -> float:
+        """The share of the gallery's items that a sample of it makes."""
+        return min(1.0, self.sample_rows / max(1, self.rows))
+
+    @property
+    def remade(self) -> int:
+        """How many queries are items whose vector that is answered now an earlier upgrade made."""
+        asked = self.asked.old.ids if self.asked.who == ITEMS else ()
+        return len(self.vectors.remade.intersection(asked))
+
+    @property
+    def knows_uncertainty(self) -> bool:
+        """Whether a transformation knows how unsure it is of an item that is judged."""
+        ids = () if self.judged is None else self.judged.ids
+        return not self.vectors.uncertainties.keys().isdisjoint(ids)
+
+
+def gather(
+    gallery: Gallery,
+    routes: Routes,
+    sample: Embeddings | None,
+    queries: RealQueries | None,
+    *,
+    whole: bool,
+    most_items: int,
+    most_searched: int,
+) -> Evidence:
+    """Read all by which an upgrade is judged; see `onward.upgrading.forecast.forecast`.
+
+    Raises:
+        SpaceMismatchError: if the sample or the queries are in another space than is needed.
+        UpgradeError: if neither is given, or judgements name items that the gallery lacks.
+    """
+    if sample is None and queries is None:
+        raise UpgradeError(
+            "nothing is predicted without true new embeddings of some items (sample=...) or real "
+            "queries by both models (queries=...); give one of them"
+        )
+    now, new = answering_space(gallery, routes), routes.new
+    asked = None if queries is None else _ask_real(gallery, queries, now, new, most_items)
+    wanted = () if asked is None else asked.wanted()
+    found = _choose_searched(gallery, routes, now, sample, wanted=wanted, most=most_searched)
+    judged, given = None, 0
+    if sample is not None:
+        judged = _choose_judged(gallery, routes, now, sample, found, most=most_items)
+        sample = Embeddings(sample.ids, sample.vectors, sample.space)
+        given = sum(len(batch) for batch in gallery.scan((), ids=sample.ids))
+    searched = _where_answers_are_known(found, asked, judged) if whole else None
+    ids = {*(() if searched is None else searched.ids), *(() if judged is None else judged.ids)}
+    every = searched is not None and searched.every
+    vectors = _read_vectors(gallery, routes, now, sorted(ids), every=every)
+    if judged is not None and sample is not None:
+        judged = judged.among(frozenset(vectors.now.ids))
+        true = sample.align(judged.ids)
+        asked = asked or Questions(ITEMS, vectors.now.align(judged.ids), true, judged.labels)
+    assert asked is not None  # noqa: S101 (of a sample or of queries one is there)
+    embedded = _read_embedded(gallery, new, () if searched is None else searched.ids)
+    rows = gallery.count()
+    return Evidence(asked, searched, judged, sample, vectors, embedded, rows, given)
+
+
+def with_true(upgraded: Embeddings, true: Embeddings, *, among: Collection[str]) -> Embeddings:
+    """Return a gallery in which some items have their true vectors; also those it lacks."""
+    ids = frozenset(among)
+    given = true.select([item in ids for item in true.ids])
+    replaced = frozenset(given.ids)
+    rest = upgraded.select([item not in replaced for item in upgraded.ids])
+    return _joined(upgraded.space, [given, rest])
+
+
+def digest_sample(sample: Embeddings) -> str:
+    """Return what changes when an id or a vector does."""
+    return digest(sample.vectors.tobytes(), *(item.encode() for item in sample.ids))
+
+
+def check_sample_space(sample: Embeddings, new: Space) -> None:
+    """Refuse a sample that is in another space than the upgrade leads to, or not the model's own.
+
+    Raises:
+        SpaceMismatchError: naming both spaces.
+        UpgradeError: if vectors were upgraded.
+    """
+    if sample.space != new:
+        raise SpaceMismatchError(
+            f"the sample is in {sample.space}, the upgrade leads to {new}; give embeddings of "
+            "gallery items by the model that the transformation was fitted for"
+        )
+    check_embedded(sample, "the sample")
+
+
+def check_embedded(given: Embeddings, what: str) -> None:
+    """Refuse vectors that a transformation made where the new model's own are needed.
+
+    Raises:
+        UpgradeError: saying how many of the embeddings, called `what`, are such.
+    """
+    upgraded = given.count_origins().get("upgraded", 0)
+    if upgraded:
+        raise UpgradeError(
+            f"{upgraded:,} of the {len(given):,} vectors of {what} were upgraded by a "
+            "transformation, and those that the new model itself gives are needed; embed these "
+            "items by the new model, or leave them out"
+        )
+
+
+def fitted_on(made_by: Mapping[str, Any]) -> Iterator[str]:
+    """Give the ids of the items that a transformation records it was fitted on."""
+    for what in ("sample", "pairs"):
+        yield from made_by.get(what, {}).get("ids", ())
+    for part in made_by.get("parts", ()):
+        yield from fitted_on(part.get("made_by", {}))
+
+
+def count_unlisted(made_by: Mapping[str, Any]) -> int:
+    """Count the training pairs whose ids are not kept, where no gallery sample was learned from.
+
+    Such pairs are training images as a rule, which are in no gallery; but nothing says so.
+    """
+    pairs = made_by.get("pairs", {})
+    unlisted = 0 if "ids" in pairs or "sample" in made_by else int(pairs.get("items", 0))
+    return unlisted + sum(
+        count_unlisted(one.get("made_by", {})) for one in made_by.get("parts", ())
+    )
+
+
+def _where_answers_are_known(
+    found: SearchedItems, asked: Questions | None, judged: JudgedItems | None
+) -> SearchedItems | None:
+    """Return the items in which it can be told what queries look for; None if it is not known."""
+    if asked is not None and asked.qrels is not None:
+        return found
+    labels = asked.labels if asked is not None else None if judged is None else judged.labels
+    return None if labels is None else found.labelled()
+
+
+def _ask_real(
+    gallery: Gallery, queries: RealQueries, now: Space, new: Space, most: int
+) -> Questions:
+    """Return real queries as they are asked of a gallery, no more than some, chosen by a digest.
+
+    Raises:
+        SpaceMismatchError: if the queries are in other spaces.
+        UpgradeError: if no query is in the judgements, or a relevant item is not in the gallery,
+            unless that is to be ignored.
+        LabelMismatchError: if labels judge, only the queries or only the gallery have class names,
+            and nothing says that the numbers of the others mean the same.
+    """
+    for whose, given, wanted in (("old", queries.old, now), ("new", queries.new, new)):
+        if given.space != wanted:
+            raise SpaceMismatchError(
+                f"the real queries by the {whose} model are in {given.space}, and they are asked "
+                f"in {wanted}; embed them by the model of that space"
+            )
+    ids, qrels = queries.old.ids, queries.qrels
+    judged = [query for query in ids if qrels is None or query in qrels]
+    if not judged:
+        raise UpgradeError(
+            f"the judgements name none of the {len(ids):,} real queries; give judgements and "
+            "queries with the same ids"
+        )
+    chosen = _first_by_digest(judged, most)
+    asked = Questions(
+        REAL,
+        queries.old.align(chosen),
+        queries.new.align(chosen),
+        None,
+        qrels,
+        exclude_self=qrels is None,
+        left_out=_counted(
+            ("not in the judgements", len(ids) - len(judged)),
+            (NOT_NEEDED.format(most), len(judged) - len(chosen)),
+        ),
+    )
+    if qrels is None:
+        return replace(asked, labels=_labels_of(gallery, queries, asked))
+    return replace(asked, unknown=_count_unknown(gallery, asked, queries.ignore_unknown))
+
+
+def _labels_of(gallery: Gallery, queries: RealQueries, asked: Questions) -> Labels | None:
+    """Return the labels of the queries in the gallery's numbering; None if they have none."""
+
+    def count_known(one: Embeddings) -> int:
+        return 0 if one.labels is None else int((one.labels >= 0).sum())
+
+    given = max(asked.new, asked.old, key=count_known)
+    if given.labels is None or not count_known(given):
+        return None
+    translated = translate(
+        given.class_names,
+        gallery.class_names(),
+        same_labels=queries.same_labels,
+        sources=("the real queries", f"gallery {gallery.url}"),
+    )
+    return renumber(given.labels, translated)
+
+
+def _count_unknown(gallery: Gallery, asked: Questions, ignore: bool) -> int:
+    """Return how many relevant items the gallery lacks; refuse them unless they are ignored."""
+    wanted = sorted(set(asked.wanted()))
+    there = {item for batch in gallery.scan((), ids=wanted) for item in batch.ids}
+    missing = [item for item in wanted if item not in there]
+    if not there:
+        raise UpgradeError(
+            f"the judgements name no relevant item of gallery {gallery.url} for the "
+            f"{len(asked):,} real queries; give the ids that queries and gallery have"
+        )
+    if missing and not ignore:
+        raise UpgradeError(
+            f"{len(missing):,} of {len(wanted):,} relevant items in the judgements are not in "
+            f"gallery {gallery.url}, the first {missing[0]!r}; give the ids that the gallery has, "
+            "or leave such items out with ignore_unknown=True (--ignore-unknown)"
+        )
+    return len(missing)
+
+
+def _choose_searched(
+    gallery: Gallery,
+    routes: Routes,
+    space: Space,
+    sample: Embeddings | None,
+    *,
+    wanted: Iterable[str],
+    most: int,
+) -> SearchedItems:
+    """Return the items of a gallery in which an upgrade is judged.
+
+    All that can be found now; where there are more than `most`, some are chosen by a digest of
+    their ids, beside the sample's and those that queries want, which are there in any case. Left
+    out is what a transformation was fitted on, if it does not tell what it gives for the item
+    unseen, and no true vector of it is known either.
+    """
+    given = () if sample is None else sample.ids
+    drawn = gallery.sample([space], most + 1, seed=0)
+    every = len(drawn) <= most
+    if not every:
+        there = gallery.scan((), with_spaces=[space], ids=sorted({*wanted, *given}))
+        first = {item for batch in there for item in batch.ids}
+        drawn = (*first, *(item for item in drawn if item not in first))[: max(most, len(first))]
+    untold = _never_told(routes).intersection(drawn)
+    untold -= set(_read_embedded(gallery, routes.new, untold).ids)
+    flattered = untold.intersection(given)
+    ids = tuple(sorted(set(drawn) - (untold - flattered)))
+    stored: dict[str, int | None] = {}
+    for batch in gallery.scan((), ids=None if every else ids):
+        stored |= dict(zip(batch.ids, batch.labels, strict=True))
+    known = _known_labels(stored, gallery.class_names(), sample)
+    left_out = _counted((UNSEEN, len(drawn) - len(ids)))
+    if not every:
+        left_out |= _counted((NOT_NEEDED.format(most), gallery.count([space]) - len(drawn)))
+    labels = np.array([known.get(item, -1) for item in ids], np.int64)
+    return SearchedItems(ids, labels, every, frozenset(flattered), left_out)
+
+
+def _known_labels(
+    stored: Mapping[str, int | None], names: ClassNames | None, sample: Embeddings | None
+) -> dict[str, int]:
+    """Return the class of each item that has one: the sample's word, else the gallery's.
+
+    In the gallery's numbering. Where only one of the two has class names, their numbers cannot be
+    put together, and only what the gallery stores counts, if it stores anything.
+    """
+    known = {item: label for item, label in stored.items() if label is not None and label >= 0}
+    if sample is None or sample.labels is None:
+        return known
+    labels = sample.labels
+    if known:
+        if not comparable(sample.class_names, names):
+            return known
+        sources = ("the sample", "the gallery")
+        labels = renumber(
+            labels, translate(sample.class_names, names, same_labels=False, sources=sources)
+        )
+    given = zip(sample.ids, labels.tolist(), strict=True)
+    return known | {item: label for item, label in given if label >= 0}
+
+
+def _never_told(routes: Routes) -> set[str]:
+    """Return the items that a transformation was fitted on, save those of which it tells more."""
+    fitted, told = set[str](), set[str]()
+    for one in routes.transformations:
+        fitted.update(fitted_on(one.made_by))
+        told.update(() if one.out_of_fold is None else one.out_of_fold.ids)
+    return fitted - told
+
+
+def _choose_judged(
+    gallery: Gallery,
+    routes: Routes,
+    now: Space,
+    sample: Embeddings,
+    searched: SearchedItems,
+    *,
+    most: int,
+) -> JudgedItems:
+    """Return the items of a sample that an upgrade can be judged by; there may be none.
+
+    Left out are those that a transformation was fitted on: of them it knows more than of the rest
+    of the gallery. Where enough items have labels, in the sample or else in the gallery, and one of
+    them can find another of its class among items of others, those without are left out; else all
+    are judged without labels.
+    """
+    check_sample_space(sample, routes.new)
+    fitted = {item for one in routes.transformations for item in fitted_on(one.made_by)}
+    fresh = sorted(item for item in sample.ids if item not in fitted)
+    chosen = _first_by_digest(fresh, most)
+    label_of = dict(zip(searched.ids, searched.labels.tolist(), strict=True))
+    ids = tuple(item for item in chosen if item in label_of)
+    others = gallery.scan((), ids=[item for item in chosen if item not in label_of])
+    not_found_now = sum(len(batch) for batch in others)
+    labelled = tuple(item for item in ids if label_of[item] >= 0)
+    classes = Counter(label for label in label_of.values() if label >= 0)
+    by_label = 0 < len(labelled) >= min(LEAST_ITEMS, len(ids)) and len(classes) > 1
+    by_label = by_label and any(classes[label_of[item]] > 1 for item in labelled)
+    kept = labelled if by_label else ids
+    no_vector = f"no vector in {now.name}, which answers queries now"
+    return JudgedItems(
+        ids=kept,
+        labels=np.array([label_of[item] for item in kept], np.int64) if by_label else None,
+        left_out=_counted(
+            (FITTED, len(sample) - len(fresh)),
+            (NOT_NEEDED.format(most), len(fresh) - len(chosen)),
+            (NOT_THERE, len(chosen) - len(ids) - not_found_now),
+            (no_vector, not_found_now),
+            (NO_LABEL, len(ids) - len(kept)),
+        ),
+    )
+
+
+def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
+    """Return so many of some ids, sorted: the same of the same ids, in any order."""
+    return sorted(sorted(ids, key=lambda item: digest(item.encode()))[:count])
+
+
+def _read_vectors(
+    gallery: Gallery, routes: Routes, space: Space, ids: Sequence[str], *, every: bool
+) -> Vectors:
+    """Read what items have in a space, and carry each of them by the first that can.
+
+    Those without a vector in the space are left out of `now`. Where they are nearly `every` item,
+    all are read: that is faster than to look each of them up.
+    """
+    wanted, remade = frozenset(ids), set[str]()
+    now, made = [], []
+    uncertainties: dict[str, float] = {}
+    for batch in gallery.scan([space], ids=None if every else ids):
+        rows = [row for row, item in enumerate(batch.ids) if item in wanted]
+        some = tuple(batch.ids[row] for row in rows)
+        now.append(Embeddings(some, batch.vectors[space][rows], space))
+        origins = batch.origins[space]
+        remade.update(
+            item for row, item in zip(rows, some, strict=True) if origins[row] == "upgraded"
+        )
+    for transformation, one in _carry(gallery, routes, ids):
+        if transformation.uncertainty is not None:
+            numbers = transformation.uncertainty.of(one.vectors).tolist()
+            uncertainties |= dict(zip(one.ids, numbers, strict=True))
+        told = transformation.out_of_fold
+        made.append(one if told is None else with_true(one, told, among=one.ids))
+    upgraded = _joined(routes.new, made)
+    return Vectors(_joined(space, now), upgraded, uncertainties, frozenset(remade))
+
+
+def _carry(
+    gallery: Gallery, routes: Routes, ids: Iterable[str]
+) -> Iterator[tuple[Transformation, Embeddings]]:
+    """Give what carries each item makes of it, in batches, with the transformation that did."""
+    spaces, left = gallery.spaces(), set(ids)
+    for transformation in routes.transformations:
+        needed = needed_spaces(transformation)
+        if not left or not set(needed) <= set(spaces):
+            continue
+        done: set[str] = set()
+        for batch in gallery.scan(needed, ids=sorted(left)):
+            made = transform(transformation, batch).embeddings
+            done.update(made.ids)
+            yield transformation, made
+        left -= done
+
+
+def _read_embedded(gallery: Gallery, new: Space, ids: Iterable[str]) -> Embeddings:
+    """Return the vectors of some items that the new model has given to the gallery already."""
+    found: list[Embeddings] = []
+    for batch in gallery.scan([new], ids=sorted(ids)) if new in gallery.spaces() else ():
+        rows = [row for row, origin in enumerate(batch.origins[new]) if origin == "embedded"]
+        there = tuple(batch.ids[row] for row in rows)
+        found.append(Embeddings(there, batch.vectors[new][rows], new))
+    return _joined(new, found)
+
+
+def _joined(space: Space, given: Iterable[Embeddings]) -> Embeddings:
+    ids: list[str] = []
+    vectors = [np.empty((0, space.dim), np.float32)]
+    for one in given:
+        ids += one.ids
+        vectors.append(one.vectors)
+    return Embeddings(tuple(ids), np.concatenate(vectors), space)
+
+
+def _counted(*reasons: tuple[str, int]) -> dict[str, int]:
+    """Return why something is left out, and how many, without what nothing is left out for."""
+    return {why: count for why, count in reasons if count > 0}

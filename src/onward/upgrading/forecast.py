@@ -1,0 +1,694 @@
+"""How well search will be: doing nothing, upgrading, writing a sample, and ever more of a backfill.
+
+Judged twice. In the whole gallery, whose old vectors are all there: what is found now, and what
+would be found in what is to be written. And within the sample, where alone full backfill is known:
+there some items are queries and gallery, and from cell to cell their vectors differ, never the
+items. Cells of one of the two say nothing of cells of the other. The plan of an upgrade and that of
+a backfill say what is found here. Nothing here writes.
+"""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float64
+
+from onward.agreement import agreement, count_neighbours
+from onward.backfill_curve import (
+    POINTS,
+    evaluate_backfill,
+    items_at,
+    oracle_order,
+    random_order,
+    uncertainty_order,
+)
+from onward.errors import ConfigurationError, UpgradeError
+from onward.evaluation import METRICS as BY_LABEL
+from onward.evaluation import Evaluation, MetricName, PerQuery, evaluate
+from onward.gallery import Gallery
+from onward.gallery.values import aligned
+from onward.intervals import Interval, over_clusters
+from onward.plain import Plain, fields_of
+from onward.rankings import Ranking
+from onward.relevance import Relevance
+from onward.retrieval import rank, search
+from onward.spaces import Embeddings, Ids
+from onward.upgrading.evidence import (
+    LEAST_ITEMS,
+    Evidence,
+    Questions,
+    RealQueries,
+    Who,
+    count_asked,
+    count_unlisted,
+    digest_sample,
+    gather,
+    with_true,
+)
+from onward.upgrading.routes import Routes
+from onward.upgrading.work import check_whole
+
+BY_GRADE = ("ndcg@10", *BY_LABEL)
+AGREEMENT = "agreement"
+METRICS = (*BY_GRADE, AGREEMENT)
+NOTHING, UPGRADE, WITH_SAMPLE, EVERYTHING = (
+    "do nothing",
+    "upgrade",
+    "upgrade + the sample",
+    "full backfill",
+)
+
+OrderName = Literal["random", "uncertainty", "oracle"]
+RANDOM, UNCERTAINTY, ORACLE = ORDERS = get_args(OrderName)
+SEEDS = 5
+"""What is found in random order is the mean of so many orders."""
+SHARES = (0.1, 0.25, 0.5)
+"""Of the items that are backfilled beside the upgrade, between nothing and all."""
+GRID = tuple(point / (POINTS - 1) for point in range(POINTS))
+"""Of the items that are backfilled: the evenly spaced shares of a curve, from 0 to 1."""
+
+MOST_ITEMS = 2000
+"""Every item is compared with every other; more than these change the numbers little."""
+MOST_SEARCHED = 100_000
+"""In more items than these nothing is judged: what all of them would show, these do."""
+
+Found = Mapping[str, PerQuery]
+"""What each query gets, by metric; NaN where it has nothing to find."""
+
+
+@dataclass(frozen=True)
+class Cell(Plain):
+    """What one way to go is predicted to give.
+
+    Attributes:
+        name: "do nothing", "upgrade", "upgrade + the sample", "upgrade + backfill 10 %" and so on,
+            or "full backfill".
+        share: of the items that the new model embeds, in [0, 1]; of doing nothing, 0.
+        values: each metric with its interval.
+        gains: each metric minus that of doing nothing, with its paired interval.
+    """
+
+    name: str
+    share: float
+    values: Mapping[str, Interval]
+    gains: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement(Plain):
+    """What each way to go gives the same queries from the same items.
+
+    Attributes:
+        asked: "items of the sample" or "real queries".
+        metric: the one that decides: "map" where labels judge, "ndcg@10" where judgements do, else
+            "agreement" with full backfill.
+        queries: how many queries count by it.
+        clusters: of how many classes these are, where labels judge; else as many.
+        skipped: how many more have nothing to find.
+        items: how many items are searched.
+        lost: how many of them cannot be carried over; by the upgrade alone they are not found.
+        flattered: how many of them a transformation was fitted on, and nothing says what it gives
+            for them unseen: "upgrade" knows too much of them; the sample has their true vectors.
+        left_out: other items: why they are left out, and how many.
+        cells: what each way to go gives; "do nothing" first, then "upgrade".
+        of_sample: by the metric that decides, what the upgrade gives with the sample written minus
+            what it gives without, paired; None if there is no sample.
+    """
+
+    asked: Who
+    metric: str
+    queries: int
+    clusters: int
+    skipped: int
+    items: int
+    lost: int
+    flattered: int
+    left_out: Mapping[str, int]
+    cells: tuple[Cell, ...]
+    of_sample: Interval | None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is known of each cell."""
+        return tuple(self.cells[0].values)
+
+    @property
+    def of_one_class(self) -> bool:
+        """Whether the queries, several, are all of one class, which says nothing of others."""
+        return self.queries > self.clusters == 1
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a cell of a name."""
+        return any(one.name == name for one in self.cells)
+
+    def cell(self, name: str) -> Cell:
+        """Return a cell by its name.
+
+        Raises:
+            UpgradeError: if there is none of that name.
+        """
+        for one in self.cells:
+            if one.name == name:
+                return one
+        known = ", ".join(repr(one.name) for one in self.cells)
+        raise UpgradeError(f"nothing is predicted of {name!r}, but of {known}; choose one of these")
+
+    def value(self, metric: str, name: str) -> float:
+        """Return what a cell is predicted to give, in [0, 1]."""
+        return self.cell(name).values[metric].estimate
+
+    def lines(self) -> list[str]:
+        """Return a table of the cells, and what is left out."""
+        rows = [("percent, 95 % interval", *self.metrics, "")]
+        for cell in self.cells:
+            shown = (_shown(cell.values[metric]) for metric in self.metrics)
+            rows.append((cell.name, *shown, ""))
+        said = aligned(rows)
+        if self.skipped:
+            said.append(f"{self.skipped:,} more skipped (nothing to find)")
+        if self.lost:
+            said.append(f"{self.lost:,} items cannot be carried over; upgrading alone loses them")
+        if self.flattered:
+            said.append(
+                f"upgrade: {self.flattered:,} items are ones that h was fitted on; this flatters"
+            )
+        return said
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What search gives while ever more items are embedded in one order.
+
+    Attributes:
+        order: "random", "uncertainty", or "oracle" (the farthest off first, which only who has all
+            new embeddings can know).
+        values: of each metric, at each share of the items, ascending from 0 to 1.
+    """
+
+    order: str
+    values: Mapping[str, Mapping[float, float]]
+
+    def on_grid(self, metric: str) -> Float64[np.ndarray, " share"]:
+        """Return a metric at each share of `GRID`."""
+        return np.array([self.values[metric][share] for share in GRID], np.float64)
+
+    def auc(self, metric: str) -> float:
+        """Return the mean over the shares of `GRID`, in [0, 1]."""
+        return float(self.on_grid(metric).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The curves of some orders of a backfill, and what lies between their ends.
+
+    Attributes:
+        curves: random; uncertainty, where the transformations know it; oracle. All begin with the
+            upgrade alone and end with full backfill.
+        gains: what full backfill gives minus what upgrading alone does, paired: in cmc@1, cmc@5 and
+            map where labels judge, else in the agreement of neighbours.
+    """
+
+    curves: tuple[Curve, ...]
+    gains: Mapping[str, Interval]
+
+    def of(self, order: str) -> Curve | None:
+        """Return the curve of an order, if there is one."""
+        return next((one for one in self.curves if one.order == order), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What doing nothing, upgrading, and backfilling are predicted to give.
+
+    Attributes:
+        transformation: digest of the transformations.
+        sample: digest of the sample's ids and vectors; None if there is none.
+        sample_items: how many items the sample has.
+        rows: how many items the gallery has.
+        whole: as judged in the whole gallery; None if nothing says what a query looks for, or that
+            was not asked for.
+        within: as judged within the sample, on items that no transformation was fitted on; None if
+            there are fewer than 20.
+        why: why neither of them is known, and what to do; None if one is.
+        left_out: items of the sample that are no queries: why, and how many.
+        unasked: real queries that are not asked: why, and how many.
+        unknown: how many relevant items in the judgements the gallery lacks.
+        remade: queries whose vector that is answered now was itself upgraded, and stands for the
+            one that the model would have made.
+        unlisted: of how many training pairs the transformations keep no ids, where they have not
+            learned from a gallery sample: if items of the sample are among them, this flatters.
+        order: in which items are backfilled within the sample: "uncertainty", or "random", the
+            mean of 5 orders.
+        neighbours: how many nearest items the agreement compares.
+        curves: within the sample, of the orders that were asked for; None without `within`.
+    """
+
+    transformation: str
+    sample: str | None
+    sample_items: int
+    rows: int
+    whole: Judgement | None
+    within: Judgement | None
+    why: str | None
+    left_out: Mapping[str, int]
+    unasked: Mapping[str, int]
+    unknown: int
+    remade: int
+    unlisted: int
+    order: str
+    neighbours: int
+    curves: Curves | None
+
+    @property
+    def judge(self) -> Judgement | None:
+        """The judgement that decides: in the whole gallery where that is known."""
+        return self.whole or self.within
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fractions as plain values; not the curves."""
+        return fields_of(self, without=("curves",))
+
+    def __str__(self) -> str:
+        lines = []
+        if self.whole is not None:
+            lines = [
+                f"predicted by {_by(self.whole, self.neighbours)} in {self.whole.items:,} items of "
+                f"the gallery, asked by {count_asked(self.whole.queries, self.whole.asked)}",
+                *(f"  {line}" for line in self.whole.lines()),
+                *_about("gallery", self.whole.left_out),
+            ]
+        if self.within is not None:
+            order = self.order if self.order != RANDOM else f"{RANDOM}, the mean of {SEEDS} orders"
+            lines += [
+                f"within the sample alone, by {_by(self.within, self.neighbours)} in "
+                f"{self.within.items:,} of its items, asked by "
+                f"{count_asked(self.within.queries, self.within.asked)}; backfill by {order}",
+                *(f"  {line}" for line in self.within.lines()),
+            ]
+        lines += _about("sample", self.left_out)
+        lines += _about("real queries", self.unasked)
+        if self.unknown:
+            lacking = {"relevant items that the gallery lacks": self.unknown}
+            lines += _about("judgements", lacking)
+        if self.remade:
+            lines.append(
+                f"  doing nothing: {self.remade:,} queries are vectors that an upgrade has made; "
+                "the model's own may find more or less"
+            )
+        if self.unlisted:
+            lines.append(
+                f"  of {self.unlisted:,} training pairs no ids are kept; if the sample's items are "
+                "among them, this flatters"
+            )
+        return "\n".join(lines if self.why is None else [*lines, self.why])
+
+
+def forecast(
+    gallery: Gallery,
+    routes: Routes,
+    sample: Embeddings | None = None,
+    *,
+    queries: RealQueries | None = None,
+    whole: bool = True,
+    orders: Sequence[OrderName] = (),
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+    most_items: int = MOST_ITEMS,
+    most_searched: int = MOST_SEARCHED,
+) -> Forecast:
+    """Predict how well search will be. Nothing is written.
+
+    Args:
+        gallery: the gallery.
+        routes: the transformations.
+        sample: true new embeddings of some of its items. Its labels judge, else the gallery's.
+        queries: queries that people ask, by both models; items of the sample if None.
+        whole: judge in the whole gallery too, where that can be.
+        orders: of a backfill within the sample, each of which gets a curve on `GRID` and at the
+            shares. That by uncertainty is there only if a transformation knows its own.
+        shares: of the sample's items that are backfilled, each between 0 and 1: by uncertainty
+            where that is known, else in random order.
+        seed: of the order of backfill where it is random.
+        most_items: no more queries, and within the sample no more items, chosen by a digest of
+            their ids.
+        most_searched: in the whole gallery, no more items, chosen likewise.
+
+    Raises:
+        SpaceMismatchError: if the sample or the queries are in another space than is needed.
+        UpgradeError: if neither is given, or judgements name items that the gallery lacks.
+        ConfigurationError: if a share is not between 0 and 1, or the seed or a number of items is
+            not a whole number.
+    """
+    check_whole("seed", seed, least=0)
+    _check_shares(shares)
+    most = {"most_items": most_items, "most_searched": most_searched}
+    for name, value in most.items():
+        check_whole(name, value)
+    evidence = gather(gallery, routes, sample, queries, whole=whole, **most)
+    asked, judged = evidence.asked, evidence.judged
+    everywhere = _judge_whole(evidence)
+    backfilled = _Backfilled.of(evidence, seed)
+    within = curves = None
+    if backfilled is not None:
+        written = evidence.sample_share if whole and everywhere is None else None
+        within, curves = backfilled.judge(orders, sorted(set(shares)), written)
+    return Forecast(
+        transformation=routes.digest,
+        sample=None if sample is None else digest_sample(sample),
+        sample_items=0 if sample is None else len(sample),
+        rows=evidence.rows,
+        whole=everywhere,
+        within=within,
+        why=None if everywhere or within else _why_not(evidence),
+        left_out={} if judged is None else judged.left_out,
+        unasked=asked.left_out,
+        unknown=asked.unknown,
+        remade=evidence.remade,
+        unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
+        order=UNCERTAINTY if evidence.knows_uncertainty else RANDOM,
+        neighbours=0 if judged is None else count_neighbours(len(judged.ids)),
+        curves=curves,
+    )
+
+
+def _check_shares(shares: Sequence[float]) -> None:
+    wrong = [share for share in shares if not 0 < share < 1]
+    if wrong:
+        raise ConfigurationError(
+            f"a share of {wrong[0]:g} of the items is not a part of them; give shares between 0 "
+            "and 1: upgrading alone and full backfill are predicted in any case"
+        )
+
+
+def _judge_whole(evidence: Evidence) -> Judgement | None:
+    """Judge what is found in the whole gallery; None if nothing says what queries look for."""
+    asked, items, vectors = evidence.asked, evidence.searched, evidence.vectors
+    if items is None or not len(asked):
+        return None
+    relevance = asked.relevance(items.ids, items.labels)
+    if relevance is None:
+        return None
+    metrics = BY_LABEL if asked.qrels is None else BY_GRADE
+    ids = frozenset(items.ids)
+    upgraded = with_true(_among(vectors.upgraded, ids), evidence.embedded, among=ids)
+    cells = {
+        NOTHING: (0.0, _answers(asked.old, _among(vectors.now, ids), relevance, metrics)),
+        UPGRADE: (0.0, _answers(asked.new, upgraded, relevance, metrics)),
+    }
+    if evidence.sample is not None:
+        written = with_true(upgraded, evidence.sample, among=ids - set(evidence.embedded.ids))
+        share = len(ids.intersection(evidence.sample.ids)) / len(ids)
+        cells[WITH_SAMPLE] = (share, _answers(asked.new, written, relevance, metrics))
+    return _judgement(
+        asked,
+        "map" if asked.qrels is None else "ndcg@10",
+        cells,
+        items=len(ids),
+        lost=len(ids) - len(upgraded),
+        flattered=len(items.flattered & ids),
+        left_out=items.left_out,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Backfilled:
+    """The items of a sample while ever more of them are embedded, and who asks for them.
+
+    Attributes:
+        asked: the queries; with labels in their new embeddings, if labels judge.
+        now: what the gallery answers from now.
+        upgraded: what the upgrade makes, of those that it can carry.
+        new: their true new vectors.
+        nearest: the neighbours that each query finds among these.
+        relevance: what they look for among them by labels, if labels judge.
+        orders: in which the items can be embedded, by name; random ones are several. What no
+            transformation carries comes first in each: it is not found at all.
+        seed: of the random orders.
+    """
+
+    asked: Questions
+    now: Embeddings
+    upgraded: Embeddings
+    new: Embeddings
+    nearest: Ranking
+    relevance: Relevance | None
+    orders: Mapping[str, tuple[Ids, ...]]
+    seed: int
+
+    @classmethod
+    def of(cls, evidence: Evidence, seed: int) -> "_Backfilled | None":
+        """Return the items that are judged; None if nothing can be judged by them."""
+        asked, judged, vectors = evidence.asked, evidence.judged, evidence.vectors
+        if judged is None or evidence.sample is None or len(judged.ids) < LEAST_ITEMS:
+            return None
+        upgraded = _among(vectors.upgraded, frozenset(judged.ids))
+        if not len(upgraded) or not len(asked):
+            return None
+        new, relevance = evidence.sample.align(judged.ids), None
+        if judged.labels is not None and asked.labels is not None:
+            relevance = asked.relevance(judged.ids, judged.labels)
+        if relevance is not None:
+            asked = replace(asked, new=replace(asked.new, labels=asked.labels))
+            new = replace(new, labels=judged.labels)
+            upgraded = replace(upgraded, labels=new.align(upgraded.ids).labels)
+        count = count_neighbours(len(new))
+        return cls(
+            asked=asked,
+            now=vectors.now.align(judged.ids),
+            upgraded=upgraded,
+            new=new,
+            nearest=search(asked.new, new, count, exclude_self=asked.exclude_self),
+            relevance=relevance,
+            orders=_orders(upgraded, new, vectors.uncertainties, seed),
+            seed=seed,
+        )
+
+    def judge(
+        self, orders: Sequence[OrderName], shares: Sequence[float], written: float | None
+    ) -> tuple[Judgement, Curves | None]:
+        """Judge what is found in the better order that can be had, and draw curves of some.
+
+        Args:
+            orders: of the curves.
+            shares: of the items that are backfilled, ascending.
+            written: the share of the gallery that a sample makes, if its writing is judged here.
+        """
+        best = UNCERTAINTY if UNCERTAINTY in self.orders else RANDOM
+        ends = (0.0, *shares, 1.0)
+        drawn = sorted({*GRID, *shares}) if orders else ends
+        found = {
+            name: self.found(each, drawn, agreed=ends if name == best else ())
+            for name, each in self.orders.items()
+            if name == best or name in orders
+        }
+        at = found[best]
+        cells = {NOTHING: (0.0, self.answers(self.asked.old, self.now)), UPGRADE: (0.0, at[0.0])}
+        if written is not None:
+            turns = range(self.seed, self.seed + SEEDS)
+            some = tuple(random_order(self.new.ids, seed=turn) for turn in turns)
+            cells[WITH_SAMPLE] = written, self.found(some, (written,), agreed=(written,))[written]
+        for share in shares:
+            cells[f"upgrade + backfill {100 * share:g} %"] = share, at[share]
+        cells[EVERYTHING] = 1.0, at[1.0]
+        metric = AGREEMENT if self.relevance is None else "map"
+        items, lost = len(self.new), len(self.new) - len(self.upgraded)
+        judged = _judgement(self.asked, metric, cells, items=items, lost=lost)
+        return judged, self._curves({name: found[name] for name in orders if name in found})
+
+    def _curves(self, found: Mapping[str, Mapping[float, Found]]) -> Curves | None:
+        """Return the curves of what was found in each order, at each share."""
+        metrics = (AGREEMENT,) if self.relevance is None else BY_LABEL
+        curves = tuple(
+            Curve(
+                name,
+                {
+                    metric: {share: float(np.nanmean(one[metric])) for share, one in each.items()}
+                    for metric in metrics
+                },
+            )
+            for name, each in found.items()
+        )
+        if not found:
+            return None
+        each = next(iter(found.values()))  # all orders have the same ends
+        gains = {metric: each[1.0][metric] - each[0.0][metric] for metric in metrics}
+        clusters = self.asked.clusters
+        return Curves(curves, {m: _interval(one, clusters, True) for m, one in gains.items()})
+
+    def found(
+        self, orders: tuple[Ids, ...], shares: Sequence[float], *, agreed: Sequence[float]
+    ) -> dict[float, dict[str, PerQuery]]:
+        """Return what each query gets at each share, in the mean of several orders.
+
+        By labels if they judge, and by agreement at some of the shares; else by agreement at all.
+        """
+        found: dict[float, dict[str, PerQuery]] = {share: {} for share in shares}
+        if self.relevance is not None:
+            each = [
+                evaluate_backfill(
+                    self.asked.new,
+                    self.upgraded,
+                    self.new,
+                    order,
+                    shares,
+                    exclude_self=self.asked.exclude_self,
+                )
+                for order in orders
+            ]
+            for share, *both in zip(shares, *each, strict=True):
+                found[share] = _mean([_by_metric(one, BY_LABEL) for one in both])
+        for share in shares if self.relevance is None else agreed:
+            some = orders if 0 < share < 1 else orders[:1]  # at the ends all are the same
+            galleries = (self._mixed(order, share) for order in some)
+            found[share] |= _mean([self._agreement(self.asked.new, one) for one in galleries])
+        return found
+
+    def answers(self, queries: Embeddings, gallery: Embeddings) -> Found:
+        """Return what each query gets from items, all of which are there."""
+        agreed = self._agreement(queries, gallery)
+        if self.relevance is None:
+            return agreed
+        return {**_answers(queries, gallery, self.relevance, BY_LABEL), **agreed}
+
+    def _agreement(self, queries: Embeddings, gallery: Embeddings) -> dict[str, PerQuery]:
+        count = count_neighbours(len(self.new))
+        found = search(queries, gallery, count, exclude_self=self.asked.exclude_self)
+        return {AGREEMENT: agreement(found, self.nearest)}
+
+    def _mixed(self, order: Ids, share: float) -> Embeddings:
+        """Return the gallery of which a share is embedded; what has no vector is not found."""
+        embedded = order[: items_at(share, len(order))]
+        return with_true(self.upgraded, self.new, among=embedded)
+
+
+def _orders(
+    upgraded: Embeddings, new: Embeddings, uncertainties: Mapping[str, float], seed: int
+) -> dict[str, tuple[Ids, ...]]:
+    """Return in which orders items can be embedded; by uncertainty only if it is known of some."""
+    lost = sorted(set(new.ids) - set(upgraded.ids))
+    turns = range(seed, seed + SEEDS)
+    random = (
+        (*random_order(lost, seed=turn), *random_order(upgraded.ids, seed=turn)) for turn in turns
+    )
+    orders: dict[str, tuple[Ids, ...]] = {RANDOM: tuple(random)}
+    if not uncertainties.keys().isdisjoint(upgraded.ids):
+        numbers = [uncertainties.get(item, -np.inf) for item in upgraded.ids]
+        orders[UNCERTAINTY] = ((*lost, *uncertainty_order(upgraded.ids, numbers)),)
+    orders[ORACLE] = ((*lost, *oracle_order(upgraded, new.align(upgraded.ids))),)
+    return orders
+
+
+def _answers(
+    queries: Embeddings, gallery: Embeddings, relevance: Relevance, metrics: Sequence[str]
+) -> dict[str, PerQuery]:
+    """Return what each query gets, by metric; an item that the gallery lacks is not found."""
+    ranked = rank(queries, gallery, exclude_self=relevance.exclude_self)
+    return _by_metric(evaluate(ranked, relevance, metrics=metrics), metrics)
+
+
+def _by_metric(evaluation: Evaluation, metrics: Sequence[str]) -> dict[str, PerQuery]:
+    first, found = evaluation.first_hit, dict[str, PerQuery]()
+    for name in metrics:
+        kind, k = MetricName.parse(name)
+        if kind == "cmc":  # however few items there are
+            found[name] = ((first >= 0) & (first < k)).astype(np.float64)
+        else:
+            found[name] = evaluation.average_precision if k == 0 else evaluation.scores[name]
+        found[name] = np.where(evaluation.counted, found[name], np.nan)
+    return found
+
+
+def _mean(found: Sequence[Found]) -> dict[str, PerQuery]:
+    """Return what each query gets in the mean of several orders."""
+    return {metric: np.mean([one[metric] for one in found], axis=0) for metric in found[0]}
+
+
+def _among(embeddings: Embeddings, ids: Collection[str]) -> Embeddings:
+    return embeddings.select([item in ids for item in embeddings.ids])
+
+
+def _judgement(
+    asked: Questions,
+    metric: str,
+    found: Mapping[str, tuple[float, Found]],
+    *,
+    items: int,
+    lost: int,
+    flattered: int = 0,
+    left_out: Mapping[str, int] | None = None,
+) -> Judgement:
+    """Return the cells of what was found: by their names, of which share, and what each gets."""
+    (_, nothing), clusters = found[NOTHING], asked.clusters
+    cells = tuple(
+        Cell(
+            name,
+            share,
+            {by: _interval(each, clusters) for by, each in values.items()},
+            {by: _interval(each - nothing[by], clusters, True) for by, each in values.items()},
+        )
+        for name, (share, values) in found.items()
+    )
+    of_sample = None
+    if WITH_SAMPLE in found:
+        difference = found[WITH_SAMPLE][1][metric] - found[UPGRADE][1][metric]
+        of_sample = _interval(difference, clusters, True)
+    counted = np.flatnonzero(~np.isnan(nothing[metric])).tolist()
+    return Judgement(
+        asked=asked.who,
+        metric=metric,
+        queries=len(counted),
+        clusters=len({clusters[row] for row in counted}),
+        skipped=len(asked) - len(counted),
+        items=items,
+        lost=lost,
+        flattered=flattered,
+        left_out=left_out or {},
+        cells=cells,
+        of_sample=of_sample,
+    )
+
+
+def _interval(values: PerQuery, clusters: Sequence[Hashable], difference: bool = False) -> Interval:
+    counted = np.flatnonzero(~np.isnan(values)).tolist()
+    return over_clusters(values[counted], [clusters[row] for row in counted], difference=difference)
+
+
+def _why_not(evidence: Evidence) -> str:
+    asked, judged, sample = evidence.asked, evidence.judged, evidence.sample
+    if judged is None or sample is None:
+        why = "nothing says what the real queries look for"
+        if asked.has_answers:
+            why = (
+                "the gallery's labels do not tell what real queries look for from what they do not"
+            )
+        return (
+            f"nothing can be predicted: {why}, and without a sample nobody knows what full "
+            "backfill would answer; give judgements (qrels=..., --qrels), labels that queries and "
+            "items share, or true new embeddings of some items (sample=..., --sample)"
+        )
+    reasons = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
+    left = f"{len(judged.ids):,} of the sample's {len(sample):,} items are left to judge by"
+    if len(judged.ids) >= LEAST_ITEMS:
+        left += ", and no transformation can carry one of them"
+    return (
+        f"nothing can be predicted: {left}, {LEAST_ITEMS} are needed"
+        + (f"; left out: {reasons}" if reasons else "")
+        + ". Embed more items of the gallery, chosen by `onward gallery sample`, or keep a part of "
+        "the sample for the plan when fitting (`onward fit --sample` keeps a fifth, and "
+        f"{LEAST_ITEMS} at least)"
+    )
+
+
+def _by(judgement: Judgement, neighbours: int) -> str:
+    by = {"map": "labels", "ndcg@10": "judgements"}
+    return by.get(judgement.metric, f"agreement of {neighbours} neighbours")
+
+
+def _about(whose: str, left_out: Mapping[str, int]) -> list[str]:
+    said = ", ".join(f"{count:,} ({why})" for why, count in left_out.items())
+    return [f"  left out of the {whose}: {said}"] if said else []
+
+
+def _shown(value: Interval) -> str:
+    return f"{100 * value.estimate:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
