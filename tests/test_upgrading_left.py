@@ -348,9 +348,9 @@ def test_plans_count_them_as_not_found_and_agree(gallery):
     sample = Embeddings(true.ids, true.vectors, NEW, np.arange(ROWS) % 5)
     predicted = plan_upgrade(gallery, H, sample=sample).predicted.within
     planned = plan_backfill(gallery, H, sample=sample)
-    assert predicted.lost == planned.lost == 4
+    assert predicted.lost == planned.within.lost == 4
     for metric in planned.metrics:
-        at = planned.drawn.of("random").at_all_shares(metric)
+        at = planned.drawn.of("random").values[metric]
         assert at[0.0] == pytest.approx(predicted.value(metric, "upgrade"), abs=1e-12)
         assert at[0.1] == pytest.approx(
             predicted.value(metric, "upgrade + backfill 10 %"), abs=1e-12

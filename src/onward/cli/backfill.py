@@ -17,7 +17,7 @@ from onward.errors import ConfigurationError
 if TYPE_CHECKING:
     from onward.gallery import Gallery
     from onward.spaces import Space
-    from onward.upgrading.backfill_result import BackfillResult
+    from onward.upgrading.backfill import BackfillResult
     from onward.upgrading.budget import Budget
 
 

@@ -11,7 +11,7 @@ from onward.cli.output import tell
 if TYPE_CHECKING:
     from onward.gallery import Gallery
     from onward.spaces import Embeddings
-    from onward.upgrading.backfill_result import BackfillResult
+    from onward.upgrading.backfill import BackfillResult
     from onward.upgrading.budget import Budget
 
 NAMED = 5

@@ -3,8 +3,7 @@
 No image can be read here: nothing that could is imported.
 """
 
-from onward.upgrading.backfill import Embedded, backfill, embeddings_given
-from onward.upgrading.backfill_result import BackfillResult
+from onward.upgrading.backfill import BackfillResult, Embedded, backfill, embeddings_given
 from onward.upgrading.budget import Budget
 from onward.upgrading.canaries import Canaries, CanaryResult
 from onward.upgrading.complete import Completion, plan_completion

@@ -12,28 +12,35 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from onward.backfill_curve import random_order, uncertainty_order
 from onward.errors import ConfigurationError, GalleryError, UpgradeError
 from onward.gallery import Gallery, Share
+from onward.plain import fields_of, plain
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Ids, Space
-from onward.upgrading.backfill_result import LOGGED, ORDERS, BackfillResult, Order
-from onward.upgrading.backfill_waiting import Waiting, in_turn, meeting_space
 from onward.upgrading.budget import Budget, Meter
 from onward.upgrading.control import Pace
 from onward.upgrading.evidence import check_embedded, digest_sample
+from onward.upgrading.routes import recorded_reads
 from onward.upgrading.run import COMPACTED_SHARE
-from onward.upgrading.work import check_whole
+from onward.upgrading.work import MOST_NAMED, check_whole, left_by_runs, next_step
 
 BATCH_SECONDS = 10.0
 FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
 """A batch has as many rows as are done in this time, between these bounds: writing rows takes the
 store hardly longer than writing one."""
-MOST_NAMED = 1000
+NAMED = 1000
 """Number of skipped items that are named; more are counted."""
+LOGGED = 5
+"""Number of skipped items that are named in the journal, and to a person."""
+
+Order = Literal["uncertainty", "random"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +58,75 @@ class Embedded:
 
 Embed = Callable[[Ids, Sequence[Mapping[str, Any] | None]], Embedded]
 """Called with ids and the payloads of the same items, None where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class BackfillResult:
+    """What a backfill has done.
+
+    Attributes:
+        gallery: URL of the gallery.
+        space: the new space.
+        budget: what might be spent.
+        order: "uncertainty" or "random".
+        done: rows that have got the new model's vector.
+        changed: rows whose embedding was wasted: changed, embedded or deleted by others meanwhile.
+        skipped: rows that could not be embedded.
+        reasons: of the first of them, by id: why not.
+        upgraded: rows that are left with what an upgrade made.
+        missing: rows that are left without a vector in the new space.
+        serving: whether the new space answers queries.
+        seconds: how long it took.
+        stopped: whether it was asked to stop.
+    """
+
+    gallery: str
+    space: Space
+    budget: str
+    order: Order
+    done: int
+    changed: int
+    skipped: int
+    reasons: Mapping[str, str]
+    upgraded: int
+    missing: int
+    serving: bool
+    seconds: float
+    stopped: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values, with what to do next."""
+        return {**fields_of(self), "next_steps": self._next_steps()}
+
+    def __str__(self) -> str:
+        rate = f", {self.done / self.seconds:,.1f} rows a second" if self.done else ""
+        stopped = "stopped: " if self.stopped else ""
+        lines = [
+            f"{stopped}{self.done:,} rows embedded in {self.seconds:,.1f} s{rate}; "
+            f"budget {self.budget}, order {self.order}",
+            f"  left     {self.upgraded:,} rows as the upgrade made them, {self.missing:,} without "
+            "a new vector",
+        ]
+        if self.changed:
+            lines.append(f"  changed  {self.changed:,} rows meanwhile; they were left alone")
+        if self.skipped:
+            lines.append(f"  skipped  {self.skipped:,} rows:")
+            first = islice(self.reasons.items(), LOGGED)
+            lines += [f"    {item}: {why}" for item, why in first]
+            lines += ["    ..."] if self.skipped > LOGGED else []
+        return "\n".join(lines)
+
+    def _next_steps(self) -> list[dict[str, str]]:
+        steps = []
+        if self.skipped:
+            why = f"{self.skipped:,} rows were skipped: put right what their reasons name, then"
+            steps.append(next_step("backfill", f"{why} backfill again"))
+        elif self.upgraded or self.missing:
+            left = f"{self.upgraded + self.missing:,} rows are not embedded by the new model"
+            steps.append(next_step("backfill", f"{left}; it goes on where this one ended"))
+        if not self.serving:
+            steps.append(next_step("verify", "rows have changed, and the new space is to serve"))
+        return steps
 
 
 def backfill(
@@ -105,21 +181,23 @@ def backfill(
     begin = time.perf_counter()
     _check_space(gallery, new)
     meter = Meter(budget, gallery.count())
-    waiting = Waiting.of(gallery, new, None if ids is None else frozenset(ids))
+    waiting = _Waiting.of(gallery, new, None if ids is None else frozenset(ids))
     chosen = waiting.in_order(gallery.url, new, order, seed, matters=not meter.covers(len(waiting)))
     run = _Run(gallery, new, embed, meter, batch_rows, progress, Pace(gallery, new, stop))
     try:
-        with gallery.working_on(meeting_space(gallery, new)) as share_now:
+        with gallery.working_on(_meeting_space(gallery, new)) as share_now:
             run.work_off(chosen, share_now)
     except KeyboardInterrupt:
         run.stopped = True
     except Exception as error:
         with suppress(Exception):  # what went wrong first is what is to be told
-            gallery.log({"event": "backfill", **run.counts(), "error": str(error)})
+            done = {name: getattr(run, name) for name in ("done", "changed", "skipped")}
+            gallery.log({"event": "backfill", "space": plain(new), **done, "error": str(error)})
         raise
     result = run.result(budget, order, time.perf_counter() - begin)
-    seeded = {"seed": seed} if order == "random" else {}
-    gallery.log({"event": "backfill", **seeded, **_logged(result)})
+    entry = {"event": "backfill", **({"seed": seed} if order == "random" else {})}
+    first = dict(islice(result.reasons.items(), LOGGED))
+    gallery.log({**entry, **result.to_json(), "reasons": first})
     if not run.stopped and run.done > COMPACTED_SHARE * gallery.count():
         with suppress(GalleryError):  # the work is done; what is scattered stays so
             gallery.compact()
@@ -166,6 +244,108 @@ def write_sample(gallery: Gallery, sample: Embeddings) -> int:
     }
     gallery.log(event)
     return written
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """The rows that no model has embedded in the new space.
+
+    Attributes:
+        lost: rows without a vector there that no recorded transformation can carry, because they
+            lack what it reads or because the latest run got no vector for them, sorted.
+        upgraded: rows that a transformation has made.
+        uncertainty: of these.
+        pending: rows that a run of the upgrade will carry, sorted.
+    """
+
+    lost: Ids
+    upgraded: Ids
+    uncertainty: np.ndarray
+    pending: Ids
+
+    @classmethod
+    def of(cls, gallery: Gallery, new: Space, among: frozenset[str] | None) -> "_Waiting":
+        """Return those of a gallery, or only those among some."""
+        upgraded: list[str] = []
+        unsure: list[np.ndarray] = [np.empty(0, np.float32)]
+        for batch in gallery.scan([new]):
+            made = zip(batch.ids, batch.origins[new], strict=True)
+            rows = [
+                row
+                for row, (item, origin) in enumerate(made)
+                if origin == "upgraded" and (among is None or item in among)
+            ]
+            upgraded += [batch.ids[row] for row in rows]
+            unsure.append(batch.uncertainties[new][rows])
+        missing = [item for item in gallery.ids(without=[new]) if among is None or item in among]
+        carried = _to_be_carried(gallery, new)
+        return cls(
+            lost=tuple(item for item in missing if item not in carried),
+            upgraded=tuple(upgraded),
+            uncertainty=np.concatenate(unsure),
+            pending=tuple(item for item in missing if item in carried),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lost) + len(self.upgraded) + len(self.pending)
+
+    def in_order(self, url: str, new: Space, order: Order, seed: int, *, matters: bool) -> Ids:
+        """Return their ids in the order in which they are to be embedded.
+
+        Raises:
+            UpgradeError: if the order matters, is by uncertainty, and none is stored.
+        """
+        if order == "random":
+            parts = (self.lost, self.upgraded, self.pending)
+            return tuple(item for part in parts for item in random_order(part, seed=seed))
+        unknown = np.isnan(self.uncertainty)
+        if matters and self.upgraded and unknown.all():
+            raise UpgradeError(
+                f"how unsure the upgrade is of its {len(self.upgraded):,} vectors in {new} is not "
+                f"stored in gallery {url}, so there is no order by uncertainty; backfill in random "
+                "order (order='random', --order random), or fit the transformation with "
+                "uncertainty (onward fit --uncertainty) and upgrade with that"
+            )
+        known = np.where(unknown, -np.inf, self.uncertainty)
+        return (*self.lost, *uncertainty_order(self.upgraded, known), *self.pending)
+
+
+def in_turn(ids: Ids, share: Share) -> Ids:
+    """Return items in the order in which a worker with this share gets to them.
+
+    Its own first, as they stand. Then the others', who may be slow, or have spent their budget:
+    from the end, where these come last, and each worker from a place of its own, so that two are
+    seldom at the same.
+    """
+    if share.is_everything:
+        return ids
+    own = frozenset(item for item in ids if share.holds(item))
+    theirs = [item for item in reversed(ids) if item not in own]
+    first = len(theirs) * share.number // share.of
+    return (*(item for item in ids if item in own), *theirs[first:], *theirs[:first])
+
+
+def _meeting_space(gallery: Gallery, new: Space) -> Space:
+    """Return the space by whose workers those tell each other apart who backfill the new one.
+
+    It is one that no transformation fills, if there is one. On the new space itself the runs of
+    the upgrade meet, which do other rows: a backfill would leave rows to them that they never do.
+    """
+    return next((space for space in gallery.spaces() if gallery.made_by(space) is None), new)
+
+
+def _to_be_carried(gallery: Gallery, new: Space) -> frozenset[str]:
+    """Return the rows without a new vector that a run of the upgrade, as recorded, would carry."""
+    made_by, spaces = gallery.made_by(new), gallery.spaces()
+    reads = () if made_by is None else recorded_reads(made_by)
+    needed = [[space for space in both if space is not None] for both in reads]
+    able = [each for each in needed if set(each) <= set(spaces)]
+    carried = frozenset(item for each in able for item in gallery.ids(each, [new]))
+    if not carried or made_by is None:
+        return carried
+    left = left_by_runs(gallery, new, made_by.get("digest"))
+    # Where only the first are named, nobody knows which of the others get no vector either.
+    return frozenset() if len(left) >= MOST_NAMED else carried - set(left)
 
 
 @dataclass
@@ -234,13 +414,8 @@ class _Run:
         self.changed += len(made) - written
         self.skipped += len(found.skipped)
         for item, why in found.skipped.items():
-            if len(self.reasons) < MOST_NAMED:
+            if len(self.reasons) < NAMED:
                 self.reasons[item] = why
-
-    def counts(self) -> dict[str, Any]:
-        """Return what was done so far, as plain values."""
-        done = {"done": self.done, "changed": self.changed, "skipped": self.skipped}
-        return {"space": self.new.to_json(), **done}
 
     def result(self, budget: Budget, order: Order, seconds: float) -> BackfillResult:
         """Return what was done, and what is left now."""
@@ -319,8 +494,3 @@ def _check_embedded(found: Embedded, asked: Ids, new: Space) -> None:
             f"each must be one of the two, once, and {odd!r} is not. Nothing of this batch was "
             "written: mend what embeds them"
         )
-
-
-def _logged(result: BackfillResult) -> dict[str, Any]:
-    first = dict(list(result.reasons.items())[:LOGGED])
-    return {**result.to_json(), "reasons": first}
