@@ -39,7 +39,8 @@ from onward.cli import main
 from onward.gallery import create_gallery, open_gallery
 from onward.nn.specs import BackboneSpec
 from onward.spaces import Embeddings, Space
-from onward.training.frozen_encoder import frozen_encoder
+from onward.training.image_models import train_model
+from onward.training.settings import FrozenSettings
 from onward.transformation import Transformation, linear
 from onward.upgrading import Upgrade
 
@@ -335,7 +336,7 @@ def _good_files(folder: Path) -> None:
     vectors = rng.normal(size=(60, 4)).astype(np.float32)
     labels = np.arange(60) % 3
     spec = BackboneSpec(name="small-resnet", dim=4, size=8, channels=1, width=4)
-    model = frozen_encoder(spec, name="new", seed=0)
+    model = train_model(None, FrozenSettings(), spec, name="new", seed=0)
     model.save(folder / "model")
     side = Embeddings(IDS, vectors[:, :3], SIDE)
     old, new = Embeddings(IDS, vectors, OLD, labels), Embeddings(IDS, vectors, model.space, labels)

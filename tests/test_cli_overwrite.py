@@ -18,7 +18,7 @@ from onward.experiments.recipe import load_recipe
 from onward.experiments.study import check_place
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
-from onward.training.checkpoints import has_checkpoint
+from onward.training.loop import has_checkpoint
 from onward.transformation import linear
 
 OLD, NEW = Space("old@1", 4), Space("new@2", 4)

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from onward.cli.app import app
-from onward.cli.objectives import Objective
+from onward.cli.train import Objective
 from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel
 
@@ -24,8 +24,6 @@ RECIPES = {
     Objective.COSFACE: "embedding model",
     Objective.SUPCON: "embedding model",
     Objective.SIMCLR: "side-information by SimCLR",
-    Objective.AUTOENCODER: "side-information by an autoencoder",
-    Objective.LABELS_AND_VIEWS: "side-information by labels and views",
     Objective.NONE: "frozen encoder",
 }
 
@@ -66,10 +64,10 @@ def test_a_backbone_as_it_is_gives_its_own_dimensions_and_layers(tmp_path):
 
 
 def test_a_setting_that_the_objective_has_not_is_refused(tmp_path):
-    words = ["train", "digits", str(tmp_path / "m"), "--objective", "autoencoder"]
-    with pytest.raises(ConfigurationError, match="onward train: there is no 'temperature'"):
+    words = ["train", "digits", str(tmp_path / "m"), "--objective", "simclr"]
+    with pytest.raises(ConfigurationError, match="onward train: there is no 'margin'"):
         CliRunner().invoke(
-            app, [*words, "--size", "8", "--set", "temperature=0.1"], catch_exceptions=False
+            app, [*words, "--size", "8", "--set", "margin=0.1"], catch_exceptions=False
         )
 
 

@@ -19,7 +19,8 @@ from onward.cli import EXTRAS
 from onward.gallery import create_gallery
 from onward.nn.specs import BackboneSpec
 from onward.spaces import Embeddings, Space
-from onward.training.frozen_encoder import frozen_encoder
+from onward.training.image_models import train_model
+from onward.training.settings import FrozenSettings
 from onward.transformation import linear
 
 OLD, NEW = Space("old@1", 4), Space("new@2", 4)
@@ -121,7 +122,7 @@ def make_world(folder: Path) -> None:
         url = str(folder / f"{name}.lance")
         create_gallery(url, OLD, serving=OLD, query_model="old", items=[old], payloads=payloads)
     spec = BackboneSpec(name="small-resnet", dim=4, size=8, channels=1, width=4)
-    frozen_encoder(spec, name="model", seed=0).save(folder / "model")
+    train_model(None, FrozenSettings(), spec, name="model", seed=0).save(folder / "model")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from onward.models import EmbeddingModel, InputSpec, LayersReadout
 from onward.models.files import mint
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.quantisation import Quantisation
-from onward.training.embedding_models import train_embedding_model
+from onward.training.image_models import train_model
 from onward.training.settings import RunSettings, TrainingSettings
 
 GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.25,))
@@ -154,12 +154,12 @@ def test_two_trainings_that_differ_in_anything_have_two_spaces():
     settings = TrainingSettings(epochs=1, batch_items=20, flip=False)
 
     def trained(spec=SMALL, settings=settings, **given):
-        given = {"items": items, "backbone": spec, "input": GREY, "name": "old"} | given
-        return train_embedding_model(**given, settings=settings, run=RunSettings(device="cpu"))
+        given = {"images": items, "backbone": spec, "input": GREY, "name": "old"} | given
+        return train_model(**given, settings=settings, run=RunSettings(device="cpu"))
 
     others = [
         trained(seed=1),
-        trained(items=items.select(range(39))),
+        trained(images=items.select(range(39))),
         trained(input=replace(GREY, mean=(0.4,))),
         trained(metric="cosine"),
     ]

@@ -189,8 +189,7 @@ def test_an_interrupted_study_goes_on_with_the_models_it_had_trained(tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(learning, "train_embedding_model", interrupt)
-        patch.setattr(learning, "train_side_information_model", interrupt)
+        patch.setattr(learning, "train_model", interrupt)
         study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
 
 
@@ -204,7 +203,7 @@ def test_another_seed_trains_its_own_models(tmp_path, monkeypatch):
         patch.setattr(study, "fit_arms", interrupt)
         with pytest.raises(KeyboardInterrupt):
             study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
-    monkeypatch.setattr(learning, "train_embedding_model", interrupt)
+    monkeypatch.setattr(learning, "train_model", interrupt)
     other = recipe.model_copy(update={"seed": 1})
     with pytest.raises(KeyboardInterrupt):
         study.run_study(other, tmp_path / "other", quiet(tmp_path / "cache"))

@@ -7,8 +7,9 @@ import torch
 from onward.data import open_items
 from onward.models import EmbeddingModel
 from onward.nn.backbones import BackboneSpec
-from onward.training.frozen_encoder import frozen_encoder
+from onward.training.image_models import train_model
 from onward.training.layers import add_layers_side_information
+from onward.training.settings import FrozenSettings
 
 SPECS = [
     pytest.param(
@@ -37,7 +38,7 @@ def items():
 @pytest.mark.slow
 @pytest.mark.parametrize(("spec", "stages"), SPECS)
 def test_layers_are_read_from_timm_models_in_the_same_pass(items, spec, stages, tmp_path):
-    model = frozen_encoder(spec, name="old")
+    model = train_model(None, FrozenSettings(), spec, name="old")
     assert model.stage_channels == stages
     with_side = add_layers_side_information(model, items, dim=12, format="float32")
     embeddings, side = with_side.embed_with_side(items)
@@ -56,7 +57,7 @@ def test_layers_are_read_from_timm_models_in_the_same_pass(items, spec, stages, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spec", "stages"), SPECS)
 def test_the_stages_are_what_timm_says_of_them_averaged_over_a_grid(items, spec, stages):
-    model = frozen_encoder(spec, name="old")
+    model = train_model(None, FrozenSettings(), spec, name="old")
     few = items.select(np.arange(3))
     (pooled,) = model.stages(few, grid=1)
     seen = []

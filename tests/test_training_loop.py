@@ -12,11 +12,9 @@ from torch import nn
 
 from onward.artifacts import WRITER, digest_arrays
 from onward.errors import ConfigurationError, DataError, MissingExtraError, ModelError
-from onward.training.checkpoints import forget_checkpoint
 from onward.training.devices import seeded
-from onward.training.loop import Batches, Objective, train
+from onward.training.loop import Batches, Objective, Timetable, forget_checkpoint, train
 from onward.training.settings import Optimization, RunSettings
-from onward.training.timetable import Timetable
 
 SETTINGS = Optimization(epochs=4, batch_items=8, lr=0.1, running_statistics_from=0.75)
 CPU = RunSettings(device="cpu")

@@ -8,17 +8,17 @@ from onward.data import open_items
 from onward.errors import ConfigurationError
 from onward.models import InputSpec
 from onward.nn.backbones import BackboneSpec
-from onward.training.embedding_models import start_classification, train_embedding_model
+from onward.training.image_models import start, train_model
 from onward.training.images import ImageBatches
 from onward.training.losses import (
     classification_loss,
     contrastive_loss,
-    metric_of,
 )
 from onward.training.settings import (
     BackwardCompatibleSettings,
     RunSettings,
     TrainingSettings,
+    metric_of,
     read_settings,
 )
 
@@ -35,7 +35,7 @@ def items():
 
 def trained(items, **settings):
     chosen = TrainingSettings(**BRIEF, **settings)
-    return train_embedding_model(items, SPEC, name="m", settings=chosen, seed=3, run=CPU)
+    return train_model(items, chosen, SPEC, name="m", seed=3, run=CPU)
 
 
 def drawn(*shape, seed=0):
@@ -103,7 +103,7 @@ def test_a_stored_classifier_gives_logits_of_embeddings_as_they_are(items):
 
 def test_what_is_stored_has_the_directions_that_were_learned(items):
     settings = TrainingSettings(loss="arcface", scale=16.0)
-    objective = start_classification(items, SPEC, InputSpec.of_spec(SPEC), settings, 0)
+    objective = start(items, SPEC, InputSpec.of_spec(SPEC), settings, 0)
     rows, learned = objective.classifier_array(), objective.classifier.detach().numpy()
     np.testing.assert_allclose(rows, 16 * unit(learned), rtol=1e-5)
 
@@ -136,7 +136,7 @@ def test_models_of_different_losses_begin_with_the_same_backbone_and_end_with_ot
 
 def test_the_metric_can_be_chosen_all_the_same(items):
     settings = TrainingSettings(**BRIEF, loss="cosface")
-    model = train_embedding_model(items, SPEC, name="m", settings=settings, metric="l2", run=CPU)
+    model = train_model(items, settings, SPEC, name="m", metric="l2", run=CPU)
     assert model.space.metric == "l2"
 
 
@@ -150,7 +150,7 @@ def test_a_model_trained_by_each_loss_puts_classes_together(items, loss, lr):
     learning = {"epochs": 20, "batch_items": 32, "lr": lr, "augment": False}
     settings = TrainingSettings(loss=loss, **learning)
     spec = SPEC.model_copy(update={"dim": 16, "width": 8})
-    model = train_embedding_model(items, spec, name="m", settings=settings, seed=0, run=CPU)
+    model = train_model(items, settings, spec, name="m", seed=0, run=CPU)
     vectors = unit(model.embed(items).vectors)
     cosines = vectors @ vectors.T - 2 * np.eye(len(items))
     assert np.mean(items.labels[cosines.argmax(axis=1)] == items.labels) > 0.8
@@ -159,7 +159,7 @@ def test_a_model_trained_by_each_loss_puts_classes_together(items, loss, lr):
 def test_a_margin_loss_in_bfloat16_is_computed_in_float32(items):
     settings = TrainingSettings(**BRIEF, loss="arcface")
     run = RunSettings(device="cpu", precision="bf16-mixed")
-    model = train_embedding_model(items, SPEC, name="m", settings=settings, seed=3, run=run)
+    model = train_model(items, settings, SPEC, name="m", seed=3, run=run)
     assert np.isfinite(model.classifier).all()
 
 
@@ -216,7 +216,7 @@ def test_settings_of_the_wrong_loss_are_refused(fields, message):
 
 def test_the_softmax_loss_is_what_the_objective_gives(items):
     settings = TrainingSettings(augment=False)
-    objective = start_classification(items, SPEC, InputSpec.of_spec(SPEC), settings, 0).eval()
+    objective = start(items, SPEC, InputSpec.of_spec(SPEC), settings, 0).eval()
     pixels, classes = ImageBatches(items, InputSpec.of_spec(SPEC), image_bytes=1 << 20).read(
         np.arange(8)
     )

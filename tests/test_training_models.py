@@ -1,4 +1,3 @@
-import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +9,7 @@ from onward.data import open_items
 from onward.errors import ConfigurationError, DataError, LabelMismatchError
 from onward.models import InputSpec
 from onward.nn.backbones import BackboneSpec
-from onward.training.backward_compatible import BackwardCompatible, train_backward_compatible_model
-from onward.training.embedding_models import (
-    Classification,
-    start_classification,
-    train_embedding_model,
-)
+from onward.training.image_models import BackwardCompatible, start, train_model
 from onward.training.images import ImageBatches, Preparation
 from onward.training.losses import nt_xent
 from onward.training.settings import (
@@ -24,10 +18,10 @@ from onward.training.settings import (
     SimCLRSettings,
     TrainingSettings,
 )
-from onward.training.side_information import train_side_information_model
 
 SPEC = BackboneSpec(dim=8, size=8, channels=1, width=4)
 SETTINGS = TrainingSettings(epochs=2, batch_items=32, flip=False)
+BRIEF = {"epochs": 1, "batch_items": 32, "flip": False}
 CPU = RunSettings(device="cpu")
 
 
@@ -38,14 +32,20 @@ def items():
 
 
 def train_new(items, **changes):
-    given = {"name": "new", "settings": SETTINGS, "seed": 3, "run": CPU, **changes}
-    return train_embedding_model(items, SPEC, **given)
+    given = {"settings": SETTINGS, "name": "new", "seed": 3, "run": CPU, **changes}
+    return train_model(items, backbone=SPEC, **given)
 
 
 def train_side(items, **changes):
     settings = SimCLRSettings(epochs=1, batch_items=32, flip=False)
-    given = {"name": "side", "settings": settings, "seed": 3, "run": CPU, **changes}
-    return train_side_information_model(items, SPEC, **given)
+    given = {"name": "side", "seed": 3, "run": CPU, **changes}
+    return train_model(items, settings, SPEC, **given)
+
+
+def train_bound(items, old, *, spec=SPEC, same_labels=False, **fields):
+    settings = BackwardCompatibleSettings(**{**BRIEF, **fields})
+    given = {"name": "bct", "old_model": old, "run": CPU, "same_labels": same_labels}
+    return train_model(items, settings, spec, **given)
 
 
 # --- supervised ---
@@ -77,9 +77,8 @@ def test_labels_become_positions_among_the_classes(items):
 
 
 def test_the_loss_is_label_smoothed_cross_entropy_worked_by_hand():
-    objective = start_classification(
-        open_items("digits").of_classes([0, 1]), SPEC, InputSpec.of_spec(SPEC), SETTINGS, 0
-    )
+    digits = open_items("digits").of_classes([0, 1])
+    objective = start(digits, SPEC, InputSpec.of_spec(SPEC), SETTINGS, 0)
     with torch.no_grad():
         objective.classifier.zero_()
         objective.classifier[0, 0] = 1.0
@@ -96,14 +95,7 @@ def test_the_new_model_is_the_same_bytes_whatever_was_trained_before_it(items):
     alone = train_new(items)
     old = train_new(items.of_classes(range(5)), name="old", seed=8)
     train_side(items.of_classes(range(5)))
-    train_backward_compatible_model(
-        items,
-        SPEC,
-        old_model=old,
-        name="bct",
-        settings=BackwardCompatibleSettings(epochs=1, batch_items=32, flip=False),
-        run=CPU,
-    )
+    train_bound(items, old)
     torch.manual_seed(11)
     torch.rand(7)
     again = train_new(items)
@@ -123,8 +115,21 @@ def test_the_new_model_is_the_same_files_whatever_was_trained_before_it(items, t
     assert alone == after
 
 
-def test_nothing_of_an_old_model_can_go_into_training_the_new_one():
-    assert not {n for n in inspect.signature(train_embedding_model).parameters if "old" in n}
+@pytest.mark.parametrize("kind", [TrainingSettings, SimCLRSettings])
+def test_nothing_of_an_old_model_can_go_into_training_the_new_one(items, kind):
+    old = train_new(items.of_classes([0, 1, 2]), name="old")
+    with pytest.raises(ConfigurationError, match=r"was given with an old model; .*neither"):
+        train_model(items, kind(**BRIEF), SPEC, name="new", old_model=old, run=CPU)
+
+
+def test_backward_compatible_training_needs_an_old_model(items):
+    with pytest.raises(ConfigurationError, match=r"was given without an old model; .*needs one"):
+        train_bound(items, None)
+
+
+def test_nothing_is_learned_without_images():
+    with pytest.raises(ConfigurationError, match="TrainingSettings was given without images"):
+        train_model(None, SETTINGS, SPEC, name="new", run=CPU)
 
 
 def test_another_seed_gives_another_model(items):
@@ -205,9 +210,11 @@ def test_the_old_term_counts_items_of_old_classes_only():
     digits = open_items("digits").of_classes([1, 2, 5])
     taken = InputSpec.of_spec(SPEC)
     settings = SETTINGS.model_copy(update={"augment": False})
-    new = start_classification(digits, SPEC, taken, settings, 0).eval()
+    new = start(digits, SPEC, taken, settings, 0).eval()
+    bound = BackwardCompatibleSettings(**settings.model_dump(), weight=2.0)
+    both = start(digits, SPEC, taken, bound, 0).eval()
     old_classifier = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 8))).float()
-    both = BackwardCompatible(new, old_classifier, torch.tensor([1, -1, 0]), weight=2.0).eval()
+    both.hold_to(old_classifier, torch.tensor([1, -1, 0]))
     pixels, classes = ImageBatches(digits, taken, image_bytes=1 << 20).read(np.arange(30))
     embeddings = new.backbone(new.preparation(pixels))
     known = np.flatnonzero(np.isin(classes.numpy(), [0, 2]))
@@ -225,10 +232,7 @@ def test_the_old_term_counts_items_of_old_classes_only():
 def test_backward_compatible_training_leaves_the_old_classifier_as_it_is(items):
     old = train_new(items.of_classes([0, 1, 2]), name="old")
     before = old.classifier.copy()
-    settings = BackwardCompatibleSettings(epochs=1, batch_items=32, flip=False)
-    model = train_backward_compatible_model(
-        items, SPEC, old_model=old, name="bct", settings=settings, run=CPU
-    )
+    model = train_bound(items, old)
     np.testing.assert_array_equal(old.classifier, before)
     assert model.classes == tuple(range(10))
     assert model.made_by["old model"]["name"] == old.space.name
@@ -245,9 +249,7 @@ def test_backward_compatible_training_leaves_the_old_classifier_as_it_is(items):
 def test_an_old_model_that_does_not_fit_is_refused(items, spec, classes, message):
     old = train_new(items.of_classes([0, 1, 2]), name="old")
     with pytest.raises(ConfigurationError, match=message):
-        train_backward_compatible_model(
-            items.of_classes(classes), spec, old_model=old, name="bct", run=CPU
-        )
+        train_bound(items.of_classes(classes), old, spec=spec)
 
 
 def test_an_old_model_is_asked_by_the_names_of_its_classes(items, monkeypatch):
@@ -260,17 +262,15 @@ def test_an_old_model_is_asked_by_the_names_of_its_classes(items, monkeypatch):
             super().__init__(*given)
             started.append(self)
 
-    monkeypatch.setattr("onward.training.backward_compatible.BackwardCompatible", Watched)
-    settings = BackwardCompatibleSettings(epochs=1, batch_items=32, flip=False)
-    given = {"name": "bct", "settings": settings, "run": CPU}
+    monkeypatch.setattr("onward.training.image_models.BackwardCompatible", Watched)
     turned = replace(items, labels=9 - items.labels, class_names={n: str(9 - n) for n in range(10)})
-    train_backward_compatible_model(turned, SPEC, old_model=old, **given)
+    train_bound(turned, old)
     assert started[-1].old_position.tolist() == [-1] * 7 + [2, 1, 0]
     words = replace(items, class_names={n: f"digit {n}" for n in range(10)})
     bare = replace(old, class_names=None)
     with pytest.raises(LabelMismatchError, match="the classes of the items have names"):
-        train_backward_compatible_model(words, SPEC, old_model=bare, **given)
-    train_backward_compatible_model(words, SPEC, old_model=bare, same_labels=True, **given)
+        train_bound(words, bare)
+    train_bound(words, bare, same_labels=True)
     assert started[-1].old_position.tolist() == [0, 1, 2] + [-1] * 7
 
 
@@ -285,7 +285,7 @@ def test_items_of_unknown_class_are_refused_where_labels_teach(items):
 def test_an_old_model_without_classifier_is_refused(items):
     side = train_side(items)
     with pytest.raises(ConfigurationError, match=r"has no classifier, .*trained with labels"):
-        train_backward_compatible_model(items, SPEC, old_model=side, name="bct", run=CPU)
+        train_bound(items, side)
 
 
 def test_new_classes_get_the_mean_of_the_old_models_embeddings_at_the_rows_mean_length(
@@ -299,14 +299,9 @@ def test_new_classes_get_the_mean_of_the_old_models_embeddings_at_the_rows_mean_
             super().__init__(*given)
             started.append(self)
 
-    monkeypatch.setattr("onward.training.backward_compatible.BackwardCompatible", Watched)
+    monkeypatch.setattr("onward.training.image_models.BackwardCompatible", Watched)
     some = items.of_classes([1, 5, 2, 7])
-    settings = BackwardCompatibleSettings(
-        epochs=1, batch_items=32, flip=False, new_classes="old class means"
-    )
-    model = train_backward_compatible_model(
-        some, SPEC, old_model=old, name="bct", settings=settings, run=CPU
-    )
+    model = train_bound(some, old, new_classes="old class means")
     (objective,) = started
     assert objective.old_position.tolist() == [1, 2, 3, 4]  # of the classes 1, 2, 5, 7
     rows = objective.old_classifier.numpy()
@@ -316,44 +311,23 @@ def test_new_classes_get_the_mean_of_the_old_models_embeddings_at_the_rows_mean_
         mean = old.embed(some.of_classes([label])).vectors.mean(axis=0)
         np.testing.assert_allclose(rows[row], mean / np.linalg.norm(mean) * length, rtol=1e-5)
     assert model.made_by["settings"]["new_classes"] == "old class means"
-    left_out = settings.model_copy(update={"new_classes": "left out"})
-    other = train_backward_compatible_model(
-        some, SPEC, old_model=old, name="bct", settings=left_out, run=CPU
-    )
-    assert other.space != model.space
+    assert train_bound(some, old).space != model.space
 
 
 def test_without_new_classes_both_variants_are_one(items):
     some = items.of_classes([0, 1, 2])
     old = train_new(some, name="old")
-    models = [
-        train_backward_compatible_model(
-            some,
-            SPEC,
-            old_model=old,
-            name="bct",
-            settings=BackwardCompatibleSettings(
-                epochs=1, batch_items=32, flip=False, new_classes=new_classes
-            ),
-            run=CPU,
-        )
-        for new_classes in ("left out", "old class means")
-    ]
-    assert models[0].space == models[1].space
+    model = train_bound(some, old, new_classes="left out")
+    assert train_bound(some, old, new_classes="old class means").space == model.space
 
 
 def test_a_margin_loss_holds_the_new_model_to_the_old_rows_directions(items):
     old = train_new(
         items.of_classes([0, 1, 2]),
         name="old",
-        settings=TrainingSettings(epochs=1, batch_items=32, flip=False, loss="arcface"),
+        settings=TrainingSettings(**BRIEF, loss="arcface"),
     )
-    settings = BackwardCompatibleSettings(
-        epochs=1, batch_items=32, flip=False, loss="arcface", new_classes="old class means"
-    )
-    model = train_backward_compatible_model(
-        items, SPEC, old_model=old, name="bct", settings=settings, run=CPU
-    )
+    model = train_bound(items, old, loss="arcface", new_classes="old class means")
     assert model.space.metric == "cosine"
     lengths = np.linalg.norm(model.classifier, axis=1)
     np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
@@ -370,20 +344,15 @@ def test_a_margin_loss_holds_the_new_model_to_the_old_rows_directions(items):
     ],
 )
 def test_a_loss_that_does_not_fit_the_old_classifier_is_refused(items, of_old, of_new, message):
-    brief = {"epochs": 1, "batch_items": 32, "flip": False}
     old = train_new(
-        items.of_classes([0, 1]), settings=TrainingSettings(**brief, loss=of_old), name="old"
+        items.of_classes([0, 1]), settings=TrainingSettings(**BRIEF, loss=of_old), name="old"
     )
-    settings = BackwardCompatibleSettings(**brief, loss=of_new)
     with pytest.raises(ConfigurationError, match=message):
-        train_backward_compatible_model(
-            items, SPEC, old_model=old, name="bct", settings=settings, run=CPU
-        )
+        train_bound(items, old, loss=of_new)
 
 
 def test_a_classification_is_made_of_backbone_and_classifier_alone(items):
-    objective = start_classification(items, SPEC, InputSpec.of_spec(SPEC), SETTINGS, 0)
-    assert isinstance(objective, Classification)
+    objective = start(items, SPEC, InputSpec.of_spec(SPEC), SETTINGS, 0)
     learned = {name.split(".")[0] for name, _ in objective.named_parameters()}
     assert learned == {"backbone", "classifier"}
 

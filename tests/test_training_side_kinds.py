@@ -9,23 +9,15 @@ import torch
 
 from onward.data import open_items
 from onward.errors import ConfigurationError, DataError, ModelError
+from onward.experiments.baselines import Autoencoder, Decoder, SupervisedContrastive, build_of
+from onward.experiments.settings import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
-from onward.nn.heads import Decoder
-from onward.training.autoencoder import Autoencoder, train_autoencoder_model
 from onward.training.devices import seeded
-from onward.training.frozen_encoder import frozen_encoder
+from onward.training.image_models import train_model
 from onward.training.images import ImageBatches, Preparation
 from onward.training.losses import nt_xent
-from onward.training.settings import (
-    AutoencoderSettings,
-    RunSettings,
-    SupervisedContrastiveSettings,
-)
-from onward.training.supervised_contrastive import (
-    SupervisedContrastive,
-    train_supervised_contrastive_model,
-)
+from onward.training.settings import FrozenSettings, RunSettings
 
 SPEC = BackboneSpec(dim=8, size=8, channels=1, width=4)
 TAKEN = InputSpec(8, 1, (0.3,), (0.6,))
@@ -38,16 +30,20 @@ def items():
     return open_items("digits").select(np.arange(150))
 
 
-def train_auto(items, **changes):
-    settings = AutoencoderSettings(**BRIEF, width=4)
-    given = {"name": "auto", "settings": settings, "seed": 3, "run": CPU, **changes}
-    return train_autoencoder_model(items, SPEC, **given)
+AUTO = AutoencoderSettings(**BRIEF, width=4)
+
+
+def train_auto(items, settings=AUTO, **changes):
+    given = {"name": "auto", "seed": 3, "run": CPU, "build": build_of(settings), **changes}
+    return train_model(items, settings, SPEC, **given)
 
 
 def train_both(items, **changes):
-    settings = SupervisedContrastiveSettings(**BRIEF)
-    given = {"name": "both", "settings": settings, "seed": 3, "run": CPU, **changes}
-    return train_supervised_contrastive_model(items, SPEC, **given)
+    return train_auto(items, SupervisedContrastiveSettings(**BRIEF), **{"name": "both", **changes})
+
+
+def frozen(spec, **given):
+    return train_model(None, FrozenSettings(), spec, name="frozen", **given)
 
 
 KINDS = pytest.mark.parametrize("train", [train_auto, train_both], ids=["autoencoder", "both"])
@@ -128,7 +124,7 @@ def test_a_trained_autoencoder_draws_images_better_than_their_mean(items, monkey
             super().__init__(*given)
             trained.append(self)
 
-    monkeypatch.setattr("onward.training.autoencoder.Autoencoder", Watched)
+    monkeypatch.setattr("onward.experiments.baselines.Autoencoder", Watched)
     settings = AutoencoderSettings(epochs=40, batch_items=32, width=8, augment=False, lr=3e-3)
     train_auto(items, settings=settings, input=TAKEN)
     pixels, _ = ImageBatches(items, TAKEN, image_bytes=1 << 20).read(np.arange(len(items)))
@@ -144,10 +140,8 @@ def test_labels_and_views_add_cross_entropy_and_nt_xent():
     with seeded(1):
         objective = SupervisedContrastive(backbone(), 3, Preparation(TAKEN, None), settings).eval()
     pixels, classes = drawn_pixels(4), torch.tensor([0, 2, 1, 0])
-    embeddings = objective.classification.backbone(
-        torch.from_numpy(TAKEN.normalise(pixels.numpy()))
-    )
-    logits = embeddings @ objective.classification.classifier.T
+    embeddings = objective.backbone(torch.from_numpy(TAKEN.normalise(pixels.numpy())))
+    logits = embeddings @ objective.classifier.T
     views = objective.head(embeddings).repeat(2, 1)  # without augmentation both views are one
     expected = torch.nn.functional.cross_entropy(logits, classes, label_smoothing=0.2)
     expected = expected + 0.7 * nt_xent(views, 0.3)
@@ -172,7 +166,7 @@ def test_labels_and_views_need_two_classes(items):
 @pytest.mark.slow
 def test_a_frozen_encoder_gives_the_networks_own_pooled_output(tmp_path):
     spec = BackboneSpec(name="timm:resnet10t", size=32, dim=None)
-    model = frozen_encoder(spec, name="frozen", seed=5)
+    model = frozen(spec, seed=5)
     with seeded(5, "first weights"):
         network = build_backbone(spec).model.eval()
     pixels = drawn_pixels(3).repeat(1, 3, 4, 4).numpy()
@@ -192,10 +186,10 @@ def test_random_weights_are_decided_by_the_seed_and_leave_the_generators_alone()
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
-    first = frozen_encoder(SPEC, name="random", seed=0)
+    first = frozen(SPEC, seed=0)
     torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
-    assert first.space == frozen_encoder(SPEC, name="random").space
-    assert first.space != frozen_encoder(SPEC, name="random", seed=1).space
+    assert first.space == frozen(SPEC).space
+    assert first.space != frozen(SPEC, seed=1).space
 
 
 def test_pretrained_weights_that_cannot_be_had_are_told(monkeypatch):
@@ -208,13 +202,13 @@ def test_pretrained_weights_that_cannot_be_had_are_told(monkeypatch):
         ModelError,
         match=r"timm:resnet10t cannot be had .*no route.* connect to it once, or set pre",
     ):
-        frozen_encoder(spec, name="frozen")
+        frozen(spec)
 
 
 def test_pretrained_weights_behind_a_random_layer_are_refused():
     spec = BackboneSpec(name="timm:resnet10t", dim=64, pretrained=True)
     with pytest.raises(ConfigurationError, match=r"asked for 64 dimensions; .*Leave dim out for"):
-        frozen_encoder(spec, name="frozen")
+        frozen(spec)
 
 
 def test_pretrained_weights_without_a_dim_give_the_networks_own_output(monkeypatch):
@@ -227,10 +221,10 @@ def test_pretrained_weights_without_a_dim_give_the_networks_own_output(monkeypat
 
     monkeypatch.setattr("timm.create_model", offline)
     spec = BackboneSpec(name="timm:resnet10t", pretrained=True)
-    assert frozen_encoder(spec, name="frozen").space.dim == 512
+    assert frozen(spec).space.dim == 512
     assert asked == [True, False]  # once more without, to see that spec and weights say it all
 
 
 def test_an_input_that_does_not_fit_a_frozen_encoder_is_refused():
     with pytest.raises(ConfigurationError, match=r"the input is 16 px .* the backbone takes 8 px"):
-        frozen_encoder(SPEC, name="frozen", input=InputSpec(16, 1, (0.5,), (0.5,)))
+        frozen(SPEC, input=InputSpec(16, 1, (0.5,), (0.5,)))

@@ -11,8 +11,8 @@ from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
 from onward.training import ensembles, transformations
 from onward.training import networks as networks_module
-from onward.training.checkpoints import forget_checkpoint
 from onward.training.ensembles import fit_networks
+from onward.training.loop import forget_checkpoint
 from onward.training.objectives import Frame
 from onward.training.pairs import Examples, Pairs
 from onward.training.ridge import fit_ridge

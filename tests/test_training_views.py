@@ -8,8 +8,8 @@ from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.training.devices import seeded
+from onward.training.images import embed_views
 from onward.training.layers import add_layers_side_information
-from onward.training.views import embed_views
 
 SPEC = BackboneSpec(dim=4, size=8, channels=1, width=4)
 AUGMENTATION = supervised_augmentation(8, 1, flip=False)

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from onward.relevance import Relevance
     from onward.retrieval import rank, search
     from onward.spaces import Embeddings, Space
-    from onward.training.embedding_models import train_embedding_model
-    from onward.training.side_information import train_side_information_model
+    from onward.training.image_models import train_model
     from onward.training.transformations import fit
     from onward.transformation import Transformation, compose
     from onward.upgrading import Budget, Upgrade, plan_backfill, plan_upgrade
@@ -54,8 +53,7 @@ _MODULE_OF = {
     "plan_upgrade": "upgrading",
     "rank": "retrieval",
     "search": "retrieval",
-    "train_embedding_model": "training.embedding_models",
-    "train_side_information_model": "training.side_information",
+    "train_model": "training.image_models",
 }
 
 __all__ = [
@@ -85,8 +83,7 @@ __all__ = [
     "plan_upgrade",
     "rank",
     "search",
-    "train_embedding_model",
-    "train_side_information_model",
+    "train_model",
 ]
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onward.training.embedding_models import train_embedding_model
 from safetensors.numpy import save_file
 
 from onward import EmbeddingModel, Embeddings, Space, Transformation, Upgrade, compose, fit
@@ -29,7 +30,6 @@ from onward.gallery import create_gallery, open_gallery
 from onward.models import InputSpec
 from onward.nn.specs import BackboneSpec
 from onward.quantisation import fit_quantisation
-from onward.training.embedding_models import train_embedding_model
 from onward.training.layers import add_layers_side_information
 from onward.training.settings import FitSettings, TrainingSettings
 from onward.upgrading import Budget, Requirement, Routes, backfill, embeddings_given, predict

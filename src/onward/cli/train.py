@@ -1,12 +1,13 @@
 """`onward train`: an embedding model, a side-information model or a backward compatible model."""
 
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from onward.cli.experiment import read_override
-from onward.cli.objectives import Objective, train_by
 from onward.cli.options import (
     Classes,
     DataSource,
@@ -17,13 +18,31 @@ from onward.cli.options import (
     Seed,
     check_room,
     parse_numbers,
+    tell_numbering,
 )
 from onward.cli.output import AsJson, next_step, show, tell
 from onward.cli.reading import Split, open_data, takes_data
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from onward.data.items import Items
     from onward.data.sources import Stated
+    from onward.models import EmbeddingModel
+    from onward.training.settings import FrozenSettings, ModelSettings
+
+WHERE = "onward train"
+
+
+class Objective(StrEnum):
+    """What a model learns from."""
+
+    CROSS_ENTROPY = "cross-entropy"
+    ARCFACE = "arcface"
+    COSFACE = "cosface"
+    SUPCON = "supcon"
+    SIMCLR = "simclr"
+    BACKWARD_COMPATIBLE = "backward-compatible"
+    NONE = "none"
 
 
 @takes_data
@@ -37,8 +56,8 @@ def train(
     objective: Annotated[
         Objective,
         typer.Option(
-            help="simclr and autoencoder make side-information and need no labels; none keeps the "
-            "backbone as it is."
+            help="simclr makes side-information and needs no labels; none keeps the backbone as "
+            "it is."
         ),
     ] = (Objective.CROSS_ENTROPY),
     classes: Classes = None,
@@ -62,10 +81,7 @@ def train(
     batch: Annotated[int, typer.Option(min=2, help="Images in a batch.")] = 256,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Highest learning rate; default: 0.001 for each image of a batch, 0.001 in all "
-            "for an autoencoder."
-        ),
+        typer.Option(help="Highest learning rate; default: 0.001 for each image of a batch."),
     ] = None,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images; not for digits.")] = True,
     set_: Annotated[
@@ -118,8 +134,9 @@ def train(
     from onward.models.files import KIND
     from onward.nn.specs import TIMM, BackboneSpec
     from onward.progress import progress_bar
-    from onward.training.checkpoints import forget_checkpoint, has_checkpoint
+    from onward.training.image_models import train_model
     from onward.training.layers import add_layers_side_information
+    from onward.training.loop import forget_checkpoint, has_checkpoint
     from onward.training.settings import RunSettings, read_settings
 
     checkpoint = out.with_name(f".{out.name}.checkpoint")
@@ -136,12 +153,15 @@ def train(
             "width": width,
             "pretrained": pretrained,
         },
-        where="onward train",
+        where=WHERE,
     )
     items = open_data(data, stated, split=split, classes=classes)
-    settings: dict[str, Any] = {"epochs": epochs, "batch_items": batch, "flip": flip}
-    settings |= {} if lr is None else {"lr": lr}
-    settings |= dict(read_override(text) for text in set_ or [])
+    fields: dict[str, Any] = {"epochs": epochs, "batch_items": batch, "flip": flip}
+    fields |= {} if lr is None else {"lr": lr}
+    fields |= dict(read_override(text) for text in set_ or [])
+    settings = _read_objective(objective, fields)
+    compatible = objective is Objective.BACKWARD_COMPATIBLE
+    old = _load_old(old_model, items, same_labels=same_labels) if compatible else None
     tell(f"train {name or out.name} on {items}")
     with progress_bar("Train", unit="steps") as progress:
         run = RunSettings(
@@ -152,15 +172,14 @@ def train(
             tensorboard=tensorboard,
             progress=progress,
         )
-        model = train_by(
-            objective,
+        model = train_model(
             items,
+            settings,
             spec,
             name=name or out.name,
-            settings=settings,
             seed=seed,
             run=run,
-            old_model=old_model,
+            old_model=old,
             same_labels=same_labels,
         )
     if reading is not None:
@@ -169,6 +188,36 @@ def train(
     forget_checkpoint(checkpoint)
     step = next_step("embed", out, "DATA", "OUT", why="to make embeddings with it")
     show(model, as_json, [step])
+
+
+def _read_objective(
+    objective: Objective, fields: Mapping[str, Any]
+) -> "ModelSettings | FrozenSettings":
+    """Return the settings of an objective; `none` has nothing to set."""
+    from onward.training import settings as kinds
+
+    if objective is Objective.NONE:
+        return kinds.FrozenSettings()
+    if objective is Objective.SIMCLR:
+        return kinds.read_settings(kinds.SimCLRSettings, fields, where=WHERE)
+    if objective is Objective.BACKWARD_COMPATIBLE:
+        return kinds.read_settings(kinds.BackwardCompatibleSettings, fields, where=WHERE)
+    loss = {} if objective is Objective.CROSS_ENTROPY else {"loss": objective.value}
+    return kinds.read_settings(kinds.TrainingSettings, {**loss, **fields}, where=WHERE)
+
+
+def _load_old(directory: Path | None, items: "Items", *, same_labels: bool) -> "EmbeddingModel":
+    """Return the model to stay compatible with."""
+    from onward.models import EmbeddingModel
+
+    if directory is None:
+        raise ConfigurationError(
+            "a backward compatible model needs the model that it is to stay compatible with; "
+            "add --old-model DIRECTORY"
+        )
+    model = EmbeddingModel.load(directory)
+    tell_numbering(items.known_names, model.class_names, same_labels=same_labels)
+    return model
 
 
 def _read_layers(

@@ -7,30 +7,24 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel
 
 from onward.artifacts import write_aside
 from onward.data.items import Items
+from onward.experiments.baselines import build_of
 from onward.experiments.cache import Cache
 from onward.experiments.recipe import Recipe
-from onward.experiments.settings import Baseline
+from onward.experiments.settings import Baseline, Side
 from onward.experiments.splits import Splits
 from onward.models import EmbeddingModel
 from onward.models.layers import choose_stages
 from onward.nn.specs import BackboneSpec
 from onward.progress import Progress
-from onward.training.autoencoder import train_autoencoder_model
-from onward.training.backward_compatible import train_backward_compatible_model
-from onward.training.checkpoints import forget_checkpoint
-from onward.training.embedding_models import train_embedding_model
-from onward.training.frozen_encoder import frozen_encoder
+from onward.training.image_models import train_model
 from onward.training.layers import add_layers_side_information
-from onward.training.settings import RunSettings
-from onward.training.side_information import train_side_information_model
-from onward.training.supervised_contrastive import train_supervised_contrastive_model
+from onward.training.loop import forget_checkpoint
+from onward.training.settings import FrozenSettings, ModelSettings, RunSettings
 
 READ_ITEMS = 20_000
-Train = Callable[[RunSettings], EmbeddingModel]
 
 
 @dataclass(frozen=True)
@@ -50,15 +44,37 @@ class Stage:
     cache: Cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Lesson:
-    """A model to be: what it is trained on, by what, and all that decides what it becomes."""
+    """A model to be: what it is trained on, by what, and all else that decides what it becomes.
+
+    Attributes:
+        kind: what it learns, as the cache knows it.
+    """
 
     role: str
     told: str
     items: Items
-    facts: Mapping[str, Any]
-    train: Train
+    backbone: BackboneSpec
+    settings: ModelSettings | FrozenSettings
+    seed: int
+    kind: str
+    name: str
+    old_model: EmbeddingModel | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the model depends on, as plain values."""
+        old = {} if self.old_model is None else {"old": self.old_model.space.name}
+        return {
+            "kind": self.kind,
+            "backbone": self.backbone.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude_defaults=True),
+            "seed": self.seed,
+            "role": self.role,
+            "data": self.items.digest,
+            **old,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,162 +104,70 @@ def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> Trained:
         models[lesson.role], seconds[lesson.role] = _learn(recipe, lesson, stage)
         return models[lesson.role]
 
-    models["old"] = _add_layers(recipe, learn(_old(recipe, splits)), splits.old_train, stage)
-    lessons = {
-        "simclr": _simclr,
-        "autoencoder": _autoencoder,
-        "supervised": _second,
-        "supervised+contrastive": _supervised_contrastive,
-        "untrained": _untrained,
-        "frozen": _frozen,
-    }
+    old = learn(_supervised(recipe, "old", "Old model", splits.old_train))
+    models["old"] = _add_layers(recipe, old, splits.old_train, stage)
     for kind in dict.fromkeys(arm.side for arm in recipe.performed):
-        if kind in lessons:
-            learn(lessons[kind](recipe, splits))
+        if kind not in ("none", "layers", "oracle"):
+            learn(_side(recipe, kind, splits.side_train))
     if recipe.needs_middle and splits.middle_train is not None:
         learn(_supervised(recipe, "middle", "Model between them", splits.middle_train))
-    learn(_new(recipe, splits))
+    learn(_supervised(recipe, "new", "New model, which does not know of the old one", splits.train))
     for baseline in recipe.trained_baselines:
-        learn(_compatible(recipe, splits, models["old"], baseline))
+        learn(_compatible(recipe, baseline, splits.train, models["old"]))
     return Trained(models, seconds)
 
 
-def _old(recipe: Recipe, splits: Splits) -> _Lesson:
-    return _supervised(recipe, "old", "Old model", splits.old_train)
-
-
-def _new(recipe: Recipe, splits: Splits) -> _Lesson:
-    told = "New model, which does not know of the old one"
-    return _supervised(recipe, "new", told, splits.train)
-
-
 def _supervised(recipe: Recipe, role: str, told: str, items: Items) -> _Lesson:
-    is_new = role == "new"
-    backbone = recipe.backbone_of_new if is_new else recipe.backbone
-    settings = recipe.training_of_new if is_new else recipe.embedding_model
+    backbone, settings = recipe.backbone, recipe.embedding_model
+    if role == "new":
+        backbone, settings = recipe.backbone_of_new, recipe.training_of_new
     seed = recipe.seed_of(role)
-
-    def train(run: RunSettings) -> EmbeddingModel:
-        return train_embedding_model(
-            items, backbone, name=role, settings=settings, seed=seed, run=run
-        )
-
-    facts = _facts("supervised", backbone, settings, seed)
-    return _Lesson(role, told, items, facts, train)
+    return _Lesson(role, told, items, backbone, settings, seed, "supervised", role)
 
 
-def _simclr(recipe: Recipe, splits: Splits) -> _Lesson:
-    items, backbone, settings = splits.side_train, recipe.backbone, recipe.side_information
-    seed = recipe.seed_of("side")
-
-    def train(run: RunSettings) -> EmbeddingModel:
-        return train_side_information_model(
-            items, backbone, name="simclr", settings=settings, seed=seed, run=run
-        )
-
-    told = "Side-information: SimCLR on the old images, without labels"
-    return _Lesson("simclr", told, items, _facts("simclr", backbone, settings, seed), train)
-
-
-def _autoencoder(recipe: Recipe, splits: Splits) -> _Lesson:
-    items, backbone, settings = splits.side_train, recipe.backbone, recipe.autoencoder
-    seed = recipe.seed_of("autoencoder")
-
-    def train(run: RunSettings) -> EmbeddingModel:
-        return train_autoencoder_model(
-            items, backbone, name="autoencoder", settings=settings, seed=seed, run=run
-        )
-
-    facts = _facts("autoencoder", backbone, settings, seed)
-    return _Lesson("autoencoder", "Side-information: autoencoder", items, facts, train)
-
-
-def _second(recipe: Recipe, splits: Splits) -> _Lesson:
-    told = "Side-information: a second supervised model of the old classes"
-    return _supervised(recipe, "supervised", told, splits.side_train)
-
-
-def _supervised_contrastive(recipe: Recipe, splits: Splits) -> _Lesson:
-    items, backbone, settings = splits.side_train, recipe.backbone, recipe.supervised_contrastive
-    seed = recipe.seed_of("supervised+contrastive")
-
-    def train(run: RunSettings) -> EmbeddingModel:
-        return train_supervised_contrastive_model(
-            items, backbone, name="supervised-contrastive", settings=settings, seed=seed, run=run
-        )
-
-    facts = _facts("supervised+contrastive", backbone, settings, seed)
-    told = "Side-information: cross-entropy and SimCLR at once"
-    return _Lesson("supervised+contrastive", told, items, facts, train)
+def _side(recipe: Recipe, kind: Side, items: Items) -> _Lesson:
+    """Return a kind of side-information that is a model of its own."""
+    frozen, backbone = recipe.frozen_encoder or recipe.backbone, recipe.backbone
+    untrained = backbone.model_copy(update={"pretrained": False})
+    kinds: dict[str, tuple[str, BackboneSpec, ModelSettings | FrozenSettings]] = {
+        "simclr": (
+            "SimCLR on the old images, without labels",
+            backbone,
+            recipe.side_information,
+        ),
+        "autoencoder": ("autoencoder", backbone, recipe.autoencoder),
+        "supervised": (
+            "a second supervised model of the old classes",
+            backbone,
+            recipe.embedding_model,
+        ),
+        "supervised+contrastive": (
+            "cross-entropy and SimCLR at once",
+            backbone,
+            recipe.supervised_contrastive,
+        ),
+        "untrained": ("an untrained network", untrained, FrozenSettings()),
+        "frozen": (f"frozen encoder {frozen.name}", frozen, FrozenSettings()),
+    }
+    told, backbone, settings = kinds[kind]
+    seed, name = recipe.seed_of("side" if kind == "simclr" else kind), kind.replace("+", "-")
+    told = f"Side-information: {told}"
+    return _Lesson(kind, told, items, backbone, settings, seed, kind, name)
 
 
-def _untrained(recipe: Recipe, splits: Splits) -> _Lesson:
-    born = recipe.backbone.model_copy(update={"pretrained": False})
-    return _encoder("untrained", "an untrained network", recipe, splits, born)
-
-
-def _frozen(recipe: Recipe, splits: Splits) -> _Lesson:
-    backbone = recipe.frozen_encoder
-    assert backbone is not None  # noqa: S101  # the recipe has seen to it
-    return _encoder("frozen", f"frozen encoder {backbone.name}", recipe, splits, backbone)
-
-
-def _encoder(
-    role: str, what: str, recipe: Recipe, splits: Splits, backbone: BackboneSpec
-) -> _Lesson:
-    seed = recipe.seed_of(role)
-
-    def take(_: RunSettings) -> EmbeddingModel:
-        return frozen_encoder(backbone, name=role, seed=seed)
-
-    facts = {"kind": role, "backbone": backbone.model_dump(mode="json"), "seed": seed}
-    return _Lesson(role, f"Side-information: {what}", splits.side_train, facts, take)
-
-
-def _compatible(
-    recipe: Recipe, splits: Splits, old: EmbeddingModel, baseline: Baseline = "bct"
-) -> _Lesson:
-    items, settings, seed = splits.train, recipe.backward_compatible, recipe.seed_of(baseline)
-    backbone = recipe.backbone_of_new
+def _compatible(recipe: Recipe, role: Baseline, items: Items, old: EmbeddingModel) -> _Lesson:
+    settings, seed = recipe.backward_compatible, recipe.seed_of(role)
     told = "For comparison, a backward compatible model: held to the old model's classifier"
-    if baseline == "bct means":
+    if role == "bct means":
         settings = settings.model_copy(update={"new_classes": "old class means"})
         told += ", with old class means for the new classes"
-
-    def train(run: RunSettings) -> EmbeddingModel:
-        return train_backward_compatible_model(
-            items,
-            backbone,
-            old_model=old,
-            name="bct",
-            settings=settings,
-            seed=seed,
-            run=run,
-            same_labels=recipe.data.old_source is None,
-        )
-
-    facts = {**_facts("bct", backbone, settings, seed), "old": old.space.name}
-    return _Lesson(baseline, told, items, facts, train)
-
-
-def _facts(kind: str, backbone: BackboneSpec, settings: BaseModel, seed: int) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "backbone": backbone.model_dump(mode="json"),
-        "settings": settings.model_dump(mode="json", exclude_defaults=True),
-        "seed": seed,
-    }
+    backbone = recipe.backbone_of_new
+    return _Lesson(role, told, items, backbone, settings, seed, "bct", "bct", old)
 
 
 def _learn(recipe: Recipe, lesson: _Lesson, stage: Stage) -> tuple[EmbeddingModel, float]:
     """Return the model and how long its training took; of a resumed one, its last part."""
-    what = {
-        **lesson.facts,
-        "role": lesson.role,
-        "data": lesson.items.digest,
-        "precision": recipe.precision,
-    }
-    place = stage.cache.place("models", what)
+    place = stage.cache.place("models", {**lesson.facts, "precision": recipe.precision})
     took = place.with_suffix(".seconds")
     stage.tell(f"{lesson.told}: {lesson.items}")
     if place.exists():
@@ -252,7 +176,17 @@ def _learn(recipe: Recipe, lesson: _Lesson, stage: Stage) -> tuple[EmbeddingMode
     started = time.monotonic()
     checkpoint = place.with_name(f".{place.name}.checkpoint")
     with run_settings(recipe, stage, f"Train {lesson.role}") as run:
-        model = lesson.train(replace(run, checkpoint=checkpoint))
+        model = train_model(
+            lesson.items,
+            lesson.settings,
+            lesson.backbone,
+            name=lesson.name,
+            seed=lesson.seed,
+            run=replace(run, checkpoint=checkpoint),
+            old_model=lesson.old_model,
+            same_labels=recipe.data.old_source is None,
+            build=build_of(lesson.settings),
+        )
     model.save(place)
     forget_checkpoint(checkpoint)
     seconds = time.monotonic() - started

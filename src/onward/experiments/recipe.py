@@ -16,15 +16,21 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from onward.artifacts import canonical_json, digest
 from onward.compatibility import UPGRADED
 from onward.errors import ConfigurationError
-from onward.experiments.settings import ARMS, Arm, Baseline, DataSettings, LayersSettings
+from onward.experiments.settings import (
+    ARMS,
+    Arm,
+    AutoencoderSettings,
+    Baseline,
+    DataSettings,
+    LayersSettings,
+    SupervisedContrastiveSettings,
+)
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
     FCT_METHODS,
-    AutoencoderSettings,
     BackwardCompatibleSettings,
     FitSettings,
     SimCLRSettings,
-    SupervisedContrastiveSettings,
     TrainingSettings,
     read_settings,
 )

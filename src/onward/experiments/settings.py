@@ -4,13 +4,21 @@ An arm is one way to carry a gallery over: what is stored beside the old embeddi
 and on what. Every arm answers the same queries, so a table of arms shows what each choice is worth.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from onward.compatibility import NEW, OLD, UPGRADED
 from onward.data.decoding import MAX_PIXELS
 from onward.data.folders import ReadAs
+from onward.training.settings import (
+    Count,
+    Fraction,
+    ModelSettings,
+    NotNegative,
+    Positive,
+    SimCLRSettings,
+)
 
 Side = Literal[
     "none",
@@ -100,6 +108,40 @@ class LayersSettings(BaseModel):
     dim: int = Field(default=256, ge=1)
     grid: int = Field(default=2, ge=1)
     stages: tuple[int, ...] | None = None
+
+
+class SupervisedContrastiveSettings(SimCLRSettings):
+    """Side-information by two losses at once: SimCLR's, and cross-entropy over the classes.
+
+    Attributes:
+        weight: of SimCLR's loss beside the cross-entropy.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+    """
+
+    recipe: ClassVar[str] = "side-information by labels and views"
+    labelled: ClassVar[bool] = True
+
+    weight: NotNegative = 1.0
+    label_smoothing: Fraction = 0.1
+
+
+class AutoencoderSettings(ModelSettings):
+    """Side-information from which the image can be drawn again, learned without labels.
+
+    Attributes:
+        width: channels of the decoder's largest maps; each time that a map is half as large it has
+            twice as many, up to eight times.
+        augment: show a differently cropped image each time; it is drawn again as it was shown.
+        flip: mirror half of the images; wrong for digits and letters.
+    """
+
+    recipe: ClassVar[str] = "side-information by an autoencoder"
+
+    optimizer: Literal["sgd", "adam"] = "adam"
+    lr: Positive | None = 1e-3
+    width: Count = 32
+    augment: bool = True
+    flip: bool = True
 
 
 class Arm(BaseModel):

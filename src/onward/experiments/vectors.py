@@ -10,7 +10,7 @@ from onward.experiments.recipe import Recipe
 from onward.experiments.splits import Splits
 from onward.models import EmbeddingModel
 from onward.spaces import Embeddings, Space
-from onward.training.views import embed_views
+from onward.training.images import embed_views
 
 OLD_TRAIN, TRAIN, MIDDLE_TRAIN, CLOSED, OPEN = (
     "old train",

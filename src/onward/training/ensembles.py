@@ -6,8 +6,8 @@ Each errs in its own way, so their mean errs less than they do.
 from dataclasses import replace
 
 from onward.artifacts import digest
-from onward.training.checkpoints import part_of
 from onward.training.classifiers import Classifier
+from onward.training.loop import part_of
 from onward.training.networks import fit_network
 from onward.training.pairs import Examples
 from onward.training.settings import FitSettings, RunSettings

@@ -18,8 +18,7 @@ from onward.errors import DataError
 from onward.labels import Labels
 from onward.retrieval import search
 from onward.spaces import Embeddings
-from onward.training.pairs import Pairs
-from onward.training.timetable import Rows
+from onward.training.pairs import Pairs, Rows
 
 GalleryClasses = Literal["unseen", "seen"]
 By = Literal["class", "group", "neighbours", "item"]

@@ -1,80 +1,475 @@
-"""From an objective over images to an embedding model: what all kinds of models share."""
+"""Embedding models that learn from images: one function, whose settings choose what is learned.
 
-from collections.abc import Callable, Mapping
-from typing import Any
+Old, side-information, new and backward compatible models are trained alike: an objective stands on
+a backbone, the loop minimises it, and the backbone is kept. A model knows of other models only
+where settings bind it to one: a new model is byte for byte the same whether or not an old one
+exists.
+
+References:
+    Ramanujan et al., Forward Compatible Training for Large-Scale Embedding Retrieval Systems,
+    CVPR 2022, arXiv 2112.02805.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import torch
 from jaxtyping import Float32
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from onward.data import Items
+from onward.data.augmentation import simclr_augmentation, supervised_augmentation
+from onward.errors import ConfigurationError, DataError
 from onward.models import EmbeddingModel, InputSpec
-from onward.nn.backbones import Backbone, BackboneSpec
+from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
 from onward.spaces import Metric
-from onward.training.devices import device_of
-from onward.training.images import ImageBatches
+from onward.training.classifiers import Classifier
+from onward.training.devices import device_of, seeded
+from onward.training.images import ImageBatches, Pixels, Preparation, describe_items, input_of
 from onward.training.loop import Objective, train
-from onward.training.provenance import describe_items, made_by
-from onward.training.settings import Optimization, RunSettings
+from onward.training.losses import (
+    Positions,
+    Rows,
+    Vectors,
+    Views,
+    classification_loss,
+    contrastive_loss,
+    nt_xent,
+)
+from onward.training.settings import (
+    BackwardCompatibleSettings,
+    FrozenSettings,
+    ModelSettings,
+    RunSettings,
+    SimCLRSettings,
+    TrainingSettings,
+    made_by,
+    metric_of,
+    versions,
+)
 
-Classifier = Callable[[], Float32[np.ndarray, "class dim"]]
+LENGTHS_OF = 1024  # items whose embeddings say how long embeddings are
 
 
-def train_image_model(
-    objective: Objective,
-    network: Backbone,
-    items: Items,
+class ImageObjective(Objective):
+    """What a backbone learns by: a loss on pixels and the positions of their classes.
+
+    Attributes:
+        backbone: what is kept of it.
+        preparation: from pixels to images.
+    """
+
+    def __init__(self, backbone: Backbone, preparation: Preparation) -> None:
+        super().__init__()
+        self.backbone, self.preparation = backbone, preparation
+
+    def embed(self, pixels: Pixels, views: int) -> Views:
+        """Return embeddings: of the first views of all images, then of the second."""
+        vectors: Views = self.backbone(self.preparation(torch.cat([pixels] * views)))
+        return vectors
+
+    def classifier_array(self) -> Float32[np.ndarray, "class dim"] | None:
+        """Return the classifier that was learned beside the backbone; None where there is none."""
+        return None
+
+
+Build = Callable[[Backbone, int, InputSpec], ImageObjective]
+"""Puts an objective on a backbone, given the number of classes and what the images are to be."""
+
+
+class Classification(ImageObjective):
+    """The loss of a classifier on the embedding: softmax, arcface or cosface."""
+
+    views = 1
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        preparation: Preparation,
+        settings: TrainingSettings,
+    ) -> None:
+        super().__init__(backbone, preparation)
+        self.classifier = nn.Parameter(torch.empty(classes, backbone.dim))
+        nn.init.kaiming_uniform_(self.classifier, a=math.sqrt(5))
+        self.settings = settings
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Return the loss of pixels and the positions of their classes."""
+        pixels, classes = batch
+        return self.loss(self.embed(pixels, self.views), classes.repeat(self.views))
+
+    def loss(self, embeddings: Vectors, classes: Positions) -> Tensor:
+        """Return the mean loss of embeddings."""
+        return classification_loss(embeddings, self.classifier, classes, self.settings)
+
+    def classifier_array(self) -> Float32[np.ndarray, "class dim"]:
+        """Return the rows whose products with an embedding are its logits, but for the margin.
+
+        After arcface and cosface that holds for embeddings of length 1; see `_fit_to_lengths`.
+        """
+        rows = self.classifier.detach()
+        if self.settings.loss != "softmax":
+            rows = normalize(rows, dim=1) * self.settings.scale
+        array: np.ndarray = rows.cpu().numpy().astype(np.float32)
+        return array
+
+
+class BackwardCompatible(Classification):
+    """The new classifier's loss, and the frozen old one's on the items it knows.
+
+    No transformation is needed afterwards, for the new model's embeddings are compared with the old
+    ones directly. That costs the new model quality, which forward compatible training avoids.
+
+    References:
+        Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020,
+        arXiv 2003.11942.
+    """
+
+    settings: BackwardCompatibleSettings
+    old_classifier: Tensor
+    old_position: Tensor
+
+    def hold_to(self, classifier: Rows, position: Positions) -> None:
+        """Hold the embeddings to an old classifier.
+
+        Args:
+            classifier: one row for each class that it knows.
+            position: for each class of the items its row there, or -1.
+        """
+        self.register_buffer("old_classifier", classifier)
+        self.register_buffer("old_position", position)
+
+    def loss(self, embeddings: Vectors, classes: Positions) -> Tensor:
+        """Return the mean loss of embeddings, and of those of old classes the weighted old one."""
+        loss = super().loss(embeddings, classes)
+        old_classes = self.old_position[classes]
+        known = old_classes >= 0
+        if not known.any():
+            return loss
+        old_classifier = self.old_classifier.to(embeddings.dtype)
+        old_loss = classification_loss(
+            embeddings[known], old_classifier, old_classes[known], self.settings
+        )
+        return loss + self.settings.weight * old_loss
+
+
+class Contrast(ImageObjective):
+    """Two views of each image are to lie together, apart from all other views.
+
+    By class, those of all images of one class are (supervised contrastive learning). As in the
+    papers, the loss is taken behind a projection head, which is thrown away: what goes into the
+    head is the embedding. On several devices the other views are those on the same device.
+
+    References:
+        Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML
+        2020, arXiv 2002.05709. Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, arXiv
+        2004.11362, whose head has no BatchNorm.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        preparation: Preparation,
+        settings: SimCLRSettings | TrainingSettings,
+        *,
+        by_class: bool,
+    ) -> None:
+        super().__init__(backbone, preparation)
+        self.head = projection_head(backbone.dim, settings.projection_dim)
+        self.temperature, self.by_class = settings.temperature, by_class
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Return the loss of pixels and the positions of their classes."""
+        pixels, classes = batch
+        projected = self.head(self.embed(pixels, views=2))
+        with torch.autocast(pixels.device.type, enabled=False):
+            if self.by_class:
+                return contrastive_loss(projected.float(), classes.repeat(2), self.temperature)
+            return nt_xent(projected.float(), self.temperature)
+
+
+def projection_head(dim: int, projection_dim: int) -> nn.Sequential:
+    """Return SimCLR's head: a hidden layer as wide as the embedding, and a linear one."""
+    return nn.Sequential(
+        nn.Linear(dim, dim, bias=False),
+        nn.BatchNorm1d(dim),
+        nn.ReLU(),
+        nn.Linear(dim, projection_dim),
+    )
+
+
+def train_model(
+    images: Items | None,
+    settings: ModelSettings | FrozenSettings,
     backbone: BackboneSpec,
     *,
-    recipe: str,
     name: str,
-    taken: InputSpec,
-    settings: Optimization,
-    seed: int,
-    run: RunSettings,
-    labels_used: bool = False,
-    classifier: Classifier | None = None,
-    metric: Metric = "l2",
-    facts: Mapping[str, Any] | None = None,
+    input: InputSpec | None = None,
+    metric: Metric | None = None,
+    seed: int = 0,
+    run: RunSettings | None = None,
+    old_model: EmbeddingModel | None = None,
+    same_labels: bool = False,
+    build: Build | None = None,
 ) -> EmbeddingModel:
-    """Train an objective on images, and return the model of the network inside it.
+    """Train an embedding model on images.
 
     Args:
-        objective: with its first weights.
-        network: the part of the objective that is kept.
-        items: what it is trained on.
-        backbone: what the network was built from.
-        recipe: what is done, such as "embedding model".
-        name: what the model is called.
-        taken: what its images are to be.
-        settings: how it learns.
-        seed: decides order and augmentation.
+        images: all are used; leave out what is to be held out. For side-information: those that
+            the old model was trained on, for the claim of forward compatible training to hold.
+            `None` for a frozen model, which learns from nothing.
+        settings: what is learned, and how. `TrainingSettings`: to tell the classes apart.
+            `SimCLRSettings`: side-information, without labels. `BackwardCompatibleSettings`: to
+            tell the classes apart by embeddings that suit the old model's classifier too.
+            `FrozenSettings`: nothing; the backbone is taken as it is, with pretrained weights or
+            random ones.
+        backbone: the network. With pretrained weights that are frozen, `dim` is None or left out,
+            which both mean the network's own pooled output.
+        name: what the model is called; the digest of its weights is added for its space.
+        input: what its images are to be; what the backbone wants where left out.
+        metric: the distance of its space; where left out, that which the settings train: "cosine"
+            for the losses arcface, cosface and supcon, the old model's for a backward compatible
+            one, "l2" for the others.
+        seed: decides first weights, order and augmentation.
         run: on what machine, and where checkpoints go.
-        labels_used: whether the model knows the items' classes.
-        classifier: gives the classifier's rows once it is trained.
-        metric: the distance of the model's space.
-        facts: what else determines the result, as plain JSON values.
+        old_model: for `BackwardCompatibleSettings` alone. Its classifier is used, frozen; and its
+            embeddings, where new classes get a row in it.
+        same_labels: if only the images or only the old model have class names, the numbers of the
+            others mean the same. Where both have names, classes go by these.
+        build: the objective of settings that are none of these.
+
+    Returns:
+        The model; in a space of its own also if it is backward compatible. Where it learned a
+        classifier, that has its rows in the order of `classes`, and its products with embeddings
+        are their logits (after arcface and cosface, of embeddings of the mean length and without
+        margin). The loss supcon has no classifier, and gives none.
 
     Raises:
-        DataError: if there are too few items, or an image cannot be opened.
-        ConfigurationError: if settings do not fit together, or a checkpoint is another run's.
-        ModelError: if the loss stops being finite.
+        DataError: if there are too few images, fewer than two classes for settings that need
+            labels, or an image cannot be opened.
+        ConfigurationError: if the settings, the backbone, the input and the old model do not fit
+            together, or a checkpoint is another run's.
+        LabelMismatchError: if only the images or only the old model have class names, and
+            `same_labels` is false.
+        ModelError: if the backbone cannot be built, its pretrained weights cannot be had, or the
+            loss stops being finite.
+        MissingExtraError: if a package that is needed is not installed.
     """
+    taken, run = input_of(backbone, input), run or RunSettings()
+    if isinstance(settings, FrozenSettings):
+        return _frozen(backbone, taken, name=name, metric=metric or "l2", seed=seed)
+    items, device = _check(images, settings, old_model), device_of(run)
+    objective = start(items, backbone, taken, settings, seed, build=build)
     described = {
         "data": dict(describe_items(items)),
         "backbone": backbone.model_dump(mode="json"),
-        **(facts or {}),
     }
+    if old_model is not None and isinstance(objective, BackwardCompatible):
+        rows, position = _old_rows(old_model, items, objective.backbone.dim, same_labels)
+        if objective.settings.new_classes == "old class means":
+            rows, position = _add_class_means(old_model, items, rows, position, device)
+        objective.hold_to(rows, position)
+        described["old model"] = old_model.space.to_json()
     batches = ImageBatches(items, taken, image_bytes=run.image_bytes)
     train(objective, batches, settings, seed=seed, what=described, run=run)
-    device = device_of(run)
-    return EmbeddingModel.of_backbone(
-        network,
+    model = EmbeddingModel.of_backbone(
+        objective.backbone,
         backbone,
         name=name,
         input=taken,
-        classes=items.classes if labels_used else None,
-        classifier=None if classifier is None else classifier(),
-        metric=metric,
-        made_by=made_by(recipe, settings, seed=seed, run=run, device=device, **described),
-        class_names=items.known_names if labels_used else None,
+        classes=items.classes if settings.labelled else None,
+        classifier=objective.classifier_array(),
+        metric=metric or (settings.metric if old_model is None else old_model.space.metric),
+        made_by=made_by(settings.recipe, settings, seed=seed, run=run, device=device, **described),
+        class_names=items.known_names if settings.labelled else None,
     )
+    return _fit_to_lengths(model, items, settings, device)
+
+
+def start(
+    items: Items,
+    backbone: BackboneSpec,
+    taken: InputSpec,
+    settings: ModelSettings,
+    seed: int,
+    *,
+    build: Build | None = None,
+) -> ImageObjective:
+    """Return the objective with its first weights, which depend on the seed and the specs alone."""
+    size, channels, classes = taken.size, taken.channels, len(items.classes)
+    with seeded(seed, "first weights"):
+        network = build_backbone(backbone)
+        if build is not None:
+            return build(network, classes, taken)
+        if isinstance(settings, SimCLRSettings):
+            views = simclr_augmentation(
+                size, channels, flip=settings.flip, strength=settings.strength
+            )
+            return Contrast(network, Preparation(taken, views), settings, by_class=False)
+        assert isinstance(settings, TrainingSettings)  # noqa: S101  # others come with `build`
+        if settings.loss == "supcon":
+            both = simclr_augmentation(size, channels, flip=settings.flip)
+            preparation = Preparation(taken, both if settings.augment else None)
+            return Contrast(network, preparation, settings, by_class=True)
+        shown = supervised_augmentation(size, channels, settings.flip)
+        preparation = Preparation(taken, shown if settings.augment else None)
+        bound = isinstance(settings, BackwardCompatibleSettings)
+        kind = BackwardCompatible if bound else Classification
+        return kind(network, classes, preparation, settings)
+
+
+def _frozen(
+    backbone: BackboneSpec, taken: InputSpec, *, name: str, metric: Metric, seed: int
+) -> EmbeddingModel:
+    """Return a model that learns nothing.
+
+    With random weights it is there to compare with: what they are worth as side-information is what
+    the mere size of a second vector is worth.
+    """
+    if backbone.pretrained and "dim" not in backbone.model_fields_set:
+        backbone = backbone.model_copy(update={"dim": None})
+    if backbone.pretrained and backbone.dim is not None:
+        raise ConfigurationError(
+            f"{backbone.name} with pretrained weights was asked for {backbone.dim} dimensions; the "
+            "layer that brings it to them would be random. Leave dim out for its own output, or "
+            "train it"
+        )
+    with seeded(seed, "first weights"):
+        network = build_backbone(backbone)
+    described = backbone.model_dump(mode="json")
+    origin = {
+        "recipe": FrozenSettings.recipe,
+        "seed": seed,
+        "backbone": described,
+        "versions": versions(described),
+    }
+    return EmbeddingModel.of_backbone(
+        network, backbone, name=name, input=taken, metric=metric, made_by=origin
+    )
+
+
+def _check(
+    images: Items | None, settings: ModelSettings, old_model: EmbeddingModel | None
+) -> Items:
+    """Return the images, if something can be learned from them by these settings."""
+    if images is None:
+        raise ConfigurationError(
+            f"{type(settings).__name__} was given without images to learn from; give some, or "
+            "FrozenSettings for a backbone as it is"
+        )
+    bound = isinstance(settings, BackwardCompatibleSettings)
+    if bound != (old_model is not None):
+        raise ConfigurationError(
+            f"{type(settings).__name__} was given with{'out' if bound else ''} an old model; "
+            "backward compatible training needs one, and no other training knows of it: give both "
+            "BackwardCompatibleSettings and old_model, or neither"
+        )
+    if settings.labelled:
+        _refuse_one_class(images)
+    if old_model is not None and isinstance(settings, BackwardCompatibleSettings):
+        _refuse_another_loss(old_model, settings)
+    return images
+
+
+def _refuse_one_class(items: Items) -> None:
+    unknown = int((items.labels < 0).sum())
+    if unknown:
+        raise DataError(
+            f"the class of {unknown:,} of {len(items):,} items of {items.source} is not known "
+            "(their labels are negative), and a supervised model learns from all; name the classes "
+            "to learn from (--classes 0-9), or leave these out: items.select(items.labels >= 0)"
+        )
+    if len(items.classes) < 2:
+        raise DataError(
+            f"{items.source} has {len(items.classes)} class(es); a supervised model needs at "
+            "least 2. Give items of more classes, or train without labels by SimCLR"
+        )
+
+
+def _refuse_another_loss(old_model: EmbeddingModel, settings: BackwardCompatibleSettings) -> None:
+    """Refuse to hold embeddings to rows that were made for embeddings of another kind."""
+    loss_of_old = old_model.made_by.get("settings", {}).get("loss", "softmax")
+    if settings.loss == "supcon":
+        raise ConfigurationError(
+            "the loss supcon has no classifier, and backward compatible training needs one; give "
+            f"the old model's loss, which is {loss_of_old}"
+        )
+    if settings.metric != metric_of(loss_of_old):
+        raise ConfigurationError(
+            f"{old_model.space.name} learned by the loss {loss_of_old}, the new model is to learn "
+            f"by {settings.loss}, whose classifiers are not made for the same embeddings; give "
+            f"loss = {loss_of_old}"
+        )
+
+
+def _old_rows(
+    old_model: EmbeddingModel,
+    items: Items,
+    dim: int,
+    same_labels: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the old classifier, and for each class of the items its row there, or -1."""
+    if old_model.classifier is None:
+        raise ConfigurationError(
+            f"{old_model.space.name} has no classifier, which backward compatible training is "
+            "bound to; give an old model that was trained with labels"
+        )
+    if old_model.space.dim != dim:
+        raise ConfigurationError(
+            f"the old model has {old_model.space.dim} dimensions, the new backbone {dim}; backward "
+            f"compatible embeddings are compared directly. Give the backbone dim = "
+            f"{old_model.space.dim}"
+        )
+    known = Classifier.of(old_model).numbered_as(items.known_names, same_labels=same_labels)
+    position = torch.from_numpy(known.rows_of(np.array(items.classes)))
+    if (position < 0).all():
+        raise ConfigurationError(
+            f"{old_model.space.name} knows none of the {len(items.classes)} classes of "
+            f"{items.source}; backward compatible training needs items of old classes"
+        )
+    return torch.from_numpy(old_model.classifier.copy()), position
+
+
+def _add_class_means(
+    old_model: EmbeddingModel, items: Items, classifier: Rows, position: Positions, device: str
+) -> tuple[Tensor, Tensor]:
+    """Give each class that the old classifier lacks a row: the mean of its embeddings.
+
+    In a space of directions embeddings count by their direction. Each mean is brought to the mean
+    length of the old classifier's rows: a mean of embeddings has another length than a row that
+    was learned, and would weigh more or less than those.
+    """
+    missing = position < 0
+    if not missing.any():
+        return classifier, position
+    new_classes = np.array(items.classes)[missing.numpy()].tolist()
+    of_new = items.of_classes(new_classes)
+    vectors = torch.from_numpy(old_model.embed(of_new, device=device).vectors.copy())
+    if old_model.space.metric == "cosine":
+        vectors = normalize(vectors)
+    labels = torch.from_numpy(of_new.labels.copy())
+    means = torch.stack([vectors[labels == label].mean(dim=0) for label in new_classes])
+    rows = normalize(means) * classifier.norm(dim=1).mean()
+    numbered = len(classifier) + torch.cumsum(missing, dim=0) - 1
+    return torch.cat([classifier, rows]), torch.where(missing, numbered, position)
+
+
+def _fit_to_lengths(
+    model: EmbeddingModel, items: Items, settings: ModelSettings, device: str
+) -> EmbeddingModel:
+    """Return a model whose classifier serves on its embeddings as they are.
+
+    Arcface and cosface look at directions alone, and embeddings are of any length. Their rows are
+    divided by the mean length of the embeddings of some of the items, evenly chosen. What softmax
+    learned is left as it is.
+    """
+    if model.classifier is None or settings.metric == "l2":
+        return model
+    some = items.select(np.linspace(0, len(items) - 1, min(len(items), LENGTHS_OF)).astype(int))
+    vectors = model.embed(some, device=device).vectors
+    length = float(np.linalg.norm(vectors, axis=1).mean())
+    return replace(model, classifier=model.classifier / np.float32(length))

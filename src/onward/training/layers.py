@@ -19,7 +19,7 @@ from onward.models.layers import PooledStages, choose_stages, columns_of
 from onward.progress import Progress, silent
 from onward.quantisation import fit_quantisation
 from onward.spaces import Format
-from onward.training.provenance import describe_items
+from onward.training.images import describe_items
 
 Square = Float64[np.ndarray, "total total"]
 PerValue = Float64[np.ndarray, " total"]

@@ -5,8 +5,14 @@ kind of device. The learning rate depends on the step alone, the order of the it
 epoch), whatever is drawn at random on (seed, step): so resuming is exact without saving the state
 of a generator, and nothing that ran before in the process can change a result. What is learned is
 the business of the `Objective`.
+
+The state of a training on the disk is one safetensors file, written as a whole or not at all. It
+holds the weights, the optimiser's tensors, the step, and everything that determines the run, so
+that a checkpoint of another run is refused.
 """
 
+import json
+import math
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -19,20 +25,31 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from jaxtyping import Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from onward.artifacts import digest_arrays
-from onward.errors import MissingExtraError, ModelError
-from onward.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from onward.artifacts import clean_leftovers, digest_arrays, write_aside
+from onward.errors import (
+    ArtifactError,
+    ConfigurationError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+)
 from onward.training.devices import device_of, launch, reproducible, seed_generators, seeded
 from onward.training.settings import Optimization, RunSettings
-from onward.training.timetable import Rows, Timetable
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+Rows = Int64[np.ndarray, " row"]
+
+WEIGHTS, OPTIMIZER = "weights.", "optimizer."  # how names begin in a checkpoint
 LOG_EVERY = 20  # steps between two points in TensorBoard
 EPOCH_END_AFTER = 1.0  # seconds since the last checkpoint after which an epoch's end makes one
 
@@ -65,6 +82,71 @@ class Batches(ABC):
     @abstractmethod
     def read(self, rows: Rows) -> tuple[Tensor, ...]:
         """Return the tensors of some items, on the CPU, one row an item."""
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """The steps of a run.
+
+    Attributes:
+        items: number of items.
+        optimization: epochs, batch and learning rate.
+        seed: decides the order of the items in each epoch.
+        devices: how many share each batch evenly. A last batch with fewer than two items a device,
+            and items that cannot be shared evenly, sit out this epoch.
+
+    Raises:
+        DataError: if a batch cannot give every device two items, which BatchNorm needs.
+    """
+
+    items: int
+    optimization: Optimization
+    seed: int
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.items, self.optimization.batch_items) < 2 * self.devices:
+            raise DataError(
+                f"there are {self.items} items in batches of {self.optimization.batch_items} on "
+                f"{self.devices} device(s); BatchNorm needs at least 2 items on each in a batch. "
+                "Give more items or a larger batch_items"
+            )
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """Number of batches in an epoch."""
+        full, rest = divmod(self.items, self.optimization.batch_items)
+        return full + (rest >= 2 * self.devices)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole run."""
+        return self.steps_in_epoch * self.optimization.epochs
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step, counted from 0: linear warm-up, then along a cosine to 0."""
+        highest = self.optimization.highest_lr
+        warm = math.ceil(self.optimization.warmup * self.steps)
+        if step < warm:
+            return highest * (step + 1) / (warm + 1)
+        return highest * 0.5 * (1 + math.cos(math.pi * (step - warm) / (self.steps - warm)))
+
+    def uses_running_statistics(self, step: int) -> bool:
+        """Whether BatchNorm is in eval mode in this step."""
+        epoch = step // self.steps_in_epoch
+        return epoch >= self.optimization.running_statistics_from * self.optimization.epochs
+
+    def batches(self, first: int, rank: int = 0) -> Iterator[tuple[int, Rows]]:
+        """Yield (step, rows of the device of this rank) from a step to the last."""
+        size = self.optimization.batch_items
+        for epoch in range(first // self.steps_in_epoch, self.optimization.epochs):
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
+            for place in range(self.steps_in_epoch):
+                step = epoch * self.steps_in_epoch + place
+                if step >= first:
+                    batch = order[place * size : (place + 1) * size]
+                    even = len(batch) - len(batch) % self.devices
+                    yield step, batch[:even][rank :: self.devices].astype(np.int64)
 
 
 def train(
@@ -250,3 +332,123 @@ def _read_ahead(
         while waiting:
             ready, tensors = waiting.popleft()
             yield ready, tensors.result()
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A training in the middle.
+
+    Attributes:
+        step: number of steps done.
+        weights: the module's state, by name.
+        optimizer: the optimiser's state: for each parameter (its position) named tensors.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[int, Mapping[str, Tensor]]
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, what: Mapping[str, Any]) -> None:
+    """Write a checkpoint in the place of an older one.
+
+    Args:
+        what: everything that determines the run, as plain JSON values.
+    """
+    tensors = {WEIGHTS + name: _plain(tensor) for name, tensor in checkpoint.weights.items()}
+    for position, state in checkpoint.optimizer.items():
+        for name, tensor in state.items():
+            tensors[f"{OPTIMIZER}{position}.{name}"] = _plain(tensor)
+    metadata = {"step": str(checkpoint.step), "run": json.dumps(what, sort_keys=True)}
+    with write_aside(path) as aside:
+        save_file(tensors, aside, metadata)
+
+
+def read_checkpoint(path: Path, what: Mapping[str, Any]) -> Checkpoint | None:
+    """Return the checkpoint at a path; None where there is none.
+
+    Raises:
+        ConfigurationError: if another run wrote it; the message names what differs.
+        ArtifactError: if it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()  # the file itself cannot be iterated
+            tensors = {name: file.get_tensor(name) for name in names}
+        step, written = int(metadata["step"]), json.loads(metadata["run"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is not a checkpoint of a training ({error}); remove it to start over"
+        ) from error
+    _refuse_another_run(path, written, what)
+    weights: dict[str, Tensor] = {}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(WEIGHTS):
+            weights[name.removeprefix(WEIGHTS)] = tensor
+        else:
+            position, key = name.removeprefix(OPTIMIZER).split(".", 1)
+            optimizer.setdefault(int(position), {})[key] = tensor
+    return Checkpoint(step, weights, optimizer)
+
+
+def forget_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, its parts, and what killed runs left. Call it once the result is saved.
+
+    Killed between saving the result and this, a rerun finds the last step done and gives the same
+    result at once.
+    """
+    for part in (path, *_parts(path)):
+        part.unlink(missing_ok=True)
+        clean_leftovers(part)
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Say whether a training that was begun has left its state at a path, or a part of it."""
+    return path.exists() or bool(_parts(path))
+
+
+def part_of(path: Path, number: int) -> Path:
+    """Return where the checkpoint of one of several trainings stands that make up a result."""
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _parts(path: Path) -> list[Path]:
+    return [part for part in path.parent.glob(f"{path.name}.*") if part.suffix[1:].isdigit()]
+
+
+def _refuse_another_run(path: Path, written: Mapping[str, Any], what: Mapping[str, Any]) -> None:
+    before, now = _flat(written), _flat(json.loads(json.dumps(what)))
+    differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if differing:
+        words = "; ".join(
+            f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}"
+            for name in differing[:3]
+        )
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ConfigurationError(
+            f"{path} is the checkpoint of another run: {words}{more}. Give what it was started "
+            "with to go on, or remove it to start over"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)

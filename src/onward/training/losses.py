@@ -15,18 +15,12 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, linear
 
 from onward.errors import MissingExtraError
-from onward.spaces import Metric
 from onward.training.settings import Loss, TrainingSettings
 
 Vectors = Float[Tensor, "item dim"]
 Views = Float[Tensor, "view dim"]
 Rows = Float[Tensor, "class dim"]
 Positions = Int64[Tensor, " item"]
-
-
-def metric_of(loss: Loss) -> Metric:
-    """Return the metric of the space that a loss makes: all but softmax train directions."""
-    return "l2" if loss == "softmax" else "cosine"
 
 
 def classification_loss(

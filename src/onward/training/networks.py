@@ -11,11 +11,10 @@ from onward.dense import Dense, Network, Step, Uncertainty
 from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
 from onward.training.classifiers import Classifier
 from onward.training.devices import seeded
-from onward.training.loop import Batches, train
+from onward.training.loop import Batches, Rows, train
 from onward.training.objectives import Fitting, Frame, Module
 from onward.training.pairs import Examples
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.timetable import Rows
 from onward.transformation import Transformation
 
 MOST_REPEATS = 100

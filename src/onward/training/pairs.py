@@ -12,7 +12,8 @@ from onward.artifacts import digest, digest_arrays
 from onward.errors import DataError, SpaceMismatchError, TransformationError
 from onward.labels import ClassNames, Labels
 from onward.spaces import Embeddings, Ids, Space
-from onward.training.timetable import Rows
+
+Rows = Int64[np.ndarray, " row"]
 
 LEAST_ITEMS = 20
 SAMPLE_ITEM = 10
@@ -26,7 +27,7 @@ class Pairs:
     """The same items, in the same order, in the old space and in the new one.
 
     Several views of an item count as one item; their ids are `<id>#<view>`, as
-    `onward.training.views.embed_views` gives them.
+    `onward.training.images.embed_views` gives them.
 
     Attributes:
         old: what goes in.

@@ -22,8 +22,7 @@ from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings
 from onward.training.folds import Folds
-from onward.training.pairs import Pairs
-from onward.training.timetable import Rows
+from onward.training.pairs import Pairs, Rows
 
 PerQuery = Float64[np.ndarray, " query"]
 PerItem = Float64[np.ndarray, " judged"]

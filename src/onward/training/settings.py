@@ -1,15 +1,16 @@
 """What can be set about a training: frozen values that determine a run, read without torch.
 
 `TrainingSettings`, `SimCLRSettings`, `FitSettings` and their like say *what* is learned: with the
-data and the seed they determine the result. `RunSettings` says *how* it is carried out. Nothing
-here trains.
+data and the seed they determine the result. `RunSettings` says *how* it is carried out, and
+`made_by` what a result says of both. Nothing here trains.
 """
 
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,8 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+import onward
 from onward.errors import ConfigurationError
+from onward.nn.specs import TIMM
 from onward.progress import Progress, silent
+from onward.spaces import Metric
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -41,6 +45,11 @@ OF_LOSS: Mapping[Loss, frozenset[str]] = {
     "supcon": frozenset({"temperature", "projection_dim"}),
 }
 """The settings that belong to a loss alone."""
+
+
+def metric_of(loss: Loss) -> Metric:
+    """Return the metric of the space that a loss makes: all but softmax train directions."""
+    return "l2" if loss == "softmax" else "cosine"
 
 
 class Optimization(BaseModel):
@@ -76,7 +85,24 @@ class Optimization(BaseModel):
         return 1.024 * self.batch_items / 1024 if self.lr is None else self.lr
 
 
-class TrainingSettings(Optimization):
+class ModelSettings(Optimization):
+    """What a model learns from images, and how.
+
+    Attributes:
+        recipe: what is done, as the model's `made_by` says it.
+        labelled: whether the images' classes teach, so that the model knows them.
+    """
+
+    recipe: ClassVar[str]
+    labelled: ClassVar[bool] = False
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the space that is made."""
+        return "l2"
+
+
+class TrainingSettings(ModelSettings):
     """A supervised embedding model.
 
     Attributes:
@@ -101,6 +127,9 @@ class TrainingSettings(Optimization):
         Khosla et al., Supervised Contrastive Learning, NeurIPS 2020.
     """
 
+    recipe: ClassVar[str] = "embedding model"
+    labelled: ClassVar[bool] = True
+
     loss: Loss = "softmax"
     label_smoothing: Fraction = 0.1
     augment: bool = True
@@ -109,6 +138,11 @@ class TrainingSettings(Optimization):
     scale: Positive = 64.0
     temperature: Positive = 0.1
     projection_dim: Count = 128
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the space that is made."""
+        return metric_of(self.loss)
 
     @property
     def margin_or_default(self) -> float:
@@ -153,6 +187,8 @@ class BackwardCompatibleSettings(TrainingSettings):
         Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020.
     """
 
+    recipe: ClassVar[str] = "backward compatible model"
+
     weight: NotNegative = 1.0
     new_classes: Literal["left out", "old class means"] = "left out"
 
@@ -161,8 +197,11 @@ class BackwardCompatibleSettings(TrainingSettings):
         return super()._unsaid() | (frozenset({"new_classes"}) if default else frozenset())
 
 
-class SimCLRSettings(Optimization):
+class SimCLRSettings(ModelSettings):
     """Side-information learned without labels: two views of an item are to lie together.
+
+    What it holds of an image beyond the old classes is what lifts an upgrade above the old space's
+    ceiling.
 
     Attributes:
         temperature: divides the cosines before the softmax; smaller looks at nearer neighbours.
@@ -175,39 +214,20 @@ class SimCLRSettings(Optimization):
         Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020.
     """
 
+    recipe: ClassVar[str] = "side-information by SimCLR"
+
     temperature: Positive = 0.2
     projection_dim: Count = 128
     strength: Annotated[float, Field(ge=0, le=1)] = 0.5
     flip: bool = True
 
 
-class SupervisedContrastiveSettings(SimCLRSettings):
-    """Side-information by two losses at once: SimCLR's, and cross-entropy over the classes.
+class FrozenSettings(BaseModel):
+    """A backbone as it is: nothing is learned, so there is nothing to set."""
 
-    Attributes:
-        weight: of SimCLR's loss beside the cross-entropy.
-        label_smoothing: share of the target that is spread over all classes, in [0, 1).
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight: NotNegative = 1.0
-    label_smoothing: Fraction = 0.1
-
-
-class AutoencoderSettings(Optimization):
-    """Side-information from which the image can be drawn again, learned without labels.
-
-    Attributes:
-        width: channels of the decoder's largest maps; each time that a map is half as large it has
-            twice as many, up to eight times.
-        augment: show a differently cropped image each time; it is drawn again as it was shown.
-        flip: mirror half of the images; wrong for digits and letters.
-    """
-
-    optimizer: Literal["sgd", "adam"] = "adam"
-    lr: Positive | None = 1e-3
-    width: Count = 32
-    augment: bool = True
-    flip: bool = True
+    recipe: ClassVar[str] = "frozen encoder"
 
 
 class FitSettings(Optimization):
@@ -371,3 +391,36 @@ def read_settings(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
         said = first["msg"].removeprefix("Value error, ")
         what = f"{name} is {first['input']!r}: {said}" if name else said
         raise ConfigurationError(f"{where}: {what}") from error
+
+
+def made_by(
+    recipe: str, settings: BaseModel, *, seed: int, run: RunSettings, device: str, **facts: Any
+) -> dict[str, Any]:
+    """Return what determines a result, as plain values for its header and its card.
+
+    Args:
+        recipe: what was done, such as "embedding model".
+        device: what `run.device` came to.
+        facts: what else the recipe depends on, as plain JSON values.
+
+    Returns:
+        Recipe, settings, seed, device, facts and versions.
+    """
+    return {
+        "recipe": recipe,
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "device": device,
+        "devices": run.devices,
+        "precision": run.precision,
+        **facts,
+        "versions": versions(facts.get("backbone")),
+    }
+
+
+def versions(backbone: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the versions of the code that a model of this backbone runs by."""
+    found = {"onward": onward.__version__, "torch": version("torch")}
+    if backbone is not None and str(backbone["name"]).startswith(TIMM):
+        found["timm"] = version("timm")
+    return found

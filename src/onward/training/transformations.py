@@ -17,12 +17,12 @@ import numpy as np
 
 from onward.errors import ConfigurationError, SpaceMismatchError
 from onward.spaces import Embeddings
-from onward.training.checkpoints import forget_checkpoint
 from onward.training.classifiers import Classifier
 from onward.training.closed_forms import fit_closed_form
 from onward.training.devices import device_of
 from onward.training.ensembles import ensemble, fit_networks, one_of
 from onward.training.folds import Folds
+from onward.training.loop import forget_checkpoint
 from onward.training.pairs import (
     LEAST_ITEMS,
     Examples,
@@ -30,7 +30,6 @@ from onward.training.pairs import (
     check_enough,
     check_sample,
 )
-from onward.training.provenance import made_by
 from onward.training.selection import (
     Judge,
     Trial,
@@ -39,7 +38,7 @@ from onward.training.selection import (
     leaves_side_out,
     name_method,
 )
-from onward.training.settings import FitSettings, RunSettings
+from onward.training.settings import FitSettings, RunSettings, made_by
 from onward.training.uncertainty import with_uncertainty
 from onward.transformation import Transformation
 
