@@ -15,7 +15,9 @@ from onward.labels import ClassNames
 from onward.spaces import Space
 
 FORMAT = 2
-"""Of the record; a newer one is refused. The first had no class names."""
+"""Of the record: the oldest that may hold it and its journal; a newer one is refused.
+
+The first had no class names, and a gate of two answers."""
 
 
 RESERVED = frozenset({"id", "label", "payload", "revision", "change", "query_index"})
