@@ -9,7 +9,7 @@ from upgrades import OLD, SIDE, embed, make_transformation, numbered
 
 from onward import retrieval
 from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
-from onward.gallery import create_gallery, open_gallery, scratch_gallery
+from onward.gallery import RecordedRoutes, create_gallery, open_gallery, scratch_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
 from onward.upgrading import Upgrade
@@ -294,15 +294,15 @@ def test_a_space_of_the_same_name_but_other_dimensions_is_refused(gallery):
 
 def test_a_space_is_filled_by_one_transformation_only(gallery):
     gallery.add_space(NEW)
-    gallery.add_space(NEW, made_by={"digest": "abcdef0123"})
-    gallery.add_space(NEW, made_by={"digest": "abcdef0123"})
+    gallery.add_space(NEW, made_by=RecordedRoutes("abcdef0123", NEW))
+    gallery.add_space(NEW, made_by=RecordedRoutes("abcdef0123", NEW))
     gallery.add_space(NEW)
     with pytest.raises(GalleryError, match="made by the transformation abcdef01, not by 99999999"):
-        gallery.add_space(NEW, made_by={"digest": "9999999999"})
-    assert gallery.describe().transformations[NEW] == {"digest": "abcdef0123"}
+        gallery.add_space(NEW, made_by=RecordedRoutes("9999999999", NEW))
+    assert gallery.describe().transformations[NEW] == RecordedRoutes("abcdef0123", NEW)
     gallery.drop_space(NEW)
-    gallery.add_space(NEW, made_by={"digest": "9999999999"})
-    assert gallery.describe().transformations[NEW] == {"digest": "9999999999"}
+    gallery.add_space(NEW, made_by=RecordedRoutes("9999999999", NEW))
+    assert gallery.describe().transformations[NEW] == RecordedRoutes("9999999999", NEW)
 
 
 def test_a_dropped_space_comes_back_empty(gallery):
@@ -668,7 +668,7 @@ def test_serving_changes_space_and_query_model_together_and_can_be_taken_back(ga
 
 def test_every_change_of_the_record_is_in_the_journal(url, gallery):
     gallery.add_space(NEW)
-    gallery.add_space(NEW, made_by={"digest": "abc"})
+    gallery.add_space(NEW, made_by=RecordedRoutes("abc", NEW))
     gallery.serve(SIDE, query_model="m")
     gallery.log({"event": "verified", "rows": 3})
     gallery.roll_back()

@@ -16,7 +16,13 @@ import pytest
 from upgrades import embed, numbered
 
 from onward.errors import GalleryError
-from onward.gallery import create_gallery, lance_commits, lance_fragments, open_gallery
+from onward.gallery import (
+    RecordedRoutes,
+    create_gallery,
+    lance_commits,
+    lance_fragments,
+    open_gallery,
+)
 from onward.spaces import Space
 
 OLD = Space("old@1", 4)
@@ -208,7 +214,7 @@ def test_a_column_that_another_program_has_given_another_type_is_not_filled(
     path, gallery, monkeypatch
 ):
     monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 1)
-    gallery.add_space(NEW, made_by={"digest": "x"})
+    gallery.add_space(NEW, made_by=RecordedRoutes("x", NEW))
     items = lancedb.connect(path).open_table("items")
     items.alter_columns({"path": "new_2", "data_type": pa.list_(pa.float16(), NEW.dim)})
     filling = gallery.fill(NEW, [OLD], lambda batch: (embed(NEW, batch.ids), None), made_by="x")

@@ -13,7 +13,7 @@ import pytest
 from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError, UpgradeError
-from onward.gallery import Share, create_gallery, lance_fragments, open_gallery
+from onward.gallery import RecordedRoutes, Share, create_gallery, lance_fragments, open_gallery
 from onward.gallery.lance_workers import alone_in
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
@@ -43,7 +43,7 @@ def gallery(path):
     gallery = create_gallery(path, OLD, SIDE, query_model="old")
     for part in range(3):
         add(gallery, range(part * PART, (part + 1) * PART))
-    gallery.add_space(NEW, made_by={"digest": H.digest})
+    gallery.add_space(NEW, made_by=RecordedRoutes(H.digest, NEW))
     return gallery
 
 
@@ -291,7 +291,7 @@ def test_an_earlier_reader_of_a_row_takes_no_filled_vector_away(path, gallery):
 
 def test_a_space_of_another_number_format_is_filled(gallery):
     small = Space("small@2", 3, format="float16")
-    gallery.add_space(small, made_by={"digest": H.digest})
+    gallery.add_space(small, made_by=RecordedRoutes(H.digest, small))
 
     def rounded(batch):
         vectors = batch.vectors[OLD].astype(np.float16).astype(np.float32)
@@ -313,7 +313,7 @@ def test_an_index_of_another_space_stays_complete(path, gallery):
     gallery.drop_space(NEW)
     gallery.add(*vectors)
     gallery.build_index(OLD)
-    gallery.add_space(NEW, made_by={"digest": H.digest})
+    gallery.add_space(NEW, made_by=RecordedRoutes(H.digest, NEW))
     assert sum(fill(gallery)) == 360
     table = lancedb.connect(path).open_table("items")
     (index,) = table.list_indices()

@@ -10,7 +10,7 @@ import pytest
 from upgrades import OLD, embed, numbered
 
 from onward.errors import GalleryError
-from onward.gallery import Share, create_gallery, open_gallery
+from onward.gallery import RecordedRoutes, Share, create_gallery, open_gallery
 from onward.gallery.values import Control
 from onward.spaces import Space
 
@@ -20,7 +20,7 @@ NEW = Space("new@2", 5)
 @pytest.fixture
 def gallery(url):
     gallery = create_gallery(url, OLD, items=[embed(OLD, numbered(300))])
-    gallery.add_space(NEW, made_by={"digest": "1" * 64})
+    gallery.add_space(NEW, made_by=RecordedRoutes("1" * 64, NEW))
     return gallery
 
 
@@ -127,7 +127,7 @@ def test_who_is_late_cannot_write_into_a_space_that_came_later(gallery):
     batch = next(gallery.scan([OLD], without=[NEW], batch_rows=10))
     before = gallery._store.read_record()
     gallery.drop_space(NEW)
-    gallery.add_space(NEW, made_by={"digest": "2" * 64})
+    gallery.add_space(NEW, made_by=RecordedRoutes("2" * 64, NEW))
     gallery._store.read_record, now = (lambda: before), gallery._store.read_record
     with pytest.raises(GalleryError):
         gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded", made_by="1" * 64)

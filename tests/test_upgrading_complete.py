@@ -228,7 +228,7 @@ def clock_at(now):
             return now.astimezone(tz)
 
     with pytest.MonkeyPatch.context() as patched:
-        for module in ("gallery.changes", "gallery.opening", "upgrading.complete"):
+        for module in ("gallery.record", "upgrading.complete"):
             patched.setattr(f"onward.{module}.datetime", Clock)
         yield
 

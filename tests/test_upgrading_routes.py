@@ -15,7 +15,7 @@ from onward.spaces import Embeddings, Space
 from onward.training.settings import FitSettings
 from onward.training.transformations import fit
 from onward.upgrading import Routes, Upgrade, plan_upgrade
-from onward.upgrading.routes import Part, carried, count_pending, pending, recorded_routes
+from onward.upgrading.routes import Part, carried, count_pending, pending
 
 NEW = Space("new@3", 5)
 SPACES = (OLD, SIDE, SECOND)
@@ -155,10 +155,17 @@ def test_a_verification_recomputes_each_row_by_its_own_transformation(gallery):
 def test_the_gallery_records_every_transformation(gallery):
     Upgrade(gallery, FULL, BARE).start()
     made_by = gallery.made_by(NEW)
-    assert made_by["digest"] == Routes((FULL, BARE)).digest
-    assert made_by["also"] == [{"digest": BARE.digest, "old": OLD.to_json(), "side": None}]
-    assert recorded_routes(made_by) == [FULL.digest, BARE.digest]
-    assert "also" not in Routes((FULL,)).to_json()
+    assert made_by.digest == Routes((FULL, BARE)).digest
+    assert made_by.digests == [FULL.digest, BARE.digest]
+    assert made_by.to_json() == {
+        "digest": made_by.digest,
+        "old": OLD.to_json(),
+        "side": SIDE.to_json(),
+        "new": NEW.to_json(),
+        "first": FULL.digest,
+        "also": [{"digest": BARE.digest, "old": OLD.to_json(), "side": None}],
+    }
+    assert "also" not in Routes((FULL,)).recorded.to_json()
 
 
 def test_other_fallbacks_than_an_upgrade_was_started_with_are_refused(gallery):

@@ -129,7 +129,8 @@ class Control(NamedTuple):
     def of(cls, gallery):
         now = gallery.describe()
         assert now.query_model == MODELS[now.serving]
-        made_by = {space: now.transformations.get(space, {}).get("digest") for space in now.spaces}
+        filled = {space: made_by.digest for space, made_by in now.transformations.items()}
+        made_by = {space: filled.get(space) for space in now.spaces}
         return cls(made_by, now.serving, now.previous and now.previous.space)
 
     def without(self, *dropped):

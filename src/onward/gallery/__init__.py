@@ -3,19 +3,21 @@
 `open_gallery` and `create_gallery` take a URL; what they give behaves the same in every store.
 """
 
-from onward.gallery.filling import Derived
 from onward.gallery.gallery import Gallery
 from onward.gallery.opening import create_gallery, open_gallery, scratch_gallery
-from onward.gallery.sharing import Share
+from onward.gallery.store import Share
 from onward.gallery.values import (
     Batch,
     Control,
     FieldCounts,
     GalleryDescription,
     JournalEntry,
+    RecordedRoutes,
+    RecordedTransformation,
     Revisions,
     Served,
 )
+from onward.gallery.view import Derived, GalleryRows, GalleryView
 from onward.spaces import Origin
 
 __all__ = [
@@ -25,8 +27,12 @@ __all__ = [
     "FieldCounts",
     "Gallery",
     "GalleryDescription",
+    "GalleryRows",
+    "GalleryView",
     "JournalEntry",
     "Origin",
+    "RecordedRoutes",
+    "RecordedTransformation",
     "Revisions",
     "Served",
     "Share",

@@ -118,14 +118,13 @@ def _what_to_do(record: Record, space: Space) -> str:
     return f"{embed[0].upper()}{embed[1:]}, or upgrade to {space.name} and cut over"
 
 
-def check_search(store: Store, space: Space, *, allow_unserved: bool) -> Field:
+def check_search(store: Store, record: Record, space: Space, *, allow_unserved: bool) -> Field:
     """Return where the queries of a search are compared.
 
     Raises:
         SpaceMismatchError, GalleryError: as `check_served`, unless the gallery has the space and
             one that does not serve is allowed.
     """
-    record = store.read_record()
     if not (allow_unserved and record.find(space)):
         check_served(store, record, space)
     return find_searched(store.url, record, space)
@@ -231,11 +230,12 @@ def check_made_by(url: str, record: Record, to: Field, digest: str | None) -> No
     Raises:
         GalleryError: naming both.
     """
-    stated = record.made_by.get(to.column, {}).get("digest")
-    if digest is not None and stated != digest:
+    stated = record.made_by.get(to.column)
+    now = None if stated is None else stated.digest
+    if digest is not None and now != digest:
         raise GalleryError(
             f"what the transformation {digest[:8]} has made was not written to {to.space} in "
-            f"gallery {url}: the space is now filled by {str(stated)[:8]}"
+            f"gallery {url}: the space is now filled by {str(now)[:8]}"
         )
 
 

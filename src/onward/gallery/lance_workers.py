@@ -20,7 +20,7 @@ from typing import IO
 
 from onward.errors import GalleryError
 from onward.gallery.lance_commits import speaking
-from onward.gallery.sharing import EVERYTHING, Share, share_of
+from onward.gallery.store import EVERYTHING, Share, share_of
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 

@@ -61,8 +61,7 @@ from onward.gallery.lance_search import (
 )
 from onward.gallery.lance_workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
-from onward.gallery.sharing import EVERYTHING, Share
-from onward.gallery.store import Filling, Rows, Writing
+from onward.gallery.store import EVERYTHING, Filling, Rows, Share, Writing
 from onward.gallery.values import Batch, JournalEntry
 from onward.rankings import Ranking
 from onward.spaces import LENGTHS, Embeddings, Ids, Origin

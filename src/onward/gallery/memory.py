@@ -18,8 +18,7 @@ from jaxtyping import Shaped
 from onward import retrieval
 from onward.errors import GalleryError
 from onward.gallery.record import Field, Record
-from onward.gallery.sharing import EVERYTHING, Share, share_of
-from onward.gallery.store import Filling, Rows, Writing
+from onward.gallery.store import EVERYTHING, Filling, Rows, Share, Writing, share_of
 from onward.gallery.values import Batch, JournalEntry
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Origin

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +12,7 @@ from onward.errors import GalleryError
 from onward.gallery.checks import check_can_serve, label_items, make_rows
 from onward.gallery.gallery import Gallery
 from onward.gallery.memory import SCHEME, MemoryStore, create_memory, open_memory
-from onward.gallery.record import Field, Record, column_names
+from onward.gallery.record import Field, Record, column_names, moment
 from onward.gallery.values import Served
 from onward.spaces import Embeddings, Space
 
@@ -62,9 +61,8 @@ def create_gallery(
             the items do not fit together.
     """
     record = _first_record(str(url), spaces, serving, query_model)
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
     created = {"event": "create", "spaces": [space.to_json() for space in spaces]}
-    entry = {"number": 1, "time": moment, **created, "serving": record.serving.to_json()}
+    entry = {"number": 1, "time": moment(), **created, "serving": record.serving.to_json()}
     rows = None
     if items:
         whole = label_items(items)

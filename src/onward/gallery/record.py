@@ -1,18 +1,21 @@
 """The record of a gallery: its spaces, which of them answers queries, and what that was before.
 
-It is a value; `onward.gallery.changes` makes the next one. Nothing here reads or writes a store.
+It is a value, and every change makes the next one: so a store needs one operation only, which
+replaces the record if nobody else has. Nothing here reads or writes a store.
 """
 
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from onward.gallery.values import Control, Served
-from onward.labels import ClassNames
-from onward.spaces import Space
+from onward.errors import GalleryError
+from onward.gallery.values import Control, RecordedRoutes, Served
+from onward.labels import ClassNames, Labels, into, renumber, translate
+from onward.spaces import Embeddings, Space
 
 FORMAT = 2
 """Of the record: the oldest that may hold it and its journal; a newer one is refused.
@@ -22,6 +25,11 @@ The first had no class names, and a gate of two answers."""
 
 RESERVED = frozenset({"id", "label", "payload", "revision", "change", "query_index"})
 """Columns that every row has besides those of its fields, and what LanceDB adds to its answers."""
+
+
+def moment() -> str:
+    """Return what time it is: UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Record:
         fields: the spaces, in the order in which they were added.
         serving: what answers queries.
         previous: what rolling back returns to.
-        made_by: for a column that an upgrade fills, what was recorded of its transformation.
+        made_by: for a column that an upgrade fills, which transformations do so.
         controls: for a column that is being filled, what those who fill it obey.
         retired: columns that were dropped. They are never used again, so that a process which is
             late cannot write into a space that came later.
@@ -58,7 +66,7 @@ class Record:
     fields: tuple[Field, ...]
     serving: Served
     previous: Served | None = None
-    made_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    made_by: Mapping[str, RecordedRoutes] = field(default_factory=dict)
     controls: Mapping[str, Control] = field(default_factory=dict)
     retired: tuple[str, ...] = ()
     class_names: ClassNames | None = None
@@ -69,8 +77,8 @@ class Record:
         return tuple(one.space for one in self.fields)
 
     @property
-    def transformations(self) -> dict[Space, Mapping[str, Any]]:
-        """What was recorded of the transformation that fills a space, where one does."""
+    def transformations(self) -> dict[Space, RecordedRoutes]:
+        """For each space that transformations fill, which ones."""
         made_by = {one.space: self.made_by.get(one.column) for one in self.fields}
         return {space: made for space, made in made_by.items() if made is not None}
 
@@ -82,12 +90,184 @@ class Record:
         """Return the fields whose transformations read a field, or what was made from it."""
         found = {of.space}
         for _ in self.fields:  # a chain is no longer than that
-            found |= {new for new, made in self.transformations.items() if _reads(made) & found}
+            found |= {new for new, made in self.transformations.items() if made.reads & found}
         return tuple(one for one in self.fields if one.space in found and one != of)
 
     def control_of(self, at: Field) -> Control:
         """Return what those who fill a field obey."""
         return self.controls.get(at.column, Control())
+
+    def with_space(self, url: str, added: Field, made_by: RecordedRoutes | None) -> "Record | None":
+        """Return the record with one more space, or with which transformations fill it.
+
+        Args:
+            url: of the gallery, for messages.
+            added: the space; its column counts only if the record does not have the space yet.
+            made_by: which transformations fill it, if any.
+
+        Returns:
+            None if it says all of that already.
+
+        Raises:
+            GalleryError: if it says that another transformation fills this space.
+        """
+        at = self.find(added.space) or added
+        stated = self.made_by.get(at.column)
+        if stated is not None and made_by is not None and stated.digest != made_by.digest:
+            raise GalleryError(
+                f"the vectors of {at.space} in gallery {url} are made by the transformation "
+                f"{stated.digest[:8]}, not by {made_by.digest[:8]}; go on with the first, or drop "
+                "the space and start again"
+            )
+        fields = self.fields if at in self.fields else (*self.fields, at)
+        said = self.made_by
+        if stated is None and made_by is not None:
+            said = {**said, at.column: made_by}
+        is_known = fields == self.fields and said == self.made_by
+        return None if is_known else replace(self, fields=fields, made_by=said)
+
+    def without_space(self, url: str, space: Space) -> "Record | None":
+        """Return the record without a space; None if it does not have it.
+
+        Raises:
+            GalleryError: if the space answers queries, or rolling back would return to it.
+        """
+        at = self.find(space)
+        if at is None:
+            return None
+        if space == self.serving.space:
+            raise GalleryError(
+                f"{space} answers the queries of gallery {url} and cannot be dropped; serve "
+                "another space first"
+            )
+        if self.previous is not None and space == self.previous.space:
+            raise GalleryError(
+                f"{space} is what rolling back gallery {url} returns to and cannot be dropped; "
+                "complete the upgrade first"
+            )
+        return replace(
+            self,
+            fields=tuple(one for one in self.fields if one != at),
+            made_by={column: made for column, made in self.made_by.items() if column != at.column},
+            controls={column: one for column, one in self.controls.items() if column != at.column},
+            retired=(*self.retired, at.column),
+        )
+
+    def with_control(self, at: Field, changed: Callable[[Control], Control]) -> "Record | None":
+        """Return the record with what those who fill a field obey; None if it says so already.
+
+        `changed` gives the next control from the present one.
+        """
+        was = self.control_of(at)
+        now = changed(was)
+        return None if now == was else replace(self, controls={**self.controls, at.column: now})
+
+    def with_class_names(
+        self,
+        url: str,
+        items: Embeddings,
+        *,
+        same_labels: bool,
+        labels_there: Callable[[], Collection[int]],
+    ) -> "Record | None":
+        """Return the record that says what the classes of items to come are called.
+
+        Names are never changed and labels never used again: what was translated by one record is
+        right by the next.
+
+        Args:
+            url: of the gallery, for messages.
+            items: labels and class names of the items.
+            same_labels: if only the gallery or only the items have class names, the numbers of the
+                others mean the same.
+            labels_there: gives the labels that rows of the gallery have; read only where none of
+                them has a name.
+
+        Returns:
+            None if it says so already.
+
+        Raises:
+            LabelMismatchError: as `onward.labels.into` does.
+        """
+        labels, given, known = items.labels, items.class_names, self.class_names
+        if labels is None or (labels < 0).all():
+            return None
+        sources = _label_sources(url)
+        if not known:
+            if given is not None and (known is None or same_labels):
+                there = set(labels_there())
+                if not there or (same_labels and there <= set(given)):
+                    return replace(self, class_names=given)
+            translate(given, None, same_labels=same_labels, sources=sources)
+            return None if known is not None else replace(self, class_names={})
+        _, names = into(labels, given, known, same_labels=same_labels, sources=sources)
+        return None if names == known else replace(self, class_names=names)
+
+    def labels_of(self, url: str, items: Embeddings) -> Labels | None:
+        """Return the labels of items whose classes the record names, in its numbering."""
+        if items.labels is None:
+            return None
+        known, sources = self.class_names or None, _label_sources(url)
+        return renumber(
+            items.labels, translate(items.class_names, known, same_labels=True, sources=sources)
+        )
+
+    def with_serving(self, now: Served) -> "Record | None":
+        """Return the record with something else answering queries; None if it does so already."""
+        was = self.serving
+        if was == now:
+            return None
+        if was.space == now.space:
+            return replace(self, serving=replace(now, since=was.since))
+        return replace(self, serving=now, previous=was)
+
+    def rolled_back(self, url: str, served: Space | None = None) -> "Record | None":
+        """Return the record with what served before serving again.
+
+        Args:
+            url: of the gallery, for messages.
+            served: what is to serve no longer; None for whatever serves now.
+
+        Returns:
+            None if the space `served` does not serve.
+
+        Raises:
+            GalleryError: if nothing has served before.
+        """
+        if served is not None and self.serving.space != served:
+            return None
+        if self.previous is None:
+            raise GalleryError(
+                f"gallery {url} has nothing to roll back to: no space has served before "
+                f"{self.serving.space.name}, or the upgrade to it is complete"
+            )
+        return replace(self, serving=self.previous, previous=None)
+
+    def completed(self, url: str, serving: Space, dropped: Sequence[Space]) -> "Record | None":
+        """Return the record with nothing to roll back to, and without some spaces.
+
+        Args:
+            url: of the gallery, for messages.
+            serving: the space that must answer queries.
+            dropped: spaces to be forgotten; those that are not there are passed over.
+
+        Returns:
+            None if it says so already.
+
+        Raises:
+            GalleryError: if another space answers queries.
+        """
+        if self.serving.space != serving:
+            raise GalleryError(
+                f"gallery {url} answers from {self.serving.space}, not from {serving}: nothing was "
+                "completed and nothing dropped; cut over first"
+            )
+        if self.previous is None and not any(self.find(space) for space in dropped):
+            return None
+        record = replace(self, previous=None)
+        for space in dropped:
+            record = record.without_space(url, space) or record
+        return record
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -97,7 +277,7 @@ class Record:
             "fields": [{**one.space.to_json(), "column": one.column} for one in self.fields],
             "serving": self.serving.to_json(),
             "previous": None if self.previous is None else self.previous.to_json(),
-            "made_by": {column: dict(made_by) for column, made_by in self.made_by.items()},
+            "made_by": {column: one.to_json() for column, one in self.made_by.items()},
             "controls": {column: one.to_json() for column, one in self.controls.items()},
             "retired": list(self.retired),
             "class_names": None if self.class_names is None else dict(self.class_names),
@@ -108,6 +288,11 @@ class Record:
         """Return the record that `to_json` wrote."""
         fields = tuple(Field(Space.from_json(one), str(one["column"])) for one in written["fields"])
         previous = None if written["previous"] is None else _served(written["previous"])
+        spaces = {one.column: one.space for one in fields}
+        made_by = {
+            column: RecordedRoutes.from_json(one, spaces[column])
+            for column, one in written["made_by"].items()
+        }
         controls = {
             column: Control(one["paused"], one["rows_per_second"])
             for column, one in written.get("controls", {}).items()
@@ -118,7 +303,7 @@ class Record:
             fields,
             _served(written["serving"]),
             previous,
-            dict(written["made_by"]),
+            made_by,
             controls,
             tuple(written.get("retired", ())),
             None if names is None else {int(label): name for label, name in names.items()},
@@ -142,13 +327,11 @@ def column_names(space: Space) -> Iterator[str]:
         yield f"{marked}_{number}"
 
 
-def _reads(made_by: Mapping[str, Any]) -> set[Space]:
-    """Return the spaces that recorded transformations read, as far as that is recorded."""
-    transformations = (made_by, *made_by.get("also", ()))
-    read = (one.get(role) for one in transformations for role in ("old", "side"))
-    return {Space.from_json(space) for space in read if space is not None}
-
-
 def _served(written: Mapping[str, Any]) -> Served:
     space = Space.from_json(written["space"])
     return Served(space, written["query_model"], written.get("since"))
+
+
+def _label_sources(url: str) -> tuple[str, str]:
+    """Return what the items and the gallery are called in messages on their labels."""
+    return "the items", f"gallery {url}"

@@ -120,6 +120,83 @@ class Served:
         return {**plain, "since": self.since}
 
 
+@dataclass(frozen=True)
+class RecordedTransformation:
+    """What a gallery records of one transformation.
+
+    Attributes:
+        digest: of the transformation.
+        old: the space of the vectors that it reads.
+        side: the space of the side-information that it reads, if any.
+    """
+
+    digest: str
+    old: Space
+    side: Space | None
+
+    @property
+    def reads(self) -> tuple[Space, ...]:
+        """The spaces that it reads."""
+        return (self.old,) if self.side is None else (self.old, self.side)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        side = None if self.side is None else self.side.to_json()
+        return {"digest": self.digest, "old": self.old.to_json(), "side": side}
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> "RecordedTransformation":
+        """Return what `to_json` wrote."""
+        side = None if written["side"] is None else Space.from_json(written["side"])
+        return cls(str(written["digest"]), Space.from_json(written["old"]), side)
+
+
+@dataclass(frozen=True)
+class RecordedRoutes:
+    """What a gallery records of what fills a space.
+
+    Attributes:
+        digest: of all transformations in their order; of one alone, that one's digest.
+        new: the space.
+        transformations: in the order in which they are tried; empty where that was not said.
+    """
+
+    digest: str
+    new: Space
+    transformations: tuple[RecordedTransformation, ...] = ()
+
+    @property
+    def digests(self) -> list[str]:
+        """The digest of each transformation."""
+        return [one.digest for one in self.transformations] or [self.digest]
+
+    @property
+    def reads(self) -> frozenset[Space]:
+        """The spaces that the transformations read."""
+        return frozenset(space for one in self.transformations for space in one.reads)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values; the first transformation stands beside the others."""
+        if not self.transformations:
+            return {"digest": self.digest}
+        first, *others = self.transformations
+        recorded = {**first.to_json(), "new": self.new.to_json(), "digest": self.digest}
+        if others:
+            recorded["first"] = first.digest
+            recorded["also"] = [one.to_json() for one in others]
+        return recorded
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any], new: Space) -> "RecordedRoutes":
+        """Return what `to_json` wrote of what fills a space."""
+        digest = str(written["digest"])
+        if "old" not in written:
+            return cls(digest, new)
+        first = {**written, "digest": written.get("first", digest)}
+        every = (first, *written.get("also", ()))
+        return cls(digest, new, tuple(RecordedTransformation.from_json(one) for one in every))
+
+
 @dataclass(frozen=True, eq=False)
 class GalleryDescription:
     """What a gallery holds and which space answers queries.
@@ -132,8 +209,7 @@ class GalleryDescription:
         query_model: fingerprint of the model that embeds the queries, if it is known.
         since: when the space that answers queries was cut over to (UTC, ISO 8601), if it was.
         previous: what rolling back returns to, if anything.
-        transformations: for each space that an upgrade fills, what was recorded of the
-            transformation: `digest`, `old`, `side`.
+        transformations: for each space that an upgrade fills, by which transformations.
         class_names: what each label is called; None where nothing says so.
     """
 
@@ -144,7 +220,7 @@ class GalleryDescription:
     query_model: str | None
     since: str | None
     previous: Served | None
-    transformations: Mapping[Space, Mapping[str, Any]]
+    transformations: Mapping[Space, RecordedRoutes]
     class_names: ClassNames | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -159,7 +235,7 @@ class GalleryDescription:
                     "bytes": space.bytes,
                     **counts.to_json(),
                     "serving": space == self.serving,
-                    "transformation": _plain(self.transformations.get(space)),
+                    "transformation": self._made_by(space),
                 }
                 for space, counts in self.spaces.items()
             ],
@@ -184,6 +260,10 @@ class GalleryDescription:
             head += f", labels of {len(self.class_names):,} named classes"
         return "\n".join([head, *aligned(rows)])
 
+    def _made_by(self, space: Space) -> dict[str, Any] | None:
+        made_by = self.transformations.get(space)
+        return None if made_by is None else made_by.to_json()
+
     def _note(self, space: Space) -> str:
         if space == self.serving:
             return "serving"
@@ -202,7 +282,3 @@ def aligned(rows: list[tuple[str, ...]]) -> list[str]:
         cells += [row[c].rjust(widths[c]) if c < last else row[c] for c in range(1, len(row))]
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def _plain(recorded: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if recorded is None else dict(recorded)

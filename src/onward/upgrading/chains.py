@@ -5,13 +5,10 @@ these were dropped, or were never given, it can only start from what an earlier 
 and loses again. Nothing here reads vectors or writes.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from onward.gallery import Gallery
+from onward.gallery import Gallery, RecordedRoutes
 from onward.spaces import Space
 from onward.transformation import Transformation
-from onward.upgrading.routes import Routes, count_carried, recorded_reads
+from onward.upgrading.routes import Routes, count_carried
 
 
 def describe_chains(gallery: Gallery, routes: Routes) -> tuple[str, ...]:
@@ -29,10 +26,8 @@ def describe_chains(gallery: Gallery, routes: Routes) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _note(
-    rows: int, by: Transformation, made_by: Mapping[str, Any], there: tuple[Space, ...]
-) -> str:
-    first = [old for old, _ in recorded_reads(made_by)]
+def _note(rows: int, by: Transformation, made_by: RecordedRoutes, there: tuple[Space, ...]) -> str:
+    first = [one.old for one in made_by.transformations]
     kept = [space.name for space in first if space in there]
     chain = " -> ".join((first[0].name, by.old.name, by.new.name))
     advice = "their originals were dropped; a sample says what is left (plan with sample, --sample)"

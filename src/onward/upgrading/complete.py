@@ -14,7 +14,7 @@ from onward.errors import UpgradeError
 from onward.gallery import Gallery, GalleryDescription, JournalEntry
 from onward.spaces import Space
 from onward.upgrading.natives import CountedRows, find_natives
-from onward.upgrading.routes import Routes, needed_spaces, recorded_reads
+from onward.upgrading.routes import Routes, needed_spaces
 from onward.upgrading.work import EXAMPLES, check_started
 
 HOLDOVER = timedelta(days=7)
@@ -119,7 +119,7 @@ def plan_completion(gallery: Gallery, routes: Routes, *, drop_original: bool) ->
     originals = [
         space
         for made_by in now.transformations.values()
-        for space, _ in recorded_reads(made_by)
+        for space in (one.old for one in made_by.transformations)
         if space not in now.transformations and space not in given_up
     ]
     dropped, kept = list[Space](), list[Kept]()
@@ -327,8 +327,7 @@ def _have_served(gallery: Gallery) -> set[Space]:
 
 def _read_by(now: GalleryDescription, filled: Iterable[Space]) -> set[Space]:
     """Return the spaces that the transformations read which fill these spaces."""
-    reads = (read for one in filled for read in recorded_reads(now.transformations[one]))
-    return {space for old, side in reads for space in (old, side) if space is not None}
+    return {space for one in filled for space in now.transformations[one].reads}
 
 
 def _originals(now: GalleryDescription, routes: Routes) -> set[Space]:

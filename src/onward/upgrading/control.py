@@ -83,7 +83,7 @@ def check_not_aborted(gallery: Gallery, routes: Routes) -> None:
         UpgradeError: saying so.
     """
     made_by = gallery.made_by(routes.new)
-    if made_by is None or made_by.get("digest") != routes.digest:
+    if made_by is None or made_by.digest != routes.digest:
         raise UpgradeError(
             f"the upgrade of gallery {gallery.url} to {routes.new.name} was aborted while it ran; "
             "what it had written is gone with the space. The old vectors and the side-information "

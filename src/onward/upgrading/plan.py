@@ -307,7 +307,7 @@ def _seconds_per_row(
     if not len(new):
         return seconds / len(batch), len(batch)
     with scratch_gallery(gallery) as scratch:
-        scratch.add_space(transformation.new, made_by={"digest": transformation.digest})
+        scratch.add_space(transformation.new, made_by=Routes((transformation,)).recorded)
         given = (Embeddings(batch.ids, batch.vectors[space], space) for space in needed)
         scratch.add(*(each.select(carried.rows) for each in given))
         begin = time.perf_counter()

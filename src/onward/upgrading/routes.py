@@ -9,12 +9,19 @@ parts, so no row is found twice. Nothing here writes.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from onward.artifacts import canonical_json, digest
 from onward.errors import UpgradeError
-from onward.gallery import Batch, Derived, Gallery, Origin, Share
-from onward.gallery.sharing import EVERYTHING
+from onward.gallery import (
+    Batch,
+    Derived,
+    Gallery,
+    Origin,
+    RecordedRoutes,
+    RecordedTransformation,
+    Share,
+)
+from onward.gallery.store import EVERYTHING
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Carried, Transformation
 
@@ -134,13 +141,13 @@ class Routes:
         able = (one for one in self.transformations if set(needed_spaces(one)) <= set(held))
         return next(able, None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what a gallery records of what fills the new space: plain values."""
-        recorded = {**_described(self.first), "new": self.new.to_json(), "digest": self.digest}
-        if self.fallbacks:
-            recorded["first"] = self.first.digest
-            recorded["also"] = [_described(one) for one in self.fallbacks]
-        return recorded
+    @property
+    def recorded(self) -> RecordedRoutes:
+        """What a gallery records of what fills the new space."""
+        described = (
+            RecordedTransformation(one.digest, one.old, one.side) for one in self.transformations
+        )
+        return RecordedRoutes(self.digest, self.new, tuple(described))
 
 
 def needed_spaces(transformation: Transformation) -> tuple[Space, ...]:
@@ -275,20 +282,6 @@ def pending_ids(gallery: Gallery, routes: Routes, limit: int) -> Ids:
     return tuple(sorted(found)[:limit])
 
 
-def recorded_routes(made_by: Mapping[str, Any]) -> list[str]:
-    """Return the digests of the transformations that a gallery records for a space."""
-    first = made_by.get("first", made_by.get("digest"))
-    return [str(first), *(str(one["digest"]) for one in made_by.get("also", ()))]
-
-
-def recorded_reads(made_by: Mapping[str, Any]) -> list[tuple[Space, Space | None]]:
-    """Return old space and side-information that each recorded transformation of a space reads."""
-    return [
-        (Space.from_json(one["old"]), None if one["side"] is None else Space.from_json(one["side"]))
-        for one in (made_by, *made_by.get("also", ()))
-    ]
-
-
 def _parts_of(gallery: Gallery, routes: Routes) -> list[tuple[Transformation, Part]]:
     """Return the parts that there can be in a gallery, given the spaces that it has."""
     spaces = gallery.spaces()
@@ -307,11 +300,6 @@ def _uncarried(part: Part, by: Iterable[Transformation]) -> tuple[Part, ...]:
 
 def _together(first: tuple[Space, ...], second: tuple[Space, ...]) -> tuple[Space, ...]:
     return tuple(dict.fromkeys((*first, *second)))
-
-
-def _described(one: Transformation) -> dict[str, Any]:
-    side = None if one.side is None else one.side.to_json()
-    return {"digest": one.digest, "old": one.old.to_json(), "side": side}
 
 
 def _names(transformation: Transformation) -> str:

@@ -150,7 +150,7 @@ class UpgradeStatus:
 def is_started(gallery: Gallery, routes: Routes) -> bool:
     """Say whether the gallery records that these transformations fill the new space."""
     made_by = gallery.made_by(routes.new)
-    return made_by is not None and made_by.get("digest") == routes.digest
+    return made_by is not None and made_by.digest == routes.digest
 
 
 def read_gate(gallery: Gallery, routes: Routes) -> GateSaid | None:

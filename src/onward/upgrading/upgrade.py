@@ -113,7 +113,7 @@ class Upgrade:
             check_same_routes(self.gallery, self.routes, made_by)
         if decision is not None or made_by is None:
             self.gallery.log(gate_event(prediction, decision, self.routes.digest))
-        self.gallery.add_space(new, made_by=self.routes.to_json())
+        self.gallery.add_space(new, made_by=self.routes.recorded)
         if sample is not None and (decision is None or decision.writes_sample):
             write_sample(self.gallery, sample)
         return self.status()

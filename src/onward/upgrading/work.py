@@ -6,13 +6,13 @@ direction. Which rows are of the second kind is known once a run has tried.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 from onward.errors import ConfigurationError, EmbeddingsError, UpgradeError
-from onward.gallery import Gallery
+from onward.gallery import Gallery, RecordedRoutes
 from onward.spaces import Ids, Space
 from onward.transformation import Transformation
 from onward.upgrading.routes import (
@@ -22,8 +22,6 @@ from onward.upgrading.routes import (
     count_pending,
     needed_spaces,
     pending,
-    recorded_reads,
-    recorded_routes,
 )
 
 NO_OLD, NO_SIDE = "no vector in the old space", "no side-information"
@@ -135,7 +133,7 @@ def check_fits(gallery: Gallery, transformation: Transformation) -> None:
     if old not in spaces:
         why = f"gallery {gallery.url} has no vectors in {old}; it has {known}"
         filled_by = gallery.made_by(new)
-        if filled_by is not None and transformation.digest in recorded_routes(filled_by):
+        if filled_by is not None and transformation.digest in filled_by.digests:
             raise UpgradeError(
                 f"{why}. The old ones were dropped after this very upgrade: {new} holds what it "
                 "has made, and there is nothing to plan; see onward upgrade status"
@@ -156,7 +154,7 @@ def check_fits(gallery: Gallery, transformation: Transformation) -> None:
             "side-information first (add_space, then write)"
         )
     made_by = gallery.made_by(old)
-    if made_by is not None and any(new in read for read in recorded_reads(made_by)):
+    if made_by is not None and new in made_by.reads:
         raise UpgradeError(
             f"the transformation goes from {old} to {new}, but the vectors in {old} of gallery "
             f"{gallery.url} are made from those in {new}: it goes the wrong way. To answer queries "
@@ -283,7 +281,7 @@ def next_step(step: str, why: str) -> dict[str, str]:
     return {"step": step, "command": COMMANDS[step], "why": why}
 
 
-def check_started(gallery: Gallery, routes: Routes) -> Mapping[str, Any]:
+def check_started(gallery: Gallery, routes: Routes) -> RecordedRoutes:
     """Refuse to go on with an upgrade that was not started, or with other transformations.
 
     Raises:
@@ -299,15 +297,15 @@ def check_started(gallery: Gallery, routes: Routes) -> Mapping[str, Any]:
     return made_by
 
 
-def check_same_routes(gallery: Gallery, routes: Routes, made_by: Mapping[str, Any]) -> None:
+def check_same_routes(gallery: Gallery, routes: Routes, made_by: RecordedRoutes) -> None:
     """Refuse to mix vectors of other transformations in one space.
 
     Raises:
         UpgradeError: naming both.
     """
-    if made_by.get("digest") == routes.digest:
+    if made_by.digest == routes.digest:
         return
-    started, given = recorded_routes(made_by), [one.digest for one in routes.transformations]
+    started, given = made_by.digests, [one.digest for one in routes.transformations]
     if started[0] == given[0]:
         raise UpgradeError(
             f"the upgrade of gallery {gallery.url} to {routes.new.name} was started with "

@@ -1,0 +1,461 @@
+"""What can be asked of a gallery's rows and written into them, by one record of its spaces.
+
+`GalleryRows` does all that changes no record. Of a `Gallery` every method looks at the record
+again; a `GalleryView` has looked once, so that a step which asks much decides on one moment.
+Nothing here knows of models, images or transformations.
+"""
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, SupportsIndex, final
+
+import numpy as np
+from jaxtyping import Float32
+
+from onward.artifacts import canonical_json, digest
+from onward.errors import GalleryError
+from onward.gallery.checks import (
+    check_batch_rows,
+    check_known,
+    check_made_by,
+    check_search,
+    check_writing,
+    find_field,
+    find_searched,
+    name_ids,
+    read_payload,
+)
+from onward.gallery.record import Field, Record
+from onward.gallery.store import EVERYTHING, Filling, Share, Store, Writing
+from onward.gallery.values import (
+    Batch,
+    Control,
+    FieldCounts,
+    GalleryDescription,
+    JournalEntry,
+    RecordedRoutes,
+    Revisions,
+)
+from onward.labels import ClassNames
+from onward.rankings import Ranking
+from onward.retrieval import as_nearest
+from onward.spaces import Embeddings, Ids, Origin, Space, check_unique
+
+BATCH_ROWS = 8192
+"""How many rows are read at a time where nothing else is asked for."""
+KEEP = timedelta(hours=1)
+
+Derived = tuple[Embeddings, Float32[np.ndarray, " vector"] | None]
+"""New vectors of rows of a batch, in its order, and the uncertainty of each, where it is known."""
+
+
+class GalleryRows(ABC):
+    """The rows of a gallery, asked and filled by a record that says where each space is stored.
+
+    Every method may raise a GalleryError: the gallery is gone, damaged, too busy, or without a
+    space that was asked for.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def url(self) -> str:
+        """Where the gallery is, as `open_gallery` takes it."""
+        return self._store.url
+
+    @abstractmethod
+    def _record(self) -> Record:
+        """Return the record by which spaces are found."""
+
+    def spaces(self) -> tuple[Space, ...]:
+        """Return the spaces, in the order in which they were added."""
+        return self._record().spaces
+
+    def class_names(self) -> ClassNames | None:
+        """Return what each label is called; None where nothing says so."""
+        return self._record().class_names or None
+
+    def made_by(self, space: Space) -> RecordedRoutes | None:
+        """Return which transformations fill a space, if any do."""
+        return self._record().transformations.get(space)
+
+    def control(self, space: Space) -> Control:
+        """Return what those who fill a space have to obey."""
+        record = self._record()
+        return record.control_of(find_field(self.url, record, space))
+
+    def count(
+        self,
+        with_spaces: Sequence[Space] = (),
+        without: Sequence[Space] = (),
+        origin: Origin | None = None,
+    ) -> int:
+        """Count the items with vectors in some spaces, of that origin if given, none in others."""
+        filled, empty = self._fields(with_spaces, without)
+        return self._store.count(filled, empty, origin)
+
+    def ids(
+        self,
+        with_spaces: Sequence[Space] = (),
+        without: Sequence[Space] = (),
+        *,
+        limit: int | None = None,
+    ) -> Ids:
+        """Return the ids of the items with vectors in some spaces and none in others, sorted.
+
+        Of these, only the first so many where there is a limit.
+        """
+        every = self._ids(with_spaces, without)
+        return tuple(sorted(every) if limit is None else heapq.nsmallest(limit, every))
+
+    def sample(self, with_spaces: Sequence[Space], count: int, *, seed: int) -> Ids:
+        """Choose items with a vector in each of these spaces: the same for the same seed and ids.
+
+        All of them if there are not more than `count`.
+        """
+        mark, every = str(seed).encode(), self._ids(with_spaces, ())
+        return tuple(heapq.nsmallest(count, every, key=lambda item: digest(mark, item.encode())))
+
+    def payloads(self, ids: Iterable[str]) -> list[dict[str, Any] | None]:
+        """Return the payload of each item, None where it has none.
+
+        Raises:
+            GalleryError: if an item is not there.
+        """
+        chosen = self._known_ids(ids)
+        texts = self._store.payloads(chosen)
+        return [
+            read_payload(self.url, item, texts[item]) if item in texts else None for item in chosen
+        ]
+
+    def scan(
+        self,
+        spaces: Sequence[Space],
+        *,
+        with_spaces: Sequence[Space] = (),
+        without: Sequence[Space] = (),
+        batch_rows: int = BATCH_ROWS,
+        ids: Iterable[str] | None = None,
+        share: Share = EVERYTHING,
+    ) -> Iterator[Batch]:
+        """Give the rows with a vector in each of these spaces, in no order, in bounded memory.
+
+        Of all items, or of those with these ids; ids that are not there are passed over. Only rows
+        that have vectors `with_spaces` too, and none `without`. Without ids, only of the share.
+        """
+        chosen = None if ids is None else unique_ids(ids)
+        wanted, filled, empty = self._fields(spaces, with_spaces, without)
+        size = check_batch_rows(batch_rows)
+        return self._store.scan(wanted, filled, empty, size, ids=chosen, share=share)
+
+    def read(self, space: Space, ids: Iterable[str] | None = None) -> Embeddings:
+        """Return the vectors in a space: of these items in their order, or of all, sorted by id.
+
+        They carry their origins, labels, negative where an item has none, if one of the items has a
+        label, and the gallery's class names.
+
+        Raises:
+            GalleryError: if an item is not there or has no vector in the space.
+        """
+        record = self._record()
+        at = [find_field(self.url, record, space)]
+        chosen = None if ids is None else self._known_ids(ids)
+        batches = list(self._store.scan(at, (), (), BATCH_ROWS, ids=chosen))
+        return _embeddings_of(batches, space, chosen, record.class_names or None)
+
+    def search(
+        self,
+        queries: Embeddings,
+        k: SupportsIndex,
+        *,
+        exclude_self: bool = False,
+        allow_unserved: bool = False,
+        approximate: bool = False,
+    ) -> Ranking:
+        """Return the k nearest items of every query, from the space that answers queries.
+
+        Distances and ties are those of `onward.retrieval`; items without a vector are left out.
+
+        Args:
+            queries: in the serving space.
+            k: how many, at least 1.
+            exclude_self: leave out a query's own entry, the one of the same id.
+            allow_unserved: look into a space that does not answer queries yet, however many rows
+                have a vector in it.
+            approximate: let an index built by `build_index` choose what is looked at. The
+                distances are exact, but near items may be missing.
+
+        Raises:
+            EvaluationError: if k is not a whole number from 1 up.
+            SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
+        """
+        nearest, record = as_nearest(k), self._record()
+        at = check_search(self._store, record, queries.space, allow_unserved=allow_unserved)
+        options = {"exclude_self": exclude_self, "approximate": approximate}
+        return self._store.search(at, queries, nearest, **options)
+
+    def write(
+        self,
+        embeddings: Embeddings,
+        revisions: Revisions,
+        *,
+        origin: Origin,
+        uncertainty: Float32[np.ndarray, " vector"] | None = None,
+        made_by: str | None = None,
+    ) -> int:
+        """Write vectors in one space into rows that are there.
+
+        A row that was deleted, or changed since its revision was read, is left alone; so is one
+        whose vector in this space was embedded: only `update` replaces what a model has made.
+        Writing the same again changes nothing. Where an embedded vector replaces an upgraded one,
+        what other transformations have made of that is cleared: it is pending again.
+
+        Args:
+            embeddings: the vectors.
+            revisions: of the same rows, as the batch had them from which the vectors were made.
+            origin: how the vectors came to be.
+            uncertainty: of each vector, where it is known; what to embed again first.
+            made_by: digest of what has made them, where nothing else may fill the space.
+
+        Returns:
+            How many rows were written.
+        """
+        check_writing(embeddings, revisions, origin, uncertainty)
+        # Only the newest record knows of every upgrade that reads what is replaced.
+        record = self._store.read_record() if origin == "embedded" else self._record()
+        to = find_field(self.url, record, embeddings.space)
+        check_made_by(self.url, record, to, made_by)
+        writing = Writing(to, embeddings, revisions, origin, uncertainty, record.made_from(to))
+        return self._store.write(writing) if len(embeddings) else 0
+
+    def fill(
+        self,
+        space: Space,
+        spaces: Sequence[Space],
+        derive: Callable[[Batch], Derived | None],
+        *,
+        batch_rows: int = BATCH_ROWS,
+        made_by: str,
+    ) -> Iterator[int]:
+        """Fill an empty space in large parts of the rows at once, where the store has a way to.
+
+        What is left out, be it everything, is to be scanned and written.
+
+        Args:
+            space: the space. Only rows that have no vector in it are filled, each part of them in
+                one step, of what is stored then; the origin is "upgraded".
+            spaces: those of which the batches carry vectors; rows without one are left out.
+            derive: gives the new vectors of a batch and their uncertainty; None to end. Rows that
+                it leaves out stay empty. If it ends or fails, the part under way is left as it was.
+            batch_rows: at most so many rows at a time.
+            made_by: digest of what makes the vectors.
+
+        Yields:
+            After each part, how many rows were written; 0 if others were quicker, or work on all
+            that is left.
+
+        Raises:
+            GalleryError: if what is derived does not fit the batch or the space, or something else
+                fills the space now.
+        """
+        record, size = self._record(), check_batch_rows(batch_rows)
+        wanted = [find_field(self.url, record, one) for one in spaces]
+        to = find_field(self.url, record, space)
+        check_made_by(self.url, record, to, made_by)  # a column is never used again for another
+
+        def checked(batch: Batch) -> Writing | None:
+            derived = derive(batch)
+            if derived is None:
+                return None
+            embeddings, uncertainty = derived
+            revisions = _revisions(batch, embeddings)
+            check_writing(embeddings, revisions, "upgraded", uncertainty)
+            if embeddings.space != space:
+                raise GalleryError(
+                    f"vectors in {embeddings.space} were made to fill {space} of gallery "
+                    f"{self.url}; nothing was written. Give vectors in that space"
+                )
+            return Writing(to, embeddings, revisions, "upgraded", uncertainty)
+
+        return self._store.fill(Filling(to, wanted, size, checked))
+
+    def build_index(self, space: Space) -> None:
+        """Build what `search(approximate=True)` uses, where the store has such a thing."""
+        self._store.build_index(find_searched(self.url, self._record(), space))
+
+    def compact(self, *, keep: timedelta = KEEP) -> None:
+        """Put together what writing has scattered, and free what it has replaced.
+
+        Safe beside others who write. It makes searches as fast as they were before many rows were
+        written, also those that use an index.
+
+        Args:
+            keep: what was replaced longer ago is deleted; who still reads it gets an error.
+        """
+        self._store.compact(keep)
+
+    def working_on(self, space: Space) -> AbstractContextManager[Callable[[], Share]]:
+        """Be one of the workers that fill a space, while the block runs.
+
+        What is given tells this worker's share of all rows, as it is now.
+        """
+        return self._store.working_on(find_field(self.url, self._record(), space))
+
+    def version(self) -> str:
+        """Return what differs after any write to rows or spaces, also one past Onward.
+
+        In a directory others may write with a program of their own, which tells nobody: `state`
+        stays as it is then. Logging, serving, building an index and compacting do not change it.
+        """
+        return self._store.version()
+
+    def bytes_of_writing(self, space: Space) -> int:
+        """Return about how many bytes writing a vector of a space into each row takes, a row."""
+        return space.bytes + self._store.rewritten_bytes()
+
+    def _fields(self, *spaces: Sequence[Space]) -> list[list[Field]]:
+        """Return where spaces are stored; the record is looked at if there are any."""
+        if not any(spaces):
+            return [[] for _ in spaces]
+        record = self._record()
+        return [[find_field(self.url, record, space) for space in some] for some in spaces]
+
+    def _ids(self, with_spaces: Sequence[Space], without: Sequence[Space]) -> Iterator[str]:
+        batches = self.scan((), with_spaces=with_spaces, without=without)
+        return (item for batch in batches for item in batch.ids)
+
+    def _known_ids(self, ids: Iterable[str]) -> Ids:
+        """Return ids of which all are there.
+
+        Raises:
+            GalleryError: naming those that are not.
+        """
+        chosen = tuple(ids)
+        check_unique(chosen)
+        batches = self._store.scan((), (), (), BATCH_ROWS, ids=chosen)
+        check_known(self.url, chosen, {item for batch in batches for item in batch.ids})
+        return chosen
+
+
+@final
+class GalleryView(GalleryRows):
+    """A gallery by the record of one moment: it does not look at the record again.
+
+    What is counted of the spaces, and the journal, are read once too. The rows themselves are those
+    of the moment in which they are asked for. Made by `Gallery.view`.
+
+    Attributes:
+        record: the spaces, what fills each, and which of them answers queries.
+    """
+
+    def __init__(self, store: Store, record: Record) -> None:
+        super().__init__(store)
+        self.record = record
+
+    def _record(self) -> Record:
+        return self.record
+
+    @property
+    def serving(self) -> Space:
+        """The space that answers queries."""
+        return self.record.serving.space
+
+    @property
+    def previous(self) -> Space | None:
+        """The space that rolling back returns to, if there is one."""
+        return None if self.record.previous is None else self.record.previous.space
+
+    @cached_property
+    def rows(self) -> int:
+        """The number of items."""
+        return self.count()
+
+    @cached_property
+    def counts(self) -> Mapping[Space, FieldCounts]:
+        """For each space, how many items have a vector in it."""
+        return {space: self._count_origins(space) for space in self.spaces()}
+
+    @cached_property
+    def journal(self) -> list[JournalEntry]:
+        """What was done to this gallery's spaces and by its upgrades, oldest first."""
+        return self._store.journal()
+
+    def describe(self) -> GalleryDescription:
+        """Return what the gallery holds and which space answers queries."""
+        serving = self.record.serving
+        return GalleryDescription(
+            url=self.url,
+            rows=self.rows,
+            spaces=self.counts,
+            serving=serving.space,
+            query_model=serving.query_model,
+            since=serving.since,
+            previous=self.record.previous,
+            transformations=self.record.transformations,
+            class_names=self.class_names(),
+        )
+
+    def state(self) -> str:
+        """Return a digest that changes when items are added, updated, deleted or written to."""
+        counts = {one.column: self.counts[one.space].to_json() for one in self.record.fields}
+        whole = {"rows": self.rows, "revisions": self._store.revision_sum()}
+        return digest(canonical_json({**whole, "counts": counts}))
+
+    def _count_origins(self, space: Space) -> FieldCounts:
+        return FieldCounts(
+            self.count([space], origin="embedded"), self.count([space], origin="upgraded")
+        )
+
+
+def unique_ids(ids: Iterable[str]) -> Ids:
+    """Return ids, each once, in their order.
+
+    Raises:
+        EmbeddingsError: if something cannot be an id.
+    """
+    chosen = tuple(dict.fromkeys(ids))
+    check_unique(chosen)
+    return chosen
+
+
+def _embeddings_of(
+    batches: Sequence[Batch], space: Space, ids: Ids | None, class_names: ClassNames | None
+) -> Embeddings:
+    """Return the vectors in a space: of these items in their order, or of all, sorted by id.
+
+    Raises:
+        GalleryError: if an item is not in the batches.
+    """
+    found = tuple(item for batch in batches for item in batch.ids)
+    order = sorted(found) if ids is None else ids
+    missing = sorted(set(order) - set(found))
+    if missing:
+        raise GalleryError(
+            f"{len(missing)} of {len(order)} items have no vector in {space}: "
+            f"{name_ids(missing)}. Leave them out, or upgrade the gallery into that space"
+        )
+    labels = [-1 if label is None else label for batch in batches for label in batch.labels]
+    parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
+    known = np.array(labels, np.int64) if any(label >= 0 for label in labels) else None
+    origins = tuple(origin for batch in batches for origin in batch.origins[space])
+    made = Embeddings(found, np.concatenate(parts), space, known, class_names, origins)
+    return made.align(order)
+
+
+def _revisions(batch: Batch, made: Embeddings) -> Revisions:
+    """Return the revisions of the rows of which something was made."""
+    if made.ids == batch.ids:
+        return batch.revisions
+    chosen = set(made.ids)
+    rows = [row for row, item in enumerate(batch.ids) if item in chosen]
+    if tuple(batch.ids[row] for row in rows) != made.ids:
+        raise GalleryError(
+            f"{len(made)} vectors were made of {len(batch)} rows, and not all are of these rows in "
+            "their order; nothing was written. Give vectors of rows of the batch, as it has them"
+        )
+    return batch.revisions[rows]
