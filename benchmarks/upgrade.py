@@ -33,7 +33,7 @@ from onward.gallery import Gallery, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading import Upgrade
-from onward.upgrading.work import choose_batch_rows
+from onward.upgrading.routes import choose_batch_rows
 
 ADDED_ROWS = 100_000
 ALONE_SECONDS = 10.0

@@ -13,7 +13,7 @@ import pytest
 
 from onward.dense import Dense, Uncertainty
 from onward.errors import ConfigurationError, UpgradeError
-from onward.gallery import Gallery, Share, create_gallery, open_gallery
+from onward.gallery import GalleryRows, Share, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade
@@ -512,14 +512,14 @@ def test_a_row_that_others_change_or_delete_meanwhile_is_left_alone(gallery, whe
 
 
 def test_a_row_that_is_deleted_between_two_readings_is_left_out(gallery, monkeypatch):
-    payloads, deleted = Gallery.payloads, []
+    payloads, deleted = GalleryRows.payloads, []
 
     def delete_first(self, ids):
         if not deleted:
             deleted.append(gallery.delete(["d"]))
         return payloads(self, ids)
 
-    monkeypatch.setattr(Gallery, "payloads", delete_first)
+    monkeypatch.setattr(GalleryRows, "payloads", delete_first)
     model = Model()
     assert backfill(gallery, NEW, model, budget=Budget(rows=2)).done == 2
     assert model.asked == ["b", "a"]
@@ -571,7 +571,7 @@ def test_an_error_of_the_model_keeps_what_was_done_and_is_logged(gallery):
 
 def test_a_gallery_of_which_much_was_written_is_compacted(gallery, monkeypatch):
     compacted = []
-    monkeypatch.setattr(Gallery, "compact", lambda self: compacted.append(embedded_in(self)))
+    monkeypatch.setattr(GalleryRows, "compact", lambda self: compacted.append(embedded_in(self)))
     gallery.add(items({f"more {number}": 9.0 for number in range(6)}, SIDE))
     backfill(gallery, NEW, Model(), budget=Budget(rows=1))
     assert compacted == []

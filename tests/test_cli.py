@@ -35,7 +35,7 @@ from onward.spaces import Embeddings, Space
 from onward.training.settings import Method
 from onward.transformation import Transformation, linear
 from onward.upgrading import UpgradeResult
-from onward.upgrading.work import COMMANDS as NEXT_COMMANDS
+from onward.upgrading.steps import COMMANDS as NEXT_COMMANDS
 
 COMMANDS = list(commands())
 NETWORKS = ("auto", "ensemble", "mlp", "rbt")

@@ -140,7 +140,7 @@ def test_embeddings_that_are_there_already_are_written_without_a_model(place, ga
 def test_embeddings_that_wait_for_a_paused_upgrade_say_so(place, gallery, monkeypatch):
     opened, new = open_gallery(gallery), Embeddings.load(place / "new.parquet")
     Upgrade(opened, Transformation.load(place / "h")).pause()
-    monkeypatch.setattr("onward.upgrading.control.Pace.next_rows", lambda *_: None)  # told to end
+    monkeypatch.setattr("onward.upgrading.run.Pace.next_rows", lambda *_: None)  # told to end
     words = ["backfill", gallery, "--embeddings", str(place / "new.parquet")]
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 1

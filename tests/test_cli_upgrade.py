@@ -67,7 +67,7 @@ def test_what_comes_next_after_ctrl_c_in_a_paused_run_is_to_resume(words, monkey
         raise KeyboardInterrupt
 
     fake = SimpleNamespace(monotonic=time.monotonic, sleep=interrupt)
-    monkeypatch.setattr("onward.upgrading.control.time", fake)
+    monkeypatch.setattr("onward.upgrading.run.time", fake)
     yes = ["--yes"] if command == "all" else []
     result = answer("upgrade", command, *words, *yes, "--json", code=1)
     steps = json.loads(result.stdout)["next_steps"]

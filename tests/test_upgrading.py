@@ -21,11 +21,11 @@ from onward.errors import (
     SpaceMismatchError,
     UpgradeError,
 )
-from onward.gallery import create_gallery, open_gallery
+from onward.gallery import GalleryRows, create_gallery, open_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
 from onward.upgrading import Upgrade, plan_upgrade, verify_and_cut_over
-from onward.upgrading.work import choose_batch_rows
+from onward.upgrading.routes import choose_batch_rows
 
 NEW = Space("new@2", 5)
 ROWS = 50
@@ -308,7 +308,7 @@ def test_an_interrupt_stops_a_run_and_loses_nothing(gallery, upgrade):
 def test_an_interrupt_while_a_thread_starts_leaves_no_write_under_way(
     gallery, upgrade, monkeypatch
 ):
-    start, write, under_way = threading.Thread.start, type(gallery).write, []
+    start, write, under_way = threading.Thread.start, GalleryRows.write, []
 
     def start_and_interrupt(thread):
         start(thread)
@@ -324,7 +324,7 @@ def test_an_interrupt_while_a_thread_starts_leaves_no_write_under_way(
         return written
 
     monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
-    monkeypatch.setattr(type(gallery), "write", write_slowly)
+    monkeypatch.setattr(GalleryRows, "write", write_slowly)
     assert upgrade.run(batch_rows=10).stopped
     assert under_way.count("begun") == under_way.count("ended")
     assert upgrade.run().remaining == 0
@@ -541,7 +541,7 @@ def test_numbers_that_are_none_are_refused_before_anything_is_done(
 
 
 def test_a_damaged_stored_vector_stops_a_run_with_the_items_name(gallery, upgrade, monkeypatch):
-    scan = type(gallery).scan
+    scan = GalleryRows.scan
 
     def damaged(self, *args, **options):
         for batch in scan(self, *args, **options):
@@ -549,7 +549,7 @@ def test_a_damaged_stored_vector_stops_a_run_with_the_items_name(gallery, upgrad
             batch.vectors[OLD][batch.ids.index("item-0002")] = np.nan
             yield batch
 
-    monkeypatch.setattr(type(gallery), "scan", damaged)
+    monkeypatch.setattr(GalleryRows, "scan", damaged)
     with pytest.raises(EmbeddingsError, match=r"item 'item-0002'.*NaN") as raised:
         upgrade.run()
     assert gallery.count([NEW]) == 0

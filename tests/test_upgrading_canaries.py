@@ -10,10 +10,11 @@ from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_gallery, numbered
 
 from onward.cli.app import app
 from onward.errors import ConfigurationError, LabelMismatchError, UpgradeError
+from onward.gallery import GalleryRows
 from onward.spaces import Embeddings
 from onward.upgrading import Canaries, Requirement, Upgrade, verify_and_cut_over
 from onward.upgrading.canaries import ask_canaries
-from onward.upgrading.id_sets import compare_ids
+from onward.upgrading.verify import compare_ids
 
 ROWS, CLASSES = 24, 4
 LABELS = np.arange(ROWS) % CLASSES
@@ -236,14 +237,14 @@ def test_ids_are_compared_as_sets(gallery, upgrade):
 
 
 def test_a_row_that_stands_twice_fails_a_verification(gallery, upgrade, monkeypatch):
-    scan = type(gallery).scan
+    scan = GalleryRows.scan
 
     def twice(self, spaces, **options):
         yield from scan(self, spaces, **options)
         if not spaces and not options:
             yield from itertools.islice(scan(self, spaces, batch_rows=1), 1)
 
-    monkeypatch.setattr(type(gallery), "scan", twice)
+    monkeypatch.setattr(GalleryRows, "scan", twice)
     verification = upgrade.verify()
     assert (verification.ids.repeated, verification.complete, verification.passed) == (
         1,

@@ -25,7 +25,7 @@ from upgrades import (
 
 from onward.cli.app import app
 from onward.errors import GalleryError, SpaceMismatchError, UpgradeError
-from onward.gallery import create_gallery, open_gallery
+from onward.gallery import GalleryRows, create_gallery, open_gallery
 from onward.spaces import Embeddings
 from onward.upgrading import Upgrade, plan_upgrade
 from onward.upgrading.complete import plan_completion
@@ -76,13 +76,13 @@ def test_the_index_is_built_before_the_record_changes(gallery, monkeypatch):
     upgrade.run()
     upgrade.verify()
     built = []
-    build_index = type(gallery).build_index
+    build_index = GalleryRows.build_index
 
     def noted(self, space):
-        built.append((space, self.describe().serving))
+        built.append((space, gallery.describe().serving))
         build_index(self, space)
 
-    monkeypatch.setattr(type(gallery), "build_index", noted)
+    monkeypatch.setattr(GalleryRows, "build_index", noted)
     upgrade.cut_over(query_model="second")
     assert built == [(SECOND, OLD)]
     upgrade.roll_back()
@@ -99,9 +99,7 @@ def test_rows_that_change_while_the_index_is_built_make_the_verification_stale(
     upgrade.start()
     upgrade.run()
     upgrade.verify()
-    monkeypatch.setattr(
-        type(gallery), "build_index", lambda self, space: self.delete(["item-0001"])
-    )
+    monkeypatch.setattr(GalleryRows, "build_index", lambda *_: gallery.delete(["item-0001"]))
     with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):
         upgrade.cut_over(query_model="second")
     assert gallery.describe().serving == OLD
@@ -363,7 +361,7 @@ def test_where_the_whole_upgrade_lies_ahead_the_time_cannot_be_over(url):
 def test_less_than_a_day_ahead_is_a_clock_that_is_a_little_wrong(url):
     upgrade = carried_out(url, cut=NOW + timedelta(hours=20))
     assert f"before {NOW + 7 * DAY + timedelta(hours=20):%Y-%m-%d %H:%M}" in refusal(upgrade, NOW)
-    assert plan_completion(upgrade.gallery, upgrade.routes, drop_original=False).clock == ()
+    assert plan_completion(upgrade.gallery.view(), upgrade.routes, drop_original=False).clock == ()
 
 
 @pytest.mark.parametrize(
@@ -371,14 +369,15 @@ def test_less_than_a_day_ahead_is_a_clock_that_is_a_little_wrong(url):
 )
 def test_moments_that_cannot_be_read_are_reported_and_not_used(monkeypatch, tmp_path, written):
     upgrade = carried_out(f"memory:{tmp_path}")
-    journal = type(upgrade.gallery).journal
+    store = type(upgrade.gallery._store)
+    journal = store.journal
 
     def spoilt(self):
         return [
             one | ({"time": written} if one["event"] == "verify" else {}) for one in journal(self)
         ]
 
-    monkeypatch.setattr(type(upgrade.gallery), "journal", spoilt)
+    monkeypatch.setattr(store, "journal", spoilt)
     assert "1 moments of the journal cannot be read and are" in refusal(upgrade, NOW + DAY)
     assert refusal(upgrade, NOW + 8 * DAY) is None
 
@@ -423,7 +422,7 @@ def test_completing_what_does_not_serve_is_refused(gallery, upgrade):
     with pytest.raises(UpgradeError, match=words):
         upgrade.complete(now=True)
     with pytest.raises(UpgradeError, match=words):
-        plan_completion(gallery, upgrade.routes, drop_original=True)
+        plan_completion(gallery.view(), upgrade.routes, drop_original=True)
     with pytest.raises(UpgradeError, match="was not started"):
         Upgrade(gallery, TO_THIRD).complete(now=True)
 
@@ -439,7 +438,7 @@ def test_completing_twice_changes_nothing_the_second_time(gallery, upgrade):
 def test_completing_the_second_upgrade_drops_what_the_first_one_made(gallery, upgrade):
     upgrade.complete(now=True)
     second = carry_out(gallery, TO_THIRD)
-    planned = plan_completion(gallery, second.routes, drop_original=False)
+    planned = plan_completion(gallery.view(), second.routes, drop_original=False)
     assert planned.dropped == (SECOND,)
     assert SECOND in gallery.spaces()
     completion = second.complete(now=True)

@@ -14,7 +14,7 @@ import pytest
 from upgrades import OLD, SIDE, embed, make_gallery, make_transformation
 
 from onward.errors import GalleryError, UpgradeError
-from onward.gallery import Gallery, Share, open_gallery
+from onward.gallery import GalleryRows, Share, open_gallery
 from onward.spaces import Space
 from onward.upgrading import Upgrade
 
@@ -63,7 +63,6 @@ def clock(monkeypatch):
     fake = SimpleNamespace(
         monotonic=clock.monotonic, sleep=clock.sleep, perf_counter=time.perf_counter
     )
-    monkeypatch.setattr("onward.upgrading.control.time", fake)
     monkeypatch.setattr("onward.upgrading.run.time", fake)
     return clock
 
@@ -226,7 +225,7 @@ def test_what_is_being_written_when_a_batch_cannot_be_made_is_written_and_counte
     gallery, upgrade, monkeypatch
 ):
     told = []
-    scan = Gallery.scan
+    scan = GalleryRows.scan
 
     def damaged(self, *args, **options):
         for number, batch in enumerate(scan(self, *args, **options)):
@@ -234,7 +233,7 @@ def test_what_is_being_written_when_a_batch_cannot_be_made_is_written_and_counte
                 batch.vectors[OLD] = batch.vectors[OLD] * np.float32(np.nan)
             yield batch
 
-    monkeypatch.setattr(Gallery, "scan", damaged)
+    monkeypatch.setattr(GalleryRows, "scan", damaged)
     with pytest.raises(Exception, match="NaN"):
         upgrade.run(batch_rows=10, progress=lambda done, total: told.append(done))
     assert told == [0, 10, 20]
@@ -245,7 +244,7 @@ def test_a_batch_that_cannot_be_written_ends_the_run_with_its_error(upgrade, mon
     def full(self, *args, **options):
         raise GalleryError("the disk is full")
 
-    monkeypatch.setattr(Gallery, "write", full)
+    monkeypatch.setattr(GalleryRows, "write", full)
     with pytest.raises(GalleryError, match="the disk is full"):
         upgrade.run(batch_rows=10)
     monkeypatch.undo()
@@ -257,14 +256,14 @@ def test_a_batch_that_cannot_be_written_ends_the_run_with_its_error(upgrade, mon
 
 def count_writes(monkeypatch):
     """Let every write be counted, row by row, whoever makes it."""
-    written, write = [], Gallery.write
+    written, write = [], GalleryRows.write
 
     def counted(self, embeddings, *args, **options):
         count = write(self, embeddings, *args, **options)
         written.append(count)
         return count
 
-    monkeypatch.setattr(Gallery, "write", counted)
+    monkeypatch.setattr(GalleryRows, "write", counted)
     return written
 
 
@@ -315,14 +314,14 @@ def test_a_worker_leaves_to_others_what_is_theirs_and_takes_it_over_when_they_go
 
 
 def run_and_count(path, connection):
-    written, write = [], Gallery.write
+    written, write = [], GalleryRows.write
 
     def counted(self, embeddings, *args, **options):
         count = write(self, embeddings, *args, **options)
         written.append(count)
         return count
 
-    Gallery.write = counted
+    GalleryRows.write = counted
     upgrade = Upgrade(open_gallery(path), H)
     connection.send("ready")
     connection.recv()

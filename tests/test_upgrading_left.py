@@ -15,14 +15,14 @@ from upgrades import embed, numbered, steps_of
 from onward.cli.app import app
 from onward.dense import Dense, Uncertainty
 from onward.errors import EmbeddingsError, UpgradeError
-from onward.gallery import create_gallery, lance_fragments, open_gallery
+from onward.gallery import GalleryRows, create_gallery, lance_fragments, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.training.gallery_samples import choose_from_gallery
 from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
 from onward.upgrading import Upgrade, plan_backfill, plan_upgrade, run
 from onward.upgrading.backfill import backfill, embeddings_given
 from onward.upgrading.budget import Budget
-from onward.upgrading.work import MOST_NAMED
+from onward.upgrading.routes import MOST_NAMED
 
 OLD, SIDE = Space("old@1", 4), Space("side@1", 2)
 NEW, FLAT = Space("new@2", 4, "cosine"), Space("flat@2", 4)
@@ -240,7 +240,7 @@ def test_rows_that_come_and_change_later_are_done_beside_them(gallery):
 def test_a_run_that_was_killed_before_it_noted_them_is_gone_on_with(gallery, monkeypatch):
     upgrade = start(gallery)
     with monkeypatch.context() as patched:
-        patched.setattr(type(gallery), "log", lambda self, event: (_ for _ in ()).throw(SystemExit))
+        patched.setattr(type(gallery), "log", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             upgrade.run()
     assert upgrade.status().work.to_do == 4, "nothing is known of what was not tried to the end"
@@ -377,14 +377,14 @@ def test_parts_that_are_filled_at_once_have_gaps_where_nothing_is_made(
     gallery = create_gallery(tmp_path / "g.lance", OLD, SIDE, items=items)
     upgrade = start(gallery)
     filled = []
-    real = type(gallery).fill
+    real = GalleryRows.fill
 
     def noted(self, *args, **options):
         for written in real(self, *args, **options):
             filled.append(written)
             yield written
 
-    monkeypatch.setattr(type(gallery), "fill", noted)
+    monkeypatch.setattr(GalleryRows, "fill", noted)
     result = upgrade.run(batch_rows=batch_rows)
     assert (result.done, result.remaining, result.skipped) == (len(kept), 0, ROWS - len(kept))
     assert sum(filled) == len(kept), "they were not filled at once"

@@ -614,7 +614,7 @@ def test_in_any_order_of_steps_no_row_is_lost_reborn_or_wrong(
     machine, examples, monkeypatch, request, record_property
 ):
     examples = request.config.getoption("--examples") or examples
-    monkeypatch.setattr("onward.upgrading.control.LOOK_SECONDS", 0.0)  # of a run that is paused
+    monkeypatch.setattr("onward.upgrading.run.LOOK_SECONDS", 0.0)  # of a run that is paused
     monkeypatch.setattr("onward.gallery.lance_fragments.FEWEST_ROWS", 2)
     machine.counts.clear()
     count_what_is_filled(machine, monkeypatch)

@@ -65,7 +65,7 @@ def everything(
     Example: onward upgrade photos.lance old-to-new/ --sample new.parquet --yes
     """
     from onward.upgrading import verify_and_cut_over
-    from onward.upgrading.status import is_started
+    from onward.upgrading.steps import is_started
 
     upgrade = open_upgrade(gallery, transformation, also)
     if yes:
@@ -76,7 +76,7 @@ def everything(
         if planned.decision is not None and not planned.allowed:
             tell("To do it all the same: add --yes --force")
             raise typer.Exit(1)
-        goes_on = planned.allowed or is_started(upgrade.gallery, upgrade.routes)
+        goes_on = planned.allowed or is_started(upgrade.gallery.view(), upgrade.routes)
         tell("To do it: add --yes" if goes_on else "To do it unjudged: --yes --unjudged")
         return
     tell_answer(planned)
@@ -137,7 +137,7 @@ def start(
     Example: onward upgrade start photos.lance old-to-new/ --sample new.parquet
     """
     from onward.upgrading import forecast
-    from onward.upgrading.control import check_rate
+    from onward.upgrading.upgrade import check_rate
 
     rate = None if rows_per_second is None else read_rate(rows_per_second)
     check_rate(rate)
@@ -195,7 +195,7 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
         ConfigurationError: if it is said, and there is something to judge by.
     """
     from onward.upgrading.gate import HOW_TO_JUDGE
-    from onward.upgrading.status import is_started
+    from onward.upgrading.steps import is_started
 
     if unjudged and (judges.are_given or judges.require is not None):
         raise ConfigurationError(
@@ -205,7 +205,7 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
         )
     if judges.are_given or judges.require is not None or unjudged:
         return
-    if is_started(upgrade.gallery, upgrade.routes):
+    if is_started(upgrade.gallery.view(), upgrade.routes):
         return
     raise UpgradeError(
         "the upgrade was not started: nothing says whether it makes search better. To judge it, "
@@ -235,7 +235,7 @@ def _start(
 
 def _steps_of_pause(upgrade: "Upgrade") -> Steps:
     """Return what comes before all else where a run was stopped while the upgrade is paused."""
-    from onward.upgrading.work import next_step
+    from onward.upgrading.steps import next_step
 
     if not upgrade.gallery.control(upgrade.routes.new).paused:
         return ()

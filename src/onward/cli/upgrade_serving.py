@@ -105,7 +105,7 @@ def complete(
     holdover = _read_days(holdover_days)
     upgrade = open_upgrade(gallery, transformation, also)
     if drop_original and not yes:
-        planned = plan_completion(upgrade.gallery, upgrade.routes, drop_original=True)
+        planned = plan_completion(upgrade.gallery.view(), upgrade.routes, drop_original=True)
         if planned.impossible:
             raise UpgradeError(why_confirm(planned))
     completion = upgrade.complete(

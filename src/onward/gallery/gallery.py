@@ -60,13 +60,30 @@ class Gallery(GalleryRows):
         """Look at the record once: what is asked of the view goes by it."""
         return GalleryView(self._store, self._record())
 
+    def ask(self, question: Callable[[GalleryView], T], view: GalleryView | None = None) -> T:
+        """Return what a question finds in a view; it is asked again where a space is dropped then.
+
+        Args:
+            question: asks a view.
+            view: which it asks first; the gallery as it is now if None.
+        """
+        view = self.view() if view is None else view
+        while True:
+            try:
+                return question(view)
+            except GalleryError:
+                now = self.view()
+                if now.record.revision == view.record.revision:
+                    raise
+                view = now
+
     def describe(self) -> GalleryDescription:
         """Return what the gallery holds and which space answers queries."""
-        return self._by_a_view(GalleryView.describe)
+        return self.ask(GalleryView.describe)
 
     def state(self) -> str:
         """Return a digest that changes when items are added, updated, deleted or written to."""
-        return self._by_a_view(GalleryView.state)
+        return self.ask(GalleryView.state)
 
     def journal(self) -> list[JournalEntry]:
         """Return what was done to this gallery's spaces and by its upgrades, oldest first."""
@@ -127,7 +144,9 @@ class Gallery(GalleryRows):
         Raises:
             EmbeddingsError: if something cannot be an id.
         """
-        return self._store.delete(unique_ids(ids))
+        chosen = unique_ids(ids)
+        self._record()  # which refuses what a newer Onward writes
+        return self._store.delete(chosen)
 
     def add_space(self, space: Space, *, made_by: RecordedRoutes | None = None) -> GalleryView:
         """Give every row room for a vector in a space; nothing happens if it is there.
@@ -236,15 +255,19 @@ class Gallery(GalleryRows):
 
         return self._change(change, event).control(space)
 
-    def log(self, event: Mapping[str, Any]) -> GalleryView:
+    def log(self, event: Mapping[str, Any], *, after: GalleryView | None = None) -> GalleryView:
         """Append an event to the journal: plain JSON values, with the name under `event`.
 
-        Returns the gallery as it is afterwards.
+        Where the record is still that of a view, it is not looked at again. Returns the gallery as
+        it is afterwards.
         """
-        return self._change(lambda record: record, event)
+        return self._change(lambda record: record, event, None if after is None else after.record)
 
     def _change(
-        self, changed: Callable[[Record], Record | None], event: Mapping[str, Any]
+        self,
+        changed: Callable[[Record], Record | None],
+        event: Mapping[str, Any],
+        first: Record | None = None,
     ) -> GalleryView:
         """Replace the record and log the event, in one step; do nothing if `changed` gives None.
 
@@ -252,6 +275,7 @@ class Gallery(GalleryRows):
             changed: gives the next record from the present one; called again when another process
                 was quicker, so it may not change anything.
             event: plain JSON values, with the name under `event`.
+            first: the record to begin with, if it was just looked at.
 
         Returns:
             The gallery as it is afterwards.
@@ -260,7 +284,7 @@ class Gallery(GalleryRows):
             GalleryError: if other processes were quicker every time.
         """
         for _ in range(TRIES):
-            record = self._record()
+            record, first = first or self._record(), None
             new = changed(record)
             if new is None:
                 return GalleryView(self._store, record)
@@ -272,16 +296,6 @@ class Gallery(GalleryRows):
             f"the record of gallery {self.url} was changed by others {TRIES} times while it was to "
             "be changed here; try again when fewer processes change it"
         )
-
-    def _by_a_view(self, say: Callable[[GalleryView], T]) -> T:
-        """Say something of a view; again if a space is dropped while it is said."""
-        while True:
-            view = self.view()
-            try:
-                return say(view)
-            except GalleryError:
-                if self._record().revision == view.record.revision:
-                    raise
 
     def _add_column(self, space: Space, retired: Sequence[str]) -> Field:
         fields = (Field(space, name) for name in column_names(space) if name not in retired)

@@ -297,6 +297,7 @@ class GalleryRows(ABC):
         Args:
             keep: what was replaced longer ago is deleted; who still reads it gets an error.
         """
+        self._record()  # which refuses what a newer Onward writes
         self._store.compact(keep)
 
     def working_on(self, space: Space) -> AbstractContextManager[Callable[[], Share]]:

@@ -11,13 +11,10 @@ from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import Cell, Forecast, Judgement, forecast
 from onward.upgrading.gate import Decision, Requirement, Verdict, decide
 from onward.upgrading.plan import BackfillPlan, Plan, plan_backfill, plan_upgrade
-from onward.upgrading.routes import Routes
+from onward.upgrading.routes import Blocked, Routes, Work
 from onward.upgrading.run import UpgradeResult
-from onward.upgrading.status import UpgradeStatus
-from onward.upgrading.upgrade import Upgrade
+from onward.upgrading.upgrade import Upgrade, UpgradeStatus, verify_and_cut_over
 from onward.upgrading.verify import Verification
-from onward.upgrading.whole import verify_and_cut_over
-from onward.upgrading.work import Blocked, Work
 
 __all__ = [
     "BackfillPlan",

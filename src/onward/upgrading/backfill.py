@@ -19,16 +19,15 @@ import numpy as np
 
 from onward.backfill_curve import random_order, uncertainty_order
 from onward.errors import ConfigurationError, GalleryError, UpgradeError
-from onward.gallery import Gallery, Share
+from onward.gallery import Gallery, GalleryView, Share
 from onward.plain import fields_of, plain
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Ids, Space
 from onward.upgrading.budget import Budget, Meter
-from onward.upgrading.control import Pace
 from onward.upgrading.evidence import check_embedded, digest_sample
-from onward.upgrading.routes import recorded_reads
-from onward.upgrading.run import COMPACTED_SHARE
-from onward.upgrading.work import MOST_NAMED, check_whole, left_by_runs, next_step
+from onward.upgrading.routes import MOST_NAMED, left_by_runs
+from onward.upgrading.run import COMPACTED_SHARE, Pace
+from onward.upgrading.steps import check_whole, next_step
 
 BATCH_SECONDS = 10.0
 FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
@@ -222,11 +221,12 @@ def embeddings_given(embeddings: Embeddings) -> Embed:
     return embed
 
 
-def write_sample(gallery: Gallery, sample: Embeddings) -> int:
+def write_sample(gallery: Gallery, sample: Embeddings, *, after: GalleryView | None = None) -> int:
     """Write a sample's vectors, with the origin "embedded", into the rows that are there; log it.
 
     A vector that a model made stays as it is. The sample must be of the items as they are now:
-    rows that were updated since it was embedded are to be left out of it.
+    rows that were updated since it was embedded are to be left out of it. `after` is the gallery
+    as it was just looked at.
 
     Returns:
         How many rows were written.
@@ -242,7 +242,7 @@ def write_sample(gallery: Gallery, sample: Embeddings) -> int:
         "items": len(sample),
         "written": written,
     }
-    gallery.log(event)
+    gallery.log(event, after=after)
     return written
 
 
@@ -337,13 +337,12 @@ def _meeting_space(gallery: Gallery, new: Space) -> Space:
 def _to_be_carried(gallery: Gallery, new: Space) -> frozenset[str]:
     """Return the rows without a new vector that a run of the upgrade, as recorded, would carry."""
     made_by, spaces = gallery.made_by(new), gallery.spaces()
-    reads = () if made_by is None else recorded_reads(made_by)
-    needed = [[space for space in both if space is not None] for both in reads]
+    needed = () if made_by is None else [one.reads for one in made_by.transformations]
     able = [each for each in needed if set(each) <= set(spaces)]
     carried = frozenset(item for each in able for item in gallery.ids(each, [new]))
     if not carried or made_by is None:
         return carried
-    left = left_by_runs(gallery, new, made_by.get("digest"))
+    left = left_by_runs(gallery.view(), new, made_by.digest)
     # Where only the first are named, nobody knows which of the others get no vector either.
     return frozenset() if len(left) >= MOST_NAMED else carried - set(left)
 

@@ -15,7 +15,7 @@ import numpy as np
 from onward.compatibility import NEW, OLD, UPGRADED
 from onward.errors import UpgradeError
 from onward.evaluation import Counts, Evaluation, average_precision, first_hits
-from onward.gallery import Gallery
+from onward.gallery import GalleryRows
 from onward.labels import renumber, translate
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Space
@@ -177,7 +177,7 @@ class CanaryResult:
         return f"; {self.absent:,} that should be found are not there" if self.absent else ""
 
 
-def ask_canaries(gallery: Gallery, new: Space, canaries: Canaries) -> CanaryResult:
+def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> CanaryResult:
     """Ask the gallery the canaries and judge the answers.
 
     Raises:
@@ -223,7 +223,7 @@ def _check_pair(new: Embeddings, old: Embeddings | None) -> None:
         )
 
 
-def _check_spaces(gallery: Gallery, new: Space, canaries: Canaries) -> None:
+def _check_spaces(gallery: GalleryRows, new: Space, canaries: Canaries) -> None:
     if canaries.new.space != new:
         raise UpgradeError(
             f"the canaries are in {canaries.new.space}, the upgrade leads to {new}; embed them by "
@@ -239,7 +239,7 @@ def _check_spaces(gallery: Gallery, new: Space, canaries: Canaries) -> None:
 
 
 def _by_label(
-    gallery: Gallery, canaries: Canaries, rankings: Mapping[str, Ranking]
+    gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]
 ) -> dict[str, Evaluation]:
     """Judge by labels: relevant is every item of the query's class, save its own entry."""
     queries = canaries.new
@@ -271,7 +271,7 @@ def _by_label(
 
 
 def _by_ids(
-    gallery: Gallery, canaries: Canaries, rankings: Mapping[str, Ranking]
+    gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]
 ) -> tuple[dict[str, Evaluation], int]:
     """Judge by the ids that each query should find; return how many the gallery lacks, too."""
     given = canaries.relevant or {}

@@ -11,11 +11,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from onward.errors import UpgradeError
-from onward.gallery import Gallery, GalleryDescription, JournalEntry
+from onward.gallery import GalleryView, JournalEntry, Served
+from onward.plain import Plain, fields_of
 from onward.spaces import Space
-from onward.upgrading.natives import CountedRows, find_natives
-from onward.upgrading.routes import Routes, needed_spaces
-from onward.upgrading.work import EXAMPLES, check_started
+from onward.upgrading.routes import (
+    EXAMPLES,
+    CountedRows,
+    Routes,
+    find_natives,
+    needed_spaces,
+)
+from onward.upgrading.steps import check_started
 
 HOLDOVER = timedelta(days=7)
 """So long after cutting over an upgrade can be rolled back, unless it is completed at once."""
@@ -26,15 +32,11 @@ CLOCK_SLACK = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(Plain):
     """A space that no longer serves and is kept, and why."""
 
     space: Space
     why: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {"space": self.space.to_json(), "why": self.why}
 
     def __str__(self) -> str:
         return f"{self.space}: {self.why}"
@@ -68,18 +70,7 @@ class Completion:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next: nothing."""
-        return {
-            "gallery": self.gallery,
-            "transformation": self.transformation,
-            "serving": self.serving.to_json(),
-            "ended": None if self.ended is None else self.ended.to_json(),
-            "dropped": [space.to_json() for space in self.dropped],
-            "kept": [one.to_json() for one in self.kept],
-            "impossible": list(self.impossible),
-            "unreachable": None if self.unreachable is None else self.unreachable.to_json(),
-            "clock": list(self.clock),
-            "next_steps": [],
-        }
+        return {**fields_of(self), "next_steps": []}
 
     def __str__(self) -> str:
         back = "there was nothing to roll back to" if self.ended is None else str(self.ended)
@@ -94,45 +85,44 @@ class Completion:
         return "\n".join(lines)
 
 
-def plan_completion(gallery: Gallery, routes: Routes, *, drop_original: bool) -> Completion:
+def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -> Completion:
     """Say what completing would end, drop and keep; nothing is written.
 
     Args:
-        gallery: the gallery.
+        view: the gallery.
         routes: the transformations of the upgrade.
         drop_original: give up what the transformations read: old vectors and side-information.
 
     Raises:
         UpgradeError: if the upgrade was not started, or its space does not answer queries.
     """
-    check_started(gallery, routes)
-    now = gallery.describe()
-    if now.serving != routes.new:
+    check_started(view, routes)
+    if view.serving != routes.new:
         raise UpgradeError(
-            f"gallery {gallery.url} answers from {now.serving}, not from {routes.new}: there "
+            f"gallery {view.url} answers from {view.serving}, not from {routes.new}: there "
             "is nothing to complete, and nothing was dropped; cut over first (onward upgrade "
             "cutover)"
         )
-    given_up = _originals(now, routes) if drop_original else set[Space]()
-    served = _have_served(gallery)
-    under_way = {space for space in now.transformations if space not in served}
+    given_up = _originals(view, routes) if drop_original else set[Space]()
+    filled, served = view.record.transformations, _have_served(view)
+    under_way = {space for space in filled if space not in served}
     originals = [
-        space
-        for made_by in now.transformations.values()
-        for space in (one.old for one in made_by.transformations)
-        if space not in now.transformations and space not in given_up
+        one.old
+        for made_by in filled.values()
+        for one in made_by.transformations
+        if one.old not in filled and one.old not in given_up
     ]
     dropped, kept = list[Space](), list[Kept]()
-    for space in (one for one in now.spaces if one != routes.new):
+    for space in (one for one in view.spaces() if one != routes.new):
         why = None
         if space in under_way:
             why = "an upgrade to it is under way"
-        elif space in _read_by(now, under_way):
+        elif space in _read_by(view, under_way):
             why = "an upgrade that is under way reads it"
-        elif space not in now.transformations and space not in given_up:
+        elif space not in filled and space not in given_up:
             why = "later upgrades are fitted from it directly"
         elif space not in given_up:
-            natives = find_natives(gallery, space, without=originals, unless_embedded=routes.new)
+            natives = find_natives(view, space, without=originals, unless_embedded=routes.new)
             why = None if natives is None else f"a model embedded {natives} in no other space"
         if why is None:
             dropped.append(space)
@@ -140,52 +130,43 @@ def plan_completion(gallery: Gallery, routes: Routes, *, drop_original: bool) ->
             kept.append(Kept(space, why))
     gone = [space for space in dropped if space in given_up]
     return Completion(
-        gallery=gallery.url,
+        gallery=view.url,
         transformation=routes.digest,
         serving=routes.new,
-        ended=None if now.previous is None else now.previous.space,
+        ended=view.previous,
         dropped=tuple(dropped),
         kept=tuple(kept),
         impossible=_impossible(gone, routes.new) if gone else (),
-        unreachable=_unreachable(gallery, dropped),
-        clock=_Moments.of(gallery.journal()).odd,
+        unreachable=_unreachable(view, dropped),
+        clock=_Moments.of(view.journal).odd,
     )
 
 
-def complete(
-    gallery: Gallery,
-    routes: Routes,
+def check_complete(
+    view: GalleryView,
+    completion: Completion,
     *,
     now: bool,
     holdover: timedelta,
-    drop_original: bool,
     leave_out: bool,
-) -> Completion:
-    """Complete an upgrade that has cut over; see `Upgrade.complete`."""
-    completion = plan_completion(gallery, routes, drop_original=drop_original)
+) -> None:
+    """Refuse to complete before its time, or where items would be left without any vector.
+
+    Raises:
+        UpgradeError: saying when that is, or which items.
+    """
     if holdover < timedelta(0):
         raise UpgradeError(
             f"a holdover of {holdover.total_seconds() / 86400:g} days was given; give 0 or more"
         )
-    described = gallery.describe()
-    if described.previous is not None and not now:
-        _check_holdover(described, gallery.journal(), holdover)
+    if view.previous is not None and not now:
+        _check_holdover(view, holdover)
     if completion.unreachable is not None and not leave_out:
         raise UpgradeError(
             f"nothing was dropped: {completion.unreachable} have no other vector and could never "
             "be found again. Run the upgrade to its end, embed or delete these items, or give "
             "them up with leave_out=True (--leave-out)"
         )
-    event = {
-        "event": "complete",
-        "now": now,
-        "holdover_seconds": holdover.total_seconds(),
-        "drop_original": drop_original,
-        "leave_out": leave_out,
-        **completion.to_json(),
-    }
-    gallery.complete(routes.new, completion.dropped, event=event)
-    return completion
 
 
 def why_confirm(completion: Completion) -> str:
@@ -196,21 +177,19 @@ def why_confirm(completion: Completion) -> str:
     )
 
 
-def _check_holdover(
-    now: GalleryDescription, journal: Sequence[JournalEntry], holdover: timedelta
-) -> None:
+def _check_holdover(view: GalleryView, holdover: timedelta) -> None:
     """Refuse to complete before the time to roll back is over.
 
     Raises:
         UpgradeError: saying when that is.
     """
     at_once = "To complete it at once, say now=True (--now)"
-    moments = _Moments.of(journal)
+    moments = _Moments.of(view.journal)
     odd = "".join(f" ({one})" for one in moments.odd)
-    since = None if now.since is None else _opened(now, journal, moments)
+    since = None if view.record.serving.since is None else _opened(view, moments)
     if since is None:
         raise UpgradeError(
-            f"it is not recorded when gallery {now.url} was cut over to {now.serving}, or not by "
+            f"it is not recorded when gallery {view.url} was cut over to {view.serving}, or not by "
             f"a clock that was right, so the time to roll back cannot be over{odd}. {at_once}"
         )
     try:
@@ -222,13 +201,14 @@ def _check_holdover(
         ) from error
     if datetime.now(UTC) < until:
         raise UpgradeError(
-            f"the upgrade of gallery {now.url} cannot be completed before "
-            f"{until:%Y-%m-%d %H:%M} UTC: {_how(now, since)} {since:%Y-%m-%d %H:%M} UTC, and can "
-            f"be rolled back for {holdover.total_seconds() / 86400:g} days{odd}. {at_once}"
+            f"the upgrade of gallery {view.url} cannot be completed before "
+            f"{until:%Y-%m-%d %H:%M} UTC: {_how(view.record.serving, since)} "
+            f"{since:%Y-%m-%d %H:%M} UTC, and can be rolled back for "
+            f"{holdover.total_seconds() / 86400:g} days{odd}. {at_once}"
         )
 
 
-def _how(now: GalleryDescription, since: datetime) -> str:
+def _how(now: Served, since: datetime) -> str:
     """Say what stands behind a moment from which the time to roll back is counted."""
     if since == _moment(now.since):
         return "it was cut over at"
@@ -280,9 +260,7 @@ class _Moments:
         return next((at for at in later if least is None or at >= least), None)
 
 
-def _opened(
-    now: GalleryDescription, journal: Sequence[JournalEntry], moments: _Moments
-) -> datetime | None:
+def _opened(view: GalleryView, moments: _Moments) -> datetime | None:
     """Return from when on the time to roll back is counted; None if that is not known.
 
     What the record says, unless the journal knows a newer moment from before: a clock that was set
@@ -291,7 +269,8 @@ def _opened(
     that the journal knows; where there is none, the newest of this upgrade. See
     docs/decisions/0016 for why later entries do not count.
     """
-    new = now.serving.to_json()
+    journal, now = view.journal, view.record.serving
+    new = now.space.to_json()
     of_new = [number for number, entry in enumerate(journal) if entry.get("space") == new]
     cuts = [one for one in of_new if journal[one]["event"] in SERVES]
     stated = [one for one in cuts if journal[one].get("since") == now.since]
@@ -319,24 +298,24 @@ def _moment(written: object) -> datetime | None:
         return None
 
 
-def _have_served(gallery: Gallery) -> set[Space]:
+def _have_served(view: GalleryView) -> set[Space]:
     """Return the spaces that answer queries or have done so, as the journal says."""
-    entries = (one for one in gallery.journal() if one["event"] in SERVES)
-    return {gallery.describe().serving, *(Space.from_json(one["space"]) for one in entries)}
+    entries = (one for one in view.journal if one["event"] in SERVES)
+    return {view.serving, *(Space.from_json(one["space"]) for one in entries)}
 
 
-def _read_by(now: GalleryDescription, filled: Iterable[Space]) -> set[Space]:
+def _read_by(view: GalleryView, filled: Iterable[Space]) -> set[Space]:
     """Return the spaces that the transformations read which fill these spaces."""
-    return {space for one in filled for space in now.transformations[one].reads}
+    return {space for one in filled for space in view.record.transformations[one].reads}
 
 
-def _originals(now: GalleryDescription, routes: Routes) -> set[Space]:
+def _originals(view: GalleryView, routes: Routes) -> set[Space]:
     """Return what the upgrade was made from, and what that was made from in its turn."""
     found = {space for one in routes.transformations for space in needed_spaces(one)}
     while True:
-        more = _read_by(now, [one for one in found if one in now.transformations]) - found
+        more = _read_by(view, found & set(view.record.transformations)) - found
         if not more:
-            return found & set(now.spaces) - {routes.new}
+            return found & set(view.spaces()) - {routes.new}
         found |= more
 
 
@@ -351,12 +330,12 @@ def _impossible(gone: Sequence[Space], new: Space) -> tuple[str, ...]:
     )
 
 
-def _unreachable(gallery: Gallery, dropped: Sequence[Space]) -> CountedRows | None:
+def _unreachable(view: GalleryView, dropped: Sequence[Space]) -> CountedRows | None:
     """Return the rows that have vectors in what is dropped, and in nothing that is kept."""
-    left = [space for space in gallery.spaces() if space not in dropped]
+    left = [space for space in view.spaces() if space not in dropped]
     rows, examples = 0, list[str]()
     for at, space in enumerate(dropped):
         without = [*dropped[:at], *left]
-        rows += gallery.count([space], without)
-        examples += gallery.ids([space], without, limit=EXAMPLES)
+        rows += view.count([space], without)
+        examples += view.ids([space], without, limit=EXAMPLES)
     return CountedRows(rows, tuple(sorted(examples)[:EXAMPLES])) if rows else None

@@ -19,8 +19,7 @@ from onward.labels import ClassNames, Labels, comparable, renumber, translate
 from onward.relevance import Relevance
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
-from onward.upgrading.routes import Routes, needed_spaces, transform
-from onward.upgrading.work import answering_space
+from onward.upgrading.routes import Routes, answering_space, needed_spaces, transform
 
 LEAST_ITEMS = 20
 """By fewer nothing can be judged."""
@@ -277,7 +276,7 @@ def gather(
             "nothing is predicted without true new embeddings of some items (sample=...) or real "
             "queries by both models (queries=...); give one of them"
         )
-    now, new = answering_space(gallery, routes), routes.new
+    now, new = answering_space(gallery.view(), routes), routes.new
     asked = None if queries is None else _ask_real(gallery, queries, now, new, most_items)
     wanted = () if asked is None else asked.wanted()
     found = _choose_searched(gallery, routes, now, sample, wanted=wanted, most=most_searched)

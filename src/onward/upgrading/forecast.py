@@ -47,7 +47,7 @@ from onward.upgrading.evidence import (
     with_true,
 )
 from onward.upgrading.routes import Routes
-from onward.upgrading.work import check_whole
+from onward.upgrading.steps import check_whole
 
 BY_GRADE = ("ndcg@10", *BY_LABEL)
 AGREEMENT = "agreement"

@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from onward.errors import UpgradeError
-from onward.gallery import Gallery, scratch_gallery
+from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.values import aligned
 from onward.plain import plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading.chains import describe_chains
 from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import (
     GRID,
@@ -34,16 +33,18 @@ from onward.upgrading.gate import (
     advise,
     check_allowed,
 )
-from onward.upgrading.routes import Routes, fill_first, needed_spaces, pending, transform
-from onward.upgrading.work import (
+from onward.upgrading.routes import (
     NO_SIDE,
+    Routes,
     Work,
-    check_routes,
-    check_same_routes,
-    check_whole,
+    describe_chains,
+    fill_first,
     measure_work,
-    next_step,
+    needed_spaces,
+    pending,
+    transform,
 )
+from onward.upgrading.steps import check_routes, check_same_routes, check_whole, next_step
 
 SAMPLE_ROWS = 8192
 
@@ -190,17 +191,18 @@ def plan_upgrade(
     """
     check_whole("sample_rows", sample_rows)
     routes = Routes((transformation, *fallbacks))
-    check_routes(gallery, routes)
-    made_by = gallery.made_by(routes.new)
+    view = gallery.view()
+    check_routes(view, routes)
+    made_by = view.made_by(routes.new)
     if made_by is not None:
-        check_same_routes(gallery, routes, made_by)
+        check_same_routes(view, routes, made_by)
     predicted = None
     if sample is not None or queries is not None:
         predicted = forecast(gallery, routes, sample, queries=queries, shares=shares)
     decision = check_allowed(
         routes.digest, predicted, sample=sample, margin=margin, require=require, force=True
     )
-    work, elsewhere = measure_work(gallery, routes), _elsewhere(gallery, routes)
+    work, elsewhere = measure_work(view, routes), _elsewhere(view, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
     new = transformation.new
     written = sample if decision is None or decision.writes_sample else None
@@ -221,7 +223,7 @@ def plan_upgrade(
         advice=(
             *_advice(routes, work, elsewhere),
             *_advice_on_scattering(gallery, new, work),
-            *describe_chains(gallery, routes),
+            *describe_chains(view, routes),
         ),
     )
 
@@ -239,7 +241,7 @@ def _writes(
     yield "what was done, in the gallery's journal"
 
 
-def _elsewhere(gallery: Gallery, routes: Routes) -> dict[Space, int]:
+def _elsewhere(gallery: GalleryRows, routes: Routes) -> dict[Space, int]:
     """Count the rows that nothing can carry, by the spaces that nothing reads."""
     spaces = gallery.spaces()
     read = {space for one in routes.transformations for space in needed_spaces(one)}
@@ -455,7 +457,7 @@ def plan_backfill(
         ConfigurationError: if the seed or the number of items is not a whole number.
     """
     routes = Routes((transformation, *fallbacks))
-    check_routes(gallery, routes)
+    check_routes(gallery.view(), routes)
     predicted = forecast(
         gallery, routes, sample, whole=False, orders=ORDERS, seed=seed, most_items=most_items
     )

@@ -1,29 +1,50 @@
-"""Which transformation carries which row, where one alone cannot carry all of them.
+"""Rows of a gallery by what they hold and lack: which transformation carries which, what is left.
 
 A gallery that is older than its side-information, or that has been upgraded before, has rows of
 different kinds. An upgrade then takes several transformations into the same new space: a row is
 carried by the first of them that has all it reads. Rows are chosen by what is stored, in disjoint
-parts, so no row is found twice. Nothing here writes.
+parts, so no row is found twice, and there is no cursor that could be wrong.
+A row is to be done if it has what a transformation reads and no vector in the new space. It is
+blocked if it lacks that, or if no transformation gives it a vector: NaN, infinite, or without a
+direction. Which rows are of the second kind is known once a run has tried. Nothing here writes.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import heapq
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from onward.artifacts import canonical_json, digest
-from onward.errors import UpgradeError
+from onward.errors import EmbeddingsError, UpgradeError
 from onward.gallery import (
     Batch,
     Derived,
-    Gallery,
-    Origin,
+    GalleryRows,
+    GalleryView,
     RecordedRoutes,
     RecordedTransformation,
     Share,
 )
 from onward.gallery.store import EVERYTHING
+from onward.plain import Plain, fields_of
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Carried, Transformation
+
+NO_OLD, NO_SIDE = "no vector in the old space", "no side-information"
+EXAMPLES = 5
+"""How many ids of rows that cannot be done are named."""
+
+MOST_NAMED = 1000
+"""Number of ids of rows that get no vector kept in the journal; more are counted."""
+MOST_TRIED = 16384
+"""After so many rows that get a vector it is not looked any further for those that get none."""
+
+BATCH_BYTES = 96 << 20
+FEWEST_ROWS, MOST_ROWS = 256, 16384
 
 
 @dataclass(frozen=True)
@@ -181,7 +202,7 @@ class Attempt:
 
 
 def attempt(
-    gallery: Gallery, routes: Routes, transformation: Transformation, batch: Batch
+    gallery: GalleryRows, routes: Routes, transformation: Transformation, batch: Batch
 ) -> Attempt:
     """Carry rows by the transformation whose turn it is, and what it leaves by the fallbacks.
 
@@ -193,8 +214,7 @@ def attempt(
     behind = routes.transformations[routes.transformations.index(transformation) + 1 :]
     for fallback in behind if left else ():
         needed = needed_spaces(fallback)
-        there = gallery.spaces()
-        if not left or not {*needed, routes.new} <= set(there):
+        if not left or not {*needed, routes.new} <= set(gallery.spaces()):
             continue
         for rows in gallery.scan(needed, without=[routes.new], ids=tuple(left)):
             carried = transform(fallback, rows)
@@ -205,7 +225,7 @@ def attempt(
 
 
 def pending(
-    gallery: Gallery, routes: Routes, batch_rows: int, share: Share = EVERYTHING
+    gallery: GalleryRows, routes: Routes, batch_rows: int, share: Share = EVERYTHING
 ) -> Iterator[tuple[Transformation, Batch]]:
     """Give the rows that are to be done, each batch with the transformation that carries it.
 
@@ -225,7 +245,7 @@ def pending(
 
 
 def fill_first(
-    gallery: Gallery,
+    gallery: GalleryRows,
     routes: Routes,
     batch_rows: int,
     derive: Callable[[Batch], Derived | None],
@@ -238,7 +258,7 @@ def fill_first(
 
 
 def carried(
-    gallery: Gallery, routes: Routes, batch_rows: int, ids: Ids | None = None
+    gallery: GalleryRows, routes: Routes, batch_rows: int, ids: Ids | None = None
 ) -> Iterator[tuple[Transformation, Batch]]:
     """Give the rows with a vector in the new space, with the transformation that would carry them.
 
@@ -255,25 +275,14 @@ def carried(
             yield transformation, batch
 
 
-def count_pending(gallery: Gallery, routes: Routes) -> int:
+def count_pending(gallery: GalleryRows, routes: Routes) -> int:
     """Count the rows that `pending` would give."""
     missing = [routes.new] if routes.new in gallery.spaces() else []
     parts = _parts_of(gallery, routes)
     return sum(gallery.count(part.filled, [*missing, *part.empty]) for _, part in parts)
 
 
-def count_carried(
-    gallery: Gallery, routes: Routes, by: Transformation, origin: Origin | None = None
-) -> int:
-    """Count the rows that one of the transformations carries, done or not.
-
-    If an origin is given, only those of which all that it reads is of that origin.
-    """
-    parts = [part for one, part in _parts_of(gallery, routes) if one is by]
-    return sum(gallery.count(part.filled, part.empty, origin) for part in parts)
-
-
-def pending_ids(gallery: Gallery, routes: Routes, limit: int) -> Ids:
+def pending_ids(gallery: GalleryRows, routes: Routes, limit: int) -> Ids:
     """Return the first few ids of the rows that `pending` would give, sorted."""
     missing = [routes.new] if routes.new in gallery.spaces() else []
     found: list[str] = []
@@ -282,7 +291,265 @@ def pending_ids(gallery: Gallery, routes: Routes, limit: int) -> Ids:
     return tuple(sorted(found)[:limit])
 
 
-def _parts_of(gallery: Gallery, routes: Routes) -> list[tuple[Transformation, Part]]:
+def describe_chains(view: GalleryView, routes: Routes) -> tuple[str, ...]:
+    """Return a sentence for each transformation that starts from upgraded vectors: a chain.
+
+    A transformation that is fitted from the first vectors and the side-information loses once.
+    Where these were dropped, or were never given, it can only start from what an earlier upgrade
+    has made, and loses again.
+    """
+    notes = []
+    for transformation in routes.transformations:
+        made_by = view.made_by(transformation.old)
+        if made_by is None or not view.counts[transformation.old].upgraded:
+            continue
+        parts = [part for one, part in _parts_of(view, routes) if one is transformation]
+        rows = sum(view.count(part.filled, part.empty) for part in parts)
+        rows -= sum(view.count(part.filled, part.empty, "embedded") for part in parts)
+        if rows:
+            notes.append(_note_of_chain(rows, transformation, made_by, view.spaces()))
+    return tuple(notes)
+
+
+def _note_of_chain(
+    rows: int, by: Transformation, made_by: RecordedRoutes, there: tuple[Space, ...]
+) -> str:
+    first = [one.old for one in made_by.transformations]
+    kept = [space.name for space in first if space in there]
+    chain = " -> ".join((first[0].name, by.old.name, by.new.name))
+    advice = "their originals were dropped; a sample says what is left (plan with sample, --sample)"
+    if kept:
+        advice = (
+            f"a transformation fitted from {' and '.join(kept)} directly, still stored, is better"
+        )
+    return (
+        f"{rows:,} rows are a chain, {chain}: every link loses a little. "
+        f"{advice[0].upper()}{advice[1:]}"
+    )
+
+
+@dataclass(frozen=True)
+class CountedRows(Plain):
+    """Rows, by how many they are.
+
+    Attributes:
+        rows: how many, at least 1.
+        examples: the first few ids.
+    """
+
+    rows: int
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows ({name_examples(self.rows, self.examples)})"
+
+
+def name_examples(rows: int, examples: Sequence[str]) -> str:
+    """Return the ids of some rows for a message, and whether there are more."""
+    return ", ".join(examples) + (", ..." if rows > len(examples) else "")
+
+
+def find_natives(
+    view: GalleryView,
+    space: Space,
+    *,
+    without: Sequence[Space],
+    unless_embedded: Space | None = None,
+) -> CountedRows | None:
+    """Return the rows that a model embedded in a space and that have no vector in others.
+
+    Rolling back to the others cannot find them, and dropping the space would lose what no
+    transformation can make again. Reads the vectors of rows that lack vectors in the others; these
+    are few as a rule.
+
+    Args:
+        view: the gallery.
+        space: the space; there are no such rows if the gallery does not have it.
+        without: the other spaces; those that the gallery lacks hold no vectors.
+        unless_embedded: leave out rows that a model embedded in this space too.
+
+    Returns:
+        None if there are none.
+    """
+    known = view.spaces()
+    if space not in known:
+        return None
+    others = [one for one in without if one in known]
+    also = [one for one in (unless_embedded,) if one in known and one != space]
+    scans = [view.scan([space], without=[*others, *also])]
+    scans += [view.scan([space, one], without=others) for one in also]
+    rows, found = 0, list[str]()
+    for batch in itertools.chain(*scans):
+        native = np.ones(len(batch), np.bool_)
+        for one, origins in batch.origins.items():
+            native &= (np.array(origins) == "embedded") == (one == space)
+        natives = [item for item, is_one in zip(batch.ids, native, strict=True) if is_one]
+        rows += len(natives)
+        found = heapq.nsmallest(EXAMPLES, [*found, *natives])
+    return CountedRows(rows, tuple(found)) if rows else None
+
+
+@dataclass(frozen=True)
+class Blocked(Plain):
+    """Rows that have no vector in the new space and cannot get one by the transformation.
+
+    Attributes:
+        reason: what they lack, or what is wrong with what the transformation makes of them.
+        rows: how many they are.
+        examples: the first few ids.
+        answering: whether these rows can be found until cutting over.
+    """
+
+    reason: str
+    rows: int
+    examples: tuple[str, ...]
+    answering: bool
+
+    def joined(self, other: "Blocked") -> "Blocked":
+        """Return these rows and others for the same reason."""
+        examples = tuple(sorted((*self.examples, *other.examples))[:EXAMPLES])
+        return replace(self, rows=self.rows + other.rows, examples=examples)
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows: {self.reason} ({name_examples(self.rows, self.examples)})"
+
+
+@dataclass(frozen=True)
+class Work:
+    """How far an upgrade is.
+
+    Attributes:
+        rows: all items; those to do, done and blocked together.
+        to_do: rows that the transformation can carry over and has not yet.
+        done: rows with a vector in the new space, however it came to be.
+        blocked: rows that the transformation cannot carry over.
+        left: ids of the first of those among them that have what it reads, and get no vector.
+    """
+
+    rows: int
+    to_do: int
+    done: int
+    blocked: tuple[Blocked, ...]
+    left: Ids = ()
+
+    @property
+    def skipped(self) -> int:
+        """How many rows are blocked."""
+        return sum(one.rows for one in self.blocked)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return fields_of(self, without=("left",))
+
+
+def measure_work(view: GalleryView, routes: Routes, *, has_left: bool = False) -> Work:
+    """Count what is done, to be done and blocked.
+
+    Vectors are read only if a run has left rows that get none, and only of rows without one.
+
+    Args:
+        view: the gallery.
+        routes: the transformations.
+        has_left: whether a run that is not in the journal yet has left such rows.
+    """
+    spaces, answering = view.spaces(), answering_space(view, routes)
+    found: dict[tuple[str, bool], Blocked] = {}
+
+    def add(blocked: Blocked) -> None:
+        key = (blocked.reason, blocked.answering)
+        found[key] = blocked if key not in found else found[key].joined(blocked)
+
+    for part in routes.uncarried:
+        for one in Part(part.filled, (*part.empty, routes.new)).split(answering):
+            there = one.among(spaces)
+            rows = 0 if there is None else view.count(there.filled, there.empty)
+            if there is not None and rows:
+                examples = view.ids(there.filled, there.empty, limit=EXAMPLES)
+                add(Blocked(_reason(routes, one), rows, examples, answering in one.filled))
+    done = view.count([routes.new]) if routes.new in spaces else 0
+    to_do, left, named = count_pending(view, routes), 0, Ids()
+    tries = to_do and routes.new in spaces
+    if tries and (has_left or left_by_runs(view, routes.new, routes.digest)):
+        for tried, ids in _tried(view, routes, answering):
+            add(tried)
+            left, named = left + tried.rows, tuple(heapq.nsmallest(MOST_NAMED, (*named, *ids)))
+    return Work(view.rows, max(0, to_do - left), done, tuple(found.values()), named)
+
+
+def left_by_runs(view: GalleryView, new: Space, transformation: str | None) -> Ids:
+    """Return the first ids of the rows that the latest run left, because they get no vector.
+
+    Some of them may have one since, be changed, or be gone.
+
+    Args:
+        view: the gallery.
+        new: the space of the upgrade.
+        transformation: digest of the transformations.
+    """
+    for entry in reversed(view.journal):
+        if entry["event"] == "run" and entry.get("transformation") == transformation:
+            if "error" not in entry:
+                return tuple(entry.get("left", ()))
+        elif entry["event"] == "start upgrade" and entry.get("space") == new.to_json():
+            break
+    return ()
+
+
+def answering_space(view: GalleryView, routes: Routes) -> Space:
+    """Return the space in which items are found until cutting over to the new one."""
+    if view.serving != routes.new:
+        return view.serving
+    return view.previous or routes.first.old
+
+
+def choose_batch_rows(*transformations: Transformation) -> int:
+    """Return how many rows take about 96 MiB: what is read, what is written, and copies.
+
+    Of the transformation that needs most, if there are several.
+    """
+    dims = max(
+        sum(space.dim for space in (*needed_spaces(one), one.new)) for one in transformations
+    )
+    return min(MOST_ROWS, max(FEWEST_ROWS, BATCH_BYTES // (16 * dims)))
+
+
+def _tried(view: GalleryView, routes: Routes, answering: Space) -> Iterator[tuple[Blocked, Ids]]:
+    """Give, part by part, the rows that have what is read and get no vector; nothing is written.
+
+    Only those before the first part with a damaged vector, which a run names.
+    """
+    size, made = choose_batch_rows(*routes.transformations), 0
+    for transformation, batch in pending(view, routes, size):
+        try:
+            left = attempt(view, routes, transformation, batch).left
+        except EmbeddingsError:
+            return
+        there = view.scan((), with_spaces=[answering], ids=tuple(left)) if left else ()
+        found = {item for part in there for item in part.ids}
+        kinds = itertools.product(sorted(set(left.values())), (True, False))
+        for reason, can_be_found in kinds:
+            ids = tuple(
+                sorted(one for one in left if (left[one], one in found) == (reason, can_be_found))
+            )
+            if ids:
+                yield Blocked(reason, len(ids), ids[:EXAMPLES], can_be_found), ids
+        made += len(batch) - len(left)
+        if made > MOST_TRIED:
+            return
+
+
+def _reason(routes: Routes, part: Part) -> str:
+    """Return what these rows lack: of each transformation, the first thing that it reads."""
+    first = routes.first
+    words = {first.old: NO_OLD, first.side: NO_SIDE}
+    lacking = (
+        next(space for space in needed_spaces(one) if space in part.empty)
+        for one in routes.transformations
+    )
+    return ", ".join(words.get(one, f"no vector in {one.name}") for one in dict.fromkeys(lacking))
+
+
+def _parts_of(gallery: GalleryRows, routes: Routes) -> list[tuple[Transformation, Part]]:
     """Return the parts that there can be in a gallery, given the spaces that it has."""
     spaces = gallery.spaces()
     found = [(transformation, part.among(spaces)) for transformation, part in routes.parts]

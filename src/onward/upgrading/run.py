@@ -15,21 +15,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onward.errors import GalleryError
-from onward.gallery import Batch, Derived, Gallery, Share
+from onward.errors import GalleryError, UpgradeError
+from onward.gallery import Batch, Control, Derived, Gallery, Share
+from onward.plain import fields_of
 from onward.progress import Progress
+from onward.spaces import Space
 from onward.transformation import Carried, Transformation
-from onward.upgrading.control import LOOK_SECONDS, Pace, check_not_aborted
 from onward.upgrading.routes import (
+    Blocked,
     Routes,
     attempt,
     count_pending,
     fill_first,
+    measure_work,
     pending,
     transform,
 )
-from onward.upgrading.work import Blocked, measure_work, next_step
+from onward.upgrading.steps import check_started, is_started, next_step
 
+LOOK_SECONDS = 0.5
+"""Seconds between the looks of a run that waits whether it may go on."""
 FRUITLESS_PASSES = 3
 """Passes that may write nothing, as other processes change their rows, before a run gives up."""
 COMPACTED_SHARE = 0.1
@@ -65,15 +70,7 @@ class UpgradeResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values, with what to do next."""
-        return {
-            "done": self.done,
-            "skipped": self.skipped,
-            "remaining": self.remaining,
-            "seconds": self.seconds,
-            "stopped": self.stopped,
-            "blocked": [one.to_json() for one in self.blocked],
-            "next_steps": self._next_steps(),
-        }
+        return {**fields_of(self), "next_steps": self._next_steps()}
 
     def __str__(self) -> str:
         rate = f", {self.done / self.seconds:,.0f} rows a second" if self.done else ""
@@ -95,11 +92,69 @@ class UpgradeResult:
         return steps
 
 
+class Pace:
+    """Keeps one worker to what the gallery's record asks for, over time.
+
+    Rows beyond the limit are waited for before the next batch; time in which nothing was written
+    is not made up for.
+
+    Args:
+        gallery: the gallery.
+        space: what is filled.
+        stop: says whether to end; asked before every batch, and again and again while waiting.
+
+    Attributes:
+        view: the gallery as it was last looked at: once before every batch.
+    """
+
+    def __init__(self, gallery: Gallery, space: Space, stop: Callable[[], bool]) -> None:
+        self._gallery = gallery
+        self._space = space
+        self._stop = stop
+        self.view = gallery.view()
+        self._is_new = True  # nothing was done since it was looked at
+        self._owed = 0.0  # rows
+        self._looked = time.monotonic()
+
+    def next_rows(self, rows: int, workers: int, waiting: Callable[[], None]) -> int | None:
+        """Wait until a batch may be written; return how many rows it may have.
+
+        Args:
+            rows: how many it has at most.
+            workers: how many share the limit.
+            waiting: called before it waits.
+
+        Returns:
+            At most as many as the limit gives for a second; None if it is to end.
+        """
+        while not self._stop():
+            self.view = self.view if self._is_new else self._gallery.view()
+            self._is_new, control = False, self.control
+            rate = None if control.rows_per_second is None else control.rows_per_second / workers
+            passed, self._looked = self._passed(), time.monotonic()
+            self._owed = 0.0 if rate is None else max(0.0, self._owed - passed * rate)
+            if not control.paused and not self._owed:
+                batch = rows if rate is None else max(1, min(rows, int(rate)))
+                self._owed = 0.0 if rate is None else float(batch)
+                return batch
+            waiting()
+            due = LOOK_SECONDS if control.paused or not rate else self._owed / rate
+            time.sleep(min(LOOK_SECONDS, due))
+        return None
+
+    @property
+    def control(self) -> Control:
+        """What was asked for when this was last looked at."""
+        return self.view.control(self._space)
+
+    def _passed(self) -> float:
+        return time.monotonic() - self._looked
+
+
 @dataclass
 class _Run:
     """One run under way: rows are read and transformed while the batch before is written."""
 
-    gallery: Gallery
     routes: Routes
     batch_rows: int
     progress: Progress
@@ -113,7 +168,7 @@ class _Run:
     writing: "Future[int] | None" = None
 
     def __post_init__(self) -> None:
-        self.total = count_pending(self.gallery, self.routes)
+        self.total = count_pending(self.pace.view, self.routes)
 
     def work_off(self) -> None:
         """Make passes over the pending rows until none is left: others may add some meanwhile.
@@ -122,7 +177,7 @@ class _Run:
         always be some.
         """
         self.progress(0, self.total)
-        with self.gallery.working_on(self.routes.new) as share_now:
+        with self.pace.view.working_on(self.routes.new) as share_now:
             fruitless, alone, passes = 0, False, 0
             while fruitless < FRUITLESS_PASSES:
                 present, before = share_now(), self.done
@@ -162,7 +217,7 @@ class _Run:
         if outcome == "stopped":
             return outcome
         begin = time.monotonic()
-        for transformation, batch in pending(self.gallery, self.routes, self.batch_rows, share):
+        for transformation, batch in pending(self.pace.view, self.routes, self.batch_rows, share):
             rest = batch
             while len(rest):
                 rows = self.pace.next_rows(len(rest), share.of, self.settle)
@@ -186,17 +241,16 @@ class _Run:
             rows = self.pace.next_rows(len(batch), share.of, self.settle)
             if rows is None:
                 outcome = "stopped"
-            if rows is None or self.pace.limited:  # what is under way is dropped
+            if rows is None or self.pace.control.rows_per_second:  # what is under way is dropped
                 return None
             new, unsure = _derived(self.routes.first, transform(self.routes.first, batch))
             underway += len(new)
             self.progress(self.done + underway, max(self.total, self.done + underway))
             return new, unsure
 
-        self.pace.look()
-        if self.pace.limited:
+        if self.pace.control.rows_per_second:
             return outcome
-        for written in fill_first(self.gallery, self.routes, self.batch_rows, derive):
+        for written in fill_first(self.pace.view, self.routes, self.batch_rows, derive):
             self.done += written
             underway = 0
             outcome = "done" if written else outcome
@@ -208,7 +262,7 @@ class _Run:
 
     def _begin_writing(self, transformation: Transformation, batch: Batch) -> int:
         """Begin to write what is made of some rows; return of how many something is."""
-        tried = attempt(self.gallery, self.routes, transformation, batch)
+        tried = attempt(self.pace.view, self.routes, transformation, batch)
         self.left += len(tried.left)
         for by, rows, carried in tried.made:
             new, unsure = _derived(by, carried)
@@ -216,7 +270,7 @@ class _Run:
                 continue
             self.settle()
             self.writing = self.writer.submit(
-                self.gallery.write,
+                self.pace.view.write,
                 new,
                 rows.revisions[carried.rows],
                 origin="upgraded",
@@ -234,7 +288,7 @@ class _Run:
         """
         present, before, looks = share_now(), -1, 0
         while share_now() == present:
-            left = count_pending(self.gallery, self.routes)
+            left = count_pending(self.pace.view, self.routes)
             if not left:
                 return "nothing", False
             looks = looks + 1 if left == before else 0
@@ -261,7 +315,7 @@ def run_upgrade(
     progress: Progress,
     stop: Callable[[], bool],
 ) -> UpgradeResult:
-    """Work off an upgrade that was started; log what was done.
+    """Work off the rows of an upgrade; log what was done.
 
     Where nothing is left, and much of the gallery was written, the store is compacted: searches of
     the space that serves are then as fast as before.
@@ -274,11 +328,13 @@ def run_upgrade(
         stop: asked before every batch; an interrupt from the keyboard stops the run too.
 
     Raises:
-        UpgradeError: if the upgrade is aborted meanwhile.
+        UpgradeError: if it was not started, or with other transformations, or is aborted meanwhile.
     """
     begin = time.perf_counter()
+    pace = Pace(gallery, routes.new, stop)
+    check_started(pace.view, routes)
     with ThreadPoolExecutor(1) as writer:
-        run = _Run(gallery, routes, batch_rows, progress, Pace(gallery, routes.new, stop), writer)
+        run = _Run(routes, batch_rows, progress, pace, writer)
         try:
             try:
                 writer.submit(int).result()  # nobody waits for a thread whose start is interrupted
@@ -289,17 +345,17 @@ def run_upgrade(
             run.stopped = True
         except Exception as error:
             if isinstance(error, GalleryError):
-                check_not_aborted(gallery, routes)
+                _check_not_aborted(gallery, routes)
             _log_failure(gallery, routes, run.done, error)
             raise
-    work = measure_work(gallery, routes, has_left=run.left > 0)
+    work = measure_work(gallery.view(), routes, has_left=run.left > 0)
     seconds = time.perf_counter() - begin
     result = UpgradeResult(run.done, work.skipped, work.to_do, seconds, run.stopped, work.blocked)
     event = {"event": "run", "transformation": routes.digest, **result.to_json()}
-    gallery.log(event | ({"left": list(work.left)} if work.left else {}))
+    after = gallery.log(event | ({"left": list(work.left)} if work.left else {}))
     if not (run.stopped or work.to_do) and run.rewritten > COMPACTED_SHARE * work.rows:
         with suppress(GalleryError):  # the work is done; what is scattered stays so
-            gallery.compact()
+            after.compact()
     return result
 
 
@@ -308,3 +364,17 @@ def _log_failure(gallery: Gallery, routes: Routes, done: int, error: Exception) 
     steps = [next_step("run", "once what the error says is put right; it goes on where it ended")]
     with suppress(Exception):  # what went wrong first is what is to be told
         gallery.log({**event, "next_steps": steps})
+
+
+def _check_not_aborted(gallery: Gallery, routes: Routes) -> None:
+    """Refuse to go on with an upgrade that was aborted while it ran.
+
+    Raises:
+        UpgradeError: saying so.
+    """
+    if not is_started(gallery.view(), routes):
+        raise UpgradeError(
+            f"the upgrade of gallery {gallery.url} to {routes.new.name} was aborted while it ran; "
+            "what it had written is gone with the space. The old vectors and the side-information "
+            "are as they were: start it again if it was not meant to end"
+        )

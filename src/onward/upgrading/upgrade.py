@@ -1,42 +1,196 @@
-"""An upgrade: start, run, verify, cut over, roll back, each safe to repeat.
+"""An upgrade: start, run, pause, verify, cut over, roll back, complete, each safe to repeat.
 
-The order is plan, start, run, verify, cut over, roll back. Everything that an upgrade knows is in
-the gallery, so any process can go on with it. No image can be read here: nothing that could is
+The order is plan, start, run, verify, cut over, roll back, complete. Everything that an upgrade
+knows is in the gallery, so any process can go on with it. A step looks at the gallery once, decides
+by that view, and only what writes looks again. No image can be read here: nothing that could is
 imported.
 """
 
+import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
-from onward.errors import ConfigurationError
-from onward.gallery import Gallery
+from onward.errors import ConfigurationError, GalleryError, UpgradeError
+from onward.gallery import Control, Gallery, GalleryView
+from onward.plain import fields_of
 from onward.progress import Progress, silent
-from onward.spaces import Embeddings
+from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading import control
 from onward.upgrading.backfill import write_sample
 from onward.upgrading.canaries import Canaries
-from onward.upgrading.complete import HOLDOVER, Completion, complete
+from onward.upgrading.complete import HOLDOVER, Completion, check_complete, plan_completion
 from onward.upgrading.evidence import check_sample_space
 from onward.upgrading.forecast import Forecast
-from onward.upgrading.gate import MARGIN, Requirement, check_allowed, gate_event
-from onward.upgrading.routes import Routes
-from onward.upgrading.run import UpgradeResult, run_upgrade
-from onward.upgrading.serving import cut_over, roll_back
-from onward.upgrading.status import UpgradeStatus, is_started, read_status
-from onward.upgrading.verify import (
-    SAMPLE_ROWS,
-    TOLERANCE,
-    Verification,
-    verify_upgrade,
+from onward.upgrading.gate import (
+    GATE,
+    MARGIN,
+    GateSaid,
+    Requirement,
+    check_allowed,
+    gate_event,
 )
-from onward.upgrading.work import (
+from onward.upgrading.routes import (
+    NO_SIDE,
+    CountedRows,
+    Routes,
+    Work,
+    choose_batch_rows,
+    describe_chains,
+    find_natives,
+    measure_work,
+)
+from onward.upgrading.run import UpgradeResult, run_upgrade
+from onward.upgrading.steps import (
     check_routes,
     check_same_routes,
     check_started,
     check_whole,
-    choose_batch_rows,
+    is_started,
+    next_step,
 )
+from onward.upgrading.verify import (
+    SAMPLE_ROWS,
+    TOLERANCE,
+    Verification,
+    verification_state,
+    verify_upgrade,
+)
+
+ATTEMPTS = 3
+INDEX_EVENT = "build index"
+NOT_VERIFIED = {
+    "none": "its upgrade was not verified; verify it first (onward upgrade verify)",
+    "failed": "the verification of its upgrade has failed; see what it says, mend that, and verify "
+    "again",
+    "stale": "rows have changed since its upgrade was verified; run it again (onward upgrade "
+    "start), then verify (onward upgrade verify)",
+}
+"""Why an upgrade does not cut over, by what its verification is."""
+
+
+@dataclass(frozen=True, eq=False)
+class UpgradeStatus:
+    """How far an upgrade is.
+
+    Attributes:
+        gallery: URL of the gallery.
+        transformation: digest of the transformation.
+        old: the space upgraded from.
+        new: the space upgraded to.
+        started: whether the new space is there and filled by this transformation.
+        work: rows to do, done and blocked.
+        notes: which rows are carried on from vectors that were upgraded themselves.
+        verification: "none", "passed", "failed", or "stale" if rows have changed since.
+        serving: the space that answers queries.
+        query_model: fingerprint of the model that embeds the queries, if it is known.
+        since: when the serving space was cut over to (UTC, ISO 8601), if it was.
+        previous: the space that rolling back returns to, if there is one.
+        natives: rows that a model embedded in the new space and that have no vector in the space
+            that serves, or, once the new one serves, in the one that rolling back returns to.
+        control: whether those who run it wait, and how fast they may be.
+        gate: what was said of how well search will be when it was started; None if it was not.
+    """
+
+    gallery: str
+    transformation: str
+    old: Space
+    new: Space
+    started: bool
+    work: Work
+    notes: tuple[str, ...]
+    verification: str
+    serving: Space
+    query_model: str | None
+    since: str | None
+    previous: Space | None
+    natives: CountedRows | None
+    control: Control
+    gate: GateSaid | None
+
+    @property
+    def is_cut_over(self) -> bool:
+        """Whether the new space answers queries."""
+        return self.serving == self.new
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values, with what to do next."""
+        return {
+            **fields_of(self, without=("work", "control")),
+            **self.work.to_json(),
+            **self.control.to_json(),
+            "cut_over": self.is_cut_over,
+            "next_steps": self._next_steps(),
+        }
+
+    def __str__(self) -> str:
+        work = self.work
+        model = "not recorded" if self.query_model is None else self.query_model
+        lines = [
+            f"upgrade of gallery {self.gallery}: {self.old} -> {self.new}",
+            f"  started      {'yes' if self.started else 'no'}",
+            f"  rows         {work.done:,} of {work.rows:,} done, {work.to_do:,} to do",
+            *(f"  blocked      {one}" for one in work.blocked),
+            *(f"  note         {one}" for one in self.notes),
+            f"  verification {self.verification}",
+            f"  serving      {self.serving}, queries embedded by model {model}",
+        ]
+        if self.gate is not None:
+            lines.insert(2, f"  gate         {self.gate}")
+        if self.control != Control():
+            lines.insert(2, f"  running      {self.control}")
+        if self.natives is not None:
+            found = "would not be found after rolling back" if self.is_cut_over else "not found now"
+            lines.append(f"  only new     {self.natives}: embedded by the new model alone, {found}")
+        return "\n".join(lines)
+
+    def _next_steps(self) -> list[dict[str, str]]:
+        helps = self._steps_for_blocked()
+        if not self.started:
+            return [next_step("start", f"{self.work.to_do:,} rows can be upgraded"), *helps]
+        steps = []
+        if self.work.to_do and self.control.paused:
+            steps.append(next_step("resume", "the upgrade is paused"))
+        if self.work.to_do:
+            steps.append(next_step("run", f"{self.work.to_do:,} rows are to be done"))
+        if self.is_cut_over:
+            return [*steps, *self._steps_after_cutting_over(), *helps]
+        if self.verification == "passed":
+            return [*steps, next_step("cut_over", "the verification has passed"), *helps]
+        if not self.work.to_do:
+            helps.append(next_step("verify", f"the verification is: {self.verification}"))
+        return [*steps, *helps]
+
+    def _steps_for_blocked(self) -> list[dict[str, str]]:
+        """Return what would help the rows that the transformation cannot carry."""
+        rows, lacking = (
+            self.work.skipped,
+            sum(one.rows for one in self.work.blocked if NO_SIDE in one.reason),
+        )
+        steps = []
+        if lacking:
+            why = f"{lacking:,} rows have no side-information: write it, and they are carried"
+            steps.append(next_step("write", why))
+        if not rows:
+            return steps
+        fallback = f"with a transformation that carries {rows:,} blocked rows too (--also)"
+        if not self.started:
+            return [*steps, next_step("start", fallback)]
+        why = f"{rows:,} rows cannot be carried over: embed them with the new model"
+        steps.append(next_step("backfill", why))
+        if not self.is_cut_over:
+            steps.append(next_step("abort", f"then start again {fallback}"))
+        return steps
+
+    def _steps_after_cutting_over(self) -> list[dict[str, str]]:
+        if self.previous is None:  # complete: there is no way back
+            return []
+        return [
+            next_step("roll_back", "if the new space serves badly"),
+            next_step("complete", "if it serves well: then there is no rolling back any more"),
+        ]
 
 
 class Upgrade:
@@ -57,9 +211,9 @@ class Upgrade:
     def __init__(
         self, gallery: Gallery, transformation: Transformation, *fallbacks: Transformation
     ) -> None:
-        routes = Routes((transformation, *fallbacks))
-        if not is_started(gallery, routes):  # what it was made from may be dropped afterwards
-            check_routes(gallery, routes)
+        routes, view = Routes((transformation, *fallbacks)), gallery.view()
+        if not is_started(view, routes):  # what it was made from may be dropped afterwards
+            check_routes(view, routes)
         self.gallery = gallery
         self.routes = routes
 
@@ -80,7 +234,7 @@ class Upgrade:
         """Give every row room for a vector in the new space, and record the transformation.
 
         Args:
-            prediction: what a plan or `predict` says of how well search will be; what the gate
+            prediction: what a plan or `forecast` says of how well search will be; what the gate
                 makes of it is logged. If None, it starts without being judged, and the status says
                 so.
             require: what it must reach besides being better than doing nothing.
@@ -107,16 +261,16 @@ class Upgrade:
             require=require,
             force=force,
         )
-        new = self.routes.new
-        made_by = self.gallery.made_by(new)
+        view, new = self.gallery.view(), self.routes.new
+        made_by = view.made_by(new)
         if made_by is not None:
-            check_same_routes(self.gallery, self.routes, made_by)
+            check_same_routes(view, self.routes, made_by)
         if decision is not None or made_by is None:
-            self.gallery.log(gate_event(prediction, decision, self.routes.digest))
-        self.gallery.add_space(new, made_by=self.routes.recorded)
+            self.gallery.log(gate_event(prediction, decision, self.routes.digest), after=view)
+        view = self.gallery.add_space(new, made_by=self.routes.recorded)
         if sample is not None and (decision is None or decision.writes_sample):
-            write_sample(self.gallery, sample)
-        return self.status()
+            write_sample(self.gallery, sample, after=view)
+        return self._status(view)
 
     def run(
         self,
@@ -144,7 +298,6 @@ class Upgrade:
         """
         if batch_rows is not None:
             check_whole("batch_rows", batch_rows)
-        check_started(self.gallery, self.routes)
         chosen = choose_batch_rows(*self.routes.transformations)
         return run_upgrade(
             self.gallery,
@@ -162,8 +315,7 @@ class Upgrade:
         Raises:
             UpgradeError: if the upgrade was not started, or with another transformation.
         """
-        control.pause(self.gallery, self.routes)
-        return self.status()
+        return self._control({"event": "pause"}, lambda now: replace(now, paused=True))
 
     def resume(self) -> UpgradeStatus:
         """Let all who run this upgrade go on.
@@ -171,8 +323,7 @@ class Upgrade:
         Raises:
             UpgradeError: if the upgrade was not started, or with another transformation.
         """
-        control.resume(self.gallery, self.routes)
-        return self.status()
+        return self._control({"event": "resume"}, lambda now: replace(now, paused=False))
 
     def limit(self, rows_per_second: float | None) -> UpgradeStatus:
         """Limit how many rows a second all who run this upgrade write together, now and later.
@@ -184,8 +335,10 @@ class Upgrade:
             UpgradeError: if the limit is not positive, the upgrade was not started, or with another
                 transformation.
         """
-        control.limit(self.gallery, self.routes, rows_per_second)
-        return self.status()
+        rate = rows_per_second
+        check_rate(rate)
+        event = {"event": "limit", "rows_per_second": rate}
+        return self._control(event, lambda now: replace(now, rows_per_second=rate))
 
     def abort(self, *, leave_out: bool = False) -> UpgradeStatus:
         """Give the upgrade up and drop the new space; runs end with an error that says so.
@@ -197,8 +350,25 @@ class Upgrade:
             UpgradeError: if the new space answers queries or rolling back would return to it, an
                 item has no other vector, or the upgrade was not started.
         """
-        control.abort(self.gallery, self.routes, leave_out=leave_out)
-        return self.status()
+        view, new = self._started(), self.routes.new
+        if new in (view.serving, view.previous):
+            back = new == view.previous
+            what = "rolling back returns to it" if back else "it answers queries"
+            way = "complete the upgrade from it first" if back else "roll back first"
+            raise UpgradeError(
+                f"the upgrade of gallery {view.url} to {new.name} cannot be aborted: {what}. "
+                f"Nothing was dropped; {way}"
+            )
+        natives = find_natives(view, new, without=[one for one in view.spaces() if one != new])
+        if natives is not None and not leave_out:
+            raise UpgradeError(
+                f"aborting the upgrade of gallery {view.url} would take the only vector of "
+                f"{natives}. Nothing was dropped; embed these items with the model that serves, or "
+                "allow that they cannot be found with leave_out (--leave-out)"
+            )
+        counts = view.counts[new].to_json()
+        event = {"event": "abort", "transformation": self.routes.digest, **counts}
+        return self._status(self.gallery.drop_space(new, event=event))
 
     def verify(
         self,
@@ -231,7 +401,6 @@ class Upgrade:
             raise ConfigurationError(
                 f"tolerance is {tolerance!r}; give a share of a vector's length, from 0 to 1"
             )
-        check_started(self.gallery, self.routes)
         return verify_upgrade(
             self.gallery,
             self.routes,
@@ -254,8 +423,24 @@ class Upgrade:
             UpgradeError: if the upgrade was not started, or its verification is missing, failed or
                 stale.
         """
-        cut_over(self.gallery, self.routes, query_model=query_model, force=force)
-        return self.status()
+        view, new = self._started(), self.routes.new
+        if view.serving == new and query_model in (None, view.record.serving.query_model):
+            return self._status(view)
+        verified = self._check_verified(view, force=force)
+        indexed = self._build_index(view)
+        if indexed is not None:
+            verified = self._check_verified(indexed, force=force)
+        event = {
+            "event": "cut over",
+            "transformation": self.routes.digest,
+            "verification": verified,
+            "forced": verified != "passed",
+            "next_steps": [
+                next_step("roll_back", "if the new space serves badly"),
+                next_step("complete", "if it serves well"),
+            ],
+        }
+        return self._status(self.gallery.serve(new, query_model=query_model, event=event))
 
     def roll_back(self, *, leave_out: bool = False) -> UpgradeStatus:
         """Let the space that served before answer queries again, at once.
@@ -271,7 +456,20 @@ class Upgrade:
             UpgradeError: if there are such items and that is not allowed.
             GalleryError: if the upgrade was completed: there is nothing to roll back to.
         """
-        roll_back(self.gallery, self.routes, leave_out=leave_out)
+        view, new, natives = self.gallery.view(), self.routes.new, None
+        if view.serving != new:
+            return self._status(view)
+        if view.previous is not None:
+            natives = find_natives(view, new, without=[view.previous])
+            if natives is not None and not leave_out:
+                raise UpgradeError(_why_not_back(view.url, natives, view.previous))
+        event = {
+            "event": "roll back",
+            "transformation": self.routes.digest,
+            "left_out": None if natives is None else natives.to_json(),
+            "next_steps": [next_step("cut_over", "what was upgraded is still there")],
+        }
+        self.gallery.roll_back(new, event=event)
         return self.status()
 
     def complete(
@@ -299,15 +497,192 @@ class Upgrade:
             UpgradeError: if the new space does not answer queries, the holdover is not over, or
                 items would be left without any vector.
         """
-        return complete(
-            self.gallery,
-            self.routes,
-            now=now,
-            holdover=holdover,
-            drop_original=drop_original,
-            leave_out=leave_out,
-        )
+        view = self.gallery.view()
+        completion = plan_completion(view, self.routes, drop_original=drop_original)
+        check_complete(view, completion, now=now, holdover=holdover, leave_out=leave_out)
+        event = {
+            "event": "complete",
+            "now": now,
+            "holdover_seconds": holdover.total_seconds(),
+            "drop_original": drop_original,
+            "leave_out": leave_out,
+            **completion.to_json(),
+        }
+        self.gallery.complete(self.routes.new, completion.dropped, event=event)
+        return completion
 
     def status(self) -> UpgradeStatus:
         """Return how far the upgrade is."""
-        return read_status(self.gallery, self.routes)
+        return self._status()
+
+    def _status(self, view: GalleryView | None = None) -> UpgradeStatus:
+        """Return how far the upgrade is, by a view, or by a newer one where a space was dropped."""
+        return self.gallery.ask(lambda now: _status_of(now, self.routes), view)
+
+    def _started(self) -> GalleryView:
+        view = self.gallery.view()
+        check_started(view, self.routes)
+        return view
+
+    def _control(
+        self, event: dict[str, Any], changed: Callable[[Control], Control]
+    ) -> UpgradeStatus:
+        self._started()
+        logged = {**event, "transformation": self.routes.digest}
+        try:
+            self.gallery.change_control(self.routes.new, changed, event=logged)
+        except GalleryError:
+            self._started()  # it was aborted meanwhile
+            raise
+        return self.status()
+
+    def _check_verified(self, view: GalleryView, *, force: bool) -> str:
+        """Return what the verification is; refuse to go on if it is not passed, unless forced."""
+        verified = verification_state(view, self.routes)
+        if verified != "passed" and not force:
+            raise UpgradeError(
+                f"gallery {view.url} was not cut over: {NOT_VERIFIED[verified]}. To cut over all "
+                "the same, and have that logged, say force=True (--force)"
+            )
+        return verified
+
+    def _build_index(self, view: GalleryView) -> GalleryView | None:
+        """Build the index of the new space, once; return the gallery afterwards if that was now.
+
+        Rows that change afterwards are found without it, so it is not built again. A space without
+        a single vector gets none.
+        """
+        new = self.routes.new
+        rows = view.count([new])
+        if not rows or _is_indexed(view, new):
+            return None
+        begin = time.perf_counter()
+        view.build_index(new)
+        seconds = time.perf_counter() - begin
+        event = {"event": INDEX_EVENT, "space": new.to_json(), "rows": rows, "seconds": seconds}
+        steps = [next_step("cut_over", "the index is built")]
+        return self.gallery.log({**event, "next_steps": steps})
+
+
+def verify_and_cut_over(
+    upgrade: Upgrade,
+    *,
+    query_model: str | None,
+    leave_out: bool = False,
+    canaries: Canaries | None = None,
+    attempts: int = ATTEMPTS,
+    progress: Progress = silent,
+    tell: Callable[[Verification], None] | None = None,
+) -> UpgradeStatus:
+    """Verify an upgrade that was run, and cut over; run and verify again if rows have changed.
+
+    Args:
+        upgrade: the upgrade.
+        query_model: as `Upgrade.cut_over` takes it.
+        leave_out: as `Upgrade.verify` takes it.
+        canaries: as `Upgrade.verify` takes them.
+        attempts: how often it is verified at most.
+        progress: of the runs in between.
+        tell: told every verification.
+
+    Raises:
+        UpgradeError: if the verification fails, a run is stopped, or rows changed every time.
+        ConfigurationError: if the number of attempts is not a whole number from 1 up.
+    """
+    check_whole("attempts", attempts)
+    gallery, routes = upgrade.gallery, upgrade.routes
+    upgrade._build_index(upgrade._started())  # it takes long, and rows may change meanwhile
+    longest = 0.0
+    for _ in range(attempts):
+        verification = upgrade.verify(leave_out=leave_out, canaries=canaries)
+        if tell is not None:
+            tell(verification)
+        longest = max(longest, verification.seconds)
+        if verification_state(gallery.view(), routes) != "stale":
+            try:
+                return upgrade.cut_over(query_model=query_model)
+            except UpgradeError:
+                if verification_state(gallery.view(), routes) != "stale":
+                    raise
+        if upgrade.run(progress=progress).stopped:
+            raise UpgradeError(
+                f"the upgrade of gallery {gallery.url} was stopped before it cut over; run the "
+                "same again to go on"
+            )
+    raise UpgradeError(
+        f"gallery {gallery.url} was not cut over: others changed rows during each of {attempts} "
+        f"verifications. All else is done; let them rest for about {longest:,.1f} s, as long as a "
+        "verification takes, and do the same again. Or cut over with force=True (--force): rows "
+        "that are to be done then are done by the next run"
+    )
+
+
+def check_rate(rows_per_second: float | None) -> None:
+    """Refuse a limit that is none.
+
+    Raises:
+        UpgradeError: if it is not positive, infinite or NaN.
+    """
+    rate = rows_per_second
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise UpgradeError(
+            f"a limit of {rate:g} rows a second was asked for; give a positive number, or none "
+            "(None) to lift the limit. To let the upgrade wait, pause it"
+        )
+
+
+def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
+    new = routes.new
+    home = view.serving if view.serving != new else view.previous
+    return UpgradeStatus(
+        gallery=view.url,
+        transformation=routes.digest,
+        old=routes.first.old,
+        new=new,
+        started=is_started(view, routes),
+        work=measure_work(view, routes),
+        notes=describe_chains(view, routes),
+        verification=verification_state(view, routes),
+        serving=view.serving,
+        query_model=view.record.serving.query_model,
+        since=view.record.serving.since,
+        previous=view.previous,
+        natives=None if home is None else find_natives(view, new, without=[home]),
+        control=view.control(new) if new in view.spaces() else Control(),
+        gate=_gate_of(view, routes),
+    )
+
+
+def _gate_of(view: GalleryView, routes: Routes) -> GateSaid | None:
+    """Return what the gate said when an upgrade was started; None if it was not.
+
+    What it said before the upgrade was given up, and started again, counts no more.
+    """
+    if not is_started(view, routes):
+        return None
+    for entry in reversed(view.journal):
+        if entry["event"] == GATE and entry["transformation"] == routes.digest:
+            return GateSaid.of(entry)
+        if entry["event"] in ("abort", "drop space") and entry["space"] == routes.new.to_json():
+            break
+    return GateSaid.of(None)
+
+
+def _is_indexed(view: GalleryView, new: Space) -> bool:
+    """Say whether an index was built since the space was added last."""
+    for entry in reversed(view.journal):
+        if entry.get("space") == new.to_json():
+            if entry["event"] == INDEX_EVENT:
+                return True
+            if entry["event"] in ("start upgrade", "add space", "drop space"):
+                return False
+    return False
+
+
+def _why_not_back(url: str, natives: CountedRows, back_to: Space) -> str:
+    return (
+        f"gallery {url} was not rolled back: {natives} were added with the new model's embedding "
+        f"and have no vector in {back_to}, so that they would not be found. Embed them with the "
+        "old model and write these vectors too (onward gallery write), or leave them out with "
+        "leave_out=True (--leave-out): they stay in the gallery, and cutting over again finds them"
+    )

@@ -9,34 +9,57 @@ find what they should. A verification says of which state of the gallery it spea
 soon as a row has changed, even by a program that is not Onward.
 """
 
+import hashlib
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt64
 
-from onward.gallery import Batch, Gallery
+from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
+from onward.plain import Plain, fields_of
 from onward.progress import Progress
 from onward.spaces import Space
 from onward.transformation import Transformation
 from onward.upgrading.canaries import Canaries, CanaryResult, ask_canaries
-from onward.upgrading.id_sets import IdSets, compare_ids
-from onward.upgrading.routes import Routes, carried, needed_spaces, pending_ids, transform
-from onward.upgrading.work import (
+from onward.upgrading.routes import (
     EXAMPLES,
     Blocked,
+    Routes,
     Work,
+    carried,
     choose_batch_rows,
     measure_work,
-    next_step,
+    needed_spaces,
+    pending_ids,
+    transform,
 )
+from onward.upgrading.steps import check_started, next_step
+
+Marks = UInt64[np.ndarray, " row"]
 
 EVENT = "verify"
 SAMPLE_ROWS = 1000
 TOLERANCE = 1e-4
 """Of a recomputed vector's length; what two machines differ by is a thousandth of it."""
+
+
+@dataclass(frozen=True)
+class IdSets(Plain):
+    """What the ids of a gallery's rows say.
+
+    Attributes:
+        rows: how many different ids there are.
+        repeated: how many rows have an id that another row has too; 0 in a sound gallery.
+        missing: how many ids have no vector in the space.
+    """
+
+    rows: int
+    repeated: int
+    missing: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,22 +139,10 @@ class Verification:
             "passed": self.passed,
             "complete": self.complete,
             "intact": self.intact,
-            "transformation": self.transformation,
-            "state": self.state,
-            "version": self.version,
-            **self.work.to_json(),
-            "pending": list(self.pending),
-            "ids": asdict(self.ids),
-            "leave_out": self.leave_out,
-            "checked": self.checked,
-            "upgraded": self.upgraded,
-            "embedded": self.embedded,
-            "gone": [space.to_json() for space in self.gone],
-            "wrong": None if self.intact is None else self.wrong,
-            "wrong_examples": list(self.wrong_examples),
             "good_enough": self.good_enough,
-            "canaries": None if self.canaries is None else self.canaries.to_json(),
-            "seconds": self.seconds,
+            **fields_of(self, without=("work",)),
+            **self.work.to_json(),
+            "wrong": None if self.intact is None else self.wrong,
             "next_steps": self._next_steps(),
         }
 
@@ -202,23 +213,23 @@ def verify_upgrade(
     progress: Progress,
 ) -> Verification:
     """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
-    begin = time.perf_counter()
-    version, state = gallery.version(), gallery.state()
-    work = measure_work(gallery, routes)
-    pending = _pending(gallery, routes, work)
-    counts = gallery.describe().spaces[routes.new]
-    asked = None if canaries is None else ask_canaries(gallery, routes.new, canaries)
-    gone = _dropped(gallery, routes)
+    begin, view = time.perf_counter(), gallery.view()
+    check_started(view, routes)
+    version, state = view.version(), view.state()
+    work, counts = measure_work(view, routes), view.counts[routes.new]
+    pending = _pending(view, routes, work)
+    asked = None if canaries is None else ask_canaries(view, routes.new, canaries)
+    gone = _dropped(view, routes)
     checked, wrong = 0, list[str]()
     if not gone:
-        checked, wrong = _recompute(gallery, routes, sample_rows, tolerance, progress)
+        checked, wrong = _recompute(view, routes, sample_rows, tolerance, progress)
     verification = Verification(
         transformation=routes.digest,
         state=state,
         version=version,
         work=work,
         pending=pending,
-        ids=compare_ids(gallery, routes.new),
+        ids=compare_ids(view, routes.new),
         leave_out=leave_out,
         checked=checked,
         upgraded=counts.upgraded,
@@ -233,75 +244,100 @@ def verify_upgrade(
     return verification
 
 
-def latest_verification(gallery: Gallery, routes: Routes) -> Mapping[str, Any] | None:
+def verification_state(view: GalleryView, routes: Routes) -> str:
+    """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever."""
+    entry = latest_verification(view, routes)
+    if entry is None:
+        return "none"
+    # Of one that was made before versions were known, the state alone tells.
+    if "version" in entry and entry["version"] != view.version():
+        return "stale"
+    if entry["state"] != view.state():
+        return "stale"
+    return "passed" if entry["passed"] else "failed"
+
+
+def latest_verification(view: GalleryView, routes: Routes) -> Mapping[str, Any] | None:
     """Return the journal's newest entry of a verification of this upgrade, if there is one."""
-    for entry in reversed(gallery.journal()):
+    for entry in reversed(view.journal):
         if entry["event"] == EVENT and entry["transformation"] == routes.digest:
             return entry
     return None
 
 
-def verification_state(gallery: Gallery, routes: Routes) -> str:
-    """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever."""
-    entry = latest_verification(gallery, routes)
-    if entry is None:
-        return "none"
-    # Of one that was made before versions were known, the state alone tells.
-    if "version" in entry and entry["version"] != gallery.version():
-        return "stale"
-    if entry["state"] != gallery.state():
-        return "stale"
-    return "passed" if entry["passed"] else "failed"
+def compare_ids(gallery: GalleryRows, space: Space) -> IdSets:
+    """Compare the ids of all rows with those that have a vector in a space: none lost, none twice.
+
+    They are compared by 8 bytes of a digest each, so a million rows take 8 MB.
+    """
+    every = _marks(gallery.scan(()))
+    filled = _marks(gallery.scan((), with_spaces=[space]))
+    unique = np.unique(every)
+    return IdSets(
+        rows=len(unique),
+        repeated=len(every) - len(unique),
+        missing=len(np.setdiff1d(unique, filled)),
+    )
 
 
-def _pending(gallery: Gallery, routes: Routes, work: Work) -> tuple[str, ...]:
+def _marks(batches: Iterator[Batch]) -> Marks:
+    parts = [np.empty(0, np.uint64)]
+    for batch in batches:
+        digests = b"".join(
+            hashlib.blake2b(item.encode(), digest_size=8).digest() for item in batch.ids
+        )
+        parts.append(np.frombuffer(digests, np.uint64))
+    return np.concatenate(parts)
+
+
+def _pending(view: GalleryView, routes: Routes, work: Work) -> tuple[str, ...]:
     """Return the first few ids of what is to be done, without what no transformation carries."""
     if not work.to_do:
         return ()
-    found = pending_ids(gallery, routes, EXAMPLES + len(work.left))
+    found = pending_ids(view, routes, EXAMPLES + len(work.left))
     return tuple(item for item in found if item not in work.left)[:EXAMPLES]
 
 
-def _dropped(gallery: Gallery, routes: Routes) -> tuple[Space, ...]:
+def _dropped(view: GalleryView, routes: Routes) -> tuple[Space, ...]:
     """Return what the transformations read that is there no more: `complete` may drop it."""
     read = dict.fromkeys(space for one in routes.transformations for space in needed_spaces(one))
-    there = gallery.spaces()
+    there = view.spaces()
     return tuple(space for space in read if space not in there)
 
 
 def _recompute(
-    gallery: Gallery,
+    view: GalleryView,
     routes: Routes,
     sample_rows: int | None,
     tolerance: float,
     progress: Progress,
 ) -> tuple[int, list[str]]:
     """Return how many upgraded rows were recomputed, and the ids of those that are wrong."""
-    total = gallery.count([routes.new])
+    total = view.count([routes.new])
     chosen = None
     if sample_rows is not None and sample_rows < total:
-        chosen = gallery.sample([routes.new], sample_rows, seed=secrets.randbits(32))
+        chosen = view.sample([routes.new], sample_rows, seed=secrets.randbits(32))
         total = len(chosen)
     checked, seen, wrong = 0, 0, list[str]()
     rows = choose_batch_rows(*routes.transformations)
-    for transformation, batch in carried(gallery, routes, rows, chosen):
+    for transformation, batch in carried(view, routes, rows, chosen):
         upgraded, bad = _wrong_rows(transformation, batch, tolerance)
         wrong += bad
         checked, seen = checked + upgraded, seen + len(batch)
         progress(seen, total)
-    return checked, _made_by_none(gallery, routes, wrong, tolerance)
+    return checked, _made_by_none(view, routes, wrong, tolerance)
 
 
-def _made_by_none(gallery: Gallery, routes: Routes, ids: list[str], tolerance: float) -> list[str]:
+def _made_by_none(view: GalleryView, routes: Routes, ids: list[str], tolerance: float) -> list[str]:
     """Return the items whose vector is what none of the transformations makes.
 
     A row that a fallback has carried, and that got what the first transformation reads only then,
     is right as it is.
     """
-    left, there = set(ids), set(gallery.spaces())
+    left, there = set(ids), set(view.spaces())
     for fallback in routes.fallbacks:
         spaces = (*needed_spaces(fallback), routes.new)
-        for batch in gallery.scan(spaces, ids=left) if left and there >= set(spaces) else ():
+        for batch in view.scan(spaces, ids=left) if left and there >= set(spaces) else ():
             left -= set(batch.ids) - set(_wrong_rows(fallback, batch, tolerance)[1])
     return sorted(left)
 

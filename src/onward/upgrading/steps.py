@@ -1,0 +1,143 @@
+"""The steps of an upgrade by their names, and what every step refuses before it begins."""
+
+from numbers import Integral
+
+from onward.errors import ConfigurationError, UpgradeError
+from onward.gallery import GalleryView, RecordedRoutes
+from onward.transformation import Transformation
+from onward.upgrading.routes import Routes
+
+COMMANDS = {
+    "start": "onward upgrade start",
+    "run": "onward upgrade start",
+    "pause": "onward upgrade pause",
+    "resume": "onward upgrade resume",
+    "limit": "onward upgrade limit",
+    "abort": "onward upgrade abort",
+    "verify": "onward upgrade verify",
+    "backfill": "onward backfill",
+    "write": "onward gallery write",
+    "cut_over": "onward upgrade cutover",
+    "roll_back": "onward upgrade rollback",
+    "complete": "onward upgrade complete",
+}
+"""Of each step, a method of `Upgrade` or a function of its own: the command that does it."""
+
+
+def next_step(step: str, why: str) -> dict[str, str]:
+    """Return what to do next, for machines: the method of `Upgrade`, its command, and why."""
+    return {"step": step, "command": COMMANDS[step], "why": why}
+
+
+def check_whole(what: str, value: object, least: int = 1) -> None:
+    """Refuse what is not a whole number, of Python or of NumPy, of at least so much.
+
+    Raises:
+        ConfigurationError: naming it.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < least:  # type: ignore[operator]
+        raise ConfigurationError(f"{what} is {value!r}; give a whole number of {least} or more")
+
+
+def check_fits(view: GalleryView, transformation: Transformation) -> None:
+    """Refuse a transformation that reads a space which the gallery lacks, or one that it writes.
+
+    Raises:
+        UpgradeError: saying what is missing, and whether the direction is wrong.
+    """
+    spaces = view.spaces()
+    old, side, new = transformation.old, transformation.side, transformation.new
+    known = ", ".join(str(space) for space in spaces)
+    if new in (old, side):
+        raise UpgradeError(
+            f"the transformation goes from {old} to {new}, which it reads itself; there is nothing "
+            "to upgrade, and what was given stays as it is. Give a transformation to another space"
+        )
+    if old not in spaces:
+        why = f"gallery {view.url} has no vectors in {old}; it has {known}"
+        filled_by = view.made_by(new)
+        if filled_by is not None and transformation.digest in filled_by.digests:
+            raise UpgradeError(
+                f"{why}. The old ones were dropped after this very upgrade: {new} holds what it "
+                "has made, and there is nothing to plan; see onward upgrade status"
+            )
+        if new in spaces:
+            raise UpgradeError(
+                f"the transformation goes from {old} to {new}, but {why}. It seems to go the wrong "
+                f"way: fit one from {new.name}"
+            )
+        raise UpgradeError(
+            f"{why}. Give a transformation from one of these, or fit one from the old model's "
+            "embeddings"
+        )
+    if side is not None and side not in spaces:
+        raise UpgradeError(
+            f"the transformation needs side-information in {side}, but gallery {view.url} has "
+            f"none; it has {known}. Fit a transformation without side-information, or store the "
+            "side-information first (add_space, then write)"
+        )
+    made_by = view.made_by(old)
+    if made_by is not None and new in made_by.reads:
+        raise UpgradeError(
+            f"the transformation goes from {old} to {new}, but the vectors in {old} of gallery "
+            f"{view.url} are made from those in {new}: it goes the wrong way. To answer queries "
+            f"from {new.name} again, roll back (onward upgrade rollback)"
+        )
+
+
+def check_routes(view: GalleryView, routes: Routes) -> None:
+    """Refuse transformations that do not fit the gallery; see `check_fits`."""
+    for transformation in routes.transformations:
+        check_fits(view, transformation)
+
+
+def is_started(view: GalleryView, routes: Routes) -> bool:
+    """Say whether the gallery records that these transformations fill the new space."""
+    made_by = view.made_by(routes.new)
+    return made_by is not None and made_by.digest == routes.digest
+
+
+def check_started(view: GalleryView, routes: Routes) -> RecordedRoutes:
+    """Refuse to go on with an upgrade that was not started, or with other transformations.
+
+    Raises:
+        UpgradeError: saying which of the two.
+    """
+    made_by = view.made_by(routes.new)
+    if made_by is None:
+        raise UpgradeError(
+            f"the upgrade of gallery {view.url} from {routes.first.old.name} to "
+            f"{routes.new.name} was not started; start it first (onward upgrade start)"
+        )
+    check_same_routes(view, routes, made_by)
+    return made_by
+
+
+def check_same_routes(view: GalleryView, routes: Routes, made_by: RecordedRoutes) -> None:
+    """Refuse to mix vectors of other transformations in one space.
+
+    Raises:
+        UpgradeError: naming both.
+    """
+    if made_by.digest == routes.digest:
+        return
+    started, given = made_by.digests, [one.digest for one in routes.transformations]
+    if started[0] == given[0]:
+        raise UpgradeError(
+            f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
+            f"{_fallback_names(started)}, and now there is {_fallback_names(given)}; give the same "
+            "fallbacks in the same order (--also), or drop the space "
+            f"{routes.new.name} and start again"
+        )
+    raise UpgradeError(
+        f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
+        f"the transformation {started[0][:8]}, this is {given[0][:8]}; vectors of two "
+        "transformations may not be mixed. Go on "
+        f"with the first, or drop the space {routes.new.name} and start again"
+    )
+
+
+def _fallback_names(digests: list[str]) -> str:
+    named = ", ".join(one[:8] for one in digests[1:])
+    return f"the fallback {named}" if named else "no fallback"
