@@ -90,7 +90,7 @@ def gallery(files):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(command):
-    assert f"Example: onward {command.removesuffix(' all')}" in " ".join(
+    assert f"Example: onward {command.removesuffix(' all').removesuffix(' run')}" in " ".join(
         answer(*command.split(), "--help").split()
     )
 
@@ -132,7 +132,7 @@ def test_ctrl_c_ends_with_1_and_one_message(monkeypatch, capsys):
     def interrupt(*anything):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onward.cli.info._describe", interrupt)
+    monkeypatch.setattr("onward.cli.gallery._describe_path", interrupt)
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
     assert end.value.code == 1
@@ -143,12 +143,12 @@ def test_a_second_ctrl_c_ends_the_process_at_once_without_a_traceback(tmp_path):
     """The first is answered; the second comes while the process waits for a thread at its end."""
     program = (
         "import sys, threading, time\n"
-        "import onward.cli.info as info\n"
+        "import onward.cli.gallery as info\n"
         "from onward.cli import main\n"
         "def interrupt(path):\n"
         "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    raise KeyboardInterrupt\n"
-        "info._describe = interrupt\n"
+        "info._describe_path = interrupt\n"
         "main(['info', 'anything'])\n"
     )
     with subprocess.Popen(
@@ -180,7 +180,7 @@ def test_what_nobody_expected_is_one_message_that_names_a_file_with_the_tracebac
     def break_(path):
         raise fault
 
-    monkeypatch.setattr("onward.cli.info._describe", break_)
+    monkeypatch.setattr("onward.cli.gallery._describe_path", break_)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(SystemExit) as end:
         main(["info", "anything", "--json"])
@@ -199,7 +199,7 @@ def test_where_the_traceback_cannot_be_written_the_message_says_so(monkeypatch, 
     def break_(path):
         raise KeyError("BF16")
 
-    monkeypatch.setattr("onward.cli.info._describe", break_)
+    monkeypatch.setattr("onward.cli.gallery._describe_path", break_)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not-there"))
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
@@ -211,7 +211,7 @@ def test_too_little_memory_is_one_message(monkeypatch, capsys):
     def fill(path):
         raise MemoryError("Unable to allocate 2.00 PiB")
 
-    monkeypatch.setattr("onward.cli.info._describe", fill)
+    monkeypatch.setattr("onward.cli.gallery._describe_path", fill)
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
     assert end.value.code == 1
@@ -429,7 +429,8 @@ def test_a_start_with_a_limit_that_is_none_writes_nothing(files, gallery):
 
 def test_every_next_step_names_a_command_that_there_is():
     for command in NEXT_COMMANDS.values():
-        assert command.removeprefix("onward ") in COMMANDS
+        words = command.removeprefix("onward ")
+        assert {words, f"{words} run"} & set(COMMANDS)
 
 
 @pytest.mark.slow

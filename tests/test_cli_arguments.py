@@ -111,7 +111,7 @@ FEW = ("", " ", "nan", "inf", "-1", "-1.5", "0", "x", "1e309", "\x1b[1m", "\ud80
 WRITES = {"out", "side_out", "payloads_out", "report", "tensorboard", "cache"}
 CHANGES = (
     *("gallery create", "gallery add", "gallery write", "gallery delete", "gallery compact"),
-    "backfill",
+    "backfill run",
 )
 
 GOOD: dict[str, tuple[str, ...]] = {

@@ -216,7 +216,7 @@ def test_missing_and_changed_images_are_told_skipped_and_end_with_1(place, tmp_p
 @pytest.mark.slow
 def test_a_plan_draws_the_curves_and_writes_nothing_but_its_page(place, gallery, tmp_path):
     before = open_gallery(gallery).state(), len(open_gallery(gallery).journal())
-    given = ["backfill", gallery, "--plan", "--transformation", place / "h"]
+    given = ["backfill", "plan", gallery, place / "h"]
     result = run(*given, "--sample", place / "new.parquet", "--report", tmp_path / "page.html")
     assert (open_gallery(gallery).state(), len(open_gallery(gallery).journal())) == before
     assert "judged   by labels on 300 items" in result.stdout
@@ -245,7 +245,7 @@ def test_a_plan_that_embeds_a_sample_itself_looks_at_what_cannot_be_carried_too(
     linear(old.space, side, new.space, weight, np.zeros(24, np.float32), made_by={}).save(
         tmp_path / "h"
     )
-    given = ["backfill", url, "--plan", "--transformation", tmp_path / "h", "--json"]
+    given = ["backfill", "plan", url, tmp_path / "h", "--json"]
     by_model = run(*given, "--model", place / "new", "--sample-rows", 300).stdout
     by_sample = run(*given, "--sample", place / "new.parquet").stdout
     for plan in (json.loads(by_model), json.loads(by_sample)):
@@ -262,7 +262,7 @@ def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):
     new.save(tmp_path / "bare.parquet")
     url = str(tmp_path / "bare.lance")
     create_gallery(url, old.space, items=[old])
-    given = ["backfill", url, "--plan", "--transformation", place / "h", "--json"]
+    given = ["backfill", "plan", url, place / "h", "--json"]
     plan = json.loads(run(*given, "--sample", tmp_path / "bare.parquet").stdout)
     assert list(plan["gains"]) == ["agreement"]
     assert plan["rows"] == {"upgraded": 0, "embedded": 0, "missing": 300}
@@ -278,15 +278,25 @@ def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):
         (["--model", "m"], r"how much to embed was not said; add --budget: 5000 \(rows\), 10%"),
         (["--model", "m", "--budget", "all"], "'all' is not a budget; write rows"),
         (["--model", "m", "--budget", "$5"], "needs the price of one item"),
-        (["--model", "m", "--budget", "1", "--sample", "s"], "--sample is for a plan; add --plan"),
-        (["--plan"], "a plan needs the transformation of the upgrade"),
-        (["--plan", "--budget", "1"], "--budget is not needed by a plan; leave it out"),
-        (["--plan", "--transformation", "h"], "neither --sample and --model were given; give"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, words):
     with pytest.raises(ConfigurationError, match=words):
         run("backfill", "memory:nowhere", *options)
+    with pytest.raises(ConfigurationError, match=words):
+        run("backfill", "run", "memory:nowhere", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "neither --sample and --model were given; give"),
+        (["--sample", "s", "--model", "m"], "both --sample and --model were given; give"),
+    ],
+)
+def test_a_plan_needs_a_sample_or_a_model_that_makes_one(options, words):
+    with pytest.raises(ConfigurationError, match=words):
+        run("backfill", "plan", "memory:nowhere", "h", *options)
 
 
 @pytest.mark.slow

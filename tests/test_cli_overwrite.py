@@ -54,21 +54,23 @@ def writers(world: Path) -> dict[str, tuple[list[object], list[Path]]]:
     gallery = world / "photos.lance"
     page, lines, out = world / "out.html", world / "out.jsonl", world / "out.parquet"
     files = ["--old", old, "--upgraded", upgraded, "--new", new, "--exclude-self"]
-    plan = ["--transformation", world / "h", "--sample", new]
+    plan = [world / "h", "--sample", new]
     return {
         "fit": (["fit", old, new, world / "h", "--method", "procrustes"], [world / "h"]),
         "gallery export": (["gallery", "export", gallery, out], [out]),
         "gallery sample": (["gallery", "sample", gallery, lines], [lines]),
         "report": (["report", page, *files], [page]),
-        "backfill": (
-            ["backfill", gallery, "--plan", *plan, "--report", page],
+        "backfill plan": (
+            ["backfill", "plan", gallery, *plan, "--report", page],
             [page],
         ),
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fit", "gallery export", "gallery sample", "report", "backfill"])
+@pytest.mark.parametrize(
+    "name", ["fit", "gallery export", "gallery sample", "report", "backfill plan"]
+)
 def test_what_is_there_is_replaced_only_where_that_is_said(world, name):
     arguments, written = writers(world)[name]
     if not written[0].exists():
@@ -83,7 +85,7 @@ def test_what_is_there_is_replaced_only_where_that_is_said(world, name):
     assert not written[0].is_file() or written[0].read_bytes() != b"older"
 
 
-@pytest.mark.parametrize("name", ["gallery export", "gallery sample", "report", "backfill"])
+@pytest.mark.parametrize("name", ["gallery export", "gallery sample", "report", "backfill plan"])
 def test_a_directory_is_never_replaced_by_a_file(world, name):
     arguments, (path,) = writers(world)[name]
     path.mkdir()
@@ -126,10 +128,10 @@ def test_what_is_read_is_not_replaced_by_what_is_made_of_it(world):
     words = r"{} is read, and would be replaced by what is made of it; give another place"
     with pytest.raises(ConfigurationError, match=words.format(r"old\.parquet")):
         call("embed", "no-model", world / "old.parquet", world / "." / "old.parquet", "--overwrite")
-    plan = ["--plan", "--transformation", world / "h", "--sample", world / "new.parquet"]
+    plan = [world / "h", "--sample", world / "new.parquet"]
     with pytest.raises(ConfigurationError, match=words.format(r"new\.parquet")):
         call(
-            *("backfill", world / "photos.lance", *plan),
+            *("backfill", "plan", world / "photos.lance", *plan),
             *("--report", world / "new.parquet", "--overwrite"),
         )
     assert Embeddings.load(world / "new.parquet").space == NEW

@@ -117,7 +117,7 @@ CALLS = [
     "upgrade log g.lance",
     "upgrade verify g.lance h --canaries off.parquet",
     "backfill g.lance --embeddings off.parquet",
-    "backfill g.lance --plan --transformation h --sample new.parquet",
+    "backfill plan g.lance h --sample new.parquet",
     "fit g.lance new\x1b[1m.parquet out",
     "info \u202egnp.exe",
     "train no\x07data out",

@@ -4,21 +4,7 @@ from typing import Annotated
 
 import typer
 
-from onward.cli import (
-    backfill,
-    compare,
-    demo,
-    embed,
-    evaluate,
-    experiment,
-    fit,
-    gallery,
-    info,
-    report,
-    search,
-    train,
-)
-from onward.cli import upgrade as upgrade_command
+from onward.cli import backfill, embed, evaluate, experiment, fit, gallery, train, upgrade
 from onward.cli.output import print_version
 
 app = typer.Typer(
@@ -28,21 +14,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    demo.demo,
+    experiment.demo,
     experiment.experiment,
     train.train,
     embed.embed,
     fit.fit,
-    backfill.backfill,
-    search.search,
+    evaluate.search,
     evaluate.evaluate,
-    compare.compare,
-    report.report,
-    info.info,
+    evaluate.compare,
+    evaluate.report,
+    gallery.info,
 ):
     app.command()(command)
+app.add_typer(backfill.app, name="backfill")
 app.add_typer(gallery.app, name="gallery")
-app.add_typer(upgrade_command.app, name="upgrade")
+app.add_typer(upgrade.app, name="upgrade")
 
 
 @app.callback()

@@ -9,21 +9,20 @@ from onward.cli.options import (
     Classes,
     Device,
     Overwrite,
+    Split,
     check_apart,
     check_kept,
+    check_lines,
     check_room,
+    open_data,
+    takes_data,
+    tell_left_out,
 )
 from onward.cli.output import AsJson, next_step, show_fields, tell
-from onward.cli.payload_lines import (
-    SUFFIX,
-    check_lines,
-    open_payload_lines,
-    write_payload_lines,
-)
-from onward.cli.reading import Split, open_data, takes_data, tell_left_out
-from onward.errors import ConfigurationError
+from onward.errors import ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
+    from onward.data.items import Items
     from onward.data.sources import Stated
     from onward.spaces import Embeddings
 
@@ -56,6 +55,7 @@ def embed(
 
     Example: onward embed models/old digits old.parquet --split test --side-out side.parquet
     """
+    from onward.data.payloads import LINES_SUFFIX
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.spaces import check_suffix
@@ -64,14 +64,14 @@ def embed(
         if path is not None:
             check_room(check_suffix(path), overwrite=overwrite)
     if payloads_out is not None:
-        check_lines(payloads_out, overwrite=overwrite)
+        check_room(check_lines(payloads_out, "payloads are"), overwrite=overwrite)
     check_apart(out, side_out, payloads_out)
     check_kept(Path(data), out, side_out, payloads_out)
     loaded = EmbeddingModel.load(model)
-    from_lines = data.endswith(SUFFIX)
+    from_lines = data.endswith(LINES_SUFFIX)
     if from_lines:
         _refuse_parts(data, split, classes, stated)
-        items = open_payload_lines(Path(data), stated)
+        items = _open_lines(Path(data), stated)
         tell(f"read {len(items):,} items listed in {data}; their classes are not known")
         tell_left_out(items)
     else:
@@ -84,7 +84,7 @@ def embed(
             _labelled(side, not from_lines).save(side_out)
     _labelled(embeddings, not from_lines).save(out)
     if payloads_out is not None:
-        from onward.data.payloads import with_digest
+        from onward.data.payloads import with_digest, write_payload_lines
 
         write_payload_lines(payloads_out, items.ids, [with_digest(one) for one in items.payloads])
     fields = {
@@ -101,6 +101,52 @@ def embed(
         given = ("GALLERY", out, side_out, *where)
         step = next_step("gallery create", *given, why="or fit, where these are to learn from")
     show_fields(fields, as_json, [step])
+
+
+def _open_lines(path: Path, stated: "Stated") -> "Items":
+    """Return the items of the lines; their labels mean nothing.
+
+    Args:
+        path: a `.jsonl` file.
+        stated: whether to leave out items whose images cannot be read, and the most pixels of one.
+
+    Raises:
+        GalleryError: if there is no such file, no line in it, or one is none.
+    """
+    import numpy as np
+
+    from onward.data.items import Items, LeftOut
+    from onward.data.payloads import (
+        WRITE_LINES,
+        describe_payload,
+        find_fault,
+        read_payload_lines,
+    )
+
+    if not path.is_file():
+        raise GalleryError(f"there is no file {path}; make it with: onward gallery sample")
+    by_id, left_out = read_payload_lines(path), []
+    if stated.skip_bad:
+        most = stated.max_pixels
+        faults = {item: find_fault(payload, most) for item, payload in by_id.items()}
+        bad = {item: fault for item, fault in faults.items() if fault is not None}
+        left_out = [LeftOut(describe_payload(by_id[item]), fault) for item, fault in bad.items()]
+        by_id = {item: payload for item, payload in by_id.items() if item not in bad}
+    if not by_id:
+        raise GalleryError(
+            f"{path} has no item{' that can be read' if left_out else ''}. {WRITE_LINES}"
+        )
+    labels = np.zeros(len(by_id), np.int64)
+    payloads = tuple(by_id.values())
+    return Items(
+        ids=tuple(by_id),
+        labels=labels,
+        class_names={0: "unknown"},
+        payloads=payloads,
+        source=str(path),
+        left_out=tuple(left_out),
+        max_pixels=stated.max_pixels,
+    )
 
 
 def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated") -> None:

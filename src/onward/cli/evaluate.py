@@ -1,38 +1,93 @@
-"""`onward evaluate`: how well queries find what they should."""
+"""`onward search`, `evaluate`, `compare` and `report`: what queries find, and how good that is."""
 
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onward.cli.judging import (
-    CameraColumn,
     ExcludeSelf,
-    Ignored,
-    IgnoreUnknown,
     Judging,
-    Metrics,
-    Qrels,
+    Queries,
+    QueriesNew,
+    QueriesOld,
+    align_files,
+    read_queries,
+    takes_judging,
 )
-from onward.cli.options import EmbeddingsFile, SameLabels
-from onward.cli.output import AsJson, show, tell
-from onward.errors import ConfigurationError
+from onward.cli.options import (
+    Device,
+    EmbeddingsFile,
+    GalleryUrl,
+    Overwrite,
+    SameLabels,
+    check_room,
+    open_data,
+    takes_data,
+)
+from onward.cli.output import AsJson, next_step, show, show_fields, tell
+from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
+    from onward.compatibility import Cells, Comparison, UpgradeComparison
+    from onward.data.items import Items
+    from onward.data.sources import Stated
+    from onward.report import RetrievalGrid
     from onward.spaces import Embeddings
     from onward.verification import VerificationRates
 
 
+def search(
+    gallery: GalleryUrl,
+    queries: Annotated[Path, typer.Argument(help="Embeddings (.parquet), or an image file.")],
+    model: Annotated[
+        Path | None, typer.Option(help="The query model, where QUERIES is an image.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items a query.")] = 5,
+    exclude_self: Annotated[
+        bool, typer.Option("--exclude-self", help="Leave out the item with the query's own id.")
+    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find the nearest items of GALLERY to each of QUERIES.
+
+    Example: onward search photos.lance cat.png --model models/new -k 10
+    """
+    from onward.gallery import open_gallery
+    from onward.spaces import Embeddings
+
+    if queries.suffix == ".parquet":
+        asked = Embeddings.load(queries)
+    elif model is None:
+        raise ConfigurationError(
+            f"{queries} is an image, and an image needs a model: add --model DIRECTORY, "
+            "or give a .parquet file of embeddings"
+        )
+    else:
+        asked = _embed_file(model, queries, device)
+    show(open_gallery(gallery).search(asked, k, exclude_self=exclude_self), as_json)
+
+
+def _embed_file(model: Path, image: Path, device: str) -> "Embeddings":
+    import numpy as np
+
+    from onward.data.items import Items
+    from onward.models import EmbeddingModel
+
+    where = {"path": os.path.realpath(image)}
+    item = Items((str(image),), np.zeros(1, np.int64), {0: "unknown"}, (where,), str(image))
+    embedded = EmbeddingModel.load(model).embed(item, device=device)
+    return replace(embedded, labels=None)
+
+
+@takes_judging
 def evaluate(
     queries: EmbeddingsFile,
     gallery: EmbeddingsFile,
-    exclude_self: ExcludeSelf,
-    qrels: Qrels = None,
-    ignored: Ignored = None,
-    camera_column: CameraColumn = None,
-    same_labels: SameLabels = False,
-    ignore_unknown: IgnoreUnknown = False,
-    metrics: Metrics = None,
+    judging: Judging,
     far: Annotated[
         list[float] | None,
         typer.Option(help="Verify pairs instead: TAR at this false accept rate; may be repeated."),
@@ -49,16 +104,13 @@ def evaluate(
     """
     from onward.spaces import Embeddings
 
-    judging = Judging(
-        exclude_self, same_labels, qrels, ignored, camera_column, ignore_unknown, metrics
-    )
     if far is not None:
         _check_alone(judging)
     elif pairs is not None:
         raise ConfigurationError(
             "--pairs names pairs to verify; say at which false accept rate: --far 0.001"
         )
-    if pairs is not None and same_labels:
+    if pairs is not None and judging.same_labels:
         raise ConfigurationError("--same-labels has no effect with --pairs; leave one out")
     asked, searched = Embeddings.load(queries), Embeddings.load(gallery)
     if pairs is None:
@@ -116,3 +168,285 @@ def _verify(
         pairs=None if pairs is None else read_pairs(pairs),
         fars=fars,
     )
+
+
+Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
+Upgraded = Annotated[Path, typer.Option(help="The items after the upgrade: .parquet.")]
+New = Annotated[Path, typer.Option(help="The items by the new model: .parquet.")]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that are compared: the items three times, and the queries twice.
+
+    Attributes:
+        old: the items by the old model.
+        upgraded: the items after the upgrade.
+        new: the items by the new model, if they are all embedded.
+        queries_old: queries by the old model; the items are the queries if None.
+        queries_new: the same by the new model.
+    """
+
+    old: Path
+    upgraded: Path
+    new: Path | None
+    queries_old: Path | None = None
+    queries_new: Path | None = None
+
+    @property
+    def cameras(self) -> tuple[Path, Path]:
+        """The files with the cameras of the queries, and of the items."""
+        items = self.new or self.upgraded
+        return self.queries_new or items, items
+
+
+@takes_judging
+def compare(
+    old: Old,
+    upgraded: Upgraded,
+    judging: Judging,
+    new: Annotated[
+        Path | None,
+        typer.Option(help="The items by the new model: .parquet; needed unless queries are given."),
+    ] = None,
+    queries_old: QueriesOld = None,
+    queries_new: QueriesNew = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare doing nothing, upgrading and full backfill on the same items.
+
+    Of a gallery that the new model embedded in part, h alone stands beside what is stored. Without
+    labels and qrels, the agreement with full backfill is compared. Cameras are read from the files
+    of the new model.
+
+    Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
+    """
+    files = Files(old, upgraded, new, queries_old, queries_new)
+    show(compare_cells(read_cells(files), files, judging), as_json, _report_step(files, judging))
+
+
+def _report_step(files: Files, judging: Judging) -> list[dict[str, str]]:
+    """Return how to see the same as a page, where a page can show it."""
+    plain = Judging(judging.exclude_self, judging.same_labels)
+    if judging != plain or files.new is None or files.queries_new is not None:
+        return []
+    named = ("--old", files.old, "--upgraded", files.upgraded, "--new", files.new)
+    itself = "--exclude-self" if judging.exclude_self else "--include-self"
+    stated = ("--same-labels",) if judging.same_labels else ()
+    return [next_step("report", "page.html", *named, itself, *stated, why="the same as a page")]
+
+
+def compare_cells(cells: "Cells", files: Files, judging: Judging) -> "UpgradeComparison":
+    """Return the comparison of what `read_cells` gave: by qrels, labels, or agreement."""
+    from onward.compatibility import NEW, OLD, UPGRADED, compare_upgraded
+
+    asked = [queries for queries, _ in cells.values()]
+    if judging.judgements is None and all(queries.labels is None for queries in asked):
+        _check_agreement(cells, files, judging)
+        return compare_upgraded(cells, exclude_self=judging.exclude_self, relevance=None)
+    if judging.judgements is None and NEW in cells and files.new is not None:
+        items = cells[NEW][1]
+        _check_classes(cells[OLD][1], items, files.old, files.new)
+        _check_classes(cells[UPGRADED][1], items, files.upgraded, files.new)
+    elif judging.judgements is None:
+        _check_classes(cells[OLD][1], cells[UPGRADED][1], files.old, files.upgraded)
+    judging.tell_numbering(*cells.values())
+    return compare_upgraded(
+        cells,
+        exclude_self=judging.exclude_self,
+        relevance=lambda queries, gallery: judging.relevance(queries, gallery, files.cameras),
+        metrics=judging.names,
+    )
+
+
+def _check_agreement(cells: "Cells", files: Files, judging: Judging) -> None:
+    """Refuse to compare agreement where full backfill is missing, or other things are asked for.
+
+    Raises:
+        ConfigurationError: saying what is missing, or has no effect.
+    """
+    from onward.compatibility import NEW
+
+    if judging != Judging(judging.exclude_self):
+        raise ConfigurationError(
+            "the queries have no labels, and no --qrels say what they look for: only the agreement "
+            "with full backfill can be compared, of which --metrics, --ignored, --camera-column, "
+            "--same-labels and --ignore-unknown say nothing. Give --qrels or labels, or leave "
+            "these options out"
+        )
+    if NEW not in cells:
+        raise ConfigurationError(
+            f"the queries in {files.queries_new} have no labels, and no --qrels say what they look "
+            "for: only the agreement with full backfill can be compared, and that needs the items "
+            "by the new model. Give --qrels FILE, labels, or --new FILE"
+        )
+
+
+def read_cells(files: Files) -> "dict[str, tuple[Embeddings, Embeddings]]":
+    """Return queries and gallery of each cell from files that hold the same items.
+
+    Raises:
+        EvaluationError: if they do not hold the same items, or old and new are of one model.
+        ConfigurationError: if queries are given by one of the models alone, or neither queries nor
+            the items by the new model.
+    """
+    from onward.compatibility import NEW, OLD, UPGRADED
+    from onward.spaces import Embeddings
+
+    queries = read_queries(files.queries_old, files.queries_new)
+    if files.new is None and queries is None:
+        raise ConfigurationError(
+            "without queries the items themselves are asked, by both models, and by the new one "
+            "they are not there; give --new FILE, or queries: --queries-old FILE --queries-new FILE"
+        )
+    last = files.new or files.upgraded
+    by_new, by_old = Embeddings.load(last), Embeddings.load(files.old)
+    if by_old.space == by_new.space:
+        option = "--upgraded" if files.new is None else "--new"
+        raise EvaluationError(
+            f"{files.old} and {last} are both in {by_new.space}; give the items by the old model "
+            f"with --old, and by the new one with {option}"
+        )
+    by_old = align_files(by_old, by_new, (files.old, last), "items")
+    if files.new is None:
+        assert queries is not None  # noqa: S101 (refused above)
+        return {OLD: (queries.old, by_old), UPGRADED: (queries.new, by_new)}
+    carried = Embeddings.load(files.upgraded)
+    carried = align_files(carried, by_new, (files.upgraded, files.new), "items")
+    if queries is None:
+        by_old, carried, by_new = _labelled_alike(by_old, carried, by_new)
+    asked = queries or Queries(by_old, by_new)
+    return {OLD: (asked.old, by_old), UPGRADED: (asked.new, carried), NEW: (asked.new, by_new)}
+
+
+def _labelled_alike(*same_items: "Embeddings") -> "list[Embeddings]":
+    """Return embeddings of the same items, those without labels with the labels of another."""
+    labelled = next((each for each in same_items if each.labels is not None), None)
+    if labelled is None:
+        return list(same_items)
+    return [
+        replace(each, labels=labelled.labels, class_names=labelled.class_names)
+        if each.labels is None
+        else each
+        for each in same_items
+    ]
+
+
+def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_path: Path) -> None:
+    """Refuse embeddings of the same items, in the same order, that put one in two classes.
+
+    Raises:
+        LabelMismatchError: naming the item.
+    """
+    import numpy as np
+
+    from onward.errors import LabelMismatchError
+    from onward.labels import shown
+    from onward.relevance import common_labels
+
+    if one.labels is None or other.labels is None:
+        return
+    labels, others = common_labels(one, other, same_labels=True)
+    apart = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
+    if len(apart):
+        row = int(apart[0])
+        raise LabelMismatchError(
+            f"item {one.ids[row]!r} is of class {shown(int(one.labels[row]), one.class_names)} in "
+            f"{path} and of class {shown(int(others[row]), other.class_names)} in {other_path}, "
+            f"and {len(apart)} of {len(one)} items differ like that; give files whose classes are "
+            "numbered the same, or all with class names"
+        )
+
+
+INTRODUCTION = (
+    "The same items by the old model, carried over by a transformation, and embedded again by the "
+    "new model: what each gives when the items are searched."
+)
+
+
+@takes_data
+def report(
+    out: Annotated[Path, typer.Argument(help="The page to write: .html.")],
+    old: Old,
+    upgraded: Upgraded,
+    new: New,
+    exclude_self: ExcludeSelf,
+    stated: "Stated",
+    data: Annotated[
+        str | None, typer.Option(help="The items' images, to show what was found: as for embed.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="The page's title.")] = "An upgrade and what it gave",
+    same_labels: SameLabels = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page that compares doing nothing, upgrading and full backfill.
+
+    Example: onward report page.html --old old.parquet --upgraded up.parquet --new new.parquet
+    --exclude-self --data digits
+    """
+    from onward.report import write_report
+
+    check_room(out, overwrite=overwrite)
+    files = Files(old, upgraded, new)
+    cells = read_cells(files)
+    alone = _of_h(cells, files)
+    grid = None if data is None else _grid(open_data(data, stated), alone, exclude_self)
+    made = compare_cells(cells, files, Judging(exclude_self, same_labels))
+    comparison = _of_labels(made, files)
+    facts = {
+        **{name: str(path) for name, path in (("old", old), ("upgraded", upgraded), ("new", new))},
+        "the upgraded gallery": ". ".join([made.origins_text, *made.caveats]),
+        "a query's own gallery entry": "left out" if exclude_self else "kept",
+    }
+    page = {"title": title, "introduction": INTRODUCTION}
+    write_report(out, comparison, **page, grid=grid, facts=facts, upgrade=made)
+    fields = {"verdict": comparison.verdict, **made.origins, "written": [str(out)]}
+    show_fields(fields, as_json)
+
+
+def _grid(items: "Items", cells: "Cells", exclude_self: bool) -> "RetrievalGrid":
+    """Return the images of what a few queries find in each cell."""
+    from onward.report import make_grid
+    from onward.retrieval import search
+
+    rankings = {
+        name: search(queries, gallery, 5, exclude_self=exclude_self)
+        for name, (queries, gallery) in cells.items()
+    }
+    return make_grid(items, rankings)
+
+
+def _of_h(cells: "Cells", files: Files) -> "Cells":
+    """Return the cells of what h carried.
+
+    Raises:
+        EvaluationError: if it is known to have carried nothing.
+    """
+    from onward.compatibility import of_h_alone
+
+    alone = of_h_alone(cells)
+    if alone is None:
+        raise EvaluationError(
+            f"h carried none of the items in {files.upgraded}: what is known of them was embedded "
+            "by the new model, and there is no upgrade to show. Give a file in which some are "
+            "upgraded; what the gallery gives as it is stored is told by: onward compare"
+        )
+    return alone
+
+
+def _of_labels(made: "UpgradeComparison", files: Files) -> "Comparison":
+    """Return what h alone gives, judged by labels.
+
+    Raises:
+        EvaluationError: if there are no labels.
+    """
+    from onward.compatibility import Comparison
+
+    if not isinstance(made.alone, Comparison):
+        raise EvaluationError(
+            f"the items in {files.old} and {files.new} have no labels, and a page shows what is "
+            "right by labels; embed items with labels. The agreement with full backfill is told "
+            "by: onward compare"
+        )
+    return made.alone

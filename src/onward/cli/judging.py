@@ -6,10 +6,11 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from onward.cli.options import REQUIRED, SameLabels, takes
 from onward.cli.output import tell
 from onward.errors import ConfigurationError, EvaluationError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from onward.evaluation import Evaluation
     from onward.relevance import Relevance
     from onward.spaces import Embeddings
+    from onward.upgrading import Canaries, RealQueries, Requirement
 
 QueriesOld = Annotated[
     Path | None, typer.Option(help="Queries that are not the items, by the old model: .parquet.")
@@ -166,6 +168,19 @@ class Judging:
         return relevance
 
 
+JUDGING_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "exclude_self": (ExcludeSelf, REQUIRED),
+    "qrels": (Qrels, None),
+    "ignored": (Ignored, None),
+    "camera_column": (CameraColumn, None),
+    "same_labels": (SameLabels, False),
+    "ignore_unknown": (IgnoreUnknown, False),
+    "metrics": (Metrics, None),
+}
+takes_judging = takes("judging", JUDGING_OPTIONS, Judging)
+"""Give a command the options that say what is right and what is measured, as `judging`."""
+
+
 class Queries(NamedTuple):
     """The same queries, in the same order, by both models."""
 
@@ -220,3 +235,203 @@ def align_files(
             f"{apart[0]!r}; give files of the same {what}"
         )
     return one.align(other.ids)
+
+
+JUDGE_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "sample": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="True new embeddings of some items, to judge by, and to be written: .parquet."
+            ),
+        ],
+        None,
+    ),
+    "queries_old": (QueriesOld, None),
+    "queries_new": (QueriesNew, None),
+    "qrels": (Qrels, None),
+    "ignore_unknown": (IgnoreUnknown, False),
+    "same_labels": (SameLabels, False),
+    "require": (
+        Annotated[
+            str | None,
+            typer.Option(help="What must be predicted besides, such as 'cmc@1 >= 0.95 * new/new'."),
+        ],
+        None,
+    ),
+    "margin": (
+        Annotated[
+            float,
+            typer.Option(
+                min=0, max=99, help="Points by which search may get worse and the gate be open."
+            ),
+        ],
+        1.0,
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Judges:
+    """What an upgrade is judged by, read from files.
+
+    Attributes:
+        sample: true new embeddings of some items, if they are given.
+        queries: real queries by both models, if they are given.
+        require: what must be reached besides, if anything.
+        margin: search may get worse by so much, in [0, 1).
+    """
+
+    sample: "Embeddings | None"
+    queries: "RealQueries | None"
+    require: "Requirement | None"
+    margin: float
+
+    @property
+    def are_given(self) -> bool:
+        """Whether there is anything to judge by."""
+        return self.sample is not None or self.queries is not None
+
+
+def read_judges(
+    *,
+    sample: Path | None,
+    queries_old: Path | None,
+    queries_new: Path | None,
+    qrels: Path | None,
+    ignore_unknown: bool,
+    same_labels: bool,
+    require: str | None,
+    margin: float,
+) -> Judges:
+    """Return what the options name.
+
+    Raises:
+        ConfigurationError: if options are missing, or do not go together.
+    """
+    from onward.spaces import Embeddings
+    from onward.upgrading import RealQueries
+
+    judging = Judging(False, same_labels, qrels, None, None, ignore_unknown)
+    asked = read_queries(queries_old, queries_new)
+    if asked is None and (qrels is not None or same_labels):
+        raise ConfigurationError(
+            f"{'--qrels' if qrels else '--same-labels'} is about real queries, and there are none; "
+            "give them by both models, --queries-old and --queries-new"
+        )
+    real = None
+    if asked is not None:
+        real = RealQueries(*asked, judging.judgements, ignore_unknown, same_labels)
+    embedded = None if sample is None else Embeddings.load(sample)
+    return Judges(embedded, real, read_requirement(require), margin / 100)
+
+
+takes_judges = takes("judges", JUDGE_OPTIONS, read_judges)
+"""Give a command the options that say what an upgrade is judged by, in place of `judges`."""
+
+
+def read_requirement(require: str | None) -> "Requirement | None":
+    """Return what is required, if anything is said."""
+    from onward.upgrading import Requirement
+
+    return None if require is None else Requirement.parse(require)
+
+
+CANARY_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "canaries": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Queries with labels, embedded by the new model: .parquet."),
+        ],
+        None,
+    ),
+    "canaries_old": (
+        Annotated[
+            Path | None, typer.Option(help="The same queries, embedded by the old model: .parquet.")
+        ],
+        None,
+    ),
+    "queries_new": (
+        Annotated[
+            Path | None, typer.Option(help="Real queries by the new model, as canaries: .parquet.")
+        ],
+        None,
+    ),
+    "queries_old": (
+        Annotated[Path | None, typer.Option(help="The same queries by the old model: .parquet.")],
+        None,
+    ),
+    "qrels": (Qrels, None),
+    "require": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="What the canaries must reach, such as 'cmc@1 >= 0.98 * old/old' or "
+                "'map >= 0.5'; default: 'map >= old/old'."
+            ),
+        ],
+        None,
+    ),
+    "same_labels": (SameLabels, False),
+}
+
+
+def read_canaries(
+    *,
+    canaries: Path | None,
+    canaries_old: Path | None,
+    queries_new: Path | None,
+    queries_old: Path | None,
+    qrels: Path | None,
+    require: str | None,
+    same_labels: bool,
+) -> "Canaries | None":
+    """Return the queries that a verification asks, if there are any.
+
+    Raises:
+        ConfigurationError: if options are missing, or do not go together.
+    """
+    from onward.judgements import read_qrels
+    from onward.spaces import Embeddings
+    from onward.upgrading import Canaries
+
+    new = _one_of(("--canaries", canaries), ("--queries-new", queries_new))
+    old = _one_of(("--canaries-old", canaries_old), ("--queries-old", queries_old))
+    if new is None:
+        if old is None and require is None and qrels is None:
+            return None
+        raise ConfigurationError(
+            "--canaries-old, --queries-old, --qrels and --require say what canaries are held to, "
+            "but there are none; add --canaries FILE or --queries-new FILE, queries embedded by "
+            "the new model"
+        )
+    by_new, requirement = Embeddings.load(new), read_requirement(require)
+    by_old = None
+    if old is not None:
+        by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
+    if qrels is None:
+        return Canaries(by_new, by_old, require=requirement, same_labels=same_labels)
+    if same_labels:
+        raise ConfigurationError("--same-labels has no effect with --qrels; leave one out")
+    asked = Canaries.of_qrels(by_new, read_qrels(qrels), old=by_old, require=requirement)
+    if len(asked.new) < len(by_new):
+        unjudged = len(by_new) - len(asked.new)
+        tell(f"{unjudged:,} of {len(by_new):,} queries have no relevant item in {qrels}: left out")
+    return asked
+
+
+takes_canaries = takes("canaries", CANARY_OPTIONS, read_canaries)
+"""Give a command the options that say what a verification asks, in place of `canaries`."""
+
+
+def _one_of(*given: tuple[str, Path | None]) -> Path | None:
+    """Return the file of two options that mean the same.
+
+    Raises:
+        ConfigurationError: if both are given.
+    """
+    files = [path for _, path in given if path is not None]
+    if len(files) > 1:
+        names = " and ".join(option for option, _ in given)
+        raise ConfigurationError(f"{names} name the same queries; give one of the two")
+    return files[0] if files else None

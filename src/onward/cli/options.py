@@ -1,20 +1,31 @@
-"""Arguments and options that several commands share, and how their words are read."""
+"""Arguments and options that several commands share, how their words are read, and images opened.
+
+A command that reads images takes one parameter `stated` and is decorated with `takes_data`: so no
+command lacks one of its options, and each says in one line on standard error what was read, and
+how.
+"""
 
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from onward.cli.output import tell
 from onward.errors import ArtifactError, ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
+    from onward.data.items import Items
+    from onward.data.sources import Stated
     from onward.gallery import Gallery
     from onward.labels import ClassNames
+    from onward.models import EmbeddingModel
+    from onward.models.payloads import EmbedPayloads
     from onward.spaces import Space
 
 
@@ -40,35 +51,74 @@ SameLabels = Annotated[
         help="If only one side has class names: the other's label numbers mean the same.",
     ),
 ]
+REQUIRED = inspect.Parameter.empty
+"""In place of the default of an option that has none."""
 MOST_DIGITS, LONGEST_RANGE = 18, 1_000_000
 """In a list of classes, seeds or stages, which must have room in memory."""
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most pixels of an image that is read; default: 178956970."),
+]
+
+
+class Split(StrEnum):
+    """Which part of a source of images."""
+
+    TRAIN = "train"
+    TEST = "test"
+    ALL = "all"
+
+
+def defaults_to(name: str) -> type[TyperGroup]:
+    """Return a group of commands that takes its arguments for those of one of its commands.
+
+    Args:
+        name: of the command that is meant where the first word is none of the group's.
+    """
+
+    class WithDefault(TyperGroup):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+                args = [name, *args]
+            return super().parse_args(ctx, args)
+
+    return WithDefault
 
 
 def takes(
     name: str, options: Mapping[str, tuple[Any, Any]], make: Callable[..., Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return what gives a command some options in place of one parameter, just before `as_json`.
+    """Return what gives a command some options in place of one parameter.
+
+    What is required stands where the parameter stood, the rest just before `as_json`.
 
     Args:
         name: of the parameter, which gets what is made of the options.
-        options: by name: the annotation, and the default.
+        options: by name: the annotation, and the default or `REQUIRED`.
         make: makes one value of all of them, given by name.
     """
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command)
-        parameters = [each for each in own.parameters.values() if each.name != name]
-        last = [each.name for each in parameters].index("as_json")
-        parameters[last:last] = [
-            inspect.Parameter(each, parameters[last].kind, default=default, annotation=annotation)
+        before, after = list(own.parameters.values()), list[inspect.Parameter]()
+        while before[-1].name != "as_json":
+            after.insert(0, before.pop())
+        after.insert(0, before.pop())
+        place = [each.name for each in before].index(name)
+        kind = before.pop(place).kind
+        given = [
+            inspect.Parameter(each, kind, default=default, annotation=annotation)
             for each, (annotation, default) in options.items()
         ]
+        required = [each for each in given if each.default is REQUIRED]
+        optional = [each for each in given if each.default is not REQUIRED]
+        parameters = [*before[:place], *required, *before[place:], *optional, *after]
 
         @wraps(command)
-        def run(**given: Any) -> None:
-            made = make(**{each: given.pop(each) for each in options})
-            command(**given, **{name: made})
+        def run(**words: Any) -> None:
+            made = make(**{each: words.pop(each) for each in options})
+            command(**words, **{name: made})
 
         run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -136,6 +186,19 @@ def check_room(path: Path, kind: str | None = None, *, overwrite: bool) -> None:
         )
 
 
+def check_lines(path: Path, what: str) -> Path:
+    """Return a place for lines of JSON, which are looked for by its suffix.
+
+    Raises:
+        ConfigurationError: if the file has another suffix.
+    """
+    from onward.data.payloads import LINES_SUFFIX
+
+    if path.suffix != LINES_SUFFIX:
+        raise ConfigurationError(f"{what} written as JSON lines; {path} must end in {LINES_SUFFIX}")
+    return path
+
+
 def check_apart(*paths: Path | None) -> None:
     """Refuse to write two things to one place.
 
@@ -186,3 +249,104 @@ def find_space(gallery: "Gallery", name: str | None) -> "Space":
     if name is not None and name not in by_name:
         raise GalleryError(f"{gallery.url} has no space {name!r}; it has {', '.join(by_name)}")
     return description.serving if name is None else by_name[name]
+
+
+DATA_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "image_column": (
+        Annotated[str | None, typer.Option(help="Parquet: column of the images, {bytes, path}.")],
+        None,
+    ),
+    "label_column": (
+        Annotated[
+            str | None, typer.Option(help="Parquet: column of the label numbers or class names.")
+        ],
+        None,
+    ),
+    "id_column": (
+        Annotated[
+            str | None, typer.Option(help="Parquet: column of the ids; default: file and row.")
+        ],
+        None,
+    ),
+    "config": (
+        Annotated[
+            str | None, typer.Option(help="Parquet: the configuration, if there are several.")
+        ],
+        None,
+    ),
+    "read_as": (
+        Annotated[
+            Literal["auto", "classes", "parts", "parquet"],
+            typer.Option(help="What the folders in DATA are, where their names leave it open."),
+        ],
+        "auto",
+    ),
+    "train_part": (
+        Annotated[
+            str | None, typer.Option(help="The folder or shards to train with, such as fold-1.")
+        ],
+        None,
+    ),
+    "test_part": (
+        Annotated[str | None, typer.Option(help="The folder or shards to test with.")],
+        None,
+    ),
+    "open_set": (
+        Annotated[
+            bool,
+            typer.Option("--open-set", help="The test part may have classes of its own."),
+        ],
+        False,
+    ),
+    "skip_bad": (
+        Annotated[
+            bool,
+            typer.Option("--skip-bad", help="Leave out images that cannot be read; say which."),
+        ],
+        False,
+    ),
+    "max_pixels": (MaxPixels, None),
+}
+
+
+def _stated(**given: Any) -> "Stated":
+    from onward.data.sources import Stated
+
+    return Stated(**{name: value for name, value in given.items() if value is not None})
+
+
+takes_data = takes("stated", DATA_OPTIONS, _stated)
+"""Give a command the options that say how its data is read, in place of `stated`."""
+
+
+def open_data(
+    source: str, stated: "Stated", *, split: Split = Split.ALL, classes: str | None = None
+) -> "Items":
+    """Open the images that the options name; tell what was read, and what was left out."""
+    from onward.data.sources import read_items, read_splits
+
+    if split is Split.ALL:
+        items = read_items(source, stated)
+    else:
+        train, test = read_splits(source, stated)
+        items = train if split is Split.TRAIN else test
+    tell(f"read {items}{f': {items.reading}' if items.reading else ''}")
+    tell_left_out(items)
+    return items if classes is None else items.of_classes(parse_numbers(classes, "classes"))
+
+
+def open_embedder(
+    gallery: "Gallery", model: "EmbeddingModel", device: str, max_pixels: int | None
+) -> "EmbedPayloads":
+    """Return what embeds the images of a gallery's items; tell where it takes them from."""
+    from onward.data.decoding import MAX_PIXELS
+    from onward.models import payload_embedder
+
+    tell(f"read images where the payloads of {gallery.url} say that they are")
+    return payload_embedder(model, device=device, max_pixels=max_pixels or MAX_PIXELS)
+
+
+def tell_left_out(items: "Items") -> None:
+    """Say of each item that could not be used why."""
+    for left in items.left_out:
+        tell(f"left out: {left}")

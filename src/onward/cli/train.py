@@ -16,12 +16,14 @@ from onward.cli.options import (
     Overwrite,
     SameLabels,
     Seed,
+    Split,
     check_room,
+    open_data,
     parse_numbers,
+    takes_data,
     tell_numbering,
 )
 from onward.cli.output import AsJson, next_step, show, tell
-from onward.cli.reading import Split, open_data, takes_data
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -1,43 +1,96 @@
 """`onward upgrade`: bring a gallery into a new space. Reads no image."""
 
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from onward.cli.options import GalleryUrl
-from onward.cli.output import AsJson, Steps, show, tell, tell_answer
-from onward.cli.upgrade_control import RowsPerSecond, abort, limit, pause, read_rate, resume
-from onward.cli.upgrade_log import log
-from onward.cli.upgrade_options import (
-    Also,
-    ForceStart,
-    Judges,
-    TransformationPath,
-    Unjudged,
-    open_upgrade,
-    takes_judges,
-)
-from onward.cli.upgrade_serving import QueryModel, complete, cutover, name_query_model, rollback
-from onward.cli.upgrade_verify import LeaveOut, verify
+from onward.cli.judging import Judges, takes_canaries, takes_judges
+from onward.cli.options import REQUIRED, GalleryUrl, defaults_to, takes, tell_numbering
+from onward.cli.output import AsJson, Steps, show, tell, tell_answer, to_text
 from onward.errors import ConfigurationError, UpgradeError
+from onward.progress import visible
 
 if TYPE_CHECKING:
-    from onward.upgrading import Forecast, Plan, Upgrade, UpgradeResult
+    from onward.upgrading import Canaries, Forecast, Plan, Upgrade, UpgradeResult
+
+OpenUpgrade = Callable[[], "Upgrade"]
+UPGRADE_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "gallery": (GalleryUrl, REQUIRED),
+    "transformation": (
+        Annotated[Path, typer.Argument(help="Directory written by `fit`.")],
+        REQUIRED,
+    ),
+    "also": (
+        Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--also",
+                help="Another transformation to the same space, for rows that lack what those "
+                "before it read; may be given more than once.",
+            ),
+        ],
+        None,
+    ),
+}
+ForceStart = Annotated[
+    bool,
+    typer.Option("--force", help="Start although the gate is closed or cannot judge; logged."),
+]
+Unjudged = Annotated[
+    bool,
+    typer.Option("--unjudged", help="Start although nothing says if search gets better; logged."),
+]
+RowsPerSecond = Annotated[
+    str | None,
+    typer.Option(
+        "--rows-per-second",
+        help="How many rows all who run it may write a second, now and later; 'none' for any.",
+    ),
+]
+LeaveOut = Annotated[
+    bool,
+    typer.Option(
+        "--leave-out", help="Pass although items that cannot be carried over will not be found."
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Cut over without a passed verification; logged.")
+]
+QueryModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Which model embeds the queries, for the record; default: the new space's name, or "
+        "what is recorded where it serves already."
+    ),
+]
+DIGEST_DIGITS = 64
+
+NOT_SHOWN = frozenset(
+    {"number", "time", "event", "state", "version", "gallery", "next_steps", "made_by", "left"}
+)
+"""To a person: what every line has, or says too much."""
 
 
-class WholeUpgradeByDefault(TyperGroup):
-    """Take `upgrade GALLERY TRANSFORMATION` for `upgrade all GALLERY TRANSFORMATION`."""
+def _open(gallery: str, transformation: Path, also: list[Path] | None = None) -> "Upgrade":
+    """Return the upgrade of a gallery by a transformation and its fallbacks."""
+    from onward.gallery import open_gallery
+    from onward.transformation import Transformation
+    from onward.upgrading import Upgrade
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Insert the default command where the first word is no command."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["all", *args]
-        return super().parse_args(ctx, args)
+    fallbacks = (Transformation.load(path) for path in also or ())
+    return Upgrade(open_gallery(gallery), Transformation.load(transformation), *fallbacks)
+
+
+takes_upgrade = takes("open_upgrade", UPGRADE_OPTIONS, partial(partial, _open))
+"""Give a command the options that name an upgrade, in place of what opens it."""
 
 
 app = typer.Typer(
-    cls=WholeUpgradeByDefault,
+    cls=defaults_to("all"),
     no_args_is_help=True,
     help="Bring a gallery into a new space with a transformation. Reads no image.\n\n"
     "`onward upgrade GALLERY TRANSFORMATION` shows the plan; with --yes it does everything.",
@@ -45,12 +98,11 @@ app = typer.Typer(
 
 
 @app.command(name="all")
+@takes_upgrade
 @takes_judges
 def everything(
-    gallery: GalleryUrl,
-    transformation: TransformationPath,
+    open_upgrade: OpenUpgrade,
     judges: Judges,
-    also: Also = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
     force: ForceStart = False,
     unjudged: Unjudged = False,
@@ -67,7 +119,7 @@ def everything(
     from onward.upgrading import verify_and_cut_over
     from onward.upgrading.steps import is_started
 
-    upgrade = open_upgrade(gallery, transformation, also)
+    upgrade = open_upgrade()
     if yes:
         _check_judged(upgrade, judges, unjudged=unjudged)
     planned = _plan(upgrade, judges)
@@ -95,12 +147,11 @@ def everything(
 
 
 @app.command()
+@takes_upgrade
 @takes_judges
 def plan(
-    gallery: GalleryUrl,
-    transformation: TransformationPath,
+    open_upgrade: OpenUpgrade,
     judges: Judges,
-    also: Also = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what an upgrade would do, cost and be worth; write nothing.
@@ -109,19 +160,18 @@ def plan(
 
     Example: onward upgrade plan photos.lance old-to-new/ --sample new.parquet
     """
-    planned = _plan(open_upgrade(gallery, transformation, also), judges)
+    planned = _plan(open_upgrade(), judges)
     show(planned, as_json)
     if planned.decision is not None and not planned.allowed:
         raise typer.Exit(1)
 
 
 @app.command()
+@takes_upgrade
 @takes_judges
 def start(
-    gallery: GalleryUrl,
-    transformation: TransformationPath,
+    open_upgrade: OpenUpgrade,
     judges: Judges,
-    also: Also = None,
     force: ForceStart = False,
     unjudged: Unjudged = False,
     rows_per_second: RowsPerSecond = None,
@@ -141,7 +191,7 @@ def start(
 
     rate = None if rows_per_second is None else read_rate(rows_per_second)
     check_rate(rate)
-    upgrade = open_upgrade(gallery, transformation, also)
+    upgrade = open_upgrade()
     _check_judged(upgrade, judges, unjudged=unjudged)
     predicted = None
     if judges.are_given:
@@ -157,21 +207,213 @@ def start(
 
 
 @app.command()
+@takes_upgrade
 def status(
-    gallery: GalleryUrl,
-    transformation: TransformationPath,
-    also: Also = None,
+    open_upgrade: OpenUpgrade,
     as_json: AsJson = False,
 ) -> None:
     """Say how far an upgrade is and what comes next.
 
     Example: onward upgrade status photos.lance old-to-new/
     """
-    show(open_upgrade(gallery, transformation, also).status(), as_json)
+    show(open_upgrade().status(), as_json)
 
 
-for command in (pause, resume, limit, abort, verify, cutover, rollback, complete, log):
-    app.command()(command)
+@app.command()
+@takes_upgrade
+def pause(
+    open_upgrade: OpenUpgrade,
+    as_json: AsJson = False,
+) -> None:
+    """Let all who run an upgrade wait, after the batch that they are writing.
+
+    Example: onward upgrade pause photos.lance old-to-new/
+    """
+    show(open_upgrade().pause(), as_json)
+
+
+@app.command()
+@takes_upgrade
+def resume(
+    open_upgrade: OpenUpgrade,
+    as_json: AsJson = False,
+) -> None:
+    """Let all who run an upgrade go on.
+
+    Example: onward upgrade resume photos.lance old-to-new/
+    """
+    show(open_upgrade().resume(), as_json)
+
+
+@app.command()
+@takes_upgrade
+def limit(
+    open_upgrade: OpenUpgrade,
+    rows_per_second: RowsPerSecond = None,
+    as_json: AsJson = False,
+) -> None:
+    """Limit how many rows a second an upgrade writes, also while it runs.
+
+    Example: onward upgrade limit photos.lance old-to-new/ --rows-per-second 5000
+    """
+    if rows_per_second is None:
+        raise ConfigurationError(
+            "no limit was given; give --rows-per-second with a number, or none to lift the limit"
+        )
+    upgrade = open_upgrade()
+    show(upgrade.limit(read_rate(rows_per_second)), as_json)
+
+
+@app.command()
+@takes_upgrade
+def abort(
+    open_upgrade: OpenUpgrade,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what goes.")] = False,
+    leave_out: Annotated[
+        bool,
+        typer.Option("--leave-out", help="Also where items have a vector in the new space only."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give an upgrade up: runs of it end, and the new space is dropped. Nothing else changes.
+
+    Example: onward upgrade abort photos.lance old-to-new/ --yes
+    """
+    upgrade = open_upgrade()
+    if yes:
+        show(upgrade.abort(leave_out=leave_out), as_json)
+        return
+    status = upgrade.status()
+    show(status, as_json)
+    raise ConfigurationError(
+        f"nothing was done. Aborting would drop {status.new} with the vectors of "
+        f"{status.work.done:,} rows; to do it: add --yes"
+    )
+
+
+@app.command()
+@takes_upgrade
+@takes_canaries
+def verify(
+    open_upgrade: OpenUpgrade,
+    canaries: "Canaries | None",
+    sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
+    every: Annotated[bool, typer.Option("--all", help="Compute all rows again.")] = False,
+    leave_out: LeaveOut = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that every row is there and right; exit with 1 if not.
+
+    With canaries, or real queries and what they look for, also that these find as much as before.
+
+    Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
+    """
+    upgrade = open_upgrade()
+    verification = upgrade.verify(
+        sample_rows=None if every else sample, leave_out=leave_out, canaries=canaries
+    )
+    if canaries is not None and canaries.relevant is None:
+        names = upgrade.gallery.class_names()
+        tell_numbering(canaries.new.class_names, names, same_labels=canaries.same_labels)
+    show(verification, as_json)
+    if not verification.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@takes_upgrade
+def cutover(
+    open_upgrade: OpenUpgrade,
+    query_model: QueryModel = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the new space answer queries, at once and as a whole.
+
+    Builds its index first, where it has none.
+
+    Example: onward upgrade cutover photos.lance old-to-new/
+    """
+    upgrade = open_upgrade()
+    model = name_query_model(upgrade, query_model)
+    show(upgrade.cut_over(query_model=model, force=force), as_json)
+
+
+@app.command()
+@takes_upgrade
+def rollback(
+    open_upgrade: OpenUpgrade,
+    leave_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out",
+            help="Roll back although items with the new model's embedding alone are not found.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the space answer queries that did so before the cut over.
+
+    Example: onward upgrade rollback photos.lance old-to-new/
+    """
+    show(open_upgrade().roll_back(leave_out=leave_out), as_json)
+
+
+@app.command()
+@takes_upgrade
+def complete(
+    open_upgrade: OpenUpgrade,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the holdover.")] = False,
+    holdover_days: Annotated[
+        float, typer.Option(min=0, help="So long after cutting over this is refused.")
+    ] = 7,
+    drop_original: Annotated[
+        bool,
+        typer.Option(
+            "--drop-original", help="Give up the old vectors and the side-information too."
+        ),
+    ] = False,
+    leave_out: Annotated[
+        bool,
+        typer.Option("--leave-out", help="Give up items that have no other vector, too."),
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Give the originals up, knowing what that makes impossible."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End the possibility of rolling back; drop what was derived and serves no longer.
+
+    Example: onward upgrade complete photos.lance old-to-new/ --now
+    """
+    from onward.upgrading.complete import plan_completion, why_confirm
+
+    holdover = _read_days(holdover_days)
+    upgrade = open_upgrade()
+    if drop_original and not yes:
+        planned = plan_completion(upgrade.gallery.view(), upgrade.routes, drop_original=True)
+        if planned.impossible:
+            raise UpgradeError(why_confirm(planned))
+    completion = upgrade.complete(
+        now=now,
+        holdover=holdover,
+        drop_original=drop_original,
+        leave_out=leave_out,
+    )
+    show(completion, as_json)
+
+
+@app.command()
+def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
+    """Show every step that was taken on GALLERY, oldest first; with --json, one a line.
+
+    Example: onward upgrade log photos.lance --json
+    """
+    from onward.gallery import open_gallery
+
+    for entry in open_gallery(gallery).journal():
+        typer.echo(to_text(entry, indent=None) if as_json else visible(_line(entry)))
 
 
 def _plan(upgrade: "Upgrade", judges: Judges) -> "Plan":
@@ -250,3 +492,61 @@ def _run(upgrade: "Upgrade") -> "UpgradeResult":
         tell("The upgrade is paused, and so is this run, until: onward upgrade resume")
     with progress_bar("Upgrade", unit="rows") as progress:
         return upgrade.run(progress=progress)
+
+
+def name_query_model(upgrade: "Upgrade", given: str | None) -> str | None:
+    """Return the query model to record: that given, or the new space's name; None to keep it."""
+    new = upgrade.routes.new
+    serves = upgrade.gallery.describe().serving == new
+    return given or (None if serves else new.name)
+
+
+def read_rate(given: str) -> float | None:
+    """Return the limit that a word says.
+
+    Raises:
+        ConfigurationError: if it says none.
+    """
+    if given.lower() == "none":
+        return None
+    try:
+        return float(given.replace(",", "").replace("_", ""))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--rows-per-second {given} is not a number; give one such as 5000, or none for no "
+            "limit"
+        ) from error
+
+
+def _read_days(days: float) -> "timedelta":
+    """Return so many days.
+
+    Raises:
+        ConfigurationError: if that is no length of time.
+    """
+    from datetime import timedelta
+
+    try:
+        return timedelta(days=days)
+    except (ValueError, OverflowError) as error:  # NaN, infinity, or longer than a calendar
+        raise ConfigurationError(
+            f"--holdover-days {days:g} is not a number of days; give one such as 7"
+        ) from error
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    first = f"{entry['number']:>4}  {entry.get('time')}  {entry['event']}"
+    shown = ((name, _short(value)) for name, value in entry.items() if name not in NOT_SHOWN)
+    return "  ".join([first, *(f"{name}={value}" for name, value in shown if value)])
+
+
+def _short(value: Any) -> str:
+    """Return a number, a text, a space by its name, rows by their count, or a list of these."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return _short(value.get("name", value.get("space", value.get("rows", ""))))
+    if isinstance(value, list):
+        return ",".join(filter(None, map(_short, value)))
+    is_digest = isinstance(value, str) and len(value) == DIGEST_DIGITS
+    return "" if value is None else str(value)[:8] if is_digest else str(value)

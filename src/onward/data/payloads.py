@@ -8,13 +8,15 @@
 
 The first two may carry `"bytes"`, the length of the image, or `"sha256"`, a digest of its bytes: an
 image that has changed since is then not taken for the one that it was. A gallery keeps payloads
-beside its vectors and never reads them.
+beside its vectors and never reads them. In a file they are lines of JSON, each with the item's
+`"id"` (`read_payload_lines`).
 """
 
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,11 +24,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from onward.artifacts import digest
+from onward.artifacts import digest, write_aside
 from onward.data import decoding
 from onward.data.decoding import MAX_PIXELS, REPAIR
 from onward.data.digits import digit_pixels, digit_values
-from onward.errors import DataError
+from onward.errors import DataError, GalleryError
 from onward.labels import is_text
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 Payload = Mapping[str, Any]
 V = TypeVar("V", str, int)
+
+LINES_SUFFIX = ".jsonl"
+WRITE_LINES = "Write a line of JSON for each item, such as " + '{"id": "cat-17", "path": "17.jpg"}'
 
 _FOOTER_LENGTH = 8  # at the end of a Parquet file: 4 bytes of length, then PAR1
 
@@ -115,6 +120,56 @@ def digest_payloads(payloads: Iterable[Payload]) -> str:
         raise _says_nothing(payload)
 
     return digest(*(fingerprint(payload).encode() for payload in payloads))
+
+
+def read_payload_lines(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the payloads by id, in the order of the lines.
+
+    Raises:
+        GalleryError: naming the line that is none, or is the second one for its item.
+    """
+    by_id: dict[str, dict[str, Any]] = {}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    item, payload = _read_line(f"line {number} of {path}", line)
+                    if item in by_id:
+                        raise GalleryError(
+                            f"line {number} of {path} is the second one for item {item!r}; "
+                            "give one line an item"
+                        )
+                    by_id[item] = payload
+    except UnicodeDecodeError as error:
+        raise GalleryError(f"{path} is not text in UTF-8: {error}. {WRITE_LINES}") from error
+    return by_id
+
+
+def read_payloads(path: Path | None, ids: tuple[str, ...]) -> list[dict[str, Any]] | None:
+    """Return the payload of each item, from lines in any order; None where no file is given.
+
+    Raises:
+        GalleryError: naming the line that is none, or the item that has none.
+    """
+    if path is None:
+        return None
+    by_id = read_payload_lines(path)
+    missing = [item for item in ids if item not in by_id]
+    if missing:
+        raise GalleryError(
+            f"{path} has no payload for {len(missing)} of {len(ids)} items, the first "
+            f"{missing[0]!r}. {WRITE_LINES}"
+        )
+    return [by_id[item] for item in ids]
+
+
+def write_payload_lines(
+    path: Path, ids: Sequence[str], payloads: Sequence[Mapping[str, Any] | None]
+) -> None:
+    """Write a line for each item, its payload with its id, so that a reader sees all or nothing."""
+    with write_aside(path) as aside, aside.open("w", encoding="utf-8") as lines:
+        for item, payload in zip(ids, payloads, strict=True):
+            lines.write(json.dumps({**(payload or {}), "id": item}) + "\n")
 
 
 def _length(path: str) -> int:
@@ -202,3 +257,13 @@ def _read_file(path: str) -> bytes:
 
 def _gone(path: str, error: OSError) -> DataError:
     return DataError(f"{path} cannot be read: {error.strerror}. Put it back or leave the item out")
+
+
+def _read_line(where: str, line: str) -> tuple[str, dict[str, Any]]:
+    try:
+        payload = json.loads(line)
+    except ValueError as error:
+        raise GalleryError(f"{where} is not JSON: {error}. {WRITE_LINES}") from error
+    if not isinstance(payload, dict) or not isinstance(payload.get("id"), str):
+        raise GalleryError(f"{where} is not a JSON object with a string as `id`. {WRITE_LINES}")
+    return payload.pop("id"), payload
