@@ -18,7 +18,6 @@ from onward.gallery import Gallery
 from onward.labels import ClassNames, Labels, comparable, renumber, translate
 from onward.relevance import Relevance
 from onward.spaces import Embeddings, Ids, Space
-from onward.transformation import Transformation
 from onward.upgrading.routes import Routes, answering_space, needed_spaces, transform
 
 LEAST_ITEMS = 20
@@ -146,69 +145,41 @@ class Questions:
 
 
 @dataclass(frozen=True, eq=False)
-class SearchedItems:
-    """Items of a gallery that can be found now, in which queries are asked.
+class Items:
+    """Some items of a gallery, and what is known of their classes.
 
     Attributes:
         ids: of the items, sorted.
-        labels: class of each in the gallery's numbering; negative where it is unknown.
-        every: whether these are all items that can be found now.
-        flattered: ids of those that a transformation was fitted on which does not tell what it
-            gives for them unseen; of these the sample has the true vectors.
+        labels: class of each in the gallery's numbering, negative where it is unknown; None if
+            labels do not judge.
         left_out: why others are left out, and how many.
-    """
-
-    ids: Ids
-    labels: Labels
-    every: bool
-    flattered: frozenset[str]
-    left_out: Mapping[str, int]
-
-    def labelled(self) -> "SearchedItems":
-        """Return those whose class is known: of others nobody can say whether they are right."""
-        known = self.labels >= 0
-        ids = tuple(item for item, is_known in zip(self.ids, known, strict=True) if is_known)
-        left_out = {**self.left_out, **_counted((NO_LABEL, len(self.ids) - len(ids)))}
-        return replace(self, ids=ids, labels=self.labels[known], left_out=left_out)
-
-
-@dataclass(frozen=True, eq=False)
-class JudgedItems:
-    """Items of a sample by which an upgrade is judged: all are queries, all are to be found.
-
-    Attributes:
-        ids: of the items, sorted.
-        labels: class of each, if they are judged by label.
-        left_out: of the sample's other items: why they are left out, and how many.
     """
 
     ids: Ids
     labels: Labels | None
     left_out: Mapping[str, int]
 
-    def among(self, ids: Collection[str]) -> "JudgedItems":
-        """Return those that are among some: others may have been deleted meanwhile."""
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def among(self, ids: Collection[str], why: str | None = None) -> "Items":
+        """Return those that are among some; the others are counted, if it is said why."""
         rows = [row for row, item in enumerate(self.ids) if item in ids]
-        kept = tuple(self.ids[row] for row in rows)
-        return replace(self, ids=kept, labels=None if self.labels is None else self.labels[rows])
+        return Items(
+            tuple(self.ids[row] for row in rows),
+            None if self.labels is None else self.labels[rows],
+            {**self.left_out, **_counted((str(why), 0 if why is None else len(self) - len(rows)))},
+        )
 
+    def labelled(self) -> "Items":
+        """Return those whose class is known: of others nobody can say whether they are right."""
+        known = self.label_of
+        return self.among({item for item in self.ids if known[item] >= 0}, NO_LABEL)
 
-@dataclass(frozen=True, eq=False)
-class Vectors:
-    """What a gallery stores of some items, and what the transformations make of them.
-
-    Attributes:
-        now: what the gallery answers from now.
-        upgraded: what the transformations make, of those that one of them can carry. Of an item
-            that one was fitted on, what it makes of it unseen, where that is known.
-        uncertainties: of those that are upgraded by a transformation that knows its own.
-        remade: ids of those whose vector in `now` an earlier upgrade made.
-    """
-
-    now: Embeddings
-    upgraded: Embeddings
-    uncertainties: Mapping[str, float]
-    remade: frozenset[str]
+    @property
+    def label_of(self) -> dict[str, int]:
+        """The class of each item, if labels judge."""
+        return {} if self.labels is None else dict(zip(self.ids, self.labels.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,22 +188,32 @@ class Evidence:
 
     Attributes:
         asked: the queries.
-        searched: items of the gallery in which they are asked; None if nothing says what they look
-            for there, or it is not to be judged.
+        searched: items of the gallery that can be found now, in which they are asked; None if
+            nothing says what they look for there, or it is not to be judged.
+        flattered: ids of those that a transformation was fitted on which does not tell what it
+            gives for them unseen; of these the sample has the true vectors.
         judged: items of the sample that are asked for, or in which real queries are asked; None if
             there is no sample.
         sample: true new embeddings of some items, without labels; None if there is no sample.
-        vectors: of the items that are searched, and of those that are judged.
-        embedded: of the items that are searched, what the new model has embedded already.
+        now: what the gallery answers from now, of the items that are searched or judged.
+        upgraded: what the transformations make, of those that one of them can carry. Of an item
+            that one was fitted on, what it makes of it unseen, where that is known.
+        uncertainties: of those that are upgraded by a transformation that knows its own.
+        reused: ids of those whose vector in `now` an earlier upgrade made.
+        embedded: of those that are searched, what the new model has embedded already.
         rows: how many items the gallery has.
         sample_rows: how many of them are in the sample.
     """
 
     asked: Questions
-    searched: SearchedItems | None
-    judged: JudgedItems | None
+    searched: Items | None
+    flattered: frozenset[str]
+    judged: Items | None
     sample: Embeddings | None
-    vectors: Vectors
+    now: Embeddings
+    upgraded: Embeddings
+    uncertainties: Mapping[str, float]
+    reused: frozenset[str]
     embedded: Embeddings
     rows: int
     sample_rows: int
@@ -246,13 +227,13 @@ class Evidence:
     def remade(self) -> int:
         """How many queries are items whose vector that is answered now an earlier upgrade made."""
         asked = self.asked.old.ids if self.asked.who == ITEMS else ()
-        return len(self.vectors.remade.intersection(asked))
+        return len(self.reused.intersection(asked))
 
     @property
     def knows_uncertainty(self) -> bool:
         """Whether a transformation knows how unsure it is of an item that is judged."""
         ids = () if self.judged is None else self.judged.ids
-        return not self.vectors.uncertainties.keys().isdisjoint(ids)
+        return not self.uncertainties.keys().isdisjoint(ids)
 
 
 def gather(
@@ -276,27 +257,40 @@ def gather(
             "nothing is predicted without true new embeddings of some items (sample=...) or real "
             "queries by both models (queries=...); give one of them"
         )
-    now, new = answering_space(gallery.view(), routes), routes.new
-    asked = None if queries is None else _ask_real(gallery, queries, now, new, most_items)
+    space, new = answering_space(gallery.view(), routes), routes.new
+    asked = None if queries is None else _ask_real(gallery, queries, space, new, most_items)
     wanted = () if asked is None else asked.wanted()
-    found = _choose_searched(gallery, routes, now, sample, wanted=wanted, most=most_searched)
-    judged, given = None, 0
+    found, flattered = _choose_searched(
+        gallery, routes, space, sample, wanted=wanted, most=most_searched
+    )
+    judged, there = None, 0
     if sample is not None:
-        judged = _choose_judged(gallery, routes, now, sample, found, most=most_items)
+        judged = _choose_judged(gallery, routes, space, sample, found, most=most_items)
         sample = Embeddings(sample.ids, sample.vectors, sample.space)
-        given = sum(len(batch) for batch in gallery.scan((), ids=sample.ids))
+        there = sum(len(batch) for batch in gallery.scan((), ids=sample.ids))
     searched = _where_answers_are_known(found, asked, judged) if whole else None
     ids = {*(() if searched is None else searched.ids), *(() if judged is None else judged.ids)}
-    every = searched is not None and searched.every
-    vectors = _read_vectors(gallery, routes, now, sorted(ids), every=every)
+    now, reused = _read(gallery, space, ids, every=2 * len(ids) > gallery.count([space]))
     if judged is not None and sample is not None:
-        judged = judged.among(frozenset(vectors.now.ids))
+        judged = judged.among(frozenset(now.ids))  # others may have been deleted meanwhile
         true = sample.align(judged.ids)
-        asked = asked or Questions(ITEMS, vectors.now.align(judged.ids), true, judged.labels)
+        asked = asked or Questions(ITEMS, now.align(judged.ids), true, judged.labels)
     assert asked is not None  # noqa: S101 (of a sample or of queries one is there)
-    embedded = _read_embedded(gallery, new, () if searched is None else searched.ids)
-    rows = gallery.count()
-    return Evidence(asked, searched, judged, sample, vectors, embedded, rows, given)
+    upgraded, uncertainties = _carry(gallery, routes, ids)
+    return Evidence(
+        asked=asked,
+        searched=searched,
+        flattered=flattered,
+        judged=judged,
+        sample=sample,
+        now=now,
+        upgraded=upgraded,
+        uncertainties=uncertainties,
+        reused=reused,
+        embedded=_read_embedded(gallery, new, () if searched is None else searched.ids),
+        rows=gallery.count(),
+        sample_rows=there,
+    )
 
 
 def with_true(upgraded: Embeddings, true: Embeddings, *, among: Collection[str]) -> Embeddings:
@@ -364,8 +358,8 @@ def count_unlisted(made_by: Mapping[str, Any]) -> int:
 
 
 def _where_answers_are_known(
-    found: SearchedItems, asked: Questions | None, judged: JudgedItems | None
-) -> SearchedItems | None:
+    found: Items, asked: Questions | None, judged: Items | None
+) -> Items | None:
     """Return the items in which it can be told what queries look for; None if it is not known."""
     if asked is not None and asked.qrels is not None:
         return found
@@ -461,13 +455,13 @@ def _choose_searched(
     *,
     wanted: Iterable[str],
     most: int,
-) -> SearchedItems:
+) -> tuple[Items, frozenset[str]]:
     """Return the items of a gallery in which an upgrade is judged.
 
     All that can be found now; where there are more than `most`, some are chosen by a digest of
     their ids, beside the sample's and those that queries want, which are there in any case. Left
     out is what a transformation was fitted on, if it does not tell what it gives for the item
-    unseen, and no true vector of it is known either.
+    unseen, and no true vector of it is known either; where that is known, it is given apart.
     """
     given = () if sample is None else sample.ids
     drawn = gallery.sample([space], most + 1, seed=0)
@@ -488,7 +482,7 @@ def _choose_searched(
     if not every:
         left_out |= _counted((NOT_NEEDED.format(most), gallery.count([space]) - len(drawn)))
     labels = np.array([known.get(item, -1) for item in ids], np.int64)
-    return SearchedItems(ids, labels, every, frozenset(flattered), left_out)
+    return Items(ids, labels, left_out), frozenset(flattered)
 
 
 def _known_labels(
@@ -528,10 +522,10 @@ def _choose_judged(
     routes: Routes,
     now: Space,
     sample: Embeddings,
-    searched: SearchedItems,
+    searched: Items,
     *,
     most: int,
-) -> JudgedItems:
+) -> Items:
     """Return the items of a sample that an upgrade can be judged by; there may be none.
 
     Left out are those that a transformation was fitted on: of them it knows more than of the rest
@@ -543,27 +537,22 @@ def _choose_judged(
     fitted = {item for one in routes.transformations for item in fitted_on(one.made_by)}
     fresh = sorted(item for item in sample.ids if item not in fitted)
     chosen = _first_by_digest(fresh, most)
-    label_of = dict(zip(searched.ids, searched.labels.tolist(), strict=True))
-    ids = tuple(item for item in chosen if item in label_of)
-    others = gallery.scan((), ids=[item for item in chosen if item not in label_of])
-    not_found_now = sum(len(batch) for batch in others)
-    labelled = tuple(item for item in ids if label_of[item] >= 0)
-    classes = Counter(label for label in label_of.values() if label >= 0)
-    by_label = 0 < len(labelled) >= min(LEAST_ITEMS, len(ids)) and len(classes) > 1
-    by_label = by_label and any(classes[label_of[item]] > 1 for item in labelled)
-    kept = labelled if by_label else ids
-    no_vector = f"no vector in {now.name}, which answers queries now"
-    return JudgedItems(
-        ids=kept,
-        labels=np.array([label_of[item] for item in kept], np.int64) if by_label else None,
-        left_out=_counted(
-            (FITTED, len(sample) - len(fresh)),
-            (NOT_NEEDED.format(most), len(fresh) - len(chosen)),
-            (NOT_THERE, len(chosen) - len(ids) - not_found_now),
-            (no_vector, not_found_now),
-            (NO_LABEL, len(ids) - len(kept)),
-        ),
+    found = searched.among(frozenset(chosen))
+    elsewhere = gallery.scan((), ids=sorted(set(chosen) - set(found.ids)))
+    no_vector = sum(len(batch) for batch in elsewhere)
+    left_out = _counted(
+        (FITTED, len(sample) - len(fresh)),
+        (NOT_NEEDED.format(most), len(fresh) - len(chosen)),
+        (NOT_THERE, len(chosen) - len(found) - no_vector),
+        (f"no vector in {now.name}, which answers queries now", no_vector),
     )
+    found = replace(found, left_out=left_out)
+    labelled = found.labelled()
+    classes = Counter(label for label in searched.label_of.values() if label >= 0)
+    are_enough = 0 < len(labelled) >= min(LEAST_ITEMS, len(found)) and len(classes) > 1
+    if are_enough and any(classes[label] > 1 for label in labelled.label_of.values()):
+        return labelled
+    return replace(found, labels=None)
 
 
 def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
@@ -571,50 +560,43 @@ def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
     return sorted(sorted(ids, key=lambda item: digest(item.encode()))[:count])
 
 
-def _read_vectors(
-    gallery: Gallery, routes: Routes, space: Space, ids: Sequence[str], *, every: bool
-) -> Vectors:
-    """Read what items have in a space, and carry each of them by the first that can.
+def _read(
+    gallery: Gallery, space: Space, ids: Collection[str], *, every: bool
+) -> tuple[Embeddings, frozenset[str]]:
+    """Read what items have in a space, and the ids of those that an upgrade made.
 
-    Those without a vector in the space are left out of `now`. Where they are nearly `every` item,
-    all are read: that is faster than to look each of them up.
+    Where they are most of all items, every one is read: that is faster than to look each up.
     """
-    wanted, remade = frozenset(ids), set[str]()
-    now, made = [], []
-    uncertainties: dict[str, float] = {}
-    for batch in gallery.scan([space], ids=None if every else ids):
-        rows = [row for row, item in enumerate(batch.ids) if item in wanted]
+    found, remade = [], set[str]()
+    for batch in gallery.scan([space], ids=None if every else sorted(ids)):
+        rows = [row for row, item in enumerate(batch.ids) if item in ids]
         some = tuple(batch.ids[row] for row in rows)
-        now.append(Embeddings(some, batch.vectors[space][rows], space))
-        origins = batch.origins[space]
-        remade.update(
-            item for row, item in zip(rows, some, strict=True) if origins[row] == "upgraded"
-        )
-    for transformation, one in _carry(gallery, routes, ids):
-        if transformation.uncertainty is not None:
-            numbers = transformation.uncertainty.of(one.vectors).tolist()
-            uncertainties |= dict(zip(one.ids, numbers, strict=True))
-        told = transformation.out_of_fold
-        made.append(one if told is None else with_true(one, told, among=one.ids))
-    upgraded = _joined(routes.new, made)
-    return Vectors(_joined(space, now), upgraded, uncertainties, frozenset(remade))
+        found.append(Embeddings(some, batch.vectors[space][rows], space))
+        remade.update(batch.ids[row] for row in rows if batch.origins[space][row] == "upgraded")
+    return _joined(space, found), frozenset(remade)
 
 
 def _carry(
     gallery: Gallery, routes: Routes, ids: Iterable[str]
-) -> Iterator[tuple[Transformation, Embeddings]]:
-    """Give what carries each item makes of it, in batches, with the transformation that did."""
+) -> tuple[Embeddings, dict[str, float]]:
+    """Carry each item by the first transformation that can; return how unsure each is, too.
+
+    Of an item that it was fitted on, what it makes of it unseen, where it tells that.
+    """
+    made, uncertainties = [], dict[str, float]()
     spaces, left = gallery.spaces(), set(ids)
-    for transformation in routes.transformations:
-        needed = needed_spaces(transformation)
-        if not left or not set(needed) <= set(spaces):
-            continue
-        done: set[str] = set()
-        for batch in gallery.scan(needed, ids=sorted(left)):
-            made = transform(transformation, batch).embeddings
-            done.update(made.ids)
-            yield transformation, made
-        left -= done
+    for one in routes.transformations:
+        needed = needed_spaces(one)
+        able = left and set(needed) <= set(spaces)
+        for batch in gallery.scan(needed, ids=sorted(left)) if able else ():
+            carried = transform(one, batch).embeddings
+            left -= set(carried.ids)
+            if one.uncertainty is not None:
+                numbers = one.uncertainty.of(carried.vectors).tolist()
+                uncertainties |= dict(zip(carried.ids, numbers, strict=True))
+            told = one.out_of_fold
+            made.append(carried if told is None else with_true(carried, told, among=carried.ids))
+    return _joined(routes.new, made), uncertainties
 
 
 def _read_embedded(gallery: Gallery, new: Space, ids: Iterable[str]) -> Embeddings:

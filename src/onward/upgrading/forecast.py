@@ -367,7 +367,7 @@ def forecast(
         remade=evidence.remade,
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         order=UNCERTAINTY if evidence.knows_uncertainty else RANDOM,
-        neighbours=0 if judged is None else count_neighbours(len(judged.ids)),
+        neighbours=0 if judged is None else count_neighbours(len(judged)),
         curves=curves,
     )
 
@@ -383,17 +383,17 @@ def _check_shares(shares: Sequence[float]) -> None:
 
 def _judge_whole(evidence: Evidence) -> Judgement | None:
     """Judge what is found in the whole gallery; None if nothing says what queries look for."""
-    asked, items, vectors = evidence.asked, evidence.searched, evidence.vectors
-    if items is None or not len(asked):
+    asked, items = evidence.asked, evidence.searched
+    if items is None or items.labels is None or not len(asked):
         return None
     relevance = asked.relevance(items.ids, items.labels)
     if relevance is None:
         return None
     metrics = BY_LABEL if asked.qrels is None else BY_GRADE
     ids = frozenset(items.ids)
-    upgraded = with_true(_among(vectors.upgraded, ids), evidence.embedded, among=ids)
+    upgraded = with_true(_among(evidence.upgraded, ids), evidence.embedded, among=ids)
     cells = {
-        NOTHING: (0.0, _answers(asked.old, _among(vectors.now, ids), relevance, metrics)),
+        NOTHING: (0.0, _answers(asked.old, _among(evidence.now, ids), relevance, metrics)),
         UPGRADE: (0.0, _answers(asked.new, upgraded, relevance, metrics)),
     }
     if evidence.sample is not None:
@@ -406,7 +406,7 @@ def _judge_whole(evidence: Evidence) -> Judgement | None:
         cells,
         items=len(ids),
         lost=len(ids) - len(upgraded),
-        flattered=len(items.flattered & ids),
+        flattered=len(evidence.flattered & ids),
         left_out=items.left_out,
     )
 
@@ -439,10 +439,10 @@ class _Backfilled:
     @classmethod
     def of(cls, evidence: Evidence, seed: int) -> "_Backfilled | None":
         """Return the items that are judged; None if nothing can be judged by them."""
-        asked, judged, vectors = evidence.asked, evidence.judged, evidence.vectors
-        if judged is None or evidence.sample is None or len(judged.ids) < LEAST_ITEMS:
+        asked, judged = evidence.asked, evidence.judged
+        if judged is None or evidence.sample is None or len(judged) < LEAST_ITEMS:
             return None
-        upgraded = _among(vectors.upgraded, frozenset(judged.ids))
+        upgraded = _among(evidence.upgraded, frozenset(judged.ids))
         if not len(upgraded) or not len(asked):
             return None
         new, relevance = evidence.sample.align(judged.ids), None
@@ -455,12 +455,12 @@ class _Backfilled:
         count = count_neighbours(len(new))
         return cls(
             asked=asked,
-            now=vectors.now.align(judged.ids),
+            now=evidence.now.align(judged.ids),
             upgraded=upgraded,
             new=new,
             nearest=search(asked.new, new, count, exclude_self=asked.exclude_self),
             relevance=relevance,
-            orders=_orders(upgraded, new, vectors.uncertainties, seed),
+            orders=_orders(upgraded, new, evidence.uncertainties, seed),
             seed=seed,
         )
 
@@ -668,8 +668,8 @@ def _why_not(evidence: Evidence) -> str:
             "items share, or true new embeddings of some items (sample=..., --sample)"
         )
     reasons = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
-    left = f"{len(judged.ids):,} of the sample's {len(sample):,} items are left to judge by"
-    if len(judged.ids) >= LEAST_ITEMS:
+    left = f"{len(judged):,} of the sample's {len(sample):,} items are left to judge by"
+    if len(judged) >= LEAST_ITEMS:
         left += ", and no transformation can carry one of them"
     return (
         f"nothing can be predicted: {left}, {LEAST_ITEMS} are needed"
