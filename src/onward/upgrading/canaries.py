@@ -8,7 +8,6 @@ writes.
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from onward.gallery import GalleryRows
 from onward.labels import renumber, translate
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Space
-from onward.upgrading.gate import Requirement
+from onward.upgrading.gate import Requirement, Verdict
 
 DEPTH = 100
 """Number of items asked for a query; a relevant one that is not among them adds zero to map."""
@@ -121,44 +120,21 @@ class Canaries:
         return self.require or Requirement("map", False, OLD)
 
 
-@dataclass(frozen=True, eq=False)
-class CanaryResult:
-    """What the canaries found.
+@dataclass(frozen=True)
+class CanaryResult(Verdict):
+    """What the canaries found, and whether that is what is required.
 
     Attributes:
-        requirement: what was required.
-        limit: what the number must reach.
-        value: what it is, in the new space.
-        cells: "new/old", the upgraded gallery's answers, and "old/old" where old queries were
-            given.
         depth: how many items were asked for; map counts no further.
         absent: how many items that queries should find, by their ids, the gallery lacks. They are
             not among what there is to find.
+        cells: "new/old", the upgraded gallery's answers, and "old/old" where old queries were
+            given.
     """
 
-    requirement: Requirement
-    limit: float
-    value: float
-    cells: Mapping[str, Evaluation]
     depth: int
-    absent: int = 0
-
-    @property
-    def met(self) -> bool:
-        """Whether what is required is reached."""
-        return self.value > self.limit if self.requirement.strict else self.value >= self.limit
-
-    def to_json(self) -> dict[str, Any]:
-        """Return fractions as plain values."""
-        return {
-            "requirement": str(self.requirement),
-            "limit": self.limit,
-            "value": self.value,
-            "met": self.met,
-            "depth": self.depth,
-            "absent": self.absent,
-            "cells": {name: cell.to_json() for name, cell in self.cells.items()},
-        }
+    absent: int
+    cells: Mapping[str, Evaluation]
 
     def __str__(self) -> str:
         says = "met" if self.met else "NOT met"
@@ -166,15 +142,12 @@ class CanaryResult:
             " ".join([name, *(f"{metric} {100 * _value(cell, metric):.1f}" for metric in METRICS)])
             for name, cell in self.cells.items()
         )
-        queries = self.cells[UPGRADED].queries
+        if self.absent:
+            shown += f"; {self.absent:,} that should be found are not there"
         return (
             f"{self.requirement} is {says}: {100 * self.value:.1f} %, required "
-            f"{100 * self.limit:.1f} % ({queries:,} queries; percent: {shown}{self._absent_text})"
+            f"{100 * self.limit:.1f} % ({self.cells[UPGRADED].queries:,} queries; percent: {shown})"
         )
-
-    @property
-    def _absent_text(self) -> str:
-        return f"; {self.absent:,} that should be found are not there" if self.absent else ""
 
 
 def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> CanaryResult:
@@ -206,11 +179,9 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
             "labels to the gallery's items, or other canaries"
         )
     required = canaries.requirement
-    limit = required.number
-    if required.cell == OLD:
-        limit *= _value(cells[OLD], required.metric)
-    value = _value(cells[UPGRADED], required.metric)
-    return CanaryResult(required, limit, value, cells, DEPTH, absent)
+    found = {name: _value(cell, required.metric) for name, cell in cells.items()}
+    verdict = required.compare(found[UPGRADED], found.get(OLD, 1.0))
+    return CanaryResult(**vars(verdict), depth=DEPTH, absent=absent, cells=cells)
 
 
 def _check_pair(new: Embeddings, old: Embeddings | None) -> None:

@@ -154,27 +154,32 @@ class Requirement:
                 f"larger sample, or require something of what is known, such as '{AGREEMENT} >= "
                 f"{OLD}'"
             )
-        limit = self.number
-        if self.cell is not None:
-            limit *= judge.value(self.metric, NOTHING if self.cell == OLD else EVERYTHING)
+        cell = NOTHING if self.cell == OLD else EVERYTHING
+        compared = 1.0 if self.cell is None else judge.value(self.metric, cell)
         value = judge.value(self.metric, written if judge.has(written) else UPGRADE)
-        return Verdict(self, value, limit, value > limit if self.strict else value >= limit)
+        return self.compare(value, compared)
+
+    def compare(self, value: float, compared: float = 1.0) -> "Verdict":
+        """Say whether a number meets it, beside that of the cell that it is compared with."""
+        limit = self.number * (1.0 if self.cell is None else compared)
+        met = value > limit if self.strict else value >= limit
+        return Verdict(self, limit, value, met)
 
 
 @dataclass(frozen=True)
 class Verdict(Plain):
-    """Whether a prediction meets what is required.
+    """Whether a number, predicted or found, meets what is required.
 
     Attributes:
         requirement: what was required.
-        value: what is predicted, in [0, 1].
         limit: what it must reach.
+        value: what it is, in [0, 1].
         met: whether it does.
     """
 
     requirement: Requirement
-    value: float
     limit: float
+    value: float
     met: bool
 
     def __str__(self) -> str:

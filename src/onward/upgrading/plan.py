@@ -9,7 +9,7 @@ from typing import Any
 from onward.errors import UpgradeError
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.values import aligned
-from onward.plain import plain
+from onward.plain import fields_of, plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.evidence import RealQueries
@@ -19,6 +19,7 @@ from onward.upgrading.forecast import (
     ORDERS,
     SEEDS,
     SHARES,
+    Curve,
     Curves,
     Forecast,
     Judgement,
@@ -102,22 +103,13 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next."""
         return {
-            "gallery": self.gallery,
-            "transformation": self.transformation,
-            "old": self.old.to_json(),
-            "side": None if self.side is None else self.side.to_json(),
-            "new": self.new.to_json(),
+            **fields_of(self, without=("work", "elsewhere", "predicted", "decision")),
             **self.work.to_json(),
             "elsewhere": {space.name: rows for space, rows in self.elsewhere.items()},
-            "bytes": self.bytes,
-            "seconds": self.seconds,
-            "sampled": self.sampled,
-            "writes": list(self.writes),
-            "prediction": None if self.predicted is None else self.predicted.to_json(),
-            "gate": None if self.decision is None else self.decision.to_json(),
+            "prediction": plain(self.predicted),
+            "gate": plain(self.decision),
             "allowed": self.allowed,
             "recommendation": self.recommendation,
-            "advice": list(self.advice),
             "next_steps": self._next_steps(),
         }
 
@@ -371,35 +363,28 @@ class BackfillPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Return fractions as plain values, with what to do next."""
+        rows = ("upgraded", "embedded", "missing")
         worth = any(gain.estimate > 0 for gain in self.drawn.gains.values())
         return {
-            "gallery": self.gallery,
-            "transformation": self.transformation,
-            "space": self.space.to_json(),
-            "rows": {
-                "upgraded": self.upgraded,
-                "embedded": self.embedded,
-                "missing": self.missing,
-            },
+            **fields_of(self, without=(*rows, "within", "drawn")),
+            "rows": {name: getattr(self, name) for name in rows},
             "items": self.within.items,
             "lost": self.within.lost,
-            "left_out": dict(self.left_out),
             "shares": list(GRID),
             "planned_shares": list(SHARES),
-            "curves": {
-                one.order: {
-                    **{metric: one.on_grid(metric).tolist() for metric in self.metrics},
-                    self.auc_name: {metric: one.auc(metric) for metric in self.metrics},
-                    "planned": {
-                        metric: [one.values[metric][share] for share in SHARES]
-                        for metric in self.metrics
-                    },
-                }
-                for one in self.drawn.curves
-            },
+            "curves": {one.order: self._plain_curve(one) for one in self.drawn.curves},
             "gains": plain(self.drawn.gains),
             "advice": self.advice,
             "next_steps": [next_step("backfill", self.advice)] if worth else [],
+        }
+
+    def _plain_curve(self, curve: Curve) -> dict[str, Any]:
+        return {
+            **{metric: curve.on_grid(metric).tolist() for metric in self.metrics},
+            self.auc_name: {metric: curve.auc(metric) for metric in self.metrics},
+            "planned": {
+                metric: [curve.values[metric][share] for share in SHARES] for metric in self.metrics
+            },
         }
 
     def __str__(self) -> str:
