@@ -18,12 +18,18 @@ import numpy as np
 import torch
 
 from onward.compatibility import evaluate_embeddings
-from onward.experiments.cache import Cache
-from onward.experiments.learning import Stage, train_models
 from onward.experiments.recipe import load_recipe
 from onward.experiments.sides import side_information
-from onward.experiments.splits import split
-from onward.experiments.vectors import CLOSED, MIDDLE_TRAIN, OPEN, TRAIN, StudyVectors
+from onward.experiments.stage import Cache, Stage
+from onward.experiments.vectors import (
+    CLOSED,
+    MIDDLE_TRAIN,
+    OPEN,
+    TRAIN,
+    StudyVectors,
+    split,
+    train_models,
+)
 from onward.progress import silent
 from onward.spaces import Embeddings
 from onward.training.classifiers import Classifier

@@ -8,13 +8,12 @@ import pytest
 from onward.cli.experiment import read_override
 from onward.errors import ConfigurationError
 from onward.experiments import experiment
-from onward.experiments.cache import Cache
 from onward.experiments.experiment import run_experiment
-from onward.experiments.learning import Stage
 from onward.experiments.recipe import load_recipe
-from onward.experiments.splits import split
+from onward.experiments.stage import Cache, Stage
 from onward.experiments.study import COMPARISON, RECIPE, describe_study
 from onward.experiments.tables import markdown, means
+from onward.experiments.vectors import split
 
 
 @contextmanager

@@ -13,14 +13,12 @@ from typer.testing import CliRunner
 from onward.cli.app import app
 from onward.errors import ConfigurationError
 from onward.experiments import experiment
-from onward.experiments.cache import Cache
-from onward.experiments.experiment import Experiment, run_experiment
-from onward.experiments.learning import Stage
-from onward.experiments.merging import merge_arms
+from onward.experiments.experiment import Experiment, merge_arms, run_experiment
 from onward.experiments.recipe import load_recipe
-from onward.experiments.splits import split
+from onward.experiments.stage import Cache, Stage
 from onward.experiments.study import COMPARISON, RECIPE, describe_study
 from onward.experiments.tables import join_variants, split_variants
+from onward.experiments.vectors import split
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "lab" / "results").glob("*.json"))

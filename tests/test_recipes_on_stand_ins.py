@@ -15,10 +15,9 @@ import pytest
 
 from onward.data import open_items
 from onward.errors import ConfigurationError, DataError
-from onward.experiments.cache import Cache
 from onward.experiments.experiment import run_experiment
-from onward.experiments.learning import Stage
 from onward.experiments.recipe import bundled_recipes, load_recipe
+from onward.experiments.stage import Cache, Stage
 
 ITEMS = {"train": 12, "test": 6}  # of each class
 BRIEF = {

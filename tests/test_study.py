@@ -11,11 +11,10 @@ from onward.artifacts import ARRAYS
 from onward.data import decoding, open_items
 from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
-from onward.experiments import learning, study
-from onward.experiments.cache import Cache
-from onward.experiments.learning import Stage
+from onward.experiments import study, vectors
 from onward.experiments.recipe import load_recipe
-from onward.experiments.splits import split
+from onward.experiments.stage import Cache, Stage
+from onward.experiments.vectors import split
 from onward.gallery import open_gallery
 from onward.models import EmbeddingModel
 
@@ -189,7 +188,7 @@ def test_an_interrupted_study_goes_on_with_the_models_it_had_trained(tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(learning, "train_model", interrupt)
+        patch.setattr(vectors, "train_model", interrupt)
         study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
 
 
@@ -203,7 +202,7 @@ def test_another_seed_trains_its_own_models(tmp_path, monkeypatch):
         patch.setattr(study, "fit_arms", interrupt)
         with pytest.raises(KeyboardInterrupt):
             study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
-    monkeypatch.setattr(learning, "train_model", interrupt)
+    monkeypatch.setattr(vectors, "train_model", interrupt)
     other = recipe.model_copy(update={"seed": 1})
     with pytest.raises(KeyboardInterrupt):
         study.run_study(other, tmp_path / "other", quiet(tmp_path / "cache"))

@@ -43,9 +43,8 @@ def demo(
     Example: onward demo --data photos/ --old-classes 10
     """
     from onward.data.sources import Stated
-    from onward.experiments.cache import Cache
-    from onward.experiments.learning import Stage
     from onward.experiments.recipe import load_recipe
+    from onward.experiments.stage import Cache, Stage
     from onward.experiments.study import CACHE, run_study
     from onward.progress import progress_bar
 
@@ -98,11 +97,9 @@ def experiment(
 
     Example: onward experiment digits --seeds 0-4 --set fit.method=ridge
     """
-    from onward.experiments.cache import Cache
-    from onward.experiments.experiment import run_experiment
-    from onward.experiments.learning import Stage
-    from onward.experiments.merging import merge_arms
+    from onward.experiments.experiment import merge_arms, run_experiment
     from onward.experiments.recipe import load_recipe
+    from onward.experiments.stage import Cache, Stage
     from onward.progress import progress_bar
 
     overrides = dict(read_override(text) for text in set_ or [])

@@ -6,11 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from onward.experiments.learning import run_settings
 from onward.experiments.settings import Arm
 from onward.experiments.sides import SideInformation, side_information
-from onward.experiments.splits import unsampled
-from onward.experiments.vectors import CLOSED, MIDDLE_TRAIN, OPEN, TRAIN, StudyVectors
+from onward.experiments.vectors import (
+    CLOSED,
+    MIDDLE_TRAIN,
+    OPEN,
+    TRAIN,
+    StudyVectors,
+    run_settings,
+    unsampled,
+)
 from onward.spaces import Embeddings
 from onward.training.classifiers import Classifier
 from onward.training.pairs import Pairs

@@ -1,19 +1,21 @@
-"""What a study has made, kept by the digest of all that it depends on.
+"""Where a study is performed, and what it has made: kept by the digest of all that it depends on.
 
 A study that is performed again, was interrupted, or shares a model with another one finds here what
 it would make again. Nothing here knows what is kept.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from onward.artifacts import canonical_json, digest, write_aside
 from onward.evaluation import Evaluation
+from onward.progress import Progress
 from onward.spaces import Embeddings
 
 GENERATION = 1
@@ -71,3 +73,20 @@ class Cache:
                 kept["relevant"],
                 kept["average_precision"],
             )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a study is performed.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        tell: is given a line about each step.
+        bar: opens a progress bar, given what is done and in which unit.
+        cache: what is made stays there, and what is there is not made again.
+    """
+
+    device: Literal["auto", "cpu", "cuda"]
+    tell: Callable[[str], None]
+    bar: Callable[[str, str], AbstractContextManager[Progress]]
+    cache: Cache
