@@ -48,7 +48,7 @@ MOST_ROWS, PAUSE_SECONDS = 20, 0.1
 
 COMMAND = (
     "import json, sys, lancedb, onnxruntime, onward.upgrading, onward.upgrading.backfill, "
-    "onward.cli.app, onward.gallery.lancedb; from onward.cli import main; "
+    "onward.cli.app, onward.gallery.lance.store; from onward.cli import main; "
     "print('ready', flush=True); main(json.loads(sys.stdin.readline()))"
 )
 """The command `onward`, that waits for its arguments when all is imported."""

@@ -358,7 +358,7 @@ def test_a_gallery_whose_making_was_killed_is_made_again_and_cleaned(tmp_path):
     program = """
 import signal
 from onward import Space, create_gallery
-import onward.gallery.lance_directory as place
+import onward.gallery.lance.store as place
 if sys.argv[2] == "killed":
     place.record_table = lambda *anything: os.kill(os.getpid(), signal.SIGKILL)
 create_gallery(sys.argv[1], Space("s", 4), serving=Space("s", 4), query_model="s")

@@ -19,10 +19,9 @@ from onward.errors import GalleryError
 from onward.gallery import (
     RecordedRoutes,
     create_gallery,
-    lance_commits,
-    lance_fragments,
     open_gallery,
 )
+from onward.gallery.lance import commits, fragments
 from onward.spaces import Space
 
 OLD = Space("old@1", 4)
@@ -71,7 +70,7 @@ def test_what_lance_raises_is_said_with_its_cause_and_what_to_do(path, gallery, 
 
     message = rf"^gallery {path} cannot be read or written: .*{words}"
     with pytest.raises(GalleryError, match=message) as caught:
-        lance_commits.commit(str(path), fail)
+        commits.commit(str(path), fail)
     assert caught.value.__cause__ is raised
     assert ("damaged" in str(caught.value)) == ("damaged" in words)
 
@@ -82,11 +81,11 @@ def test_a_panic_of_lance_is_an_error_like_any_other_and_an_interrupt_is_not(pat
 
     with (
         pytest.raises(GalleryError, match="More files are open than are allowed"),
-        lance_commits.speaking(str(path)),
+        commits.speaking(str(path)),
     ):
         raise PanicException('Os { code: 24, kind: TooManyOpenFiles, message: "Too many" }')
     with pytest.raises(KeyboardInterrupt):
-        lance_commits.commit(str(path), _interrupted)
+        commits.commit(str(path), _interrupted)
 
 
 def _interrupted():
@@ -213,7 +212,7 @@ def test_nothing_is_written_where_another_program_has_changed_the_columns(path, 
 def test_a_column_that_another_program_has_given_another_type_is_not_filled(
     path, gallery, monkeypatch
 ):
-    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(fragments, "FEWEST_ROWS", 1)
     gallery.add_space(NEW, made_by=RecordedRoutes("x", NEW))
     items = lancedb.connect(path).open_table("items")
     items.alter_columns({"path": "new_2", "data_type": pa.list_(pa.float16(), NEW.dim)})

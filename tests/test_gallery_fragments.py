@@ -13,8 +13,9 @@ import pytest
 from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError, UpgradeError
-from onward.gallery import RecordedRoutes, Share, create_gallery, lance_fragments, open_gallery
-from onward.gallery.lance_workers import alone_in
+from onward.gallery import RecordedRoutes, Share, create_gallery, open_gallery
+from onward.gallery.lance import fragments
+from onward.gallery.lance.workers import alone_in
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade, plan_upgrade
@@ -29,7 +30,7 @@ PART = 20
 
 @pytest.fixture(autouse=True)
 def fills_small_parts(monkeypatch):
-    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 5)
+    monkeypatch.setattr(fragments, "FEWEST_ROWS", 5)
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_compacting_in_the_midst_means_that_the_part_is_made_again(path, gallery
 
 def test_two_who_fill_the_same_part_write_it_once(path, gallery, monkeypatch):
     """Without locks, as on a file system that has none."""
-    monkeypatch.setattr("onward.gallery.lance_workers._is_held", lambda _: False)
+    monkeypatch.setattr("onward.gallery.lance.workers._is_held", lambda _: False)
     found = []
 
     def disturbed(batch):
@@ -219,13 +220,13 @@ def test_told_to_end_or_failing_it_leaves_the_part_as_it_was(path, gallery, afte
 
 
 def test_an_interrupt_just_after_the_commit_takes_no_file_away(gallery, monkeypatch):
-    take = lance_fragments._take
+    take = fragments._take
 
     def interrupted(*arguments):
         take(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lance_fragments, "_take", interrupted)
+    monkeypatch.setattr(fragments, "_take", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fill(gallery)
     monkeypatch.undo()
@@ -403,11 +404,11 @@ def test_a_link_beside_the_locks_of_workers_is_not_a_worker(path, gallery, preci
 
 
 def test_compaction_makes_parts_of_a_bounded_size(path, gallery, monkeypatch):
-    monkeypatch.setitem(lance_fragments.COMPACTION, "target_rows_per_fragment", 30)
+    monkeypatch.setitem(fragments.COMPACTION, "target_rows_per_fragment", 30)
     gallery.compact(keep=timedelta(0))
-    fragments = lancedb.connect(path).open_table("items").stats()["fragment_stats"]
-    assert fragments["num_fragments"] == 2
-    assert fragments["lengths"]["max"] == 30
+    made = lancedb.connect(path).open_table("items").stats()["fragment_stats"]
+    assert made["num_fragments"] == 2
+    assert made["lengths"]["max"] == 30
     assert len(gallery.ids()) == 60
 
 
@@ -430,7 +431,7 @@ def held_parts(monkeypatch):
     def held(path, url):
         yield False
 
-    monkeypatch.setattr(lance_fragments, "alone_in", held)
+    monkeypatch.setattr(fragments, "alone_in", held)
     monkeypatch.setattr("onward.upgrading.run.LOOK_SECONDS", 0.01)
 
 
@@ -447,7 +448,7 @@ def test_waiting_for_another_process_can_be_stopped(gallery, held_parts):
 
 
 def test_what_another_process_hangs_on_is_written_row_by_row(gallery, held_parts, monkeypatch):
-    monkeypatch.setattr(lance_fragments, "HANGING_SECONDS", 0.05)
+    monkeypatch.setattr(fragments, "HANGING_SECONDS", 0.05)
     upgrade = Upgrade(gallery, H)
     upgrade.start()
     assert upgrade.run(batch_rows=20).done == 60
@@ -455,11 +456,11 @@ def test_what_another_process_hangs_on_is_written_row_by_row(gallery, held_parts
 
 
 def test_a_worker_that_gets_on_is_waited_for_however_long_it_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr(lance_fragments, "HANGING_SECONDS", 10.0)
-    patience, lock = lance_fragments._Patience(), tmp_path / "0"
+    monkeypatch.setattr(fragments, "HANGING_SECONDS", 10.0)
+    patience, lock = fragments._Patience(), tmp_path / "0"
     lock.touch()
     seconds = [time.monotonic()]
-    monkeypatch.setattr("onward.gallery.lance_fragments.time.monotonic", lambda: seconds[0])
+    monkeypatch.setattr("onward.gallery.lance.fragments.time.monotonic", lambda: seconds[0])
     for _ in range(10):
         seconds[0] += 4
         assert not patience.is_over([lock])  # its lock was touched just now
@@ -471,7 +472,7 @@ def test_a_worker_that_gets_on_is_waited_for_however_long_it_takes(tmp_path, mon
 
 
 def test_gaps_are_written_in_pieces(path, gallery, monkeypatch):
-    monkeypatch.setattr(lance_fragments, "NULL_ROWS", 3)
+    monkeypatch.setattr(fragments, "NULL_ROWS", 3)
     lacking = [*range(3, 11), *range(14, 19), *range(40, 52)]
     gallery.update(embed(OLD, [1]), embed(SIDE, [1]))
     gallery.delete(map(name, lacking))
@@ -511,7 +512,7 @@ def test_compacting_takes_away_what_killed_processes_left_long_ago(path, gallery
 def test_a_plan_advises_to_put_scattered_rows_together(gallery, monkeypatch):
     monkeypatch.setattr("onward.upgrading.plan.SAMPLE_ROWS", 60)
     assert not any("compact" in one for one in plan_upgrade(gallery, H).advice)
-    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", PART + 1)
+    monkeypatch.setattr(fragments, "FEWEST_ROWS", PART + 1)
     (advice,) = [one for one in plan_upgrade(gallery, H).advice if "compact" in one]
     assert advice.startswith("Most rows lie scattered over small parts of the store")
     gallery.compact(keep=timedelta(0))

@@ -16,8 +16,10 @@ import pytest
 from rights import without_the_rights_of_root
 
 from onward.errors import GalleryError
-from onward.gallery import create_gallery, lance_commits, lance_search, open_gallery
-from onward.gallery.lancedb import LanceStore
+from onward.gallery import create_gallery, open_gallery
+from onward.gallery.lance import commits
+from onward.gallery.lance import search as lance_search
+from onward.gallery.lance.store import LanceStore
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
@@ -326,7 +328,7 @@ def test_vectors_for_a_space_that_is_dropped_meanwhile_are_refused(path, gallery
 
 
 def test_conflicts_are_tried_again_but_not_for_ever(monkeypatch):
-    monkeypatch.setattr("onward.gallery.lance_commits.LONGEST_PAUSE", 0)
+    monkeypatch.setattr("onward.gallery.lance.commits.LONGEST_PAUSE", 0)
     tried = []
 
     def conflicting():
@@ -335,14 +337,14 @@ def test_conflicts_are_tried_again_but_not_for_ever(monkeypatch):
             raise RuntimeError("Retryable commit conflict for version 7")
         return "done"
 
-    assert lance_commits.commit("g", conflicting) == "done"
+    assert commits.commit("g", conflicting) == "done"
     assert len(tried) == 3
 
     def never():
         raise RuntimeError("Too many concurrent writers")
 
     with pytest.raises(GalleryError, match=r"gallery g is being changed by others: 20 tries .*run"):
-        lance_commits.commit("g", never)
+        commits.commit("g", never)
 
 
 @pytest.mark.parametrize("name", ["a conflict here", "conflict", "a timed out b"])
@@ -536,7 +538,7 @@ def asked(monkeypatch, tmp_path):
     def keep_off(**said):
         for name, value in said.items():
             monkeypatch.setenv(name, value)
-        lance_commits.keep_off_the_terminal()
+        commits.keep_off_the_terminal()
         return {name: os.environ[name] for name in names if name in os.environ}
 
     return keep_off
@@ -567,10 +569,10 @@ def test_what_is_said_of_the_log_stays_as_it_was_said(asked, tmp_path, said):
 def test_a_long_log_is_set_aside(asked, tmp_path):
     log = tmp_path / "state" / "onward" / "lance.log"
     log.parent.mkdir(parents=True)
-    log.write_bytes(b"long" * lance_commits.LONGEST_LOG)
+    log.write_bytes(b"long" * commits.LONGEST_LOG)
     assert asked()["LANCE_LOG_FILE"] == str(log)
     assert not log.exists()
-    assert (log.parent / "lance.log.1").stat().st_size == 4 * lance_commits.LONGEST_LOG
+    assert (log.parent / "lance.log.1").stat().st_size == 4 * commits.LONGEST_LOG
 
 
 def in_the_way(log):

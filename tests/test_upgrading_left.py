@@ -15,7 +15,8 @@ from upgrades import embed, numbered, steps_of
 from onward.cli.app import app
 from onward.dense import Dense, Uncertainty
 from onward.errors import EmbeddingsError, UpgradeError
-from onward.gallery import GalleryRows, create_gallery, lance_fragments, open_gallery
+from onward.gallery import GalleryRows, create_gallery, open_gallery
+from onward.gallery.lance import fragments
 from onward.spaces import Embeddings, Space
 from onward.training.gallery_samples import choose_from_gallery
 from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
@@ -368,7 +369,7 @@ def test_plans_count_them_as_not_found_and_agree(gallery):
 def test_parts_that_are_filled_at_once_have_gaps_where_nothing_is_made(
     tmp_path, monkeypatch, kept, batch_rows
 ):
-    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 5)
+    monkeypatch.setattr(fragments, "FEWEST_ROWS", 5)
     monkeypatch.setattr(run, "LOOK_SECONDS", 0.0)
     old = old_vectors(IDS, [100] * ROWS)
     vectors = old.vectors.copy()
@@ -394,7 +395,7 @@ def test_parts_that_are_filled_at_once_have_gaps_where_nothing_is_made(
 
 
 def test_what_is_left_in_a_part_a_fallback_carries(tmp_path, monkeypatch):
-    monkeypatch.setattr(lance_fragments, "FEWEST_ROWS", 5)
+    monkeypatch.setattr(fragments, "FEWEST_ROWS", 5)
     gallery = gallery_at(tmp_path / "g.lance")
     other = linear(OLD, None, NEW, np.eye(4) * 1e-15, np.ones(4, np.float32), made_by={})
     upgrade = start(gallery, H, other)

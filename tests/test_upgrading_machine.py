@@ -44,7 +44,7 @@ from watching import (
 
 from onward.errors import GalleryError, UpgradeError
 from onward.gallery import Gallery, open_gallery
-from onward.gallery.lance_fragments import fill_fragments
+from onward.gallery.lance.fragments import fill_fragments
 from onward.upgrading import Upgrade
 from onward.upgrading.backfill import Embedded, backfill
 from onward.upgrading.budget import Budget
@@ -605,7 +605,7 @@ def count_what_is_filled(machine, monkeypatch):
             machine.counts["row filled"] += rows
             yield rows
 
-    monkeypatch.setattr("onward.gallery.lancedb.fill_fragments", counting)
+    monkeypatch.setattr("onward.gallery.lance.store.fill_fragments", counting)
 
 
 @pytest.mark.slow
@@ -615,7 +615,7 @@ def test_in_any_order_of_steps_no_row_is_lost_reborn_or_wrong(
 ):
     examples = request.config.getoption("--examples") or examples
     monkeypatch.setattr("onward.upgrading.run.LOOK_SECONDS", 0.0)  # of a run that is paused
-    monkeypatch.setattr("onward.gallery.lance_fragments.FEWEST_ROWS", 2)
+    monkeypatch.setattr("onward.gallery.lance.fragments.FEWEST_ROWS", 2)
     machine.counts.clear()
     count_what_is_filled(machine, monkeypatch)
     run_state_machine_as_test(

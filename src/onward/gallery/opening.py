@@ -32,7 +32,7 @@ def open_gallery(url: str | Path) -> Gallery:
     name = _memory_name(url)
     if name is not None:
         return Gallery(open_memory(name))
-    from onward.gallery.lance_directory import open_lancedb
+    from onward.gallery.lance.store import open_lancedb
 
     return Gallery(open_lancedb(_directory(url)))
 
@@ -72,7 +72,7 @@ def create_gallery(
     name = _memory_name(url)
     if name is not None:
         return Gallery(create_memory(name, record, entry, rows))
-    from onward.gallery.lance_directory import create_lancedb
+    from onward.gallery.lance.store import create_lancedb
 
     return Gallery(create_lancedb(_directory(url), record, entry, rows))
 
@@ -90,7 +90,7 @@ def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
     if _memory_name(like.url) is not None:
         yield Gallery(MemoryStore("scratch", record, entry))
         return
-    from onward.gallery.lance_directory import create_lancedb
+    from onward.gallery.lance.store import create_lancedb
 
     try:
         with TemporaryDirectory(prefix="onward-") as directory:

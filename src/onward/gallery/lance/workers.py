@@ -6,7 +6,7 @@ depends on these locks: where there are none, every worker believes to be alone.
 
 A link in the place of a lock is not followed: what it leads to is not a worker's.
 
-Only `onward.gallery.lancedb` imports this.
+Only `onward.gallery.lance.store` imports this.
 """
 
 import errno
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from onward.errors import GalleryError
-from onward.gallery.lance_commits import speaking
+from onward.gallery.lance.commits import speaking
 from onward.gallery.store import EVERYTHING, Share, share_of
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)

@@ -22,14 +22,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from onward.artifacts import beside
 from onward.errors import GalleryError, OnwardError
-from onward.gallery.arrow_rows import (
+from onward.gallery.lance.commits import commit, connect, speaking
+from onward.gallery.lance.fragments import (
+    Fragments,
+    compact_table,
+    content_version,
+    count_scattered,
+    fill_fragments,
+)
+from onward.gallery.lance.rows import (
     IDS_A_QUERY,
     batch_columns,
     check_columns,
     check_insertable,
     field_columns,
     given_rows,
+    items_schema,
     names_of,
     read_batch,
     record_table,
@@ -42,15 +52,7 @@ from onward.gallery.arrow_rows import (
     with_vectors,
     without_changes,
 )
-from onward.gallery.lance_commits import commit, connect, speaking
-from onward.gallery.lance_fragments import (
-    Fragments,
-    compact_table,
-    content_version,
-    count_scattered,
-    fill_fragments,
-)
-from onward.gallery.lance_search import (
+from onward.gallery.lance.search import (
     BLOCK_BYTES,
     Asked,
     Lengths,
@@ -59,7 +61,7 @@ from onward.gallery.lance_search import (
     has_index,
     search_table,
 )
-from onward.gallery.lance_workers import working_in
+from onward.gallery.lance.workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.store import EVERYTHING, Filling, Rows, Share, Writing
 from onward.gallery.values import Batch, JournalEntry
@@ -462,6 +464,52 @@ class LanceStore:
         merging = self._items.merge_insert("id").when_matched_update_all(where=condition)
         result = merging.use_index(False).execute(table, on_bad_vectors="null")
         return int(result.num_updated_rows)
+
+
+def create_lancedb(
+    path: Path, record: Record, entry: JournalEntry, rows: Rows | None = None
+) -> LanceStore:
+    """Make a database in a directory that is not there or empty; it is there whole or not at all.
+
+    Raises:
+        GalleryError: if something stands there already.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        what = "a gallery" if _is_gallery(path) else "something that is not a gallery"
+        raise GalleryError(
+            f"{path} holds {what} already; it was left as it is. Open it, or give another directory"
+        )
+    with speaking(str(path), "created"), beside(path) as aside:
+        database = connect(aside)
+        schema = items_schema(record.fields)
+        first = None if rows is None else given_rows(rows, schema, secrets.randbits(FIRST_BITS))
+        items: Any = database.create_table(ITEMS, first, schema, on_bad_vectors="null")
+        items.set_unenforced_primary_key("id")  # makes two inserts of one id conflict
+        database.create_table(RECORD, data=record_table(record, entry))
+        aside.rename(path)
+    return LanceStore(path)
+
+
+def open_lancedb(path: Path) -> LanceStore:
+    """Open the database in a directory.
+
+    Raises:
+        GalleryError: if it is not there, or is no gallery.
+    """
+    if not path.exists():
+        raise GalleryError(
+            f"there is no gallery {path}; make it with create_gallery (onward gallery create)"
+        )
+    if not _is_gallery(path):
+        raise GalleryError(
+            f"{path} is not a gallery: a gallery is a directory that holds {ITEMS}.lance and "
+            f"{RECORD}.lance. Give the directory that create_gallery made"
+        )
+    return LanceStore(path)
+
+
+def _is_gallery(path: Path) -> bool:
+    return all((path / f"{table}.lance").is_dir() for table in (ITEMS, RECORD))
 
 
 @lru_cache(maxsize=4)

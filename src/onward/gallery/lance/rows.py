@@ -2,7 +2,7 @@
 
 And the conditions, in SQL, that choose rows by their fields or their ids.
 
-Only `onward.gallery.lancedb` imports this. Nothing here reads or writes a database.
+Only `onward.gallery.lance.store` imports this. Nothing here reads or writes a database.
 """
 
 import json

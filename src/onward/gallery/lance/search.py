@@ -11,7 +11,7 @@ vectors whose squares leave the range of float32, for l2 distances that overflow
 indexes that look into too few of their lists. Of inner products Lance's error depends on the
 longest vector of all, so there it chooses by an index only.
 
-Only `onward.gallery.lancedb` imports this.
+Only `onward.gallery.lance.store` imports this.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ from jaxtyping import Float32
 
 from onward import retrieval
 from onward.errors import GalleryError
-from onward.gallery.arrow_rows import origin_column, rows_where, vectors_of
-from onward.gallery.lance_commits import open_dataset
+from onward.gallery.lance.commits import open_dataset
+from onward.gallery.lance.rows import origin_column, rows_where, vectors_of
 from onward.gallery.record import Field
 from onward.rankings import Ranking
 from onward.spaces import LONGEST, Embeddings, Ids, Space, Vectors, has_length

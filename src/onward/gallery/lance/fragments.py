@@ -9,7 +9,7 @@ The file is made from the fragment as it was read, and becomes part of the table
 files make up the fragment still. What others change or delete meanwhile is marked as deleted there;
 changed rows stand elsewhere, without a vector in the field.
 
-Only `onward.gallery.lancedb` imports this.
+Only `onward.gallery.lance.store` imports this.
 """
 
 import json
@@ -32,7 +32,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Int64
 
 from onward.artifacts import digest
-from onward.gallery.arrow_rows import (
+from onward.gallery.lance.commits import commit, open_dataset, speaking
+from onward.gallery.lance.rows import (
     batch_columns,
     check_columns,
     field_columns,
@@ -40,8 +41,7 @@ from onward.gallery.arrow_rows import (
     rows_where,
     written_columns,
 )
-from onward.gallery.lance_commits import commit, open_dataset, speaking
-from onward.gallery.lance_workers import alone_in, touch
+from onward.gallery.lance.workers import alone_in, touch
 from onward.gallery.record import Field
 from onward.gallery.store import Filling, Writing
 from onward.gallery.values import Batch
