@@ -17,8 +17,7 @@ from onward.gallery import GalleryRows, Share, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade
-from onward.upgrading.backfill import Embedded, backfill, embeddings_given, in_turn
-from onward.upgrading.budget import Budget, Meter
+from onward.upgrading.backfill import Budget, Embedded, Meter, backfill, embeddings_given, in_turn
 
 OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@2", 2)
 

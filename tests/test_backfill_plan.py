@@ -23,8 +23,7 @@ from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade, evidence, forecast, plan_backfill, plan_upgrade, routes
-from onward.upgrading.backfill import backfill, embeddings_given
-from onward.upgrading.budget import Budget
+from onward.upgrading.backfill import Budget, backfill, embeddings_given
 from onward.upgrading.forecast import (
     EVERYTHING,
     GRID,

@@ -13,8 +13,7 @@ from onward.errors import ConfigurationError, LabelMismatchError, UpgradeError
 from onward.gallery import GalleryRows
 from onward.spaces import Embeddings
 from onward.upgrading import Canaries, Requirement, Upgrade, verify_and_cut_over
-from onward.upgrading.canaries import ask_canaries
-from onward.upgrading.verify import compare_ids
+from onward.upgrading.verify import ask_canaries, compare_ids
 
 ROWS, CLASSES = 24, 4
 LABELS = np.arange(ROWS) % CLASSES

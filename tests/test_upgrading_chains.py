@@ -7,8 +7,7 @@ from upgrades import make_transformation as transformation_of
 
 from onward.gallery import create_gallery
 from onward.upgrading import Upgrade
-from onward.upgrading.backfill import backfill, embeddings_given
-from onward.upgrading.budget import Budget
+from onward.upgrading.backfill import Budget, backfill, embeddings_given
 
 WITHOUT_SIDE = transformation_of(OLD, None, SECOND, seed=7)
 

@@ -29,8 +29,7 @@ from onward.gallery import open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation, linear
 from onward.upgrading import Upgrade, Verification
-from onward.upgrading.backfill import backfill, embeddings_given
-from onward.upgrading.budget import Budget
+from onward.upgrading.backfill import Budget, backfill, embeddings_given
 
 ROWS = 60
 IDS = numbered(ROWS)

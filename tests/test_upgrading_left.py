@@ -21,8 +21,7 @@ from onward.spaces import Embeddings, Space
 from onward.training.gallery_samples import choose_from_gallery
 from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
 from onward.upgrading import Upgrade, plan_backfill, plan_upgrade, run
-from onward.upgrading.backfill import backfill, embeddings_given
-from onward.upgrading.budget import Budget
+from onward.upgrading.backfill import Budget, backfill, embeddings_given
 from onward.upgrading.routes import MOST_NAMED
 
 OLD, SIDE = Space("old@1", 4), Space("side@1", 2)

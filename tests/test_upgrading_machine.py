@@ -46,8 +46,7 @@ from onward.errors import GalleryError, UpgradeError
 from onward.gallery import Gallery, open_gallery
 from onward.gallery.lance.fragments import fill_fragments
 from onward.upgrading import Upgrade
-from onward.upgrading.backfill import Embedded, backfill
-from onward.upgrading.budget import Budget
+from onward.upgrading.backfill import Budget, Embedded, backfill
 from onward.upgrading.routes import pending
 from onward.upgrading.routes import transform as carry
 

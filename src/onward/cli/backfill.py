@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from onward.gallery import Gallery
     from onward.spaces import Embeddings, Space
     from onward.upgrading import Upgrade
-    from onward.upgrading.backfill import BackfillResult
-    from onward.upgrading.budget import Budget
+    from onward.upgrading.backfill import BackfillResult, Budget
 
 Order = Literal["uncertainty", "random"]
 NAMED = 5
@@ -181,7 +180,7 @@ def _read_budget(
     model: Path | None, embeddings: Path | None, budget: str | None, price: float | None
 ) -> "Budget":
     """Return what may be spent: what was asked for, or all embeddings that are there already."""
-    from onward.upgrading.budget import Budget
+    from onward.upgrading.backfill import Budget
 
     if (model is None) == (embeddings is None):
         raise ConfigurationError(

@@ -3,9 +3,7 @@
 No image can be read here: nothing that could is imported.
 """
 
-from onward.upgrading.backfill import BackfillResult, Embedded, backfill, embeddings_given
-from onward.upgrading.budget import Budget
-from onward.upgrading.canaries import Canaries, CanaryResult
+from onward.upgrading.backfill import BackfillResult, Budget, Embedded, backfill, embeddings_given
 from onward.upgrading.complete import Completion, plan_completion
 from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import Cell, Forecast, Judgement, forecast
@@ -14,7 +12,7 @@ from onward.upgrading.plan import BackfillPlan, Plan, plan_backfill, plan_upgrad
 from onward.upgrading.routes import Blocked, Routes, Work
 from onward.upgrading.run import UpgradeResult
 from onward.upgrading.upgrade import Upgrade, UpgradeStatus, verify_and_cut_over
-from onward.upgrading.verify import Verification
+from onward.upgrading.verify import Canaries, CanaryResult, Verification
 
 __all__ = [
     "BackfillPlan",

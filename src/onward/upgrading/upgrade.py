@@ -20,7 +20,6 @@ from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.backfill import write_sample
-from onward.upgrading.canaries import Canaries
 from onward.upgrading.complete import HOLDOVER, Completion, check_complete, plan_completion
 from onward.upgrading.evidence import check_sample_space
 from onward.upgrading.forecast import Forecast
@@ -54,6 +53,7 @@ from onward.upgrading.steps import (
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
     TOLERANCE,
+    Canaries,
     Verification,
     verification_state,
     verify_upgrade,
