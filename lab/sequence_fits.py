@@ -32,9 +32,9 @@ from onward.experiments.vectors import (
 )
 from onward.progress import silent
 from onward.spaces import Embeddings
-from onward.training.classifiers import Classifier
+from onward.training.fit.fit import fit
+from onward.training.fit.pairs import Classifier
 from onward.training.settings import RunSettings
-from onward.training.transformations import fit
 from onward.transformation import Transformation
 
 FITS = (11, 12, 13)

@@ -40,9 +40,8 @@ from onward.judgements import read_qrels
 from onward.relevance import Relevance
 from onward.retrieval import rank
 from onward.spaces import Embeddings
-from onward.training.ensembles import ensemble
+from onward.training.fit.fit import fit
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit
 from onward.transformation import Transformation
 
 ALONE = ("ridge", "mlp")

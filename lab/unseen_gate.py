@@ -47,8 +47,8 @@ from onward.gallery import Gallery, create_gallery
 from onward.intervals import Interval
 from onward.judgements import read_qrels
 from onward.spaces import Embeddings
+from onward.training.fit.fit import fit
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit
 from onward.transformation import Transformation
 from onward.upgrading import RealQueries, Routes, decide, forecast
 from onward.upgrading.forecast import UPGRADE

@@ -38,7 +38,7 @@ from onward.upgrading import UpgradeResult
 from onward.upgrading.steps import COMMANDS as NEXT_COMMANDS
 
 COMMANDS = list(commands())
-NETWORKS = ("auto", "ensemble", "mlp", "rbt")
+NETWORKS = ("auto", "ensemble", "mlp")
 OLD, NEW = Space("old@1", 4), Space("new@2", 4)
 
 
@@ -519,12 +519,10 @@ def test_fit_offers_every_method():
     assert set(get_args(get_args(method.annotation)[0])) == set(get_args(Method))
 
 
-@pytest.mark.parametrize("method", ["identity", "procrustes", "low-rank", "ridge"])
+@pytest.mark.parametrize("method", ["procrustes", "ridge"])
 def test_fit_fits_by_the_method_that_is_named(pairs, tmp_path, method):
-    rank = ("--rank", 2) if method == "low-rank" else ()
-    made = json.loads(answer("fit", *pairs, tmp_path / "h", "--method", method, *rank, "--json"))
+    made = json.loads(answer("fit", *pairs, tmp_path / "h", "--method", method, "--json"))
     assert made["made_by"]["method"] == method
-    assert made["made_by"].get("rank") == (2 if rank else None)
     assert made["digest"] == Transformation.load(tmp_path / "h").digest
 
 
@@ -616,11 +614,9 @@ def test_a_negative_seed_is_wrong_usage(pairs, tmp_path):
 
 def test_fit_refuses_options_that_do_not_go_together(pairs, tmp_path):
     with pytest.raises(
-        ConfigurationError, match=r"--paper is the network .* --method is rbt; give"
+        ConfigurationError, match=r"--paper is the network .* --method is ridge; give"
     ):
-        answer("fit", *pairs, tmp_path / "h", "--paper", "--method", "rbt")
-    with pytest.raises(ConfigurationError, match=r"--rank is that of low-rank's .* is auto; give"):
-        answer("fit", *pairs, tmp_path / "h", "--rank", 3)
+        answer("fit", *pairs, tmp_path / "h", "--paper", "--method", "ridge")
     with pytest.raises(ConfigurationError, match=r"networks is 2, .* method is 'ridge'; choose"):
         answer("fit", *pairs, tmp_path / "h", "--networks", 2, "--method", "ridge")
 

@@ -17,8 +17,8 @@ from onward.errors import ConfigurationError
 from onward.gallery import create_gallery, open_gallery
 from onward.models import EmbeddingModel, InputSpec
 from onward.spaces import Embeddings, Space
+from onward.training.fit.fit import fit as fit_and_choose
 from onward.training.settings import FitSettings
-from onward.training.transformations import fit as fit_and_choose
 from onward.transformation import Transformation, linear
 from onward.upgrading import Upgrade
 

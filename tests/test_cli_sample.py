@@ -13,11 +13,17 @@ from onward import EmbeddingModel, open_items
 from onward.cli.app import app
 from onward.cli.gallery import parse_count
 from onward.data import open_splits
-from onward.errors import ConfigurationError, DataError, GalleryError, UpgradeError
+from onward.errors import (
+    ConfigurationError,
+    DataError,
+    GalleryError,
+    TransformationError,
+    UpgradeError,
+)
 from onward.gallery import create_gallery, open_gallery
 from onward.models import InputSpec
 from onward.spaces import Embeddings, Space
-from onward.training.gallery_samples import (
+from onward.training.fit.samples import (
     KEPT,
     choose_from_gallery,
     learned_part,
@@ -188,13 +194,20 @@ def test_what_is_no_count_is_refused(text):
         parse_count(text, 500)
 
 
-def test_k_means_and_uncertainty_choose_of_the_items_that_have_what_is_read(shop, gallery):
+@pytest.mark.parametrize("count", [1, 90, 500])
+def test_as_many_items_as_asked_for_are_chosen_once_each(gallery, count):
+    opened = open_gallery(gallery)
+    chosen = choose_from_gallery(opened, OLD, count=count)
+    assert len(set(chosen)) == len(chosen) == count
+    assert chosen == choose_from_gallery(opened, OLD, count=count)
+
+
+def test_items_are_chosen_among_those_that_have_what_is_read(shop, gallery):
     _, old, _, new, _ = shop
     opened = open_gallery(gallery)
     opened.add(Embeddings(("bare",), np.full((1, 6), 1e6, np.float32), OLD))
-    spread = choose_from_gallery(opened, OLD, SIDE, count=30, by="k-means")
-    assert len(set(spread)) == 30
-    assert set(spread) <= set(old.ids)
+    drawn = choose_from_gallery(opened, OLD, SIDE, count=500)
+    assert set(drawn) == set(old.ids)
     h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
     first = Dense(np.eye(1, 24, dtype=np.float32), np.zeros(1, np.float32), relu=False)
     far = Uncertainty(first, np.full(24, 1e6, np.float32))  # the layer alone decides
@@ -217,6 +230,9 @@ def test_what_cannot_be_chosen_is_said(shop, gallery, tmp_path):
         choose_from_gallery(opened, OLD, count=501)
     with pytest.raises(ConfigurationError, match=r"needs a transformation .* --uncertainty"):
         choose_from_gallery(opened, OLD, count=5, by="uncertainty")
+    h = linear(OLD, None, Space("new@2", 24), np.eye(24, 6), np.zeros(24), made_by={})
+    with pytest.raises(TransformationError, match="fitted without uncertainties"):
+        choose_from_gallery(opened, OLD, count=5, by="uncertainty", transformation=h)
     with pytest.raises(ConfigurationError, match=r"sample\.txt must end in \.jsonl"):
         answer("gallery", "sample", gallery, tmp_path / "sample.txt")
     with pytest.raises(GalleryError, match="has no space 'sight'; it has old@1, side@1"):

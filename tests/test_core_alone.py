@@ -51,7 +51,7 @@ for arguments in calls:
     print(json.dumps([code, out.getvalue(), err.getvalue()]))
 """
 
-TRAIN, VISION = "'onward[train]'", "'onward[vision]'"
+FIT, TRAIN, VISION = "'onward[fit]'", "'onward[train]'", "'onward[vision]'"
 FILES = "--old old.parquet --upgraded upgraded.parquet --new new.parquet --exclude-self"
 CALLS: list[tuple[str, str | None]] = [
     ("demo --out demo", TRAIN),
@@ -60,9 +60,11 @@ CALLS: list[tuple[str, str | None]] = [
     ("train digits trained --objective none", TRAIN),
     ("train digits trained --objective none --backbone timm:resnet18", TRAIN),
     ("train digits trained --tensorboard events", TRAIN),
-    ("fit old.parquet new.parquet fitted", TRAIN),
-    ("fit old.parquet new.parquet fitted --method ridge", TRAIN),
-    ("fit photos.lance new.parquet fitted --method procrustes", TRAIN),
+    ("fit old.parquet new.parquet fitted", None),
+    ("fit old.parquet new.parquet ridge --method ridge --uncertainty", None),
+    ("fit photos.lance new.parquet rotation --method procrustes", None),
+    ("fit old.parquet new.parquet network --method mlp", FIT),
+    ("fit old.parquet new.parquet both --method ensemble", FIT),
     ("embed model digits embedded.parquet", VISION),
     ("embed model digits embedded.parquet --side-out side.parquet", VISION),
     ("search photos.lance photo.png --model model", VISION),
@@ -85,7 +87,7 @@ CALLS: list[tuple[str, str | None]] = [
     ("gallery compact other.lance", None),
     ("gallery export other.lance exported.parquet", None),
     ("gallery sample photos.lance sample.jsonl --count 30", None),
-    ("gallery sample photos.lance spread.jsonl --count 30 --by k-means", None),
+    ("gallery sample photos.lance unsure.jsonl --by uncertainty --transformation ridge", None),
     ("embed model sample.jsonl embedded.parquet", VISION),
     ("upgrade photos.lance h", None),
     ("upgrade plan photos.lance h --sample new.parquet --margin 50", None),
@@ -130,18 +132,22 @@ def answers(tmp_path_factory):
     """Exit code, standard output and standard error of each call."""
     folder = tmp_path_factory.mktemp("core")
     make_world(folder)
-    called = json.dumps([list(EXTRAS), [call.split() for call, _ in CALLS]])
+    lines = called_without(list(EXTRAS), [call.split() for call, _ in CALLS], folder)
+    return dict(zip([call for call, _ in CALLS], lines, strict=True))
+
+
+def called_without(hidden, calls, folder):
+    """Exit code, standard output and standard error of each call, where some packages are not."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        input=called,
+        input=json.dumps([hidden, calls]),
         capture_output=True,
         text=True,
         check=False,
         cwd=folder,
     )
     assert done.returncode == 0, done.stderr
-    lines = map(json.loads, done.stdout.splitlines())
-    return dict(zip([call for call, _ in CALLS], lines, strict=True))
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.slow
@@ -156,6 +162,14 @@ def test_a_command_works_or_says_what_to_install(answers, call, needed):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_without_torch_fit_keeps_ridge_and_says_what_the_network_needs(answers):
+    code, _, err = answers["fit old.parquet new.parquet fitted"]
+    kept = err.splitlines()[-1]
+    assert (code, kept.startswith("kept: new/old ridge")) == (0, True)
+    assert "torch is not installed: pip install 'onward[fit]'" in kept
+
+
 def test_every_command_is_called():
     called = {call for call, _ in CALLS} | {"upgrade all"}
     missing = [name for name in commands() if not any(call.startswith(name) for call in called)]
@@ -167,8 +181,18 @@ def test_every_package_that_an_extra_brings_has_its_line():
     extras = extras["optional-dependencies"]
     brought = {
         package.partition(">")[0]
-        for extra in ("vision", "train", "tensorboard")
+        for extra in ("fit", "vision", "train", "tensorboard")
         for package in extras[extra]
         if not package.startswith("onward")
     }
     assert brought == {package for package, _ in EXTRAS.values()}
+
+
+@pytest.mark.slow
+def test_the_network_of_h_needs_torch_and_no_other_package_of_an_extra(tmp_path):
+    make_world(tmp_path)
+    call = ["fit", "old.parquet", "new.parquet", "fitted", "--method", "mlp", "--epochs", "1"]
+    ((code, _, err),) = called_without(
+        [name for name in EXTRAS if name != "torch"], [call], tmp_path
+    )
+    assert code == 0, err

@@ -21,9 +21,9 @@ from onward.nn.specs import BackboneSpec
 from onward.relevance import Relevance
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
+from onward.training.fit.fit import fit as fit_and_choose
 from onward.training.images import embed_views
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit as fit_and_choose
 from onward.transformation import linear
 
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from onward.errors import TransformationError
-from onward.nn.transformations import FCTTransformation, ResidualBottleneck, fold
+from onward.experiments.baselines import ResidualBottleneck
+from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space
 from onward.transformation import Step, Transformation
 
@@ -81,7 +82,7 @@ def test_the_residual_bottleneck_begins_linear():
 
 
 def test_every_block_of_the_residual_bottleneck_is_folded_into_a_residual():
-    network = fold(trained(build=rbt))
+    network = trained(build=rbt).fold()
     assert [type(layer).__name__ for layer in network.mixer] == ["Residual"] * 4 + ["Dense"]
     relus = [layer.relu for residual in network.mixer[:4] for layer in residual.inner]
     assert relus == [True, True, False] * 4
@@ -100,7 +101,7 @@ def test_folded_equals_the_module_in_eval_mode(side_dim, build):
         ).numpy()
     ids = tuple(str(row) for row in range(len(old)))
     spaces = Space("old", 6), None if side_dim is None else Space("side", 5), Space("new", 4)
-    transformation = Transformation(*spaces, (Step((fold(h),)),))
+    transformation = Transformation(*spaces, (Step((h.fold(),)),))
     aside = None if used is None else Embeddings(ids, used, spaces[1])
     carried = transformation.apply(Embeddings(ids, old, spaces[0]), aside).vectors
     reference = transformation.apply_reference(Embeddings(ids, old, spaces[0]), aside).vectors
@@ -114,14 +115,14 @@ def test_folding_one_layer_worked_by_hand():
     linear.weight.data[0] = 3.0
     norm.weight.data[0], norm.bias.data[0] = 2.0, 0.5
     norm.running_mean[0], norm.running_var[0] = 1.0, 4.0 - norm.eps
-    layer = fold(h).old_branch[0]
+    layer = h.fold().old_branch[0]
     assert layer.weight[0, 0] == pytest.approx(3 * 2 / 2)  # weight * gamma / deviation
     assert layer.bias[0] == pytest.approx(0.5 - 1 * 2 / 2)  # beta - mean * gamma / deviation
     assert layer.relu
 
 
 def test_only_the_last_layer_has_no_relu():
-    network = fold(trained())
+    network = trained().fold()
     relus = [layer.relu for branch in network.branches.values() for layer in branch]
     assert relus == [True] * 6 + [False]
 

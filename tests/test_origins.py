@@ -26,7 +26,7 @@ from onward.errors import (
 from onward.gallery import create_gallery, open_gallery
 from onward.relevance import Relevance
 from onward.spaces import Embeddings
-from onward.training.pairs import Pairs
+from onward.training.fit.pairs import Pairs
 from onward.upgrading import Upgrade, forecast
 from onward.upgrading.backfill import embeddings_given
 

@@ -15,18 +15,21 @@ from hypothesis import strategies as st
 from onward.compatibility import evaluate_embeddings
 from onward.errors import ConfigurationError, DataError
 from onward.spaces import Embeddings, Space
-from onward.training import transformations
-from onward.training.folds import FOLDS, Folds, neighbour_groups
-from onward.training.pairs import Pairs
-from onward.training.selection import (
+from onward.training.fit import fit as fit_module
+from onward.training.fit import networks
+from onward.training.fit.fit import fit
+from onward.training.fit.pairs import Pairs
+from onward.training.fit.selection import (
+    FOLDS,
+    Folds,
     Judge,
     Trial,
     choose_method,
     choose_penalty,
     leaves_side_out,
+    neighbour_groups,
 )
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit
 from onward.transformation import linear
 
 OLD, NEW = Space("old@1", 12), Space("new@1", 16)
@@ -382,8 +385,8 @@ def test_a_network_that_is_lost_on_unseen_classes_is_not_kept(monkeypatch):
     """It gives every item the same vector, as one does that knows no class of the gallery."""
     old, new = world()
     lost = linear(OLD, None, NEW, np.zeros((16, 12)), np.zeros(16), made_by={})
-    monkeypatch.setattr(transformations, "fit_networks", lambda *_, **__: lost)
-    monkeypatch.setattr(transformations, "ensemble", lambda network, ridge: network)
+    monkeypatch.setattr(networks, "fit_networks", lambda *_, **__: lost)
+    monkeypatch.setattr(fit_module, "mean", lambda both: both[0])
     fitted = fit(old, None, new, run=CPU)
     assert fitted.chosen["method"] == "ridge"
     assert [one.method for one in fitted.trials] == ["ridge"] * 8 + ["mlp", "ensemble"]
@@ -472,9 +475,9 @@ def test_what_is_judged_was_not_learned_from_under_another_name(monkeypatch, ite
     old, new = world()
     sample = Pairs(old.select(np.arange(items)), None, new.select(np.arange(items)))
     learned = []
-    closed = transformations.fit_closed_form
+    closed = fit_module.fit_closed_form
     monkeypatch.setattr(
-        transformations,
+        fit_module,
         "fit_closed_form",
         lambda examples, settings: learned.append(examples) or closed(examples, settings),
     )

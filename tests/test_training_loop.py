@@ -190,10 +190,11 @@ def test_bfloat16_runs_and_keeps_weights_in_float32():
     assert objective.layers[0].weight.dtype == torch.float32
 
 
-def test_lightning_fabric_that_is_not_installed_names_its_extra(monkeypatch):
+def test_lightning_fabric_is_needed_for_several_devices_alone(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    trained()
     with pytest.raises(MissingExtraError, match=r"pip install 'onward\[train\]'"):
-        trained()
+        trained(RunSettings(device="cpu", devices=2))
 
 
 # --- TensorBoard ---

@@ -16,11 +16,10 @@ from onward.models import EmbeddingModel
 from onward.models.inputs import InputSpec
 from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space
-from onward.training.classifiers import Classifier
-from onward.training.objectives import Fitting, Frame
-from onward.training.pairs import Examples, Pairs
+from onward.training.fit.fit import fit as fit_and_choose
+from onward.training.fit.networks import Fitting, Frame
+from onward.training.fit.pairs import Classifier, Examples, Pairs
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit as fit_and_choose
 
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 3), Space("new@1", 8)
 CPU = RunSettings(device="cpu")

@@ -9,15 +9,14 @@ from onward.compatibility import evaluate_embeddings
 from onward.errors import ConfigurationError, DataError, SpaceMismatchError, TransformationError
 from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
-from onward.training import ensembles, transformations
-from onward.training import networks as networks_module
-from onward.training.ensembles import fit_networks
+from onward.training.fit import fit as fit_module
+from onward.training.fit import networks as networks_module
+from onward.training.fit.closed_forms import fit_ridge
+from onward.training.fit.fit import fit as fit_and_choose
+from onward.training.fit.networks import Frame, fit_networks
+from onward.training.fit.pairs import Examples, Pairs
 from onward.training.loop import forget_checkpoint
-from onward.training.objectives import Frame
-from onward.training.pairs import Examples, Pairs
-from onward.training.ridge import fit_ridge
 from onward.training.settings import FitSettings, RunSettings
-from onward.training.transformations import fit as fit_and_choose
 from onward.transformation import Transformation
 
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 5), Space("new@1", 8)
@@ -96,29 +95,12 @@ def rotation(dim, seed=3):
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0]
 
 
-def test_identity_leaves_the_old_vectors_as_they_are():
-    old, _, _ = world()
-    new = rows(Space("new@1", 6), np.tanh(old.vectors), labels=old.labels)
-    h = fit(old, None, new, settings=settings_for("identity"), run=CPU)
-    np.testing.assert_array_equal(h.apply(old).vectors, old.vectors)
-    assert (h.apply(old).space, h.parameters, h.made_by["method"]) == (new.space, 0, "identity")
-
-
-def test_identity_between_other_dimensions_is_refused():
-    old, _, new = world()
-    with pytest.raises(
-        TransformationError, match=r"'identity' .* old@1 has 6 dimensions and new@1 has 8; choose"
-    ):
-        fit(old, None, new, settings=settings_for("identity"), run=CPU)
-
-
-@pytest.mark.parametrize("method", ["identity", "procrustes"])
-def test_what_uses_no_side_information_refuses_it(method):
+def test_procrustes_uses_no_side_information_and_refuses_it():
     with pytest.raises(
         TransformationError,
-        match=rf"'{method}' uses no side-information, .* side@1 .*leave it out",
+        match=r"'procrustes' uses no side-information, .* side@1 .*leave it out",
     ):
-        fit(*world(), settings=settings_for(method), run=CPU)
+        fit(*world(), settings=settings_for("procrustes"), run=CPU)
 
 
 def test_procrustes_finds_a_rotation_back():
@@ -171,54 +153,7 @@ def test_no_orthogonal_map_comes_nearer_than_procrustes(into):
         assert np.sum((y - x @ (near @ whole).T) ** 2) >= best - 1e-6
 
 
-@pytest.mark.parametrize("rank", [8, 64])
-def test_low_rank_of_full_rank_is_ridge(rank):
-    old, side, new = world()
-    low, ridge = (
-        fit(old, side, new, settings=settings_for(method, rank=rank), run=CPU)
-        for method in ("low-rank", "ridge")
-    )
-    np.testing.assert_allclose(
-        low.apply(old, side).vectors, ridge.apply(old, side).vectors, atol=1e-5
-    )
-    assert (low.made_by["method"], low.made_by["rank"]) == ("low-rank", 8)
-    assert low.made_by["penalty"] == ridge.made_by["penalty"]
-
-
-def test_low_rank_has_the_least_penalised_error_among_maps_of_its_rank():
-    """Worse: what is nearest to ridge among maps of that rank, and ridge cut down at random."""
-    old, side, new = world()
-    examples = Examples.of(Pairs(old, side, new))
-    x = np.concatenate([old.vectors, side.vectors], axis=1).astype(np.float64)
-    mean, deviation = x.mean(axis=0), x.std(axis=0)
-    x = (x - mean) / deviation
-    y = new.vectors - new.vectors.mean(axis=0)
-
-    def loss(weight):
-        on_standardised = weight * deviation
-        return ((y - x @ on_standardised.T) ** 2).sum() / 400 + 0.1 * (on_standardised**2).sum()
-
-    ((_, low),) = fit_ridge(examples, [0.1], rank=2)
-    ((_, ridge),) = fit_ridge(examples, [0.1])
-    narrow, wide = (layer.weight.astype(np.float64) for layer in low.steps[0].parts[0].mixer)
-    assert (narrow.shape, wide.shape) == ((2, 11), (8, 2))
-    full = ridge.steps[0].parts[0].mixer[0].weight.astype(np.float64)
-    assert loss(full) < loss(wide @ narrow)
-    left, size, right = np.linalg.svd(full)
-    others = [left[:, :2] * size[:2] @ right[:2]]
-    for seed in range(20):
-        basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(8, 2)))[0]
-        others.append(basis @ basis.T @ full)
-    assert loss(wide @ narrow) < min(map(loss, others))
-
-
-def test_a_rank_of_one_is_small_and_says_so():
-    h = fit(*world(), settings=settings_for("low-rank", rank=1), run=CPU)
-    assert h.parameters == (11 + 1) + (8 + 8)
-    assert [tried["rank"] for tried in h.made_by["tried"]] == [1] * 8
-
-
-@pytest.mark.parametrize("method", ["identity", "procrustes", "low-rank", "ridge"])
+@pytest.mark.parametrize("method", ["procrustes", "ridge"])
 def test_what_has_a_closed_form_says_how_it_fared_and_is_solved_on_all_pairs(method):
     old, _, _ = world()
     new = rows(Space("new@1", 6), old.vectors @ rotation(6), labels=old.labels)
@@ -231,7 +166,7 @@ def test_what_has_a_closed_form_says_how_it_fared_and_is_solved_on_all_pairs(met
         assert h.digest == other.digest
 
 
-@pytest.mark.parametrize("method", ["ridge", "procrustes", "low-rank"])
+@pytest.mark.parametrize("method", ["ridge", "procrustes"])
 def test_fitted_the_other_way_round_it_brings_new_queries_to_the_old_gallery(method):
     (old, _, new), (gallery, _, queries) = world(), world(seed=1)
     h = fit(new, None, old, settings=settings_for(method), run=CPU)
@@ -302,47 +237,12 @@ def test_what_is_saved_is_what_the_network_computes_in_eval_mode(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mlp", "rbt"])
-def test_the_same_seed_gives_the_same_transformation_and_another_seed_another(method):
-    given, settings = world(), settings_for(method, epochs=4)
+def test_the_same_seed_gives_the_same_transformation_and_another_seed_another():
+    given, settings = world(), settings_for("mlp", epochs=4)
     first = fit(*given, settings=settings, run=CPU)
     torch.rand(3)
     assert fit(*given, settings=settings, run=CPU).digest == first.digest
     assert fit(*given, settings=settings, seed=1, run=CPU).digest != first.digest
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
-def test_the_residual_bottleneck_network_learns(with_side, tmp_path):
-    old, side, new = world()
-    aside = side if with_side else None
-    h = fit(old, aside, new, settings=settings_for("rbt", epochs=25, lr=5e-3), run=CPU)
-    assert (h.made_by["method"], h.made_by["items"]) == ("rbt", 0)
-    assert [type(layer).__name__ for layer in h.steps[0].parts[0].mixer] == ["Residual"] * 4 + [
-        "Dense"
-    ]
-    constant = float(np.mean((new.vectors - new.vectors.mean(axis=0)) ** 2))
-    assert error(h, old, aside, new) < (0.05 if with_side else 0.25) * constant
-    reference = h.apply_reference(old, aside).vectors
-    np.testing.assert_allclose(h.apply(old, aside).vectors, reference, atol=1e-5)
-    h.save(tmp_path / "h")
-    again = Transformation.load(tmp_path / "h")
-    np.testing.assert_array_equal(again.apply(old, aside).vectors, h.apply(old, aside).vectors)
-
-
-def test_the_residual_bottleneck_network_does_not_mind_where_its_inputs_lie():
-    old, _, new = world()
-    moved = rows(OLD, 50 * old.vectors - 300)
-    settings = settings_for("rbt", epochs=5)
-    here, there = (fit(each, None, new, settings=settings, run=CPU) for each in (old, moved))
-    assert error(there, moved, None, new) == pytest.approx(error(here, old, None, new), rel=0.05)
-
-
-def test_the_residual_bottleneck_network_bears_side_information_that_never_changes():
-    old, side, new = world()
-    still = rows(SIDE, np.full_like(side.vectors, 3.0))
-    h = fit(old, still, new, settings=settings_for("rbt", epochs=2), run=CPU)
-    assert np.isfinite(h.apply(old, still).vectors).all()
 
 
 @pytest.mark.slow
@@ -364,13 +264,13 @@ def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
 def test_several_networks_give_their_mean(with_side, monkeypatch, tmp_path):
-    learned = []
+    learned, built = [], networks_module.fit_network
 
     def keep(*given, **rest):
-        learned.append(networks_module.fit_network(*given, **rest))
+        learned.append(built(*given, **rest))
         return learned[-1]
 
-    monkeypatch.setattr(ensembles, "fit_network", keep)
+    monkeypatch.setattr(networks_module, "fit_network", keep)
     old, side, new = world()
     side = side if with_side else None
     h = fit(old, side, new, settings=settings_for("mlp", networks=3), run=CPU)
@@ -438,7 +338,7 @@ def test_several_networks_that_were_stopped_go_on_to_the_same_transformation(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", ["ridge", "rbt", "procrustes"])
+@pytest.mark.parametrize("method", ["ridge", "procrustes"])
 def test_only_the_fct_network_comes_in_numbers(method):
     with pytest.raises(
         ConfigurationError, match=rf"networks is 2, .* method is '{method}'; choose 'auto', .* 1$"
@@ -600,8 +500,8 @@ def test_a_network_that_is_kept_learns_from_all_of_the_sample(monkeypatch, tmp_p
         seen.append((len(examples), rest["run"].checkpoint))
         return fit_networks(examples, settings, **rest)
 
-    monkeypatch.setattr(transformations, "fit_networks", keep)
-    monkeypatch.setattr(transformations, "choose_method", lambda *_: (1, "it was told"))
+    monkeypatch.setattr(networks_module, "fit_networks", keep)
+    monkeypatch.setattr(fit_module, "choose_method", lambda *_: (1, "it was told"))
     old, _, new = world()
     settings = settings_for("auto", epochs=1, ridge_penalties=(1e-3,))
     run = RunSettings(device="cpu", checkpoint=tmp_path / "c")

@@ -12,8 +12,8 @@ from onward.cli.app import app
 from onward.errors import UpgradeError
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
+from onward.training.fit.fit import fit
 from onward.training.settings import FitSettings
-from onward.training.transformations import fit
 from onward.upgrading import Routes, Upgrade, plan_upgrade
 from onward.upgrading.routes import Part, carried, count_pending, pending
 

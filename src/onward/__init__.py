@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from onward.relevance import Relevance
     from onward.retrieval import rank, search
     from onward.spaces import Embeddings, Space
+    from onward.training.fit.fit import fit
     from onward.training.image_models import train_model
-    from onward.training.transformations import fit
     from onward.transformation import Transformation, compose
     from onward.upgrading import Budget, Upgrade, plan_backfill, plan_upgrade
     from onward.upgrading.backfill import backfill
@@ -45,7 +45,7 @@ _MODULE_OF = {
     "create_gallery": "gallery",
     "evaluate": "evaluation",
     "evaluate_embeddings": "compatibility",
-    "fit": "training.transformations",
+    "fit": "training.fit.fit",
     "open_gallery": "gallery",
     "open_items": "data.sources",
     "open_splits": "data.sources",

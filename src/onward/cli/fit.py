@@ -32,15 +32,12 @@ def fit(
         typer.Option(help="Side-information of the same items: .parquet; of a gallery, its space."),
     ] = None,
     method: Annotated[
-        Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"],
+        Literal["auto", "ensemble", "ridge", "mlp", "procrustes"],
         typer.Option(
             help="auto: the best of ridge, mlp and ensemble, their mean, by retrieval on what was "
-            "held out; the rest to compare."
+            "held out. All but ridge and procrustes need the extra fit: pip install 'onward[fit]'."
         ),
     ] = "auto",
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="low-rank: rank of its map; default: 64.")
-    ] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="mlp as in the FCT paper: inner width 2048, not 512.")
     ] = False,
@@ -112,30 +109,26 @@ def fit(
     """
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
-    from onward.training.classifiers import Classifier
+    from onward.training.fit.fit import check_torch
+    from onward.training.fit.fit import fit as fit_transformation
+    from onward.training.fit.pairs import Classifier
     from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
-    from onward.training.transformations import fit as fit_transformation
     from onward.transformation import KIND
 
     if paper and method not in ("auto", PAPER.method):
         raise ConfigurationError(
             f"--paper is the network of the FCT paper, but --method is {method}; give one of them"
         )
-    if rank is not None and method != "low-rank":
-        raise ConfigurationError(
-            f"--rank is that of low-rank's map, but --method is {method}; give --method low-rank, "
-            "or no rank"
-        )
     check_room(out, KIND, overwrite=overwrite)
     given: dict[str, Any] = PAPER.model_dump() if paper else {"method": method}
     given |= {"objective": objective, "uncertainty": uncertainty}
     given |= {"networks": networks}
     given |= {"discriminative": "none" if classifier is None else "classifier"}
-    chosen = {"epochs": epochs, "rank": rank}
-    given |= {name: value for name, value in chosen.items() if value is not None}
+    given |= {} if epochs is None else {"epochs": epochs}
     of_gallery = is_gallery(old) and group_column is None
     given |= {"gallery_classes": gallery_classes or ("seen" if of_gallery else "unseen")}
     settings = read_settings(FitSettings, given, where="onward fit")
+    check_torch(settings)
     pairs = load_pairs(old, side, new, sample_share)
     learned = load_sample(sample_old, sample_side, sample_new)
     share = None if is_gallery(old) else sample_share

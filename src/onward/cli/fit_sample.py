@@ -11,7 +11,7 @@ from onward.errors import ConfigurationError
 if TYPE_CHECKING:
     from onward.gallery import Gallery
     from onward.spaces import Space
-    from onward.training.pairs import Pairs
+    from onward.training.fit.pairs import Pairs
 
 
 def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> "Pairs":
@@ -25,7 +25,7 @@ def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> 
     """
     from onward.gallery import open_gallery
     from onward.spaces import Embeddings
-    from onward.training.pairs import LEAST_ITEMS, Pairs
+    from onward.training.fit.pairs import LEAST_ITEMS, Pairs
 
     if not is_gallery(old):
         aside = None if side is None else Embeddings.load(side)
@@ -45,7 +45,7 @@ def load_sample(old: Path | None, side: Path | None, new: Path | None) -> "Pairs
         ConfigurationError: if one is given without those that belong to it.
     """
     from onward.spaces import Embeddings
-    from onward.training.pairs import Pairs
+    from onward.training.fit.pairs import Pairs
 
     if old is None and side is None and new is None:
         return None
@@ -122,7 +122,7 @@ def _learned(
     least: int,
 ) -> "Pairs":
     from onward.spaces import Embeddings
-    from onward.training.gallery_samples import KEPT, LEARNED, learned_part, pairs_of_gallery
+    from onward.training.fit.samples import KEPT, LEARNED, learned_part, pairs_of_gallery
 
     embedded = Embeddings.load(sample)
     if share is None:
@@ -149,7 +149,7 @@ def _learned(
 
 
 def _why_few(items: int, left: int, least: int, share: float | None) -> str:
-    from onward.training.gallery_samples import KEPT
+    from onward.training.fit.samples import KEPT
 
     if share is not None:
         return (

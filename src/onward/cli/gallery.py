@@ -215,14 +215,14 @@ def sample(
         str, typer.Option(help="How many items, or how many percent: 1000 or 3%.")
     ] = "3%",
     by: Annotated[
-        Literal["random", "k-means", "uncertainty"],
-        typer.Option(help="k-means: spread over all that is there; uncertainty: where h is."),
+        Literal["random", "uncertainty"],
+        typer.Option(help="uncertainty: those of which --transformation is least sure."),
     ] = "random",
     space: Annotated[
         str | None, typer.Option(help="Of items in this space; default: the one serving.")
     ] = None,
     side: Annotated[
-        str | None, typer.Option(help="k-means: a space of side-information to look at too.")
+        str | None, typer.Option(help="Only of items that have this side-information too.")
     ] = None,
     transformation: Annotated[
         Path | None, typer.Option(help="uncertainty: one from onward fit --uncertainty.")
@@ -237,7 +237,7 @@ def sample(
     """
     from onward.data.payloads import write_payload_lines
     from onward.gallery import open_gallery
-    from onward.training.gallery_samples import choose_from_gallery
+    from onward.training.fit.samples import choose_from_gallery
     from onward.transformation import Transformation
 
     check_room(check_lines(out, "a sample is"), overwrite=overwrite)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from onward.experiments.baselines import fit_residual_bottleneck, identity, low_rank
 from onward.experiments.settings import Arm
 from onward.experiments.sides import SideInformation, side_information
 from onward.experiments.vectors import (
@@ -18,10 +19,9 @@ from onward.experiments.vectors import (
     unsampled,
 )
 from onward.spaces import Embeddings
-from onward.training.classifiers import Classifier
-from onward.training.pairs import Pairs
-from onward.training.settings import FitSettings
-from onward.training.transformations import fit
+from onward.training.fit.fit import fit
+from onward.training.fit.pairs import Classifier, Examples, Pairs
+from onward.training.settings import FitSettings, RunSettings
 from onward.transformation import Transformation
 from onward.transformation_card import without_ids
 
@@ -130,24 +130,19 @@ def _choose(arm: Arm, vectors: StudyVectors, side: SideInformation) -> tuple[str
     """Choose the gallery sample among the half of the open set that is not kept for judging."""
     if not arm.gallery_sample:
         return ()
-    from onward.training.samples import choose_sample
-
-    old, beside = vectors.of("old", OPEN), side.of(OPEN)
     candidates = np.flatnonzero(~unsampled(vectors.items(OPEN)))
-    transformation = None
+    old, beside = vectors.of("old", OPEN).select(candidates), side.of(OPEN)
+    count = min(max(1, round(arm.gallery_sample * len(vectors.of("old", OPEN)))), len(candidates))
     if arm.sample_by == "uncertainty":
         wanted = arm.model_copy(update={"fit": {**arm.fit, "uncertainty": True, "method": "mlp"}})
         pairs = Pairs(vectors.of("old", TRAIN), side.of(TRAIN), vectors.of("new", TRAIN))
-        transformation = _fit(wanted, vectors, pairs)
-    chosen = choose_sample(
-        old.select(candidates),
-        None if beside is None else beside.select(candidates),
-        count=min(max(1, round(arm.gallery_sample * len(old))), len(candidates)),
-        by=arm.sample_by,
-        transformation=transformation,
-        seed=vectors.recipe.seed_of("sample"),
-    )
-    return tuple(chosen)
+        h = _fit(wanted, vectors, pairs)
+        unsure = h.uncertainties(old, None if beside is None else beside.select(candidates))
+        rows = np.argsort(-unsure, kind="stable")[:count]
+    else:
+        rng = np.random.default_rng(vectors.recipe.seed_of("sample"))
+        rows = np.sort(rng.permutation(len(old))[:count])
+    return tuple(old.ids[row] for row in rows)
 
 
 def _unlabelled(embeddings: Embeddings, ids: tuple[str, ...]) -> Embeddings:
@@ -173,23 +168,48 @@ def _fit(
         "sample": None if sample is None else sample.digest,
         "classifier": classifier is not None,
     }
+    if arm.baseline is not None:
+        what["baseline"] = [arm.baseline, arm.rank]
     place = stage.cache.place("transformations", what)
     if not place.exists():
         stage.tell(f"  {arm.name}")
         with run_settings(recipe, stage, f"Fit {arm.name}") as run:
-            fitted = fit(
-                pairs.old,
-                pairs.side,
-                pairs.new,
-                sample=sample,
-                classifier=classifier,
-                settings=_possible(settings, classifier),
-                seed=seed,
-                run=run,
-                same_labels=True,  # model and embeddings are of one source
-            )
-        fitted.transformation.save(place)
+            possible = _possible(settings, classifier)
+            h = _learn(arm, pairs, sample, classifier, settings=possible, seed=seed, run=run)
+        h.save(place)
     return Transformation.load(place)
+
+
+def _learn(
+    arm: Arm,
+    pairs: Pairs,
+    sample: Pairs | None,
+    classifier: Classifier | None,
+    *,
+    settings: FitSettings,
+    seed: int,
+    run: RunSettings,
+) -> Transformation:
+    """Return what `fit` gives, or the baseline that the arm names."""
+    if arm.baseline == "identity":
+        return identity(pairs)
+    if arm.baseline == "rbt":
+        return fit_residual_bottleneck(pairs, sample, settings, seed=seed, run=run)
+    fitted = fit(
+        pairs.old,
+        pairs.side,
+        pairs.new,
+        sample=sample,
+        classifier=classifier,
+        settings=settings,
+        seed=seed,
+        run=run,
+        same_labels=True,  # model and embeddings are of one source
+    )
+    if arm.baseline is None:
+        return fitted.transformation
+    examples = Examples.of(pairs, sample=sample, sample_weight=settings.sample_weight)
+    return low_rank(fitted.transformation, examples, arm.rank)
 
 
 def _possible(settings: FitSettings, classifier: Classifier | None) -> FitSettings:

@@ -1,15 +1,43 @@
-"""What only studies learn by, to compare with: an autoencoder, and labels and views at once."""
+"""What only studies compare with: two ways to learn side-information, and three maps.
+
+An autoencoder, and labels and views at once; the old vectors as they are, a linear map of a low
+rank, and the residual bottleneck network.
+
+References:
+    Mukherjee and Zhu, Reduced rank ridge regression and its kernel extensions, 2011.
+    Wang et al., Unified Representation Learning for Cross Model Compatibility, BMVC 2020,
+    arXiv 2008.04821.
+"""
 
 import math
+from dataclasses import replace
+from typing import cast
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from onward.data.augmentation import simclr_augmentation, supervised_augmentation
+from onward.dense import Dense, Network, Residual, Step, layers_of
+from onward.errors import TransformationError
 from onward.experiments.settings import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import InputSpec
 from onward.nn.backbones import Backbone, Images, Vectors
+from onward.nn.transformations import (
+    Foldable,
+    NewVectors,
+    OldVectors,
+    SideVectors,
+    as_dense,
+    chain,
+    check_side_wanted,
+    dense_layers,
+)
+from onward.training.devices import device_of
+from onward.training.fit.networks import fit_network
+from onward.training.fit.pairs import Examples, Pairs
 from onward.training.image_models import (
     Build,
     Classification,
@@ -18,10 +46,22 @@ from onward.training.image_models import (
 )
 from onward.training.images import Preparation
 from onward.training.losses import Positions, nt_xent
-from onward.training.settings import FrozenSettings, ModelSettings, TrainingSettings
+from onward.training.settings import (
+    FitSettings,
+    FrozenSettings,
+    ModelSettings,
+    RunSettings,
+    TrainingSettings,
+    made_by,
+)
+from onward.transformation import Transformation
+
+InputStatistic = Float[Tensor, " old_and_side"]
 
 SMALLEST_MAP = 4  # pixels a side that a decoder begins with, at most
 MOST_TIMES_WIDER = 8
+RBT_BLOCKS = 4
+RBT_WIDTH = 16
 
 
 def build_of(settings: ModelSettings | FrozenSettings) -> Build | None:
@@ -132,3 +172,139 @@ class Decoder(nn.Module):
         """Return the images."""
         images: Tensor = self.layers(embeddings)
         return images
+
+
+def identity(pairs: Pairs) -> Transformation:
+    """Return the map that leaves old vectors as they are: what new queries find in them.
+
+    Raises:
+        TransformationError: if the two spaces have not as many dimensions.
+    """
+    old, new = pairs.old.space, pairs.new.space
+    if old.dim != new.dim:
+        raise TransformationError(
+            f"the baseline 'identity' leaves vectors as they are, but {old.name} has {old.dim} "
+            f"dimensions and {new.name} has {new.dim}; choose another, or method 'procrustes'"
+        )
+    step = Step((Network((), (), (), uses_side=False),))
+    return Transformation(old, None, new, (step,), {"method": "identity"})
+
+
+def low_rank(ridge: Transformation, examples: Examples, rank: int) -> Transformation:
+    """Return the map of at most a rank that minimises what ridge does, by ridge's own penalty.
+
+    With ridge's map W of standardised inputs, their covariance C and the penalty it is `V V^T W`,
+    where V holds the first eigenvectors of `W (C + penalty) W^T`; stored as two layers.
+
+    Args:
+        ridge: what `fit` gave on the examples.
+        rank: more than there are dimensions means no bound.
+    """
+    ((_, whole),) = layers_of(ridge.steps)
+    inputs = np.concatenate(list(examples.inputs.values()), axis=1).astype(np.float64)
+    share = examples.weights / examples.weights.sum()
+    mean, middle = share @ inputs, share @ examples.targets.astype(np.float64)
+    inputs -= mean
+    weight, penalty = whole.weight.astype(np.float64), ridge.made_by["penalty"]
+    spread = weight * np.sqrt(share @ inputs**2)
+    moved = inputs @ weight.T
+    _, vectors = np.linalg.eigh((moved * share[:, None]).T @ moved + penalty * spread @ spread.T)
+    basis = vectors[:, ::-1][:, :rank]
+    narrow = basis.T @ weight
+    layers = as_dense(narrow, -narrow @ mean, relu=False), as_dense(basis, middle, relu=False)
+    step = Step((Network((), (), layers, uses_side=ridge.side is not None),))
+    described = {**ridge.made_by, "method": "low-rank", "rank": basis.shape[1]}
+    return Transformation(ridge.old, ridge.side, ridge.new, (step,), described)
+
+
+def fit_residual_bottleneck(
+    pairs: Pairs, sample: Pairs | None, settings: FitSettings, *, seed: int, run: RunSettings
+) -> Transformation:
+    """Return the residual bottleneck transformation (RBT) that has learned all pairs."""
+    examples = Examples.of(pairs, sample=sample, sample_weight=settings.sample_weight)
+    h = fit_network(examples, settings, build=_residual_bottleneck, seed=seed, run=run)
+    device = device_of(run)
+    described = made_by("fit", settings, seed=seed, run=run, device=device, method="rbt")
+    return replace(h, made_by=described)
+
+
+class ResidualBottleneck(Foldable):
+    """A linear map after four narrow corrections.
+
+    ```
+    x = ([old, side] - middle) / spread
+    x = x + block(x), four times;   block: d -> 16 -> 16 -> d
+    d -> dn   linear with bias, nothing after
+    ```
+
+    In a block each arrow is linear without bias and BatchNorm; ReLU follows the first two only, for
+    a correction may go either way. At first every block gives zero, and the whole is linear.
+
+    Args:
+        middle: the mean of the old embedding, then that of the side-information if there is any.
+        spread: what their distances from it are divided by, all above 0.
+        new_dim: dimensions of the new embedding.
+        uses_side: whether there is side-information.
+    """
+
+    middle: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, middle: InputStatistic, spread: InputStatistic, new_dim: int, *, uses_side: bool
+    ) -> None:
+        super().__init__()
+        self.uses_side = uses_side
+        self.register_buffer("middle", middle)
+        self.register_buffer("spread", spread)
+        dim = len(middle)
+        self.blocks = nn.ModuleList(_bottleneck(dim) for _ in range(RBT_BLOCKS))
+        self.last = nn.Linear(dim, new_dim)
+
+    def forward(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
+        """Return the new vectors.
+
+        Raises:
+            TransformationError: if side-information is missing or not wanted.
+        """
+        check_side_wanted(side, uses_side=self.uses_side)
+        given = old if side is None else torch.cat([old, side], dim=1)
+        x = (given - self.middle) / self.spread
+        for block in self.blocks:
+            x = x + block(x)
+        new: NewVectors = self.last(x)
+        return new
+
+    def fold(self) -> Network:
+        """Undo the standardisation of x, so that the blocks correct the given vectors themselves.
+
+        `middle + spread * (x + block(x)) = given + spread * block((given - middle) / spread)`
+        """
+        middle, spread = (each.double().numpy() for each in (self.middle, self.spread))
+
+        def standardised(layer: Dense) -> Dense:
+            weight = layer.weight / spread
+            return as_dense(weight, layer.bias - weight @ middle, relu=layer.relu)
+
+        layers: list[Residual | Dense] = []
+        for block in self.blocks:
+            first, second, third = dense_layers(cast(nn.Sequential, block))
+            back = as_dense(third.weight * spread[:, None], third.bias * spread, relu=False)
+            layers.append(Residual((standardised(first), second, back)))
+        layers.append(standardised(*dense_layers([self.last])))
+        return Network((), (), tuple(layers), self.uses_side)
+
+
+def _bottleneck(dim: int) -> nn.Sequential:
+    *layers, last, _ = chain(dim, RBT_WIDTH, RBT_WIDTH, dim)
+    nn.init.zeros_(cast(nn.BatchNorm1d, last).weight)
+    return nn.Sequential(*layers, last)
+
+
+def _residual_bottleneck(examples: Examples) -> ResidualBottleneck:
+    """Return one that is told where its inputs lie."""
+    given = list(examples.inputs.values())
+    middle = np.concatenate([array.mean(axis=0) for array in given])
+    spread = [np.full(a.shape[1], (a - a.mean(axis=0)).std() or 1, np.float32) for a in given]
+    statistics = torch.from_numpy(middle), torch.from_numpy(np.concatenate(spread))
+    return ResidualBottleneck(*statistics, examples.new.dim, uses_side=examples.side is not None)

@@ -35,7 +35,7 @@ from onward.training.settings import (
     read_settings,
 )
 
-CLOSED_FORMS = ("ridge", "low-rank", "procrustes", "identity")
+CLOSED_FORMS = ("ridge", "procrustes")
 
 
 class Recipe(BaseModel):
@@ -177,6 +177,9 @@ class Recipe(BaseModel):
         """Return how h is fitted in an arm."""
         where = f"recipe {self.name}, arm {arm.name!r}, [fit]"
         fields = {**self.fit.model_dump(), **arm.fit}
+        if arm.baseline is not None:
+            method = "mlp" if arm.baseline == "rbt" else "ridge"
+            fields |= {"method": method, "networks": 1, "discriminative": "none"}
         if fields["method"] in CLOSED_FORMS and "discriminative" not in arm.fit:
             fields["discriminative"] = "none"  # which only a network learns
         meant_for_another = "method" in arm.fit and "networks" not in arm.fit

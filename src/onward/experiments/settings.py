@@ -154,6 +154,10 @@ class Arm(BaseModel):
         dim: dimensions stored, by principal components of the old data; all if not given.
         format: how the side-information's numbers are stored.
         fit: what differs from the recipe's `fit`, as its table would have it.
+        baseline: a map to compare h with in place of what `fit` gives: "identity" (the old vectors
+            as they are), "low-rank" (linear, of a small rank) or "rbt" (the residual bottleneck
+            network).
+        rank: of the map of "low-rank".
         gallery_sample: share of the open gallery that is embedded by the new model, without labels,
             for h to learn from, beside the training pairs; up to a half, for the other half judges.
             Such an arm is judged on the open set.
@@ -173,7 +177,9 @@ class Arm(BaseModel):
     format: Literal["float32", "float16", "int8"] = "float32"
     fit: dict[str, Any] = {}
     gallery_sample: float = Field(default=0.0, ge=0, le=0.5)
-    sample_by: Literal["random", "k-means", "uncertainty"] = "random"
+    baseline: Literal["identity", "low-rank", "rbt"] | None = None
+    rank: int = Field(default=64, ge=1)
+    sample_by: Literal["random", "uncertainty"] = "random"
     sample_only: bool = False
     through: Literal["direct", "chained", "composed"] = "direct"
     side_later: bool = True

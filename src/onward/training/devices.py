@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from onward.errors import ConfigurationError, MissingExtraError, OnwardError
 from onward.progress import Progress, silent
@@ -22,6 +24,8 @@ from onward.training.settings import RunSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    Devices: TypeAlias = "Fabric | OneDevice"
 
 
 def device_of(run: RunSettings) -> str:
@@ -41,8 +45,35 @@ def device_of(run: RunSettings) -> str:
     return "cuda"
 
 
+class OneDevice:
+    """What the loop uses of Fabric, for one device: torch alone is needed."""
+
+    global_rank, is_global_zero = 0, True
+
+    def __init__(self, run: RunSettings) -> None:
+        self.device = torch.device(device_of(run))
+        self.mixed = run.precision == "bf16-mixed"
+
+    def setup(
+        self, module: nn.Module, optimizer: Optimizer
+    ) -> tuple[Callable[..., Tensor], Optimizer]:
+        """Bring a module to the device; return how its loss is computed, and the optimiser."""
+        module.to(self.device)
+
+        def loss(*batch: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+                found: Tensor = module(*batch)
+            return found.float()
+
+        return loss, optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss."""
+        torch.autograd.backward(loss)
+
+
 def make_fabric(run: RunSettings) -> "Fabric":
-    """Return Fabric for a run, with TensorBoard's logger where that is asked for.
+    """Return Fabric for the several devices of a run.
 
     Raises:
         MissingExtraError: if Lightning Fabric is not installed.
@@ -52,17 +83,11 @@ def make_fabric(run: RunSettings) -> "Fabric":
     except ImportError as error:
         raise MissingExtraError("lightning-fabric", "train") from error
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision
-    loggers = None
-    if run.tensorboard is not None:
-        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-        loggers = TensorBoardLogger(run.tensorboard, name="", version="")
     return Fabric(
         accelerator=device_of(run),
         devices=run.devices,
-        strategy="auto" if run.devices == 1 else "ddp_spawn",
+        strategy="ddp_spawn",
         precision="bf16-mixed" if run.precision == "bf16-mixed" else "32-true",
-        loggers=loggers,
     )
 
 
@@ -104,7 +129,7 @@ def reproducible(device: str) -> Iterator[None]:
         cudnn.benchmark, memory.fill_uninitialized_memory = before[2:]
 
 
-def launch(work: Callable[["Fabric", RunSettings], None], run: RunSettings) -> None:
+def launch(work: Callable[["Devices", RunSettings], None], run: RunSettings) -> None:
     """Do the work once on each device, in a process of its own if there are several.
 
     Several processes: the work must be picklable, and what it leaves must be on the disk. Progress
@@ -114,7 +139,7 @@ def launch(work: Callable[["Fabric", RunSettings], None], run: RunSettings) -> N
         OnwardError: whatever the work raised.
     """
     if run.devices == 1:
-        work(make_fabric(run), run)
+        work(OneDevice(run), run)
         return
     from torch.multiprocessing import get_context
     from torch.multiprocessing.spawn import ProcessRaisedException
@@ -137,7 +162,7 @@ def launch(work: Callable[["Fabric", RunSettings], None], run: RunSettings) -> N
 def _work_and_tell(
     fabric: "Fabric",
     *,
-    work: Callable[["Fabric", RunSettings], None],
+    work: Callable[["Devices", RunSettings], None],
     run: RunSettings,
     heard: Any,
 ) -> None:

@@ -26,8 +26,8 @@ from onward.errors import ConfigurationError, DataError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
 from onward.spaces import Metric
-from onward.training.classifiers import Classifier
 from onward.training.devices import device_of, seeded
+from onward.training.fit.pairs import Classifier
 from onward.training.images import ImageBatches, Pixels, Preparation, describe_items, input_of
 from onward.training.loop import Objective, train
 from onward.training.losses import (

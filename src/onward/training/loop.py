@@ -1,4 +1,4 @@
-"""The one loop under everything that learns by gradients, on Lightning Fabric.
+"""The one loop under everything that learns by gradients; on several devices by Lightning Fabric.
 
 A run is a function of the objective's first weights, the items, the settings and the seed, on one
 kind of device. The learning rate depends on the step alone, the order of the items on (seed,
@@ -45,7 +45,7 @@ from onward.training.devices import device_of, launch, reproducible, seed_genera
 from onward.training.settings import Optimization, RunSettings
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from onward.training.devices import Devices
 
 Rows = Int64[np.ndarray, " row"]
 
@@ -167,8 +167,8 @@ def train(
         ConfigurationError: if the device is not there, or the checkpoint is another run's.
         DataError: if there are too few items for a batch.
         ModelError: if the loss stops being finite.
-        MissingExtraError: if Lightning Fabric is not installed, or TensorBoard is asked for and is
-            not.
+        MissingExtraError: if several devices are asked for and Lightning Fabric is not installed,
+            or TensorBoard is asked for and is not.
     """
     if run.tensorboard is not None and find_spec("tensorboard") is None:
         raise MissingExtraError("tensorboard", "tensorboard")
@@ -207,28 +207,26 @@ class _Work:
     timetable: Timetable
     described: Mapping[str, Any]
 
-    def __call__(self, fabric: "Fabric", run: RunSettings) -> None:
+    def __call__(self, devices: "Devices", run: RunSettings) -> None:
         timetable = self.timetable
         # Processes start with weights in memory that they share: each takes its own.
         objective = self.objective if run.devices == 1 else deepcopy(self.objective)
         objective.to(memory_format=torch.channels_last)  # a third faster, on CPUs too
         optimizer = _optimizer(objective, timetable.optimization)
-        module, stepper = fabric.setup(objective, optimizer)
-        keeper = _Keeper(objective, optimizer, self.described, run, fabric.is_global_zero)
+        module, stepper = devices.setup(objective, optimizer)
+        keeper = _Keeper(objective, optimizer, self.described, run, devices.is_global_zero)
         first = keeper.resume()
-        with seeded(timetable.seed), reproducible(fabric.device.type):
-            rows = timetable.batches(first, fabric.global_rank)
+        with seeded(timetable.seed), reproducible(devices.device.type):
+            rows = timetable.batches(first, devices.global_rank)
             for step, tensors in _read_ahead(self.batches, rows):
                 _set_mode(objective, running=timetable.uses_running_statistics(step))
-                seed_generators(timetable.seed, "step", step, fabric.global_rank)
+                seed_generators(timetable.seed, "step", step, devices.global_rank)
                 for group in optimizer.param_groups:
                     group["lr"] = timetable.lr(step)
-                loss = module(*(tensor.to(fabric.device) for tensor in tensors))
-                fabric.backward(loss)
+                loss = module(*(tensor.to(devices.device) for tensor in tensors))
+                devices.backward(loss)
                 stepper.step()
                 stepper.zero_grad()
-                if run.tensorboard is not None and step % LOG_EVERY == 0:
-                    fabric.log_dict({"loss": loss.item(), "lr": timetable.lr(step)}, step)
                 keeper.after(step, loss, timetable)
 
 
@@ -246,6 +244,11 @@ class _Keeper:
         self.objective, self.optimizer = objective, optimizer
         self.described, self.run, self.first_process = described, run, first_process
         self.written = time.monotonic()
+        self.writer = None
+        if run.tensorboard is not None and first_process:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(run.tensorboard)
 
     def resume(self) -> int:
         """Take up the checkpoint where there is one; return the step to go on with."""
@@ -278,6 +281,11 @@ class _Keeper:
             checkpoint = Checkpoint(done, self.objective.state_dict(), state)
             write_checkpoint(self.run.checkpoint, checkpoint, self.described)
             self.written = time.monotonic()
+        if self.writer is not None and step % LOG_EVERY == 0:
+            self.writer.add_scalar("loss", loss.item(), step)
+            self.writer.add_scalar("lr", timetable.lr(step), step)
+        if self.writer is not None and done == timetable.steps:
+            self.writer.close()
         if self.first_process:
             self.run.progress(done, timetable.steps)
 

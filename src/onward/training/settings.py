@@ -7,8 +7,9 @@ data and the seed they determine the result. `RunSettings` says *how* it is carr
 
 import difflib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -32,7 +33,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
-Method = Literal["auto", "ensemble", "ridge", "mlp", "low-rank", "procrustes", "identity", "rbt"]
+Method = Literal["auto", "ensemble", "ridge", "mlp", "procrustes"]
 FCT_METHODS: tuple[Method, ...] = ("auto", "ensemble", "mlp")
 """Those that train the FCT network."""
 Loss = Literal["softmax", "arcface", "cosface", "supcon"]
@@ -237,10 +238,7 @@ class FitSettings(Optimization):
         method: "mlp" (the FCT network), "ridge" (linear), "ensemble" (the mean of what both
             give), or "auto", the default everywhere: all three are tried, and the one whose
             held-out gallery answers held-out queries best is kept, or a simpler one that cannot be
-            told from it. To compare with: "low-rank" (linear, of a small rank),
-            "procrustes" (a rotation), "identity" (the old vectors as they are) and "rbt" (the
-            residual bottleneck network).
-        rank: of the linear map of "low-rank"; more than there are dimensions means no bound.
+            told from it. To compare with: "procrustes" (a rotation).
         inner: width of the FCT network's mixer.
         networks: how many FCT networks learn, each from first weights and in an order of its own;
             their mean stands for the network. Two take twice the size, and twice the time to learn
@@ -251,7 +249,7 @@ class FitSettings(Optimization):
             dimension's variance.
         gallery_classes: what the gallery will hold: "unseen", classes that h has not learned from,
             so that it is judged on whole classes that are held out; or "seen", further items of the
-            same classes. "mlp" and "rbt" choose nothing, and nothing is held out for them.
+            same classes. "mlp" chooses nothing, and nothing is held out for it.
         most_judged: judge by no more items than these, over all folds.
         objective: how a network's output is to come near the new embedding: "mse" or "l1" (the
             mean over dimensions of squared or absolute differences, in units of the new
@@ -279,7 +277,6 @@ class FitSettings(Optimization):
     lr: Positive | None = 5e-4
     running_statistics_from: Annotated[float, Field(ge=0, le=1)] = 0.5
     method: Method = "auto"
-    rank: Count = 64
     inner: Count = 512
     networks: Count = 1
     least_steps: Annotated[int, Field(ge=0)] = 500
@@ -313,11 +310,11 @@ class FitSettings(Optimization):
                 f"networks is {self.networks}, the mean of FCT networks, but method is "
                 f"{self.method!r}; choose 'auto', 'ensemble' or 'mlp', or networks 1"
             )
-        if self.discriminative != "none" and self.method not in (*FCT_METHODS, "rbt"):
+        if self.discriminative != "none" and self.method not in FCT_METHODS:
             raise ConfigurationError(
                 f"discriminative is {self.discriminative!r}, which a network learns, but method is "
-                f"{self.method!r}, which is solved in closed form; choose 'auto', 'ensemble', "
-                "'mlp' or 'rbt', or discriminative 'none'"
+                f"{self.method!r}, which is solved in closed form; choose 'auto', 'ensemble' or "
+                "'mlp', or discriminative 'none'"
             )
 
 
@@ -420,7 +417,9 @@ def made_by(
 
 def versions(backbone: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the versions of the code that a model of this backbone runs by."""
-    found = {"onward": onward.__version__, "torch": version("torch")}
+    found = {"onward": onward.__version__}
+    with suppress(PackageNotFoundError):  # what has a closed form is fitted without it
+        found["torch"] = version("torch")
     if backbone is not None and str(backbone["name"]).startswith(TIMM):
         found["timm"] = version("timm")
     return found

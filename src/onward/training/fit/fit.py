@@ -1,7 +1,8 @@
 """Fit a transformation `h(old, side) -> new` on pairs of embeddings; no image is read.
 
 Fitted on vectors, judged on retrieval: what was tried, and how it fared on held-out items beside
-doing nothing and embedding everything again, is kept with the result.
+doing nothing and embedding everything again, is kept with the result. Without torch the linear maps
+are fitted, and the network is asked for.
 
 References:
     Ramanujan et al., Forward Compatible Training for Large-Scale Embedding Retrieval Systems,
@@ -11,26 +12,24 @@ References:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from onward.errors import ConfigurationError, SpaceMismatchError
+from onward.errors import ConfigurationError, MissingExtraError, SpaceMismatchError
 from onward.spaces import Embeddings
-from onward.training.classifiers import Classifier
-from onward.training.closed_forms import fit_closed_form
-from onward.training.devices import device_of
-from onward.training.ensembles import ensemble, fit_networks, one_of
-from onward.training.folds import Folds
-from onward.training.loop import forget_checkpoint
-from onward.training.pairs import (
+from onward.training.fit.closed_forms import fit_closed_form, with_uncertainty
+from onward.training.fit.pairs import (
     LEAST_ITEMS,
+    Classifier,
     Examples,
     Pairs,
     check_enough,
     check_sample,
 )
-from onward.training.selection import (
+from onward.training.fit.selection import (
+    Folds,
     Judge,
     Trial,
     choose_method,
@@ -38,9 +37,8 @@ from onward.training.selection import (
     leaves_side_out,
     name_method,
 )
-from onward.training.settings import FitSettings, RunSettings, made_by
-from onward.training.uncertainty import with_uncertainty
-from onward.transformation import Transformation
+from onward.training.settings import FCT_METHODS, FitSettings, RunSettings, made_by
+from onward.transformation import Transformation, mean
 
 _Found = tuple[dict[str, Any], Transformation]
 _Tried = tuple[Trial, tuple[Transformation, ...]]  # with a transformation a fold
@@ -48,6 +46,7 @@ _Linear = tuple[list[_Tried], int, str]  # of all penalties, which to keep, and 
 
 HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
 ASKED = "it was asked for by name"
+NO_NETWORK = "the network was not tried, for torch is not installed: pip install 'onward[fit]'"
 TRIAL_STEPS = 0.45
 """The share of its steps that a network learns for in a trial: three trials and the network that is
 kept take less than two and a half times as long as that network alone."""
@@ -144,8 +143,9 @@ def fit(
 
     What is chosen is chosen by retrieval on what was held out: whole classes, for a gallery holds
     what no model has seen unless `settings.gallery_classes` says otherwise. See
-    `onward.training.folds` and `onward.training.selection`. By "auto" side-information is left out
-    where the map is clearly better without it: the transformation then has none.
+    `onward.training.fit.selection`. By "auto" side-information is left out
+    where the map is clearly better without it: the transformation then has none. Where torch is
+    not installed, "auto" means ridge, and the result says so.
 
     Args:
         old: old embeddings of the new model's training items; or of re-embedded items of a
@@ -187,6 +187,7 @@ def fit(
         ConfigurationError: if settings do not fit together, what they need is missing, or a
             checkpoint is another run's.
         ModelError: if the network's loss stops being finite.
+        MissingExtraError: if a network was asked for by name and torch is not installed.
     """
     settings, run = settings or FitSettings(), run or RunSettings()
     pairs = Pairs(old, side, new)
@@ -194,15 +195,16 @@ def fit(
         classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
     _check(pairs, sample, groups, classifier, settings)
     work = _Work(pairs, sample, groups, of_gallery, classifier, settings, seed, run)
-    chooses = settings.method not in ("mlp", "rbt")
-    network = {"method": settings.method}
-    found = _choose(work) if chooses else Fit(work.network(work.everything, run), chosen=network)
+    if settings.method == "mlp":
+        found = Fit(work.network(work.everything, run), chosen={"method": "mlp"})
+    else:
+        found = _choose(work)
     best = found.transformation
     if settings.uncertainty and best.uncertainty is None:
         learned = work.without_side() if best.side is None else work
         best = with_uncertainty(best, learned.everything)
     chosen = {**found.chosen, **found.to_json()}
-    described = made_by("fit", settings, seed=seed, run=run, device=device_of(run), **chosen)
+    described = made_by("fit", settings, seed=seed, run=run, device=_device(work), **chosen)
     facts = {"pairs": _describe(pairs, listed=pairs.items <= MOST_LISTED)}
     facts |= {} if sample is None else {"sample": _describe(sample, listed=True)}
     return replace(found, transformation=replace(best, made_by=described | facts))
@@ -297,10 +299,14 @@ class _Work:
             settings = settings.model_copy(
                 update={"epochs": max(1, round(epochs)), "least_steps": least}
             )
+        from onward.training.fit.networks import fit_networks
+
         return fit_networks(examples, settings, classifier=self.classifier, seed=self.seed, run=run)
 
     def trial_runs(self) -> list[RunSettings]:
         """Return how a network learns in each fold: with a checkpoint of its own."""
+        from onward.training.fit.networks import one_of
+
         checkpoint, count = self.run.checkpoint, self.folds.count
         runs = [one_of(self.run, fold, count + 1) for fold in range(count)]
         if checkpoint is None:
@@ -314,6 +320,8 @@ class _Work:
     @property
     def last_run(self) -> RunSettings:
         """How the network that is kept learns."""
+        from onward.training.fit.networks import one_of
+
         count = self.folds.count if self.settings.method == "auto" else 0
         return replace(one_of(self.run, count, count + 1), checkpoint=self.run.checkpoint)
 
@@ -337,11 +345,11 @@ def _choose(work: _Work) -> Fit:
     kept: _Tried | None = tried[linear]
     if settings.method == "auto":
         work, tried, linear, why = _choose_inputs(work, tried, linear, why)
-        networks = _try_networks(work, *tried[linear])
+        networks = _try_networks(work, *tried[linear]) if has_torch() else []
         candidates = [tried[linear], *networks]
         place, reason = choose_method([trial for trial, _ in candidates], judge)
         kept, tried = candidates[place], [*tried, *networks]
-        chosen = kept[0].described
+        chosen, reason = kept[0].described, reason if networks else NO_NETWORK
     elif settings.method == "ensemble":  # its ridge alone was tried
         chosen, kept = _describe_ensemble(settings, chosen), None
     if "penalty" in chosen:
@@ -391,12 +399,14 @@ def _choose_inputs(
 
 def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -> list[_Tried]:
     """Try the network, and the mean of what it and ridge give."""
+    from onward.training.loop import forget_checkpoint
+
     settings = work.settings
     networks = [
         work.network(work.examples(fold), run, TRIAL_STEPS)
         for fold, run in enumerate(work.trial_runs())
     ]
-    both = [ensemble(*each) for each in zip(networks, ridges, strict=True)]
+    both = [mean(each) for each in zip(networks, ridges, strict=True)]
     tried = [
         _try(work, {"method": "mlp", **_shape(settings)}, networks),
         _try(work, _describe_ensemble(settings, trial.described), both),
@@ -422,6 +432,30 @@ def _out_of_fold(work: _Work, made: Sequence[Transformation]) -> Embeddings:
     return Embeddings(tuple(ids), vectors, work.pairs.new.space)
 
 
+def has_torch() -> bool:
+    """Say whether networks can learn here."""
+    return find_spec("torch") is not None
+
+
+def check_torch(settings: FitSettings) -> None:
+    """Refuse a method that needs a network where none can learn.
+
+    Raises:
+        MissingExtraError: naming the extra that brings torch.
+    """
+    if settings.method in ("ensemble", "mlp") and not has_torch():
+        raise MissingExtraError("torch", "fit")
+
+
+def _device(work: _Work) -> str:
+    """Return where networks learn; what has a closed form is solved on the CPU."""
+    if work.settings.method not in FCT_METHODS or not has_torch():
+        return "cpu"
+    from onward.training.devices import device_of
+
+    return device_of(work.run)
+
+
 def _say_judged(work: _Work) -> str:
     """Say on what transformations were judged."""
     if work.sample_judges:
@@ -442,7 +476,7 @@ def _fit_chosen(work: _Work, chosen: Mapping[str, Any]) -> Transformation:
         return work.network(everything, work.last_run)
     if chosen["method"] == "ensemble":
         ((_, ridge),) = work.closed(everything, penalty)
-        return ensemble(work.network(everything, work.last_run), ridge)
+        return mean([work.network(everything, work.last_run), ridge])
     ((_, best),) = work.closed(everything, penalty)
     return best
 
@@ -478,6 +512,7 @@ def _check(
     if sample is not None:
         check_sample(pairs, sample)
     settings.check()
+    check_torch(settings)
     if _uses_classifier(settings):
         _check_classifier(pairs, classifier)
 

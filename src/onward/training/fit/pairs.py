@@ -1,17 +1,27 @@
-"""Pairs of old and new embeddings to fit a transformation on: checked, split, joined."""
+"""What a transformation is fitted on: pairs of embeddings, checked and joined, and a classifier."""
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from onward.artifacts import digest, digest_arrays
-from onward.errors import DataError, SpaceMismatchError, TransformationError
-from onward.labels import ClassNames, Labels
+from onward.errors import (
+    ConfigurationError,
+    DataError,
+    ModelError,
+    SpaceMismatchError,
+    TransformationError,
+)
+from onward.labels import ClassNames, Labels, translate
 from onward.spaces import Embeddings, Ids, Space
+
+if TYPE_CHECKING:
+    from onward.models import EmbeddingModel
 
 Rows = Int64[np.ndarray, " row"]
 
@@ -226,6 +236,102 @@ def _share_of(sample: Pairs, pairs: Pairs) -> float:
     plain = sample.items / (sample.items + pairs.items)
     heavy = SAMPLE_ITEM * sample.items
     return max(plain, min(0.5, heavy / (heavy + pairs.items)))
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where the targets lie: a vector is `middle + spread * standardised`.
+
+    Attributes:
+        middle: their mean.
+        spread: their standard deviation, one for all dimensions.
+        length: what classifiers know vectors as long as: the mean length of the new embeddings
+            where the targets were brought to length 1, else 1.
+    """
+
+    middle: Float32[np.ndarray, " new"]
+    spread: float
+    length: float = 1.0
+
+    @classmethod
+    def of(cls, examples: Examples) -> "Frame":
+        """Return the frame of the examples, each counted by its weight."""
+        share = examples.weights / examples.weights.sum()
+        middle = (share @ examples.targets).astype(np.float32)
+        square = share @ ((examples.targets - middle) ** 2).mean(axis=1)
+        return cls(middle, float(np.sqrt(square)) or 1.0, examples.length)
+
+    def standardise(
+        self, vectors: Float32[np.ndarray, "item new"]
+    ) -> Float32[np.ndarray, "item new"]:
+        """Return vectors as the network knows them."""
+        standardised: np.ndarray = (vectors - self.middle) / np.float32(self.spread)
+        return standardised
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A linear classifier without bias on the embeddings of one space.
+
+    Attributes:
+        weight: one row a class.
+        classes: the label of each row.
+        space: where the embeddings lie that it tells apart.
+        class_names: what each label is called; None where nothing says so.
+
+    Raises:
+        ModelError: if these do not fit together.
+    """
+
+    weight: Float32[np.ndarray, "class dim"]
+    classes: tuple[int, ...]
+    space: Space
+    class_names: ClassNames | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight.shape != (len(self.classes), self.space.dim):
+            raise ModelError(
+                f"a classifier of shape {self.weight.shape} for {len(self.classes)} classes in "
+                f"{self.space}; give one row of the space's dimensions for each class"
+            )
+
+    @classmethod
+    def of(cls, model: "EmbeddingModel") -> "Classifier":
+        """Return a model's classifier.
+
+        Raises:
+            ConfigurationError: if the model has none.
+        """
+        if model.classifier is None or model.classes is None:
+            raise ConfigurationError(
+                f"{model.space.name} has no classifier; one comes with every model that "
+                "`onward train` has trained on classes. Give such a model, or no classifier"
+            )
+        return cls(model.classifier, model.classes, model.space, model.class_names)
+
+    def numbered_as(self, class_names: ClassNames | None, *, same_labels: bool) -> "Classifier":
+        """Return the classifier with the labels that its classes have in another source.
+
+        Args:
+            class_names: what that source calls its classes.
+            same_labels: if only one of the two has class names, the numbers mean the same.
+
+        Raises:
+            LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
+        """
+        sources = ("the classifier", "the items")
+        translated = translate(
+            self.class_names, class_names, same_labels=same_labels, sources=sources
+        )
+        classes = tuple(translated.get(label, label) for label in self.classes)
+        return replace(self, classes=classes, class_names=class_names)
+
+    def rows_of(self, labels: Labels) -> Labels:
+        """Return the row of each label's class, or -1 where the classifier does not know it."""
+        order = np.argsort(self.classes)
+        known = np.asarray(self.classes, np.int64)[order]
+        place = np.searchsorted(known, labels).clip(max=len(known) - 1)
+        return np.where(known[place] == labels, order[place], -1).astype(np.int64)
 
 
 def check_enough(pairs: Pairs) -> None:

@@ -1,6 +1,7 @@
 """A sample of a gallery: which items to embed with the new model, and the pairs that they make.
 
-Only stored vectors are read, and only what is needed of them stands in memory.
+At random is the rule to beat; uncertainty asks where a first transformation knows least. Only
+stored vectors are read, and only what is needed of them stands in memory.
 """
 
 import heapq
@@ -11,12 +12,8 @@ from onward.artifacts import digest
 from onward.errors import ConfigurationError, DataError
 from onward.gallery import Gallery
 from onward.spaces import Embeddings, Ids, Space
-from onward.training.pairs import Pairs
-from onward.training.samples import choose_sample
+from onward.training.fit.pairs import Pairs
 from onward.transformation import Transformation
-
-SEEN = 100_000
-"""k-means looks at so many items at most, drawn at random."""
 
 LEARNED = 0.8
 """The share of a sample that is learned from; a plan judges by the rest."""
@@ -31,24 +28,26 @@ def choose_from_gallery(
     side: Space | None = None,
     *,
     count: int,
-    by: Literal["random", "k-means", "uncertainty"] = "random",
+    by: Literal["random", "uncertainty"] = "random",
     transformation: Transformation | None = None,
     seed: int = 0,
 ) -> Ids:
     """Return the ids of the gallery's items to embed with the new model.
 
-    As `choose_sample`, but of a gallery of any size: of the items that have a vector in these
-    spaces; by uncertainty, of those that have all that the transformation reads. At random, with
-    the same seed, a larger sample holds a smaller one.
+    Of the items that have a vector in these spaces; by uncertainty, of those that have all that the
+    transformation reads. At random, with the same seed, a larger sample holds a smaller one.
 
     Args:
         gallery: the gallery.
         old: the space of its old vectors.
-        side: the space of the side-information that k-means looks at too, if any.
+        side: the space of the side-information that an item must have too, if any.
         count: how many to choose.
-        by: "random", "k-means" or "uncertainty".
-        transformation: for "uncertainty": one that knows its own.
+        by: "random", or "uncertainty": the least certain items.
+        transformation: for "uncertainty": one that knows its own, fitted without the sample.
         seed: decides what is drawn at random.
+
+    Returns:
+        `count` ids, each once; by uncertainty the least certain first.
 
     Raises:
         ConfigurationError: if there are not so many items, or a transformation is needed.
@@ -59,7 +58,7 @@ def choose_from_gallery(
         if transformation is None:
             raise ConfigurationError(
                 "choosing by uncertainty needs a transformation that knows its own; give one "
-                "fitted with onward fit --uncertainty (--transformation), or choose by 'k-means'"
+                "fitted with onward fit --uncertainty (--transformation), or choose at random"
             )
         old, side = transformation.old, transformation.side
     spaces = [old] if side is None else [old, side]
@@ -69,14 +68,10 @@ def choose_from_gallery(
             f"a sample of {count} items was asked for, and {there} of gallery {gallery.url} have "
             f"a vector in {' and '.join(space.name for space in spaces)}; ask for 1 to {there}"
         )
-    if by == "random":
-        return tuple(sorted(gallery.sample(spaces, count, seed=seed)))
     if by == "uncertainty" and transformation is not None:
         unsure = _uncertainties(gallery, transformation)
         return tuple(item for _, item in heapq.nsmallest(count, unsure))
-    seen = gallery.sample(spaces, max(count, min(SEEN, there)), seed=seed)
-    aside = None if side is None else gallery.read(side, seen)
-    return choose_sample(gallery.read(old, seen), aside, count=count, by=by, seed=seed)
+    return tuple(sorted(gallery.sample(spaces, count, seed=seed)))
 
 
 def learned_part(ids: Ids, share: float, *, kept: int = 0) -> Ids:

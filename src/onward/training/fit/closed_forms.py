@@ -1,0 +1,145 @@
+"""Transformations in closed form, and how unsure they are: what needs the core alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from onward.dense import Dense, Uncertainty, run_steps
+from onward.errors import TransformationError
+from onward.training.fit.pairs import Examples, Frame
+from onward.training.settings import FitSettings
+from onward.transformation import Transformation, linear
+
+Fitted = Iterator[tuple[dict[str, Any], Transformation]]
+Inputs = Float64[np.ndarray, "row input"]
+PerRow = Float64[np.ndarray, " row"]
+Weights = Float64[np.ndarray, " input"]
+
+NEWTON_STEPS = 50
+CONVERGED = 1e-10
+STEADY = 1e-6
+"""Added to the diagonal that Newton's method divides by."""
+
+
+def fit_closed_form(examples: Examples, settings: FitSettings) -> Fitted:
+    """Yield what the method gives on the examples, each with what describes it.
+
+    Ridge gives one transformation a penalty, Procrustes gives one. "auto" means ridge here.
+
+    Raises:
+        TransformationError: if the method cannot map these spaces.
+    """
+    if settings.method == "procrustes":
+        return _procrustes(examples)
+    return fit_ridge(examples, settings.ridge_penalties)
+
+
+def fit_ridge(examples: Examples, penalties: Sequence[float]) -> Fitted:
+    """Yield the linear map of each penalty, with what describes it.
+
+    `W = argmin mean w ||y - W x||^2 + penalty ||W||^2` over centred targets y and standardised
+    inputs x = [old, side] with weights w, in closed form and float64: one eigendecomposition serves
+    all penalties.
+    """
+    inputs = np.concatenate(list(examples.inputs.values()), axis=1).astype(np.float64)
+    targets = examples.targets.astype(np.float64)
+    share = examples.weights / examples.weights.sum()
+    mean, middle = share @ inputs, share @ targets
+    inputs -= mean
+    deviation = np.sqrt(share @ inputs**2)
+    # What never changes is no input; its deviation is what rounding left of it.
+    moves = deviation > 1e-9 * np.abs(mean)
+    scale = np.where(moves, deviation, 1.0)
+    inputs = inputs / scale * moves
+    weighted = inputs * share[:, None]
+    values, vectors = np.linalg.eigh(weighted.T @ inputs)
+    projected = vectors.T @ (weighted.T @ (targets - middle))
+    spaces = examples.old, examples.side, examples.new
+    for penalty in penalties:
+        shrunk = projected / (np.maximum(values, 0) + penalty)[:, None]
+        weight = (vectors @ shrunk).T / scale
+        described: dict[str, Any] = {"method": "ridge", "penalty": penalty}
+        bias = middle - weight @ mean
+        yield described, linear(*spaces, weight, bias, made_by=described)
+
+
+def with_uncertainty(transformation: Transformation, examples: Examples) -> Transformation:
+    """Return the transformation with a layer that says how unsure it is, fitted on the examples.
+
+    `s = w^T z + b` minimises the mean of `exp(-s) L / 2 + s / 2`, where z is the standardised new
+    vector and L its mean squared difference from the target. The problem is convex. What the
+    transformation says is s as a share of the vector's distance from the middle of the targets.
+
+    References:
+        Jaeckle et al., FastFill: Efficient Compatible Model Update, ICLR 2023, arXiv 2303.04766.
+    """
+    frame = Frame.of(examples)
+    inputs = {name: array.astype(np.float64) for name, array in examples.inputs.items()}
+    given = run_steps(transformation.steps, inputs["old"], inputs.get("side"))
+    standardised = (given - frame.middle) / frame.spread
+    losses = (((given - examples.targets) / frame.spread) ** 2).mean(axis=1)
+    share = examples.weights / examples.weights.sum()
+    one = np.ones((len(examples), 1))
+    found = _minimise(np.concatenate([standardised, one], axis=1), losses, share)
+    weight = found[:-1] / frame.spread
+    bias = found[-1:] - weight @ frame.middle
+    layer = Dense(weight[None].astype(np.float32), bias.astype(np.float32), relu=False)
+    return replace(transformation, uncertainty=Uncertainty(layer, frame.middle))
+
+
+def _procrustes(examples: Examples) -> Fitted:
+    """Yield the rotation that brings old vectors nearest to the new ones, both centred.
+
+    `W = argmin mean ||(y - mean y) - W (x - mean x)||^2` over orthogonal W: `W = U V^T` where
+    `U S V^T` is the singular value decomposition of the mean of `(y - mean y) (x - mean x)^T`.
+    Mirroring is allowed, stretching is not. Between different dimensions the smaller space is
+    filled up with zeros, which leaves the rows or the columns of W orthonormal.
+
+    References:
+        Schoenemann, A generalized solution of the orthogonal Procrustes problem, 1966.
+    """
+    if examples.side is not None:
+        raise TransformationError(
+            f"the method 'procrustes' uses no side-information, but some in {examples.side} was "
+            "given; leave it out, or choose 'ridge' or 'mlp'"
+        )
+    old, new = examples.inputs["old"].astype(np.float64), examples.targets.astype(np.float64)
+    share = examples.weights / examples.weights.sum()
+    mean, middle = share @ old, share @ new
+    weighted = (old - mean) * share[:, None]
+    left, _, right = np.linalg.svd((new - middle).T @ weighted, full_matrices=False)
+    weight = left @ right
+    described = {"method": "procrustes"}
+    spaces = examples.old, None, examples.new
+    yield described, linear(*spaces, weight, middle - weight @ mean, made_by=described)
+
+
+def _minimise(inputs: Inputs, losses: PerRow, share: PerRow) -> Weights:
+    """Return the weights of `s`, by Newton's method with halved steps; the last input is 1."""
+
+    def value(weights: Weights) -> float:
+        unsure = inputs @ weights
+        with np.errstate(over="ignore"):  # such a step is halved
+            return float(share @ (losses * np.exp(-unsure) + unsure))
+
+    weights = np.zeros(inputs.shape[1])
+    weights[-1] = np.log(max(share @ losses, 1e-12))
+    reached = value(weights)
+    for _ in range(NEWTON_STEPS):
+        expected = losses * np.exp(-inputs @ weights)
+        slope = (share * (1 - expected)) @ inputs
+        bend = (inputs * (share * expected)[:, None]).T @ inputs
+        move = np.linalg.solve(bend + STEADY * np.eye(len(weights)), slope)
+        length = 1.0
+        while length > 1e-6 and not value(weights - length * move) <= reached:
+            length /= 2
+        if length <= 1e-6:
+            break
+        weights = weights - length * move
+        before, reached = reached, value(weights)
+        if before - reached < CONVERGED:
+            break
+    return weights

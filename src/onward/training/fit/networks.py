@@ -1,0 +1,252 @@
+"""Train networks on pairs of embeddings, and fold them into a transformation. This needs torch.
+
+Inside, vectors are standardised (see `Frame`). What is learned beside the distance to the targets
+is FastFill's: a discriminative part by the new model's classifier, and how unsure h is.
+
+References:
+    Ramanujan et al., Forward Compatible Training for Large-Scale Embedding Retrieval Systems,
+    CVPR 2022, arXiv 2112.02805.
+    Jaeckle et al., FastFill: Efficient Compatible Model Update, ICLR 2023, arXiv 2303.04766.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, cross_entropy, linear
+
+from onward.artifacts import digest
+from onward.dense import Dense, Network, Step, Uncertainty
+from onward.nn.transformations import FCTTransformation, Foldable
+from onward.training.devices import seeded
+from onward.training.fit.pairs import Classifier, Examples, Frame, Rows
+from onward.training.loop import Batches, Objective, part_of, train
+from onward.training.settings import FitSettings, RunSettings
+from onward.transformation import Transformation, mean
+
+Vectors = Float[Tensor, "item new"]
+Classes = Int64[Tensor, " item"]
+PerItem = Float[Tensor, " item"]
+Build = Callable[[Examples], Foldable]
+
+MOST_REPEATS = 100
+"""Most times that an example stands in an epoch; what weighs still more counts more."""
+
+
+def fit_networks(
+    examples: Examples,
+    settings: FitSettings,
+    *,
+    classifier: Classifier | None = None,
+    seed: int,
+    run: RunSettings,
+) -> Transformation:
+    """Train as many networks as the settings say, and return the mean of what they give.
+
+    The first learns as a single one does, each other with a seed and a checkpoint of its own. Of
+    several, how unsure their mean is remains to be fitted.
+
+    Raises:
+        ConfigurationError: if a checkpoint is another run's.
+        ModelError: if the loss stops being finite.
+    """
+    count = settings.networks
+    runs = [one_of(run, number, count) for number in range(count)]
+    learned = [
+        fit_network(examples, settings, classifier=classifier, seed=_seed(seed, n), run=each)
+        for n, each in enumerate(runs)
+    ]
+    return learned[0] if count == 1 else mean(learned)
+
+
+def fit_network(
+    examples: Examples,
+    settings: FitSettings,
+    *,
+    classifier: Classifier | None = None,
+    build: Build | None = None,
+    seed: int,
+    run: RunSettings,
+) -> Transformation:
+    """Train a network: that of FCT, or the one that `build` makes.
+
+    Args:
+        classifier: needed where settings ask for it.
+        build: makes the network that is to learn these examples.
+
+    Raises:
+        ConfigurationError: if a checkpoint is another run's.
+        ModelError: if the loss stops being finite.
+    """
+    frame = Frame.of(examples)
+    with seeded(seed, "first weights"):
+        network = _fct_network(examples, settings) if build is None else build(examples)
+        objective = Fitting(network, frame, settings, classifier)
+    batches = _ExampleBatches(examples, frame, classifier)
+    batch_items = min(settings.batch_items, len(batches))
+    steps_in_epoch = math.ceil(len(batches) / batch_items)
+    epochs = max(settings.epochs, math.ceil(settings.least_steps / steps_in_epoch))
+    learned = settings.model_copy(update={"epochs": epochs, "batch_items": batch_items})
+    train(objective, batches, learned, seed=seed, what={"recipe": "fit"}, run=run)
+    step = Step((_scaled(objective.network.fold(), frame),))
+    unsure = None if objective.unsure is None else _unsure(objective.unsure, frame)
+    return Transformation(examples.old, examples.side, examples.new, (step,), uncertainty=unsure)
+
+
+def one_of(run: RunSettings, number: int, count: int) -> RunSettings:
+    """Return how one of so many networks is trained; together they make up the progress."""
+
+    def progress(done: int, steps: int) -> None:
+        run.progress(number * steps + done, count * steps)
+
+    checkpoint = run.checkpoint
+    if checkpoint is not None and number:
+        checkpoint = part_of(checkpoint, number)
+    return replace(run, progress=progress, checkpoint=checkpoint)
+
+
+class Fitting(Objective):
+    """The weighted mean over items of `L = distance to the target + weight * discriminative part`.
+
+    With an uncertainty s, one linear layer on the network's output, it is the mean of
+    `exp(-s) L / 2 + s / 2` instead: s comes to be the logarithm of the L that is to be expected.
+
+    Args:
+        network: what learns; it gives standardised vectors.
+        frame: what standardised vectors stand for.
+        settings: which distance, which discriminative part, and its weight.
+        classifier: needed where the discriminative part is "classifier".
+    """
+
+    middle: Tensor
+    classes: Tensor
+
+    def __init__(
+        self, network: Foldable, frame: Frame, settings: FitSettings, classifier: Classifier | None
+    ) -> None:
+        super().__init__()
+        self.network, self.settings, self.spread = network, settings, frame.spread
+        self.register_buffer("middle", torch.from_numpy(frame.middle))
+        weight = np.zeros((0, 0)) if classifier is None else frame.length * classifier.weight
+        self.register_buffer("classes", torch.from_numpy(weight.astype(np.float32)))
+        self.unsure = nn.Linear(len(frame.middle), 1) if settings.uncertainty else None
+        if self.unsure is not None:
+            nn.init.zeros_(self.unsure.weight)
+            nn.init.zeros_(self.unsure.bias)
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Return the loss of old vectors (and side-information), targets, classes, weights.
+
+        A class is a row of the classifier; an item of class -1 has no discriminative part there.
+        """
+        *given, targets, classes, weights = batch
+        vectors = self.network(*given)
+        losses = self.per_item(vectors, targets, classes)
+        if self.unsure is not None:
+            unsure = self.unsure(vectors)[:, 0]
+            losses = 0.5 * torch.exp(-unsure) * losses + 0.5 * unsure
+        return (weights * losses).mean()
+
+    def per_item(self, vectors: Vectors, targets: Vectors, classes: Classes) -> PerItem:
+        """Return each item's loss."""
+        settings = self.settings
+        losses = self._distance(vectors, targets)
+        if settings.discriminative == "classifier":
+            losses = losses + settings.discriminative_weight * self._told_apart(vectors, classes)
+        return losses
+
+    def _distance(self, vectors: Vectors, targets: Vectors) -> PerItem:
+        if self.settings.objective == "cosine":
+            return 1 - cosine_similarity(self._whole(vectors), self._whole(targets), dim=1)
+        differences = vectors - targets
+        squared = self.settings.objective == "mse"
+        return (differences.square() if squared else differences.abs()).mean(dim=1)
+
+    def _told_apart(self, vectors: Vectors, classes: Classes) -> PerItem:
+        """Return the frozen classifier's cross-entropy, 0 where the class is not known."""
+        logits = linear(self._whole(vectors), self.classes)
+        return cross_entropy(
+            logits,
+            classes,
+            ignore_index=-1,
+            label_smoothing=self.settings.label_smoothing,
+            reduction="none",
+        )
+
+    def _whole(self, vectors: Vectors) -> Vectors:
+        """Return vectors as they are outside."""
+        return vectors * self.spread + self.middle
+
+
+class _ExampleBatches(Batches):
+    """Examples as tensors. What weighs much more than the rest stands there several times."""
+
+    def __init__(self, examples: Examples, frame: Frame, classifier: Classifier | None) -> None:
+        ratios = np.round(examples.weights / examples.weights.min())
+        repeats = np.clip(ratios, 1, MOST_REPEATS).astype(int)
+        rows = np.repeat(np.arange(len(examples)), repeats)
+        labels = examples.labels
+        classes = np.full_like(labels, -1) if classifier is None else classifier.rows_of(labels)
+        weights = examples.weights / repeats
+        arrays = (
+            *examples.inputs.values(),
+            frame.standardise(examples.targets),
+            classes,
+            (weights / weights[rows].mean()).astype(np.float32),
+        )
+        self._rows = torch.from_numpy(rows)
+        self._tensors = [torch.from_numpy(array) for array in arrays]
+        self._digest = examples.digest
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the examples do."""
+        return self._digest
+
+    @property
+    def ahead(self) -> int:
+        """None: reading is slicing."""
+        return 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Return old vectors, side-information if any, targets, classes, weights."""
+        chosen = self._rows[rows]
+        return tuple(tensor[chosen] for tensor in self._tensors)
+
+
+def _fct_network(examples: Examples, settings: FitSettings) -> FCTTransformation:
+    side_dim = None if examples.side is None else examples.side.dim
+    return FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
+
+
+def _scaled(network: Network, frame: Frame) -> Network:
+    """Return a network that gives whole vectors where it gave standardised ones."""
+    *mixer, last = network.mixer
+    assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
+    spread = np.float64(frame.spread)
+    scaled = Dense(
+        (last.weight * spread).astype(np.float32),
+        (last.bias * spread + frame.middle).astype(np.float32),
+        last.relu,
+    )
+    return replace(network, mixer=(*mixer, scaled))
+
+
+def _unsure(layer: torch.nn.Linear, frame: Frame) -> Uncertainty:
+    """Return for whole vectors what the layer knew for standardised ones."""
+    weight = layer.weight.detach().double().numpy() / frame.spread
+    bias = layer.bias.detach().double().numpy() - weight @ frame.middle
+    whole = Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
+    return Uncertainty(whole, frame.middle)
+
+
+def _seed(seed: int, number: int) -> int:
+    """Return the seed of one of several networks; the first has that of the fit."""
+    return int(digest(f"{seed}/network {number}".encode())[:8], 16) if number else seed

@@ -1,0 +1,143 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onward.errors import TransformationError
+from onward.experiments.baselines import fit_residual_bottleneck, identity, low_rank
+from onward.spaces import Embeddings, Space
+from onward.training.fit.closed_forms import fit_ridge
+from onward.training.fit.pairs import Examples, Pairs
+from onward.training.settings import FitSettings, RunSettings
+from onward.transformation import Transformation
+
+OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 5), Space("new@1", 8)
+CPU = RunSettings(device="cpu")
+QUICK = FitSettings(method="mlp", epochs=20, batch_items=64, least_steps=0)
+
+
+def rows(space, vectors):
+    ids = tuple(f"i{n:03}" for n in range(len(vectors)))
+    return Embeddings(ids, np.asarray(vectors, np.float32), space)
+
+
+def world(items=400):
+    """Items in 9 dimensions: old sees 4 of them, side the rest, new all mixed."""
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(items, 9))
+    old = np.concatenate([whole[:, :4], rng.normal(size=(items, 2))], axis=1)
+    new = np.tanh(whole @ np.random.default_rng(6).normal(size=(9, 8)) / 2)
+    return rows(OLD, old), rows(SIDE, whole[:, 4:]), rows(NEW, new)
+
+
+def rbt(old, side, new, **changes):
+    settings = QUICK.model_copy(update=changes)
+    return fit_residual_bottleneck(Pairs(old, side, new), None, settings, seed=0, run=CPU)
+
+
+def ridge_and_low_rank(rank, penalty=0.1):
+    examples = Examples.of(Pairs(*world()))
+    ((_, ridge),) = fit_ridge(examples, [penalty])
+    return ridge, low_rank(ridge, examples, rank)
+
+
+def test_identity_leaves_the_old_vectors_as_they_are():
+    old, _, _ = world()
+    new = rows(Space("new@1", 6), np.tanh(old.vectors))
+    h = identity(Pairs(old, None, new))
+    np.testing.assert_array_equal(h.apply(old).vectors, old.vectors)
+    assert (h.apply(old).space, h.parameters, h.made_by["method"]) == (new.space, 0, "identity")
+
+
+def test_identity_between_other_dimensions_is_refused():
+    old, _, new = world()
+    with pytest.raises(
+        TransformationError, match=r"'identity' .* old@1 has 6 dimensions and new@1 has 8; choose"
+    ):
+        identity(Pairs(old, None, new))
+
+
+@pytest.mark.parametrize("rank", [8, 64])
+def test_low_rank_of_full_rank_is_ridge(rank):
+    ridge, low = ridge_and_low_rank(rank)
+    old, side, _ = world()
+    np.testing.assert_allclose(
+        low.apply(old, side).vectors, ridge.apply(old, side).vectors, atol=1e-5
+    )
+    assert (low.made_by["method"], low.made_by["rank"]) == ("low-rank", 8)
+    assert low.made_by["penalty"] == ridge.made_by["penalty"]
+
+
+def test_low_rank_has_the_least_penalised_error_among_maps_of_its_rank():
+    """Worse: what is nearest to ridge among maps of that rank, and ridge cut down at random."""
+    old, side, new = world()
+    x = np.concatenate([old.vectors, side.vectors], axis=1).astype(np.float64)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    x = (x - mean) / deviation
+    y = new.vectors - new.vectors.mean(axis=0)
+
+    def loss(weight):
+        on_standardised = weight * deviation
+        return ((y - x @ on_standardised.T) ** 2).sum() / 400 + 0.1 * (on_standardised**2).sum()
+
+    ridge, low = ridge_and_low_rank(2)
+    narrow, wide = (layer.weight.astype(np.float64) for layer in low.steps[0].parts[0].mixer)
+    assert (narrow.shape, wide.shape) == ((2, 11), (8, 2))
+    full = ridge.steps[0].parts[0].mixer[0].weight.astype(np.float64)
+    assert loss(full) < loss(wide @ narrow)
+    left, size, right = np.linalg.svd(full)
+    others = [left[:, :2] * size[:2] @ right[:2]]
+    for seed in range(20):
+        basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(8, 2)))[0]
+        others.append(basis @ basis.T @ full)
+    assert loss(wide @ narrow) < min(map(loss, others))
+
+
+def test_a_rank_of_one_is_small():
+    _, low = ridge_and_low_rank(1)
+    assert low.parameters == (11 + 1) + (8 + 8)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_residual_bottleneck_and_another_seed_another():
+    pairs, settings = Pairs(*world()), QUICK.model_copy(update={"epochs": 4})
+    first, again, other = (
+        fit_residual_bottleneck(pairs, None, settings, seed=seed, run=CPU) for seed in (0, 0, 1)
+    )
+    assert first.digest == again.digest != other.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
+def test_the_residual_bottleneck_learns(with_side, tmp_path):
+    old, side, new = world()
+    aside = side if with_side else None
+    h = rbt(old, aside, new, epochs=25, lr=5e-3)
+    assert h.made_by["method"] == "rbt"
+    kinds = [type(layer).__name__ for layer in h.steps[0].parts[0].mixer]
+    assert kinds == ["Residual"] * 4 + ["Dense"]
+    constant = float(np.mean((new.vectors - new.vectors.mean(axis=0)) ** 2))
+    error = float(np.mean((h.apply(old, aside).vectors - new.vectors) ** 2))
+    assert error < (0.15 if with_side else 0.75) * constant
+    reference = h.apply_reference(old, aside).vectors
+    np.testing.assert_allclose(h.apply(old, aside).vectors, reference, atol=1e-5)
+    h.save(tmp_path / "h")
+    again = Transformation.load(tmp_path / "h")
+    np.testing.assert_array_equal(again.apply(old, aside).vectors, h.apply(old, aside).vectors)
+
+
+def test_the_residual_bottleneck_does_not_mind_where_its_inputs_lie():
+    old, _, new = world()
+    moved = replace(old, vectors=50 * old.vectors - 300)
+    here, there = (
+        np.mean((rbt(each, None, new, epochs=5).apply(each).vectors - new.vectors) ** 2)
+        for each in (old, moved)
+    )
+    assert there == pytest.approx(here, rel=0.05)
+
+
+def test_the_residual_bottleneck_bears_side_information_that_never_changes():
+    old, side, new = world()
+    still = replace(side, vectors=np.full_like(side.vectors, 3.0))
+    h = rbt(old, still, new, epochs=2)
+    assert np.isfinite(h.apply(old, still).vectors).all()
