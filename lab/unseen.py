@@ -113,9 +113,11 @@ class Draw:
         found = evaluate(rankings, self.relevance, metrics=self.metrics)
         return {name: found.per_query(name)[found.counted] for name in self.metrics}
 
+    def upgraded(self, h: Transformation) -> Embeddings:
+        return h.apply(self.gallery.old, None if h.side is None else self.gallery.side)
+
     def carried(self, h: Transformation) -> Scores:
-        side = None if h.side is None else self.gallery.side
-        return self.scores(self.queries.new, h.apply(self.gallery.old, side))
+        return self.scores(self.queries.new, self.upgraded(h))
 
 
 def score_of(scores: Mapping[str, Sequence[float]]) -> PerQuery:

@@ -116,7 +116,7 @@ def ask(one: Draw, h: Transformation, share: float, seed: int, qrels: Any = None
     prediction = forecast(gallery, Routes((h,)), sample, queries=real)
     said, judge = decide(prediction), prediction.judge
     metric = said.metric or one.metrics[-1]
-    upgraded = h.apply(one.gallery.old, one.gallery.side)
+    upgraded = one.upgraded(h)
     written = with_rows(upgraded, one.gallery.new, chosen) if said.writes_sample else upgraded
     nothing = one.scores(one.queries.old, one.gallery.old)[metric]
     gains = one.scores(one.queries.new, written)[metric] - nothing
