@@ -26,7 +26,6 @@ from onward.experiments.vectors import (
     MIDDLE_TRAIN,
     OPEN,
     TRAIN,
-    StudyVectors,
     split,
     train_models,
 )
@@ -56,8 +55,7 @@ def scores(source: str, cache: Path, seed: int) -> np.ndarray:
     """Return the four numbers of direct, chained and composed for every fit."""
     recipe = load_recipe("sequence", {"data.source": source, "seed": seed})
     stage = Stage("cpu", lambda _: None, lambda *_: nullcontext(silent), Cache(cache))
-    splits = split(recipe)
-    vectors = StudyVectors(recipe, train_models(recipe, splits, stage).models, splits, stage)
+    vectors = train_models(recipe, split(recipe), stage)
     side = side_information(next(arm for arm in recipe.arms if arm.name == "new/old"), vectors)
     settings = recipe.fit.model_copy(update={"ridge_penalties": (6.0,)})
     classifier = Classifier.of(vectors.models["new"])

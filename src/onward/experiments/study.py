@@ -150,8 +150,7 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comp
     if not overwrite:
         _refuse_another(out, {"data": splits.digests})
     _prepare(out, recipe, splits)
-    trained = train_models(recipe, splits, stage)
-    vectors = StudyVectors(recipe, trained.models, splits, stage)
+    vectors = train_models(recipe, splits, stage)
     stage.tell(f"Transformations: h(old, side) -> new from {splits.train}")
     arms = fit_arms(vectors)
     stage.tell(f"Embeddings: {splits.closed}, which no model was trained on")
@@ -160,7 +159,7 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comp
     if UPGRADED in arms:
         upgraded = _upgrade(_fill_gallery(out, arms, vectors), arms[UPGRADED], vectors)
     judgement = judge(vectors, arms, None if upgraded is None else upgraded.vectors)
-    run = _describe_run(recipe, splits, time.monotonic() - started, trained.seconds)
+    run = _describe_run(vectors, time.monotonic() - started)
     _write_comparison(out / COMPARISON, judgement, vectors, arms, run)
     if upgraded is not None:
         _write_page(out / PAGE, judgement.closed, upgraded, vectors, run)
@@ -411,20 +410,19 @@ def _backfill(
     return found
 
 
-def _describe_run(
-    recipe: Recipe, splits: Splits, seconds: float, training_seconds: Mapping[str, float]
-) -> dict[str, Any]:
+def _describe_run(vectors: StudyVectors, seconds: float) -> dict[str, Any]:
     """Return what it took up to now: what was kept from before takes no time.
 
     The time of each model's training is that of now or when it was kept; `peak_bytes` is the most
     memory that the process held.
     """
+    recipe = vectors.recipe
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "recipe": {"name": recipe.name, "seed": recipe.seed, "digest": recipe.digest},
-        "data": splits.digests,
+        "data": vectors.splits.digests,
         "seconds": round(seconds, 1),
-        "training_seconds": {role: round(took, 1) for role, took in training_seconds.items()},
+        "training_seconds": {role: round(took, 1) for role, took in vectors.seconds.items()},
         "peak_bytes": peak if sys.platform == "darwin" else peak * 1024,
         "versions": versions(),
     }

@@ -34,13 +34,8 @@ from onward.training.settings import FrozenSettings, ModelSettings, RunSettings
 Classes = tuple[int, ...]
 
 READ_ITEMS = 20_000  # at most, whose stages say what varies
-OLD_TRAIN, TRAIN, MIDDLE_TRAIN, CLOSED, OPEN = (
-    "old train",
-    "train",
-    "middle train",
-    "closed",
-    "open",
-)
+OLD_TRAIN, TRAIN, MIDDLE_TRAIN = "old_train", "train", "middle_train"
+CLOSED, OPEN = "closed", "open"  # as `Splits` names them
 LAYERS = "layers"
 
 
@@ -205,21 +200,7 @@ class _Lesson:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """The models of a study.
-
-    Attributes:
-        models: by role: "old" (with side-information from its layers), "new", the kinds of
-            side-information that are models, the baselines, and "middle" in a sequence.
-        seconds: what the training of each took, now or when it was kept.
-    """
-
-    models: Mapping[str, EmbeddingModel]
-    seconds: Mapping[str, float]
-
-
-def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> Trained:
+def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> "StudyVectors":
     """Train the models that a recipe's arms and baselines need, by role.
 
     Each has a seed of its own, so none depends on another's. A model that is kept is not trained
@@ -242,7 +223,7 @@ def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> Trained:
     learn(_supervised(recipe, "new", "New model, which does not know of the old one", splits.train))
     for baseline in recipe.trained_baselines:
         learn(_compatible(recipe, baseline, splits.train, models["old"]))
-    return Trained(models, seconds)
+    return StudyVectors(recipe, splits, stage, models, seconds)
 
 
 def _supervised(recipe: Recipe, role: str, told: str, items: Items) -> _Lesson:
@@ -369,15 +350,18 @@ class StudyVectors:
 
     Attributes:
         recipe: how many views h is fitted on, among others.
-        models: by role, as `train_models` gives them.
         splits: the parts.
         stage: where it is done, and where it is kept.
+        models: by role: "old" (with side-information from its layers), "new", the kinds of
+            side-information that are models, the baselines, and "middle" in a sequence.
+        seconds: what the training of each took, now or when it was kept.
     """
 
     recipe: Recipe
-    models: Mapping[str, EmbeddingModel]
     splits: Splits
     stage: Stage
+    models: Mapping[str, EmbeddingModel]
+    seconds: Mapping[str, float]
     _held: dict[tuple[Space, str], Embeddings] = field(default_factory=dict)
 
     def of(self, role: str, part: str) -> Embeddings:
@@ -385,8 +369,8 @@ class StudyVectors:
 
         Args:
             role: a model's, or "layers" for the side-information that the old model reads.
-            part: "old train", "train" and "middle train" (in as many views as the recipe says),
-                "closed" or "open".
+            part: as `Splits` names it; "train" and "middle_train" are embedded in as many views as
+                the recipe says.
         """
         model, space = self._model(role)
         if (space, part) not in self._held:
@@ -410,14 +394,7 @@ class StudyVectors:
 
     def items(self, part: str) -> Items:
         """Return the images of a part."""
-        parts = {
-            OLD_TRAIN: self.splits.old_train,
-            TRAIN: self.splits.train,
-            MIDDLE_TRAIN: self.splits.middle_train,
-            CLOSED: self.splits.closed,
-            OPEN: self.splits.open,
-        }
-        items = parts[part]
+        items: Items | None = getattr(self.splits, part)
         assert items is not None  # noqa: S101  # who asks has seen that the recipe has this part
         return items
 
