@@ -15,8 +15,8 @@ import time
 import numpy as np
 
 from onward.spaces import Embeddings, Space
-from onward.training.settings import FitSettings, RunSettings
 from onward.training.fit.fit import fit
+from onward.training.settings import FitSettings, RunSettings
 
 OLD, SIDE, NEW = Space("old", 128), Space("side", 128), Space("new", 128)
 

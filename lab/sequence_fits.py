@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from onward.compatibility import evaluate_embeddings
+from onward.experiments.arms import side_information
 from onward.experiments.recipe import load_recipe
-from onward.experiments.sides import side_information
 from onward.experiments.stage import Cache, Stage
 from onward.experiments.vectors import (
     CLOSED,

@@ -3,8 +3,7 @@
 import pytest
 
 from onward.errors import ConfigurationError
-from onward.experiments.recipe import bundled_recipes, load_recipe
-from onward.experiments.settings import ARMS
+from onward.experiments.recipe import ARMS, bundled_recipes, load_recipe
 from onward.training.settings import FitSettings
 
 
@@ -186,7 +185,6 @@ def test_a_misspelt_key_of_the_new_model_is_refused():
         ({"name": "new/old", "reverse": True}, "'new/old' is performed on a gallery in a store"),
         ({"name": "new/old", "gallery_sample": 0.1}, "'new/old' is performed on a gallery"),
         ({"name": "x", "gallery_sample": 0.1, "reverse": True}, "has no use for a gallery sample"),
-        ({"name": "x", "sample_only": True}, "'x' is to learn from a gallery sample; give one"),
         ({"name": "x", "gallery_sample": 0.6}, "gallery_sample is 0.6"),
     ],
 )

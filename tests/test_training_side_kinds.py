@@ -10,7 +10,7 @@ import torch
 from onward.data import open_items
 from onward.errors import ConfigurationError, DataError, ModelError
 from onward.experiments.baselines import Autoencoder, Decoder, SupervisedContrastive, build_of
-from onward.experiments.settings import AutoencoderSettings, SupervisedContrastiveSettings
+from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.training.devices import seeded

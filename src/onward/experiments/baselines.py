@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss
 from onward.data.augmentation import simclr_augmentation, supervised_augmentation
 from onward.dense import Dense, Network, Residual, Step, layers_of
 from onward.errors import TransformationError
-from onward.experiments.settings import AutoencoderSettings, SupervisedContrastiveSettings
+from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import InputSpec
 from onward.nn.backbones import Backbone, Images, Vectors
 from onward.nn.transformations import (

@@ -21,8 +21,7 @@ from onward.artifacts import write_aside
 from onward.compatibility import NEW, OLD, UPGRADED
 from onward.errors import ConfigurationError
 from onward.evaluation import METRICS
-from onward.experiments.recipe import Recipe
-from onward.experiments.settings import Baseline
+from onward.experiments.recipe import Baseline, Recipe
 from onward.experiments.stage import Stage
 from onward.experiments.study import COMPARISON, RECIPE, check_place, describe_study, run_study
 from onward.experiments.tables import (

@@ -34,9 +34,8 @@ from onward.backfill_curve import backfill_curve, oracle_order, random_order, un
 from onward.compatibility import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
 from onward.errors import ConfigurationError
 from onward.evaluation import Evaluation
-from onward.experiments.arms import FittedArm, fit_arms
+from onward.experiments.arms import FittedArm, count_multiply_adds, fit_arms
 from onward.experiments.recipe import Recipe
-from onward.experiments.sides import count_multiply_adds
 from onward.experiments.stage import Stage
 from onward.experiments.vectors import (
     CLOSED,

@@ -18,8 +18,7 @@ from onward.data.items import Items
 from onward.data.sources import Stated, read_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments.baselines import build_of
-from onward.experiments.recipe import Recipe
-from onward.experiments.settings import Baseline, Side
+from onward.experiments.recipe import Baseline, Recipe, Side
 from onward.experiments.stage import Stage
 from onward.models import EmbeddingModel
 from onward.models.layers import choose_stages
