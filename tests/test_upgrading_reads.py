@@ -9,7 +9,7 @@ import pytest
 from upgrades import OLD, SECOND, TO_SECOND, embed, make_gallery, make_transformation, numbered
 
 from onward.gallery import Gallery
-from onward.upgrading import Canaries, Requirement, Upgrade, plan_upgrade
+from onward.upgrading import Canaries, Requirement, Upgrade, plan_backfill, plan_upgrade
 
 ROWS, MOST = 40, 3
 BARE = make_transformation(OLD, None, SECOND, seed=8)
@@ -53,6 +53,9 @@ def test_a_step_looks_at_the_record_three_times_at_most(store):
     )
     assert looks(store, upgrade.status) == 1
     assert looks(store, lambda: plan_upgrade(gallery, TO_SECOND)) <= MOST
+    judging = embed(SECOND, numbered(25))
+    assert looks(store, lambda: plan_upgrade(gallery, TO_SECOND, sample=judging)) <= MOST
+    assert looks(store, lambda: plan_backfill(gallery, TO_SECOND, sample=judging)) == 1
     assert looks(store, lambda: upgrade.start(sample=sample)) <= MOST
     assert looks(store, upgrade.pause) <= MOST
     assert looks(store, upgrade.resume) <= MOST

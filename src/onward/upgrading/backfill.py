@@ -341,13 +341,14 @@ def backfill(
     if order not in ORDERS:
         raise ConfigurationError(f"there is no order {order!r}; choose {' or '.join(ORDERS)}")
     begin = time.perf_counter()
-    _check_space(gallery, new)
-    meter = Meter(budget, gallery.count())
-    waiting = _Waiting.of(gallery, new, None if ids is None else frozenset(ids))
-    chosen = waiting.in_order(gallery.url, new, order, seed, matters=not meter.covers(len(waiting)))
+    view = gallery.view()
+    _check_space(view, new)
+    meter = Meter(budget, view.rows)
+    waiting = _Waiting.of(view, new, None if ids is None else frozenset(ids))
+    chosen = waiting.in_order(view.url, new, order, seed, matters=not meter.covers(len(waiting)))
     run = _Run(gallery, new, embed, meter, batch_rows, progress, Pace(gallery, new, stop))
     try:
-        with gallery.working_on(_meeting_space(gallery, new)) as share_now:
+        with gallery.working_on(_meeting_space(view, new)) as share_now:
             run.work_off(chosen, share_now)
     except KeyboardInterrupt:
         run.stopped = True
@@ -427,11 +428,11 @@ class _Waiting:
     pending: Ids
 
     @classmethod
-    def of(cls, gallery: Gallery, new: Space, among: frozenset[str] | None) -> "_Waiting":
+    def of(cls, view: GalleryView, new: Space, among: frozenset[str] | None) -> "_Waiting":
         """Return those of a gallery, or only those among some."""
         upgraded: list[str] = []
         unsure: list[np.ndarray] = [np.empty(0, np.float32)]
-        for batch in gallery.scan([new]):
+        for batch in view.scan([new]):
             made = zip(batch.ids, batch.origins[new], strict=True)
             rows = [
                 row
@@ -440,8 +441,8 @@ class _Waiting:
             ]
             upgraded += [batch.ids[row] for row in rows]
             unsure.append(batch.uncertainties[new][rows])
-        missing = [item for item in gallery.ids(without=[new]) if among is None or item in among]
-        carried = _to_be_carried(gallery, new)
+        missing = [item for item in view.ids(without=[new]) if among is None or item in among]
+        carried = _to_be_carried(view, new)
         return cls(
             lost=tuple(item for item in missing if item not in carried),
             upgraded=tuple(upgraded),
@@ -488,24 +489,24 @@ def in_turn(ids: Ids, share: Share) -> Ids:
     return (*(item for item in ids if item in own), *theirs[first:], *theirs[:first])
 
 
-def _meeting_space(gallery: Gallery, new: Space) -> Space:
+def _meeting_space(view: GalleryView, new: Space) -> Space:
     """Return the space by whose workers those tell each other apart who backfill the new one.
 
     It is one that no transformation fills, if there is one. On the new space itself the runs of
     the upgrade meet, which do other rows: a backfill would leave rows to them that they never do.
     """
-    return next((space for space in gallery.spaces() if gallery.made_by(space) is None), new)
+    return next((space for space in view.spaces() if view.made_by(space) is None), new)
 
 
-def _to_be_carried(gallery: Gallery, new: Space) -> frozenset[str]:
+def _to_be_carried(view: GalleryView, new: Space) -> frozenset[str]:
     """Return the rows without a new vector that a run of the upgrade, as recorded, would carry."""
-    made_by, spaces = gallery.made_by(new), gallery.spaces()
+    made_by, spaces = view.made_by(new), view.spaces()
     needed = () if made_by is None else [one.reads for one in made_by.transformations]
     able = [each for each in needed if set(each) <= set(spaces)]
-    carried = frozenset(item for each in able for item in gallery.ids(each, [new]))
+    carried = frozenset(item for each in able for item in view.ids(each, [new]))
     if not carried or made_by is None:
         return carried
-    left = left_by_runs(gallery.view(), new, made_by.digest)
+    left = left_by_runs(view, new, made_by.digest)
     # Where only the first are named, nobody knows which of the others get no vector either.
     return frozenset() if len(left) >= MOST_NAMED else carried - set(left)
 
@@ -631,11 +632,11 @@ def _read(
     return {item: revisions[item] for item in there}, payloads
 
 
-def _check_space(gallery: Gallery, new: Space) -> None:
-    spaces = gallery.spaces()
+def _check_space(view: GalleryView, new: Space) -> None:
+    spaces = view.spaces()
     if new not in spaces:
         raise UpgradeError(
-            f"gallery {gallery.url} has no vectors in {new}, so there is nothing to backfill; it "
+            f"gallery {view.url} has no vectors in {new}, so there is nothing to backfill; it "
             f"has {', '.join(map(str, spaces))}. Give the model of one of these, or start the "
             "upgrade to that space first (onward upgrade start)"
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
-from onward.gallery import Gallery
+from onward.gallery import GalleryView
 from onward.labels import ClassNames, Labels, comparable, renumber, translate
 from onward.relevance import Relevance
 from onward.spaces import Embeddings, Ids, Space
@@ -237,7 +237,7 @@ class Evidence:
 
 
 def gather(
-    gallery: Gallery,
+    view: GalleryView,
     routes: Routes,
     sample: Embeddings | None,
     queries: RealQueries | None,
@@ -257,26 +257,26 @@ def gather(
             "nothing is predicted without true new embeddings of some items (sample=...) or real "
             "queries by both models (queries=...); give one of them"
         )
-    space, new = answering_space(gallery.view(), routes), routes.new
-    asked = None if queries is None else _ask_real(gallery, queries, space, new, most_items)
+    space, new = answering_space(view, routes), routes.new
+    asked = None if queries is None else _ask_real(view, queries, space, new, most_items)
     wanted = () if asked is None else asked.wanted()
     found, flattered = _choose_searched(
-        gallery, routes, space, sample, wanted=wanted, most=most_searched
+        view, routes, space, sample, wanted=wanted, most=most_searched
     )
     judged, there = None, 0
     if sample is not None:
-        judged = _choose_judged(gallery, routes, space, sample, found, most=most_items)
+        judged = _choose_judged(view, routes, space, sample, found, most=most_items)
         sample = Embeddings(sample.ids, sample.vectors, sample.space)
-        there = sum(len(batch) for batch in gallery.scan((), ids=sample.ids))
+        there = sum(len(batch) for batch in view.scan((), ids=sample.ids))
     searched = _where_answers_are_known(found, asked, judged) if whole else None
     ids = {*(() if searched is None else searched.ids), *(() if judged is None else judged.ids)}
-    now, reused = _read(gallery, space, ids, every=2 * len(ids) > gallery.count([space]))
+    now, reused = _read(view, space, ids, every=2 * len(ids) > view.count([space]))
     if judged is not None and sample is not None:
         judged = judged.among(frozenset(now.ids))  # others may have been deleted meanwhile
         true = sample.align(judged.ids)
         asked = asked or Questions(ITEMS, now.align(judged.ids), true, judged.labels)
     assert asked is not None  # noqa: S101 (of a sample or of queries one is there)
-    upgraded, uncertainties = _carry(gallery, routes, ids)
+    upgraded, uncertainties = _carry(view, routes, ids)
     return Evidence(
         asked=asked,
         searched=searched,
@@ -287,8 +287,8 @@ def gather(
         upgraded=upgraded,
         uncertainties=uncertainties,
         reused=reused,
-        embedded=_read_embedded(gallery, new, () if searched is None else searched.ids),
-        rows=gallery.count(),
+        embedded=_read_embedded(view, new, () if searched is None else searched.ids),
+        rows=view.rows,
         sample_rows=there,
     )
 
@@ -368,7 +368,7 @@ def _where_answers_are_known(
 
 
 def _ask_real(
-    gallery: Gallery, queries: RealQueries, now: Space, new: Space, most: int
+    view: GalleryView, queries: RealQueries, now: Space, new: Space, most: int
 ) -> Questions:
     """Return real queries as they are asked of a gallery, no more than some, chosen by a digest.
 
@@ -406,11 +406,11 @@ def _ask_real(
         ),
     )
     if qrels is None:
-        return replace(asked, labels=_labels_of(gallery, queries, asked))
-    return replace(asked, unknown=_count_unknown(gallery, asked, queries.ignore_unknown))
+        return replace(asked, labels=_labels_of(view, queries, asked))
+    return replace(asked, unknown=_count_unknown(view, asked, queries.ignore_unknown))
 
 
-def _labels_of(gallery: Gallery, queries: RealQueries, asked: Questions) -> Labels | None:
+def _labels_of(view: GalleryView, queries: RealQueries, asked: Questions) -> Labels | None:
     """Return the labels of the queries in the gallery's numbering; None if they have none."""
 
     def count_known(one: Embeddings) -> int:
@@ -421,34 +421,34 @@ def _labels_of(gallery: Gallery, queries: RealQueries, asked: Questions) -> Labe
         return None
     translated = translate(
         given.class_names,
-        gallery.class_names(),
+        view.class_names(),
         same_labels=queries.same_labels,
-        sources=("the real queries", f"gallery {gallery.url}"),
+        sources=("the real queries", f"gallery {view.url}"),
     )
     return renumber(given.labels, translated)
 
 
-def _count_unknown(gallery: Gallery, asked: Questions, ignore: bool) -> int:
+def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
     """Return how many relevant items the gallery lacks; refuse them unless they are ignored."""
     wanted = sorted(set(asked.wanted()))
-    there = {item for batch in gallery.scan((), ids=wanted) for item in batch.ids}
+    there = {item for batch in view.scan((), ids=wanted) for item in batch.ids}
     missing = [item for item in wanted if item not in there]
     if not there:
         raise UpgradeError(
-            f"the judgements name no relevant item of gallery {gallery.url} for the "
+            f"the judgements name no relevant item of gallery {view.url} for the "
             f"{len(asked):,} real queries; give the ids that queries and gallery have"
         )
     if missing and not ignore:
         raise UpgradeError(
             f"{len(missing):,} of {len(wanted):,} relevant items in the judgements are not in "
-            f"gallery {gallery.url}, the first {missing[0]!r}; give the ids that the gallery has, "
+            f"gallery {view.url}, the first {missing[0]!r}; give the ids that the gallery has, "
             "or leave such items out with ignore_unknown=True (--ignore-unknown)"
         )
     return len(missing)
 
 
 def _choose_searched(
-    gallery: Gallery,
+    view: GalleryView,
     routes: Routes,
     space: Space,
     sample: Embeddings | None,
@@ -464,23 +464,23 @@ def _choose_searched(
     unseen, and no true vector of it is known either; where that is known, it is given apart.
     """
     given = () if sample is None else sample.ids
-    drawn = gallery.sample([space], most + 1, seed=0)
+    drawn = view.sample([space], most + 1, seed=0)
     every = len(drawn) <= most
     if not every:
-        there = gallery.scan((), with_spaces=[space], ids=sorted({*wanted, *given}))
+        there = view.scan((), with_spaces=[space], ids=sorted({*wanted, *given}))
         first = {item for batch in there for item in batch.ids}
         drawn = (*first, *(item for item in drawn if item not in first))[: max(most, len(first))]
     untold = _never_told(routes).intersection(drawn)
-    untold -= set(_read_embedded(gallery, routes.new, untold).ids)
+    untold -= set(_read_embedded(view, routes.new, untold).ids)
     flattered = untold.intersection(given)
     ids = tuple(sorted(set(drawn) - (untold - flattered)))
     stored: dict[str, int | None] = {}
-    for batch in gallery.scan((), ids=None if every else ids):
+    for batch in view.scan((), ids=None if every else ids):
         stored |= dict(zip(batch.ids, batch.labels, strict=True))
-    known = _known_labels(stored, gallery.class_names(), sample)
+    known = _known_labels(stored, view.class_names(), sample)
     left_out = _counted((UNSEEN, len(drawn) - len(ids)))
     if not every:
-        left_out |= _counted((NOT_NEEDED.format(most), gallery.count([space]) - len(drawn)))
+        left_out |= _counted((NOT_NEEDED.format(most), view.count([space]) - len(drawn)))
     labels = np.array([known.get(item, -1) for item in ids], np.int64)
     return Items(ids, labels, left_out), frozenset(flattered)
 
@@ -518,7 +518,7 @@ def _never_told(routes: Routes) -> set[str]:
 
 
 def _choose_judged(
-    gallery: Gallery,
+    view: GalleryView,
     routes: Routes,
     now: Space,
     sample: Embeddings,
@@ -538,7 +538,7 @@ def _choose_judged(
     fresh = sorted(item for item in sample.ids if item not in fitted)
     chosen = _first_by_digest(fresh, most)
     found = searched.among(frozenset(chosen))
-    elsewhere = gallery.scan((), ids=sorted(set(chosen) - set(found.ids)))
+    elsewhere = view.scan((), ids=sorted(set(chosen) - set(found.ids)))
     no_vector = sum(len(batch) for batch in elsewhere)
     left_out = _counted(
         (FITTED, len(sample) - len(fresh)),
@@ -561,14 +561,14 @@ def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
 
 
 def _read(
-    gallery: Gallery, space: Space, ids: Collection[str], *, every: bool
+    view: GalleryView, space: Space, ids: Collection[str], *, every: bool
 ) -> tuple[Embeddings, frozenset[str]]:
     """Read what items have in a space, and the ids of those that an upgrade made.
 
     Where they are most of all items, every one is read: that is faster than to look each up.
     """
     found, remade = [], set[str]()
-    for batch in gallery.scan([space], ids=None if every else sorted(ids)):
+    for batch in view.scan([space], ids=None if every else sorted(ids)):
         rows = [row for row, item in enumerate(batch.ids) if item in ids]
         some = tuple(batch.ids[row] for row in rows)
         found.append(Embeddings(some, batch.vectors[space][rows], space))
@@ -577,18 +577,18 @@ def _read(
 
 
 def _carry(
-    gallery: Gallery, routes: Routes, ids: Iterable[str]
+    view: GalleryView, routes: Routes, ids: Iterable[str]
 ) -> tuple[Embeddings, dict[str, float]]:
     """Carry each item by the first transformation that can; return how unsure each is, too.
 
     Of an item that it was fitted on, what it makes of it unseen, where it tells that.
     """
     made, uncertainties = [], dict[str, float]()
-    spaces, left = gallery.spaces(), set(ids)
+    spaces, left = view.spaces(), set(ids)
     for one in routes.transformations:
         needed = needed_spaces(one)
         able = left and set(needed) <= set(spaces)
-        for batch in gallery.scan(needed, ids=sorted(left)) if able else ():
+        for batch in view.scan(needed, ids=sorted(left)) if able else ():
             carried = transform(one, batch).embeddings
             left -= set(carried.ids)
             if one.uncertainty is not None:
@@ -599,10 +599,10 @@ def _carry(
     return _joined(routes.new, made), uncertainties
 
 
-def _read_embedded(gallery: Gallery, new: Space, ids: Iterable[str]) -> Embeddings:
+def _read_embedded(view: GalleryView, new: Space, ids: Iterable[str]) -> Embeddings:
     """Return the vectors of some items that the new model has given to the gallery already."""
     found: list[Embeddings] = []
-    for batch in gallery.scan([new], ids=sorted(ids)) if new in gallery.spaces() else ():
+    for batch in view.scan([new], ids=sorted(ids)) if new in view.spaces() else ():
         rows = [row for row, origin in enumerate(batch.origins[new]) if origin == "embedded"]
         there = tuple(batch.ids[row] for row in rows)
         found.append(Embeddings(there, batch.vectors[new][rows], new))

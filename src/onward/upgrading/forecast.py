@@ -26,7 +26,7 @@ from onward.backfill_curve import (
 from onward.errors import ConfigurationError, UpgradeError
 from onward.evaluation import METRICS as BY_LABEL
 from onward.evaluation import Evaluation, MetricName, PerQuery, evaluate
-from onward.gallery import Gallery
+from onward.gallery import Gallery, GalleryView
 from onward.gallery.values import aligned
 from onward.intervals import Interval, over_clusters
 from onward.plain import Plain, fields_of
@@ -305,7 +305,7 @@ class Forecast:
 
 
 def forecast(
-    gallery: Gallery,
+    gallery: Gallery | GalleryView,
     routes: Routes,
     sample: Embeddings | None = None,
     *,
@@ -320,7 +320,7 @@ def forecast(
     """Predict how well search will be. Nothing is written.
 
     Args:
-        gallery: the gallery.
+        gallery: the gallery, or a view of it, which is what it is judged by then.
         routes: the transformations.
         sample: true new embeddings of some of its items. Its labels judge, else the gallery's.
         queries: queries that people ask, by both models; items of the sample if None.
@@ -345,7 +345,8 @@ def forecast(
     most = {"most_items": most_items, "most_searched": most_searched}
     for name, value in most.items():
         check_whole(name, value)
-    evidence = gather(gallery, routes, sample, queries, whole=whole, **most)
+    view = gallery.view() if isinstance(gallery, Gallery) else gallery
+    evidence = gather(view, routes, sample, queries, whole=whole, **most)
     asked, judged = evidence.asked, evidence.judged
     everywhere = _judge_whole(evidence)
     backfilled = _Backfilled.of(evidence, seed)

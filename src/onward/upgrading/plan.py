@@ -190,7 +190,7 @@ def plan_upgrade(
         check_same_routes(view, routes, made_by)
     predicted = None
     if sample is not None or queries is not None:
-        predicted = forecast(gallery, routes, sample, queries=queries, shares=shares)
+        predicted = forecast(view, routes, sample, queries=queries, shares=shares)
     decision = check_allowed(
         routes.digest, predicted, sample=sample, margin=margin, require=require, force=True
     )
@@ -441,14 +441,14 @@ def plan_backfill(
         SpaceMismatchError: if the sample is in another space than the upgrade leads to.
         ConfigurationError: if the seed or the number of items is not a whole number.
     """
-    routes = Routes((transformation, *fallbacks))
-    check_routes(gallery.view(), routes)
+    routes, view = Routes((transformation, *fallbacks)), gallery.view()
+    check_routes(view, routes)
     predicted = forecast(
-        gallery, routes, sample, whole=False, orders=ORDERS, seed=seed, most_items=most_items
+        view, routes, sample, whole=False, orders=ORDERS, seed=seed, most_items=most_items
     )
     if predicted.within is None or predicted.curves is None:
         raise UpgradeError(predicted.why)
-    counts = gallery.describe().spaces.get(routes.new)
+    counts = view.counts.get(routes.new)
     upgraded, embedded = (0, 0) if counts is None else (counts.upgraded, counts.embedded)
     return BackfillPlan(
         gallery=gallery.url,
