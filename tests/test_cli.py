@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from onward.cli import main
 from onward.cli.app import app
 from onward.cli.fit import fit
-from onward.cli.options import parse_numbers
+from onward.cli.options import _docs_of, parse_numbers
+from onward.cli.train import train
 from onward.errors import (
     ArtifactError,
     ConfigurationError,
@@ -32,7 +33,7 @@ from onward.errors import (
 )
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
-from onward.training.settings import Method
+from onward.training.settings import FitSettings, Method, Optimization
 from onward.transformation import Transformation, linear
 from onward.upgrading import UpgradeResult
 from onward.upgrading.steps import COMMANDS as NEXT_COMMANDS
@@ -514,9 +515,25 @@ def pairs(tmp_path):
     return tmp_path / "old-train.parquet", tmp_path / "new-train.parquet"
 
 
-def test_fit_offers_every_method():
-    method = inspect.signature(fit, eval_str=True).parameters["method"]
-    assert set(get_args(get_args(method.annotation)[0])) == set(get_args(Method))
+def test_options_are_those_of_the_settings_with_their_ranges_and_docs():
+    options = inspect.signature(fit).parameters
+    kind, _ = get_args(options["method"].annotation)
+    assert set(get_args(get_args(kind)[0])) == set(get_args(Method))
+    kind, said = get_args(options["networks"].annotation)
+    assert (get_args(kind)[0], options["networks"].default) == (int, None)
+    assert (said.min, said.show_default) == (1, str(FitSettings().networks))
+    assert said.help.startswith("How many FCT networks learn, each from first weights")
+    assert said.help.endswith("their mean stands for the network.")
+    _, said = get_args(inspect.signature(train).parameters["epochs"].annotation)
+    assert said.help == "Times that every item is seen."
+    assert set(Optimization.model_fields) < set(_docs_of(FitSettings))
+
+
+def test_what_an_option_does_not_say_is_left_to_the_settings(pairs, tmp_path):
+    asked = ("--method", "ridge", "--gallery-classes", "seen", "--json")
+    settings = json.loads(answer("fit", *pairs, tmp_path / "h", *asked))["made_by"]["settings"]
+    own = FitSettings(method="ridge", gallery_classes="seen").model_dump(mode="json")
+    assert settings == {name: own[name] for name in settings}
 
 
 @pytest.mark.parametrize("method", ["procrustes", "ridge"])
@@ -587,14 +604,14 @@ def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
     old, new = (Embeddings.load(path) for path in pairs)
     ids = tuple(f"g{number}" for number in range(30))
     turned = old.vectors[:30] + 1, new.vectors[:30] + 1
-    gallery, again = tmp_path / "gallery.parquet", tmp_path / "again.parquet"
-    Embeddings(ids, turned[0], old.space).save(gallery)
+    url, again = f"memory:{tmp_path}", tmp_path / "again.parquet"
+    create_gallery(url, old.space, items=[Embeddings(ids, turned[0], old.space)])
     Embeddings(ids[5:], turned[1][5:], new.space).save(again)
-    sample = ("--sample-old", gallery, "--sample-new", again)
+    sample = ("--sample-share", 1, "--gallery", url, "--sample", again)
     out = tmp_path / "h"
     made = json.loads(answer("fit", *pairs, out, "--method", "ridge", *sample, "--json"))["made_by"]
     assert (made["judged_by"], made["sample"]["items"]) == ("agreement", 25)
-    with pytest.raises(ConfigurationError, match="give both --sample-old and --sample-new"):
+    with pytest.raises(ConfigurationError, match="give both --gallery and --sample"):
         answer("fit", *pairs, out, *sample[:2], "--overwrite")
 
 

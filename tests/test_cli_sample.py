@@ -469,13 +469,10 @@ def test_fit_learns_from_a_gallery_alone_and_keeps_a_part_for_the_plan(shop, gal
         answer(*fit, "--side", "sight", "--overwrite")
 
 
-def test_fit_refuses_half_a_sample_and_two_of_them(shop, gallery, tmp_path):
+def test_fit_refuses_half_a_sample(shop, gallery, tmp_path):
     path, _, _, new, _ = shop
     new.save(tmp_path / "new.parquet")
     fit = ("fit", path / "old-train.parquet", path / "new-train.parquet", tmp_path / "h")
     for half in (("--gallery", gallery), ("--sample", tmp_path / "new.parquet")):
         with pytest.raises(ConfigurationError, match="give both --gallery and --sample"):
             answer(*fit, *half)
-    files = ("--sample-old", path / "old-train.parquet", "--sample-new", path / "new-train.parquet")
-    with pytest.raises(ConfigurationError, match="give one of the two"):
-        answer(*fit, "--gallery", gallery, *files)

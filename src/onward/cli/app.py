@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from onward.cli import backfill, embed, evaluate, experiment, fit, gallery, train, upgrade
+from onward.cli import backfill, evaluate, experiment, fit, gallery, train, upgrade
 from onward.cli.output import print_version
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ for command in (
     experiment.demo,
     experiment.experiment,
     train.train,
-    embed.embed,
+    train.embed,
     fit.fit,
     evaluate.search,
     evaluate.evaluate,

@@ -7,11 +7,13 @@ how.
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -20,6 +22,8 @@ from onward.cli.output import tell
 from onward.errors import ArtifactError, ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from onward.data.items import Items
     from onward.data.sources import Stated
     from onward.gallery import Gallery
@@ -125,6 +129,62 @@ def takes(
         return run
 
     return give
+
+
+def takes_settings(
+    name: str,
+    kind: "type[BaseModel]",
+    *fields: str,
+    called: Mapping[str, str] = MappingProxyType({}),
+    shown: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for some fields of settings, in place of one parameter.
+
+    An option has the field's range, and for its help the first sentence of the field's docs. The
+    parameter gets what was said, by field: for what was not, the settings have their own default.
+
+    Args:
+        name: of the parameter.
+        kind: of the settings; their docstrings say what each field means, under "Attributes:".
+        fields: those that are options.
+        called: what an option is called, where that is not the field's name.
+        shown: the default that the help shows, where that is not the settings' own.
+    """
+    types, docs = get_type_hints(kind), _docs_of(kind)
+    by_option = {called.get(field, field): field for field in fields}
+    options = dict[str, tuple[Any, Any]]()
+    for option, field in by_option.items():
+        info = kind.model_fields[field]
+        flags = [f"--{option.replace('_', '-')}"] if info.default is False else []
+        own = False if info.default in (None, False) else str(info.default)
+        own = option if info.default is True else own
+        limits = {
+            word: getattr(one, bound)
+            for one in info.metadata
+            for word, bound in (("min", "ge"), ("max", "le"))
+            if hasattr(one, bound)
+        }
+        help_ = docs[field].replace("[", r"\[")  # else taken for markup
+        said = typer.Option(*flags, help=help_, show_default=shown.get(field, own), **limits)
+        options[option] = (Annotated[types[field] | None, said], None)
+
+    def said_of(**given: Any) -> dict[str, Any]:
+        return {by_option[one]: value for one, value in given.items() if value is not None}
+
+    return takes(name, options, said_of)
+
+
+def _docs_of(kind: type) -> dict[str, str]:
+    """Return the first sentence on each attribute that the docstring of a class explains."""
+    inherited = _docs_of(kind.__bases__[0]) if kind.__bases__ else {}
+    attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+    attributes = attributes.partition("\n\n")[0]
+    own = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE)
+    sentences = {
+        name: re.split(r"\.\s+(?=[A-Z\"`])", " ".join(said.split()))[0].removesuffix(".")
+        for name, said in own
+    }
+    return inherited | {name: f"{one[:1].upper()}{one[1:]}." for name, one in sentences.items()}
 
 
 def parse_numbers(text: str, what: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""`onward train`: an embedding model, a side-information model or a backward compatible model."""
+"""`onward train` and `onward embed`: make a model, and make embeddings with it."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -17,22 +17,33 @@ from onward.cli.options import (
     SameLabels,
     Seed,
     Split,
+    check_apart,
+    check_kept,
+    check_lines,
     check_room,
     open_data,
     parse_numbers,
+    takes,
     takes_data,
+    takes_settings,
+    tell_left_out,
     tell_numbering,
 )
-from onward.cli.output import AsJson, next_step, show, tell
-from onward.errors import ConfigurationError
+from onward.cli.output import AsJson, next_step, show, show_fields, tell
+from onward.errors import ConfigurationError, GalleryError
+from onward.nn.specs import TIMM, BackboneSpec
+from onward.training.settings import RunSettings, TrainingSettings, read_settings
 
 if TYPE_CHECKING:
     from onward.data.items import Items
     from onward.data.sources import Stated
     from onward.models import EmbeddingModel
+    from onward.spaces import Embeddings
     from onward.training.settings import FrozenSettings, ModelSettings
 
 WHERE = "onward train"
+BATCH_ITEMS = 256
+"""In a batch, unless another number is said."""
 
 
 class Objective(StrEnum):
@@ -47,10 +58,109 @@ class Objective(StrEnum):
     NONE = "none"
 
 
+LAYER_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "layers": (
+        Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                help="Also give side-information of this many dimensions, from its own stages.",
+            ),
+        ],
+        None,
+    ),
+    "layers_format": (
+        Annotated[
+            Literal["float32", "float16", "int8"] | None,
+            typer.Option(
+                help="layers: 4, 2 or 1 bytes a dimension; default: int8.", show_default=False
+            ),
+        ],
+        None,
+    ),
+    "layers_grid": (
+        Annotated[
+            int | None,
+            typer.Option(min=1, help="layers: average each stage over this many cells a side; 2."),
+        ],
+        None,
+    ),
+    "layers_stages": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="layers: stages to read, such as 1-3; 0 is nearest to the image; all."
+            ),
+        ],
+        None,
+    ),
+}
+RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "device": (Device, "auto"),
+    "precision": (
+        Annotated[
+            Literal["32-true", "bf16-mixed"],
+            typer.Option(help="bf16-mixed: half the bits, where it is safe."),
+        ],
+        "32-true",
+    ),
+    "devices": (Annotated[int, typer.Option(min=1, help="GPUs that share each batch.")], 1),
+    "tensorboard": (
+        Annotated[Path | None, typer.Option(help="Directory for TensorBoard's event files.")],
+        None,
+    ),
+}
+
+
+def _read_layers(
+    *,
+    layers: int | None,
+    layers_format: str | None,
+    layers_grid: int | None,
+    layers_stages: str | None,
+) -> dict[str, Any] | None:
+    """Return what is to be read from the layers, as `add_layers_side_information` takes it.
+
+    Raises:
+        ConfigurationError: if it is said how, but not that anything is to be read.
+    """
+    numbers = None if layers_stages is None else parse_numbers(layers_stages, "stages")
+    given = {"format": layers_format, "grid": layers_grid, "stages": numbers}
+    given = {name: value for name, value in given.items() if value is not None}
+    if layers is not None:
+        return {"dim": layers, **given}
+    if given:
+        raise ConfigurationError(
+            f"--layers-{next(iter(given))} says how side-information is read from the layers, but "
+            "not of how many dimensions; add --layers DIM, such as --layers 256"
+        )
+    return None
+
+
+@takes_settings(
+    "backbone_said",
+    BackboneSpec,
+    *("name", "dim", "size", "channels", "width", "pretrained"),
+    called={"name": "backbone"},
+    shown={"dim": "128; with the objective none a timm model's own"},
+)
+@takes_settings(
+    "said",
+    TrainingSettings,
+    *("epochs", "batch_items", "lr", "flip"),
+    called={"batch_items": "batch"},
+    shown={"batch_items": str(BATCH_ITEMS)},
+)
+@takes("reading", LAYER_OPTIONS, _read_layers)
+@takes("carried_out", RUN_OPTIONS, dict)
 @takes_data
 def train(
     data: DataSource,
     out: Directory,
+    backbone_said: dict[str, Any],
+    said: dict[str, Any],
+    reading: dict[str, Any] | None,
+    carried_out: dict[str, Any],
     stated: "Stated",
     name: Annotated[
         str | None, typer.Option(help="Name of its space; default: OUT's own name.")
@@ -64,28 +174,6 @@ def train(
     ] = (Objective.CROSS_ENTROPY),
     classes: Classes = None,
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.TRAIN,
-    backbone: Annotated[
-        str, typer.Option(help="small-resnet, or timm:NAME such as timm:resnet50.")
-    ] = "small-resnet",
-    dim: Annotated[
-        int | None,
-        typer.Option(min=1, help="Dimensions; default: 128, or with none a timm model's own."),
-    ] = None,
-    size: Annotated[
-        int, typer.Option(min=4, help="Height and width that images are brought to, in pixels.")
-    ] = 32,
-    channels: Annotated[int, typer.Option(min=1, max=3, help="1: grey, 3: colour.")] = 3,
-    width: Annotated[int, typer.Option(min=1, help="small-resnet: channels it begins with.")] = 32,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="timm: begin with the weights of its hub.")
-    ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every image is seen.")] = 100,
-    batch: Annotated[int, typer.Option(min=2, help="Images in a batch.")] = 256,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Highest learning rate; default: 0.001 for each image of a batch."),
-    ] = None,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images; not for digits.")] = True,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value: any setting of the objective, as in a recipe."),
@@ -93,37 +181,8 @@ def train(
     old_model: Annotated[
         Path | None, typer.Option(help="backward-compatible: the model to stay compatible with.")
     ] = None,
-    layers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Also give side-information of this many dimensions, from its own stages."
-        ),
-    ] = None,
-    layers_format: Annotated[
-        Literal["float32", "float16", "int8"] | None,
-        typer.Option(
-            help="layers: 4, 2 or 1 bytes a dimension; default: int8.", show_default=False
-        ),
-    ] = None,
-    layers_grid: Annotated[
-        int | None,
-        typer.Option(min=1, help="layers: average each stage over this many cells a side; 2."),
-    ] = None,
-    layers_stages: Annotated[
-        str | None,
-        typer.Option(help="layers: stages to read, such as 1-3; 0 is nearest to the image; all."),
-    ] = None,
     same_labels: SameLabels = False,
     seed: Seed = 0,
-    device: Device = "auto",
-    precision: Annotated[
-        Literal["32-true", "bf16-mixed"],
-        typer.Option(help="bf16-mixed: half the bits, where it is safe."),
-    ] = "32-true",
-    devices: Annotated[int, typer.Option(min=1, help="GPUs that share each batch.")] = 1,
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="Directory for TensorBoard's event files.")
-    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -134,62 +193,43 @@ def train(
     Example: onward train photos/ models/old --classes 0-49 --epochs 100 --layers 256
     """
     from onward.models.files import KIND
-    from onward.nn.specs import TIMM, BackboneSpec
     from onward.progress import progress_bar
     from onward.training.image_models import train_model
     from onward.training.layers import add_layers_side_information
     from onward.training.loop import forget_checkpoint, has_checkpoint
-    from onward.training.settings import RunSettings, read_settings
 
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     check_room(out, KIND, overwrite=overwrite or has_checkpoint(checkpoint))
-    reading = _read_layers(layers, layers_format, layers_grid, layers_stages)
-    own_dim = objective is Objective.NONE and backbone.startswith(TIMM)
-    spec = read_settings(
-        BackboneSpec,
-        {
-            "name": backbone,
-            "dim": dim or (None if own_dim else 128),
-            "size": size,
-            "channels": channels,
-            "width": width,
-            "pretrained": pretrained,
-        },
-        where=WHERE,
-    )
+    spec = _read_backbone(objective, backbone_said)
     items = open_data(data, stated, split=split, classes=classes)
-    fields: dict[str, Any] = {"epochs": epochs, "batch_items": batch, "flip": flip}
-    fields |= {} if lr is None else {"lr": lr}
-    fields |= dict(read_override(text) for text in set_ or [])
-    settings = _read_objective(objective, fields)
+    overrides = dict(read_override(text) for text in set_ or [])
+    settings = _read_objective(objective, {"batch_items": BATCH_ITEMS, **said, **overrides})
     compatible = objective is Objective.BACKWARD_COMPATIBLE
     old = _load_old(old_model, items, same_labels=same_labels) if compatible else None
     tell(f"train {name or out.name} on {items}")
     with progress_bar("Train", unit="steps") as progress:
-        run = RunSettings(
-            device=device,
-            precision=precision,
-            devices=devices,
-            checkpoint=checkpoint,
-            tensorboard=tensorboard,
-            progress=progress,
-        )
         model = train_model(
             items,
             settings,
             spec,
             name=name or out.name,
             seed=seed,
-            run=run,
+            run=RunSettings(**carried_out, checkpoint=checkpoint, progress=progress),
             old_model=old,
             same_labels=same_labels,
         )
     if reading is not None:
-        model = add_layers_side_information(model, items, **reading, device=device)
+        model = add_layers_side_information(model, items, **reading, device=carried_out["device"])
     model.save(out)
     forget_checkpoint(checkpoint)
     step = next_step("embed", out, "DATA", "OUT", why="to make embeddings with it")
     show(model, as_json, [step])
+
+
+def _read_backbone(objective: Objective, said: Mapping[str, Any]) -> BackboneSpec:
+    """Return what the model is built from; a timm model that is not trained keeps its own dim."""
+    own_dim = objective is Objective.NONE and said.get("name", "").startswith(TIMM)
+    return read_settings(BackboneSpec, {"dim": None, **said} if own_dim else said, where=WHERE)
 
 
 def _read_objective(
@@ -201,11 +241,11 @@ def _read_objective(
     if objective is Objective.NONE:
         return kinds.FrozenSettings()
     if objective is Objective.SIMCLR:
-        return kinds.read_settings(kinds.SimCLRSettings, fields, where=WHERE)
+        return read_settings(kinds.SimCLRSettings, fields, where=WHERE)
     if objective is Objective.BACKWARD_COMPATIBLE:
-        return kinds.read_settings(kinds.BackwardCompatibleSettings, fields, where=WHERE)
+        return read_settings(kinds.BackwardCompatibleSettings, fields, where=WHERE)
     loss = {} if objective is Objective.CROSS_ENTROPY else {"loss": objective.value}
-    return kinds.read_settings(kinds.TrainingSettings, {**loss, **fields}, where=WHERE)
+    return read_settings(kinds.TrainingSettings, {**loss, **fields}, where=WHERE)
 
 
 def _load_old(directory: Path | None, items: "Items", *, same_labels: bool) -> "EmbeddingModel":
@@ -222,22 +262,143 @@ def _load_old(directory: Path | None, items: "Items", *, same_labels: bool) -> "
     return model
 
 
-def _read_layers(
-    dim: int | None, form: str | None, grid: int | None, stages: str | None
-) -> dict[str, Any] | None:
-    """Return what is to be read from the layers, as `add_layers_side_information` takes it.
+@takes_data
+def embed(
+    model: Annotated[Path, typer.Argument(help="A model's directory, as `train` writes it.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="As `train` takes it; or a .jsonl file from `gallery sample`: no labels then."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
+    stated: "Stated",
+    side_out: Annotated[
+        Path | None, typer.Option(help="Side-information to write (train --layers): .parquet.")
+    ] = None,
+    payloads_out: Annotated[
+        Path | None,
+        typer.Option(help="For `gallery create`: where each image is, and its digest: .jsonl."),
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.ALL,
+    classes: Classes = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed the images of DATA with MODEL.
+
+    Example: onward embed models/old digits old.parquet --split test --side-out side.parquet
+    """
+    from onward.data.payloads import LINES_SUFFIX
+    from onward.models import EmbeddingModel
+    from onward.progress import progress_bar
+    from onward.spaces import check_suffix
+
+    for path in (out, side_out):
+        if path is not None:
+            check_room(check_suffix(path), overwrite=overwrite)
+    if payloads_out is not None:
+        check_room(check_lines(payloads_out, "payloads are"), overwrite=overwrite)
+    check_apart(out, side_out, payloads_out)
+    check_kept(Path(data), out, side_out, payloads_out)
+    loaded = EmbeddingModel.load(model)
+    from_lines = data.endswith(LINES_SUFFIX)
+    if from_lines:
+        _refuse_parts(data, split, classes, stated)
+        items = _open_lines(Path(data), stated)
+        tell(f"read {len(items):,} items listed in {data}; their classes are not known")
+        tell_left_out(items)
+    else:
+        items = open_data(data, stated, split=split, classes=classes)
+    with progress_bar(f"Embed with {loaded.space.name}") as progress:
+        if side_out is None:
+            embeddings = loaded.embed(items, device=device, progress=progress)
+        else:
+            embeddings, side = loaded.embed_with_side(items, device=device, progress=progress)
+            _labelled(side, not from_lines).save(side_out)
+    _labelled(embeddings, not from_lines).save(out)
+    if payloads_out is not None:
+        from onward.data.payloads import with_digest, write_payload_lines
+
+        write_payload_lines(payloads_out, items.ids, [with_digest(one) for one in items.payloads])
+    fields = {
+        "items": len(embeddings),
+        "space": str(embeddings.space),
+        "side": None if side_out is None else str(loaded.side),
+        "left out": len(items.left_out),
+        "written": [str(path) for path in (out, side_out, payloads_out) if path is not None],
+    }
+    if from_lines:
+        step = next_step("fit", "GALLERY", out, "OUT", why="to learn from the gallery's sample")
+    else:
+        where = () if payloads_out is None else ("--payloads", payloads_out)
+        given = ("GALLERY", out, side_out, *where)
+        step = next_step("gallery create", *given, why="or fit, where these are to learn from")
+    show_fields(fields, as_json, [step])
+
+
+def _open_lines(path: Path, stated: "Stated") -> "Items":
+    """Return the items of the lines; their labels mean nothing.
+
+    Args:
+        path: a `.jsonl` file.
+        stated: whether to leave out items whose images cannot be read, and the most pixels of one.
 
     Raises:
-        ConfigurationError: if it is said how, but not that anything is to be read.
+        GalleryError: if there is no such file, no line in it, or one is none.
     """
-    numbers = None if stages is None else parse_numbers(stages, "stages")
-    given = {"format": form, "grid": grid, "stages": numbers}
-    given = {name: value for name, value in given.items() if value is not None}
-    if dim is not None:
-        return {"dim": dim, **given}
-    if given:
-        raise ConfigurationError(
-            f"--layers-{next(iter(given))} says how side-information is read from the layers, but "
-            "not of how many dimensions; add --layers DIM, such as --layers 256"
+    import numpy as np
+
+    from onward.data.items import Items, LeftOut
+    from onward.data.payloads import (
+        WRITE_LINES,
+        describe_payload,
+        find_fault,
+        read_payload_lines,
+    )
+
+    if not path.is_file():
+        raise GalleryError(f"there is no file {path}; make it with: onward gallery sample")
+    by_id, left_out = read_payload_lines(path), []
+    if stated.skip_bad:
+        most = stated.max_pixels
+        faults = {item: find_fault(payload, most) for item, payload in by_id.items()}
+        bad = {item: fault for item, fault in faults.items() if fault is not None}
+        left_out = [LeftOut(describe_payload(by_id[item]), fault) for item, fault in bad.items()]
+        by_id = {item: payload for item, payload in by_id.items() if item not in bad}
+    if not by_id:
+        raise GalleryError(
+            f"{path} has no item{' that can be read' if left_out else ''}. {WRITE_LINES}"
         )
-    return None
+    labels = np.zeros(len(by_id), np.int64)
+    payloads = tuple(by_id.values())
+    return Items(
+        ids=tuple(by_id),
+        labels=labels,
+        class_names={0: "unknown"},
+        payloads=payloads,
+        source=str(path),
+        left_out=tuple(left_out),
+        max_pixels=stated.max_pixels,
+    )
+
+
+def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated") -> None:
+    from onward.data.sources import Stated
+
+    said = Stated(skip_bad=stated.skip_bad, max_pixels=stated.max_pixels)
+    if split is not Split.ALL or classes or stated != said:
+        raise ConfigurationError(
+            f"{data} lists the items to embed, and has neither splits, classes nor columns; leave "
+            "these options out"
+        )
+
+
+def _labelled(embeddings: "Embeddings", known: bool) -> "Embeddings":
+    """Return embeddings without labels where none are known."""
+    from onward.spaces import Embeddings
+
+    if known:
+        return embeddings
+    return Embeddings(embeddings.ids, embeddings.vectors, embeddings.space)

@@ -24,8 +24,8 @@ class BackboneSpec(BaseModel):
 
     name: str = SMALL_RESNET
     dim: int | None = Field(default=128, ge=1)
-    size: int = Field(default=32, ge=1)
-    channels: int = Field(default=3, ge=1)
+    size: int = Field(default=32, ge=4)
+    channels: int = Field(default=3, ge=1, le=3)
     width: int = Field(default=32, ge=1)
     blocks: int = Field(default=1, ge=1)
     pretrained: bool = False

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -26,7 +26,9 @@ import onward
 from onward.errors import ConfigurationError
 from onward.nn.specs import TIMM
 from onward.progress import Progress, silent
-from onward.spaces import Metric
+
+if TYPE_CHECKING:
+    from onward.spaces import Metric
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -48,7 +50,7 @@ OF_LOSS: Mapping[Loss, frozenset[str]] = {
 """The settings that belong to a loss alone."""
 
 
-def metric_of(loss: Loss) -> Metric:
+def metric_of(loss: Loss) -> "Metric":
     """Return the metric of the space that a loss makes: all but softmax train directions."""
     return "l2" if loss == "softmax" else "cosine"
 
@@ -98,7 +100,7 @@ class ModelSettings(Optimization):
     labelled: ClassVar[bool] = False
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> "Metric":
         """The metric of the space that is made."""
         return "l2"
 
@@ -141,7 +143,7 @@ class TrainingSettings(ModelSettings):
     projection_dim: Count = 128
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> "Metric":
         """The metric of the space that is made."""
         return metric_of(self.loss)
 
@@ -235,10 +237,12 @@ class FitSettings(Optimization):
     """A transformation from pairs of old (with side) and new embeddings.
 
     Attributes:
-        method: "mlp" (the FCT network), "ridge" (linear), "ensemble" (the mean of what both
-            give), or "auto", the default everywhere: all three are tried, and the one whose
-            held-out gallery answers held-out queries best is kept, or a simpler one that cannot be
-            told from it. To compare with: "procrustes" (a rotation).
+        method: "auto", the default everywhere: "ridge" (linear), "mlp" (the FCT network) and
+            "ensemble" (the mean of what both give) are tried, and the one whose held-out gallery
+            answers held-out queries best is kept, or a simpler one that cannot be told from it; or
+            one of these, or "procrustes" (a rotation), to compare with; "mlp" and "ensemble" need
+            the extra fit: pip install 'onward[fit]'.
+        epochs: times that every item is seen; more where that gives fewer steps than `least_steps`.
         inner: width of the FCT network's mixer.
         networks: how many FCT networks learn, each from first weights and in an order of its own;
             their mean stands for the network. Two take twice the size, and twice the time to learn
