@@ -220,13 +220,13 @@ def test_told_to_end_or_failing_it_leaves_the_part_as_it_was(path, gallery, afte
 
 
 def test_an_interrupt_just_after_the_commit_takes_no_file_away(gallery, monkeypatch):
-    take = fragments._take
+    take = fragments._Filler._take
 
     def interrupted(*arguments):
         take(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fragments, "_take", interrupted)
+    monkeypatch.setattr(fragments._Filler, "_take", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fill(gallery)
     monkeypatch.undo()

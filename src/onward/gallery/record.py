@@ -15,6 +15,7 @@ from typing import Any
 from onward.errors import GalleryError
 from onward.gallery.values import Control, RecordedRoutes, Served
 from onward.labels import ClassNames, Labels, into, renumber, translate
+from onward.plain import plain
 from onward.spaces import Embeddings, Space
 
 FORMAT = 2
@@ -275,10 +276,10 @@ class Record:
             "format": FORMAT,
             "revision": self.revision,
             "fields": [{**one.space.to_json(), "column": one.column} for one in self.fields],
-            "serving": self.serving.to_json(),
-            "previous": None if self.previous is None else self.previous.to_json(),
-            "made_by": {column: one.to_json() for column, one in self.made_by.items()},
-            "controls": {column: one.to_json() for column, one in self.controls.items()},
+            "serving": plain(self.serving),
+            "previous": plain(self.previous),
+            "made_by": plain(self.made_by),
+            "controls": plain(self.controls),
             "retired": list(self.retired),
             "class_names": None if self.class_names is None else dict(self.class_names),
         }

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from onward.labels import ClassNames
+from onward.plain import Plain, plain
 from onward.spaces import Ids, Origin, Space, Vectors
 
 Revisions = Int64[np.ndarray, " item"]
@@ -21,7 +22,7 @@ JournalEntry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Control:
+class Control(Plain):
     """What those who fill a space obey, before every batch, while they run.
 
     Attributes:
@@ -31,10 +32,6 @@ class Control:
 
     paused: bool = False
     rows_per_second: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {"paused": self.paused, "rows_per_second": self.rows_per_second}
 
     def __str__(self) -> str:
         rate = self.rows_per_second
@@ -101,7 +98,7 @@ class FieldCounts:
 
 
 @dataclass(frozen=True)
-class Served:
+class Served(Plain):
     """What answers queries.
 
     Attributes:
@@ -114,14 +111,9 @@ class Served:
     query_model: str | None
     since: str | None = field(default=None, compare=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        plain = {"space": self.space.to_json(), "query_model": self.query_model}
-        return {**plain, "since": self.since}
-
 
 @dataclass(frozen=True)
-class RecordedTransformation:
+class RecordedTransformation(Plain):
     """What a gallery records of one transformation.
 
     Attributes:
@@ -138,11 +130,6 @@ class RecordedTransformation:
     def reads(self) -> tuple[Space, ...]:
         """The spaces that it reads."""
         return (self.old,) if self.side is None else (self.old, self.side)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        side = None if self.side is None else self.side.to_json()
-        return {"digest": self.digest, "old": self.old.to_json(), "side": side}
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> "RecordedTransformation":
@@ -235,14 +222,14 @@ class GalleryDescription:
                     "bytes": space.bytes,
                     **counts.to_json(),
                     "serving": space == self.serving,
-                    "transformation": self._made_by(space),
+                    "transformation": plain(self.transformations.get(space)),
                 }
                 for space, counts in self.spaces.items()
             ],
             "serving": self.serving.to_json(),
             "query_model": self.query_model,
             "since": self.since,
-            "previous": None if self.previous is None else self.previous.to_json(),
+            "previous": plain(self.previous),
             "named_classes": None if self.class_names is None else len(self.class_names),
         }
 
@@ -259,10 +246,6 @@ class GalleryDescription:
         if self.class_names is not None:
             head += f", labels of {len(self.class_names):,} named classes"
         return "\n".join([head, *aligned(rows)])
-
-    def _made_by(self, space: Space) -> dict[str, Any] | None:
-        made_by = self.transformations.get(space)
-        return None if made_by is None else made_by.to_json()
 
     def _note(self, space: Space) -> str:
         if space == self.serving:

@@ -315,17 +315,10 @@ def run_upgrade(
     progress: Progress,
     stop: Callable[[], bool],
 ) -> UpgradeResult:
-    """Work off the rows of an upgrade; log what was done.
+    """Work off the rows of an upgrade; log what was done. See `Upgrade.run`.
 
     Where nothing is left, and much of the gallery was written, the store is compacted: searches of
     the space that serves are then as fast as before.
-
-    Args:
-        gallery: the gallery.
-        routes: the transformations with which it was started.
-        batch_rows: how many rows are read, transformed and written at a time.
-        progress: told after every batch.
-        stop: asked before every batch; an interrupt from the keyboard stops the run too.
 
     Raises:
         UpgradeError: if it was not started, or with other transformations, or is aborted meanwhile.

@@ -94,28 +94,173 @@ class Fragments:
 
 def fill_fragments(fragments: Fragments, filling: Filling) -> Iterator[int]:
     """Fill a field in every large fragment in which it is empty; see `Store.fill`."""
-    locks = fragments.workers / f"{filling.to.column}-fragments"
-    left_out, tries, patience = set[int](), Counter[int](), _Patience()
-    while large := _large(fragments, filling, left_out):
-        held = []
-        for number in large:
-            lock = locks / str(number)
-            with alone_in(lock, fragments.url) as alone:
-                written = _fill(fragments, filling, number, lock) if alone else 0
-            if written is None:
+    return _Filler(fragments, filling).work_off()
+
+
+class _Filler:
+    """Fills one field of a table, fragment by fragment, beside others who do the same."""
+
+    def __init__(self, fragments: Fragments, filling: Filling) -> None:
+        self._path, self._url = fragments.path, fragments.url
+        self._locks = fragments.workers / f"{filling.to.column}-fragments"
+        self._filling = filling
+        self._schema = pa.schema(field_columns(filling.to))
+        self._left_out = set[int]()
+
+    def work_off(self) -> Iterator[int]:
+        """Give after each fragment how many rows were written, or 0 where others work on it."""
+        tries, patience = Counter[int](), _Patience()
+        while large := self._large():
+            held = []
+            for number in large:
+                lock = self._locks / str(number)
+                with alone_in(lock, self._url) as alone:
+                    written = self._fill(number, lock) if alone else 0
+                if written is None:
+                    return
+                if not alone:
+                    held.append(lock)
+                    continue
+                yield written
+                if not written:  # the fragments are others now
+                    tries[number] += 1
+                    self._left_out |= {number} if tries[number] == FRUITLESS_TRIES else set()
+                    break
+            if len(held) == len(large):
+                if patience.is_over(held):
+                    return
+                yield 0
+
+    def _large(self) -> list[int]:
+        """Return the fragments to be filled as they are now; remember which are too small."""
+        to, wanted = self._filling.to, rows_where(self._filling.wanted, (), None)
+        with speaking(self._url):
+            dataset = open_dataset(self._path)
+            numbers = set(_numbers(dataset, to))
+            if numbers:
+                check_columns(self._url, dataset.schema, [to])
+            large = []
+            for one in dataset.get_fragments() if numbers else ():
+                if one.fragment_id in self._left_out:
+                    continue
+                if _is_empty(one, to, numbers) and one.count_rows(wanted) >= FEWEST_ROWS:
+                    large.append(one.fragment_id)
+                else:
+                    self._left_out.add(one.fragment_id)
+            return large
+
+    def _fill(self, number: int, lock: Path) -> int | None:
+        """Fill the field in a fragment.
+
+        Returns:
+            How many rows were written, 0 if others were quicker or no row gets a vector; None if it
+            was told to end.
+        """
+        from lance.fragment import DataFile
+
+        with speaking(self._url):
+            dataset = open_dataset(self._path)
+            fragment, numbers = dataset.get_fragment(number), _numbers(dataset, self._filling.to)
+            if (
+                fragment is None
+                or not numbers
+                or not _is_empty(fragment, self._filling.to, set(numbers))
+            ):
+                return 0
+            files = fragment.metadata.files
+        name, is_needless = f"{token_hex(20)}.lance", True
+        path = self._path / "data" / name
+        try:
+            written = self._write(fragment, path, lock)
+            if not written:
+                return written
+            version = files[0].file_major_version, files[0].file_minor_version
+            places = list(range(len(numbers)))
+            file = DataFile(name, numbers, places, *version, path.stat().st_size)
+            is_needless = False  # whatever interrupts this, the file may be part of the table then
+            taken = commit(self._url, partial(self._take, number, files, file))
+            is_needless = not taken
+            return written if taken else 0
+        finally:
+            if is_needless:
+                path.unlink(missing_ok=True)
+
+    def _write(self, fragment: Any, path: Path, lock: Path) -> int | None:
+        """Write the file; return how many rows have a vector in it, None if it was told to end."""
+        from lance.file import LanceFileWriter
+
+        first = fragment.data_files()[0]
+        version = f"{first.file_major_version}.{first.file_minor_version}"
+        written = end = 0
+        with speaking(self._url):
+            writer = LanceFileWriter(str(path), self._schema, version=version)
+        batches = self._batches(fragment)
+        with ThreadPoolExecutor(2) as others:  # one reads ahead, one writes what was made before
+            reading, writing = others.submit(next, batches, None), others.submit(lambda: None)
+            while (given := reading.result()) is not None:
+                reading = others.submit(next, batches, None)
+                (batch, places), begin = given, end
+                touch(lock)
+                made = self._filling.derive(batch)
+                writing.result()
+                if made is None:
+                    return None
+                places = places[_made(batch, made)]
+                if len(places):
+                    written, end = written + len(places), int(places[-1]) + 1
+                    writing = others.submit(self._append, writer, made, places - begin)
+            writing.result()
+        with speaking(self._url):
+            for begin in range(end, fragment.physical_rows, NULL_ROWS):
+                rows = min(NULL_ROWS, fragment.physical_rows - begin)
+                nulls = [pa.nulls(rows, column.type) for column in self._schema]
+                writer.write_batch(pa.record_batch(nulls, schema=self._schema))
+            writer.close()
+        return written
+
+    def _batches(self, fragment: Any) -> Iterator[tuple[Batch, Int64[np.ndarray, " row"]]]:
+        """Give the rows to be filled, and where in the fragment they stand, in this order."""
+        wanted = self._filling.wanted
+        with speaking(self._url):
+            scanner = fragment.scanner(
+                columns=batch_columns(wanted),
+                filter=rows_where(wanted, (), None),
+                batch_size=self._filling.batch_rows,
+                batch_readahead=READ_AHEAD,
+                with_row_address=True,
+            )
+            for part in scanner.to_batches():
+                if len(part):
+                    addresses = part["_rowaddr"].to_numpy()
+                    places = (addresses & np.uint64((1 << PLACE_BITS) - 1)).astype(np.int64)
+                    yield read_batch(pa.Table.from_batches([part]), wanted), places
+
+    def _append(self, writer: Any, made: Writing, places: Int64[np.ndarray, " row"]) -> None:
+        """Write a batch's vectors at their places, counted from the end of what came before."""
+        columns = list(written_columns(made).values())
+        batch, rows = pa.record_batch(columns, schema=self._schema), _at(places)
+        with speaking(self._url):
+            if len(rows) == len(batch):
+                writer.write_batch(batch)
                 return
-            if not alone:
-                held.append(lock)
-                continue
-            yield written
-            if not written:  # the fragments are others now
-                tries[number] += 1
-                left_out |= {number} if tries[number] == FRUITLESS_TRIES else set()
-                break
-        if len(held) == len(large):
-            if patience.is_over(held):
-                return
-            yield 0
+            for begin in range(0, len(rows), NULL_ROWS):
+                writer.write_batch(batch.take(rows.slice(begin, NULL_ROWS)))
+
+    def _take(self, number: int, files: list[Any], file: Any) -> bool:
+        """Make a file part of a fragment, if it is made up of the same files still."""
+        from lance import LanceDataset, LanceOperation
+
+        dataset = open_dataset(self._path)
+        fragment, numbers = dataset.get_fragment(number), _numbers(dataset, self._filling.to)
+        if fragment is None or fragment.metadata.files != files or file.fields != numbers:
+            return False
+        after = fragment.metadata
+        after.files = [*(_without(one, numbers) for one in files), file]
+        update = LanceOperation.Update(
+            updated_fragments=[after], fields_modified=numbers, update_mode="rewrite_columns"
+        )
+        LanceDataset.commit(dataset, update, read_version=dataset.version)
+        return True
 
 
 class _Patience:
@@ -195,26 +340,6 @@ def _seconds_since_written(file: Path) -> float:
         return math.inf
 
 
-def _large(fragments: Fragments, filling: Filling, left_out: set[int]) -> list[int]:
-    """Return the fragments to be filled as they are now; remember which are too small for it."""
-    with speaking(fragments.url):
-        dataset = open_dataset(fragments.path)
-        numbers = set(_numbers(dataset, filling.to))
-        if numbers:
-            check_columns(fragments.url, dataset.schema, [filling.to])
-        large = []
-        for one in dataset.get_fragments() if numbers else ():
-            if one.fragment_id in left_out:
-                continue
-            if _is_empty(one, filling.to, numbers) and (
-                one.count_rows(rows_where(filling.wanted, (), None)) >= FEWEST_ROWS
-            ):
-                large.append(one.fragment_id)
-            else:
-                left_out.add(one.fragment_id)
-        return large
-
-
 def _is_empty(fragment: Any, field: Field, numbers: set[int]) -> bool:
     """Say whether a field is null in every row, whether it has a file or not."""
     has_file = any(numbers & set(file.fields) for file in fragment.data_files())
@@ -228,111 +353,12 @@ def _numbers(dataset: Any, to: Field) -> list[int]:
     return [numbers[name] for name in names] if set(names) <= set(numbers) else []
 
 
-def _fill(fragments: Fragments, filling: Filling, number: int, lock: Path) -> int | None:
-    """Fill the field in a fragment.
-
-    Returns:
-        How many rows were written, 0 if others were quicker or no row gets a vector; None if it was
-        told to end.
-    """
-    from lance.fragment import DataFile
-
-    with speaking(fragments.url):
-        dataset = open_dataset(fragments.path)
-        fragment, numbers = dataset.get_fragment(number), _numbers(dataset, filling.to)
-        if fragment is None or not numbers or not _is_empty(fragment, filling.to, set(numbers)):
-            return 0
-        files = fragment.metadata.files
-    name, is_needless = f"{token_hex(20)}.lance", True
-    path = fragments.path / "data" / name
-    try:
-        written = _write(fragments.url, filling, fragment, path, lock)
-        if not written:
-            return written
-        version = files[0].file_major_version, files[0].file_minor_version
-        places = list(range(len(numbers)))
-        file = DataFile(name, numbers, places, *version, path.stat().st_size)
-        is_needless = False  # whatever interrupts this, the file may be part of the table then
-        taken = commit(fragments.url, partial(_take, fragments, filling, number, files, file))
-        is_needless = not taken
-        return written if taken else 0
-    finally:
-        if is_needless:
-            path.unlink(missing_ok=True)
-
-
-def _write(url: str, filling: Filling, fragment: Any, path: Path, lock: Path) -> int | None:
-    """Write the file; return how many rows have a vector in it, None if it was told to end."""
-    from lance.file import LanceFileWriter
-
-    schema, first = pa.schema(field_columns(filling.to)), fragment.data_files()[0]
-    version = f"{first.file_major_version}.{first.file_minor_version}"
-    written = end = 0
-    with speaking(url):
-        writer = LanceFileWriter(str(path), schema, version=version)
-    batches = _batches(url, filling, fragment)
-    with ThreadPoolExecutor(2) as others:  # one reads ahead, one writes what was made before
-        reading, writing = others.submit(next, batches, None), others.submit(lambda: None)
-        while (given := reading.result()) is not None:
-            reading = others.submit(next, batches, None)
-            (batch, places), begin = given, end
-            touch(lock)
-            made = filling.derive(batch)
-            writing.result()
-            if made is None:
-                return None
-            places = places[_made(batch, made)]
-            if len(places):
-                written, end = written + len(places), int(places[-1]) + 1
-                writing = others.submit(_append, url, writer, schema, made, places - begin)
-        writing.result()
-    with speaking(url):
-        for begin in range(end, fragment.physical_rows, NULL_ROWS):
-            rows = min(NULL_ROWS, fragment.physical_rows - begin)
-            nulls = [pa.nulls(rows, column.type) for column in schema]
-            writer.write_batch(pa.record_batch(nulls, schema=schema))
-        writer.close()
-    return written
-
-
 def _made(batch: Batch, made: Writing) -> Bool[np.ndarray, " row"]:
     """Return of which rows of a batch there is a vector."""
     if len(made.embeddings) == len(batch):
         return np.ones(len(batch), np.bool_)
     chosen = set(made.embeddings.ids)
     return np.array([item in chosen for item in batch.ids], np.bool_)
-
-
-def _batches(
-    url: str, filling: Filling, fragment: Any
-) -> Iterator[tuple[Batch, Int64[np.ndarray, " row"]]]:
-    """Give the rows to be filled, and where in the fragment they stand, in this order."""
-    with speaking(url):
-        scanner = fragment.scanner(
-            columns=batch_columns(filling.wanted),
-            filter=rows_where(filling.wanted, (), None),
-            batch_size=filling.batch_rows,
-            batch_readahead=READ_AHEAD,
-            with_row_address=True,
-        )
-        for part in scanner.to_batches():
-            if len(part):
-                addresses = part["_rowaddr"].to_numpy()
-                places = (addresses & np.uint64((1 << PLACE_BITS) - 1)).astype(np.int64)
-                yield read_batch(pa.Table.from_batches([part]), filling.wanted), places
-
-
-def _append(
-    url: str, writer: Any, schema: pa.Schema, made: Writing, places: Int64[np.ndarray, " row"]
-) -> None:
-    """Write a batch's vectors at their places, counted from the end of what was written before."""
-    batch, rows = pa.record_batch(list(written_columns(made).values()), schema=schema), _at(places)
-    with speaking(url):
-        if len(rows) == len(batch):
-            writer.write_batch(batch)
-            return
-        for begin in range(0, len(rows), NULL_ROWS):
-            writer.write_batch(batch.take(rows.slice(begin, NULL_ROWS)))
 
 
 def _at(places: Int64[np.ndarray, " row"]) -> pa.Array:
@@ -342,23 +368,6 @@ def _at(places: Int64[np.ndarray, " row"]) -> pa.Array:
     rows = np.full(int(places[-1]) + 1, -1)
     rows[places] = np.arange(len(places))
     return pa.array(rows, mask=rows < 0)
-
-
-def _take(fragments: Fragments, filling: Filling, number: int, files: list[Any], file: Any) -> bool:
-    """Make a file part of a fragment, if it is made up of the same files still."""
-    from lance import LanceDataset, LanceOperation
-
-    dataset = open_dataset(fragments.path)
-    fragment, numbers = dataset.get_fragment(number), _numbers(dataset, filling.to)
-    if fragment is None or fragment.metadata.files != files or file.fields != numbers:
-        return False
-    after = fragment.metadata
-    after.files = [*(_without(one, numbers) for one in files), file]
-    update = LanceOperation.Update(
-        updated_fragments=[after], fields_modified=numbers, update_mode="rewrite_columns"
-    )
-    LanceDataset.commit(dataset, update, read_version=dataset.version)
-    return True
 
 
 def _without(file: Any, numbers: list[int]) -> Any:
