@@ -15,8 +15,9 @@ the method that is best over all draws less that of what was kept, on the same d
         that the 300 test claims need, which are the queries.
 
 Draws that are done are kept below VECTORS/draws, apart for each state of the code, and not made
-again. Prints Markdown; writes the same as JSON with --out. It uses nothing of Onward that the code
-before `fit` judged by unseen classes lacks: set PYTHONPATH to a checkout of that to compare.
+again. Prints Markdown; writes the same as JSON with --out. The code before `fit` judged by unseen
+classes is measured by this script as it stands at c5da893, with PYTHONPATH set to a checkout of that
+code.
 """
 
 import argparse
