@@ -16,8 +16,7 @@ the method that is best over all draws less that of what was kept, on the same d
 
 Draws that are done are kept below VECTORS/draws, apart for each state of the code, and not made
 again. Prints Markdown; writes the same as JSON with --out. The code before `fit` judged by unseen
-classes is measured by this script as it stands at c5da893, with PYTHONPATH set to a checkout of that
-code.
+classes is measured by this script as it stands at c5da893, with PYTHONPATH set to that code.
 """
 
 import argparse
