@@ -564,9 +564,11 @@ def test_where_retrieval_cannot_tell_the_error_leaves_side_information_out(judge
     merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
     without, same = trial("ridge", merits, errors), trial("ridge", merits, errors)
     errs_more = trial("ridge", merits, errors + 0.05)
-    finds_more = trial("ridge", merits + 0.1, errors + 0.05)
+    finds_more = trial("ridge", merits + 0.1, errors)
+    contradicted = trial("ridge", merits + 0.1, errors + 0.05)
     assert "errs less without it" in leaves_side_out(without, errs_more, judge)
     assert "finds more without it" in leaves_side_out(finds_more, without, judge)
-    for with_it in (same, finds_more):
+    for with_it in (same, finds_more, contradicted):
         assert leaves_side_out(without, with_it, judge) is None
+    assert leaves_side_out(contradicted, without, judge) is None
     assert leaves_side_out(errs_more, without, judge) is None

@@ -307,10 +307,11 @@ def leaves_side_out(without: Trial, with_it: Trial, judge: Judge) -> str | None:
     """Return why side-information is to be left out; None if it is to be used.
 
     Poor side-information is worse than none where pairs are few. What was stored to be used is left
-    out only where retrieval clearly says so, or the error does where retrieval cannot tell.
+    out only where retrieval clearly says so and the error does not say the opposite, or where the
+    error says so and retrieval cannot tell.
     """
     gained = judge.difference(without, with_it, CLEAR)
-    if gained.low > 0:
+    if gained.low > 0 and not judge.errs_less(with_it, without):
         return "side-information is left out, for ridge finds more without it"
     if gained.high > 0 and judge.errs_less(without, with_it):
         return "side-information is left out, for ridge errs less without it"
