@@ -1,4 +1,4 @@
-"""All commands of the command line, read from the table that Typer has of them."""
+"""All commands of the command line, read from the table that Typer has of them, and run here."""
 
 import functools
 import importlib
@@ -11,6 +11,25 @@ def build_commands_once() -> None:
     """Have `CliRunner` keep the table of commands, which it builds anew at every call."""
     testing = importlib.import_module("typer.testing")
     testing._get_command = functools.cache(testing._get_command)
+
+
+def attempt(*words: object, **options: Any) -> Any:
+    """Run a command in this process; an error that it raises is in the result."""
+    app = importlib.import_module("onward.cli.app").app
+    runner = importlib.import_module("typer.testing").CliRunner()
+    return runner.invoke(app, [str(word) for word in words], **options)
+
+
+def run(*words: object, code: int = 0) -> Any:
+    """Run a command that ends with a code; any error is the test's."""
+    result = attempt(*words, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def answer(*words: object, code: int = 0) -> str:
+    """Run a command that ends with a code, and return what it prints as its answer."""
+    return run(*words, code=code).stdout
 
 
 @functools.cache

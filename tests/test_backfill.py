@@ -10,31 +10,29 @@ from dataclasses import replace
 import jaxtyping
 import numpy as np
 import pytest
+from worlds import FAR, unsure_by
 
-from onward.dense import Dense, Uncertainty
 from onward.errors import ConfigurationError, UpgradeError
 from onward.gallery import GalleryRows, Share, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade
-from onward.upgrading.backfill import Budget, Embedded, Meter, backfill, embeddings_given, in_turn
+from onward.upgrading.backfill import (
+    Budget,
+    EmbeddedItems,
+    Meter,
+    backfill,
+    embeddings_given,
+    in_turn,
+)
 
 OLD, SIDE, NEW = Space("old@1", 3), Space("side@1", 2), Space("new@2", 2)
 
 ALL = Budget(share=1.0)
 
-FAR = 1e6  # from such a middle all vectors are as far away, and the layer alone decides
 
-
-def make_transformation():
-    """Old vectors as they are, but the last number, which is how unsure h is."""
-    weight = np.eye(2, 3, dtype=np.float32)
-    given = linear(OLD, None, NEW, weight, np.zeros(2, np.float32), made_by={})
-    unsure = Dense(np.array([[0, 1]], np.float32), np.zeros(1, np.float32), relu=False)
-    return replace(given, uncertainty=Uncertainty(unsure, np.full(2, FAR, np.float32)))
-
-
-H = make_transformation()
+H = unsure_by(linear(OLD, None, NEW, np.eye(2, 3), np.zeros(2), made_by={}), [0, 1])
+"""Old vectors as they are, but the last number, which is how unsure it is."""
 
 
 def items(unsure, space=OLD):
@@ -99,7 +97,7 @@ class Model:
         there = [item for item in ids if item not in self.gone]
         vectors = np.full((len(there), NEW.dim), len(self.asked), np.float32)
         skipped = {item: f"{item} is gone" for item in ids if item in self.gone}
-        return Embedded(Embeddings(tuple(there), vectors, NEW), skipped)
+        return EmbeddedItems(Embeddings(tuple(there), vectors, NEW), skipped)
 
 
 def embedded_in(gallery):
@@ -227,7 +225,7 @@ def test_two_at_once_part_the_rows_and_neither_embeds_what_the_other_has(url):
             if next(first) in (0, 1):
                 both.wait(30)  # both are at work by the second batch
             asked.extend(ids)
-            return Embedded(Embeddings(ids, np.ones((len(ids), NEW.dim), np.float32), NEW))
+            return EmbeddedItems(Embeddings(ids, np.ones((len(ids), NEW.dim), np.float32), NEW))
 
         results.append(backfill(opened, NEW, embed, budget=ALL, batch_rows=batch))
 
@@ -630,7 +628,7 @@ def test_a_space_that_the_gallery_lacks_is_refused(gallery):
 def test_vectors_of_another_model_are_refused(gallery):
     other = Space("other@3", 2)
     with pytest.raises(UpgradeError, match=r"embedded in other@3.*, but new@2.* is backfilled"):
-        backfill(gallery, NEW, lambda ids, _: Embedded(items({"d": 1}, other)), budget=ALL)
+        backfill(gallery, NEW, lambda ids, _: EmbeddedItems(items({"d": 1}, other)), budget=ALL)
     assert embedded_in(gallery) == set()
 
 
@@ -639,7 +637,7 @@ def test_vectors_of_another_model_are_refused(gallery):
     [("dba", {}, "'c'"), ("dbacfe", {"d": "gone"}, "'d'"), ("dbacfex", {}, "'x'")],
 )
 def test_each_item_is_embedded_or_skipped_once(gallery, given, skipped, odd):
-    made = Embedded(items(dict.fromkeys(given, 0.0), NEW), skipped)
+    made = EmbeddedItems(items(dict.fromkeys(given, 0.0), NEW), skipped)
     with pytest.raises(UpgradeError, match=rf"each must be one of the two, once, and {odd} is not"):
         backfill(gallery, NEW, lambda ids, payloads: made, budget=ALL)
     assert embedded_in(gallery) == set()

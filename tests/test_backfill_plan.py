@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pages import CONTRAST, Elements
+from worlds import unsure_by
 
 from onward.agreement import agreement, count_neighbours
 from onward.backfill_curve import random_order
 from onward.compatibility import evaluate_embeddings
-from onward.dense import Dense, Uncertainty
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation import evaluate
 from onward.gallery import create_gallery
@@ -40,18 +40,13 @@ from onward.upgrading.routes import Routes
 OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 1), Space("new@2", 3)
 ITEMS = 42
 
-FAR = 1e6  # from such a middle all vectors are as far away, and the layer alone decides
-
 names = itertools.count()
 
 
 def make_h(side=None, uncertainty=True):
     """The first three numbers of the old vector; unsure by the third of them."""
-    weight = np.eye(3, 4 if side is None else 5, dtype=np.float32)
-    h = linear(OLD, side, NEW, weight, np.zeros(3, np.float32), made_by={})
-    unsure = Dense(np.array([[0, 0, 1]], np.float32), np.zeros(1, np.float32), relu=False)
-    unsure = Uncertainty(unsure, np.full(3, FAR, np.float32))
-    return replace(h, uncertainty=unsure) if uncertainty else h
+    h = linear(OLD, side, NEW, np.eye(3, 4 if side is None else 5), np.zeros(3), made_by={})
+    return unsure_by(h, [0, 0, 1]) if uncertainty else h
 
 
 def make_items(labelled=True):
@@ -298,23 +293,6 @@ def test_each_item_is_carried_once_for_all_that_is_judged(monkeypatch, sampled):
     carried.clear()
     plan_backfill(gallery, h, sample=some)
     assert sorted(carried) == list(some.ids)
-
-
-@pytest.mark.slow
-def test_what_cannot_be_carried_counts_as_not_found_at_any_share_of_the_curve():
-    gallery, h, sample, _ = world(bare=30, labelled=True, unsure=True)
-    shares = [share for share in GRID if 0 < share < 1]
-    predicted = forecast(gallery, Routes((h,)), sample, shares=shares).within
-    curve = plan_backfill(gallery, h, sample=sample).drawn.of("uncertainty")
-    for metric in ("cmc@1", "cmc@5", "map"):
-        said = [cell.values[metric].estimate for cell in predicted.cells[1:]]
-        np.testing.assert_allclose(curve.on_grid(metric), said, rtol=0, atol=1e-12)
-    assert (
-        curve.values["map"][0.0]
-        < plan_backfill(*world(bare=0, labelled=True, unsure=True)[:2], sample=sample)
-        .drawn.of("uncertainty")
-        .values["map"][0.0]
-    )
 
 
 def test_a_sample_of_which_nothing_can_be_carried_makes_no_plan():

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import commands
+from commands import answer, commands
 from typer.testing import CliRunner
 
 from onward.cli import main
@@ -52,13 +52,6 @@ def run(*arguments: object) -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
-
-
-def answer(*arguments: object) -> str:
-    """Run a command in this process and return its standard output."""
-    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from commands import run
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
@@ -81,12 +82,6 @@ def gallery(place, tmp_path):
     payloads = open_items("digits").select(GALLERY).payloads
     start(place, tmp_path / "digits.lance", payloads)
     return str(tmp_path / "digits.lance")
-
-
-def run(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
 
 
 def embedded(url, place):

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import run
 from typer.testing import CliRunner
 
 from onward.cli.app import app
@@ -22,14 +23,8 @@ from onward.spaces import Embeddings, Space
 LINE = Space("line@1", 1)
 
 
-def run(*arguments):
-    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def answer(*arguments):
-    return json.loads(run(*arguments, "--json").stdout)
+def answer(*words):
+    return json.loads(run(*words, "--json").stdout)
 
 
 def save(path, places, ids, labels=None, *, space=LINE, cameras=None, class_names=None):

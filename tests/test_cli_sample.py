@@ -6,8 +6,10 @@ import re
 import numpy as np
 import onnx
 import pytest
+from commands import answer, run
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
+from worlds import unsure_by
 
 from onward import EmbeddingModel, open_items
 from onward.cli.app import app
@@ -29,23 +31,15 @@ from onward.training.fit.samples import (
     learned_part,
     pairs_of_gallery,
 )
-from onward.transformation import Dense, Transformation, Uncertainty, linear
+from onward.transformation import Transformation, linear
 from onward.upgrading.evidence import LEAST_ITEMS
 
 OLD, SIDE = Space("old@1", 6), Space("side@1", 24)
 IDS = tuple(f"digits/{row:04}" for row in range(1000))
 
 
-def answer(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.stdout
-
-
-def told(*arguments):
-    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stderr
+def told(*words):
+    return run(*words).stderr
 
 
 def project(weight, path):
@@ -209,9 +203,7 @@ def test_items_are_chosen_among_those_that_have_what_is_read(shop, gallery):
     drawn = choose_from_gallery(opened, OLD, SIDE, count=500)
     assert set(drawn) == set(old.ids)
     h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
-    first = Dense(np.eye(1, 24, dtype=np.float32), np.zeros(1, np.float32), relu=False)
-    far = Uncertainty(first, np.full(24, 1e6, np.float32))  # the layer alone decides
-    h = Transformation(OLD, SIDE, new.space, h.steps, {}, far)
+    h = unsure_by(h, np.eye(24)[0])
     unsure = choose_from_gallery(opened, OLD, count=10, by="uncertainty", transformation=h)
     values = dict(zip(old.ids, old.vectors[:, 0].tolist(), strict=True))
     assert [values[item] for item in unsure] == sorted(values.values(), reverse=True)[:10]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from commands import run
 from typer.testing import CliRunner
 from upgrades import OLD, SECOND, SIDE, TO_SECOND, carry_out, embed, make_gallery, steps_of
 
@@ -16,12 +17,6 @@ from onward.gallery import open_gallery
 from onward.upgrading import Upgrade
 
 ROWS = 30
-
-
-def answer(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +39,15 @@ def words(tmp_path):
 @pytest.mark.slow
 def test_cutting_over_again_keeps_the_query_model_that_is_recorded(words):
     named = ("--query-model", "resnet at 3 epochs")
-    answer("upgrade", "all", *words, "--yes", "--unjudged", *named)
+    run("upgrade", "all", *words, "--yes", "--unjudged", *named)
     for again in ("cutover", "all"):
         yes = ["--yes"] if again == "all" else []
-        said = json.loads(answer("upgrade", again, *words, *yes, "--json").stdout)
+        said = json.loads(run("upgrade", again, *words, *yes, "--json").stdout)
         assert (said["cut_over"], said["query_model"]) == (True, named[1]), again
-    renamed = answer("upgrade", "cutover", *words, "--query-model", "another", "--json")
+    renamed = run("upgrade", "cutover", *words, "--query-model", "another", "--json")
     assert json.loads(renamed.stdout)["query_model"] == "another"
-    answer("upgrade", "rollback", *words)
-    said = json.loads(answer("upgrade", "cutover", *words, "--json").stdout)
+    run("upgrade", "rollback", *words)
+    said = json.loads(run("upgrade", "cutover", *words, "--json").stdout)
     assert (said["cut_over"], said["query_model"]) == (True, SECOND.name)
 
 
@@ -69,12 +64,12 @@ def test_what_comes_next_after_ctrl_c_in_a_paused_run_is_to_resume(words, monkey
     fake = SimpleNamespace(monotonic=time.monotonic, sleep=interrupt)
     monkeypatch.setattr("onward.upgrading.run.time", fake)
     yes = ["--yes"] if command == "all" else []
-    result = answer("upgrade", command, *words, *yes, "--json", code=1)
+    result = run("upgrade", command, *words, *yes, "--json", code=1)
     steps = json.loads(result.stdout)["next_steps"]
     assert [one["command"] for one in steps] == ["onward upgrade resume", "onward upgrade start"]
     assert "still paused. To go on: onward upgrade resume, then the same again" in result.stderr
     upgrade.resume()
-    assert json.loads(answer("upgrade", "start", *words, "--json").stdout)["done"] == ROWS
+    assert json.loads(run("upgrade", "start", *words, "--json").stdout)["done"] == ROWS
 
 
 @pytest.mark.slow

@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import run
 
-from onward.cli.app import app
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 
@@ -19,12 +18,6 @@ def vectors(ids, space, scale=1.0):
     return Embeddings(ids, scale * (rows + 1), space)
 
 
-def answer(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture
 def gallery(tmp_path):
     url = str(tmp_path / "shop.lance")
@@ -35,7 +28,7 @@ def gallery(tmp_path):
 def test_side_information_made_later_is_written_into_items_that_are_there(gallery, tmp_path):
     side = vectors(("c", "a"), SIDE)
     side.save(tmp_path / "side.parquet")
-    said = answer("gallery", "write", gallery, tmp_path / "side.parquet", "--json")
+    said = run("gallery", "write", gallery, tmp_path / "side.parquet", "--json")
     assert [one["filled"] for one in json.loads(said.stdout)["spaces"]] == [3, 2]
     assert "2 of 2 vectors in side@1 were written" in said.stderr
     np.testing.assert_array_equal(open_gallery(gallery).read(SIDE, side.ids).vectors, side.vectors)
@@ -45,8 +38,8 @@ def test_what_is_there_stays_and_what_is_not_in_the_gallery_is_counted(gallery, 
     first, again = vectors(("a",), SIDE), vectors(("a", "b", "x"), SIDE, scale=2.0)
     for name, given in {"first": first, "again": again}.items():
         given.save(tmp_path / f"{name}.parquet")
-    answer("gallery", "write", gallery, tmp_path / "first.parquet")
-    said = answer("gallery", "write", gallery, tmp_path / "again.parquet", code=1)
+    run("gallery", "write", gallery, tmp_path / "first.parquet")
+    said = run("gallery", "write", gallery, tmp_path / "again.parquet", code=1)
     assert "1 of 3 vectors in side@1 were written; 1 items have one, 1 are not" in said.stderr
     opened = open_gallery(gallery)
     np.testing.assert_array_equal(opened.read(SIDE, ["a"]).vectors, first.vectors)

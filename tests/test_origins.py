@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from commands import answer
 from typer.testing import CliRunner
 from upgrades import OLD, SECOND, SIDE, TO_SECOND, make_gallery, numbered
 
@@ -35,12 +36,6 @@ LABELS = np.arange(ROWS) % CLASSES
 EMBEDDED = numbered(ROWS)[::5]
 """A fifth of the items: those of the first class."""
 BY_H = sorted(set(numbered(ROWS)) - set(EMBEDDED))
-
-
-def answer(*arguments):
-    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def true_new(ids):

@@ -46,7 +46,7 @@ from onward.errors import GalleryError, UpgradeError
 from onward.gallery import Gallery, open_gallery
 from onward.gallery.lance.fragments import fill_fragments
 from onward.upgrading import Upgrade
-from onward.upgrading.backfill import Budget, Embedded, backfill
+from onward.upgrading.backfill import Budget, EmbeddedItems, backfill
 from onward.upgrading.routes import pending
 from onward.upgrading.routes import transform as carry
 
@@ -85,7 +85,7 @@ def embed(space):
         there = [(i, payload) for i, payload in zip(ids, payloads, strict=True) if payload]
         versions = {item: payload["version"] for item, payload in there}
         gone = {item: "it is gone" for item in ids if item not in versions}
-        return Embedded(vectors_of(space, versions), gone)
+        return EmbeddedItems(vectors_of(space, versions), gone)
 
     return make
 

@@ -22,7 +22,6 @@ from worlds import (
     world,
 )
 
-from onward.backfill_curve import backfill_curve, random_order
 from onward.compatibility import evaluate_embeddings
 from onward.errors import ConfigurationError, SpaceMismatchError, UpgradeError
 from onward.gallery import create_gallery
@@ -30,7 +29,6 @@ from onward.intervals import over_clusters
 from onward.spaces import Embeddings, Space
 from onward.upgrading import Requirement, Upgrade, decide, forecast, plan_backfill, plan_upgrade
 from onward.upgrading.evidence import fitted_on
-from onward.upgrading.forecast import SEEDS
 from onward.upgrading.routes import Routes
 
 # Worked by hand
@@ -76,35 +74,6 @@ def test_an_item_that_cannot_be_carried_counts_as_not_found_until_it_is_backfill
     assert found.value("map", "upgrade + backfill 10 %") < top
     part = found.value("map", "upgrade + backfill 25 %")
     np.testing.assert_allclose(part, top, atol=1e-9)
-
-
-# Against what is known otherwise
-
-
-@pytest.mark.parametrize("known", [True, False], ids=["uncertainty", "random"])
-def test_cells_are_those_of_the_backfill_curve(known):
-    gallery, new, h = world(spoil=0.4)
-    h = unsure(h) if known else h
-    predicted = forecast(gallery, Routes((h,)), new, shares=[0.1, 0.5], seed=3)
-    assert predicted.order == ("uncertainty" if known else "random")
-    found = predicted.within
-    old, side = gallery.read(OLD), gallery.read(SIDE)
-    orders = [random_order(old.ids, seed=3 + turn) for turn in range(SEEDS)]
-    if known:
-        values = dict(zip(old.ids, h.uncertainties(old, side), strict=True))
-        orders = [sorted(old.ids, key=lambda item: -values[item])]
-    labelled = Embeddings(new.ids, new.vectors, NEW, old.labels)
-    upgraded = h.apply(old, side)
-    curves = [
-        backfill_curve(labelled, upgraded, labelled, order, exclude_self=True, points=11)
-        for order in orders
-    ]
-    nothing = evaluate_embeddings(old, old, exclude_self=True)
-    for metric in ("cmc@1", "cmc@5", "map"):
-        values = np.mean([curve.values(metric) for curve in curves], axis=0)
-        expected = [nothing.to_json()[metric], values[0], values[1], values[5], values[10]]
-        got = [cell.values[metric].estimate for cell in found.cells]
-        np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))

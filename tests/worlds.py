@@ -1,17 +1,20 @@
 """Small galleries whose truth is known, with true new embeddings: what predictions are held to."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
 from onward.dense import Dense, Uncertainty
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
-from onward.transformation import Transformation, linear
+from onward.transformation import linear
 
 LINE_OLD, LINE_NEW = Space("line@1", 1), Space("line@2", 1)
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 4), Space("new@2", 8)
 PAIRS = tuple(f"{pair}{one}" for pair in range(10) for one in "ab")
+
+FAR = 1e6  # from such a middle all vectors are as far away, and the weights alone decide
 
 numbers = itertools.count()
 
@@ -57,10 +60,15 @@ def world(items=200, seed=0, *, spoil=0.0, seen=1.0, made_by=None):
 
 
 def unsure(h, seed=0):
-    weight = np.random.default_rng(seed).normal(size=(1, h.new.dim)).astype(np.float32)
-    layer = Dense(weight, np.zeros(1, np.float32), relu=False)
-    uncertainty = Uncertainty(layer, np.zeros(h.new.dim, np.float32))
-    return Transformation(h.old, h.side, h.new, h.steps, h.made_by, uncertainty)
+    """It with an uncertainty of its own."""
+    weights = np.random.default_rng(seed).normal(size=h.new.dim)
+    return unsure_by(h, weights, middle=0)
+
+
+def unsure_by(h, weights, middle=FAR):
+    """It, as unsure of what it makes as these weights say of that."""
+    layer = Dense(np.array([weights], np.float32), np.zeros(1, np.float32), relu=False)
+    return replace(h, uncertainty=Uncertainty(layer, np.full(h.new.dim, middle, np.float32)))
 
 
 def unlabelled(gallery):

@@ -226,7 +226,7 @@ def _spend(
     from onward.gallery import open_gallery
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
-    from onward.upgrading.backfill import Embedded, backfill
+    from onward.upgrading.backfill import EmbeddedItems, backfill
 
     opened = open_gallery(gallery)
     loaded = EmbeddingModel.load(model)
@@ -236,7 +236,7 @@ def _spend(
         return backfill(
             opened,
             loaded.space,
-            lambda ids, payloads: Embedded(*embed(ids, payloads)),
+            lambda ids, payloads: EmbeddedItems(*embed(ids, payloads)),
             budget=budget,
             order=order,
             seed=seed,

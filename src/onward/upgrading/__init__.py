@@ -3,7 +3,13 @@
 No image can be read here: nothing that could is imported.
 """
 
-from onward.upgrading.backfill import BackfillResult, Budget, Embedded, backfill, embeddings_given
+from onward.upgrading.backfill import (
+    BackfillResult,
+    Budget,
+    EmbeddedItems,
+    backfill,
+    embeddings_given,
+)
 from onward.upgrading.complete import Completion, plan_completion
 from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import Cell, Forecast, Judgement, forecast
@@ -24,7 +30,7 @@ __all__ = [
     "Cell",
     "Completion",
     "Decision",
-    "Embedded",
+    "EmbeddedItems",
     "Forecast",
     "Judgement",
     "Plan",

@@ -206,7 +206,7 @@ class Meter:
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
+class EmbeddedItems:
     """What became of some items that were to be embedded.
 
     Attributes:
@@ -218,7 +218,7 @@ class Embedded:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-Embed = Callable[[Ids, Sequence[Mapping[str, Any] | None]], Embedded]
+Embed = Callable[[Ids, Sequence[Mapping[str, Any] | None]], EmbeddedItems]
 """Called with ids and the payloads of the same items, None where there is none."""
 
 
@@ -377,10 +377,10 @@ def embeddings_given(embeddings: Embeddings) -> Embed:
     given = Embeddings(embeddings.ids, embeddings.vectors, embeddings.space)
     rows = {item: row for row, item in enumerate(given.ids)}
 
-    def embed(ids: Ids, _: Sequence[Mapping[str, Any] | None]) -> Embedded:
+    def embed(ids: Ids, _: Sequence[Mapping[str, Any] | None]) -> EmbeddedItems:
         there = [item for item in ids if item in rows]
         skipped = {item: "no embedding of it was given" for item in ids if item not in rows}
-        return Embedded(given.select([rows[item] for item in there]), skipped)
+        return EmbeddedItems(given.select([rows[item] for item in there]), skipped)
 
     return embed
 
@@ -642,7 +642,7 @@ def _check_space(view: GalleryView, new: Space) -> None:
         )
 
 
-def _check_embedded(found: Embedded, asked: Ids, new: Space) -> None:
+def _check_embedded(found: EmbeddedItems, asked: Ids, new: Space) -> None:
     made = found.embeddings
     if made.space != new:
         raise UpgradeError(

@@ -233,7 +233,7 @@ class Decision(Plain):
 
 
 @dataclass(frozen=True)
-class GateSaid(Plain):
+class GateEntry(Plain):
     """What the gate said of an upgrade when it was started, as the journal has it.
 
     Attributes:
@@ -247,7 +247,7 @@ class GateSaid(Plain):
     says: str
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any] | None) -> "GateSaid":
+    def of(cls, entry: Mapping[str, Any] | None) -> "GateEntry":
         """Return what an entry of the journal says; None where there is none: nobody asked."""
         if entry is None:
             return cls(None, False, NOT_JUDGED)

@@ -26,7 +26,7 @@ from onward.upgrading.forecast import Forecast
 from onward.upgrading.gate import (
     GATE,
     MARGIN,
-    GateSaid,
+    GateEntry,
     Requirement,
     check_allowed,
     gate_event,
@@ -108,7 +108,7 @@ class UpgradeStatus:
     previous: Space | None
     natives: CountedRows | None
     control: Control
-    gate: GateSaid | None
+    gate: GateEntry | None
 
     @property
     def is_cut_over(self) -> bool:
@@ -653,7 +653,7 @@ def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
     )
 
 
-def _gate_of(view: GalleryView, routes: Routes) -> GateSaid | None:
+def _gate_of(view: GalleryView, routes: Routes) -> GateEntry | None:
     """Return what the gate said when an upgrade was started; None if it was not.
 
     What it said before the upgrade was given up, and started again, counts no more.
@@ -662,10 +662,10 @@ def _gate_of(view: GalleryView, routes: Routes) -> GateSaid | None:
         return None
     for entry in reversed(view.journal):
         if entry["event"] == GATE and entry["transformation"] == routes.digest:
-            return GateSaid.of(entry)
+            return GateEntry.of(entry)
         if entry["event"] in ("abort", "drop space") and entry["space"] == routes.new.to_json():
             break
-    return GateSaid.of(None)
+    return GateEntry.of(None)
 
 
 def _is_indexed(view: GalleryView, new: Space) -> bool:
