@@ -1,19 +1,35 @@
-"""A recipe over seeds: what is written, what is not done twice, what is refused."""
+"""A recipe over seeds: what is written, what not done twice, whose rows join, what is refused."""
 
+import copy
+import importlib.util
 import json
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from test_study import QUICK
+from typer.testing import CliRunner
 
+from onward.cli.app import app
 from onward.cli.experiment import read_override
 from onward.errors import ConfigurationError
 from onward.experiments import experiment
-from onward.experiments.experiment import run_experiment
+from onward.experiments.experiment import Experiment, merge_arms, run_experiment
 from onward.experiments.recipe import load_recipe
 from onward.experiments.stage import Cache, Stage
 from onward.experiments.study import COMPARISON, RECIPE, describe_study
-from onward.experiments.tables import markdown, means
+from onward.experiments.tables import join_variants, markdown, means, split_variants
 from onward.experiments.vectors import split
+
+ROOT = Path(__file__).parent.parent
+RESULTS = sorted((ROOT / "lab" / "results").glob("*.json"))
+ARMS = [
+    {"name": "new/old ridge", "fit": {"method": "ridge"}},
+    {"name": "new/old"},
+    {"name": "new/old sample 10%", "gallery_sample": 0.1},
+    {"name": "new/old mlp", "fit": {"method": "mlp"}},
+]
+OPEN = {"data.old_classes": 3, "data.new_classes": 7, "arms": ARMS}
 
 
 @contextmanager
@@ -178,3 +194,338 @@ def test_the_backfill_of_arms_that_say_how_unsure_they_are_stands_in_a_table():
         "| new/old | map | 25.0 (25.0 to 25.0) | 60.0 (60.0 to 60.0) | 60.0 (60.0 to 60.0) | "
         "75.0 (75.0 to 75.0) |",
     ]
+
+
+# --- rows of some arms join what was written ---
+
+
+class StandIn:
+    """Studies that take no time: all metrics of an arm are `rows[arm]`, of models `models`."""
+
+    def __init__(self):
+        self.rows = dict.fromkeys((arm["name"] for arm in ARMS), 0.5)
+        self.models, self.performed, self.meanwhile = 0.4, [], lambda: None
+
+    def __call__(self, recipe, out, stage, *, overwrite):
+        self.performed.append((recipe.seed, [arm.name for arm in recipe.performed]))
+        self.meanwhile()
+        out.mkdir(parents=True)
+        (out / RECIPE).write_text(json.dumps(describe_study(recipe, split(recipe))))
+        (out / COMPARISON).write_text(json.dumps(self.told(recipe)))
+
+    def told(self, recipe):
+        arms = recipe.performed
+        closed = self._cells([arm.name for arm in arms if not arm.gallery_sample])
+        whole = self._cells([arm.name for arm in arms])
+        parts = {"cells": closed, "open": whole, "unsampled": whole}
+        told = dict(parts)
+        for before, cells in zip(("", "open_", "unsampled_"), parts.values(), strict=True):
+            rows = {arm.name: cells[arm.name]["map"] for arm in arms if arm.name in cells}
+            told |= {f"{before}{name}_by_cell": rows for name in ("update_gain", "negative_flips")}
+            if "new/old" in rows:
+                told |= {f"{before}verdict": f"{rows['new/old']}"}
+        of_arms = {"side_bytes": 8, "side_multiply_adds": 9, "fit": {}}
+        return told | {
+            "by_classes": {"old": closed, "new": closed},
+            "intervals": {"cells": closed, "open": whole},
+            "arms": {arm.name: of_arms | {"gallery_sample": arm.gallery_sample} for arm in arms},
+            "recipe": {"name": recipe.name, "seed": recipe.seed, "digest": recipe.digest},
+            "data": split(recipe).digests,
+            "seconds": 2.0,
+            "training_seconds": {"old": 1.0, "new": 1.0},
+            "peak_bytes": 1,
+            "versions": {"onward": "1"},
+        }
+
+    def _cells(self, arms):
+        values = {"old/old": self.models}
+        values |= {arm: self.rows[arm] for arm in arms} | {"new/new": 2 * self.models}
+        counts = {"queries": 5, "skipped": 0}
+        return {
+            cell: dict.fromkeys(("cmc@1", "cmc@5", "map"), value) | counts
+            for cell, value in values.items()
+        }
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    made = StandIn()
+    monkeypatch.setattr(experiment, "run_study", made)
+    return made
+
+
+def recipe_of(*only, **overrides):
+    return load_recipe("digits", OPEN | {"only": list(only)} | overrides)
+
+
+@pytest.fixture
+def written(tmp_path, stage, stand_in):
+    """An experiment of two seeds, and all arms but the last."""
+    run_experiment(recipe_of(arms=ARMS[:3]), [0, 1], tmp_path / "run", stage, command="onward it")
+    stand_in.performed.clear()
+    return tmp_path / "run" / "digits.json"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_row_is_renewed_and_everything_else_stays_as_it_was(written, stage, stand_in):
+    before = read(written)
+    stand_in.rows = dict.fromkeys(stand_in.rows, 0.75)
+    merge_arms(recipe_of("new/old ridge"), [1], written, stage, command="onward again")
+    assert stand_in.performed == [(1, ["new/old ridge"])]
+    after, expected = read(written), copy.deepcopy(before)
+    seed = expected["seeds"]["1"]
+    row = seed["cells"]["new/old ridge"] | dict.fromkeys(("cmc@1", "cmc@5", "map"), 0.75)
+    for table in (
+        *(seed[part] for part in ("cells", "open", "unsampled")),
+        *seed["by_classes"].values(),
+        *seed["intervals"].values(),
+    ):
+        table["new/old ridge"] = row
+    for name in [name for name in seed if name.endswith("_by_cell")]:
+        seed[name]["new/old ridge"] = 0.75
+    assert after["seeds"]["0"] == before["seeds"]["0"]
+    (run,) = after["seeds"]["1"].pop("renewed")
+    assert (run["arms"], run["command"], run["seconds"]) == (["new/old ridge"], "onward again", 2)
+    assert after["seeds"]["1"] == seed
+    assert list(after["seeds"]["1"]["cells"]) == list(before["seeds"]["1"]["cells"])
+    assert after["mean"]["cells"]["new/old ridge"]["map"] == (0.5 + 0.75) / 2
+    paired = after["difference_to_upgraded"]["cells"]["new/old ridge"]["map"]
+    assert paired["estimate"] == 0.25 / 2
+    for name in ("command", "seconds", "versions"):
+        assert after[name] == before[name]
+
+
+def test_what_is_said_of_new_old_is_renewed_with_it_alone(written, stage, stand_in):
+    stand_in.rows = dict.fromkeys(stand_in.rows, 0.75)
+    merge_arms(recipe_of("new/old ridge"), [0, 1], written, stage, command="")
+    assert read(written)["seeds"]["0"]["open_verdict"] == "0.5"
+    merge_arms(recipe_of("new/old"), [0, 1], written, stage, command="")
+    assert read(written)["seeds"]["0"]["open_verdict"] == "0.75"
+
+
+def test_a_row_that_is_new_stands_where_the_recipe_has_it(written, stage, stand_in):
+    arms = [{"name": "new/old first"}, *ARMS]
+    stand_in.rows |= {"new/old first": 0.5}
+    recipe = recipe_of("new/old first", "new/old mlp", arms=arms)
+    merge_arms(recipe, [0, 1], written, stage, command="")
+    study = read(written)["seeds"]["0"]
+    names = [arm["name"] for arm in arms]
+    assert list(study["open"]) == ["old/old", *names, "new/new"]
+    assert list(study["cells"]) == ["old/old", *(n for n in names if "%" not in n), "new/new"]
+    assert list(study["arms"]) == names
+    assert read(written)["mean"]["open"]["new/old mlp"]["map"] == 0.5
+
+
+def test_an_arm_that_came_to_take_a_sample_leaves_the_closed_set(written, stage, stand_in):
+    sampled = [{**arm, "gallery_sample": 0.1} if "ridge" in arm["name"] else arm for arm in ARMS]
+    merge_arms(recipe_of("new/old ridge", arms=sampled), [0, 1], written, stage, command="")
+    study = read(written)["seeds"]["1"]
+    assert "new/old ridge" not in study["cells"].keys() | study["by_classes"]["old"].keys()
+    assert "new/old ridge" in study["open"].keys() & study["arms"].keys()
+
+
+@pytest.mark.slow
+def test_rows_that_were_joined_meanwhile_are_kept(written, stage, stand_in):
+    def join_another():
+        stand_in.meanwhile = lambda: None
+        merge_arms(recipe_of("new/old"), [0, 1], written, stage, command="another")
+
+    stand_in.meanwhile = join_another
+    merge_arms(recipe_of("new/old mlp"), [0, 1], written, stage, command="one")
+    study = read(written)["seeds"]["1"]
+    assert [run["command"] for run in study["renewed"]] == ["another", "one"]
+    assert "new/old mlp" in study["cells"]
+    merge_arms(recipe_of("new/old mlp"), [0, 1], written, stage, command="again")
+    told = [(run["command"], run["arms"]) for run in read(written)["seeds"]["0"]["renewed"]]
+    assert told == [("another", ["new/old"]), ("again", ["new/old mlp"])]
+
+
+def test_tables_and_page_beside_the_file_are_renewed_where_there_are_any(
+    written, stage, stand_in, tmp_path
+):
+    alone = tmp_path / "published" / "digits.json"
+    alone.parent.mkdir()
+    alone.write_bytes(written.read_bytes())
+    stand_in.rows = dict.fromkeys(stand_in.rows, 0.77)
+    for file in (written, alone):
+        merge_arms(recipe_of("new/old"), [0, 1], file, stage, command="")
+    assert [path.name for path in alone.parent.iterdir()] == ["digits.json"]
+    assert "| new/old | 77.0" in written.with_suffix(".md").read_text()
+    assert "77.0" in written.with_suffix(".html").read_text()
+
+
+def test_rows_of_variants_join_those_of_the_same_variant(tmp_path, stage, stand_in):
+    variants = {"narrow": {"backbone.width": 8}, "wide": {"backbone.width": 32}}
+    whole = recipe_of(variants=variants, arms=ARMS[:2])
+    run_experiment(whole, [0], tmp_path / "run", stage, command="")
+    file = tmp_path / "run" / "digits.json"
+    stand_in.rows = dict.fromkeys(stand_in.rows, 0.75)
+    merge_arms(recipe_of("new/old", variants=variants), [0], file, stage, command="again")
+    study = read(file)["seeds"]["0"]
+    maps = {cell: row["map"] for cell, row in study["cells"].items()}
+    assert maps == {
+        f"{variant}: {cell}": value
+        for variant in variants
+        for cell, value in {
+            "old/old": 0.4,
+            "new/old ridge": 0.5,
+            "new/old": 0.75,
+            "new/new": 0.8,
+        }.items()
+    }
+    assert study["variants"]["wide"]["intervals"]["open"]["new/old"]["map"] == 0.75
+    assert study["variants"]["wide"]["renewed"][0]["command"] == "again"
+    with pytest.raises(ConfigurationError, match=r"has the variants \['narrow', 'wide'\], the rec"):
+        merge_arms(recipe_of("new/old"), [0], file, stage, command="")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (([], [0], {}), "and none is named; name them with --arm"),
+        ((["new/old"], [0, 3], {}), "has the seeds 0, 1, and rows of seed 3 are to join"),
+        ((["new/old"], [], {}), "no seed is given; give some of those of .*: 0, 1"),
+        ((["new/old mlp"], [1], {}), "no row 'new/old mlp', .* every seed .* give --seeds 0,1"),
+        ((["new/old"], [0], {"name": "other"}), "is of the recipe 'digits', and 'other' is to be"),
+        ((["new/old"], [0], {"data.new_classes": 8}), "is of other images than digits: their dig"),
+    ],
+)
+def test_what_cannot_join_is_refused_before_any_work(given, words, written, stage, stand_in):
+    only, seeds, overrides = given
+    before = written.read_bytes()
+    with pytest.raises(ConfigurationError, match=words):
+        merge_arms(recipe_of(*only, **overrides), seeds, written, stage, command="")
+    assert (written.read_bytes(), stand_in.performed) == (before, [])
+
+
+def test_rows_of_other_models_are_refused_with_both_numbers(written, stage, stand_in):
+    before = written.read_bytes()
+    stand_in.models = 0.4004
+    merge_arms(recipe_of("new/old"), [0], written, stage, command="")
+    assert read(written)["seeds"]["0"]["cells"]["old/old"]["map"] == 0.4
+    written.write_bytes(before)
+    stand_in.models = 0.401001
+    words = (
+        r"digits.json, seed 0: old/old has the cmc@1 0.4 there and 0.401001 now \(closed set\), "
+        r"more than 0.001 apart, so models or images are others.*Versions there: onward 1; here: "
+        r"onward 1\. The file was left as it is; perform the whole recipe, without --arm"
+    )
+    with pytest.raises(ConfigurationError, match=words):
+        merge_arms(recipe_of("new/old"), [0, 1], written, stage, command="")
+    assert written.read_bytes() == before
+    assert [seed for seed, _ in stand_in.performed] == [0, 0]  # seed 1 was spared
+
+
+def test_a_row_that_one_seed_alone_would_have_is_refused(written, stage, stand_in):
+    before = written.read_bytes()
+    sampled = [{**arm, "gallery_sample": 0.1} if "ridge" in arm["name"] else arm for arm in ARMS]
+    with pytest.raises(ConfigurationError, match="row 'new/old ridge' of one of the seeds 0 and 1"):
+        merge_arms(recipe_of("new/old ridge", arms=sampled), [0], written, stage, command="")
+    assert written.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda whole: "my notes",
+        lambda whole: [],
+        lambda whole: {**whole, "seeds": {}},
+        lambda whole: {**whole, "seeds": {"one": whole["seeds"]["0"]}},
+        lambda whole: {**whole, "seeds": {"0": {"cells": {}}}},
+        lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "open": []}}},
+        lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "seconds": float("nan")}}},
+        lambda whole: {**whole, "seeds": {"0": [1]}},
+        lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "variants": [1]}}},
+        lambda whole: {**whole, "seeds": {"0": {**whole["seeds"]["0"], "open": {"x": 1}}}},
+        lambda whole: {name: value for name, value in whole.items() if name != "command"},
+    ],
+)
+def test_a_file_that_is_no_experiment_is_left_as_it_is(change, written, stage, stand_in):
+    text = json.dumps(change(read(written)))
+    written.write_text(text)
+    with pytest.raises(ConfigurationError, match="is not an experiment's JSON that rows could joi"):
+        merge_arms(recipe_of("new/old"), [0], written, stage, command="")
+    assert (written.read_text(), stand_in.performed) == (text, [])
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path, stage):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.json is not an experiment's JSON"):
+        merge_arms(recipe_of("new/old"), [0], tmp_path / "nowhere.json", stage, command="")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_what_is_published_is_what_would_be_written_of_its_seeds(path):
+    """So a row that joins it changes nothing but itself and what is computed from it."""
+    published = read(path)
+    seeds = {int(seed): study for seed, study in published["seeds"].items()}
+    made = Experiment(published["recipe"], published["command"], seeds)
+    assert json.loads(json.dumps(made.to_json())) == published
+    for study in seeds.values():
+        if "variants" in study:
+            assert json.dumps(join_variants(split_variants(study))) == json.dumps(study)
+
+
+def test_publishing_leaves_out_where_a_run_was_written():
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "lab" / "publish.py")
+    publish = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(publish)
+    long = "onward experiment x --cache /a/b --arm new/old --merge=/c.json --seeds 0 --out /d"
+    short = "onward experiment x --arm new/old --seeds 0"
+    told = {"command": long, "seeds": {"0": {"renewed": [{"command": long, "arms": ["x"]}]}}}
+    assert publish.without_places(told) == {
+        "command": short,
+        "seeds": {"0": {"renewed": [{"command": short, "arms": ["x"]}]}},
+    }
+
+
+def test_the_command_refuses_what_a_merge_has_no_use_for(written, monkeypatch):
+    before = written.read_bytes()
+    for more in (["--out", "elsewhere"], ["--overwrite"]):
+        words = ["experiment", "digits", "--arm", "new/old", "--merge", str(written), *more]
+        done = CliRunner().invoke(app, words)
+        assert str(done.exception).startswith("--merge writes its own file alone; leave --out")
+    assert written.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_rows_performed_apart_are_those_of_the_whole_experiment(tmp_path, stage):
+    """With models trained anew: the same numbers, and no model that the arms do not need."""
+    arms = [
+        {"name": "new/old", "side": "layers", "format": "int8"},
+        {"name": "new/old simclr", "side": "simclr", "fit": {"method": "ridge"}},
+        {"name": "new/old sample 10%", "gallery_sample": 0.1, "fit": {"uncertainty": True}},
+        {"name": "new/old chained", "through": "chained"},
+    ]
+    small = {**QUICK, "data.old_classes": 4, "data.new_classes": 8, "middle_classes": 6}
+    given = {**small, "fit.discriminative": "none", "arms": arms}
+    run_experiment(load_recipe("digits", given), [0], tmp_path / "run", stage, command="it")
+    file = tmp_path / "run" / "digits.json"
+    whole = read(file)
+    anew = Stage("cpu", stage.tell, no_bar, Cache(tmp_path / "another cache"))
+    for only in (["new/old"], ["new/old sample 10%"], ["new/old simclr"]):
+        recipe = load_recipe("digits", {**given, "only": only})
+        merge_arms(recipe, [0], file, anew, command="again")
+    after = read(file)
+    runs = after["seeds"]["0"].pop("renewed")
+    assert after == whole
+    sides = [run["training_seconds"].keys() - {"old", "new"} for run in runs]
+    assert sides == [set(), set(), {"simclr"}]
+
+
+@pytest.mark.slow
+def test_arms_by_themselves_are_an_experiment_without_a_gallery(tmp_path, stage):
+    """None of them is the one that is performed in a store, or has a row of the closed set."""
+    arms = [{"name": "new/old"}, {"name": "new/old sample 10%", "gallery_sample": 0.1}]
+    given = {**QUICK, "data.old_classes": 4, "data.new_classes": 8, "arms": arms}
+    recipe = load_recipe("digits", {**given, "only": ["new/old sample 10%"]})
+    run_experiment(recipe, [0], tmp_path / "run", stage, command="it")
+    seed = read(tmp_path / "run" / "digits.json")["seeds"]["0"]
+    models = ["independent", "old/old", "new/new"]
+    assert list(seed["cells"]) == models
+    assert list(seed["open"]) == [*models[:2], "new/old sample 10%", "new/new"]
+    assert "verdict" not in seed
+    assert not (tmp_path / "run" / "seed-0" / "gallery.lance").exists()
+    assert (tmp_path / "run" / "digits.html").is_file()

@@ -1,19 +1,26 @@
+"""Embedding models that learn from images: what each kind learns by, and what is kept of it."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from pytorch_metric_learning.losses import NTXentLoss
 
 from onward.data import open_items
-from onward.errors import ConfigurationError, DataError, LabelMismatchError
-from onward.models import InputSpec
-from onward.nn.backbones import BackboneSpec
+from onward.errors import ConfigurationError, DataError, LabelMismatchError, ModelError
+from onward.experiments.baselines import Autoencoder, Decoder, SupervisedContrastive, build_of
+from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
+from onward.models import EmbeddingModel, InputSpec
+from onward.nn.backbones import BackboneSpec, build_backbone
+from onward.training.devices import seeded
 from onward.training.image_models import BackwardCompatible, start, train_model
 from onward.training.images import ImageBatches, Preparation
 from onward.training.losses import nt_xent
 from onward.training.settings import (
     BackwardCompatibleSettings,
+    FrozenSettings,
     RunSettings,
     SimCLRSettings,
     TrainingSettings,
@@ -22,6 +29,7 @@ from onward.training.settings import (
 SPEC = BackboneSpec(dim=8, size=8, channels=1, width=4)
 SETTINGS = TrainingSettings(epochs=2, batch_items=32, flip=False)
 BRIEF = {"epochs": 1, "batch_items": 32, "flip": False}
+TAKEN = InputSpec(8, 1, (0.3,), (0.6,))
 CPU = RunSettings(device="cpu")
 
 
@@ -29,6 +37,25 @@ CPU = RunSettings(device="cpu")
 def items():
     digits = open_items("digits")
     return digits.select(np.arange(150))
+
+
+@pytest.fixture(scope="module")
+def old(items):
+    return train_new(items.of_classes([0, 1, 2]), name="old")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Each backward compatible objective, in the order in which they were started."""
+    made = []
+
+    class Watched(BackwardCompatible):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+
+    monkeypatch.setattr("onward.training.image_models.BackwardCompatible", Watched)
+    return made
 
 
 def train_new(items, **changes):
@@ -46,6 +73,96 @@ def train_bound(items, old, *, spec=SPEC, same_labels=False, **fields):
     settings = BackwardCompatibleSettings(**{**BRIEF, **fields})
     given = {"name": "bct", "old_model": old, "run": CPU, "same_labels": same_labels}
     return train_model(items, settings, spec, **given)
+
+
+def train_auto(items, settings=None, **changes):
+    settings = settings or AutoencoderSettings(**BRIEF, width=4)
+    given = {"name": "auto", "seed": 3, "run": CPU, "build": build_of(settings), **changes}
+    return train_model(items, settings, SPEC, **given)
+
+
+def train_both(items, **changes):
+    return train_auto(items, SupervisedContrastiveSettings(**BRIEF), **{"name": "both", **changes})
+
+
+def frozen(spec, **given):
+    return train_model(None, FrozenSettings(), spec, name="frozen", **given)
+
+
+def drawn_pixels(count):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def backbone():
+    with seeded(0):
+        return build_backbone(SPEC).eval()
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(step):
+    def stop(done, _):
+        if done == step:
+            raise Stopped
+
+    return stop
+
+
+# --- all kinds ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [train_new, train_side, train_auto, train_both])
+def test_each_kind_is_an_ordinary_model_that_repeats_and_has_a_seed(items, train, tmp_path):
+    model = train(items)
+    assert model.space == train(items).space != train(items, seed=4).space
+    assert (model.space.dim, model.space.metric) == (8, "l2")
+    model.save(tmp_path / "model")
+    again = EmbeddingModel.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.embed(items).vectors, model.embed(items).vectors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train", "step"),
+    [(train_new, 1), (train_new, 4), (train_new, 9), (train_auto, 4), (train_both, 4)],
+)
+def test_a_training_that_was_stopped_ends_with_the_same_bytes(items, tmp_path, train, step):
+    keep = {"device": "cpu", "checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0.0}
+    with pytest.raises(Stopped):
+        train(items, run=RunSettings(progress=stop_after(step), **keep))
+    assert train(items, run=RunSettings(**keep)).space == train(items).space
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [train_side, train_auto], ids=["simclr", "autoencoder"])
+def test_side_information_needs_no_labels(items, train):
+    relabelled = replace(items, labels=np.zeros(len(items), np.int64), class_names={0: "item"})
+    model = train(items)
+    assert model.space == train(relabelled).space
+    assert (model.classes, model.classifier) == (None, None)
+
+
+def test_what_stood_on_the_backbone_is_thrown_away_but_the_classifier(items):
+    model = train_both(items.of_classes([3, 7, 9]))
+    assert (model.classes, model.classifier.shape) == ((3, 7, 9), (3, 8))
+    names = [*model.engine.arrays(), *train_auto(items).engine.arrays()]
+    assert not [name for name in names if "head" in name or "decoder" in name]
+
+
+@pytest.mark.parametrize("train", [train_new, train_both], ids=["supervised", "both"])
+def test_one_class_is_refused(items, train):
+    with pytest.raises(DataError, match=r"has 1 class\(es\); .* at least 2"):
+        train(items.of_classes([4]))
+
+
+@pytest.mark.parametrize("train", [train_new, lambda _, **given: frozen(SPEC, **given)])
+def test_an_input_that_does_not_fit_the_backbone_is_refused(items, train):
+    with pytest.raises(ConfigurationError, match=r"the input is 16 px .* the backbone takes 8 px"):
+        train(items, input=InputSpec(16, 1, (0.5,), (0.5,)))
 
 
 # --- supervised ---
@@ -91,22 +208,12 @@ def test_the_loss_is_label_smoothed_cross_entropy_worked_by_hand():
 
 
 @pytest.mark.slow
-def test_the_new_model_is_the_same_bytes_whatever_was_trained_before_it(items):
-    alone = train_new(items)
-    old = train_new(items.of_classes(range(5)), name="old", seed=8)
+def test_the_new_model_is_the_same_files_whatever_was_trained_before_it(items, old, tmp_path):
+    train_new(items).save(tmp_path / "alone")
     train_side(items.of_classes(range(5)))
     train_bound(items, old)
     torch.manual_seed(11)
     torch.rand(7)
-    again = train_new(items)
-    assert again.fingerprint == alone.fingerprint
-    np.testing.assert_array_equal(again.classifier, alone.classifier)
-
-
-@pytest.mark.slow
-def test_the_new_model_is_the_same_files_whatever_was_trained_before_it(items, tmp_path):
-    train_new(items).save(tmp_path / "alone")
-    train_side(items)
     train_new(items).save(tmp_path / "after")
     alone, after = (
         {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
@@ -116,8 +223,7 @@ def test_the_new_model_is_the_same_files_whatever_was_trained_before_it(items, t
 
 
 @pytest.mark.parametrize("kind", [TrainingSettings, SimCLRSettings])
-def test_nothing_of_an_old_model_can_go_into_training_the_new_one(items, kind):
-    old = train_new(items.of_classes([0, 1, 2]), name="old")
+def test_nothing_of_an_old_model_can_go_into_training_the_new_one(items, old, kind):
     with pytest.raises(ConfigurationError, match=r"was given with an old model; .*neither"):
         train_model(items, kind(**BRIEF), SPEC, name="new", old_model=old, run=CPU)
 
@@ -132,31 +238,16 @@ def test_nothing_is_learned_without_images():
         train_model(None, SETTINGS, SPEC, name="new", run=CPU)
 
 
-def test_another_seed_gives_another_model(items):
-    assert train_new(items).space != train_new(items, seed=4).space
-
-
 @pytest.mark.slow
 def test_images_that_do_not_fit_in_memory_give_the_same_model(items):
     streamed = RunSettings(device="cpu", image_bytes=0)
     assert train_new(items, run=streamed).fingerprint == train_new(items).fingerprint
 
 
-def test_one_class_is_refused(items):
-    with pytest.raises(DataError, match=r"has 1 class\(es\); .* at least 2"):
-        train_new(items.of_classes([4]))
-
-
-def test_an_input_that_does_not_fit_the_backbone_is_refused(items):
-    with pytest.raises(ConfigurationError, match=r"the input is 16 px .* the backbone takes 8 px"):
-        train_new(items, input=InputSpec(16, 1, (0.5,), (0.5,)))
-
-
 def test_preparation_without_augmentation_is_what_embedding_does(items):
-    taken = InputSpec(8, 1, (0.3,), (0.6,))
-    pixels, _ = ImageBatches(items, taken, image_bytes=1 << 20).read(np.arange(4))
-    expected = taken.normalise(pixels.numpy())
-    np.testing.assert_allclose(Preparation(taken, None)(pixels).numpy(), expected, atol=1e-6)
+    pixels, _ = ImageBatches(items, TAKEN, image_bytes=1 << 20).read(np.arange(4))
+    expected = TAKEN.normalise(pixels.numpy())
+    np.testing.assert_allclose(Preparation(TAKEN, None)(pixels).numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -189,20 +280,6 @@ def test_nt_xent_equals_naive_loops_and_the_librarys_triplet_form():
     assert loss == pytest.approx(NTXentLoss(temperature=0.3)(views, image).item(), rel=1e-5)
 
 
-def test_side_information_needs_no_labels(items):
-    from dataclasses import replace
-
-    relabelled = replace(items, labels=np.zeros(len(items), np.int64), class_names={0: "item"})
-    first, second = train_side(items), train_side(relabelled)
-    assert first.fingerprint == second.fingerprint
-    assert first.classifier is None
-    assert first.classes is None
-
-
-def test_the_same_seed_gives_the_same_side_information_model(items):
-    assert train_side(items).space == train_side(items).space != train_side(items, seed=1).space
-
-
 # --- BCT ---
 
 
@@ -229,8 +306,7 @@ def test_the_old_term_counts_items_of_old_classes_only():
     )
 
 
-def test_backward_compatible_training_leaves_the_old_classifier_as_it_is(items):
-    old = train_new(items.of_classes([0, 1, 2]), name="old")
+def test_backward_compatible_training_leaves_the_old_classifier_as_it_is(items, old):
     before = old.classifier.copy()
     model = train_bound(items, old)
     np.testing.assert_array_equal(old.classifier, before)
@@ -246,23 +322,13 @@ def test_backward_compatible_training_leaves_the_old_classifier_as_it_is(items):
     ],
     ids=["other-dimension", "no-class-in-common"],
 )
-def test_an_old_model_that_does_not_fit_is_refused(items, spec, classes, message):
-    old = train_new(items.of_classes([0, 1, 2]), name="old")
+def test_an_old_model_that_does_not_fit_is_refused(items, old, spec, classes, message):
     with pytest.raises(ConfigurationError, match=message):
         train_bound(items.of_classes(classes), old, spec=spec)
 
 
-def test_an_old_model_is_asked_by_the_names_of_its_classes(items, monkeypatch):
-    old = train_new(items.of_classes([0, 1, 2]), name="old")
+def test_an_old_model_is_asked_by_the_names_of_its_classes(items, old, started):
     assert old.class_names == {0: "0", 1: "1", 2: "2"}
-    started = []
-
-    class Watched(BackwardCompatible):
-        def __init__(self, *given):
-            super().__init__(*given)
-            started.append(self)
-
-    monkeypatch.setattr("onward.training.image_models.BackwardCompatible", Watched)
     turned = replace(items, labels=9 - items.labels, class_names={n: str(9 - n) for n in range(10)})
     train_bound(turned, old)
     assert started[-1].old_position.tolist() == [-1] * 7 + [2, 1, 0]
@@ -289,17 +355,8 @@ def test_an_old_model_without_classifier_is_refused(items):
 
 
 def test_new_classes_get_the_mean_of_the_old_models_embeddings_at_the_rows_mean_length(
-    items, monkeypatch
+    items, old, started
 ):
-    old = train_new(items.of_classes([0, 1, 2]), name="old")
-    started = []
-
-    class Watched(BackwardCompatible):
-        def __init__(self, *given):
-            super().__init__(*given)
-            started.append(self)
-
-    monkeypatch.setattr("onward.training.image_models.BackwardCompatible", Watched)
     some = items.of_classes([1, 5, 2, 7])
     model = train_bound(some, old, new_classes="old class means")
     (objective,) = started
@@ -314,9 +371,8 @@ def test_new_classes_get_the_mean_of_the_old_models_embeddings_at_the_rows_mean_
     assert train_bound(some, old).space != model.space
 
 
-def test_without_new_classes_both_variants_are_one(items):
+def test_without_new_classes_both_variants_are_one(items, old):
     some = items.of_classes([0, 1, 2])
-    old = train_new(some, name="old")
     model = train_bound(some, old, new_classes="left out")
     assert train_bound(some, old, new_classes="old class means").space == model.space
 
@@ -357,16 +413,119 @@ def test_a_classification_is_made_of_backbone_and_classifier_alone(items):
     assert learned == {"backbone", "classifier"}
 
 
-@pytest.mark.parametrize("step", [1, 4, 9])
-def test_a_backbones_training_that_was_stopped_ends_with_the_same_bytes(items, tmp_path, step):
-    class Stopped(Exception):
-        pass
+# --- autoencoder ---
 
-    def stop(done, _):
-        if done == step:
-            raise Stopped
 
-    keep = {"device": "cpu", "checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0.0}
-    with pytest.raises(Stopped):
-        train_new(items, run=RunSettings(progress=stop, **keep))
-    assert train_new(items, run=RunSettings(**keep)).space == train_new(items).space
+@pytest.mark.parametrize("size", [4, 8, 15, 28, 32])
+def test_a_decoder_draws_images_of_any_size(size):
+    decoder = Decoder(dim=6, size=size, channels=3, width=2)
+    images = decoder(torch.zeros(5, 6))
+    assert images.shape == (5, 3, size, size)
+
+
+def test_an_autoencoders_loss_is_the_squared_error_of_normalised_pixels():
+    objective = Autoencoder(backbone(), Preparation(TAKEN, None), width=4).eval()
+    pixels = drawn_pixels(6)
+    images = TAKEN.normalise(pixels.numpy())
+    shown = torch.from_numpy(images)
+    drawn = objective.decoder(objective.backbone(shown)).detach().numpy()
+    expected = np.mean((drawn.astype(np.float64) - images) ** 2)
+    assert objective(pixels, torch.zeros(6)).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_trained_autoencoder_draws_images_better_than_their_mean(items, monkeypatch):
+    trained = []
+
+    class Watched(Autoencoder):
+        def __init__(self, *given):
+            super().__init__(*given)
+            trained.append(self)
+
+    monkeypatch.setattr("onward.experiments.baselines.Autoencoder", Watched)
+    settings = AutoencoderSettings(epochs=40, batch_items=32, width=8, augment=False, lr=3e-3)
+    train_auto(items, settings=settings, input=TAKEN)
+    pixels, _ = ImageBatches(items, TAKEN, image_bytes=1 << 20).read(np.arange(len(items)))
+    images = TAKEN.normalise(pixels.numpy())
+    assert trained[0](pixels).item() < 0.6 * np.mean((images - images.mean(axis=0)) ** 2)
+
+
+# --- labels and views ---
+
+
+def test_labels_and_views_add_cross_entropy_and_nt_xent():
+    settings = SupervisedContrastiveSettings(weight=0.7, temperature=0.3, label_smoothing=0.2)
+    with seeded(1):
+        objective = SupervisedContrastive(backbone(), 3, Preparation(TAKEN, None), settings).eval()
+    pixels, classes = drawn_pixels(4), torch.tensor([0, 2, 1, 0])
+    embeddings = objective.backbone(torch.from_numpy(TAKEN.normalise(pixels.numpy())))
+    logits = embeddings @ objective.classifier.T
+    views = objective.head(embeddings).repeat(2, 1)  # without augmentation both views are one
+    expected = torch.nn.functional.cross_entropy(logits, classes, label_smoothing=0.2)
+    expected = expected + 0.7 * nt_xent(views, 0.3)
+    torch.testing.assert_close(objective(pixels, classes), expected, rtol=1e-4, atol=1e-5)
+
+
+# --- frozen encoders ---
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_gives_the_networks_own_pooled_output(tmp_path):
+    spec = BackboneSpec(name="timm:resnet10t", size=32, dim=None)
+    model = frozen(spec, seed=5)
+    with seeded(5, "first weights"):
+        network = build_backbone(spec).model.eval()
+    pixels = drawn_pixels(3).repeat(1, 3, 4, 4).numpy()
+    vectors, _ = model.pixel_embedder()(pixels)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(model.input.normalise(pixels))).numpy()
+    np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
+    assert model.space.dim == 512
+    model.save(tmp_path / "frozen")
+    assert EmbeddingModel.load(tmp_path / "frozen").space == model.space
+    assert model.made_by["recipe"] == "frozen encoder"
+    assert model.made_by["versions"]["timm"] == timm.__version__
+
+
+@pytest.mark.slow
+def test_random_weights_are_decided_by_the_seed_and_leave_the_generators_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    first = frozen(SPEC, seed=0)
+    torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
+    assert first.space == frozen(SPEC).space
+    assert first.space != frozen(SPEC, seed=1).space
+
+
+def test_pretrained_weights_that_cannot_be_had_are_told(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    spec = BackboneSpec(name="timm:resnet10t", dim=None, pretrained=True)
+    with pytest.raises(
+        ModelError,
+        match=r"timm:resnet10t cannot be had .*no route.* connect to it once, or set pre",
+    ):
+        frozen(spec)
+
+
+def test_pretrained_weights_behind_a_random_layer_are_refused():
+    spec = BackboneSpec(name="timm:resnet10t", dim=64, pretrained=True)
+    with pytest.raises(ConfigurationError, match=r"asked for 64 dimensions; .*Leave dim out for"):
+        frozen(spec)
+
+
+def test_pretrained_weights_without_a_dim_give_the_networks_own_output(monkeypatch):
+    """A recipe cannot write None."""
+    create, asked = timm.create_model, list[bool]()
+
+    def offline(name, *, pretrained, **settings):
+        asked.append(pretrained)
+        return create(name, pretrained=False, **settings)
+
+    monkeypatch.setattr("timm.create_model", offline)
+    spec = BackboneSpec(name="timm:resnet10t", pretrained=True)
+    assert frozen(spec).space.dim == 512
+    assert asked == [True, False]  # once more without, to see that spec and weights say it all
