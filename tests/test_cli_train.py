@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from onward.cli.app import app
-from onward.cli.train import Objective
+from onward.cli.train import ModelKind
 from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel
 
@@ -19,12 +19,12 @@ def train(out, *words):
 
 
 RECIPES = {
-    Objective.CROSS_ENTROPY: "embedding model",
-    Objective.ARCFACE: "embedding model",
-    Objective.COSFACE: "embedding model",
-    Objective.SUPCON: "embedding model",
-    Objective.SIMCLR: "side-information by SimCLR",
-    Objective.NONE: "frozen encoder",
+    ModelKind.CROSS_ENTROPY: "embedding model",
+    ModelKind.ARCFACE: "embedding model",
+    ModelKind.COSFACE: "embedding model",
+    ModelKind.SUPCON: "embedding model",
+    ModelKind.SIMCLR: "side-information by SimCLR",
+    ModelKind.NONE: "frozen encoder",
 }
 
 
@@ -33,7 +33,7 @@ RECIPES = {
 def test_a_model_is_trained_by_each_objective(objective, tmp_path):
     model = train(tmp_path / "model", "--objective", objective.value, *SMALL.split())
     assert model.made_by["recipe"] == RECIPES[objective]
-    by_name = objective in {Objective.ARCFACE, Objective.COSFACE, Objective.SUPCON}
+    by_name = objective in {ModelKind.ARCFACE, ModelKind.COSFACE, ModelKind.SUPCON}
     if by_name:
         assert model.made_by["settings"]["loss"] == objective.value
     assert model.space.metric == ("cosine" if by_name else "l2")

@@ -46,7 +46,7 @@ BATCH_ITEMS = 256
 """In a batch, unless another number is said."""
 
 
-class Objective(StrEnum):
+class ModelKind(StrEnum):
     """What a model learns from."""
 
     CROSS_ENTROPY = "cross-entropy"
@@ -166,12 +166,12 @@ def train(
         str | None, typer.Option(help="Name of its space; default: OUT's own name.")
     ] = None,
     objective: Annotated[
-        Objective,
+        ModelKind,
         typer.Option(
             help="simclr makes side-information and needs no labels; none keeps the backbone as "
             "it is."
         ),
-    ] = (Objective.CROSS_ENTROPY),
+    ] = (ModelKind.CROSS_ENTROPY),
     classes: Classes = None,
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.TRAIN,
     set_: Annotated[
@@ -204,7 +204,7 @@ def train(
     items = open_data(data, stated, split=split, classes=classes)
     overrides = dict(read_override(text) for text in set_ or [])
     settings = _read_objective(objective, {"batch_items": BATCH_ITEMS, **said, **overrides})
-    compatible = objective is Objective.BACKWARD_COMPATIBLE
+    compatible = objective is ModelKind.BACKWARD_COMPATIBLE
     old = _load_old(old_model, items, same_labels=same_labels) if compatible else None
     tell(f"train {name or out.name} on {items}")
     with progress_bar("Train", unit="steps") as progress:
@@ -226,25 +226,25 @@ def train(
     show(model, as_json, [step])
 
 
-def _read_backbone(objective: Objective, said: Mapping[str, Any]) -> BackboneSpec:
+def _read_backbone(objective: ModelKind, said: Mapping[str, Any]) -> BackboneSpec:
     """Return what the model is built from; a timm model that is not trained keeps its own dim."""
-    own_dim = objective is Objective.NONE and said.get("name", "").startswith(TIMM)
+    own_dim = objective is ModelKind.NONE and said.get("name", "").startswith(TIMM)
     return read_settings(BackboneSpec, {"dim": None, **said} if own_dim else said, where=WHERE)
 
 
 def _read_objective(
-    objective: Objective, fields: Mapping[str, Any]
+    objective: ModelKind, fields: Mapping[str, Any]
 ) -> "ModelSettings | FrozenSettings":
     """Return the settings of an objective; `none` has nothing to set."""
     from onward.training import settings as kinds
 
-    if objective is Objective.NONE:
+    if objective is ModelKind.NONE:
         return kinds.FrozenSettings()
-    if objective is Objective.SIMCLR:
+    if objective is ModelKind.SIMCLR:
         return read_settings(kinds.SimCLRSettings, fields, where=WHERE)
-    if objective is Objective.BACKWARD_COMPATIBLE:
+    if objective is ModelKind.BACKWARD_COMPATIBLE:
         return read_settings(kinds.BackwardCompatibleSettings, fields, where=WHERE)
-    loss = {} if objective is Objective.CROSS_ENTROPY else {"loss": objective.value}
+    loss = {} if objective is ModelKind.CROSS_ENTROPY else {"loss": objective.value}
     return read_settings(kinds.TrainingSettings, {**loss, **fields}, where=WHERE)
 
 

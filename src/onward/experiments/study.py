@@ -89,7 +89,7 @@ class Upgraded:
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class Outcome:
     """What a study came to.
 
     Attributes:
@@ -157,13 +157,13 @@ def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comp
     upgraded = None
     if UPGRADED in arms:
         upgraded = _upgrade(_fill_gallery(out, arms, vectors), arms[UPGRADED], vectors)
-    judgement = judge(vectors, arms, None if upgraded is None else upgraded.vectors)
+    outcome = judge(vectors, arms, None if upgraded is None else upgraded.vectors)
     run = _describe_run(vectors, time.monotonic() - started)
-    _write_comparison(out / COMPARISON, judgement, vectors, arms, run)
+    _write_comparison(out / COMPARISON, outcome, vectors, arms, run)
     if upgraded is not None:
-        _write_page(out / PAGE, judgement.closed, upgraded, vectors, run)
+        _write_page(out / PAGE, outcome.closed, upgraded, vectors, run)
         stage.tell(f"Report: {out / PAGE}")
-    return judgement.closed
+    return outcome.closed
 
 
 def _tell_images(splits: Splits, stage: Stage) -> None:
@@ -290,7 +290,7 @@ def _upgrade(gallery: Gallery, arm: FittedArm, vectors: StudyVectors) -> Upgrade
 
 def judge(
     vectors: StudyVectors, arms: Mapping[str, FittedArm], gallery: Embeddings | None
-) -> Judgement:
+) -> Outcome:
     """Evaluate every cell of a study.
 
     Args:
@@ -314,12 +314,12 @@ def judge(
     parts = [CLOSED] if vectors.splits.open is None else [CLOSED, OPEN]
     curves = {part: _backfill(vectors, unsure, part) for part in parts if unsure}
     if vectors.splits.open is None:
-        return Judgement(judged, None, None, verified, curves)
+        return Outcome(judged, None, None, verified, curves)
     stage.tell(f"Open set, which no model knows: {vectors.splits.open}")
     cells = _cells(vectors, arms, OPEN)
     apart = unsampled(vectors.splits.open)
     sampled = any(arm.gallery_sample for arm in vectors.recipe.arms)  # also if not performed now
-    return Judgement(
+    return Outcome(
         judged,
         _compare(cells, np.ones(len(apart), dtype=bool), vectors),
         _compare(cells, apart, vectors) if sampled else None,
@@ -434,33 +434,33 @@ def versions() -> dict[str, str]:
 
 def _write_comparison(
     path: Path,
-    judgement: Judgement,
+    outcome: Outcome,
     vectors: StudyVectors,
     arms: Mapping[str, FittedArm],
     run: Mapping[str, Any],
 ) -> None:
     """Write what a study came to as JSON: closed and open cells, and what each arm is."""
-    closed = judgement.closed
+    closed = outcome.closed
     fields = closed.to_json() | {
         "by_classes": _by_classes(closed, vectors),
         "arms": {name: arm.describe() for name, arm in arms.items()},
         "old_bytes": vectors.of("old", CLOSED).space.bytes,
         "old_multiply_adds": count_multiply_adds(vectors.models["old"]),
     }
-    for part, comparison in {"open": judgement.open, "unsampled": judgement.unsampled}.items():
+    for part, comparison in {"open": outcome.open, "unsampled": outcome.unsampled}.items():
         if comparison is not None:
             told = comparison.to_json()
             fields[part] = told.pop("cells")
             fields |= {f"{part}_{name}": value for name, value in told.items()}
     fields["intervals"] = {
         part: _intervals(comparison)
-        for part, comparison in {"cells": closed, "open": judgement.open}.items()
+        for part, comparison in {"cells": closed, "open": outcome.open}.items()
         if comparison is not None
     }
-    if judgement.verification:
-        fields["verification"] = judgement.verification
-    if judgement.backfill:
-        fields["backfill"] = judgement.backfill
+    if outcome.verification:
+        fields["verification"] = outcome.verification
+    if outcome.backfill:
+        fields["backfill"] = outcome.backfill
     fields |= run
     with write_aside(path) as aside:
         aside.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")

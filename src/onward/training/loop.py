@@ -184,7 +184,7 @@ def train(
         "devices": run.devices,
         "precision": run.precision,
     }
-    work = _Work(objective, batches, timetable, described)
+    work = _Training(objective, batches, timetable, described)
     if run.devices == 1:
         launch(work, run)
     else:
@@ -199,7 +199,7 @@ def train(
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class _Training:
     """What each device does."""
 
     objective: Objective
