@@ -297,7 +297,7 @@ def test_a_trial_that_is_clearly_better_is_kept_whatever_its_place(judge):
     for order in ([0, 1], [1, 0]):
         trials = [(trial("ridge", low), trial("mlp", high))[place] for place in order]
         kept, why = choose_method(trials, judge)
-        assert (trials[kept].method, why) == ("mlp", "it finds most")
+        assert (kept.method, why) == ("mlp", "it finds most")
 
 
 def test_where_neither_retrieval_nor_error_can_tell_the_simpler_method_is_kept(judge):
@@ -310,7 +310,7 @@ def test_where_neither_retrieval_nor_error_can_tell_the_simpler_method_is_kept(j
         trial("ridge", merits, errors),
     ]
     kept, why = choose_method(trials, judge)
-    assert kept == 2
+    assert kept.method == "ridge"
     assert why == "180 queries cannot tell ridge, ensemble and mlp apart, and it is the simplest"
 
 
@@ -319,10 +319,10 @@ def test_where_retrieval_cannot_tell_a_method_that_clearly_errs_less_is_kept(jud
     merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
     trials = [trial("ridge", merits, errors), trial("ensemble", merits + 0.001, errors - 0.05)]
     kept, why = choose_method(trials, judge)
-    assert kept == 1
+    assert kept.method == "ensemble"
     assert why == "180 queries cannot tell ridge and ensemble apart, and it errs less than ridge"
     clearly = trial("ridge", merits + 0.2, errors)
-    assert choose_method([clearly, trials[1]], judge) == (0, "it finds most")
+    assert choose_method([clearly, trials[1]], judge) == (clearly, "it finds most")
 
 
 def test_where_retrieval_is_flat_the_error_decides_and_never_the_strongest_penalty(judge):
@@ -335,7 +335,7 @@ def test_where_retrieval_is_flat_the_error_decides_and_never_the_strongest_penal
     for order in (range(6), reversed(range(6))):
         given = [trials[place] for place in order]
         kept, why = choose_penalty(given, judge)
-        assert given[kept].described["penalty"] == 1e-3
+        assert kept.described["penalty"] == 1e-3
         assert why.startswith("its penalty is that of the least error among 6 ")
 
 
@@ -344,7 +344,7 @@ def test_equal_trials_are_not_told_apart_by_their_place(judge):
     trials = [Trial({"method": "ridge", "penalty": each}, {}, same, same) for each in (1, 0.1, 10)]
     for turn in range(3):
         some = trials[turn:] + trials[:turn]
-        assert some[choose_penalty(some, judge)[0]].described["penalty"] == 0.1
+        assert choose_penalty(some, judge)[0].described["penalty"] == 0.1
 
 
 def test_a_penalty_with_a_small_error_that_finds_less_is_not_kept(judge):
@@ -353,7 +353,7 @@ def test_a_penalty_with_a_small_error_that_finds_less_is_not_kept(judge):
     kept, why = choose_penalty(
         [trial("ridge", low, 0.1, penalty=0.1), trial("ridge", high, 0.9, penalty=3.0)], judge
     )
-    assert (kept, why) == (1, "its penalty finds most")
+    assert (kept.described["penalty"], why) == (3.0, "its penalty finds most")
 
 
 # --- fit ---

@@ -501,7 +501,7 @@ def test_a_network_that_is_kept_learns_from_all_of_the_sample(monkeypatch, tmp_p
         return fit_networks(examples, settings, **rest)
 
     monkeypatch.setattr(networks_module, "fit_networks", keep)
-    monkeypatch.setattr(fit_module, "choose_method", lambda *_: (1, "it was told"))
+    monkeypatch.setattr(fit_module, "choose_method", lambda trials, _: (trials[1], "it was told"))
     old, _, new = world()
     settings = settings_for("auto", epochs=1, ridge_penalties=(1e-3,))
     run = RunSettings(device="cpu", checkpoint=tmp_path / "c")

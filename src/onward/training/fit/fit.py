@@ -41,8 +41,7 @@ from onward.training.settings import FCT_METHODS, FitSettings, RunSettings, made
 from onward.transformation import Transformation, mean
 
 _Found = tuple[dict[str, Any], Transformation]
-_Tried = tuple[Trial, tuple[Transformation, ...]]  # with a transformation a fold
-_Linear = tuple[list[_Tried], int, str]  # of all penalties, which to keep, and why
+_Linear = tuple[list[Trial], Trial, str]  # of all penalties, which to keep, and why
 
 HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
 ASKED = "it was asked for by name"
@@ -340,26 +339,24 @@ def _choose(work: _Work) -> Fit:
     fitted once more, on everything.
     """
     settings, judge = work.settings, work.judge
-    tried, linear, why = _try_closed(work)
-    chosen, reason = tried[linear][0].described, ASKED
-    kept: _Tried | None = tried[linear]
+    trials, kept, why = _try_closed(work)
+    made, chosen, reason = kept.made, kept.described, ASKED
     if settings.method == "auto":
-        work, tried, linear, why = _choose_inputs(work, tried, linear, why)
-        networks = _try_networks(work, *tried[linear]) if has_torch() else []
-        candidates = [tried[linear], *networks]
-        place, reason = choose_method([trial for trial, _ in candidates], judge)
-        kept, tried = candidates[place], [*tried, *networks]
-        chosen, reason = kept[0].described, reason if networks else NO_NETWORK
+        work, (trials, linear, why) = _choose_inputs(work, (trials, kept, why))
+        networks = _try_networks(work, linear) if has_torch() else []
+        kept, reason = choose_method([linear, *networks], judge)
+        trials, made, chosen = [*trials, *networks], kept.made, kept.described
+        reason = reason if networks else NO_NETWORK
     elif settings.method == "ensemble":  # its ridge alone was tried
-        chosen, kept = _describe_ensemble(settings, chosen), None
+        made, chosen = (), _describe_ensemble(settings, chosen)
     if "penalty" in chosen:
         reason = f"{reason}; {why}"
     best = _fit_chosen(work, chosen)
-    if work.of_gallery and kept is not None and work.judged.items <= MOST_LISTED:
-        best = replace(best, out_of_fold=_out_of_fold(work, kept[1]))
+    if work.of_gallery and made and work.judged.items <= MOST_LISTED:
+        best = replace(best, out_of_fold=_out_of_fold(work, made))
     return Fit(
         best,
-        trials=tuple(trial for trial, _ in tried),
+        trials=tuple(replace(trial, made=()) for trial in trials),
         references=judge.references,
         chosen=chosen,
         reason=reason,
@@ -376,28 +373,27 @@ def _choose(work: _Work) -> Fit:
 def _try_closed(work: _Work) -> _Linear:
     """Try what has a closed form, with every penalty; return with it which to keep, and why."""
     folds = [work.closed(work.examples(fold)) for fold in range(work.folds.count)]
-    tried = [_try(work, of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
-    return tried, *choose_penalty([trial for trial, _ in tried], work.judge)
+    trials = [_try(work, of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
+    return trials, *choose_penalty(trials, work.judge)
 
 
-def _choose_inputs(
-    work: _Work, tried: list[_Tried], linear: int, why: str
-) -> tuple[_Work, list[_Tried], int, str]:
+def _choose_inputs(work: _Work, tried: _Linear) -> tuple[_Work, _Linear]:
     """Leave side-information out where ridge clearly does better without it.
 
     What is tried further then goes without it too. Of the other way the best stays in the table.
     """
     if work.pairs.side is None:
-        return work, tried, linear, why
+        return work, tried
     without = work.without_side()
+    trials, linear, why = tried
     others, other, its_why = _try_closed(without)
-    reason = leaves_side_out(others[other][0], tried[linear][0], work.judge)
+    reason = leaves_side_out(other, linear, work.judge)
     if reason is None:
-        return work, [*tried, others[other]], linear, why
-    return without, [*others, tried[linear]], other, f"{its_why}; {reason}"
+        return work, ([*trials, other], linear, why)
+    return without, ([*others, linear], other, f"{its_why}; {reason}")
 
 
-def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -> list[_Tried]:
+def _try_networks(work: _Work, ridge: Trial) -> list[Trial]:
     """Try the network, and the mean of what it and ridge give."""
     from onward.training.loop import forget_checkpoint
 
@@ -406,10 +402,10 @@ def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -
         work.network(work.examples(fold), run, TRIAL_STEPS)
         for fold, run in enumerate(work.trial_runs())
     ]
-    both = [mean(each) for each in zip(networks, ridges, strict=True)]
+    both = [mean(each) for each in zip(networks, ridge.made, strict=True)]
     tried = [
         _try(work, {"method": "mlp", **_shape(settings)}, networks),
-        _try(work, _describe_ensemble(settings, trial.described), both),
+        _try(work, _describe_ensemble(settings, ridge.described), both),
     ]
     for run in work.trial_runs():
         if run.checkpoint is not None:
@@ -417,10 +413,11 @@ def _try_networks(work: _Work, trial: Trial, ridges: Sequence[Transformation]) -
     return tried
 
 
-def _try(work: _Work, described: Mapping[str, Any], made: Sequence[Transformation]) -> _Tried:
+def _try(work: _Work, described: Mapping[str, Any], made: Sequence[Transformation]) -> Trial:
     if work.side_is_left_out:
         described = {**described, "without_side": True}
-    return work.judge.judge(work.carry(made, work.judge.rows), described), tuple(made)
+    trial = work.judge.judge(work.carry(made, work.judge.rows), described)
+    return replace(trial, made=tuple(made))
 
 
 def _out_of_fold(work: _Work, made: Sequence[Transformation]) -> Embeddings:

@@ -29,6 +29,7 @@ from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings
 from onward.training.fit.pairs import Pairs, Rows
+from onward.transformation import Transformation
 
 PerQuery = Float64[np.ndarray, " query"]
 PerItem = Float64[np.ndarray, " judged"]
@@ -40,7 +41,7 @@ their error then tells them apart. A method that bends further must be better be
 ENOUGH = 100
 """So many queries that labels give something to find, or half of all, are judged by labels; but not
 among items that are all of one class, where nothing that is found can be wrong."""
-SIMPLE_FIRST = ("identity", "procrustes", "low-rank", "ridge", "ensemble", "mlp", "rbt")
+SIMPLE_FIRST = ("procrustes", "ridge", "ensemble", "mlp")
 """Methods by how far their map can bend: ties go to the earlier one."""
 GalleryClasses = Literal["unseen", "seen"]
 By = Literal["class", "group", "neighbours", "item"]
@@ -135,12 +136,14 @@ class Trial:
             average precision, or the agreement. cmc@1 alone would let one query decide.
         errors: squared distance of each judged item to its true new vector, as a share of the mean
             over items of that to their middle.
+        made: the transformation of each fold.
     """
 
     described: Mapping[str, Any]
     values: Mapping[str, float]
     merits: PerQuery
     errors: PerItem
+    made: tuple[Transformation, ...] = ()
 
     @property
     def error(self) -> float:
@@ -275,25 +278,21 @@ class Judge:
 
 def name_method(described: Mapping[str, Any]) -> str:
     """Return a method with what it was given, such as "ridge penalty 0.1"."""
-    named = [name for name in ("penalty", "rank") if name in described]
+    penalty = [f"penalty {described['penalty']:g}"] if "penalty" in described else []
     without = ["without side"] if described.get("without_side") else []
-    return " ".join(
-        [described["method"], *(f"{name} {described[name]:g}" for name in named), *without]
-    )
+    return " ".join([described["method"], *penalty, *without])
 
 
-def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
+def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[Trial, str]:
     """Return which trial of one method to keep, and why: by retrieval, and by error where flat.
 
     Of those that cannot be told from the best, the one whose vectors are nearest to the true ones.
     """
     best = _best(trials)
     flat = [
-        row
-        for row, trial in enumerate(trials)
-        if row == best or judge.difference(trials[best], trial, FLAT).low <= 0
+        trial for trial in trials if trial is best or judge.difference(best, trial, FLAT).low <= 0
     ]
-    kept = min(flat, key=lambda row: (trials[row].error, trials[row].described.get("penalty", 0)))
+    kept = min(flat, key=lambda trial: (trial.error, trial.described.get("penalty", 0)))
     if len(trials) == 1:
         return kept, "there is one"
     if len(flat) == 1:
@@ -318,7 +317,7 @@ def leaves_side_out(without: Trial, with_it: Trial, judge: Judge) -> str | None:
     return None
 
 
-def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
+def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[Trial, str]:
     """Return which trial of several methods to keep, and why.
 
     The one that finds most, unless retrieval cannot tell it from a simpler one. Of those that it
@@ -326,23 +325,21 @@ def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[int, str]:
     """
     best = _best(trials)
     flat = [
-        row
-        for row in sorted(
-            range(len(trials)), key=lambda row: SIMPLE_FIRST.index(trials[row].method)
-        )
-        if row == best or judge.difference(trials[best], trials[row], CLEAR).low <= 0
+        trial
+        for trial in sorted(trials, key=lambda trial: SIMPLE_FIRST.index(trial.method))
+        if trial is best or judge.difference(best, trial, CLEAR).low <= 0
     ]
     kept = simplest = flat[0]
-    for row in flat[1:]:
-        if judge.errs_less(trials[row], trials[kept]):
-            kept = row
+    for trial in flat[1:]:
+        if judge.errs_less(trial, kept):
+            kept = trial
     if len(flat) == 1:
         return kept, "it finds most"
-    *names, last = (trials[row].method for row in flat)
+    *names, last = (trial.method for trial in flat)
     alike = f"{judge.queries:,} queries cannot tell {', '.join(names)} and {last} apart"
-    if kept == simplest:
+    if kept is simplest:
         return kept, f"{alike}, and it is the simplest"
-    return kept, f"{alike}, and it errs less than {trials[simplest].method}"
+    return kept, f"{alike}, and it errs less than {simplest.method}"
 
 
 def neighbour_groups(embeddings: Embeddings) -> Groups:
@@ -360,8 +357,8 @@ def neighbour_groups(embeddings: Embeddings) -> Groups:
     return groups
 
 
-def _best(trials: Sequence[Trial]) -> int:
-    return max(range(len(trials)), key=lambda row: (trials[row].merits.mean(), -trials[row].error))
+def _best(trials: Sequence[Trial]) -> Trial:
+    return max(trials, key=lambda trial: (trial.merits.mean(), -trial.error))
 
 
 def _judged(cell: Gallery) -> tuple[PerQuery, PerQuery]:
