@@ -155,7 +155,7 @@ def test_a_plan_says_what_the_gallery_holds_and_what_was_left_out():
     assert "  lost     1 of these items cannot be carried over: they are not found until" in str(
         plan
     )
-    assert given["next_steps"][0]["command"] == "onward backfill"
+    assert given["next_steps"][0]["step"] == "backfill"
     assert "  left out 5: a transformation was fitted on them" in str(plan)
 
 

@@ -23,6 +23,7 @@ from onward.cli import main
 from onward.cli.app import app
 from onward.cli.fit import fit
 from onward.cli.options import _docs_of, parse_numbers
+from onward.cli.output import COMMANDS as NEXT_COMMANDS
 from onward.cli.train import train
 from onward.errors import (
     ArtifactError,
@@ -36,7 +37,6 @@ from onward.spaces import Embeddings, Space
 from onward.training.settings import FitSettings, Method, Optimization
 from onward.transformation import Transformation, linear
 from onward.upgrading import UpgradeResult
-from onward.upgrading.steps import COMMANDS as NEXT_COMMANDS
 
 COMMANDS = list(commands())
 NETWORKS = ("auto", "ensemble", "mlp")
@@ -362,6 +362,7 @@ def test_upgrade_step_by_step(files, gallery):
     assert open_gallery(gallery).describe().serving == NEW
     logged = [json.loads(line) for line in answer("upgrade", "log", gallery, "--json").splitlines()]
     assert len(logged) >= 4
+    assert logged[-1]["next_steps"][0]["command"] == "onward upgrade rollback"
 
 
 @pytest.mark.parametrize("command", ["start", "all"])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, numbered
 
 from onward.cli.app import app
-from onward.cli.output import next_step, to_text
+from onward.cli.output import suggest, to_text
 from onward.spaces import Embeddings
 
 CLI = ROOT / "src" / "onward" / "cli"
@@ -44,13 +44,17 @@ def test_no_other_place_prints_json():
 
 
 def test_steps_of_a_command_come_before_those_of_its_answer_and_last_of_all():
-    step = next_step("gallery sample", "my photos.lance", None, "OUT", why="it is first")
+    step = suggest("gallery sample", "my photos.lance", None, "OUT", why="it is first")
     command = "onward gallery sample 'my photos.lance' OUT"
     assert step == {"step": "sample", "command": command, "why": "it is first"}
+    named = {"step": "verify", "why": "it is second"}
     own = {"step": "verify", "command": "onward upgrade verify", "why": "it is second"}
-    text = to_text({"next_steps": [own], "rows": 3}, [step], {"gate": None})
+    text = to_text({"next_steps": [named], "rows": 3}, [step], {"gate": None})
     assert list(json.loads(text)) == ["rows", "gate", "next_steps"]
     assert json.loads(text)["next_steps"] == [step, own]
+    unknown = {"step": "of a newer program", "why": "it can more"}
+    told = json.loads(to_text({"next_steps": [unknown]}))["next_steps"]
+    assert told == [{"step": "of a newer program", "command": "", "why": "it can more"}]
     assert json.loads(to_text({"rows": 3})) == {"rows": 3, "next_steps": []}
     assert to_text({"rows": 3}, indent=None) == '{"rows": 3, "next_steps": []}'
 

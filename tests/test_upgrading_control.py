@@ -99,8 +99,7 @@ def test_a_paused_upgrade_says_so_and_a_run_of_it_ends_when_told_to(upgrade, clo
     status = upgrade.pause()
     assert "running      paused, then as fast as it can" in str(status)
     assert status.to_json()["paused"] is True
-    steps = [(one["step"], one["command"]) for one in status.to_json()["next_steps"]]
-    assert steps[0] == ("resume", "onward upgrade resume")
+    assert status.to_json()["next_steps"][0]["step"] == "resume"
     asked = itertools.count()
     result = upgrade.run(stop=lambda: next(asked) > 3)
     assert (result.done, result.remaining, result.stopped) == (0, ROWS, True)

@@ -27,7 +27,7 @@ from onward.cli.options import (
     open_data,
     takes_data,
 )
-from onward.cli.output import AsJson, next_step, show, show_fields, tell
+from onward.cli.output import AsJson, show, show_fields, suggest, tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _report_step(files: Files, judging: Judging) -> list[dict[str, str]]:
     named = ("--old", files.old, "--upgraded", files.upgraded, "--new", files.new)
     itself = "--exclude-self" if judging.exclude_self else "--include-self"
     stated = ("--same-labels",) if judging.same_labels else ()
-    return [next_step("report", "page.html", *named, itself, *stated, why="the same as a page")]
+    return [suggest("report", "page.html", *named, itself, *stated, why="the same as a page")]
 
 
 def compare_cells(cells: "Cells", files: Files, judging: Judging) -> "UpgradeComparison":

@@ -19,7 +19,7 @@ from onward.cli.options import (
     takes_settings,
     tell_numbering,
 )
-from onward.cli.output import AsJson, next_step, show, tell, tell_answer
+from onward.cli.output import AsJson, show, suggest, tell, tell_answer
 from onward.errors import ConfigurationError
 from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
 
@@ -164,7 +164,7 @@ def _plan_step(
     url = str(old) if is_gallery(old) else gallery or "GALLERY"
     judged = () if kept is None else ("--sample", kept)
     why = "it says what upgrading would do, cost and be worth"
-    return next_step("upgrade plan", url, out, *judged, why=why)
+    return suggest("upgrade plan", url, out, *judged, why=why)
 
 
 def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> "Pairs":

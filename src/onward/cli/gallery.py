@@ -17,7 +17,7 @@ from onward.cli.options import (
     takes_data,
     tell_numbering,
 )
-from onward.cli.output import AsJson, next_step, show, show_fields, tell
+from onward.cli.output import AsJson, show, show_fields, suggest, tell
 from onward.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def export(
         "space": str(embeddings.space),
         "written": [str(out)],
     }
-    step = next_step("evaluate", "QUERIES", out, "--exclude-self", why="if the items have labels")
+    step = suggest("evaluate", "QUERIES", out, "--exclude-self", why="if the items have labels")
     show_fields(fields, as_json, [step])
 
 
@@ -259,7 +259,7 @@ def sample(
         tell(f"{bare} of {len(ids)} items have no payload, so nothing says where their images are")
     fields = {"items": len(ids), "without payload": bare, "written": [str(out)]}
     why = "by the new model; then fit and plan with what it gives (--sample)"
-    step = next_step("embed", "MODEL", out, out.with_suffix(".parquet"), why=why)
+    step = suggest("embed", "MODEL", out, out.with_suffix(".parquet"), why=why)
     show_fields(fields, as_json, [step])
 
 
@@ -276,10 +276,10 @@ def steps_of_gallery(now: "GalleryDescription") -> list[dict[str, str]]:
         missing = now.rows - now.spaces[space].filled
         if missing or space != now.serving:
             why = f"an upgrade to {space.name} was started; {missing:,} rows have no vector there"
-            steps.append(next_step("upgrade status", now.url, "TRANSFORMATION", why=why))
+            steps.append(suggest("upgrade status", now.url, "TRANSFORMATION", why=why))
     if now.rows and not now.transformations:
         why = "to upgrade to a new model: it embeds a sample first"
-        steps.append(next_step("gallery sample", now.url, "sample.jsonl", why=why))
+        steps.append(suggest("gallery sample", now.url, "sample.jsonl", why=why))
     return steps
 
 

@@ -30,11 +30,26 @@ class Answer(Protocol):
         ...
 
 
+COMMANDS = {
+    "start": "onward upgrade start",
+    "run": "onward upgrade start",
+    "pause": "onward upgrade pause",
+    "resume": "onward upgrade resume",
+    "limit": "onward upgrade limit",
+    "abort": "onward upgrade abort",
+    "verify": "onward upgrade verify",
+    "backfill": "onward backfill",
+    "write": "onward gallery write",
+    "cut_over": "onward upgrade cutover",
+    "roll_back": "onward upgrade rollback",
+    "complete": "onward upgrade complete",
+}
+"""Of each step that the library names: the command that does it."""
 Steps = Sequence[Mapping[str, str]]
-"""What may come next, as `next_step` gives it, first what is most urgent."""
+"""What may come next, as `suggest` or an answer gives it, first what is most urgent."""
 
 
-def next_step(command: str, *arguments: object, why: str) -> dict[str, str]:
+def suggest(command: str, *arguments: object, why: str) -> dict[str, str]:
     """Return what may come next: a command, why, and the step's name, the command's last word.
 
     Args:
@@ -107,12 +122,18 @@ def to_text(
 ) -> str:
     """Return JSON of some values, and last of what may come next: `next_steps`, maybe empty."""
     known = {name: value for name, value in fields.items() if name != "next_steps"}
-    following = [*steps, *fields.get("next_steps", ())]
+    following = [_with_command(one) for one in (*steps, *fields.get("next_steps", ()))]
     whole = {**known, **(also or {}), "next_steps": following}
     try:
         return json.dumps(whole, indent=indent, allow_nan=False)
     except ValueError:
         return json.dumps(_finite(whole), indent=indent, allow_nan=False)
+
+
+def _with_command(step: Mapping[str, str]) -> dict[str, str]:
+    """Return a step with its command, where it has none yet."""
+    command = step.get("command") or COMMANDS.get(step["step"], "")
+    return {"step": step["step"], "command": command, "why": step["why"]}
 
 
 def _finite(value: Any) -> Any:

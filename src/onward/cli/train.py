@@ -29,7 +29,7 @@ from onward.cli.options import (
     tell_left_out,
     tell_numbering,
 )
-from onward.cli.output import AsJson, next_step, show, show_fields, tell
+from onward.cli.output import AsJson, show, show_fields, suggest, tell
 from onward.errors import ConfigurationError, GalleryError
 from onward.nn.specs import TIMM, BackboneSpec
 from onward.training.settings import RunSettings, TrainingSettings, read_settings
@@ -222,7 +222,7 @@ def train(
         model = add_layers_side_information(model, items, **reading, device=carried_out["device"])
     model.save(out)
     forget_checkpoint(checkpoint)
-    step = next_step("embed", out, "DATA", "OUT", why="to make embeddings with it")
+    step = suggest("embed", out, "DATA", "OUT", why="to make embeddings with it")
     show(model, as_json, [step])
 
 
@@ -330,11 +330,11 @@ def embed(
         "written": [str(path) for path in (out, side_out, payloads_out) if path is not None],
     }
     if from_lines:
-        step = next_step("fit", "GALLERY", out, "OUT", why="to learn from the gallery's sample")
+        step = suggest("fit", "GALLERY", out, "OUT", why="to learn from the gallery's sample")
     else:
         where = () if payloads_out is None else ("--payloads", payloads_out)
         given = ("GALLERY", out, side_out, *where)
-        step = next_step("gallery create", *given, why="or fit, where these are to learn from")
+        step = suggest("gallery create", *given, why="or fit, where these are to learn from")
     show_fields(fields, as_json, [step])
 
 

@@ -7,26 +7,15 @@ from onward.gallery import GalleryView, RecordedRoutes
 from onward.transformation import Transformation
 from onward.upgrading.routes import Routes
 
-COMMANDS = {
-    "start": "onward upgrade start",
-    "run": "onward upgrade start",
-    "pause": "onward upgrade pause",
-    "resume": "onward upgrade resume",
-    "limit": "onward upgrade limit",
-    "abort": "onward upgrade abort",
-    "verify": "onward upgrade verify",
-    "backfill": "onward backfill",
-    "write": "onward gallery write",
-    "cut_over": "onward upgrade cutover",
-    "roll_back": "onward upgrade rollback",
-    "complete": "onward upgrade complete",
-}
-"""Of each step, a method of `Upgrade` or a function of its own: the command that does it."""
-
 
 def next_step(step: str, why: str) -> dict[str, str]:
-    """Return what to do next, for machines: the method of `Upgrade`, its command, and why."""
-    return {"step": step, "command": COMMANDS[step], "why": why}
+    """Return what to do next, for machines, and why.
+
+    Args:
+        step: a method of `Upgrade`, or "backfill", or "write", which is the gallery's.
+        why: in a few words.
+    """
+    return {"step": step, "why": why}
 
 
 def check_whole(what: str, value: object, least: int = 1) -> None:
