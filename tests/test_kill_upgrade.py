@@ -150,9 +150,9 @@ def test_the_real_command_is_killed_while_others_write_and_nothing_is_lost(tmp_p
 SLOW = """
 import sys, time
 from onward.cli import main
-from onward.gallery import Gallery
+from onward.gallery import GalleryRows
 
-write = Gallery.write
+write = GalleryRows.write
 
 def slow(self, *args, **options):
     print("writing", file=sys.stderr, flush=True)
@@ -196,7 +196,7 @@ def assert_it_can_be_gone_on_with(path):
 def test_a_second_ctrl_c_does_not_wait_for_the_batch_that_is_written(tmp_path):
     path = tmp_path / "g.lance"
     make_gallery(path)
-    with command(path, patch="Gallery.write = slow") as process:
+    with command(path, patch="GalleryRows.write = slow") as process:
         while "writing" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)

@@ -243,17 +243,17 @@ class Gallery(GalleryRows):
 
     def change_control(
         self, space: Space, changed: Callable[[Control], Control], *, event: Mapping[str, Any]
-    ) -> Control:
+    ) -> GalleryView:
         """Change what those who fill a space have to obey, and log the event, in one step.
 
         `changed` gives the next control from the present one, and may be called again; nothing is
-        logged if it changes nothing. Returns the control as it is afterwards.
+        logged if it changes nothing. Returns the gallery as it is afterwards.
         """
 
         def change(record: Record) -> Record | None:
             return record.with_control(find_field(self.url, record, space), changed)
 
-        return self._change(change, event).control(space)
+        return self._change(change, event)
 
     def log(self, event: Mapping[str, Any], *, after: GalleryView | None = None) -> GalleryView:
         """Append an event to the journal: plain JSON values, with the name under `event`.

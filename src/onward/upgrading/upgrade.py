@@ -530,11 +530,11 @@ class Upgrade:
         self._started()
         logged = {**event, "transformation": self.routes.digest}
         try:
-            self.gallery.change_control(self.routes.new, changed, event=logged)
+            view = self.gallery.change_control(self.routes.new, changed, event=logged)
         except GalleryError:
             self._started()  # it was aborted meanwhile
             raise
-        return self.status()
+        return self._status(view)
 
     def _check_verified(self, view: GalleryView, *, force: bool) -> str:
         """Return what the verification is; refuse to go on if it is not passed, unless forced."""
