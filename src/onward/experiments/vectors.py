@@ -80,38 +80,14 @@ def split(recipe: Recipe) -> Splits:
             "--set data.source=PATH"
         )
     train, test = _open(recipe, data.source)
-    if data.classes not in (None, len(train.classes)):
-        raise DataError(
-            f"the recipe {recipe.name!r} needs {data.layout}; {data.source} has "
-            f"{len(train.classes)} classes to train with. For other images set data.classes, "
-            "data.old_classes and data.new_classes too"
-        )
-    known = train.classes
-    if data.old_source is None and data.old_classes >= len(known):
-        raise ConfigurationError(
-            f"old_classes is {data.old_classes}, but {data.source} has {len(known)} "
-            "classes; the new model should know some that the old one does not: give fewer"
-        )
-    last = len(known) if data.new_classes is None else data.new_from + data.new_classes
-    new_classes = known[data.new_from : last]
-    if last > len(known) or not new_classes:
-        raise ConfigurationError(
-            f"the new model is to know classes {data.new_from} to {last - 1} by position, but "
-            f"{data.source} has {len(known)} classes; give a smaller new_from or new_classes"
-        )
-    middle = recipe.middle_classes
-    if middle is not None and not data.old_classes < middle <= last:
-        raise ConfigurationError(
-            f"middle_classes is {middle}; the middle model should know more classes than the old "
-            f"one ({data.old_classes}) and no more than the new one (up to {last})"
-        )
+    known, new_classes = train.classes, _new_classes(recipe, train.classes)
     if data.old_source is None:
         old_train = train.of_classes(known[: data.old_classes])
     else:
         others = _open(recipe, data.old_source)[0]
         old_train = others.of_classes(others.classes[: data.old_classes])
     old_classes = old_train.classes if data.old_source is None else ()
-    seen = set(old_classes) | set(new_classes)
+    seen, middle = {*old_classes, *new_classes}, recipe.middle_classes
     return Splits(
         old_train=old_train,
         side_train=old_train.of_classes(old_train.classes[: data.side_classes]),
@@ -121,6 +97,34 @@ def split(recipe: Recipe) -> Splits:
         open=_open_set(train, test, seen),
         old_classes=old_classes,
     )
+
+
+def _new_classes(recipe: Recipe, known: Classes) -> Classes:
+    """Return the classes that the new model is to know, if each model can know what it is to."""
+    data, middle = recipe.data, recipe.middle_classes
+    if data.classes not in (None, len(known)):
+        raise DataError(
+            f"the recipe {recipe.name!r} needs {data.layout}; {data.source} has "
+            f"{len(known)} classes to train with. For other images set data.classes, "
+            "data.old_classes and data.new_classes too"
+        )
+    if data.old_source is None and data.old_classes >= len(known):
+        raise ConfigurationError(
+            f"old_classes is {data.old_classes}, but {data.source} has {len(known)} "
+            "classes; the new model should know some that the old one does not: give fewer"
+        )
+    last = len(known) if data.new_classes is None else data.new_from + data.new_classes
+    if last > len(known) or data.new_from >= last:
+        raise ConfigurationError(
+            f"the new model is to know classes {data.new_from} to {last - 1} by position, but "
+            f"{data.source} has {len(known)} classes; give a smaller new_from or new_classes"
+        )
+    if middle is not None and not data.old_classes < middle <= last:
+        raise ConfigurationError(
+            f"middle_classes is {middle}; the middle model should know more classes than the old "
+            f"one ({data.old_classes}) and no more than the new one (up to {last})"
+        )
+    return known[data.new_from : last]
 
 
 def unsampled(items: Items) -> np.ndarray:
