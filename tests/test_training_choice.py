@@ -280,10 +280,10 @@ def test_items_of_unknown_class_are_searched_and_ask_nothing():
 # --- choosing ---
 
 
-def trial(method, merits, error=0.5, **more):
-    merits = np.asarray(merits, np.float64)
+def trial(method, scores, error=0.5, **more):
+    scores = np.asarray(scores, np.float64)
     errors = np.broadcast_to(np.asarray(error, np.float64), (180,))
-    return Trial({"method": method, **more}, {"map": float(merits.mean())}, merits, errors)
+    return Trial({"method": method, **more}, {"map": float(scores.mean())}, scores, errors)
 
 
 @pytest.fixture
@@ -302,12 +302,12 @@ def test_a_trial_that_is_clearly_better_is_kept_whatever_its_place(judge):
 
 def test_where_neither_retrieval_nor_error_can_tell_the_simpler_method_is_kept(judge):
     rng = np.random.default_rng(0)
-    merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.2, 0.6, 180)
+    scores, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.2, 0.6, 180)
     other = rng.uniform(0.2, 0.6, 180)
     trials = [
-        trial("mlp", merits + 0.001, other),
-        trial("ensemble", merits, errors - 0.001),
-        trial("ridge", merits, errors),
+        trial("mlp", scores + 0.001, other),
+        trial("ensemble", scores, errors - 0.001),
+        trial("ridge", scores, errors),
     ]
     kept, why = choose_method(trials, judge)
     assert kept.method == "ridge"
@@ -316,12 +316,12 @@ def test_where_neither_retrieval_nor_error_can_tell_the_simpler_method_is_kept(j
 
 def test_where_retrieval_cannot_tell_a_method_that_clearly_errs_less_is_kept(judge):
     rng = np.random.default_rng(0)
-    merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
-    trials = [trial("ridge", merits, errors), trial("ensemble", merits + 0.001, errors - 0.05)]
+    scores, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
+    trials = [trial("ridge", scores, errors), trial("ensemble", scores + 0.001, errors - 0.05)]
     kept, why = choose_method(trials, judge)
     assert kept.method == "ensemble"
     assert why == "180 queries cannot tell ridge and ensemble apart, and it errs less than ridge"
-    clearly = trial("ridge", merits + 0.2, errors)
+    clearly = trial("ridge", scores + 0.2, errors)
     assert choose_method([clearly, trials[1]], judge) == (clearly, "it finds most")
 
 
@@ -561,11 +561,11 @@ def test_uncertainty_is_learned_without_the_side_information_that_is_left_out():
 
 def test_where_retrieval_cannot_tell_the_error_leaves_side_information_out(judge):
     rng = np.random.default_rng(0)
-    merits, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
-    without, same = trial("ridge", merits, errors), trial("ridge", merits, errors)
-    errs_more = trial("ridge", merits, errors + 0.05)
-    finds_more = trial("ridge", merits + 0.1, errors)
-    contradicted = trial("ridge", merits + 0.1, errors + 0.05)
+    scores, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
+    without, same = trial("ridge", scores, errors), trial("ridge", scores, errors)
+    errs_more = trial("ridge", scores, errors + 0.05)
+    finds_more = trial("ridge", scores + 0.1, errors)
+    contradicted = trial("ridge", scores + 0.1, errors + 0.05)
     assert "errs less without it" in leaves_side_out(without, errs_more, judge)
     assert "finds more without it" in leaves_side_out(finds_more, without, judge)
     for with_it in (same, finds_more, contradicted):

@@ -17,7 +17,7 @@ from onward.models.inputs import InputSpec
 from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space
 from onward.training.fit.fit import fit as fit_and_choose
-from onward.training.fit.networks import Fitting, Frame
+from onward.training.fit.networks import Fitting, Scaling
 from onward.training.fit.pairs import Classifier, Examples, Pairs
 from onward.training.settings import FitSettings, RunSettings
 
@@ -57,17 +57,17 @@ def changed(**changes):
     return QUICK.model_copy(update=changes)
 
 
-def fitting(settings, given=None, frame=None):
+def fitting(settings, given=None, scaling=None):
     examples = Examples.of(Pairs(*world()))
-    frame = frame or Frame.of(examples)
-    return Fitting(FCTTransformation(6, 3, 8, 16), frame, settings, given), frame
+    scaling = scaling or Scaling.of(examples)
+    return Fitting(FCTTransformation(6, 3, 8, 16), scaling, settings, given), scaling
 
 
-def batch(frame, items=12, seed=1):
+def batch(scaling, items=12, seed=1):
     """Standardised outputs and targets, and what they are outside."""
     rng = np.random.default_rng(seed)
     pair = [torch.tensor(rng.normal(size=(items, 8)).astype(np.float32)) for _ in range(2)]
-    return pair, [frame.middle + frame.spread * each.double().numpy() for each in pair]
+    return pair, [scaling.mean + scaling.std * each.double().numpy() for each in pair]
 
 
 # --- worked out apart ---
@@ -75,11 +75,11 @@ def batch(frame, items=12, seed=1):
 
 @pytest.mark.parametrize("objective", ["mse", "l1", "cosine"])
 def test_the_distance_is_numpy_s(objective):
-    learner, frame = fitting(changed(objective=objective))
-    (given, wanted), (z, y) = batch(frame)
+    learner, scaling = fitting(changed(objective=objective))
+    (given, wanted), (z, y) = batch(scaling)
     expected = {
-        "mse": (((z - y) / frame.spread) ** 2).mean(axis=1),
-        "l1": np.abs((z - y) / frame.spread).mean(axis=1),
+        "mse": (((z - y) / scaling.std) ** 2).mean(axis=1),
+        "l1": np.abs((z - y) / scaling.std).mean(axis=1),
         "cosine": 1 - (z * y).sum(1) / np.linalg.norm(z, axis=1) / np.linalg.norm(y, axis=1),
     }[objective]
     losses = learner.per_item(given, wanted, torch.full((12,), -1))
@@ -88,9 +88,9 @@ def test_the_distance_is_numpy_s(objective):
 
 def test_the_discriminative_part_is_a_smoothed_cross_entropy_of_whole_vectors():
     settings = changed(discriminative="classifier", discriminative_weight=3.0, label_smoothing=0.2)
-    learner, frame = fitting(settings, classifier())
+    learner, scaling = fitting(settings, classifier())
     plain, _ = fitting(QUICK)
-    (given, wanted), (z, _) = batch(frame)
+    (given, wanted), (z, _) = batch(scaling)
     classes = np.array([0, 4, -1, 19, 3, 3, -1, 7, 8, 9, 10, 11])
     logits = z @ classifier().weight.T
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -102,11 +102,11 @@ def test_the_discriminative_part_is_a_smoothed_cross_entropy_of_whole_vectors():
 
 
 def test_the_loss_is_the_weighted_mean_over_items():
-    learner, frame = fitting(QUICK)
+    learner, scaling = fitting(QUICK)
     learner.eval().requires_grad_(requires_grad=False)
     old, side, new = world(12)
     given = [torch.from_numpy(e.vectors.copy()) for e in (old, side)]
-    wanted = torch.from_numpy(frame.standardise(new.vectors))
+    wanted = torch.from_numpy(scaling.standardise(new.vectors))
     weights, none = torch.linspace(0, 2, 12), torch.full((12,), -1)
     losses = learner.per_item(learner.network(*given), wanted, none)
     expected = float((weights * losses).sum() / 12)
@@ -117,10 +117,10 @@ def test_a_classifier_meets_unit_vectors_at_the_length_that_it_knows():
     cosine = Space("new@1", 8, "cosine")
     pairs = Pairs(*world(space=cosine))
     long = Embeddings(pairs.new.ids, 7 * pairs.new.vectors, cosine)
-    frame = Frame.of(Examples.of(Pairs(pairs.old, None, long)))
-    assert frame.length == pytest.approx(np.linalg.norm(long.vectors, axis=1).mean(), rel=1e-5)
-    learner, _ = fitting(changed(discriminative="classifier"), classifier(cosine), frame)
-    expected = frame.length * classifier().weight
+    scaling = Scaling.of(Examples.of(Pairs(pairs.old, None, long)))
+    assert scaling.length == pytest.approx(np.linalg.norm(long.vectors, axis=1).mean(), rel=1e-5)
+    learner, _ = fitting(changed(discriminative="classifier"), classifier(cosine), scaling)
+    expected = scaling.length * classifier().weight
     np.testing.assert_allclose(learner.classes.numpy(), expected, rtol=1e-5)
 
 
@@ -175,13 +175,13 @@ def test_a_model_s_classifier_is_known_with_its_space():
 
 
 def test_with_an_uncertainty_the_loss_is_fastfill_s():
-    learner, frame = fitting(changed(uncertainty=True))
+    learner, scaling = fitting(changed(uncertainty=True))
     learner.eval().requires_grad_(requires_grad=False)
     learner.unsure.weight.copy_(torch.linspace(-1, 1, 8)[None])
     learner.unsure.bias.fill_(0.3)
     old, side, new = world(12)
     given = [torch.from_numpy(e.vectors.copy()) for e in (old, side)]
-    wanted, none = torch.from_numpy(frame.standardise(new.vectors)), torch.full((12,), -1)
+    wanted, none = torch.from_numpy(scaling.standardise(new.vectors)), torch.full((12,), -1)
     vectors = learner.network(*given)
     s = vectors.double().numpy() @ np.linspace(-1, 1, 8) + 0.3
     losses = learner.per_item(vectors, wanted, none).double().numpy()
@@ -192,8 +192,8 @@ def test_with_an_uncertainty_the_loss_is_fastfill_s():
 
 def test_weighed_by_the_variance_the_discriminative_part_makes_fastfill_s_whole_loss():
     """mean of exp(-s) / 2 * (L_sim + L_disc) + s / 2, nothing standardised."""
-    _, frame = fitting(QUICK)
-    weight = 1 / frame.spread**2
+    _, scaling = fitting(QUICK)
+    weight = 1 / scaling.std**2
     chosen = changed(uncertainty=True, discriminative="classifier", discriminative_weight=weight)
     learner, _ = fitting(chosen, classifier())
     learner.eval().requires_grad_(requires_grad=False)
@@ -201,17 +201,17 @@ def test_weighed_by_the_variance_the_discriminative_part_makes_fastfill_s_whole_
     old, side, new = world(12)
     given = [torch.from_numpy(e.vectors.copy()) for e in (old, side)]
     vectors = learner.network(*given).double().numpy()
-    z = frame.middle + frame.spread * vectors
+    z = scaling.mean + scaling.std * vectors
     logits = z @ classifier().weight.T
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     smoothed = 0.9 * np.eye(20)[new.labels] + 0.1 / 20
     both = ((z - new.vectors) ** 2).mean(axis=1) - (smoothed * logs).sum(axis=1)
-    s = vectors @ np.linspace(-1, 1, 8) + 2 * np.log(frame.spread)  # of losses in other units
+    s = vectors @ np.linspace(-1, 1, 8) + 2 * np.log(scaling.std)  # of losses in other units
     expected = np.mean(0.5 * np.exp(-s) * both + 0.5 * s)
-    wanted = torch.from_numpy(frame.standardise(new.vectors))
+    wanted = torch.from_numpy(scaling.standardise(new.vectors))
     classes = torch.from_numpy(new.labels.copy())
     found = float(learner(*given, wanted, classes, torch.ones(12)))
-    assert found == pytest.approx(expected - np.log(frame.spread), rel=1e-4)
+    assert found == pytest.approx(expected - np.log(scaling.std), rel=1e-4)
 
 
 def uneven(items=600, seed=0):
@@ -248,8 +248,8 @@ def test_the_uncertainty_of_a_closed_form_is_where_the_loss_is_least():
     old, _, new = uneven()
     h = fit(old, None, new, settings=changed(method="ridge", uncertainty=True), run=CPU)
     z = h.apply(old).vectors.astype(np.float64)
-    spread = Frame.of(Examples.of(Pairs(old, None, new))).spread
-    losses = (((z - new.vectors) / spread) ** 2).mean(axis=1)
+    std = Scaling.of(Examples.of(Pairs(old, None, new))).std
+    losses = (((z - new.vectors) / std) ** 2).mean(axis=1)
     layer = h.uncertainty.layer
     weight, bias = layer.weight[0].astype(np.float64), float(layer.bias[0])
     np.testing.assert_allclose(h.uncertainty.middle, new.vectors.mean(axis=0), rtol=1e-5)

@@ -13,7 +13,7 @@ from onward.training.fit import fit as fit_module
 from onward.training.fit import networks as networks_module
 from onward.training.fit.closed_forms import fit_ridge
 from onward.training.fit.fit import fit as fit_and_choose
-from onward.training.fit.networks import Frame, fit_networks
+from onward.training.fit.networks import Scaling, fit_networks
 from onward.training.fit.pairs import Examples, Pairs
 from onward.training.loop import forget_checkpoint
 from onward.training.settings import FitSettings, RunSettings
@@ -461,12 +461,12 @@ def test_an_item_of_a_sample_counts_as_ten_up_to_half_of_the_weight(training, it
 
 def test_a_network_meets_a_heavy_sample_more_often():
     examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.5)
-    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None)
+    batches = networks_module._ExampleBatches(examples, Scaling.of(examples), None)
     *_, weights = batches.read(np.arange(len(batches)))
     assert len(batches) == 400 + 5 * 80
     np.testing.assert_allclose(weights.numpy(), 1, rtol=1e-6)
     light = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.05)
-    batches = networks_module._ExampleBatches(light, Frame.of(light), None)
+    batches = networks_module._ExampleBatches(light, Scaling.of(light), None)
     *_, weights = batches.read(np.arange(len(batches)))
     total = float(weights.double().sum())
     assert float(weights[-80:].sum()) == pytest.approx(0.05 * total, rel=1e-3)
@@ -475,7 +475,7 @@ def test_a_network_meets_a_heavy_sample_more_often():
 def test_an_extreme_weight_shows_no_example_more_than_a_hundred_times():
     heavy = sampled(3)
     examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=heavy, sample_weight=0.999)
-    batches = networks_module._ExampleBatches(examples, Frame.of(examples), None)
+    batches = networks_module._ExampleBatches(examples, Scaling.of(examples), None)
     assert len(batches) == 400 + 100 * 3
     *_, weights = batches.read(np.arange(len(batches)))
     of_sample, total = float(weights[-300:].double().sum()), float(weights.double().sum())

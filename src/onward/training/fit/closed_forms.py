@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from onward.dense import Dense, Uncertainty, run_steps
 from onward.errors import TransformationError
-from onward.training.fit.pairs import Examples, Frame
+from onward.training.fit.pairs import Examples, Scaling
 from onward.training.settings import FitSettings
 from onward.transformation import Transformation, linear
 
@@ -76,18 +76,18 @@ def with_uncertainty(transformation: Transformation, examples: Examples) -> Tran
     References:
         Jaeckle et al., FastFill: Efficient Compatible Model Update, ICLR 2023, arXiv 2303.04766.
     """
-    frame = Frame.of(examples)
+    scaling = Scaling.of(examples)
     inputs = {name: array.astype(np.float64) for name, array in examples.inputs.items()}
     given = run_steps(transformation.steps, inputs["old"], inputs.get("side"))
-    standardised = (given - frame.middle) / frame.spread
-    losses = (((given - examples.targets) / frame.spread) ** 2).mean(axis=1)
+    standardised = (given - scaling.mean) / scaling.std
+    losses = (((given - examples.targets) / scaling.std) ** 2).mean(axis=1)
     share = examples.weights / examples.weights.sum()
     one = np.ones((len(examples), 1))
     found = _minimise(np.concatenate([standardised, one], axis=1), losses, share)
-    weight = found[:-1] / frame.spread
-    bias = found[-1:] - weight @ frame.middle
+    weight = found[:-1] / scaling.std
+    bias = found[-1:] - weight @ scaling.mean
     layer = Dense(weight[None].astype(np.float32), bias.astype(np.float32), relu=False)
-    return replace(transformation, uncertainty=Uncertainty(layer, frame.middle))
+    return replace(transformation, uncertainty=Uncertainty(layer, scaling.mean))
 
 
 def _procrustes(examples: Examples) -> Fitted:

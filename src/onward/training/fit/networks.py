@@ -1,6 +1,6 @@
 """Train networks on pairs of embeddings, and fold them into a transformation. This needs torch.
 
-Inside, vectors are standardised (see `Frame`). What is learned beside the distance to the targets
+Inside, vectors are standardised (see `Scaling`). What is learned beside the distance to the targets
 is FastFill's: a discriminative part by the new model's classifier, and how unsure h is.
 
 References:
@@ -23,7 +23,7 @@ from onward.artifacts import digest
 from onward.dense import Dense, Network, Step, Uncertainty
 from onward.nn.transformations import FCTTransformation, Foldable
 from onward.training.devices import seeded
-from onward.training.fit.pairs import Classifier, Examples, Frame, Rows
+from onward.training.fit.pairs import Classifier, Examples, Rows, Scaling
 from onward.training.loop import Batches, Objective, part_of, train
 from onward.training.settings import FitSettings, RunSettings
 from onward.transformation import Transformation, mean
@@ -82,18 +82,18 @@ def fit_network(
         ConfigurationError: if a checkpoint is another run's.
         ModelError: if the loss stops being finite.
     """
-    frame = Frame.of(examples)
+    scaling = Scaling.of(examples)
     with seeded(seed, "first weights"):
         network = _fct_network(examples, settings) if build is None else build(examples)
-        objective = Fitting(network, frame, settings, classifier)
-    batches = _ExampleBatches(examples, frame, classifier)
+        objective = Fitting(network, scaling, settings, classifier)
+    batches = _ExampleBatches(examples, scaling, classifier)
     batch_items = min(settings.batch_items, len(batches))
     steps_in_epoch = math.ceil(len(batches) / batch_items)
     epochs = max(settings.epochs, math.ceil(settings.least_steps / steps_in_epoch))
     learned = settings.model_copy(update={"epochs": epochs, "batch_items": batch_items})
     train(objective, batches, learned, seed=seed, what={"recipe": "fit"}, run=run)
-    step = Step((_scaled(objective.network.fold(), frame),))
-    unsure = None if objective.unsure is None else _unsure(objective.unsure, frame)
+    step = Step((_scaled(objective.network.fold(), scaling),))
+    unsure = None if objective.unsure is None else _unsure(objective.unsure, scaling)
     return Transformation(examples.old, examples.side, examples.new, (step,), uncertainty=unsure)
 
 
@@ -117,7 +117,7 @@ class Fitting(Objective):
 
     Args:
         network: what learns; it gives standardised vectors.
-        frame: what standardised vectors stand for.
+        scaling: what standardised vectors stand for.
         settings: which distance, which discriminative part, and its weight.
         classifier: needed where the discriminative part is "classifier".
     """
@@ -126,14 +126,18 @@ class Fitting(Objective):
     classes: Tensor
 
     def __init__(
-        self, network: Foldable, frame: Frame, settings: FitSettings, classifier: Classifier | None
+        self,
+        network: Foldable,
+        scaling: Scaling,
+        settings: FitSettings,
+        classifier: Classifier | None,
     ) -> None:
         super().__init__()
-        self.network, self.settings, self.spread = network, settings, frame.spread
-        self.register_buffer("middle", torch.from_numpy(frame.middle))
-        weight = np.zeros((0, 0)) if classifier is None else frame.length * classifier.weight
+        self.network, self.settings, self.spread = network, settings, scaling.std
+        self.register_buffer("middle", torch.from_numpy(scaling.mean))
+        weight = np.zeros((0, 0)) if classifier is None else scaling.length * classifier.weight
         self.register_buffer("classes", torch.from_numpy(weight.astype(np.float32)))
-        self.unsure = nn.Linear(len(frame.middle), 1) if settings.uncertainty else None
+        self.unsure = nn.Linear(len(scaling.mean), 1) if settings.uncertainty else None
         if self.unsure is not None:
             nn.init.zeros_(self.unsure.weight)
             nn.init.zeros_(self.unsure.bias)
@@ -185,7 +189,7 @@ class Fitting(Objective):
 class _ExampleBatches(Batches):
     """Examples as tensors. What weighs much more than the rest stands there several times."""
 
-    def __init__(self, examples: Examples, frame: Frame, classifier: Classifier | None) -> None:
+    def __init__(self, examples: Examples, scaling: Scaling, classifier: Classifier | None) -> None:
         ratios = np.round(examples.weights / examples.weights.min())
         repeats = np.clip(ratios, 1, MOST_REPEATS).astype(int)
         rows = np.repeat(np.arange(len(examples)), repeats)
@@ -194,7 +198,7 @@ class _ExampleBatches(Batches):
         weights = examples.weights / repeats
         arrays = (
             *examples.inputs.values(),
-            frame.standardise(examples.targets),
+            scaling.standardise(examples.targets),
             classes,
             (weights / weights[rows].mean()).astype(np.float32),
         )
@@ -226,25 +230,25 @@ def _fct_network(examples: Examples, settings: FitSettings) -> FCTTransformation
     return FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
 
 
-def _scaled(network: Network, frame: Frame) -> Network:
+def _scaled(network: Network, scaling: Scaling) -> Network:
     """Return a network that gives whole vectors where it gave standardised ones."""
     *mixer, last = network.mixer
     assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
-    spread = np.float64(frame.spread)
+    std = np.float64(scaling.std)
     scaled = Dense(
-        (last.weight * spread).astype(np.float32),
-        (last.bias * spread + frame.middle).astype(np.float32),
+        (last.weight * std).astype(np.float32),
+        (last.bias * std + scaling.mean).astype(np.float32),
         last.relu,
     )
     return replace(network, mixer=(*mixer, scaled))
 
 
-def _unsure(layer: torch.nn.Linear, frame: Frame) -> Uncertainty:
+def _unsure(layer: torch.nn.Linear, scaling: Scaling) -> Uncertainty:
     """Return for whole vectors what the layer knew for standardised ones."""
-    weight = layer.weight.detach().double().numpy() / frame.spread
-    bias = layer.bias.detach().double().numpy() - weight @ frame.middle
+    weight = layer.weight.detach().double().numpy() / scaling.std
+    bias = layer.bias.detach().double().numpy() - weight @ scaling.mean
     whole = Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
-    return Uncertainty(whole, frame.middle)
+    return Uncertainty(whole, scaling.mean)
 
 
 def _seed(seed: int, number: int) -> int:

@@ -239,33 +239,33 @@ def _share_of(sample: Pairs, pairs: Pairs) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """Where the targets lie: a vector is `middle + spread * standardised`.
+class Scaling:
+    """Where the targets lie: a vector is `mean + std * standardised`.
 
     Attributes:
-        middle: their mean.
-        spread: their standard deviation, one for all dimensions.
+        mean: of the targets.
+        std: their standard deviation, one for all dimensions.
         length: what classifiers know vectors as long as: the mean length of the new embeddings
             where the targets were brought to length 1, else 1.
     """
 
-    middle: Float32[np.ndarray, " new"]
-    spread: float
+    mean: Float32[np.ndarray, " new"]
+    std: float
     length: float = 1.0
 
     @classmethod
-    def of(cls, examples: Examples) -> "Frame":
-        """Return the frame of the examples, each counted by its weight."""
+    def of(cls, examples: Examples) -> "Scaling":
+        """Return that of the examples, each counted by its weight."""
         share = examples.weights / examples.weights.sum()
-        middle = (share @ examples.targets).astype(np.float32)
-        square = share @ ((examples.targets - middle) ** 2).mean(axis=1)
-        return cls(middle, float(np.sqrt(square)) or 1.0, examples.length)
+        mean = (share @ examples.targets).astype(np.float32)
+        square = share @ ((examples.targets - mean) ** 2).mean(axis=1)
+        return cls(mean, float(np.sqrt(square)) or 1.0, examples.length)
 
     def standardise(
         self, vectors: Float32[np.ndarray, "item new"]
     ) -> Float32[np.ndarray, "item new"]:
         """Return vectors as the network knows them."""
-        standardised: np.ndarray = (vectors - self.middle) / np.float32(self.spread)
+        standardised: np.ndarray = (vectors - self.mean) / np.float32(self.std)
         return standardised
 
 

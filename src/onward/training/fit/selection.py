@@ -132,7 +132,7 @@ class Trial:
         described: the method and its settings, as plain values.
         values: metrics of new queries in the upgraded gallery, as fractions: "cmc@1" and "map", or
             "agreement".
-        merits: of each query that counts, what the best trial has most of: the mean of cmc@1 and
+        scores: of each query that counts, what the best trial has most of: the mean of cmc@1 and
             average precision, or the agreement. cmc@1 alone would let one query decide.
         errors: squared distance of each judged item to its true new vector, as a share of the mean
             over items of that to their middle.
@@ -141,7 +141,7 @@ class Trial:
 
     described: Mapping[str, Any]
     values: Mapping[str, float]
-    merits: PerQuery
+    scores: PerQuery
     errors: PerItem
     made: tuple[Transformation, ...] = ()
 
@@ -227,8 +227,8 @@ class Judge:
         targets = self.targets.astype(np.float64)
         variance = ((targets - targets.mean(axis=0)) ** 2).sum(axis=1).mean()
         errors = ((vectors - targets) ** 2).sum(axis=1) / max(variance, 1e-300)
-        values, merits = self._found(cells)
-        return Trial(described, values, merits, errors)
+        values, scores = self._found(cells)
+        return Trial(described, values, scores, errors)
 
     @cached_property
     def references(self) -> Mapping[str, Mapping[str, float]]:
@@ -245,8 +245,8 @@ class Judge:
         return int(self._counted.sum())
 
     def difference(self, one: Trial, other: Trial, confidence: float) -> Interval:
-        """Return by how much a trial's merit is above another's, and the noise in that."""
-        gained, clusters = one.merits - other.merits, self.groups[self._counted].tolist()
+        """Return by how much a trial's score is above another's, and the noise in that."""
+        gained, clusters = one.scores - other.scores, self.groups[self._counted].tolist()
         return over_clusters(gained, clusters, difference=True, confidence=confidence)
 
     def errs_less(self, one: Trial, other: Trial) -> bool:
@@ -358,7 +358,7 @@ def neighbour_groups(embeddings: Embeddings) -> Groups:
 
 
 def _best(trials: Sequence[Trial]) -> Trial:
-    return max(trials, key=lambda trial: (trial.merits.mean(), -trial.error))
+    return max(trials, key=lambda trial: (trial.scores.mean(), -trial.error))
 
 
 def _judged(cell: Gallery) -> tuple[PerQuery, PerQuery]:
