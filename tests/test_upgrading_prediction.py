@@ -407,6 +407,11 @@ def test_a_gallery_without_side_information_is_told_what_it_would_bring():
     gallery = line_gallery()
     (advice,) = plan_upgrade(gallery, scaled(1)).advice
     assert "Store side-information with every item from now on" in advice
+    left_out = replace(scaled(1), made_by={"without_side": True})
+    (advice,) = plan_upgrade(gallery, left_out).advice
+    assert advice.startswith(
+        "No side-information is read: with what is stored a transformation did"
+    )
     gallery, _, h = world(30)
     assert plan_upgrade(gallery, h).advice == ()
     gallery.add(Embeddings(("bare", "naked"), np.ones((2, 6), np.float32), OLD))

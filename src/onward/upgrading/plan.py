@@ -249,7 +249,13 @@ def _elsewhere(gallery: GalleryRows, routes: Routes) -> dict[Space, int]:
 
 def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Iterator[str]:
     """Give what would help with what is missing; no number that was not counted."""
-    if all(one.side is None for one in routes.transformations):
+    reads_none = all(one.side is None for one in routes.transformations)
+    if reads_none and any(one.made_by.get("without_side") for one in routes.transformations):
+        yield (
+            "No side-information is read: with what is stored a transformation did worse than "
+            "without it, on what it had not seen. Another kind, or more pairs, may do better"
+        )
+    elif reads_none:
         yield (
             "No side-information is read: what the old vectors left out, no transformation brings "
             "back. Store side-information with every item from now on, and with those whose "
