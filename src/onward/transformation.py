@@ -42,7 +42,6 @@ from onward.dense import (
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
 from onward.spaces import LENGTHS, Embeddings, Ids, Origin, Space, has_length
-from onward.transformation_card import CARD, without_ids
 
 __all__ = [
     "Carried",
@@ -55,6 +54,7 @@ __all__ = [
     "compose",
     "linear",
     "mean",
+    "without_ids",
 ]
 
 OldVectors = Float32[np.ndarray, "item old"]
@@ -72,6 +72,41 @@ NO_LENGTH = (
     f"needs {LENGTHS}"
 )
 """Why an item gets no vector in the new space."""
+
+CARD = """# Transformation {direction}
+
+Carries stored vectors into a new embedding space. It reads no image.
+
+| | |
+| --- | --- |
+| old space (goes in) | `{of.old}` |
+| side-information (goes in) | {side} |
+| new space (comes out) | `{of.new}` |
+| parameters | {of.parameters:,} |
+| bytes | {size:,} |
+| multiply-adds an item | {of.multiply_adds:,} |
+| digest | `{of.digest}` |
+
+A whole gallery: `onward upgrade GALLERY TRANSFORMATION`. Some embeddings, in Python:
+
+```python
+from onward.spaces import Embeddings
+from onward.transformation import Transformation
+
+h = Transformation.load("TRANSFORMATION")  # this directory
+new = h.apply(Embeddings.load("old.parquet"){load_side})
+```
+
+Elsewhere: `{file}` (opset {opset}) takes {inputs} as float32, one row an item, and gives
+{outputs}.
+
+Made by:
+
+```json
+{made_by}
+```
+"""
+"""What is said of one to people, with places for what is particular."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -410,6 +445,13 @@ def mean(transformations: Sequence[Transformation]) -> Transformation:
             divided = Dense(last.weight / share, last.bias / share, relu=False)
             parts.append(replace(part, mixer=(*part.mixer[:-1], divided)))
     return Transformation(first.old, first.side, first.new, (Step(tuple(parts)),))
+
+
+def without_ids(made_by: Any) -> Any:
+    """Return what made it without lists of ids: `config.json` has them, a page has no room."""
+    if not isinstance(made_by, dict):
+        return made_by
+    return {name: without_ids(value) for name, value in made_by.items() if name != "ids"}
 
 
 def _why_left(made: np.ndarray) -> str:

@@ -32,8 +32,7 @@ from onward.training.fit.fit import fit
 from onward.training.fit.pairs import Classifier, Examples, Pairs
 from onward.training.layers import measure, principal_components
 from onward.training.settings import FitSettings, RunSettings
-from onward.transformation import Transformation
-from onward.transformation_card import without_ids
+from onward.transformation import Transformation, without_ids
 
 Stored = Callable[[Embeddings], Embeddings]
 
