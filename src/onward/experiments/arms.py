@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch.utils.flop_counter import FlopCounterMode
 
 from onward.artifacts import digest, digest_arrays
@@ -36,7 +37,7 @@ from onward.transformation import Transformation, without_ids
 
 Stored = Callable[[Embeddings], Embeddings]
 
-GENERATION = 2
+GENERATION = 3
 """To be raised when `fit` comes to give something else of the same pairs and settings."""
 
 
@@ -162,13 +163,18 @@ class FittedArm:
             return self.h.apply(new), old
         side = self.side.of(part)
         if self.first is not None:
-            old = self.first.apply(old, side)
-        carried = self.h.apply(old, side if self.h.side is not None else None)
+            old = _carry(self.first, old, side)
+        carried = _carry(self.h, old, side)
         if self.sample and part == OPEN:
             rows = np.isin(np.array(carried.ids), self.sample)
             mixed = np.where(rows[:, None], new.vectors, carried.vectors)
             carried = replace(carried, vectors=mixed)
         return new, replace(carried, labels=new.labels, class_names=new.class_names)
+
+    def uncertainties(self, vectors: StudyVectors, part: str) -> Float32[np.ndarray, " item"]:
+        """Return how unsure h is of each item of a part."""
+        side = self.side.of(part) if self.h.side is not None else None
+        return self.h.uncertainties(vectors.of("old", part), side)
 
     def describe(self) -> dict[str, Any]:
         """Return what is stored, what it costs an item, and how h came about, as plain values."""
@@ -217,10 +223,15 @@ def _fit_arm(arm: Arm, vectors: StudyVectors) -> FittedArm:
     first = _fit(arm, vectors, first_pairs)
     before = vectors.of("middle", TRAIN)
     if arm.through == "chained":
-        before = first.apply(old, side.of(TRAIN))
+        before = _carry(first, old, side.of(TRAIN))
     later = side.of(TRAIN) if arm.side_later else None
     h = _fit(arm, vectors, Pairs(before, later, new))
     return FittedArm(arm, side, h, first, ())
+
+
+def _carry(h: Transformation, old: Embeddings, side: Embeddings | None) -> Embeddings:
+    """Apply h, which may have been fitted without the side-information that there is."""
+    return h.apply(old, side if h.side is not None else None)
 
 
 def _choose(arm: Arm, vectors: StudyVectors, side: SideInformation) -> tuple[str, ...]:

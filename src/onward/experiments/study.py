@@ -397,7 +397,7 @@ def _backfill(
     found: dict[str, dict[str, Any]] = {}
     for name, arm in arms.items():
         new, upgraded = arm.cell(vectors, part)
-        unsure = arm.h.uncertainties(vectors.of("old", part), arm.side.of(part))
+        unsure = arm.uncertainties(vectors, part)
         orders = {
             "random": random_order(new.ids, seed=seed),
             "uncertainty": uncertainty_order(new.ids, unsure),
