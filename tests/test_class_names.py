@@ -61,7 +61,7 @@ def test_names_on_one_side_only_are_refused_unless_the_numbering_is_stated(turne
     words = (
         f"the classes of {first} have names (0 is 'cat'), those of {second} have none, so nothing "
         "tells whether a label means the same class in both. Embed again from data with class "
-        "names; or, if both number their classes the same, say so: --same-labels (same_labels=True)"
+        "names; or, if both number their classes the same, say so: same_labels=True"
     )
     with pytest.raises(LabelMismatchError, match=re.escape(words)):
         translate(given, to, same_labels=False, sources=SOURCES)

@@ -322,7 +322,7 @@ def test_a_comparison_that_needs_the_numbering_stated_says_so_to_its_page(tmp_pa
         "--new": save(tmp_path / "n.parquet", [0, 1, 2], "abc", [0, 1, 1], class_names=names),
     }
     words = [one for pair in files.items() for one in pair] + ["--exclude-self"]
-    with pytest.raises(LabelMismatchError, match="--same-labels"):
+    with pytest.raises(LabelMismatchError, match="same_labels=True"):
         run("compare", *words)
     found = answer("compare", *words, "--same-labels")
     assert "--same-labels" in found["next_steps"][0]["command"]

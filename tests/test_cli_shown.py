@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onward.cli import main
-from onward.cli.output import laid_out, show, show_fields, tell, to_text
+from onward.cli.output import laid_out, message_of, show, show_fields, tell, to_text
+from onward.errors import UpgradeError
 from onward.gallery import create_gallery
 from onward.progress import progress_bar, visible
 from onward.spaces import Embeddings, Space
@@ -181,6 +182,33 @@ def test_lines_and_fields_that_are_told_are_one_line_each(capsys):
     out, err = capsys.readouterr()
     assert err == "left out: a\\nb\\x1b[2J\n"
     assert out == "written  a\\nb, c\\x07\nspace    \\u202e\n"
+
+
+@pytest.mark.parametrize(
+    ("of_the_library", "shown"),
+    [
+        ("To do it, say force=True", "To do it, say force=True (--force)"),
+        ("leave_out=True: they stay", "leave_out=True (--leave-out): they stay"),
+        ("give some (sample=...), or", "give some (sample=..., --sample), or"),
+        ("raise it: max_pixels=...", "raise it: max_pixels=... (--max-pixels)"),
+        ("say force=True (--force)", "say force=True (--force)"),
+        ("(sample=..., --sample)", "(sample=..., --sample)"),
+        ("is_forced=True, forced=True", "is_forced=True, forced=True"),
+    ],
+)
+def test_an_argument_of_the_library_is_shown_beside_its_flag(capsys, of_the_library, shown):
+    tell(of_the_library)
+    assert capsys.readouterr().err == f"{shown}\n"
+    assert laid_out(of_the_library) == shown
+    step = to_text({"next_steps": [{"step": "start", "why": of_the_library}]})
+    assert json.loads(step)["next_steps"][0]["why"] == shown
+
+
+def test_an_error_is_shown_with_the_command_that_puts_it_right():
+    error = UpgradeError("it was not started; start it first", do="start")
+    assert str(error) == "it was not started; start it first"
+    assert message_of(error) == "it was not started; start it first (onward upgrade start)"
+    assert message_of(UpgradeError("say now=True")) == "say now=True (--now)"
 
 
 def test_a_name_is_no_markup_of_a_progress_bar(capsys):

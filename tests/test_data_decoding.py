@@ -123,7 +123,7 @@ def test_an_unreadable_image_is_an_error_that_names_it(content, words):
     with pytest.raises(DataError, match=words) as raised:
         decode(content, "photo.png")
     assert str(raised.value).startswith("photo.png cannot be read as an image")
-    assert "--skip-bad" in str(raised.value)
+    assert "skip_bad=True" in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
@@ -180,9 +180,7 @@ def test_no_other_reader_of_pillows_is_let_loose_on_a_file(kind, tmp_path):
 
 def test_an_image_of_too_many_pixels_is_refused_and_the_limit_can_be_raised(monkeypatch):
     content = encode(Image.new("L", (40, 30)))
-    with pytest.raises(
-        DataError, match=r"photo cannot be .*more than 1,199 pixels.*--max-pixels \(max_pixels="
-    ):
+    with pytest.raises(DataError, match=r"photo cannot be .*more than 1,199 pixels.*max_pixels="):
         decode(content, "photo", max_pixels=1199)
     assert decode(content, "photo", max_pixels=1200).size == (40, 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses above twice as many

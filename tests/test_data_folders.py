@@ -161,7 +161,7 @@ def test_an_image_that_cannot_be_read_is_an_error_that_names_the_file(folder):
 
 def test_an_empty_file_is_an_error_when_the_folder_is_opened(folder):
     damage(folder)
-    with pytest.raises(DataError, match=r"cat/empty.jpg cannot .* has 0 bytes.*--skip-bad"):
+    with pytest.raises(DataError, match=r"cat/empty.jpg cannot .* has 0 bytes.*skip_bad=True"):
         open_items(folder)
 
 

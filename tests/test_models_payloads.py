@@ -86,7 +86,7 @@ def test_what_cannot_be_embedded_is_told_and_the_rest_is_embedded(images, tmp_pa
     }
     for item, word in words.items():
         assert word in skipped[item], skipped[item]
-        assert "--skip-bad" not in skipped[item]
+        assert "skip_bad" not in skipped[item]
     json.dumps(dict(skipped))
 
 

@@ -224,7 +224,7 @@ def test_relevant_items_that_the_gallery_lacks_are_refused_or_counted():
     qrels = {"q": {"a": 1, "x": 2, "y": 1}}
     words = (
         "2 of 3 qrels name an item that is not among the 2 of the gallery, the first 'x' for query "
-        "'q'. Give the ids that the gallery has, or leave such items out with --ignore-unknown"
+        "'q'. Give the ids that the gallery has, or leave such items out with ignore_unknown=True"
     )
     with pytest.raises(EvaluationError, match=re.escape(words)):
         Relevance.of_qrels(("q",), ("a", "b"), qrels, exclude_self=False)

@@ -205,7 +205,7 @@ def test_completing_too_early_says_from_when_on_it_can_be_done(gallery, upgrade)
     words = f"cannot be completed before {day:%Y-%m-%d %H:%M} UTC: it was cut over at .* for 7 days"
     with pytest.raises(UpgradeError, match=words):
         upgrade.complete()
-    with pytest.raises(UpgradeError, match=r"say now=True \(--now\)"):
+    with pytest.raises(UpgradeError, match=r"say now=True"):
         upgrade.complete(holdover=timedelta(hours=1))
     assert upgrade.roll_back().serving == OLD
     upgrade.cut_over(query_model="second")
@@ -354,7 +354,7 @@ def test_where_the_whole_upgrade_lies_ahead_the_time_cannot_be_over(url):
     upgrade = carried_out(url, created=NOW - 30 * DAY, run=ahead, cut=ahead)
     said = refusal(upgrade, NOW)
     assert "so the time to roll back cannot be over (6 moments of the journal lie" in said
-    assert "say now=True (--now)" in said
+    assert "say now=True" in said
     assert refusal(upgrade, NOW, now=True) is None
 
 
@@ -418,7 +418,7 @@ def test_a_holdover_that_is_none_is_refused(upgrade, holdover, words):
 
 def test_completing_what_does_not_serve_is_refused(gallery, upgrade):
     upgrade.roll_back()
-    words = r"answers from old@1 .* nothing to complete, and nothing .*\(onward upgrade cutover\)"
+    words = r"answers from old@1 .* nothing to complete, and nothing .*cut over first$"
     with pytest.raises(UpgradeError, match=words):
         upgrade.complete(now=True)
     with pytest.raises(UpgradeError, match=words):

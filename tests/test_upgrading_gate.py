@@ -68,10 +68,11 @@ def test_it_is_closed_where_search_gets_worse_beyond_doubt_and_opens_by_force_al
     assert plan.decision.answer == "closed"
     assert plan.decision.gain.high < 0
     assert plan.recommendation.startswith("Do not upgrade by this alone: it takes map from 23.2 %")
-    assert "--force" in plan.to_json()["next_steps"][0]["why"]
+    assert "force=True" in plan.to_json()["next_steps"][0]["why"]
     upgrade, before = Upgrade(gallery, h), gallery.journal()
     words = (
-        r"nothing was written: the gate is CLOSED: map .* Do not upgrade by this alone: .*--force\)"
+        r"nothing was written: the gate is CLOSED: map .* Do not upgrade by this alone: "
+        r".*force=True$"
     )
     with pytest.raises(UpgradeError, match=words):
         upgrade.start(prediction=plan.predicted, sample=sample)

@@ -197,7 +197,7 @@ def test_judgements_of_items_that_the_gallery_lacks_are_refused_or_left_out():
     gallery, new, h = world(60)
     old, by_new, qrels = ask(gallery, new, count=10)
     qrels["q000"] = {**qrels["q000"], "gone": 1, "not relevant": 0}
-    words = r"1 of \d+ relevant items in the judgements are not in .* 'gone'; .*--ignore-unknown\)"
+    words = r"1 of \d+ relevant items in the judgements are not in .* 'gone'; .*ignore_unknown=True"
     with pytest.raises(UpgradeError, match=words):
         forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, qrels))
     found = forecast(

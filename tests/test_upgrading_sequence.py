@@ -89,7 +89,7 @@ def test_where_the_originals_were_dropped_a_chain_carries_every_row_and_says_so(
         Upgrade(gallery, TO_THIRD)
     note = (
         f"{ROWS} rows are a chain, old@1 -> second@2 -> third@3: every link loses a little. Their "
-        "originals were dropped; a sample says what is left (plan with sample, --sample)"
+        "originals were dropped; a sample says what is left (plan with sample=...)"
     )
     assert plan_upgrade(gallery, SECOND_TO_THIRD).advice[-1] == note
     upgrade = carry_out(gallery, SECOND_TO_THIRD)

@@ -21,7 +21,16 @@ A message says what was given, what is needed and what to do next.
 
 
 class OnwardError(Exception):
-    """Anything the user can put right; the command line prints it without a traceback."""
+    """Anything the user can put right; the command line prints it without a traceback.
+
+    Attributes:
+        do: the step that puts it right, by the name of its function or method, if one step does;
+            the command line knows its command.
+    """
+
+    def __init__(self, message: str = "", *, do: str | None = None) -> None:
+        super().__init__(message)
+        self.do = do
 
 
 class ConfigurationError(OnwardError):

@@ -140,7 +140,7 @@ def translate(
             f"the classes of {with_names} have names ({label} is {name!r}), those of {without} "
             "have none, so nothing tells whether a label means the same class in both. Embed again "
             "from data with class names; or, if both number their classes the same, say so: "
-            "--same-labels (same_labels=True)"
+            "same_labels=True"
         )
     label_of = {name: label for label, name in to.items()}
     fresh = _fresh(label for names in (given, to) for label in names)

@@ -568,8 +568,7 @@ class _Named(NamedTuple):
                 f"{len(missing)} of {len(missing) + len(kept)} {words} name an item that is not "
                 f"among the {len(gallery_ids)} of the gallery, the first {item!r} for query "
                 f"{query!r}. Give the ids that the gallery has, or leave such items out with "
-                "--ignore-unknown "
-                "(ignore_unknown=True)"
+                "ignore_unknown=True"
             )
         rows = [(query_row[query], gallery_row[item]) for query, item in dict.fromkeys(kept)]
         pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)

@@ -64,7 +64,9 @@ def _run(arguments: list[str]) -> int:
 
         code = app(arguments, prog_name="onward", standalone_mode=False)
     except OnwardError as error:
-        fail(str(error))
+        from onward.cli.output import message_of
+
+        fail(message_of(error))
     except MemoryError as error:
         said = f" ({error})" if str(error) else ""
         fail(f"there is not enough memory for this{said}; free some, or ask for less at a time")

@@ -10,12 +10,14 @@ to.
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
+from onward.errors import OnwardError
 from onward.progress import visible
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
@@ -43,8 +45,17 @@ COMMANDS = {
     "cut_over": "onward upgrade cutover",
     "roll_back": "onward upgrade rollback",
     "complete": "onward upgrade complete",
+    "status": "onward upgrade status",
+    "create_gallery": "onward gallery create",
 }
 """Of each step that the library names: the command that does it."""
+ARGUMENT = re.compile(
+    r"\b(force|ignore_unknown|leave_out|max_pixels|now|open_set|qrels|same_labels|sample|skip_bad)"
+    r"=(?:True|\.\.\.)(?!,? \(?--)"
+)
+"""An argument of the library, as its messages name it, that is a flag of the commands too.
+
+What an older program wrote into a journal has the flag already."""
 Steps = Sequence[Mapping[str, str]]
 """What may come next, as `suggest` or an answer gives it, first what is most urgent."""
 
@@ -86,7 +97,24 @@ def laid_out(answer: object) -> str:
     broken = {given for given in _texts(values) if "\n" in given}
     for given in sorted(broken, key=len, reverse=True):
         text = text.replace(given, visible(given))
-    return visible(text, lines=True)
+    return with_flags(visible(text, lines=True))
+
+
+def message_of(error: OnwardError) -> str:
+    """Return what an error says, with the flags and the command that put it right."""
+    command = COMMANDS.get(error.do or "")
+    return with_flags(str(error)) + (f" ({command})" if command else "")
+
+
+def with_flags(text: str) -> str:
+    """Return what the library says, each argument that it names beside the flag of that name."""
+
+    def both(found: re.Match[str]) -> str:
+        flag = f"--{found[1].replace('_', '-')}"
+        enclosed = text[found.end() :].startswith(")")
+        return f"{found[0]}, {flag}" if enclosed else f"{found[0]} ({flag})"
+
+    return ARGUMENT.sub(both, text)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -133,7 +161,7 @@ def to_text(
 def _with_command(step: Mapping[str, str]) -> dict[str, str]:
     """Return a step with its command, where it has none yet."""
     command = step.get("command") or COMMANDS.get(step["step"], "")
-    return {"step": step["step"], "command": command, "why": step["why"]}
+    return {"step": step["step"], "command": command, "why": with_flags(step["why"])}
 
 
 def _finite(value: Any) -> Any:
@@ -147,7 +175,7 @@ def _finite(value: Any) -> Any:
 
 def tell(line: str) -> None:
     """Print a line about what is going on, on standard error."""
-    typer.echo(visible(line), err=True)
+    typer.echo(with_flags(visible(line)), err=True)
 
 
 def tell_answer(answer: object) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-REPAIR = ". Replace it, or leave out what cannot be read: --skip-bad (skip_bad=True)"
+REPAIR = ". Replace it, or leave out what cannot be read: skip_bad=True"
 SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -163,7 +163,7 @@ def _allowing(max_pixels: int) -> Iterator[None]:
 def _too_large(max_pixels: int) -> str:
     return (
         f"it has more than {max_pixels:,} pixels, and a damaged or malicious file could fill the "
-        "memory. If it is right, raise the limit: --max-pixels (max_pixels=...)"
+        "memory. If it is right, raise the limit: max_pixels=..."
     )
 
 

@@ -249,8 +249,7 @@ def open_folder(
             left_out.append(LeftOut(as_text(file), why))
         else:
             raise DataError(
-                f"{file} {why}. Remove it, or leave out whatever cannot be used: --skip-bad "
-                "(skip_bad=True)"
+                f"{file} {why}. Remove it, or leave out whatever cannot be used: skip_bad=True"
             )
     return Items(
         ids=tuple(file.relative_to(folder).as_posix() for file, _ in files),

@@ -97,8 +97,7 @@ def open_parquet(
             left_out.append(LeftOut(row.where, why))
         else:
             raise DataError(
-                f"{row.where}: {why}. Mend it, or leave out whatever cannot be used: --skip-bad "
-                "(skip_bad=True)"
+                f"{row.where}: {why}. Mend it, or leave out whatever cannot be used: skip_bad=True"
             )
     return Items(
         ids=tuple(rows),

@@ -511,8 +511,8 @@ def _check_test(train: Items, test: Items, parts: Sequence[Part], *, open_set: b
     raise DataError(
         f"the part {parts[1].name} of {train.source} has classes that {parts[0].name} lacks: "
         f"{names}{more}. Give both parts the same names of classes, or name other parts: "
-        f"{STATE_PARTS}. If the classes to test with are to be others, say so: --open-set "
-        "(open_set=True)"
+        f"{STATE_PARTS}. If the classes to test with are to be others, say so: "
+        "open_set=True"
     )
 
 

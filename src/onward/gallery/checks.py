@@ -37,8 +37,9 @@ def find_field(url: str, record: Record, space: Space) -> Field:
     check_name_is_free(url, record, space)
     known = ", ".join(str(one) for one in record.spaces)
     raise GalleryError(
-        f"gallery {url} has no space {space}; it has {known}. Add it with add_space, write vectors "
-        "of items that are there (onward gallery write), or give embeddings in one of these"
+        f"gallery {url} has no space {space}; it has {known}. Give embeddings in one of these, "
+        "or add it with add_space and write vectors of items that are there",
+        do="write",
     )
 
 

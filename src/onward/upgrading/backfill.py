@@ -638,7 +638,8 @@ def _check_space(view: GalleryView, new: Space) -> None:
         raise UpgradeError(
             f"gallery {view.url} has no vectors in {new}, so there is nothing to backfill; it "
             f"has {', '.join(map(str, spaces))}. Give the model of one of these, or start the "
-            "upgrade to that space first (onward upgrade start)"
+            "upgrade to that space first",
+            do="start",
         )
 
 

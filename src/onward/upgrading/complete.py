@@ -100,8 +100,8 @@ def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -
     if view.serving != routes.new:
         raise UpgradeError(
             f"gallery {view.url} answers from {view.serving}, not from {routes.new}: there "
-            "is nothing to complete, and nothing was dropped; cut over first (onward upgrade "
-            "cutover)"
+            "is nothing to complete, and nothing was dropped; cut over first",
+            do="cut_over",
         )
     given_up = _originals(view, routes) if drop_original else set[Space]()
     filled, served = view.record.transformations, _have_served(view)
@@ -165,7 +165,7 @@ def check_complete(
         raise UpgradeError(
             f"nothing was dropped: {completion.unreachable} have no other vector and could never "
             "be found again. Run the upgrade to its end, embed or delete these items, or give "
-            "them up with leave_out=True (--leave-out)"
+            "them up with leave_out=True"
         )
 
 
@@ -183,7 +183,7 @@ def _check_holdover(view: GalleryView, holdover: timedelta) -> None:
     Raises:
         UpgradeError: saying when that is.
     """
-    at_once = "To complete it at once, say now=True (--now)"
+    at_once = "To complete it at once, say now=True"
     moments = _Moments.of(view.journal)
     odd = "".join(f" ({one})" for one in moments.odd)
     since = None if view.record.serving.since is None else _opened(view, moments)

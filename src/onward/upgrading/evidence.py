@@ -442,7 +442,7 @@ def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
         raise UpgradeError(
             f"{len(missing):,} of {len(wanted):,} relevant items in the judgements are not in "
             f"gallery {view.url}, the first {missing[0]!r}; give the ids that the gallery has, "
-            "or leave such items out with ignore_unknown=True (--ignore-unknown)"
+            "or leave such items out with ignore_unknown=True"
         )
     return len(missing)
 

@@ -665,8 +665,8 @@ def _why_not(evidence: Evidence) -> str:
             )
         return (
             f"nothing can be predicted: {why}, and without a sample nobody knows what full "
-            "backfill would answer; give judgements (qrels=..., --qrels), labels that queries and "
-            "items share, or true new embeddings of some items (sample=..., --sample)"
+            "backfill would answer; give judgements (qrels=...), labels that queries and "
+            "items share, or true new embeddings of some items (sample=...)"
         )
     reasons = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
     left = f"{len(judged):,} of the sample's {len(sample):,} items are left to judge by"

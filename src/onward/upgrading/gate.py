@@ -148,7 +148,7 @@ class Requirement:
         if judge is None or self.metric not in judge.metrics:
             place = "within the sample" if within else "in the gallery"
             known = "nothing" if judge is None else f"only {', '.join(judge.metrics)}"
-            answers = "judgements (qrels=..., --qrels)" if self.metric == BY_GRADE[0] else "labels"
+            answers = "judgements (qrels=...)" if self.metric == BY_GRADE[0] else "labels"
             raise UpgradeError(
                 f"{self} is required, but what is known {place} is {known}; give {answers}, or a "
                 f"larger sample, or require something of what is known, such as '{AGREEMENT} >= "
@@ -394,8 +394,8 @@ def check_allowed(
             return None
         raise UpgradeError(
             f"{require} is required, but nothing is predicted; give true new embeddings of some of "
-            "the gallery's items that the transformation was not fitted on (sample=..., --sample "
-            "FILE); `onward gallery sample` chooses them"
+            "the gallery's items that the transformation was not fitted on (sample=...); "
+            "`onward gallery sample` chooses them"
         )
     if prediction.transformation != transformation:
         raise UpgradeError(
@@ -412,7 +412,7 @@ def check_allowed(
         return decision
     raise UpgradeError(
         f"nothing was written: the gate is {decision}. {decision.recommendation} To start all the "
-        "same, and have that logged, say force=True (--force)"
+        "same, and have that logged, say force=True"
     )
 
 

@@ -134,7 +134,7 @@ class Plan:
 
     def _next_steps(self) -> list[dict[str, str]]:
         if self.decision is not None and not self.allowed:
-            why = f"only with force=True (--force): the gate is {self.decision.answer}"
+            why = f"only with force=True: the gate is {self.decision.answer}"
             return [next_step("start", why)]
         if self.decision is None and self.work.to_do and not self.work.done:
             why = "plan with a sample first; to start without being judged: --unjudged"
@@ -453,7 +453,7 @@ def plan_backfill(
         view, routes, sample, whole=False, orders=ORDERS, seed=seed, most_items=most_items
     )
     if predicted.within is None or predicted.curves is None:
-        raise UpgradeError(predicted.why)
+        raise UpgradeError(predicted.why or "")
     counts = view.counts.get(routes.new)
     upgraded, embedded = (0, 0) if counts is None else (counts.upgraded, counts.embedded)
     return BackfillPlan(

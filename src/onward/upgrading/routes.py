@@ -317,7 +317,7 @@ def _note_of_chain(
     first = [one.old for one in made_by.transformations]
     kept = [space.name for space in first if space in there]
     chain = " -> ".join((first[0].name, by.old.name, by.new.name))
-    advice = "their originals were dropped; a sample says what is left (plan with sample, --sample)"
+    advice = "their originals were dropped; a sample says what is left (plan with sample=...)"
     if kept:
         advice = (
             f"a transformation fitted from {' and '.join(kept)} directly, still stored, is better"

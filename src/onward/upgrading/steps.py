@@ -49,7 +49,8 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
         if filled_by is not None and transformation.digest in filled_by.digests:
             raise UpgradeError(
                 f"{why}. The old ones were dropped after this very upgrade: {new} holds what it "
-                "has made, and there is nothing to plan; see onward upgrade status"
+                "has made, and there is nothing to plan; look at its status",
+                do="status",
             )
         if new in spaces:
             raise UpgradeError(
@@ -71,7 +72,8 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
         raise UpgradeError(
             f"the transformation goes from {old} to {new}, but the vectors in {old} of gallery "
             f"{view.url} are made from those in {new}: it goes the wrong way. To answer queries "
-            f"from {new.name} again, roll back (onward upgrade rollback)"
+            f"from {new.name} again, roll back",
+            do="roll_back",
         )
 
 
@@ -97,7 +99,8 @@ def check_started(view: GalleryView, routes: Routes) -> RecordedRoutes:
     if made_by is None:
         raise UpgradeError(
             f"the upgrade of gallery {view.url} from {routes.first.old.name} to "
-            f"{routes.new.name} was not started; start it first (onward upgrade start)"
+            f"{routes.new.name} was not started; start it first",
+            do="start",
         )
     check_same_routes(view, routes, made_by)
     return made_by

@@ -364,7 +364,7 @@ class Upgrade:
             raise UpgradeError(
                 f"aborting the upgrade of gallery {view.url} would take the only vector of "
                 f"{natives}. Nothing was dropped; embed these items with the model that serves, or "
-                "allow that they cannot be found with leave_out (--leave-out)"
+                "allow that they cannot be found with leave_out=True"
             )
         counts = view.counts[new].to_json()
         event = {"event": "abort", "transformation": self.routes.digest, **counts}
@@ -542,7 +542,7 @@ class Upgrade:
         if verified != "passed" and not force:
             raise UpgradeError(
                 f"gallery {view.url} was not cut over: {NOT_VERIFIED[verified]}. To cut over all "
-                "the same, and have that logged, say force=True (--force)"
+                "the same, and have that logged, say force=True"
             )
         return verified
 
@@ -612,7 +612,7 @@ def verify_and_cut_over(
     raise UpgradeError(
         f"gallery {gallery.url} was not cut over: others changed rows during each of {attempts} "
         f"verifications. All else is done; let them rest for about {longest:,.1f} s, as long as a "
-        "verification takes, and do the same again. Or cut over with force=True (--force): rows "
+        "verification takes, and do the same again. Or cut over with force=True: rows "
         "that are to be done then are done by the next run"
     )
 
@@ -684,5 +684,5 @@ def _why_not_back(url: str, natives: CountedRows, back_to: Space) -> str:
         f"gallery {url} was not rolled back: {natives} were added with the new model's embedding "
         f"and have no vector in {back_to}, so that they would not be found. Embed them with the "
         "old model and write these vectors too (onward gallery write), or leave them out with "
-        "leave_out=True (--leave-out): they stay in the gallery, and cutting over again finds them"
+        "leave_out=True: they stay in the gallery, and cutting over again finds them"
     )

@@ -327,7 +327,7 @@ class Verification:
         if self.lost and not self.leave_out:
             rows = sum(one.rows for one in self.lost)
             why = f"{rows:,} items cannot be carried over: embed them, or allow that they are lost"
-            why += " by verifying with leave_out (--leave-out)"
+            why += " by verifying with leave_out=True"
             steps.append(next_step("verify", why))
         if not self.adds_up:
             why = "the ids do not add up: rows changed meanwhile, or an id stands twice"

@@ -498,7 +498,7 @@ def open_lancedb(path: Path) -> LanceStore:
     """
     if not path.exists():
         raise GalleryError(
-            f"there is no gallery {path}; make it with create_gallery (onward gallery create)"
+            f"there is no gallery {path}; make it with create_gallery", do="create_gallery"
         )
     if not _is_gallery(path):
         raise GalleryError(
