@@ -162,13 +162,14 @@ class Items:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def among(self, ids: Collection[str], why: str | None = None) -> "Items":
-        """Return those that are among some; the others are counted, if it is said why."""
+    def among(self, ids: Collection[str], why: str = "") -> "Items":
+        """Return those that are among some; the others are counted where it is said why."""
         rows = [row for row, item in enumerate(self.ids) if item in ids]
+        left_out = _counted((why, len(self) - len(rows))) if why else {}
         return Items(
             tuple(self.ids[row] for row in rows),
             None if self.labels is None else self.labels[rows],
-            {**self.left_out, **_counted((str(why), 0 if why is None else len(self) - len(rows)))},
+            {**self.left_out, **left_out},
         )
 
     def labelled(self) -> "Items":
