@@ -290,7 +290,7 @@ def embed(
 
     Example: onward embed models/old digits old.parquet --split test --side-out side.parquet
     """
-    from onward.data.payloads import LINES_SUFFIX
+    from onward.data.payloads import LINES_SUFFIX, with_digest, write_payload_lines
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.spaces import check_suffix
@@ -307,8 +307,6 @@ def embed(
     if from_lines:
         _refuse_parts(data, split, classes, stated)
         items = _open_lines(Path(data), stated)
-        tell(f"read {len(items):,} items listed in {data}; their classes are not known")
-        tell_left_out(items)
     else:
         items = open_data(data, stated, split=split, classes=classes)
     with progress_bar(f"Embed with {loaded.space.name}") as progress:
@@ -319,8 +317,6 @@ def embed(
             _labelled(side, not from_lines).save(side_out)
     _labelled(embeddings, not from_lines).save(out)
     if payloads_out is not None:
-        from onward.data.payloads import with_digest, write_payload_lines
-
         write_payload_lines(payloads_out, items.ids, [with_digest(one) for one in items.payloads])
     fields = {
         "items": len(embeddings),
@@ -332,14 +328,19 @@ def embed(
     if from_lines:
         step = suggest("fit", "GALLERY", out, "OUT", why="to learn from the gallery's sample")
     else:
-        where = () if payloads_out is None else ("--payloads", payloads_out)
-        given = ("GALLERY", out, side_out, *where)
-        step = suggest("gallery create", *given, why="or fit, where these are to learn from")
+        step = _create_step(out, side_out, payloads_out)
     show_fields(fields, as_json, [step])
 
 
+def _create_step(out: Path, side: Path | None, payloads: Path | None) -> dict[str, str]:
+    """Return how to make a gallery of what was embedded."""
+    where = () if payloads is None else ("--payloads", payloads)
+    why = "or fit, where these are to learn from"
+    return suggest("gallery create", "GALLERY", out, side, *where, why=why)
+
+
 def _open_lines(path: Path, stated: "Stated") -> "Items":
-    """Return the items of the lines; their labels mean nothing.
+    """Return the items of the lines, whose labels mean nothing; tell what was read.
 
     Args:
         path: a `.jsonl` file.
@@ -373,7 +374,7 @@ def _open_lines(path: Path, stated: "Stated") -> "Items":
         )
     labels = np.zeros(len(by_id), np.int64)
     payloads = tuple(by_id.values())
-    return Items(
+    items = Items(
         ids=tuple(by_id),
         labels=labels,
         class_names={0: "unknown"},
@@ -382,6 +383,9 @@ def _open_lines(path: Path, stated: "Stated") -> "Items":
         left_out=tuple(left_out),
         max_pixels=stated.max_pixels,
     )
+    tell(f"read {len(items):,} items listed in {path}; their classes are not known")
+    tell_left_out(items)
+    return items
 
 
 def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated") -> None:
