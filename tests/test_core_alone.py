@@ -98,7 +98,7 @@ CALLS: list[tuple[str, str | None]] = [
     ("upgrade status photos.lance h", None),
     ("upgrade verify photos.lance h", None),
     ("upgrade cutover photos.lance h", None),
-    ("backfill photos.lance --embeddings new.parquet", None),
+    ("backfill run photos.lance --embeddings new.parquet", None),
     ("upgrade rollback photos.lance h", None),
     ("upgrade log photos.lance", None),
     ("upgrade cutover photos.lance h --force", None),
