@@ -47,8 +47,8 @@ HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item
 ASKED = "it was asked for by name"
 NO_NETWORK = "the network was not tried, for torch is not installed: pip install 'onward[fit]'"
 TRIAL_STEPS = 0.45
-"""The share of its steps that a network learns for in a trial: three trials and the network that is
-kept take less than two and a half times as long as that network alone."""
+"""The share of its steps that a network learns for in a trial: to learn in three trials and once
+more takes less than two and a half times as long as that network alone; judging comes on top."""
 MOST_LISTED = 20_000
 """The ids of training items are kept with the transformation if they are no more than these; more
 are training images, which no gallery holds. Those of a sample are kept always."""
