@@ -65,7 +65,7 @@ some = st.lists(st.sampled_from(ITEMS), min_size=1, max_size=4, unique=True).map
 given = st.sampled_from(sorted(GIVEN))
 kinds = st.sampled_from(["add", "update", "delete"])
 ways = st.sampled_from(sorted(WAYS))
-calls = st.sampled_from([*range(12), *range(12, 36, 4)])  # few steps make more
+calls = st.sampled_from([*range(20), *range(20, 52, 8)])  # no step calls its store more often
 seldom = st.integers(0, 9).map(lambda drawn: drawn == 9)
 
 
