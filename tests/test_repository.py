@@ -1,5 +1,7 @@
 """What holds for the repository as a whole: layers, imports, sizes, and nothing of one machine."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -145,3 +147,17 @@ def test_constraints_are_exact_versions_and_nothing_else():
     names = [re.split("==", line)[0].lower().replace("_", "-") for line in pinned]
     assert "onward" not in names
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for name in ("lab", "benchmarks") for path in (ROOT / name).glob("*.py")),
+    ids=lambda path: path.stem,
+)
+def test_what_scripts_import_is_there(path):
+    """Scripts that no test runs would break unseen when a name moves."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onward"):
+            module = importlib.import_module(node.module)
+            lacking = [each.name for each in node.names if not hasattr(module, each.name)]
+            assert not lacking, f"{node.module} has no {lacking}"

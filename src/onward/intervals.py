@@ -153,6 +153,29 @@ def difference_over_queries(
     return _bootstrap(values[cell.counted], seed, resamples, confidence, difference=True)
 
 
+def over_values(
+    values: PerQuery,
+    *,
+    difference: bool = False,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the mean of what each query got, with its bootstrap interval; see `over_queries`.
+
+    Args:
+        values: one for each query that counts, such as its agreement.
+        difference: whether each is a difference of two cells, for the same query.
+        seed: of the draws; the same seed draws the same queries.
+        resamples: how often to draw.
+        confidence: in (0, 1).
+
+    Raises:
+        EvaluationError: if a setting is out of its range.
+    """
+    return _bootstrap(values, seed, resamples, confidence, difference=difference)
+
+
 def over_clusters(
     values: PerQuery,
     clusters: Sequence[Hashable],
