@@ -188,3 +188,9 @@ def test_a_reason_that_stands_before_no_block_is_refused(tmp_path):
     page.write_text("<!-- not run: it needs a GPU -->\n\nSome words.\n\n```bash\ntrue\n```\n")
     with pytest.raises(AssertionError, match="stands before no block"):
         blocks_of(page)
+
+
+def test_the_modules_that_the_architecture_names_are_there():
+    named = set(re.findall(r"`([\w/]+\.py)`", (ROOT / "docs" / "architecture.md").read_text()))
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (ROOT / "src" / "onward" / path).exists()] == []
