@@ -104,30 +104,8 @@ def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -
             do="cut_over",
         )
     given_up = _originals(view, routes) if drop_original else set[Space]()
-    filled, served = view.record.transformations, _have_served(view)
-    under_way = {space for space in filled if space not in served}
-    originals = [
-        one.old
-        for made_by in filled.values()
-        for one in made_by.transformations
-        if one.old not in filled and one.old not in given_up
-    ]
-    dropped, kept = list[Space](), list[Kept]()
-    for space in (one for one in view.spaces() if one != routes.new):
-        why = None
-        if space in under_way:
-            why = "an upgrade to it is under way"
-        elif space in _read_by(view, under_way):
-            why = "an upgrade that is under way reads it"
-        elif space not in filled and space not in given_up:
-            why = "later upgrades are fitted from it directly"
-        elif space not in given_up:
-            natives = find_natives(view, space, without=originals, unless_embedded=routes.new)
-            why = None if natives is None else f"a model embedded {natives} in no other space"
-        if why is None:
-            dropped.append(space)
-        else:
-            kept.append(Kept(space, why))
+    whys = {space: _why_kept(view, routes, space, given_up) for space in view.spaces()}
+    dropped = [space for space, why in whys.items() if why is None and space != routes.new]
     gone = [space for space in dropped if space in given_up]
     return Completion(
         gallery=view.url,
@@ -135,7 +113,7 @@ def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -
         serving=routes.new,
         ended=view.previous,
         dropped=tuple(dropped),
-        kept=tuple(kept),
+        kept=tuple(Kept(space, why) for space, why in whys.items() if why is not None),
         impossible=_impossible(gone, routes.new) if gone else (),
         unreachable=_unreachable(view, dropped),
         clock=_Moments.of(view.journal).odd,
@@ -296,6 +274,24 @@ def _moment(written: object) -> datetime | None:
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def _why_kept(view: GalleryView, routes: Routes, space: Space, given_up: set[Space]) -> str | None:
+    """Return why a space is not dropped; None if it is, or if it answers queries."""
+    filled, served = view.record.transformations, _have_served(view)
+    under_way = {one for one in filled if one not in served}
+    if space == routes.new or space in given_up - under_way - _read_by(view, under_way):
+        return None
+    if space in under_way:
+        return "an upgrade to it is under way"
+    if space in _read_by(view, under_way):
+        return "an upgrade that is under way reads it"
+    if space not in filled:
+        return "later upgrades are fitted from it directly"
+    read = (one.old for made_by in filled.values() for one in made_by.transformations)
+    originals = [old for old in read if old not in filled and old not in given_up]
+    natives = find_natives(view, space, without=originals, unless_embedded=routes.new)
+    return None if natives is None else f"a model embedded {natives} in no other space"
 
 
 def _have_served(view: GalleryView) -> set[Space]:
