@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +147,6 @@ def test_the_real_command_is_killed_while_others_write_and_nothing_is_lost(tmp_p
 
 # Ctrl-C once, and once more
 
-SLOW_SECONDS = 60
 SLOW = """
 import sys, time
 from onward.cli import main
@@ -194,16 +192,6 @@ def assert_it_can_be_gone_on_with(path):
     assert upgrade.verify(sample_rows=None).passed
 
 
-def press_until_it_ends(process):
-    """Press Ctrl-C as a person does, again each second; return how often. A press may be lost."""
-    for pressed in range(1, SLOW_SECONDS):
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1)
-            return pressed
-    pytest.fail("it waited for the batch that was being written")
-
-
 @pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait_for_the_batch_that_is_written(tmp_path):
     path = tmp_path / "g.lance"
@@ -214,9 +202,8 @@ def test_a_second_ctrl_c_does_not_wait_for_the_batch_that_is_written(tmp_path):
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=1)
-        pressed = press_until_it_ends(process)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
-    assert pressed < SLOW_SECONDS / 2
     assert process.returncode == 1
     assert (out, err) == ("", f"onward: {INTERRUPTED}\n")
     assert_it_can_be_gone_on_with(path)
