@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ build_commands_once()
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="how often a process is killed")
     parser.addoption("--examples", type=int, help="of some 50 steps of the state machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heard() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would its children."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
