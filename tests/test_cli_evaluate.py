@@ -382,6 +382,28 @@ def test_labels_of_the_same_items_are_needed_once(same_items, tmp_path, labelled
     assert expected["cells"]["new/old"]["map"] == 1
 
 
+@pytest.mark.parametrize("labelled", ["old", "upgraded", "new"])
+@pytest.mark.parametrize("with_new", [True, False])
+def test_so_are_they_where_others_ask(same_items, tmp_path, labelled, with_new):
+    words = same_items([0, 1, 0, 1], CATS, CATS)
+    words[words.index("--exclude-self")] = "--include-self"
+    for option, space in (("old", Space("blind@1", 1)), ("new", LINE)):
+        asked = save(
+            tmp_path / f"q-{option}.parquet", [0.2], "q", [0], space=space, class_names=CATS
+        )
+        words += [f"--queries-{option}", asked]
+    if not with_new:
+        at = words.index("--new")
+        del words[at : at + 2]
+        labelled = "upgraded" if labelled == "new" else labelled
+    expected = answer(*words)
+    for option, space in (("old", Space("blind@1", 1)), ("upgraded", LINE), ("new", LINE)):
+        if option != labelled:
+            save(tmp_path / f"{option}.parquet", [0, 10, 1, 11], "abcd", space=space)
+    assert answer(*words)["cells"] == expected["cells"]
+    assert expected["cells"]["new/old"]["map"] == 1
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

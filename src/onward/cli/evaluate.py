@@ -310,11 +310,11 @@ def read_cells(files: Files) -> "dict[str, tuple[Embeddings, Embeddings]]":
     by_old = align_files(by_old, by_new, (files.old, last), "items")
     if files.new is None:
         assert queries is not None  # noqa: S101 (refused above)
+        by_old, by_new = _labelled_alike(by_old, by_new)
         return {OLD: (queries.old, by_old), UPGRADED: (queries.new, by_new)}
     carried = Embeddings.load(files.upgraded)
     carried = align_files(carried, by_new, (files.upgraded, files.new), "items")
-    if queries is None:
-        by_old, carried, by_new = _labelled_alike(by_old, carried, by_new)
+    by_old, carried, by_new = _labelled_alike(by_old, carried, by_new)
     asked = queries or Queries(by_old, by_new)
     return {OLD: (asked.old, by_old), UPGRADED: (asked.new, carried), NEW: (asked.new, by_new)}
 
