@@ -1,7 +1,7 @@
 """Images on their way into a training: decoded, batched, augmented, normalised, or embedded.
 
 A transformation is fitted on several augmented views of each item, embedded once. The paper embeds
-augmented images anew in each epoch; a few views embedded once are many times cheaper.
+augmented images again in each epoch; a few views embedded once are many times cheaper.
 """
 
 import os
