@@ -382,6 +382,19 @@ def test_labels_of_the_same_items_are_needed_once(same_items, tmp_path, labelled
     assert expected["cells"]["new/old"]["map"] == 1
 
 
+@pytest.mark.parametrize(
+    "known", [{"old": [0, 1, -1, -1]}, {"old": [-1] * 4}, {"new": [0, -1] * 2}]
+)
+def test_classes_that_one_file_does_not_know_are_taken_from_the_others(same_items, tmp_path, known):
+    words = same_items([0, 1, 0, 1], CATS, CATS)
+    expected = answer(*words)
+    for option, labels in known.items():
+        space = Space("blind@1", 1) if option == "old" else LINE
+        path = tmp_path / f"{option}.parquet"
+        save(path, [0, 10, 1, 11], "abcd", labels, space=space, class_names=CATS)
+    assert answer(*words)["cells"] == expected["cells"]
+
+
 @pytest.mark.parametrize("labelled", ["old", "upgraded", "new"])
 @pytest.mark.parametrize("with_new", [True, False])
 def test_so_are_they_where_others_ask(same_items, tmp_path, labelled, with_new):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.compatibility import evaluate_embeddings
-from onward.errors import ConfigurationError, DataError
+from onward.errors import ConfigurationError, DataError, LabelMismatchError
 from onward.spaces import Embeddings, Space
 from onward.training.fit import fit as fit_module
 from onward.training.fit import networks
@@ -572,3 +572,34 @@ def test_where_retrieval_cannot_tell_the_error_leaves_side_information_out(judge
         assert leaves_side_out(without, with_it, judge) is None
     assert leaves_side_out(contradicted, without, judge) is None
     assert leaves_side_out(errs_more, without, judge) is None
+
+
+# --- labels of the same items in two files ---
+
+
+@pytest.mark.parametrize("wrong", ["old", "new"])
+def test_items_that_old_and_new_embeddings_put_in_two_classes_are_refused(wrong):
+    old, new = world()
+    permuted = np.roll(old.labels, 3)
+    given = {"old": old, "new": new}
+    given[wrong] = replace(given[wrong], labels=permuted)
+    words = r"item 'i0000' is of class \d+ in the \w+ embeddings and of class \d+ in the \w+ emb"
+    with pytest.raises(LabelMismatchError, match=words):
+        fit(given["old"], None, given["new"], settings=RIDGE, run=CPU)
+
+
+def test_classes_that_only_one_of_the_two_knows_count():
+    old, new = world()
+    half = np.arange(len(old)) % 2 == 0
+    one = replace(old, labels=np.where(half, old.labels, -1))
+    other = replace(new, labels=np.where(half, -1, new.labels))
+    found = Pairs(one, None, other)
+    np.testing.assert_array_equal(found.labels, old.labels)
+    named = {label: f"class {label}" for label in range(30)}
+    backwards = {29 - label: name for label, name in named.items()}
+    by_name = Pairs(
+        replace(one, class_names=named),
+        None,
+        replace(other, labels=np.where(half, -1, 29 - new.labels), class_names=backwards),
+    )
+    np.testing.assert_array_equal(by_name.labels, old.labels)

@@ -6,7 +6,7 @@ of distances, models, databases or files: `onward.judgements` reads files.
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, SupportsIndex
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from onward.errors import EvaluationError
-from onward.labels import as_labels, renumber, translate
+from onward.errors import EvaluationError, LabelMismatchError
+from onward.labels import as_labels, into, renumber, shown, translate
 from onward.rankings import Hits, Ranking, Rows, check_once, refuse
 from onward.spaces import Embeddings, Ids
 
@@ -516,6 +516,62 @@ def common_labels(
         sources=("the queries", "the gallery"),
     )
     return renumber(queries.labels, translated), gallery.labels
+
+
+def label_alike(same_items: Sequence[Embeddings], sources: Sequence[str]) -> list[Embeddings]:
+    """Return embeddings of the same items, each with the classes that any of them knows.
+
+    What each says stays, in its own numbering; what it does not know it takes from the others.
+
+    Args:
+        same_items: embeddings with the same ids in the same order.
+        sources: what each is, for messages: a file, or "the old embeddings".
+
+    Raises:
+        LabelMismatchError: if two put an item in two classes, by name where both have names.
+    """
+    known = [
+        (each, source)
+        for each, source in zip(same_items, sources, strict=True)
+        if each.labels is not None
+    ]
+    return [
+        _labelled_by(each, source, [pair for pair in known if pair[0] is not each])
+        for each, source in zip(same_items, sources, strict=True)
+    ]
+
+
+def _labelled_by(
+    each: Embeddings, source: str, others: Sequence[tuple[Embeddings, str]]
+) -> Embeddings:
+    for other, whose in others:
+        assert other.labels is not None  # noqa: S101  # such are left out
+        if each.labels is None:
+            each = replace(each, labels=other.labels, class_names=other.class_names)
+            source = whose
+            continue
+        labels, names = into(
+            other.labels,
+            other.class_names,
+            each.class_names,
+            same_labels=True,
+            sources=(whose, source),
+        )
+        apart = np.flatnonzero((labels != each.labels) & (labels >= 0) & (each.labels >= 0))
+        if len(apart):
+            row = int(apart[0])
+            ours = shown(int(each.labels[row]), each.class_names)
+            theirs = shown(int(other.labels[row]), other.class_names)
+            raise LabelMismatchError(
+                f"item {each.ids[row]!r} is of class {ours} in {source} and of class "
+                f"{theirs} in {whose}, and {len(apart)} of {len(each)} "
+                "items differ like that; give labels that are numbered the same, or all with "
+                "class names"
+            )
+        if ((labels >= 0) & (each.labels < 0)).any():
+            merged = np.where(each.labels < 0, labels, each.labels)
+            each = replace(each, labels=merged, class_names=names)
+    return each
 
 
 class _Named(NamedTuple):

@@ -222,7 +222,8 @@ def compare(
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """
     files = Files(old, upgraded, new, queries_old, queries_new)
-    show(compare_cells(read_cells(files), files, judging), as_json, _report_step(files, judging))
+    made = compare_cells(read_cells(files, judging), files, judging)
+    show(made, as_json, _report_step(files, judging))
 
 
 def _report_step(files: Files, judging: Judging) -> list[dict[str, str]]:
@@ -238,18 +239,12 @@ def _report_step(files: Files, judging: Judging) -> list[dict[str, str]]:
 
 def compare_cells(cells: "Cells", files: Files, judging: Judging) -> "UpgradeComparison":
     """Return the comparison of what `read_cells` gave: by qrels, labels, or agreement."""
-    from onward.compatibility import NEW, OLD, UPGRADED, compare_upgraded
+    from onward.compatibility import compare_upgraded
 
     asked = [queries for queries, _ in cells.values()]
     if judging.judgements is None and all(queries.labels is None for queries in asked):
         _check_agreement(cells, files, judging)
         return compare_upgraded(cells, exclude_self=judging.exclude_self, relevance=None)
-    if judging.judgements is None and NEW in cells and files.new is not None:
-        items = cells[NEW][1]
-        _check_classes(cells[OLD][1], items, files.old, files.new)
-        _check_classes(cells[UPGRADED][1], items, files.upgraded, files.new)
-    elif judging.judgements is None:
-        _check_classes(cells[OLD][1], cells[UPGRADED][1], files.old, files.upgraded)
     judging.tell_numbering(*cells.values())
     return compare_upgraded(
         cells,
@@ -282,15 +277,19 @@ def _check_agreement(cells: "Cells", files: Files, judging: Judging) -> None:
         )
 
 
-def read_cells(files: Files) -> "dict[str, tuple[Embeddings, Embeddings]]":
+def read_cells(files: Files, judging: Judging) -> "dict[str, tuple[Embeddings, Embeddings]]":
     """Return queries and gallery of each cell from files that hold the same items.
+
+    Where no qrels say what is right, each knows the classes that any file of the items knows.
 
     Raises:
         EvaluationError: if they do not hold the same items, or old and new are of one model.
+        LabelMismatchError: if two files put an item in two classes.
         ConfigurationError: if queries are given by one of the models alone, or neither queries nor
             the items by the new model.
     """
     from onward.compatibility import NEW, OLD, UPGRADED
+    from onward.relevance import label_alike
     from onward.spaces import Embeddings
 
     queries = read_queries(files.queries_old, files.queries_new)
@@ -308,54 +307,27 @@ def read_cells(files: Files) -> "dict[str, tuple[Embeddings, Embeddings]]":
             f"with --old, and by the new one with {option}"
         )
     by_old = align_files(by_old, by_new, (files.old, last), "items")
+    items, paths = [by_old, by_new], [files.old, last]
+    if files.new is not None:
+        carried = Embeddings.load(files.upgraded)
+        items.append(align_files(carried, by_new, (files.upgraded, files.new), "items"))
+        paths.append(files.upgraded)
+    if judging.qrels is None:  # else no label is asked for
+        items = label_alike(items, [str(path) for path in paths])
+        queries = queries and _labelled_queries(queries, files)
+    by_old, by_new = items[:2]
     if files.new is None:
         assert queries is not None  # noqa: S101 (refused above)
-        by_old, by_new = _labelled_alike(by_old, by_new)
         return {OLD: (queries.old, by_old), UPGRADED: (queries.new, by_new)}
-    carried = Embeddings.load(files.upgraded)
-    carried = align_files(carried, by_new, (files.upgraded, files.new), "items")
-    by_old, carried, by_new = _labelled_alike(by_old, carried, by_new)
-    asked = queries or Queries(by_old, by_new)
+    carried, asked = items[2], queries or Queries(by_old, by_new)
     return {OLD: (asked.old, by_old), UPGRADED: (asked.new, carried), NEW: (asked.new, by_new)}
 
 
-def _labelled_alike(*same_items: "Embeddings") -> "list[Embeddings]":
-    """Return embeddings of the same items, those without labels with the labels of another."""
-    labelled = next((each for each in same_items if each.labels is not None), None)
-    if labelled is None:
-        return list(same_items)
-    return [
-        replace(each, labels=labelled.labels, class_names=labelled.class_names)
-        if each.labels is None
-        else each
-        for each in same_items
-    ]
+def _labelled_queries(queries: Queries, files: Files) -> Queries:
+    from onward.relevance import label_alike
 
-
-def _check_classes(one: "Embeddings", other: "Embeddings", path: Path, other_path: Path) -> None:
-    """Refuse embeddings of the same items, in the same order, that put one in two classes.
-
-    Raises:
-        LabelMismatchError: naming the item.
-    """
-    import numpy as np
-
-    from onward.errors import LabelMismatchError
-    from onward.labels import shown
-    from onward.relevance import common_labels
-
-    if one.labels is None or other.labels is None:
-        return
-    labels, others = common_labels(one, other, same_labels=True)
-    apart = np.flatnonzero((labels != others) & (labels >= 0) & (others >= 0))
-    if len(apart):
-        row = int(apart[0])
-        raise LabelMismatchError(
-            f"item {one.ids[row]!r} is of class {shown(int(one.labels[row]), one.class_names)} in "
-            f"{path} and of class {shown(int(others[row]), other.class_names)} in {other_path}, "
-            f"and {len(apart)} of {len(one)} items differ like that; give files whose classes are "
-            "numbered the same, or all with class names"
-        )
+    paths = [str(files.queries_old), str(files.queries_new)]
+    return Queries(*label_alike([queries.old, queries.new], paths))
 
 
 INTRODUCTION = (
@@ -389,10 +361,11 @@ def report(
 
     check_room(out, overwrite=overwrite)
     files = Files(old, upgraded, new)
-    cells = read_cells(files)
+    judging = Judging(exclude_self, same_labels)
+    cells = read_cells(files, judging)
     alone = _of_h(cells, files)
     grid = None if data is None else _grid(open_data(data, stated), alone, exclude_self)
-    made = compare_cells(cells, files, Judging(exclude_self, same_labels))
+    made = compare_cells(cells, files, judging)
     comparison = _of_labels(made, files)
     facts = {
         **{name: str(path) for name, path in (("old", old), ("upgraded", upgraded), ("new", new))},

@@ -247,7 +247,7 @@ def gather(
     most_items: int,
     most_searched: int,
 ) -> Evidence:
-    """Read all by which an upgrade is judged; see `onward.upgrading.forecast.forecast`.
+    """Read all by which an upgrade is judged; see `forecast` in `onward.upgrading.forecast`.
 
     Raises:
         SpaceMismatchError: if the sample or the queries are in another space than is needed.

@@ -119,14 +119,14 @@ def check_same_routes(view: GalleryView, routes: Routes, made_by: RecordedRoutes
         raise UpgradeError(
             f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
             f"{_fallback_names(started)}, and now there is {_fallback_names(given)}; give the same "
-            "fallbacks in the same order (--also), or drop the space "
-            f"{routes.new.name} and start again"
+            "fallbacks in the same order (--also), or abort the upgrade (onward upgrade abort, "
+            "with those that it was started with) and start again"
         )
     raise UpgradeError(
         f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
         f"the transformation {started[0][:8]}, this is {given[0][:8]}; vectors of two "
-        "transformations may not be mixed. Go on "
-        f"with the first, or drop the space {routes.new.name} and start again"
+        "transformations may not be mixed. Go on with the first, or abort the upgrade (onward "
+        "upgrade abort, with the first) and start again"
     )
 
 

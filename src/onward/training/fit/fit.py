@@ -181,7 +181,7 @@ def fit(
             one space, or cannot be mapped by the method.
         SpaceMismatchError: if the sample or the classifier is in other spaces.
         LabelMismatchError: if only the classifier or only the embeddings have class names, and
-            `same_labels` is false.
+            `same_labels` is false; or old and new embeddings put an item in two classes.
         DataError: if there are fewer than 20 items, or the groups do not fit the pairs.
         ConfigurationError: if settings do not fit together, what they need is missing, or a
             checkpoint is another run's.

@@ -18,6 +18,7 @@ from onward.errors import (
     TransformationError,
 )
 from onward.labels import ClassNames, Labels, translate
+from onward.relevance import label_alike
 from onward.spaces import Embeddings, Ids, Space
 
 if TYPE_CHECKING:
@@ -124,8 +125,10 @@ class Pairs:
 
     @cached_property
     def _labelled(self) -> Embeddings:
-        """The old embeddings, or the new ones where these know more classes."""
-        return max(self.old, self.new, key=_known_labels)
+        """The old embeddings, or the new ones where these know more classes; with all known."""
+        named = {"the old embeddings": self.old, "the new embeddings": self.new}
+        alike = label_alike(list(named.values()), list(named))
+        return alike[int(_known_labels(self.new) > _known_labels(self.old))]
 
     @cached_property
     def length(self) -> float:
