@@ -310,7 +310,7 @@ def test_what_is_missing_or_of_another_kind_is_named(saved, tmp_path):
     with pytest.raises(ArtifactError, match=r"bare has no config.json; give a directory that Onw"):
         read_artifact(tmp_path / "bare", "transformation")
     with pytest.raises(
-        ArtifactError, match="h holds this kind: transformation; needed: embedding-model"
+        ArtifactError, match="h holds this kind: transformation; embedding-model is needed"
     ):
         read_artifact(saved, "embedding-model")
 

@@ -205,7 +205,7 @@ def test_an_argument_of_the_library_is_shown_beside_its_flag(capsys, of_the_libr
 
 
 def test_an_error_is_shown_with_the_command_that_puts_it_right():
-    error = UpgradeError("it was not started; start it first", do="start")
+    error = UpgradeError("it was not started; start it first", step="start")
     assert str(error) == "it was not started; start it first"
     assert message_of(error) == "it was not started; start it first (onward upgrade start)"
     assert message_of(UpgradeError("say now=True")) == "say now=True (--now)"

@@ -460,7 +460,7 @@ def test_rows_that_are_not_one_an_image_are_refused(tmp_path):
     model.graph.node.append(helper.make_node("Reshape", ["sum", "eight"], ["vectors"]))
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     model.graph.output[0].type.tensor_type.ClearField("shape")
-    words = r"first output has shape \(5, 8\) for 1 images; it needs \(images, dimensions\). Expor"
+    words = r"first output has shape \(5, 8\) for 1 images; it needs \(images, dimensions\); expor"
     with pytest.raises(ModelError, match=words):
         load(write_inline(model, tmp_path / "tokens.onnx"))
 

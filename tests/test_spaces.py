@@ -190,7 +190,7 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
         pytest.param(
             {"vectors": np.eye(3, 2, dtype=np.float32), "space": Space("old", 2, "cosine")},
             "the vector of item 'c' (row 2) is zero and has no direction; old (2, cosine) needs "
-            "one. Leave the item out or use the l2 metric",
+            "one; leave the item out or use the l2 metric",
             id="zero-with-the-cosine",
         ),
         *(

@@ -549,7 +549,7 @@ def test_ids_that_only_look_like_views_are_items(ids):
 
 
 def test_too_few_items_are_refused():
-    with pytest.raises(DataError, match=r"there are 19 items .* at least 20\. Embed more items"):
+    with pytest.raises(DataError, match=r"there are 19 items .* at least 20; embed more items"):
         fit(*world(19), run=CPU)
 
 

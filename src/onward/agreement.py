@@ -35,8 +35,8 @@ def agreement(found: Ranking, wanted: Ranking) -> Float64[np.ndarray, " query"]:
         raise EvaluationError(
             f"agreement compares rankings of the same queries: {len(found)} with "
             f"exclude_self={found.exclude_self} and {len(wanted)} with "
-            f"exclude_self={wanted.exclude_self} were given, or their ids differ; search both "
-            "galleries with the same queries"
+            f"exclude_self={wanted.exclude_self} were given, or their ids differ",
+            "search both galleries with the same queries",
         )
     row_of = {item: row for row, item in enumerate(wanted.gallery_ids)}
     rows_here = np.array([*(row_of.get(item, -1) for item in found.gallery_ids), -1], np.int64)

@@ -63,6 +63,6 @@ def as_weights(values: Any, what: str, error: type[OnwardError]) -> np.ndarray:
     try:
         copied = as_numbers(values, np.float32).copy()
     except (TypeError, ValueError, OverflowError) as cause:
-        raise error(f"the {what} holds no numbers ({cause}); give an array of float32") from cause
+        raise error(f"the {what} holds no numbers ({cause})", "give an array of float32") from cause
     copied.flags.writeable = False
     return copied

@@ -145,8 +145,8 @@ def _contents(artifact: Artifact) -> dict[str, bytes]:
         header["digest"] = digest(canonical_json(header))
     except (ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(
-            f"this {artifact.kind} has a configuration that JSON cannot hold: {error}; give plain "
-            "values, and numbers that are finite"
+            f"this {artifact.kind} has a configuration that JSON cannot hold: {error}",
+            "give plain values, and numbers that are finite",
         ) from error
     contents[CONFIG] = canonical_json(header) + b"\n"
     return contents
@@ -262,7 +262,8 @@ def _check_standing(target: Path, opened: "_Opened", kind: str) -> None:
     if lost:
         raise ArtifactError(
             f"{target / lost[0]} is not a file of the {kind} and would be lost when that is "
-            "replaced; it was left as it is. Move it away, or give another directory"
+            "replaced",
+            "it was left as it is. Move it away, or give another directory",
         )
 
 
@@ -286,7 +287,7 @@ def check_file_replaceable(target: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "not a file that can be replaced"
-        raise ArtifactError(f"{target} is {what}; it was left as it is. Give another place")
+        raise ArtifactError(f"{target} is {what}", "it was left as it is. Give another place")
 
 
 def _resolved(path: Path) -> Path:
@@ -298,7 +299,7 @@ def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except RuntimeError as error:
-        raise ArtifactError(f"{path} is a link that leads to itself; remove it") from error
+        raise ArtifactError(f"{path} is a link that leads to itself", "remove it") from error
 
 
 @dataclass(frozen=True)
@@ -384,12 +385,14 @@ def _read_steadily(target: Path, read: Callable[[_Opened], Result]) -> Result:
 def _read_whole(target: Path, opened: _Opened, kind: str) -> Artifact:
     header = _parse_header(target, opened.read(CONFIG))
     if header.get("kind") != kind:
-        raise ArtifactError(f"{target} holds this kind: {header.get('kind')}; needed: {kind}")
+        raise ArtifactError(
+            f"{target} holds this kind: {header.get('kind')}", needed=f"{kind} is needed"
+        )
     _check_fields(target, header)
     if header["format"] > FORMAT:
         raise ArtifactError(
-            f"{target} has format {header['format']}, this Onward reads up to {FORMAT}; "
-            "install a newer Onward"
+            f"{target} has format {header['format']}, this Onward reads up to {FORMAT}",
+            "install a newer Onward",
         )
     contents = {
         name: _check_digest(target / name, opened.read(name), stated)
@@ -402,8 +405,8 @@ def _read_whole(target: Path, opened: _Opened, kind: str) -> Artifact:
         raise ArtifactError(f"{target / CARD} is not text in UTF-8: {error}") from error
     except KeyError as error:
         raise ArtifactError(
-            f"{target / ARRAYS} holds numbers of type {error.args[0]}, which NumPy does not have; "
-            "convert them to float32 and write it again"
+            f"{target / ARRAYS} holds numbers of type {error.args[0]}, which NumPy does not have",
+            "convert them to float32 and write it again",
         ) from error
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{target / ARRAYS} cannot be read: {error}") from error
@@ -413,7 +416,7 @@ def _read_whole(target: Path, opened: _Opened, kind: str) -> Artifact:
 
 def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:
     if data is None:
-        raise ArtifactError(f"{target} has no config.json; give a directory that Onward wrote")
+        raise ArtifactError(f"{target} has no config.json", "give a directory that Onward wrote")
     try:
         header = json.loads(data, parse_constant=_refuse_constant)
         if not isinstance(header, dict):
@@ -422,15 +425,15 @@ def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:
         computed = digest(canonical_json(rest))
     except RecursionError as error:
         raise ArtifactError(
-            f"{target / CONFIG} is nested too deeply to be read; restore it from a copy"
+            f"{target / CONFIG} is nested too deeply to be read", "restore it from a copy"
         ) from error
     except (ValueError, TypeError) as error:
         raise ArtifactError(
-            f"{target / CONFIG} is not a JSON object: {error}; restore it from a copy"
+            f"{target / CONFIG} is not a JSON object: {error}", "restore it from a copy"
         ) from error
     if header.get("digest") != computed:
         raise ArtifactError(
-            f"{target / CONFIG} was changed after it was written; restore it from a copy"
+            f"{target / CONFIG} was changed after it was written", "restore it from a copy"
         )
     return header
 
@@ -451,8 +454,9 @@ def _check_fields(target: Path, header: Mapping[str, Any]) -> None:
     )
     if not fits:
         raise ArtifactError(
-            f"{target / CONFIG} is not the header of an artefact; it needs format, config, made_by "
-            f"and digests of {ARRAYS} and {CARD}. Restore it from a copy"
+            f"{target / CONFIG} is not the header of an artefact",
+            "restore it from a copy",
+            needed=f"it needs format, config, made_by and digests of {ARRAYS} and {CARD}",
         )
     for name in header["digests"]:
         _check_name(name, str(target / CONFIG))
@@ -462,18 +466,19 @@ def _check_name(name: str, where: str) -> None:
     """Refuse a file that would lie outside the artefact's directory, or in its header's place."""
     if name in ("", ".", "..", CONFIG) or re.search(r"[/\\\x00]", name):
         raise ArtifactError(
-            f"{where} names the file {name!r}; a file of an artefact lies in its own directory, "
-            "beside the header"
+            f"{where} names the file {name!r}",
+            needed="a file of an artefact lies in its own directory, beside the header",
         )
 
 
 def _check_digest(path: Path, data: bytes | None, stated: str) -> bytes:
     if data is None:
-        raise ArtifactError(f"{path} is missing; restore it from a copy")
+        raise ArtifactError(f"{path} is missing", "restore it from a copy")
     if digest(data) != stated:
         raise ArtifactError(
             f"{path} was changed or damaged after it was written (its digest is not the one in "
-            f"{CONFIG}); restore it from a copy"
+            f"{CONFIG})",
+            "restore it from a copy",
         )
     return data
 

@@ -65,8 +65,8 @@ class BackfillCurve:
     def __post_init__(self) -> None:
         if len(self.shares) < 2 or len(self.shares) != len(self.evaluations):
             raise EvaluationError(
-                f"{len(self.evaluations)} evaluations at {len(self.shares)} shares make no curve; "
-                "give one each, at two shares or more"
+                f"{len(self.evaluations)} evaluations at {len(self.shares)} shares make no curve",
+                "give one each, at two shares or more",
             )
 
     @property
@@ -81,7 +81,9 @@ class BackfillCurve:
             EvaluationError: if there is no such metric.
         """
         if metric not in METRICS:
-            raise EvaluationError(f"there is no metric {metric!r}; choose one of {list(METRICS)}")
+            raise EvaluationError(
+                f"there is no metric {metric!r}", f"choose one of {list(METRICS)}"
+            )
         values = [evaluation.to_json()[metric] for evaluation in self.evaluations]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
@@ -152,7 +154,8 @@ def backfill_curve(
     """
     if points < 2:
         raise EvaluationError(
-            f"a curve of points={points} has no two ends; ask for 2 or more, {POINTS} as FastFill"
+            f"a curve of points={points} has no two ends",
+            f"ask for 2 or more, {POINTS} as FastFill",
         )
     shares = tuple(point / (points - 1) for point in range(points))
     evaluations = evaluate_backfill(
@@ -205,12 +208,12 @@ def evaluate_backfill(
     _check_same_items(embedded.ids, tuple(order), "embedded", "order")
     if len(order) != len(embedded):
         raise EvaluationError(
-            f"the order names {len(order)} items where the gallery holds {len(embedded)}; "
-            "name every item once"
+            f"the order names {len(order)} items where the gallery holds {len(embedded)}",
+            "name every item once",
         )
     if not all(0 <= share <= 1 for share in shares) or list(shares) != sorted(shares):
         raise EvaluationError(
-            f"the shares {list(shares)} were given; give fractions from 0 to 1 in ascending order"
+            f"the shares {list(shares)} were given", "give fractions from 0 to 1 in ascending order"
         )
     gallery = _Replaced.of(upgraded, embedded, order, shares)
     relevance = Relevance.between(queries, gallery.embedded, exclude_self=exclude_self)
@@ -246,7 +249,8 @@ def uncertainty_order(
     if numbers.shape != (len(ids),) or np.isnan(numbers).any():
         raise EvaluationError(
             f"uncertainty of shape {numbers.shape} with {int(np.isnan(numbers).sum())} NaN for "
-            f"{len(ids)} ids; give one number an id, greatest where `h` is least sure"
+            f"{len(ids)} ids",
+            "give one number an id, greatest where `h` is least sure",
         )
     by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
     rows = by_id[np.argsort(-numbers[by_id], kind="stable")]
@@ -300,8 +304,8 @@ class _Replaced:
         there = np.array([row_of[item] for item in upgraded.ids], dtype=np.int64)
         if not _same_classes(upgraded, after.select(there)):
             raise EvaluationError(
-                "upgraded and embedded do not give the same items the same labels; take the "
-                "labels of both from the same data"
+                "upgraded and embedded do not give the same items the same labels",
+                "take the labels of both from the same data",
             )
         vectors = after.vectors.copy()
         vectors[there] = upgraded.vectors
@@ -424,8 +428,8 @@ def _check_among(upgraded: Ids, embedded: Ids) -> None:
     if strangers:
         raise EvaluationError(
             f"{strangers[0]!r} is in upgraded, not in embedded ({len(strangers)} of "
-            f"{len(upgraded)} upgraded items are not); give the new vectors of all of the "
-            "gallery's items"
+            f"{len(upgraded)} upgraded items are not)",
+            "give the new vectors of all of the gallery's items",
         )
 
 
@@ -436,7 +440,8 @@ def _check_same_items(one: Ids, other: Ids, one_name: str, other_name: str) -> N
         here, missing = (one_name, other_name) if item in set(one) else (other_name, one_name)
         raise EvaluationError(
             f"{item!r} is in {here}, not in {missing} ({len(differ)} of {len(set(one + other))} "
-            "items are in one of the two alone); give both the same items"
+            "items are in one of the two alone)",
+            "give both the same items",
         )
 
 

@@ -67,7 +67,8 @@ def _check_gallery(relevance: Relevance, gallery: Embeddings) -> None:
     if differ:
         raise EvaluationError(
             f"{len(differ)} items are in only one of the gallery and the relevance, the first "
-            f"{min(differ)!r}; make the relevance of the ids that the gallery has"
+            f"{min(differ)!r}",
+            "make the relevance of the ids that the gallery has",
         )
 
 
@@ -95,12 +96,13 @@ class Comparison:
             if set(cell.query_ids) != set(ids):
                 raise EvaluationError(
                     f"{name} has {len(cell.query_ids)} queries, {OLD} has {len(ids)}, and they "
-                    "are not the same; evaluate every cell with the same queries"
+                    "are not the same",
+                    "evaluate every cell with the same queries",
                 )
             if cell.metrics != self.cells[OLD].metrics:
                 raise EvaluationError(
-                    f"{name} shows {', '.join(cell.metrics)}, {OLD} {', '.join(self.metrics)}; "
-                    "evaluate every cell with the same metrics"
+                    f"{name} shows {', '.join(cell.metrics)}, {OLD} {', '.join(self.metrics)}",
+                    "evaluate every cell with the same metrics",
                 )
             aligned[name] = cell if cell.query_ids == ids else cell.select(ids)
             differ = np.flatnonzero(aligned[name].relevant != self.cells[OLD].relevant)
@@ -108,8 +110,8 @@ class Comparison:
                 query = int(differ[0])
                 raise EvaluationError(
                     f"query {ids[query]!r} has {aligned[name].relevant[query]} relevant items in "
-                    f"{name} and {self.cells[OLD].relevant[query]} in {OLD}; evaluate every cell "
-                    "on the same gallery items, with the same exclude_self"
+                    f"{name} and {self.cells[OLD].relevant[query]} in {OLD}",
+                    "evaluate every cell on the same gallery items, with the same exclude_self",
                 )
         object.__setattr__(self, "cells", MappingProxyType(aligned))
 
@@ -120,7 +122,9 @@ class Comparison:
             EvaluationError: if there is no such cell or metric, or it was not measured.
         """
         if cell not in self.cells:
-            raise EvaluationError(f"there is no cell {cell!r}; there are {list(self.cells)}")
+            raise EvaluationError(
+                f"there is no cell {cell!r}", needed=f"there are {list(self.cells)}"
+            )
         evaluation = self.cells[cell]
         return evaluation.value(metric) if evaluation.reaches(metric) else float("nan")
 
@@ -499,8 +503,9 @@ def _check_there(cells: Mapping[str, Any], names: Sequence[str]) -> None:
     """Refuse cells of which one of these is missing."""
     if missing := [name for name in names if name not in cells]:
         raise EvaluationError(
-            f"a comparison of the cells {sorted(cells)} lacks {missing}; it needs "
-            f"{OLD} (do nothing) and {UPGRADED} (upgrade), and {NEW} (full backfill) to know a gain"
+            f"a comparison of the cells {sorted(cells)} lacks {missing}",
+            needed=f"it needs {OLD} (do nothing) and {UPGRADED} (upgrade), and {NEW} (full "
+            "backfill) to know a gain",
         )
 
 

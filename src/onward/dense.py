@@ -47,7 +47,8 @@ class Dense:
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
             raise TransformationError(
                 f"a dense layer has a weight of shape {self.weight.shape} and a bias of shape "
-                f"{self.bias.shape}; give a weight of (out, in) and a bias of (out,)"
+                f"{self.bias.shape}",
+                "give a weight of (out, in) and a bias of (out,)",
             )
 
 
@@ -64,7 +65,7 @@ class Residual:
     def __post_init__(self) -> None:
         object.__setattr__(self, "inner", tuple(self.inner))
         if not self.inner:
-            raise TransformationError("a residual has no inner layers; give at least one")
+            raise TransformationError("a residual has no inner layers", "give at least one")
 
 
 Layer = Dense | Residual
@@ -131,7 +132,7 @@ class Step:
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
         if not self.parts:
-            raise TransformationError("a step has no parts; give at least one network")
+            raise TransformationError("a step has no parts", "give at least one network")
 
     @property
     def uses_side(self) -> bool:
@@ -185,18 +186,18 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
             NaN or infinite values; or the part that gives more or fewer numbers than the first.
     """
     if not steps:
-        raise TransformationError("a transformation has no steps; give at least one")
+        raise TransformationError("a transformation has no steps", "give at least one")
     if any(step.uses_side for step in steps) != (side_dim is not None):
         has, does = ("no ", "one does") if side_dim is None else ("a ", "none does")
         raise TransformationError(
-            f"there is {has}space for side-information, but of the steps {does} use it; "
-            "give a side space exactly where a network has uses_side=True"
+            f"there is {has}space for side-information, but of the steps {does} use it",
+            "give a side space exactly where a network has uses_side=True",
         )
     for name, layer in layers_of(steps):
         if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
             raise TransformationError(
-                f"layer {name} holds NaN or infinite values, so the fit went astray; fit again "
-                "with a smaller learning rate, or look for wild values in the embeddings"
+                f"layer {name} holds NaN or infinite values, so the fit went astray",
+                "fit again with a smaller learning rate, or look for wild values in the embeddings",
             )
     dim = old_dim
     for number, step in enumerate(steps):
@@ -207,7 +208,8 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
             if dims != given:
                 raise TransformationError(
                     f"{name} gives {dims} numbers and {first} gives {given}, but the parts of a "
-                    "step are added up; give their last layers as many rows"
+                    "step are added up",
+                    "give their last layers as many rows",
                 )
         dim = given
     return dim
@@ -289,13 +291,14 @@ def check_uncertainty(uncertainty: Uncertainty, dim: int) -> None:
     if layer.weight.shape != (1, dim) or layer.relu or middle.shape != (dim,):
         raise TransformationError(
             f"the uncertainty has a weight of shape {layer.weight.shape}, a middle of shape "
-            f"{middle.shape}, and relu is {layer.relu}; give a weight of (1, {dim}), from a new "
-            f"vector to one number, a middle of ({dim},), and no relu"
+            f"{middle.shape}, and relu is {layer.relu}",
+            f"give a weight of (1, {dim}), from a new "
+            f"vector to one number, a middle of ({dim},), and no relu",
         )
     if not all(np.isfinite(array).all() for array in (layer.weight, layer.bias, middle)):
         raise TransformationError(
-            "the uncertainty holds NaN or infinite values, so the fit went astray; fit again with "
-            "a smaller learning rate"
+            "the uncertainty holds NaN or infinite values, so the fit went astray",
+            "fit again with a smaller learning rate",
         )
 
 
@@ -405,14 +408,14 @@ def _chained(layers: Sequence[tuple[str, Layer]], dim: int) -> int:
             given = _chained([*_dense(name, layer)], dim)
             if given != dim:
                 raise TransformationError(
-                    f"residual {name} is fed {dim} numbers, and its inner layers give "
-                    f"{given}; give the last of them as many rows as the residual is fed"
+                    f"residual {name} is fed {dim} numbers, and its inner layers give {given}",
+                    "give the last of them as many rows as the residual is fed",
                 )
             continue
         if layer.weight.shape[1] != dim:
             raise TransformationError(
-                f"layer {name} takes {layer.weight.shape[1]} numbers, but is fed {dim}; "
-                "give it a weight of as many columns as it is fed"
+                f"layer {name} takes {layer.weight.shape[1]} numbers, but is fed {dim}",
+                "give it a weight of as many columns as it is fed",
             )
         dim = layer.weight.shape[0]
     return dim

@@ -81,14 +81,15 @@ class VectorFile:
         known = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
         if not any(check(lists.type) for check in known):
             raise EmbeddingsError(
-                f"the column 'vector' of {self.path} is {kind}; {space} needs a list of {dim} "
-                "numbers an item"
+                f"the column 'vector' of {self.path} is {kind}",
+                needed=f"{space} needs a list of {dim} numbers an item",
             )
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
         if (lengths != dim).any():
             row = int(np.argmax(lengths != dim))
             raise EmbeddingsError(
-                f"row {row} of {self.path} holds {lengths[row]} numbers; {space} needs {dim}"
+                f"row {row} of {self.path} holds {lengths[row]} numbers",
+                needed=f"{space} needs {dim}",
             )
         parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in lists.chunks]
         return join([part.reshape(-1, dim) for part in parts] or [np.empty((0, dim), np.float32)])
@@ -109,14 +110,15 @@ def read_vector_files(path: Path) -> list[VectorFile]:
         return [_read_file(path, None)]
     if (path / "record.lance").exists():
         raise EmbeddingsError(
-            f"{path} is a gallery, and a file of embeddings is needed; write what it holds in a "
-            f"space to one: onward gallery export {path} FILE.parquet"
+            f"{path} is a gallery, and a file of embeddings is needed",
+            f"write what it holds in a space to one: onward gallery export {path} FILE.parquet",
         )
     found = _walk(path)
     if not found:
         raise EmbeddingsError(
-            f"the folder {path} holds no file of embeddings; give a .parquet file or a folder of "
-            "them. What a gallery holds is written to one by: onward gallery export"
+            f"the folder {path} holds no file of embeddings",
+            "give a .parquet file or a folder of "
+            "them. What a gallery holds is written to one by: onward gallery export",
         )
     partitions = [_partition_of(file.relative_to(path)) for file in found]
     known = {text for text in partitions if text not in {None, NULL_PARTITION}}
@@ -148,8 +150,9 @@ def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassName
     if len(labelled) < len(filled):
         bare = next(one for one in filled if not one.labelled)
         raise EmbeddingsError(
-            f"{labelled[0].path} has labels and {bare.path} has none; write all files of a folder "
-            "with labels, with nulls where a class is not known, or all without"
+            f"{labelled[0].path} has labels and {bare.path} has none",
+            "write all files of a folder "
+            "with labels, with nulls where a class is not known, or all without",
         )
     first, names, parts = None, None, list[Labels]()
     for one, (labels, given) in zip(labelled, _numbered(labelled), strict=True):
@@ -162,8 +165,8 @@ def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassName
             named, bare = (first, one) if given is None else (one, first)
             raise LabelMismatchError(
                 f"{named.path} says what its classes are called and {bare.path} does not, so "
-                "nothing tells whether a label means the same class in both; write all files of a "
-                "folder with class names, or all without"
+                "nothing tells whether a label means the same class in both",
+                "write all files of a folder with class names, or all without",
             )
         sources = (str(one.path), str(first.path))
         new, names = into(labels, given, names, same_labels=False, sources=sources)
@@ -216,8 +219,9 @@ def check_ids_across(files: Sequence[VectorFile]) -> None:
             first = seen.setdefault(item, one.path)
             if first is not one.path:
                 raise EmbeddingsError(
-                    f"id {item!r} stands in {first} and in {one.path}; every item needs an id of "
-                    "its own. Take out the file that was written twice, or give one file"
+                    f"id {item!r} stands in {first} and in {one.path}",
+                    "take out the file that was written twice, or give one file",
+                    needed="every item needs an id of its own",
                 )
 
 
@@ -234,8 +238,9 @@ def read_column(path: Path, name: str) -> dict[Any, Any]:
         missing = [one for one in ("id", name) if one not in table.column_names]
         if missing:
             raise EmbeddingsError(
-                f"{file} has no column {missing[0]!r}; it has {', '.join(table.column_names)}. "
-                "Give the name of one that every file has"
+                f"{file} has no column {missing[0]!r}",
+                "give the name of one that every file has",
+                needed=f"it has {', '.join(table.column_names)}",
             )
         values.update(zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True))
     return values
@@ -281,8 +286,8 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
     missing = {"id", "vector"} - set(names)
     if missing:
         raise EmbeddingsError(
-            f"{path} has the columns {names}, not {sorted(missing)}; "
-            "embeddings have `id` (string) and `vector` (fixed-size list of numbers)"
+            f"{path} has the columns {names}, not {sorted(missing)}",
+            "embeddings have `id` (string) and `vector` (fixed-size list of numbers)",
         )
     metadata = table.schema.metadata or {}
     labels, words = (None, None)
@@ -291,8 +296,8 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
     if partition is not None:
         if labels is not None or words is not None:
             raise EmbeddingsError(
-                f"{path} has a column 'label' and lies in a folder label={partition.text}; leave "
-                "one of the two out"
+                f"{path} has a column 'label' and lies in a folder label={partition.text}",
+                "leave one of the two out",
             )
         labels, words = _repeat(partition, len(table))
     class_names = None
@@ -327,7 +332,7 @@ def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
             twice = [name for name in known if names.count(name) > 1]
             if twice:
                 raise EmbeddingsError(
-                    f"{path} has two columns {twice[0]!r}; write it again with one"
+                    f"{path} has two columns {twice[0]!r}", "write it again with one"
                 )
             wanted = [name for name in known if name in names]
             return file.read(columns=wanted if set(known[:2]) <= set(names) else None)
@@ -344,7 +349,8 @@ def _read_ids(column: "pa.ChunkedArray", path: Path) -> tuple[str, ...]:
     row = next((row for row, item in enumerate(ids) if not isinstance(item, str) or not item), None)
     if row is not None:
         raise EmbeddingsError(
-            f"row {row} of {path} has the id {ids[row]!r}; ids are strings that are not empty"
+            f"row {row} of {path} has the id {ids[row]!r}",
+            needed="ids are strings that are not empty",
         )
     return ids
 
@@ -367,16 +373,16 @@ def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, 
         words = tuple(None if word is None else as_name(word) for word in column.to_pylist())
         if "" in words:
             raise EmbeddingsError(
-                f"row {words.index('')} of {path} names its class ''; give the class a name, or "
-                "null where it is not known"
+                f"row {words.index('')} of {path} names its class ''",
+                "give the class a name, or null where it is not known",
             )
         return None, words
     if pa.types.is_null(kind):
         return np.full(len(column), -1, np.int64), None
     if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
         raise EmbeddingsError(
-            f"the column 'label' of {path} is {kind}; labels are whole numbers, or text that names "
-            "the classes"
+            f"the column 'label' of {path} is {kind}",
+            "labels are whole numbers, or text that names the classes",
         )
     try:
         plain = column.cast(pa.int64()) if pa.types.is_integer(kind) else column
@@ -424,6 +430,6 @@ def _read_class_names(stored: bytes | None, path: Path) -> ClassNames | None:
         return None if stored is None else {int(k): v for k, v in json.loads(stored).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise EmbeddingsError(
-            f"{path} says {stored!r} of its class names; that is not JSON of names by label, such "
-            'as {"0": "cat"}. Write the file again'
+            f"{path} says {stored!r} of its class names",
+            'that is not JSON of names by label, such as {"0": "cat"}. Write the file again',
         ) from error

@@ -16,7 +16,7 @@ OnwardError                 anything the user can put right
 └── UpgradeError            a step of an upgrade cannot be done now
 ```
 
-A message says what was given, what is needed and what to do next.
+Each says what was given, what is needed and what to do next, as fields and in one message.
 """
 
 
@@ -24,13 +24,18 @@ class OnwardError(Exception):
     """Anything the user can put right; the command line prints it without a traceback.
 
     Attributes:
-        do: the step that puts it right, by the name of its function or method, if one step does;
+        given: what was given, and what is wrong with it.
+        needed: what is needed instead, where `do` alone does not say it.
+        do: what to do next, as a sentence of its own.
+        step: the step that puts it right, by the name of its function or method, if one step does;
             the command line knows its command.
     """
 
-    def __init__(self, message: str = "", *, do: str | None = None) -> None:
-        super().__init__(message)
-        self.do = do
+    def __init__(
+        self, given: str = "", do: str = "", *, needed: str = "", step: str | None = None
+    ) -> None:
+        super().__init__("; ".join(field for field in (given, needed, do) if field))
+        self.given, self.needed, self.do, self.step = given, needed, do, step
 
 
 class ConfigurationError(OnwardError):
@@ -42,7 +47,8 @@ class MissingExtraError(OnwardError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"{package} is not installed; it comes with an extra: pip install 'onward[{extra}]'"
+            f"{package} is not installed",
+            f"it comes with an extra: pip install 'onward[{extra}]'",
         )
 
 

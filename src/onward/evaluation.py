@@ -46,8 +46,9 @@ class MetricName(NamedTuple):
         found = re.fullmatch(r"(cmc|recall|mrr|ndcg)@([1-9][0-9]{0,8})", name)
         if found is None:
             raise EvaluationError(
-                f"there is no metric {name!r}; choose map, cmc@k, recall@k, mrr@k or ndcg@k, where "
-                "k is the number of ranks to look at, such as cmc@1 or ndcg@10"
+                f"there is no metric {name!r}",
+                "choose map, cmc@k, recall@k, mrr@k or ndcg@k, where "
+                "k is the number of ranks to look at, such as cmc@1 or ndcg@10",
             )
         return cls(found[1], int(found[2]))
 
@@ -60,7 +61,7 @@ def parse_metrics(names: Iterable[str]) -> tuple[str, ...]:
     """
     known = tuple(dict.fromkeys(names))
     if not known:
-        raise EvaluationError(f"no metric was asked for; name some, such as {', '.join(METRICS)}")
+        raise EvaluationError("no metric was asked for", f"name some, such as {', '.join(METRICS)}")
     for name in known:
         MetricName.parse(name)
     return known
@@ -89,8 +90,8 @@ def average_precision(hits: Hits, relevant: Counts) -> PerQuery:
     if (found > relevant).any():
         query = int(np.argmax(found > relevant))
         raise EvaluationError(
-            f"query {query} has {found[query]} hits but only {relevant[query]} relevant items; "
-            "count relevance over the whole gallery, not over the ranking"
+            f"query {query} has {found[query]} hits but only {relevant[query]} relevant items",
+            "count relevance over the whole gallery, not over the ranking",
         )
     query_of, rank_of = np.nonzero(hits)
     before = np.cumsum(found) - found
@@ -178,8 +179,8 @@ class Evaluation:
         object.__setattr__(self, "query_ids", tuple(self.query_ids))
         if len(set(self.query_ids)) != len(self.query_ids):
             raise EvaluationError(
-                f"{len(self.query_ids)} results for {len(set(self.query_ids))} queries; "
-                "rank every query once"
+                f"{len(self.query_ids)} results for {len(set(self.query_ids))} queries",
+                "rank every query once",
             )
         types = {"first_hit": np.int64, "relevant": np.int64, "average_precision": np.float64}
         for name, dtype in types.items():
@@ -197,8 +198,8 @@ class Evaluation:
         values.flags.writeable = False
         if values.shape != (len(self.query_ids),):
             raise EvaluationError(
-                f"{name} of shape {values.shape} for {len(self.query_ids)} queries; "
-                "give one value a query"
+                f"{name} of shape {values.shape} for {len(self.query_ids)} queries",
+                "give one value a query",
             )
         return values
 
@@ -237,8 +238,8 @@ class Evaluation:
         self._check_measured(metric)
         if not self.reaches(metric):
             raise EvaluationError(
-                f"{metric} needs {k} ranks but the rankings were cut after {self.depth}; "
-                f"rank at least the {k} nearest items"
+                f"{metric} needs {k} ranks but the rankings were cut after {self.depth}",
+                f"rank at least the {k} nearest items",
             )
         if kind == "map":
             return self.average_precision
@@ -276,8 +277,8 @@ class Evaluation:
         k = _as_rank(k)
         if self.depth is not None and k > self.depth:
             raise EvaluationError(
-                f"cmc@{k} needs {k} ranks but the rankings were cut after {self.depth}; "
-                f"rank at least the {k} nearest items"
+                f"cmc@{k} needs {k} ranks but the rankings were cut after {self.depth}",
+                f"rank at least the {k} nearest items",
             )
         if not self.queries:
             return np.full(k, np.nan)
@@ -298,7 +299,8 @@ class Evaluation:
         if missing:
             raise EvaluationError(
                 f"{len(missing)} of {len(wanted)} queries were not evaluated, the first "
-                f"{missing[0]!r}; evaluate them, or leave them out"
+                f"{missing[0]!r}",
+                "evaluate them, or leave them out",
             )
         rows = np.array([row_of[item] for item in wanted], dtype=np.int64)
         return replace(
@@ -352,7 +354,8 @@ class Evaluation:
             measured = [*self.metrics, *(name for name in self.scores if name not in self.metrics)]
             raise EvaluationError(
                 f"{metric} was not measured, only {', '.join(measured)}, and cmc@k and mrr@k of "
-                f"any k; judge the rankings with it among metrics=(...)"
+                f"any k",
+                "judge the rankings with it among metrics=(...)",
             )
 
 
@@ -400,7 +403,8 @@ def evaluate(
     if missing:
         raise EvaluationError(
             f"{len(missing)} of {len(relevance.query_ids)} queries were not ranked, the first "
-            f"{min(missing)!r}; rank them all, or make the relevance of those you rank"
+            f"{min(missing)!r}",
+            "rank them all, or make the relevance of those you rank",
         )
     depths = [part.depth for part in parts if part.depth is not None]
     scored = [name for name in shown if MetricName.parse(name).kind in SCORED]
@@ -457,7 +461,7 @@ def _take_out_ignored(grades: Grades) -> int:
 def _as_rank(k: SupportsIndex) -> int:
     rank = as_count(k, "ranks")
     if rank < 1:
-        raise EvaluationError(f"cmc@{rank} does not exist; k starts at 1")
+        raise EvaluationError(f"cmc@{rank} does not exist", "k starts at 1")
     return rank
 
 

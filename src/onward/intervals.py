@@ -137,7 +137,8 @@ def difference_over_queries(
     if set(cell.query_ids) != set(baseline.query_ids):
         raise EvaluationError(
             f"the cell has {len(cell.query_ids)} queries, the baseline {len(baseline.query_ids)}, "
-            "and they are not the same; a paired difference needs the same queries in both"
+            "and they are not the same",
+            needed="a paired difference needs the same queries in both",
         )
     if cell.query_ids != baseline.query_ids:
         baseline = baseline.select(cell.query_ids)
@@ -146,8 +147,8 @@ def difference_over_queries(
         row = int(differ[0])
         raise EvaluationError(
             f"query {cell.query_ids[row]!r} has {cell.relevant[row]} relevant items in the cell "
-            f"and {baseline.relevant[row]} in the baseline; evaluate both on the same gallery "
-            "items, with the same exclude_self"
+            f"and {baseline.relevant[row]} in the baseline",
+            "evaluate both on the same gallery items, with the same exclude_self",
         )
     values = cell.per_query(metric) - baseline.per_query(metric)
     return _bootstrap(values[cell.counted], seed, resamples, confidence, difference=True)
@@ -211,8 +212,8 @@ def over_clusters(
     """
     if len(values) != len(clusters):
         raise EvaluationError(
-            f"{len(values)} values and {len(clusters)} clusters were given; give the cluster of "
-            "each value's query"
+            f"{len(values)} values and {len(clusters)} clusters were given",
+            "give the cluster of each value's query",
         )
     tail, count = _tail(confidence), len(values)
     if not count:
@@ -309,8 +310,8 @@ def difference_over_seeds(
     """
     if cell.keys() != baseline.keys():
         raise EvaluationError(
-            f"the cell has the seeds {sorted(cell)}, the baseline {sorted(baseline)}; a paired "
-            "difference needs the same seeds in both"
+            f"the cell has the seeds {sorted(cell)}, the baseline {sorted(baseline)}",
+            needed="a paired difference needs the same seeds in both",
         )
     differences = {seed: value - baseline[seed] for seed, value in cell.items()}
     return _t_interval(differences, confidence, difference=True)
@@ -320,7 +321,7 @@ def _bootstrap(
     values: PerQuery, seed: int, resamples: int, confidence: float, *, difference: bool
 ) -> Interval:
     if resamples < 1:
-        raise EvaluationError(f"{resamples} resamples make no interval; draw 1,000 or more")
+        raise EvaluationError(f"{resamples} resamples make no interval", "draw 1,000 or more")
     tail = _tail(confidence)
     if not len(values):
         nan = float("nan")
@@ -345,7 +346,7 @@ def _resampled_means(
 def _t_interval(values: Mapping[int, float], confidence: float, *, difference: bool) -> Interval:
     tail = _tail(confidence)
     if not values:
-        raise EvaluationError("there are no seeds to take the mean over; give one value or more")
+        raise EvaluationError("there are no seeds to take the mean over", "give one value or more")
     given = np.array(list(values.values()), dtype=np.float64)
     mean, count = float(given.mean()), len(given)
     if count == 1:
@@ -359,8 +360,8 @@ def _t_interval(values: Mapping[int, float], confidence: float, *, difference: b
 def _tail(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise EvaluationError(
-            f"a confidence of {confidence} makes no interval; give a fraction between 0 and 1, "
-            "such as 0.95"
+            f"a confidence of {confidence} makes no interval",
+            "give a fraction between 0 and 1, such as 0.95",
         )
     return (1 - confidence) / 2
 

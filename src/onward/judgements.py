@@ -42,18 +42,19 @@ def read_qrels(path: Path | str) -> dict[str, dict[str, int]]:
         query, item, text = _judgement(fields, line, f"line {number} of {file}", beir)
         if not WHOLE_NUMBER.fullmatch(text):
             raise EvaluationError(
-                f"line {number} of {file} gives item {item!r} the grade {text!r}; grades are whole "
-                "numbers: 0 is not relevant, and the higher the more relevant"
+                f"line {number} of {file} gives item {item!r} the grade {text!r}",
+                "grades are whole numbers: 0 is not relevant, and the higher the more relevant",
             )
         grade = int(text)
         first = qrels.setdefault(query, {}).setdefault(item, grade)
         if first != grade:
             raise EvaluationError(
                 f"line {number} of {file} gives item {item!r} the grade {grade} for query "
-                f"{query!r}, and an earlier line the grade {first}; give each pair one grade"
+                f"{query!r}, and an earlier line the grade {first}",
+                "give each pair one grade",
             )
     if not qrels:
-        raise EvaluationError(f"{file} holds no judgements; give a file of qrels with lines")
+        raise EvaluationError(f"{file} holds no judgements", "give a file of qrels with lines")
     return qrels
 
 
@@ -70,8 +71,9 @@ def read_ignored(path: Path | str) -> dict[str, set[str]]:
         fields = _split(line, 2)
         if len(fields) != 2 or not all(fields):
             raise EvaluationError(
-                f"line {number} of {path} is {_short(line)}; give the id of a query and the id of "
-                "an item to ignore for it, with a tab or a space between"
+                f"line {number} of {path} is {_short(line)}",
+                "give the id of a query and the id of "
+                "an item to ignore for it, with a tab or a space between",
             )
         ignored.setdefault(fields[0], set()).add(fields[1])
     return ignored
@@ -93,13 +95,14 @@ def read_pairs(path: Path | str) -> list[Pair]:
         verdict = VERDICTS.get(fields[-1].strip().casefold()) if fields else None
         if len(fields) != 3 or verdict is None or not all(fields):
             raise EvaluationError(
-                f"line {number} of {file} is {_short(line)}; give two ids and whether they are the "
+                f"line {number} of {file} is {_short(line)}",
+                "give two ids and whether they are the "
                 "same (1, same, 0 or different), without a header, split by commas in a .csv file "
-                "and by tabs or spaces in others"
+                "and by tabs or spaces in others",
             )
         pairs.append((fields[0], fields[1], verdict))
     if not pairs:
-        raise EvaluationError(f"{file} holds no pairs; give one a line")
+        raise EvaluationError(f"{file} holds no pairs", "give one a line")
     return pairs
 
 
@@ -138,8 +141,8 @@ def _find(path: Path) -> Path:
     if len(found) != 1:
         names = ", ".join(file.name for file in found)
         raise EvaluationError(
-            f"the folder {folder} holds {len(found)} .tsv files{': ' if found else ''}{names}; "
-            "give the file of qrels itself"
+            f"the folder {folder} holds {len(found)} .tsv files{': ' if found else ''}{names}",
+            "give the file of qrels itself",
         )
     return found[0]
 
@@ -157,10 +160,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line.rstrip("\n")
     except OSError as error:
         raise EvaluationError(
-            f"{path} cannot be read: {error.strerror}; give a text file"
+            f"{path} cannot be read: {error.strerror}", "give a text file"
         ) from error
     except ValueError as error:
-        raise EvaluationError(f"{path} is not text in UTF-8 ({error}); give a text file") from error
+        raise EvaluationError(
+            f"{path} is not text in UTF-8 ({error})", "give a text file"
+        ) from error
 
 
 def _split(line: str, columns: int) -> list[str]:

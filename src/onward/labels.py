@@ -32,8 +32,8 @@ def as_labels(values: Any) -> Labels:
         return as_numbers(values, np.int64)
     except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingsError(
-            f"the labels are not all whole numbers of 64 bits ({error}); give each item's class a "
-            "number, and -1 where it is not known"
+            f"the labels are not all whole numbers of 64 bits ({error})",
+            "give each item's class a number, and -1 where it is not known",
         ) from error
 
 
@@ -51,36 +51,36 @@ def as_class_names(names: Any, labels: Labels) -> dict[int, str]:
     """
     if not isinstance(names, Mapping):
         raise EmbeddingsError(
-            f"the class names are given as a {type(names).__name__}; give a name by label, such as "
-            '{0: "cat"}'
+            f"the class names are given as a {type(names).__name__}",
+            'give a name by label, such as {0: "cat"}',
         )
     found: dict[int, str] = {}
     label_of: dict[str, int] = {}
     for label, name in names.items():
         if isinstance(label, bool) or not isinstance(label, int | np.integer):
             raise EmbeddingsError(
-                f"a class name is given for {label!r}; class names are given for labels, "
-                "which are whole numbers"
+                f"a class name is given for {label!r}",
+                "class names are given for labels, which are whole numbers",
             )
         if not isinstance(name, str) or not name or not is_text(name):
             raise EmbeddingsError(
-                f"the name of class {label} is {name!r}; class names are strings in UTF-8 that are "
-                "not empty"
+                f"the name of class {label} is {name!r}",
+                "class names are strings in UTF-8 that are not empty",
             )
         if label < 0:
             continue
         plain = as_name(name)
         if (other := label_of.setdefault(plain, int(label))) != label:
             raise EmbeddingsError(
-                f"the classes {other} and {label} are both called {plain!r}; give each class a "
-                "name of its own, or give labels without class names"
+                f"the classes {other} and {label} are both called {plain!r}",
+                "give each class a name of its own, or give labels without class names",
             )
         found[int(label)] = plain
     for label in np.unique(labels).tolist():
         if label >= 0 and label not in found:
             raise EmbeddingsError(
-                f"class {label} has no name, and {len(found)} other classes have one; name every "
-                "class that an item has, or give labels without class names"
+                f"class {label} has no name, and {len(found)} other classes have one",
+                "name every class that an item has, or give labels without class names",
             )
     return dict(sorted(found.items()))
 
@@ -139,8 +139,8 @@ def translate(
         raise LabelMismatchError(
             f"the classes of {with_names} have names ({label} is {name!r}), those of {without} "
             "have none, so nothing tells whether a label means the same class in both. Embed again "
-            "from data with class names; or, if both number their classes the same, say so: "
-            "same_labels=True"
+            "from data with class names",
+            "or, if both number their classes the same, say so: same_labels=True",
         )
     label_of = {name: label for label, name in to.items()}
     fresh = _fresh(label for names in (given, to) for label in names)

@@ -52,18 +52,19 @@ class Quantisation:
     def __post_init__(self) -> None:
         if self.of.format != "float32":
             raise EmbeddingsError(
-                f"{self.of} is quantised already; quantise the float32 embeddings it was made from"
+                f"{self.of} is quantised already",
+                "quantise the float32 embeddings it was made from",
             )
         if self.format not in ("float16", "int8"):
             raise EmbeddingsError(
-                f"embeddings cannot be quantised to {self.format!r}; choose 'float16' or 'int8', "
-                "or leave them as they are in float32"
+                f"embeddings cannot be quantised to {self.format!r}",
+                "choose 'float16' or 'int8', or leave them as they are in float32",
             )
         shape = None if self.scale is None else np.shape(self.scale)
         if shape != (None if self.format == "float16" else (self.of.dim,)):
             raise EmbeddingsError(
-                f"a scale of shape {shape} does not quantise {self.of} to {self.format}; int8 "
-                f"needs one of shape ({self.of.dim},), float16 needs None"
+                f"a scale of shape {shape} does not quantise {self.of} to {self.format}",
+                needed=f"int8 needs one of shape ({self.of.dim},), float16 needs None",
             )
         if self.scale is not None:
             try:
@@ -72,8 +73,8 @@ class Quantisation:
                 raise EmbeddingsError(f"the scales are not numbers: {error}") from error
             if not (np.isfinite(kept) & (kept > 0)).all():
                 raise EmbeddingsError(
-                    "int8 needs finite scales above 0; give dimensions that are always 0 the scale "
-                    "1"
+                    "int8 needs finite scales above 0",
+                    "give dimensions that are always 0 the scale 1",
                 )
             kept.flags.writeable = False
             object.__setattr__(self, "scale", kept)
@@ -96,8 +97,9 @@ class Quantisation:
         if embeddings.space != self.of:
             raise SpaceMismatchError(
                 f"the embeddings are in {embeddings.space}, but the quantisation was fitted on "
-                f"{self.of}; its scales mean nothing elsewhere. Give embeddings in that space, or "
-                "fit a quantisation on old data in theirs"
+                f"{self.of}",
+                "its scales mean nothing elsewhere. Give embeddings in that space, or "
+                "fit a quantisation on old data in theirs",
             )
         quantised = self.apply_array(embeddings.vectors)
         made: Embeddings = replace(embeddings, vectors=quantised, space=self.space)
@@ -136,8 +138,8 @@ def fit_quantisation(embeddings: Embeddings, format: Literal["float16", "int8"])
     """
     if not len(embeddings):
         raise EmbeddingsError(
-            f"a quantisation of {embeddings.space} cannot be fitted on no embeddings; give some of "
-            "old data"
+            f"a quantisation of {embeddings.space} cannot be fitted on no embeddings",
+            "give some of old data",
         )
     if format != "int8":
         fitted = Quantisation(embeddings.space, format)
@@ -145,7 +147,8 @@ def fit_quantisation(embeddings: Embeddings, format: Literal["float16", "int8"])
         if largest > LARGEST_FLOAT16:
             raise EmbeddingsError(
                 f"float16 holds numbers up to {LARGEST_FLOAT16:g}, {embeddings.space} has "
-                f"{largest:g}; choose 'int8', whose scales are fitted"
+                f"{largest:g}",
+                "choose 'int8', whose scales are fitted",
             )
         return fitted
     values = embeddings.vectors.astype(np.float64)

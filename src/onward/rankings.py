@@ -71,7 +71,7 @@ class Ranking:
         """
         ranks = as_count(k, "ranks")
         if ranks < 1:
-            raise EvaluationError(f"the first {ranks} ranks hold nothing; ask for at least 1")
+            raise EvaluationError(f"the first {ranks} ranks hold nothing", "ask for at least 1")
         rows, distances = self.rows[:, :ranks], self.distances[:, :ranks]
         return Ranking(self.query_ids, self.gallery_ids, rows, distances, self.exclude_self)
 
@@ -104,7 +104,7 @@ def as_count(k: SupportsIndex, of: str) -> int:
         except TypeError:
             pass
     raise EvaluationError(
-        f"k is {k!r}, which is not a whole number; give the number of {of} as one, such as 10"
+        f"k is {k!r}, which is not a whole number", f"give the number of {of} as one, such as 10"
     )
 
 
@@ -114,7 +114,7 @@ def check_once(ids: Ids, what: str) -> None:
         twice = next(item for item, times in Counter(ids).items() if times > 1)
         first, second = [row for row, item in enumerate(ids) if item == twice][:2]
         raise EvaluationError(
-            f"{twice!r} stands in rows {first} and {second} of the {what}; an id may stand once"
+            f"{twice!r} stands in rows {first} and {second} of the {what}", "an id may stand once"
         )
 
 
@@ -124,7 +124,7 @@ def _read_only(array: np.ndarray, dtype: type) -> np.ndarray:
     except (TypeError, ValueError, OverflowError) as error:
         what = "rows" if dtype is np.int64 else "distances"
         raise EvaluationError(
-            f"the {what} of a ranking are not numbers ({error}); give them as {dtype.__name__}"
+            f"the {what} of a ranking are not numbers ({error})", f"give them as {dtype.__name__}"
         ) from error
     view.flags.writeable = False
     return view
@@ -135,7 +135,8 @@ def _check_shapes(ranking: Ranking) -> None:
     if len(rows) != 2 or rows != distances or rows[0] != len(ranking.query_ids):
         raise EvaluationError(
             f"rows of shape {rows} and distances of shape {distances} for "
-            f"{len(ranking.query_ids)} queries; give both one line a query, one column a rank"
+            f"{len(ranking.query_ids)} queries",
+            "give both one line a query, one column a rank",
         )
 
 

@@ -167,8 +167,8 @@ class Relevance:
             if (len(sets.of_query), sets.size) != (len(self.query_ids), len(self.gallery_ids)):
                 raise EvaluationError(
                     f"sets of {sets.size} items for {len(sets.of_query)} queries do not fit "
-                    f"{len(self.gallery_ids)} gallery ids and {len(self.query_ids)} query ids; "
-                    "make them of the same queries and gallery"
+                    f"{len(self.gallery_ids)} gallery ids and {len(self.query_ids)} query ids",
+                    "make them of the same queries and gallery",
                 )
 
     @classmethod
@@ -198,8 +198,8 @@ class Relevance:
         for whose, (ids, labels) in given.items():
             if np.shape(labels) != (len(ids),):
                 raise EvaluationError(
-                    f"{whose} labels of shape {np.shape(labels)} for {len(ids)} {whose} ids; "
-                    "give one label an id"
+                    f"{whose} labels of shape {np.shape(labels)} for {len(ids)} {whose} ids",
+                    "give one label an id",
                 )
         asked, there = as_labels(query_labels), as_labels(gallery_labels)
         left_out = {
@@ -272,8 +272,8 @@ class Relevance:
         for query, grades in qrels.items():
             if not isinstance(grades, Mapping):
                 raise EvaluationError(
-                    f"the qrels of query {query!r} are {type(grades).__name__}, not a mapping; "
-                    "give for each query's id the grade of each item's id: {'q1': {'d2': 1}}"
+                    f"the qrels of query {query!r} are {type(grades).__name__}, not a mapping",
+                    "give for each query's id the grade of each item's id: {'q1': {'d2': 1}}",
                 )
         relevant = {
             query: {item: grade for item, grade in grades.items() if _grade(query, item, grade) > 0}
@@ -333,7 +333,8 @@ class Relevance:
         if len({isinstance(camera, str) for camera in (*asked, *there)}) > 1:
             raise EvaluationError(
                 "some cameras are numbers and some are strings, and a number is never the same as "
-                "a string; give the cameras of queries and gallery alike"
+                "a string",
+                "give the cameras of queries and gallery alike",
             )
         number = {camera: place for place, camera in enumerate(dict.fromkeys((*asked, *there)))}
         keys = np.array([number[camera] for camera in (*asked, *there)], dtype=np.int64)
@@ -373,7 +374,8 @@ class Relevance:
         if ranking.exclude_self != self.exclude_self:
             raise EvaluationError(
                 f"the ranking was made with exclude_self={ranking.exclude_self}, the relevance "
-                f"with exclude_self={self.exclude_self}; make both with the same"
+                f"with exclude_self={self.exclude_self}",
+                "make both with the same",
             )
         rows = self._translate(ranking)
         if self.exclude_self:
@@ -505,9 +507,9 @@ def common_labels(
     if queries.labels is None or gallery.labels is None:
         whose = "queries" if queries.labels is None else "gallery"
         raise EvaluationError(
-            f"the embeddings of the {whose} have no labels, and labels make relevance; "
+            f"the embeddings of the {whose} have no labels, and labels make relevance",
             "embed items with labels, or say what is right by judgements (--qrels, "
-            "Relevance.of_qrels) or by pairs to verify (--far with --pairs)"
+            "Relevance.of_qrels) or by pairs to verify (--far with --pairs)",
         )
     translated = translate(
         queries.class_names,
@@ -565,8 +567,8 @@ def _labelled_by(
             raise LabelMismatchError(
                 f"item {each.ids[row]!r} is of class {ours} in {source} and of class "
                 f"{theirs} in {whose}, and {len(apart)} of {len(each)} "
-                "items differ like that; give labels that are numbered the same, or all with "
-                "class names"
+                "items differ like that",
+                "give labels that are numbered the same, or all with class names",
             )
         if ((labels >= 0) & (each.labels < 0)).any():
             merged = np.where(each.labels < 0, labels, each.labels)
@@ -605,16 +607,16 @@ class _Named(NamedTuple):
         if named and not asked:
             raise EvaluationError(
                 f"none of the {len(named)} queries in the {words} is among the {len(query_ids)} "
-                f"that are asked; the first there is {next(iter(named))!r}. Give the ids that the "
-                "embeddings have"
+                f"that are asked",
+                f"the first there is {next(iter(named))!r}. Give the ids that the embeddings have",
             )
         kept: list[tuple[str, str]] = []
         missing: list[tuple[str, str]] = []
         for query in asked:
             if isinstance(named[query], str) or not isinstance(named[query], Collection):
                 raise EvaluationError(
-                    f"the {words} of query {query!r} are {named[query]!r}; give a set or a list of "
-                    "ids"
+                    f"the {words} of query {query!r} are {named[query]!r}",
+                    "give a set or a list of ids",
                 )
             for item in named[query]:
                 (kept if item in gallery_row else missing).append((query, item))
@@ -646,8 +648,9 @@ def _grade(query: str, item: str, grade: Any) -> int:
         number = None
     if number is None or not -(2**31) <= number < 2**31:
         raise EvaluationError(
-            f"the grade of item {item!r} for query {query!r} is {grade!r}; grades are whole "
-            "numbers of 32 bits: 0 is not relevant, and the higher the more relevant"
+            f"the grade of item {item!r} for query {query!r} is {grade!r}",
+            "grades are whole "
+            "numbers of 32 bits: 0 is not relevant, and the higher the more relevant",
         )
     return number
 
@@ -661,13 +664,13 @@ def _check_cameras(cameras: Collection[Any], whose: str, ids: Ids) -> list[Any]:
     given = list(cameras)
     if len(given) != len(ids):
         raise EvaluationError(
-            f"{len(given)} cameras for {len(ids)} {whose}; give one camera to each"
+            f"{len(given)} cameras for {len(ids)} {whose}", "give one camera to each"
         )
     for item, camera in zip(ids, given, strict=True):
         if not isinstance(camera, (str, int, np.integer)):
             raise EvaluationError(
-                f"the camera of {item!r}, one of the {whose}, is {camera!r:.60}; a camera "
-                "is a whole number, or a string that is its name. Give one to each"
+                f"the camera of {item!r}, one of the {whose}, is {camera!r:.60}",
+                "a camera is a whole number, or a string that is its name. Give one to each",
             )
     return given
 
@@ -688,6 +691,7 @@ def _look_up(ids: Ids, row_of: Mapping[str, int], what: str) -> Counts:
         missing = ids[int(np.argmax(rows < 0))]
         raise EvaluationError(
             f"the relevance knows no {what} {missing!r} ({int((rows < 0).sum())} of {len(ids)} "
-            "are unknown to it); make ranking and relevance from the same queries and gallery"
+            "are unknown to it)",
+            "make ranking and relevance from the same queries and gallery",
         )
     return rows

@@ -123,7 +123,7 @@ def as_nearest(k: SupportsIndex) -> int:
     """
     nearest = as_count(k, "nearest items")
     if nearest < 1:
-        raise EvaluationError(f"the nearest {nearest} items were asked for; ask for at least 1")
+        raise EvaluationError(f"the nearest {nearest} items were asked for", "ask for at least 1")
     return nearest
 
 

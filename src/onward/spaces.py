@@ -69,12 +69,12 @@ class Space:
         name, dim = self.name, self.dim
         if not isinstance(name, str) or not name or not is_text(name):
             raise EmbeddingsError(
-                f"the name of a space was given as {name!r}; give text in UTF-8, such as "
-                "'resnet50@2f1c90ab'"
+                f"the name of a space was given as {name!r}",
+                "give text in UTF-8, such as 'resnet50@2f1c90ab'",
             )
         if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
             raise EmbeddingsError(
-                f"space {name} has {dim!r} dimensions; it needs a whole number, at least 1"
+                f"space {name} has {dim!r} dimensions", needed="it needs a whole number, at least 1"
             )
         object.__setattr__(self, "name", str(name))
         object.__setattr__(self, "dim", int(dim))
@@ -144,21 +144,21 @@ class Embeddings:
         object.__setattr__(self, "vectors", _read_only(vectors))
         if vectors.ndim != 2 or vectors.shape[1] != self.space.dim:
             raise EmbeddingsError(
-                f"vectors of shape {vectors.shape} do not lie in {self.space}; "
-                f"give one row of {self.space.dim} numbers an item"
+                f"vectors of shape {vectors.shape} do not lie in {self.space}",
+                f"give one row of {self.space.dim} numbers an item",
             )
         if len(self.ids) != len(vectors):
             raise EmbeddingsError(
-                f"{len(self.ids)} ids for {len(vectors)} vectors; give one id a vector"
+                f"{len(self.ids)} ids for {len(vectors)} vectors", "give one id a vector"
             )
         check_unique(self.ids)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             row = int(np.argmin(finite))
             raise EmbeddingsError(
-                f"the vector of item {self.ids[row]!r} (row {row}) has NaN or infinite values; "
+                f"the vector of item {self.ids[row]!r} (row {row}) has NaN or infinite values",
                 f"{int((~finite).sum())} of {len(vectors)} vectors do. "
-                "Leave these items out or mend the model that made them"
+                "Leave these items out or mend the model that made them",
             )
         if self.space.format != "float32":
             _check_format(self.ids, vectors, self.space)
@@ -166,8 +166,9 @@ class Embeddings:
         if self.space.metric == "cosine" and not nonzero.all():
             row = int(np.argmin(nonzero))
             raise EmbeddingsError(
-                f"the vector of item {self.ids[row]!r} (row {row}) is zero and has no "
-                f"direction; {self.space} needs one. Leave the item out or use the l2 metric"
+                f"the vector of item {self.ids[row]!r} (row {row}) is zero and has no direction",
+                "leave the item out or use the l2 metric",
+                needed=f"{self.space} needs one",
             )
         if self.labels is not None:
             object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.ids)))
@@ -214,7 +215,8 @@ class Embeddings:
         if missing:
             raise EmbeddingsError(
                 f"{len(missing)} of {len(wanted)} ids have no embedding in {self.space}, "
-                f"the first {missing[0]!r}; embed these items or leave them out"
+                f"the first {missing[0]!r}",
+                "embed these items or leave them out",
             )
         return self.select([row_of[item] for item in wanted])
 
@@ -271,19 +273,21 @@ class Embeddings:
         """
         target = Path(path)
         if not target.exists():
-            raise EmbeddingsError(f"there is no file {target}; make it with: onward embed")
+            raise EmbeddingsError(f"there is no file {target}", "make it with: onward embed")
         if target.suffix == ".npy" and not target.is_dir():
             if ids is None or space is None:
                 raise EmbeddingsError(
-                    f"{target} holds numbers only; give its ids and its space: "
+                    f"{target} holds numbers only",
+                    "give its ids and its space: "
                     "Embeddings.load(PATH, ids=IDS, space=Space(NAME, DIM)). Commands read what "
-                    "its save() writes"
+                    "its save() writes",
                 )
             return cls(tuple(ids), _load_array(target), space)
         if ids is not None:
             raise EmbeddingsError(
-                f"ids were given for {target}, which is not a .npy file (numpy.save); a Parquet "
-                "file has ids of its own: pick some of them by Embeddings.load(PATH).align(IDS)"
+                f"ids were given for {target}, which is not a .npy file (numpy.save)",
+                "a Parquet "
+                "file has ids of its own: pick some of them by Embeddings.load(PATH).align(IDS)",
             )
         return _load_parquet(target, space)
 
@@ -296,9 +300,10 @@ def check_same_space(query: Space, gallery: Space) -> None:
     """
     if query != gallery:
         raise SpaceMismatchError(
-            f"the queries are in {query}, the gallery in {gallery}; distances between them mean "
+            f"the queries are in {query}, the gallery in {gallery}",
+            f"distances between them mean "
             f"nothing. Upgrade the gallery from {gallery.name} to {query.name} first "
-            "(onward upgrade GALLERY TRANSFORMATION), or embed the queries with the old model"
+            "(onward upgrade GALLERY TRANSFORMATION), or embed the queries with the old model",
         )
 
 
@@ -323,7 +328,7 @@ def check_suffix(path: Path | str) -> Path:
     """
     target = Path(path)
     if target.suffix != ".parquet":
-        raise EmbeddingsError(f"embeddings are saved as Parquet; {target} must end in .parquet")
+        raise EmbeddingsError("embeddings are saved as Parquet", f"{target} must end in .parquet")
     return target
 
 
@@ -340,12 +345,14 @@ def check_unique(ids: Ids) -> None:
     for row, item in enumerate(ids):
         if not isinstance(item, str) or not item or not is_text(item):
             raise EmbeddingsError(
-                f"the id in row {row} is {item!r}; ids are strings in UTF-8 that are not empty"
+                f"the id in row {row} is {item!r}",
+                needed="ids are strings in UTF-8 that are not empty",
             )
         first = seen.setdefault(item, row)
         if first != row:
             raise EmbeddingsError(
-                f"id {item!r} stands in rows {first} and {row}; every item needs an id of its own"
+                f"id {item!r} stands in rows {first} and {row}",
+                needed="every item needs an id of its own",
             )
 
 
@@ -360,7 +367,7 @@ def _as_vectors(values: Any) -> np.ndarray:
         return as_numbers(values, np.float32)  # what overflows is refused as infinite
     except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingsError(
-            f"the vectors are not numbers ({error}); give one row of float32 an item"
+            f"the vectors are not numbers ({error})", "give one row of float32 an item"
         ) from error
 
 
@@ -372,7 +379,9 @@ def _checked_labels(given: Labels, items: int) -> Labels:
     """
     labels = as_labels(given)
     if labels.shape != (items,):
-        raise EmbeddingsError(f"labels of shape {labels.shape} for {items} items; give one an item")
+        raise EmbeddingsError(
+            f"labels of shape {labels.shape} for {items} items", "give one an item"
+        )
     return _read_only(labels)
 
 
@@ -384,12 +393,12 @@ def _as_origins(given: Origins, items: int) -> Origins | None:
     """
     origins = tuple(given)
     if len(origins) != items:
-        raise EmbeddingsError(f"{len(origins)} origins for {items} items; give one an item")
+        raise EmbeddingsError(f"{len(origins)} origins for {items} items", "give one an item")
     strange = [one for one in origins if one not in ORIGINS]
     if strange:
         raise EmbeddingsError(
-            f"an origin is {strange[0]!r}; it is 'embedded', 'upgraded', or None where it is not "
-            "known"
+            f"an origin is {strange[0]!r}",
+            needed="it is 'embedded', 'upgraded', or None where it is not known",
         )
     return origins if any(origins) else None
 
@@ -405,7 +414,8 @@ def _check_format(ids: Ids, vectors: np.ndarray, space: Space) -> None:
         row = int(np.argmin(held))
         raise EmbeddingsError(
             f"the vector of item {ids[row]!r} (row {row}) does not lie in {space}, whose vectors "
-            f"are {wanted}; make them with the quantisation that made the space"
+            f"are {wanted}",
+            "make them with the quantisation that made the space",
         )
 
 
@@ -426,8 +436,8 @@ def _common_space(files: Sequence[VectorFile], space: Space | None) -> Space:
     silent = [one.path for one in files if one.space is None]
     if silent and space is None:
         raise EmbeddingsError(
-            f"{silent[0]} does not say which space its vectors are in; give one: "
-            "Embeddings.load(PATH, space=Space(NAME, DIM)), and save() to keep it"
+            f"{silent[0]} does not say which space its vectors are in",
+            "give one: Embeddings.load(PATH, space=Space(NAME, DIM)), and save() to keep it",
         )
     for path, found in said.items():
         if space is not None and found != space:
@@ -440,8 +450,9 @@ def _common_space(files: Sequence[VectorFile], space: Space | None) -> Space:
     for path, found in others:
         if found != of_first:
             raise SpaceMismatchError(
-                f"{path} holds vectors in {found}, but {first} in {of_first}; distances between "
-                "them mean nothing. Keep the files of each space in a folder of their own"
+                f"{path} holds vectors in {found}, but {first} in {of_first}",
+                "distances between "
+                "them mean nothing. Keep the files of each space in a folder of their own",
             )
     return of_first
 
@@ -459,6 +470,8 @@ def _read_space(stored: bytes, path: Path) -> Space:
         return Space.from_json(json.loads(stored))
     except (ValueError, TypeError, KeyError, EmbeddingsError) as error:
         raise EmbeddingsError(
-            f"{path} says {stored!r} of the space of its vectors; that is not a space in JSON, "
-            f"such as {json.dumps(Space('resnet50@2f1c90ab', 128).to_json())}. Write the file again"
+            f"{path} says {stored!r} of the space of its vectors",
+            "write the file again",
+            needed="that is not a space in JSON, such as "
+            f"{json.dumps(Space('resnet50@2f1c90ab', 128).to_json())}",
         ) from error

@@ -158,15 +158,16 @@ class Transformation:
         dim = check_steps(self.steps, self.old.dim, None if self.side is None else self.side.dim)
         if dim != self.new.dim:
             raise TransformationError(
-                f"the layers give {dim} numbers, but {self.new} has {self.new.dim} dimensions; "
-                "the last layer needs as many rows as the new space has dimensions"
+                f"the layers give {dim} numbers, but {self.new} has {self.new.dim} dimensions",
+                needed="the last layer needs as many rows as the new space has dimensions",
             )
         if self.uncertainty is not None:
             check_uncertainty(self.uncertainty, self.new.dim)
         if self.out_of_fold is not None and self.out_of_fold.space != self.new:
             raise SpaceMismatchError(
                 f"the out-of-fold vectors are in {self.out_of_fold.space}, the transformation "
-                f"leads to {self.new}; give what it makes, in the space that it leads to"
+                f"leads to {self.new}",
+                "give what it makes, in the space that it leads to",
             )
 
     @cached_property
@@ -261,8 +262,8 @@ class Transformation:
         """
         if self.uncertainty is None:
             raise TransformationError(
-                f"the transformation {_direction(self)} was fitted without uncertainties; fit it "
-                "again with FitSettings(uncertainty=True)"
+                f"the transformation {_direction(self)} was fitted without uncertainties",
+                "fit it again with FitSettings(uncertainty=True)",
             )
         carried, unsure = self.carry(old, side), np.full(len(old), np.inf, np.float32)
         unsure[carried.rows] = self.uncertainty.of(carried.embeddings.vectors)
@@ -329,12 +330,12 @@ class Transformation:
             stated = config["digest"]
         except (KeyError, TypeError, OnwardError) as error:
             raise ArtifactError(
-                f"{directory} holds no whole transformation: {error}; fit it again"
+                f"{directory} holds no whole transformation: {error}", "fit it again"
             ) from error
         if loaded.digest != stated:
             raise ArtifactError(
-                f"{directory} states the digest {stated[:8]}, but holds {loaded.digest[:8]}; "
-                "restore it from a copy or fit it again"
+                f"{directory} states the digest {stated[:8]}, but holds {loaded.digest[:8]}",
+                "restore it from a copy or fit it again",
             )
         return loaded
 
@@ -374,14 +375,16 @@ def compose(first: Transformation, second: Transformation) -> Transformation:
     """
     if first.new != second.old:
         raise SpaceMismatchError(
-            f"the first transformation ends in {first.new}, the second starts from {second.old}; "
-            "give them in the order in which they are applied, the second from where the first ends"
+            f"the first transformation ends in {first.new}, the second starts from {second.old}",
+            "give them in the order in which they are applied, the second from where the first "
+            "ends",
         )
     if first.side is not None and second.side is not None and first.side != second.side:
         raise SpaceMismatchError(
             f"the first transformation uses side-information in {first.side}, the second in "
-            f"{second.side}; a composed one takes one only. Apply them one after the other, or fit "
-            f"{first.old.name} -> {second.new.name} directly"
+            f"{second.side}",
+            f"a composed one takes one only. Apply them one after the other, or fit "
+            f"{first.old.name} -> {second.new.name} directly",
         )
     parts = [
         {"direction": _direction(part), "digest": part.digest, "made_by": dict(part.made_by)}
@@ -424,22 +427,24 @@ def mean(transformations: Sequence[Transformation]) -> Transformation:
             a linear one, so that it has no weights to divide.
     """
     if not transformations:
-        raise TransformationError("the mean of no transformations was asked for; give at least one")
+        raise TransformationError(
+            "the mean of no transformations was asked for", "give at least one"
+        )
     first, parts = transformations[0], list[Network]()
     for other in transformations:
         if (other.old, other.side, other.new) != (first.old, first.side, first.new):
             raise SpaceMismatchError(
                 f"a mean was asked for of {_direction(first)} and {_direction(other)} (with "
-                f"side-information {first.side} and {other.side}); give transformations between "
-                "the same spaces"
+                f"side-information {first.side} and {other.side})",
+                "give transformations between the same spaces",
             )
         for part in other.steps[0].parts:
             last = part.mixer[-1] if part.mixer else None
             if len(other.steps) > 1 or not isinstance(last, Dense) or last.relu:
                 raise TransformationError(
                     f"the mean divides the last layer of each part, and {_direction(other)} has "
-                    "several steps, or a part that does not end in a linear layer; give what fit "
-                    "makes, such as ridge and mlp"
+                    "several steps, or a part that does not end in a linear layer",
+                    "give what fit makes, such as ridge and mlp",
                 )
             share = np.float32(len(transformations))
             divided = Dense(last.weight / share, last.bias / share, relu=False)
@@ -483,8 +488,8 @@ def _plain(made_by: Mapping[str, Any]) -> dict[str, Any]:
         return dict(json.loads(canonical_json(dict(made_by))))
     except (TypeError, ValueError) as error:
         raise TransformationError(
-            f"made_by cannot be written as JSON: {error}; give strings, finite numbers, lists and "
-            "mappings only"
+            f"made_by cannot be written as JSON: {error}",
+            "give strings, finite numbers, lists and mappings only",
         ) from error
 
 
@@ -492,15 +497,16 @@ def _check_embeddings(of: Transformation, old: Embeddings, side: Embeddings | No
     if side is not None and (old.space, side.space) == (of.side, of.old) and of.side != of.old:
         raise SpaceMismatchError(
             f"old embeddings (in {side.space}) and side-information (in {old.space}) were given in "
-            "each other's place; give the old embeddings first"
+            "each other's place",
+            "give the old embeddings first",
         )
     if old.space != of.old:
         raise SpaceMismatchError(_why_not_old(of, old.space))
     if side is not None and of.side is not None and side.space != of.side:
         raise SpaceMismatchError(
             f"the side-information is in {side.space}, but the transformation {_direction(of)} "
-            f"was fitted with side-information in {of.side}; give the embeddings stored in that "
-            "space"
+            f"was fitted with side-information in {of.side}",
+            "give the embeddings stored in that space",
         )
     _check_side_wanted(of, given=side is not None)
     if side is not None and old.ids != side.ids:
@@ -511,13 +517,14 @@ def _check_side_wanted(of: Transformation, *, given: bool) -> None:
     if of.side is not None and not given:
         raise TransformationError(
             f"the transformation {_direction(of)} needs side-information in {of.side}, and none "
-            "was given; give the embeddings of the same items in that space, or fit a "
-            "transformation without side-information"
+            "was given",
+            "give the embeddings of the same items in that space, or fit a "
+            "transformation without side-information",
         )
     if of.side is None and given:
         raise TransformationError(
-            f"side-information was given, but the transformation {_direction(of)} uses none; leave "
-            "it out, or fit a transformation with side-information"
+            f"side-information was given, but the transformation {_direction(of)} uses none",
+            "leave it out, or fit a transformation with side-information",
         )
 
 

@@ -80,7 +80,8 @@ class VerificationRates:
         if any(len(values) != len(self.fars) for values in given):
             raise EvaluationError(
                 f"{len(self.fars)} false accept rates with {[len(values) for values in given]} "
-                "limits, same pairs and different pairs accepted; give one of each a rate"
+                "limits, same pairs and different pairs accepted",
+                "give one of each a rate",
             )
 
     def tar(self, far: float) -> float:
@@ -94,8 +95,8 @@ class VerificationRates:
         """
         if far not in self.fars:
             raise EvaluationError(
-                f"TAR was not counted at FAR {far}; it was at {list(self.fars)}. Count the pairs "
-                "again with this rate among `fars`"
+                f"TAR was not counted at FAR {far}",
+                f"it was at {list(self.fars)}. Count the pairs again with this rate among `fars`",
             )
         if not self.measurable(far):
             return float("nan")
@@ -213,8 +214,8 @@ def _as_rates(fars: Sequence[float]) -> tuple[float, ...]:
     wanted = tuple(sorted({float(far) for far in fars}))
     if not wanted or not all(0 < far <= 1 for far in wanted):
         raise EvaluationError(
-            f"the false accept rates asked for are {list(fars)}; give one or more, as fractions "
-            "above 0 and up to 1: 0.001 is 0.1 %"
+            f"the false accept rates asked for are {list(fars)}",
+            "give one or more, as fractions above 0 and up to 1: 0.001 is 0.1 %",
         )
     return wanted
 
@@ -346,8 +347,8 @@ class _Listed:
         for place, pair in enumerate(pairs, start=1):
             if len(pair) != 3:
                 raise EvaluationError(
-                    f"pair {place} is {pair!r}; give each as the id of a query, the id of a "
-                    "gallery item, and True or False"
+                    f"pair {place} is {pair!r}",
+                    "give each as the id of a query, the id of a gallery item, and True or False",
                 )
         kept = [pair for pair in pairs if not (exclude_self and pair[0] == pair[1])]
         rows = _rows_of([one for one, _, _ in kept], queries, "queries")
@@ -378,8 +379,9 @@ def _rows_of(ids: Sequence[str], embeddings: Embeddings, whose: str) -> Rows:
     if missing:
         raise EvaluationError(
             f"{len(missing)} of {len(ids)} pairs name an item that the embeddings of the {whose} "
-            f"lack, the first {missing[0]!r}; a pair is the id of a query, the id of a gallery "
-            "item, and whether they are the same. Give the ids that the embeddings have"
+            f"lack, the first {missing[0]!r}",
+            "a pair is the id of a query, the id of a gallery "
+            "item, and whether they are the same. Give the ids that the embeddings have",
         )
     return np.array([row_of[item] for item in ids], dtype=np.int64)
 
@@ -394,8 +396,8 @@ def _check_verdicts(pairs: Sequence[Pair], *, either_order: bool) -> None:
     for place, (one, other, same) in enumerate(pairs):
         if same not in (True, False):
             raise EvaluationError(
-                f"whether {one!r} and {other!r} are the same is said to be {same!r}; give True or "
-                "False"
+                f"whether {one!r} and {other!r} are the same is said to be {same!r}",
+                "give True or False",
             )
         pair = (min(one, other), max(one, other)) if either_order else (one, other)
         first = place_of.setdefault(pair, place)
@@ -403,8 +405,8 @@ def _check_verdicts(pairs: Sequence[Pair], *, either_order: bool) -> None:
             agreed = bool(pairs[first][2]) == bool(same)
             raise EvaluationError(
                 f"{one!r} and {other!r} are pair {first + 1} and pair {place + 1}"
-                f"{'' if agreed else ', once as the same and once as different'}; give each pair "
-                "once"
+                f"{'' if agreed else ', once as the same and once as different'}",
+                "give each pair once",
             )
 
 

@@ -152,9 +152,9 @@ def plan(
 
     if (sample is None) == (model is None):
         raise ConfigurationError(
-            f"{'neither' if sample is None else 'both'} --sample and --model were given; give "
-            "true new embeddings of some items (onward gallery sample, then onward embed), or the "
-            "new model, which then embeds --sample-rows of them"
+            f"{'neither' if sample is None else 'both'} --sample and --model were given",
+            "give true new embeddings of some items (onward gallery sample, then onward embed), or "
+            "the new model, which then embeds --sample-rows of them",
         )
     if report is not None:
         check_room(report, overwrite=overwrite)
@@ -184,14 +184,15 @@ def _read_budget(
 
     if (model is None) == (embeddings is None):
         raise ConfigurationError(
-            f"{'neither' if model is None else 'both'} --model and --embeddings were given; give "
-            "one: the new model, or what it has embedded already"
+            f"{'neither' if model is None else 'both'} --model and --embeddings were given",
+            "give one: the new model, or what it has embedded already",
         )
     if budget is None and model is not None:
         raise ConfigurationError(
-            "how much to embed was not said; add --budget: 5000 (rows), 10% (of the gallery), 90s, "
+            "how much to embed was not said",
+            "add --budget: 5000 (rows), 10% (of the gallery), 90s, "
             "15m, or '$20' with --price, the price of one item. What it would bring says: onward "
-            "backfill plan"
+            "backfill plan",
         )
     return Budget.parse(budget or "100%", price=price)
 

@@ -108,10 +108,10 @@ def evaluate(
         _check_alone(judging)
     elif pairs is not None:
         raise ConfigurationError(
-            "--pairs names pairs to verify; say at which false accept rate: --far 0.001"
+            "--pairs names pairs to verify", "say at which false accept rate: --far 0.001"
         )
     if pairs is not None and judging.same_labels:
-        raise ConfigurationError("--same-labels has no effect with --pairs; leave one out")
+        raise ConfigurationError("--same-labels has no effect with --pairs", "leave one out")
     asked, searched = Embeddings.load(queries), Embeddings.load(gallery)
     if pairs is None:
         judging.tell_numbering((asked, searched))
@@ -146,7 +146,8 @@ def _check_alone(judging: Judging) -> None:
     for option, value in given.items():
         if value is not None:
             raise ConfigurationError(
-                f"{option} is about search, and --far verifies pairs instead; leave out one of them"
+                f"{option} is about search, and --far verifies pairs instead",
+                "leave out one of them",
             )
 
 
@@ -296,15 +297,16 @@ def read_cells(files: Files, judging: Judging) -> "dict[str, tuple[Embeddings, E
     if files.new is None and queries is None:
         raise ConfigurationError(
             "without queries the items themselves are asked, by both models, and by the new one "
-            "they are not there; give --new FILE, or queries: --queries-old FILE --queries-new FILE"
+            "they are not there",
+            "give --new FILE, or queries: --queries-old FILE --queries-new FILE",
         )
     last = files.new or files.upgraded
     by_new, by_old = Embeddings.load(last), Embeddings.load(files.old)
     if by_old.space == by_new.space:
         option = "--upgraded" if files.new is None else "--new"
         raise EvaluationError(
-            f"{files.old} and {last} are both in {by_new.space}; give the items by the old model "
-            f"with --old, and by the new one with {option}"
+            f"{files.old} and {last} are both in {by_new.space}",
+            f"give the items by the old model with --old, and by the new one with {option}",
         )
     by_old = align_files(by_old, by_new, (files.old, last), "items")
     items, paths = [by_old, by_new], [files.old, last]
@@ -403,7 +405,8 @@ def _of_h(cells: "Cells", files: Files) -> "Cells":
         raise EvaluationError(
             f"h carried none of the items in {files.upgraded}: what is known of them was embedded "
             "by the new model, and there is no upgrade to show. Give a file in which some are "
-            "upgraded; what the gallery gives as it is stored is told by: onward compare"
+            "upgraded",
+            "what the gallery gives as it is stored is told by: onward compare",
         )
     return alone
 
@@ -419,7 +422,7 @@ def _of_labels(made: "UpgradeComparison", files: Files) -> "Comparison":
     if not isinstance(made.alone, Comparison):
         raise EvaluationError(
             f"the items in {files.old} and {files.new} have no labels, and a page shows what is "
-            "right by labels; embed items with labels. The agreement with full backfill is told "
-            "by: onward compare"
+            "right by labels",
+            "embed items with labels. The agreement with full backfill is told by: onward compare",
         )
     return made.alone

@@ -110,7 +110,7 @@ def experiment(
     if merge is not None:
         if out is not None or overwrite:
             raise ConfigurationError(
-                "--merge writes its own file alone; leave --out and --overwrite out"
+                "--merge writes its own file alone", "leave --out and --overwrite out"
             )
         show(merge_arms(loaded, numbers, merge, stage, command=command), as_json)
         return
@@ -127,7 +127,7 @@ def read_override(text: str) -> tuple[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigurationError(f"{text!r} sets nothing; write it as --set fit.epochs=20")
+        raise ConfigurationError(f"{text!r} sets nothing", "write it as --set fit.epochs=20")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -134,7 +134,7 @@ def _read_settings(
     method = said.get("method", "auto")
     if paper and method not in ("auto", PAPER.method):
         raise ConfigurationError(
-            f"--paper is the network of the FCT paper, but --method is {method}; give one of them"
+            f"--paper is the network of the FCT paper, but --method is {method}", "give one of them"
         )
     given = {"gallery_classes": "seen" if seen else "unseen", **said}
     given |= {"discriminative": "classifier" if by_classifier else "none"}
@@ -231,8 +231,9 @@ def read_groups(pairs: "Pairs", old: Path, new: Path, column: str) -> list[str |
         found = {item: (each or {}).get(column) for item, each in zip(ids, payloads, strict=True)}
         if all(each is None for each in found.values()):
             raise ConfigurationError(
-                f"no payload of these items in {old} has a field {column!r}; give the name of one "
-                "that has (onward gallery export shows them), or leave --group-column out"
+                f"no payload of these items in {old} has a field {column!r}",
+                "give the name of one "
+                "that has (onward gallery export shows them), or leave --group-column out",
             )
     else:
         for path in (old, new):
@@ -240,8 +241,9 @@ def read_groups(pairs: "Pairs", old: Path, new: Path, column: str) -> list[str |
                 found = found or read_column(path, column)
     if not found:
         raise ConfigurationError(
-            f"neither {old} nor {new} has a column {column!r}; give the name of one that says what "
-            "is held out as a whole, or leave --group-column out"
+            f"neither {old} nor {new} has a column {column!r}",
+            "give the name of one that says what "
+            "is held out as a whole, or leave --group-column out",
         )
     return [None if found.get(item) is None else str(found[item]) for item in ids]
 

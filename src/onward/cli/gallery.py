@@ -169,7 +169,7 @@ def compact(
         keep = timedelta(minutes=keep_minutes)
     except (OverflowError, ValueError) as error:
         raise ConfigurationError(
-            f"--keep-minutes {keep_minutes:g} is not a number of minutes; give one such as 60"
+            f"--keep-minutes {keep_minutes:g} is not a number of minutes", "give one such as 60"
         ) from error
     opened = open_gallery(gallery)
     opened.compact(keep=keep)
@@ -296,8 +296,8 @@ def parse_count(text: str, whole: int) -> int:
         number = -1
     if not (0 < number <= 100 if percent else number >= 1 and number.is_integer()):
         raise ConfigurationError(
-            f"{text!r} is not a number of items; give a whole number such as 1000, or a share such "
-            "as 3%"
+            f"{text!r} is not a number of items",
+            "give a whole number such as 1000, or a share such as 3%",
         )
     return max(1, round(number * whole / 100)) if percent else int(number)
 
@@ -338,7 +338,7 @@ def info(
         return
     if stated != Stated():
         raise ConfigurationError(
-            f"{path} holds no images, and these options say how images are read; leave them out"
+            f"{path} holds no images, and these options say how images are read", "leave them out"
         )
     show(_describe_path(path), as_json)
 
@@ -351,8 +351,8 @@ def _describe_path(path: Path) -> Information:
     if path.is_dir():
         return _gallery(path)
     raise ArtifactError(
-        f"{path} is not a model, a transformation, embeddings, a gallery or images; "
-        "give a directory that Onward wrote, a .parquet file of embeddings, or a folder of images"
+        f"{path} is not a model, a transformation, embeddings, a gallery or images",
+        "give a directory that Onward wrote, a .parquet file of embeddings, or a folder of images",
     )
 
 

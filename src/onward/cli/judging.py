@@ -71,11 +71,11 @@ class Judging:
 
     def __post_init__(self) -> None:
         if self.qrels is not None and self.same_labels:
-            raise ConfigurationError("--same-labels has no effect with --qrels; leave one out")
+            raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
         if self.ignore_unknown and self.qrels is None and self.ignored is None:
             raise ConfigurationError(
-                "--ignore-unknown is about the items of --qrels or --ignored; give one of them, "
-                "or leave it out"
+                "--ignore-unknown is about the items of --qrels or --ignored",
+                "give one of them, or leave it out",
             )
 
     @property
@@ -208,8 +208,9 @@ def read_queries(old: Path | None, new: Path | None) -> Queries | None:
     by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
     if by_old.space == by_new.space:
         raise EvaluationError(
-            f"{old} and {new} are both in {by_new.space}; give the queries by the old model with "
-            "--queries-old, and by the new one with --queries-new"
+            f"{old} and {new} are both in {by_new.space}",
+            "give the queries by the old model with "
+            "--queries-old, and by the new one with --queries-new",
         )
     return Queries(by_old, by_new)
 
@@ -232,7 +233,8 @@ def align_files(
     if apart:
         raise EvaluationError(
             f"{len(apart)} {what} are in only one of {paths[0]} and {paths[1]}, the first "
-            f"{apart[0]!r}; give files of the same {what}"
+            f"{apart[0]!r}",
+            f"give files of the same {what}",
         )
     return one.align(other.ids)
 
@@ -316,8 +318,8 @@ def read_judges(
     asked = read_queries(queries_old, queries_new)
     if asked is None and (qrels is not None or same_labels):
         raise ConfigurationError(
-            f"{'--qrels' if qrels else '--same-labels'} is about real queries, and there are none; "
-            "give them by both models, --queries-old and --queries-new"
+            f"{'--qrels' if qrels else '--same-labels'} is about real queries, and there are none",
+            "give them by both models, --queries-old and --queries-new",
         )
     real = None
     if asked is not None:
@@ -402,8 +404,8 @@ def read_canaries(
             return None
         raise ConfigurationError(
             "--canaries-old, --queries-old, --qrels and --require say what canaries are held to, "
-            "but there are none; add --canaries FILE or --queries-new FILE, queries embedded by "
-            "the new model"
+            "but there are none",
+            "add --canaries FILE or --queries-new FILE, queries embedded by the new model",
         )
     by_new, requirement = Embeddings.load(new), read_requirement(require)
     by_old = None
@@ -412,7 +414,7 @@ def read_canaries(
     if qrels is None:
         return Canaries(by_new, by_old, require=requirement, same_labels=same_labels)
     if same_labels:
-        raise ConfigurationError("--same-labels has no effect with --qrels; leave one out")
+        raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
     asked = Canaries.of_qrels(by_new, read_qrels(qrels), old=by_old, require=requirement)
     if len(asked.new) < len(by_new):
         unjudged = len(by_new) - len(asked.new)
@@ -433,5 +435,5 @@ def _one_of(*given: tuple[str, Path | None]) -> Path | None:
     files = [path for _, path in given if path is not None]
     if len(files) > 1:
         names = " and ".join(option for option, _ in given)
-        raise ConfigurationError(f"{names} name the same queries; give one of the two")
+        raise ConfigurationError(f"{names} name the same queries", "give one of the two")
     return files[0] if files else None

@@ -202,14 +202,15 @@ def parse_numbers(text: str, what: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ConfigurationError(
-                f"{part!r} in the {what} {text!r} is not a number; write them as 0-4 or 0,2,7-9"
+                f"{part!r} in the {what} {text!r} is not a number", "write them as 0-4 or 0,2,7-9"
             )
         is_long = max(len(first), len(last)) > MOST_DIGITS
         found = range(0) if is_long else range(int(first), int(last or first) + 1)
         if not 0 < len(found) <= LONGEST_RANGE:
             raise ConfigurationError(
-                f"{part!r} in the {what} {text!r} is not a range; give the smaller number first, "
-                f"such as 7-9, {LONGEST_RANGE:,} numbers at most, of {MOST_DIGITS} digits at most"
+                f"{part!r} in the {what} {text!r} is not a range",
+                f"give the smaller number first, "
+                f"such as 7-9, {LONGEST_RANGE:,} numbers at most, of {MOST_DIGITS} digits at most",
             )
         numbers += found
     return tuple(numbers)
@@ -235,8 +236,8 @@ def check_room(path: Path, kind: str | None = None, *, overwrite: bool) -> None:
     empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not (overwrite or empty):
         raise ArtifactError(
-            f"{path} is there already; it was left as it is. Give another place, or replace it "
-            "with --overwrite"
+            f"{path} is there already",
+            "it was left as it is. Give another place, or replace it with --overwrite",
         )
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
@@ -255,7 +256,9 @@ def check_lines(path: Path, what: str) -> Path:
     from onward.data.payloads import LINES_SUFFIX
 
     if path.suffix != LINES_SUFFIX:
-        raise ConfigurationError(f"{what} written as JSON lines; {path} must end in {LINES_SUFFIX}")
+        raise ConfigurationError(
+            f"{what} written as JSON lines", f"{path} must end in {LINES_SUFFIX}"
+        )
     return path
 
 
@@ -268,7 +271,7 @@ def check_apart(*paths: Path | None) -> None:
     seen: set[str] = set()
     for path in filter(None, paths):
         if os.path.realpath(path) in seen:
-            raise ConfigurationError(f"two results would be written to {path}; give each its own")
+            raise ConfigurationError(f"two results would be written to {path}", "give each its own")
         seen.add(os.path.realpath(path))
 
 
@@ -280,7 +283,7 @@ def check_kept(read: Path, *written: Path | None) -> None:
     """
     if os.path.realpath(read) in [os.path.realpath(path) for path in filter(None, written)]:
         raise ConfigurationError(
-            f"{read} is read, and would be replaced by what is made of it; give another place"
+            f"{read} is read, and would be replaced by what is made of it", "give another place"
         )
 
 
@@ -307,7 +310,9 @@ def find_space(gallery: "Gallery", name: str | None) -> "Space":
     description = gallery.describe()
     by_name = {each.name: each for each in description.spaces}
     if name is not None and name not in by_name:
-        raise GalleryError(f"{gallery.url} has no space {name!r}; it has {', '.join(by_name)}")
+        raise GalleryError(
+            f"{gallery.url} has no space {name!r}", needed=f"it has {', '.join(by_name)}"
+        )
     return description.serving if name is None else by_name[name]
 
 

@@ -102,7 +102,7 @@ def laid_out(answer: object) -> str:
 
 def message_of(error: OnwardError) -> str:
     """Return what an error says, with the flags and the command that put it right."""
-    command = COMMANDS.get(error.do or "")
+    command = COMMANDS.get(error.step or "")
     return with_flags(str(error)) + (f" ({command})" if command else "")
 
 

@@ -132,7 +132,8 @@ def _read_layers(
     if given:
         raise ConfigurationError(
             f"--layers-{next(iter(given))} says how side-information is read from the layers, but "
-            "not of how many dimensions; add --layers DIM, such as --layers 256"
+            "not of how many dimensions",
+            "add --layers DIM, such as --layers 256",
         )
     return None
 
@@ -254,8 +255,8 @@ def _load_old(directory: Path | None, items: "Items", *, same_labels: bool) -> "
 
     if directory is None:
         raise ConfigurationError(
-            "a backward compatible model needs the model that it is to stay compatible with; "
-            "add --old-model DIRECTORY"
+            "a backward compatible model needs the model that it is to stay compatible with",
+            "add --old-model DIRECTORY",
         )
     model = EmbeddingModel.load(directory)
     tell_numbering(items.known_names, model.class_names, same_labels=same_labels)
@@ -360,7 +361,7 @@ def _open_lines(path: Path, stated: "Stated") -> "Items":
     )
 
     if not path.is_file():
-        raise GalleryError(f"there is no file {path}; make it with: onward gallery sample")
+        raise GalleryError(f"there is no file {path}", "make it with: onward gallery sample")
     by_id, left_out = read_payload_lines(path), []
     if stated.skip_bad:
         most = stated.max_pixels
@@ -394,8 +395,8 @@ def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated"
     said = Stated(skip_bad=stated.skip_bad, max_pixels=stated.max_pixels)
     if split is not Split.ALL or classes or stated != said:
         raise ConfigurationError(
-            f"{data} lists the items to embed, and has neither splits, classes nor columns; leave "
-            "these options out"
+            f"{data} lists the items to embed, and has neither splits, classes nor columns",
+            "leave these options out",
         )
 
 

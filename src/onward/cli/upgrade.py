@@ -258,7 +258,7 @@ def limit(
     """
     if rows_per_second is None:
         raise ConfigurationError(
-            "no limit was given; give --rows-per-second with a number, or none to lift the limit"
+            "no limit was given", "give --rows-per-second with a number, or none to lift the limit"
         )
     upgrade = open_upgrade()
     show(upgrade.limit(read_rate(rows_per_second)), as_json)
@@ -287,7 +287,8 @@ def abort(
     show(status, as_json)
     raise ConfigurationError(
         f"nothing was done. Aborting would drop {status.new} with the vectors of "
-        f"{status.work.done:,} rows; to do it: add --yes"
+        f"{status.work.done:,} rows",
+        "to do it: add --yes",
     )
 
 
@@ -442,8 +443,8 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
     if unjudged and (judges.are_given or judges.require is not None):
         raise ConfigurationError(
             "--unjudged starts an upgrade that nothing judges, and --sample, --queries-old, "
-            "--queries-new and --require judge it; leave one out. To start it whatever they say: "
-            "--force"
+            "--queries-new and --require judge it",
+            "leave one out. To start it whatever they say: --force",
         )
     if judges.are_given or judges.require is not None or unjudged:
         return
@@ -513,8 +514,8 @@ def read_rate(given: str) -> float | None:
         return float(given.replace(",", "").replace("_", ""))
     except ValueError as error:
         raise ConfigurationError(
-            f"--rows-per-second {given} is not a number; give one such as 5000, or none for no "
-            "limit"
+            f"--rows-per-second {given} is not a number",
+            "give one such as 5000, or none for no limit",
         ) from error
 
 
@@ -530,7 +531,7 @@ def _read_days(days: float) -> "timedelta":
         return timedelta(days=days)
     except (ValueError, OverflowError) as error:  # NaN, infinity, or longer than a calendar
         raise ConfigurationError(
-            f"--holdover-days {days:g} is not a number of days; give one such as 7"
+            f"--holdover-days {days:g} is not a number of days", "give one such as 7"
         ) from error
 
 

@@ -51,7 +51,7 @@ def simclr_augmentation(
     """
     scale = crop_scale or ((0.5, 1.0) if size <= TINY else (0.2, 1.0))
     if not 0 <= strength <= 1:
-        raise ConfigurationError(f"a jitter of strength {strength} was asked for; give 0 to 1")
+        raise ConfigurationError(f"a jitter of strength {strength} was asked for", "give 0 to 1")
     steps = [_resized_crop(size, channels, scale)]
     if flip:
         steps.append(augmentation.RandomHorizontalFlip(p=0.5))
@@ -106,13 +106,15 @@ def _resized_crop(size: int, channels: int, scale: Range) -> nn.Module:
 
 def _check(size: int, channels: int, scale: Range) -> None:
     if size < 2:
-        raise ConfigurationError(f"images of {size} pixels cannot be augmented; give at least 2")
+        raise ConfigurationError(f"images of {size} pixels cannot be augmented", "give at least 2")
     if channels not in (1, 3):
         raise ConfigurationError(
-            f"images of {channels} channels were given; augmentation knows 1 (grey) and 3 (colour)"
+            f"images of {channels} channels were given",
+            "augmentation knows 1 (grey) and 3 (colour)",
         )
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ConfigurationError(
-            f"a crop scale of {scale} was asked for; give the smallest and the largest share of "
-            "the area that a crop keeps, such as (0.2, 1.0)"
+            f"a crop scale of {scale} was asked for",
+            "give the smallest and the largest share of "
+            "the area that a crop keeps, such as (0.2, 1.0)",
         )

@@ -121,9 +121,11 @@ def label_classes(folder: Path, parts: Sequence[FolderPart]) -> dict[str, int]:
     names = set[str]().union(*(part.class_names for part in parts))
     if not names:
         raise DataError(
-            f"{folder} has no class folders; Onward needs {LAYOUT}. Images without classes are "
+            f"{folder} has no class folders",
+            "images without classes are "
             'listed instead, a line {"id": ..., "path": ...} an image in a .jsonl file, and '
-            "embedded: onward embed MODEL LIST.jsonl OUT.parquet"
+            "embedded: onward embed MODEL LIST.jsonl OUT.parquet",
+            needed=f"Onward needs {LAYOUT}",
         )
     return number_classes(names, f"the class folders of {folder}")
 
@@ -207,8 +209,9 @@ def check_class_names(one: FolderPart) -> None:
     if names and all(name.lower() in NO_CLASSES for name in names):
         raise DataError(
             f"the class folders of {one.path} are {', '.join(names)}, which name the kind of "
-            f"their files, not a class; Onward needs {LAYOUT}. If they are the classes, say so: "
-            f"{AS_PARTS if one.part.name else AS_CLASSES}"
+            f"their files, not a class",
+            f"if they are the classes, say so: {AS_PARTS if one.part.name else AS_CLASSES}",
+            needed=f"Onward needs {LAYOUT}",
         )
 
 
@@ -286,7 +289,8 @@ def _divided(folder: Path, children: Sequence[Path]) -> bool:
     raise DataError(
         f"{folder} holds {names}, which may be parts of a data set"
         f"{f', beside {_shortened(beside)}' if beside else ''}. Say which parts are meant: "
-        f"{STATE_PARTS}, which leaves all others out; or that every folder is a class: {AS_CLASSES}"
+        f"{STATE_PARTS}, which leaves all others out",
+        f"or that every folder is a class: {AS_CLASSES}",
     )
 
 
@@ -354,8 +358,11 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
         name, label, *_ = [*line.split("\t" if "\t" in line else None), "", ""]
         if not label or listed.get(name, label) != label or label not in others:
             raise DataError(
-                f"line {number} of {lists[0]} is {line!r}; it should be the name of a file, a tab "
-                "and one of the classes of the other parts, and each file have one class"
+                f"line {number} of {lists[0]} is {line!r}",
+                needed=(
+                    "it should be the name of a file, a tab "
+                    "and one of the classes of the other parts, and each file have one class"
+                ),
             )
         listed[name] = label
     return FolderPart(one.part, place.path, (), listed)
@@ -387,8 +394,8 @@ def _refuse_link(folder: Path, child: Path, seen: dict[str, Path]) -> None:
     real = os.path.realpath(child)
     if seen.setdefault(real, child) != child or is_link_back(child, folder):
         raise DataError(
-            f"{child} is a link that leads back to {real}, and images would count twice; remove "
-            "the link"
+            f"{child} is a link that leads back to {real}, and images would count twice",
+            "remove the link",
         )
 
 

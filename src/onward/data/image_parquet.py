@@ -172,7 +172,8 @@ def _read_columns(shard: Path, columns: list[str]) -> "pa.Table":
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{shard} is damaged, {' and '.join(columns)} cannot be read "
-            f"({str(error).splitlines()[0]}); fetch it again"
+            f"({str(error).splitlines()[0]})",
+            "fetch it again",
         ) from error
 
 

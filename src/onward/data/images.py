@@ -67,8 +67,8 @@ def to_pixels(
 
 def _check(size: int, channels: int) -> None:
     if size < 1:
-        raise ConfigurationError(f"images of {size} pixels were asked for; give at least 1")
+        raise ConfigurationError(f"images of {size} pixels were asked for", "give at least 1")
     if channels not in _MODES:
         raise ConfigurationError(
-            f"images of {channels} channels were asked for; give 1 (grey) or 3 (colour)"
+            f"images of {channels} channels were asked for", "give 1 (grey) or 3 (colour)"
         )

@@ -46,8 +46,8 @@ def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
     for name in in_order:
         if len(name) > LONGEST_NAME:
             raise DataError(
-                f"among {what} is one of {len(name):,} characters, {name[:40]!r}...; names of "
-                f"classes have at most {LONGEST_NAME:,}. Are these the labels?"
+                f"among {what} is one of {len(name):,} characters, {name[:40]!r}...",
+                f"names of classes have at most {LONGEST_NAME:,}. Are these the labels?",
             )
     in_order.sort(key=natural_key)
     seen: dict[str, str] = {}
@@ -55,7 +55,8 @@ def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
         if seen.setdefault(normalize("NFC", name), name) != name:
             raise DataError(
                 f"among {what} are two {name!r} that look the same and are written with other "
-                "characters (Unicode); give both the same name, or names that differ"
+                "characters (Unicode)",
+                "give both the same name, or names that differ",
             )
     if not all(name.isascii() and name.isdecimal() for name in in_order):
         return {name: label for label, name in enumerate(in_order)}
@@ -64,13 +65,14 @@ def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
         if label > LARGEST_LABEL:
             raise DataError(
                 f"{name!r} among {what} is a number, and numbers are labels, at most "
-                f"{LARGEST_LABEL}; begin the names of the classes with a letter"
+                f"{LARGEST_LABEL}",
+                "begin the names of the classes with a letter",
             )
     for name, after in pairwise(in_order):
         if labels[name] == labels[after]:
             raise DataError(
-                f"{name!r} and {after!r} among {what} both mean class {labels[name]}; put their "
-                "images into one of them"
+                f"{name!r} and {after!r} among {what} both mean class {labels[name]}",
+                "put their images into one of them",
             )
     return labels
 
@@ -139,13 +141,14 @@ class Items:
         if not (labels.shape == (len(self.ids),) == (len(self.payloads),)):
             raise DataError(
                 f"{self.source}: {len(self.ids)} ids, labels of shape {labels.shape} and "
-                f"{len(self.payloads)} payloads; give one of each an item"
+                f"{len(self.payloads)} payloads",
+                "give one of each an item",
             )
         self._check_ids()
         unnamed = [label for label in self.classes if label not in self.class_names]
         if unnamed:
             raise DataError(
-                f"{self.source}: class {unnamed[0]} has no name; name it in class_names"
+                f"{self.source}: class {unnamed[0]} has no name", "name it in class_names"
             )
         self._check_names()
 
@@ -154,13 +157,13 @@ class Items:
         for label, name in self.class_names.items():
             if not is_text(name):
                 raise DataError(
-                    f"{self.source}: the name of class {label}, {name!r}, is not UTF-8; rename it"
+                    f"{self.source}: the name of class {label}, {name!r}, is not UTF-8", "rename it"
                 )
             other = label_of.setdefault(as_name(name), label)
             if other != label and self.named:
                 raise DataError(
-                    f"{self.source}: the classes {other} and {label} are both called {name!r}; "
-                    "give each class a name of its own"
+                    f"{self.source}: the classes {other} and {label} are both called {name!r}",
+                    "give each class a name of its own",
                 )
 
     def _check_ids(self) -> None:
@@ -168,14 +171,15 @@ class Items:
         for row, item in enumerate(self.ids):
             if not isinstance(item, str) or not item or not is_text(item):
                 raise DataError(
-                    f"the id of {describe_payload(self.payloads[row])} is {item!r}; "
-                    "ids are strings in UTF-8 that are not empty"
+                    f"the id of {describe_payload(self.payloads[row])} is {item!r}",
+                    needed="ids are strings in UTF-8 that are not empty",
                 )
             first = seen.setdefault(item, row)
             if first != row:
                 raise DataError(
                     f"id {item!r} stands twice, at {describe_payload(self.payloads[first])} and at "
-                    f"{describe_payload(self.payloads[row])}; every item needs an id of its own"
+                    f"{describe_payload(self.payloads[row])}",
+                    needed="every item needs an id of its own",
                 )
 
     def __len__(self) -> int:
@@ -238,8 +242,8 @@ class Items:
         if missing or not wanted:
             lacking = f"class {missing[0]} has no item" if missing else "no class was asked for"
             raise DataError(
-                f"{lacking} in {self.source}; its classes are {_ranges(self.classes)}. "
-                "Classes are given by label number"
+                f"{lacking} in {self.source}",
+                f"its classes are {_ranges(self.classes)}. Classes are given by label number",
             )
         return self.select(np.flatnonzero(np.isin(self.labels, wanted)))
 

@@ -56,7 +56,7 @@ def read_schema(shard: Path) -> "pa.Schema":
     import pyarrow.parquet as pq
 
     if not is_text(str(shard)):
-        raise DataError(f"the path {str(shard)!r} is not UTF-8, and payloads are text; rename it")
+        raise DataError(f"the path {str(shard)!r} is not UTF-8, and payloads are text", "rename it")
     try:
         return pq.read_schema(shard)
     except (pa.ArrowException, OSError) as error:
@@ -82,12 +82,12 @@ def choose_columns(file: Path, schema: "pa.Schema", wanted: WantedColumns) -> Co
     twice = [name for name in schema.names if schema.names.count(name) > 1]
     if twice:
         raise DataError(
-            f"{file} has two columns {twice[0]!r}; its columns are {there}. Write it again with "
-            "names that differ"
+            f"{file} has two columns {twice[0]!r}",
+            f"its columns are {there}. Write it again with names that differ",
         )
     for name in (wanted.image, wanted.label, wanted.id):
         if name is not None and name not in schema.names:
-            raise DataError(f"{file} has no column {name!r}; its columns are {there}")
+            raise DataError(f"{file} has no column {name!r}", f"its columns are {there}")
     images = [field.name for field in schema if _is_image_type(field.type)]
     image = wanted.image or _pick_image(images)
     labels = [wanted.label] if wanted.label else _find_labels(schema, wanted.id)
@@ -98,8 +98,8 @@ def choose_columns(file: Path, schema: "pa.Schema", wanted: WantedColumns) -> Co
             if labels:
                 missing = f"single column of labels: {' and '.join(labels)} may be meant"
         raise DataError(
-            f"{file} has no {missing}; its columns are {there}. Name one: "
-            f"--{option}-column NAME ({option}_column=...)"
+            f"{file} has no {missing}",
+            f"its columns are {there}. Name one: --{option}-column NAME ({option}_column=...)",
         )
     for name, fits, needed in (
         (image, image in images, "images need a struct with a binary field 'bytes'"),
@@ -107,7 +107,7 @@ def choose_columns(file: Path, schema: "pa.Schema", wanted: WantedColumns) -> Co
         (wanted.id, wanted.id is None or _is_id_type(schema, wanted.id), "ids need strings"),
     ):
         if not fits:
-            raise DataError(f"column {name!r} of {file} is {schema.field(name).type}; {needed}")
+            raise DataError(f"column {name!r} of {file} is {schema.field(name).type}", f"{needed}")
     return Columns(image, labels[0], wanted.id)
 
 
@@ -158,12 +158,13 @@ def check_alike(first: Path, other: Path, columns: Columns) -> None:
         if there != schema.field(column).type:
             raise DataError(
                 f"column {column!r} of {other} is {there}, that of {first} is "
-                f"{schema.field(column).type}; the shards of a data set have the same columns"
+                f"{schema.field(column).type}",
+                "the shards of a data set have the same columns",
             )
     if class_names(found, columns.label) != class_names(schema, columns.label):
         raise DataError(
-            f"{other} and {first} give the classes of {columns.label!r} different names; "
-            "the shards of a data set have the same classes"
+            f"{other} and {first} give the classes of {columns.label!r} different names",
+            "the shards of a data set have the same classes",
         )
 
 

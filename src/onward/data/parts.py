@@ -75,7 +75,7 @@ def find_part(parts: Sequence[Part], name: str, source: object) -> Part:
     if len(alike) != 1:
         undivided = list(parts) == [Part("")]
         known = "its classes are not divided into parts" if undivided else names_of(parts)
-        raise DataError(f"{source} has no part {name!r}; what it has: {known}")
+        raise DataError(f"{source} has no part {name!r}", f"what it has: {known}")
     return alike[0]
 
 
@@ -106,8 +106,8 @@ def choose_parts(
         chosen_test = _single(by_role[0] or by_role[1], parts, "test", source)
     if chosen == chosen_test:
         raise DataError(
-            f"the part {chosen.name!r} of {source} cannot be both for training and for testing; "
-            f"give two: {STATE_PARTS}"
+            f"the part {chosen.name!r} of {source} cannot be both for training and for testing",
+            f"give two: {STATE_PARTS}",
         )
     return chosen, chosen_test
 

@@ -136,8 +136,8 @@ def read_payload_lines(path: Path) -> dict[str, dict[str, Any]]:
                     item, payload = _read_line(f"line {number} of {path}", line)
                     if item in by_id:
                         raise GalleryError(
-                            f"line {number} of {path} is the second one for item {item!r}; "
-                            "give one line an item"
+                            f"line {number} of {path} is the second one for item {item!r}",
+                            "give one line an item",
                         )
                     by_id[item] = payload
     except UnicodeDecodeError as error:
@@ -202,15 +202,15 @@ def _read(payload: Payload) -> bytes:
         content = read_image_bytes(file, _value(payload, "row", int), column)
         if content is None:
             where = describe_payload(payload)
-            raise DataError(f"{where} holds no image: its bytes are null; leave it out")
+            raise DataError(f"{where} holds no image: its bytes are null", "leave it out")
         return content
     raise _says_nothing(payload)
 
 
 def _says_nothing(payload: Payload) -> DataError:
     return DataError(
-        f"the payload {dict(payload)} does not say where an image is; it needs 'path', or 'file', "
-        "'row' and 'column', or 'digits'"
+        f"the payload {dict(payload)} does not say where an image is",
+        needed="it needs 'path', or 'file', 'row' and 'column', or 'digits'",
     )
 
 
@@ -228,7 +228,8 @@ def _value(payload: Payload, name: str, kind: type[V]) -> V:
     if unfit or (isinstance(value, str) and ("\0" in value or not is_text(value))):
         raise DataError(
             f"the payload {dict(payload)} has {value!r} as {name!r}, which says of no image where "
-            f"it is; write {'a number' if kind is int else 'the name of a file or a column'}"
+            f"it is",
+            f"write {'a number' if kind is int else 'the name of a file or a column'}",
         )
     return value
 
@@ -249,7 +250,7 @@ def _find_change(content: bytes, payload: Payload) -> str | None:
 def _read_file(path: str) -> bytes:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for for ever
-            raise DataError(f"{path} is not a file; name the file that holds the image")
+            raise DataError(f"{path} is not a file", "name the file that holds the image")
         return Path(path).read_bytes()
     except OSError as error:
         raise _gone(path, error) from error

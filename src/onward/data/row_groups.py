@@ -56,13 +56,13 @@ def read_image_bytes(file: str, row: int, column: str) -> bytes | None:
     try:
         state = Path(file).stat()
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; it held an item") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}", "it held an item") from error
     size, changed = state.st_size, state.st_mtime_ns
     ends = _row_group_ends(file, size, changed)
     if not 0 <= row < (ends[-1] if ends else 0):
         raise DataError(
-            f"{file} has {ends[-1] if ends else 0} rows and no row {row}; "
-            "it was changed after its items were listed: list them again"
+            f"{file} has {ends[-1] if ends else 0} rows and no row {row}",
+            "it was changed after its items were listed: list them again",
         )
     group = bisect_right(ends, row)
     start = ends[group - 1] if group else 0
@@ -72,8 +72,8 @@ def read_image_bytes(file: str, row: int, column: str) -> bytes | None:
     if isinstance(found, bytes | None):
         return found
     raise DataError(
-        f"the column {column!r} of {file} holds {type(found).__name__}, not bytes of an image; "
-        "name another column"
+        f"the column {column!r} of {file} holds {type(found).__name__}, not bytes of an image",
+        "name another column",
     )
 
 
@@ -94,8 +94,8 @@ def read_group(file: str, group: int, column: str) -> "pa.ChunkedArray":
         raise DataError(f"{file} is not a readable Parquet file: {error}") from error
     if column not in table.column_names:
         raise DataError(
-            f"{file} has no column {column!r} with a field 'bytes'; "
-            "it was changed after its items were listed: list them again"
+            f"{file} has no column {column!r} with a field 'bytes'",
+            "it was changed after its items were listed: list them again",
         )
     return pc.struct_field(table[column], "bytes")
 

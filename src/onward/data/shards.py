@@ -99,8 +99,8 @@ def read_name(path: Path, folder: Path) -> Shard:
     parts = [Part(word, role) for word, role, _ in words if role]
     if len({part.role for part in parts}) > 1:
         raise DataError(
-            f"{path} names two parts, {parts[0].name!r} and {parts[-1].name!r}; rename the file or "
-            "its folder after the one that it belongs to"
+            f"{path} names two parts, {parts[0].name!r} and {parts[-1].name!r}",
+            "rename the file or its folder after the one that it belongs to",
         )
     config = "/".join(rest for _, _, rest in words if rest)
     return Shard(path, parts[-1] if parts else Part(""), config)
@@ -149,16 +149,16 @@ def check_all_shards(shards: Sequence[Path]) -> None:
             same = numbers.setdefault(int(named[2]), shard)
             if same != shard or _count(first) != _count(shard):
                 raise DataError(
-                    f"{first} and {shard.name} are shards of one part that "
-                    "was written twice; remove the older files, or give one file"
+                    f"{first} and {shard.name} are shards of one part that was written twice",
+                    "remove the older files, or give one file",
                 )
     for numbers in there.values():
         for number in range(_count(next(iter(numbers.values())))):
             if number not in numbers:
                 shard = next(iter(numbers.values()))
                 raise DataError(
-                    f"{_numbered(shard, number)} is missing, though {shard.name} is there; fetch "
-                    "it too, or give the one file instead of its folder"
+                    f"{_numbered(shard, number)} is missing, though {shard.name} is there",
+                    "fetch it too, or give the one file instead of its folder",
                 )
 
 

@@ -75,11 +75,11 @@ class Stated:
     def __post_init__(self) -> None:
         if self.read_as not in get_args(ReadAs):
             raise ConfigurationError(
-                f"read_as is {self.read_as!r}; choose one of {', '.join(get_args(ReadAs))}"
+                f"read_as is {self.read_as!r}", f"choose one of {', '.join(get_args(ReadAs))}"
             )
         if self.max_pixels < 1:
             raise ConfigurationError(
-                f"max_pixels is {self.max_pixels}; an image has at least one pixel"
+                f"max_pixels is {self.max_pixels}", "an image has at least one pixel"
             )
 
     @property
@@ -295,7 +295,8 @@ def read_splits(source: str | Path, stated: Stated) -> tuple[Items, Items]:
     if shared:
         raise DataError(
             f"id {min(shared)!r} is in both the {train_part.name} and the {test_part.name} part of "
-            f"{source}; every item needs an id of its own"
+            f"{source}",
+            needed="every item needs an id of its own",
         )
     _check_test(train, test, both, open_set=stated.open_set)
     reading = _reading(found, train, both, told)
@@ -346,23 +347,26 @@ def _find(source: str | Path, stated: Stated) -> _Source:
     if source == DIGITS or (str(source) == DIGITS and mode is None):
         _refuse_columns(source, stated)
         if stated.read_as != "auto":
-            raise ConfigurationError("the bundled digits are read in one way; leave out read_as")
+            raise ConfigurationError("the bundled digits are read in one way", "leave out read_as")
         return _Source(DIGITS, "the bundled digits", (Part(""),), lambda *_: _list_digits())
     if mode is None:
         raise DataError(
-            f"there is no {source}; give 'digits', a folder of Parquet shards, a Parquet file, or "
-            f"an image folder: {LAYOUT}"
+            f"there is no {source}",
+            f"give 'digits', a folder of Parquet shards, a Parquet file, or "
+            f"an image folder: {LAYOUT}",
         )
     if not is_text(str(path.absolute())):
-        raise DataError(f"the path {str(source)!r} is not UTF-8, and payloads are text; rename it")
+        raise DataError(
+            f"the path {str(source)!r} is not UTF-8, and payloads are text", "rename it"
+        )
     if stat.S_ISREG(mode):
         if stated.read_as in ("classes", "parts"):
             raise ConfigurationError(
-                f"{source} is a file; read_as = {stated.read_as!r} is for image folders"
+                f"{source} is a file", f"read_as = {stated.read_as!r} is for image folders"
             )
         return _find_in_shards(path, [Shard(path, Part(""), "")], (), stated)
     if not stat.S_ISDIR(mode):
-        raise DataError(f"{source} is neither a file nor a folder; give one with images")
+        raise DataError(f"{source} is neither a file nor a folder", "give one with images")
     if stated.read_as in ("auto", "parquet"):
         files = find_shards(path)
         if files.shards and (files.image is None or stated.read_as == "parquet"):
@@ -375,7 +379,7 @@ def _find(source: str | Path, stated: Stated) -> _Source:
                 "--read-as classes or --read-as parts for the images"
             )
         if stated.read_as == "parquet":
-            raise DataError(f"{source} has no Parquet file; leave out --read-as parquet")
+            raise DataError(f"{source} has no Parquet file", "leave out --read-as parquet")
     _refuse_columns(source, stated)
     return _find_in_folder(path, stated)
 
@@ -499,7 +503,8 @@ def _check_test(train: Items, test: Items, parts: Sequence[Part], *, open_set: b
     if not test.classes:
         raise DataError(
             f"the part {parts[1].name} of {test.source} says of none of its items of which class "
-            f"it is, and such items judge nothing; name a part with labels: {STATE_PARTS}"
+            f"it is, and such items judge nothing",
+            f"name a part with labels: {STATE_PARTS}",
         )
     if open_set:
         return
@@ -583,10 +588,10 @@ def _remarks(found: _Source, items: Items) -> list[str]:
 def _refuse_columns(source: str | Path, stated: Stated) -> None:
     if stated.image_column or stated.label_column or stated.id_column:
         raise ConfigurationError(
-            f"{source} has no columns; image_column, label_column and id_column are for Parquet"
+            f"{source} has no columns", "image_column, label_column and id_column are for Parquet"
         )
     if stated.config is not None:
-        raise ConfigurationError(f"{source} has no configurations; config is for Parquet")
+        raise ConfigurationError(f"{source} has no configurations", "config is for Parquet")
 
 
 def _list_digits() -> Items:

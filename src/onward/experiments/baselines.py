@@ -184,7 +184,8 @@ def identity(pairs: Pairs) -> Transformation:
     if old.dim != new.dim:
         raise TransformationError(
             f"the baseline 'identity' leaves vectors as they are, but {old.name} has {old.dim} "
-            f"dimensions and {new.name} has {new.dim}; choose another, or method 'procrustes'"
+            f"dimensions and {new.name} has {new.dim}",
+            "choose another, or method 'procrustes'",
         )
     step = Step((Network((), (), (), uses_side=False),))
     return Transformation(old, None, new, (step,), {"method": "identity"})

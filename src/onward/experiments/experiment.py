@@ -133,7 +133,7 @@ def run_experiment(
         DataError: as `run_study` does.
     """
     if not seeds:
-        raise ConfigurationError("an experiment without seeds has no numbers; give at least one")
+        raise ConfigurationError("an experiment without seeds has no numbers", "give at least one")
     if not overwrite:
         _refuse_to_lose_seeds(out, recipe.name, set(seeds))
     planned = sorted(set(seeds))
@@ -199,9 +199,9 @@ def _refuse_to_lose_seeds(out: Path, name: str, seeds: set[int]) -> None:
         kept = False
     if not kept:
         raise ConfigurationError(
-            f"{out} holds {name}.json, .md or .html with other results than those of these seeds; "
+            f"{out} holds {name}.json, .md or .html with other results than those of these seeds",
             "they were left as they are. Give their seeds too, another directory with --out, or "
-            "replace them with --overwrite"
+            "replace them with --overwrite",
         )
 
 
@@ -264,7 +264,7 @@ def merge_arms(
     """
     if not recipe.only:
         raise ConfigurationError(
-            f"the rows of some arms are joined to {file}, and none is named; name them with --arm"
+            f"the rows of some arms are joined to {file}, and none is named", "name them with --arm"
         )
     asked = sorted(set(seeds))
     _check_file(_read(file, recipe), recipe, asked, file)
@@ -297,13 +297,14 @@ def _read(file: Path, recipe: Recipe) -> Mapping[str, Any]:
         _ = json.dumps(experiment.to_json(), allow_nan=False), str(experiment)
     except MALFORMED as error:
         raise ConfigurationError(
-            f"{file} is not an experiment's JSON that rows could join; give a NAME.json that "
-            "`onward experiment` wrote"
+            f"{file} is not an experiment's JSON that rows could join",
+            "give a NAME.json that `onward experiment` wrote",
         ) from error
     if written["recipe"] != recipe.name:
         raise ConfigurationError(
             f"{file} is of the recipe {written['recipe']!r}, and {recipe.name!r} is to be "
-            "performed; give that recipe, or the file of this one"
+            "performed",
+            "give that recipe, or the file of this one",
         )
     return written
 
@@ -345,23 +346,24 @@ def _check_file(written: Mapping[str, Any], recipe: Recipe, asked: list[int], fi
     there = ", ".join(map(str, seeds))
     if missing := [seed for seed in asked if seed not in seeds]:
         raise ConfigurationError(
-            f"{file} has the seeds {there}, and rows of seed {missing[0]} are to join it; give "
-            "some of those, or perform the whole recipe for more seeds, without --merge"
+            f"{file} has the seeds {there}, and rows of seed {missing[0]} are to join it",
+            "give some of those, or perform the whole recipe for more seeds, without --merge",
         )
     if not asked:
-        raise ConfigurationError(f"no seed is given; give some of those of {file}: {there}")
+        raise ConfigurationError("no seed is given", f"give some of those of {file}: {there}")
     for seed, study in seeds.items():
         variants = _by_variant(study)
         if set(variants) != (set(recipe.variants) or {""}):
             raise ConfigurationError(
                 f"{file} has the variants {sorted(variants)}, the recipe has "
-                f"{sorted(recipe.variants)}; perform the whole recipe, without --merge"
+                f"{sorted(recipe.variants)}",
+                "perform the whole recipe, without --merge",
             )
         new = {arm for of in variants.values() for arm in recipe.only if arm not in of["arms"]}
         if new and seed not in asked:
             raise ConfigurationError(
-                f"{file} has no row {min(new)!r}, and a row needs every seed of the table; give "
-                f"--seeds {there.replace(' ', '')}"
+                f"{file} has no row {min(new)!r}, and a row needs every seed of the table",
+                f"give --seeds {there.replace(' ', '')}",
             )
     for seed in asked:
         _check_data(_by_variant(seeds[seed]), recipe, seed, file)
@@ -373,9 +375,10 @@ def _check_data(variants: Mapping[str, Study], recipe: Recipe, seed: int, file: 
         data = variants[name if recipe.variants else ""].get("data")
         if data is not None and data != split(one).digests:
             raise ConfigurationError(
-                f"{file} is of other images than {one.data.source}: their digests differ; name "
+                f"{file} is of other images than {one.data.source}: their digests differ",
+                "name "
                 "those that it was made with, --set data.source=PATH, or perform the whole recipe, "
-                "without --merge"
+                "without --merge",
             )
 
 
@@ -474,6 +477,6 @@ def _check_rows(seeds: Seeds, file: Path) -> None:
             if differing := _at(seeds[first], path).keys() ^ _at(seeds[seed], path).keys():
                 raise ConfigurationError(
                     f"{file} would have the row {min(differing)!r} of one of the seeds {first} and "
-                    f"{seed} alone ({', '.join(path)}); join all its seeds at once. It was left as "
-                    "it is"
+                    f"{seed} alone ({', '.join(path)})",
+                    "join all its seeds at once. It was left as it is",
                 )

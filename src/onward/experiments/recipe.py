@@ -469,20 +469,20 @@ def bundled_recipes() -> tuple[str, ...]:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise ConfigurationError(f"there is no recipe {path}; give a TOML file that exists")
+        raise ConfigurationError(f"there is no recipe {path}", "give a TOML file that exists")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{path} is not text in UTF-8: {error}; give a recipe, a TOML file"
+            f"{path} is not text in UTF-8: {error}", "give a recipe, a TOML file"
         ) from error
 
 
 def _read_bundled(name: str) -> str:
     if name not in bundled_recipes():
         raise ConfigurationError(
-            f"there is no recipe {name!r}; choose one of {', '.join(bundled_recipes())}, "
-            "or give the path of a .toml file"
+            f"there is no recipe {name!r}",
+            f"choose one of {', '.join(bundled_recipes())}, or give the path of a .toml file",
         )
     return files("onward.experiments").joinpath("recipes", f"{name}.toml").read_text()
 
@@ -493,7 +493,7 @@ def _set(fields: dict[str, Any], key: str, value: Any) -> None:
         fields = fields.setdefault(table, {})
         if not isinstance(fields, dict):
             raise ConfigurationError(
-                f"{table} is a value, not a table, so {key} cannot be set; set {table} itself"
+                f"{table} is a value, not a table, so {key} cannot be set", f"set {table} itself"
             )
     fields[last] = value
 

@@ -196,8 +196,8 @@ def check_place(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     """
     if out.exists() and any(out.iterdir()) and not (out / RECIPE).is_file():
         raise ConfigurationError(
-            f"{out} is there already and holds no study; it was left as it is. "
-            "Give another directory with --out"
+            f"{out} is there already and holds no study",
+            "it was left as it is. Give another directory with --out",
         )
     if not overwrite:
         _refuse_another(out, {"recipe": recipe.model_dump(mode="json")})
@@ -214,8 +214,9 @@ def _refuse_another(out: Path, study: Mapping[str, Any]) -> None:
         same = False
     if not same:
         raise ConfigurationError(
-            f"{out} holds another study, of other settings or images; it was left as it is. Give "
-            "another directory with --out, or replace it with --overwrite"
+            f"{out} holds another study, of other settings or images",
+            "it was left as it is. Give "
+            "another directory with --out, or replace it with --overwrite",
         )
 
 

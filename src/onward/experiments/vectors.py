@@ -104,25 +104,28 @@ def _new_classes(recipe: Recipe, known: Classes) -> Classes:
     data, middle = recipe.data, recipe.middle_classes
     if data.classes not in (None, len(known)):
         raise DataError(
-            f"the recipe {recipe.name!r} needs {data.layout}; {data.source} has "
+            f"the recipe {recipe.name!r} needs {data.layout}",
+            f"{data.source} has "
             f"{len(known)} classes to train with. For other images set data.classes, "
-            "data.old_classes and data.new_classes too"
+            "data.old_classes and data.new_classes too",
         )
     if data.old_source is None and data.old_classes >= len(known):
         raise ConfigurationError(
-            f"old_classes is {data.old_classes}, but {data.source} has {len(known)} "
-            "classes; the new model should know some that the old one does not: give fewer"
+            f"old_classes is {data.old_classes}, but {data.source} has {len(known)} classes",
+            "the new model should know some that the old one does not: give fewer",
         )
     last = len(known) if data.new_classes is None else data.new_from + data.new_classes
     if last > len(known) or data.new_from >= last:
         raise ConfigurationError(
             f"the new model is to know classes {data.new_from} to {last - 1} by position, but "
-            f"{data.source} has {len(known)} classes; give a smaller new_from or new_classes"
+            f"{data.source} has {len(known)} classes",
+            "give a smaller new_from or new_classes",
         )
     if middle is not None and not data.old_classes < middle <= last:
         raise ConfigurationError(
-            f"middle_classes is {middle}; the middle model should know more classes than the old "
-            f"one ({data.old_classes}) and no more than the new one (up to {last})"
+            f"middle_classes is {middle}",
+            f"the middle model should know more classes than the old "
+            f"one ({data.old_classes}) and no more than the new one (up to {last})",
         )
     return known[data.new_from : last]
 

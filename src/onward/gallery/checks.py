@@ -37,9 +37,11 @@ def find_field(url: str, record: Record, space: Space) -> Field:
     check_name_is_free(url, record, space)
     known = ", ".join(str(one) for one in record.spaces)
     raise GalleryError(
-        f"gallery {url} has no space {space}; it has {known}. Give embeddings in one of these, "
+        f"gallery {url} has no space {space}",
+        "give embeddings in one of these, "
         "or add it with add_space and write vectors of items that are there",
-        do="write",
+        needed=f"it has {known}",
+        step="write",
     )
 
 
@@ -63,8 +65,9 @@ def check_name_is_free(url: str, record: Record, space: Space) -> None:
         if one.name == space.name and one != space:
             raise GalleryError(
                 f"gallery {url} knows the space {one.name} with {one.dim} dimensions, the metric "
-                f"{one.metric} and the format {one.format}; these have {space.dim}, {space.metric} "
-                f"and {space.format}. One name is one model: check which model made them"
+                f"{one.metric} and the format {one.format}",
+                f"these have {space.dim}, {space.metric} "
+                f"and {space.format}. One name is one model: check which model made them",
             )
 
 
@@ -96,13 +99,15 @@ def check_served(store: Store, record: Record, space: Space) -> None:
     if at is not None:
         filled, rows = store.count([at], ()), store.count((), ())
         raise SpaceMismatchError(
-            f"{opening}; {filled:,} of {rows:,} rows have a vector in {space.name}. "
-            f"{_what_to_do(record, space)}, or look into it as it is with allow_unserved=True"
+            f"{opening}",
+            f"{filled:,} of {rows:,} rows have a vector in {space.name}. "
+            f"{_what_to_do(record, space)}, or look into it as it is with allow_unserved=True",
         )
     raise SpaceMismatchError(
-        f"{opening}; distances between them mean nothing. Upgrade the gallery from {serving.name} "
+        f"{opening}",
+        f"distances between them mean nothing. Upgrade the gallery from {serving.name} "
         f"to {space.name} first (onward upgrade {url} TRANSFORMATION), or embed the queries with "
-        "the model that serves"
+        "the model that serves",
     )
 
 
@@ -148,7 +153,9 @@ def make_rows(
     for one in embeddings:
         to = find_field(url, record, one.space)
         if to in vectors:
-            raise GalleryError(f"embeddings in {one.space} were given twice; give each space once")
+            raise GalleryError(
+                f"embeddings in {one.space} were given twice", "give each space once"
+            )
         _check_aligned(first, one)
         _check_lengths(one)
         _check_embedded(one)
@@ -167,7 +174,9 @@ def label_items(embeddings: Sequence[Embeddings]) -> Embeddings:
         GalleryError: if there are no embeddings, their ids differ, or an item has two labels.
     """
     if not embeddings:
-        raise GalleryError("no embeddings were given; give the items' vectors in one space or more")
+        raise GalleryError(
+            "no embeddings were given", "give the items' vectors in one space or more"
+        )
     whole = replace(embeddings[0])
     for one in embeddings[1:]:
         _check_aligned(whole, one)
@@ -184,8 +193,8 @@ def check_all_new(url: str, rows: Rows, there: Ids) -> None:
     if there:
         raise GalleryError(
             f"{len(there)} of {len(rows.ids)} items are in gallery {url} already: "
-            f"{name_ids(there)}. Nothing was written; leave them out, or give changed items "
-            "to update()"
+            f"{name_ids(there)}. Nothing was written",
+            "leave them out, or give changed items to update()",
         )
 
 
@@ -198,8 +207,8 @@ def check_none_new(url: str, rows: Rows, unknown: Ids) -> None:
     if unknown:
         raise GalleryError(
             f"{len(unknown)} of {len(rows.ids)} items are not in gallery {url}: "
-            f"{name_ids(unknown)}. Nothing was written; leave them out, or give new items "
-            "to add()"
+            f"{name_ids(unknown)}. Nothing was written",
+            "leave them out, or give new items to add()",
         )
 
 
@@ -218,11 +227,11 @@ def check_writing(
     for what, given in (("revisions", revisions), ("uncertainty", uncertainty)):
         if given is not None and np.shape(given) != (len(embeddings),):
             raise GalleryError(
-                f"{what} of shape {np.shape(given)} for {len(embeddings)} vectors; give one a "
-                "vector, as the batch has them"
+                f"{what} of shape {np.shape(given)} for {len(embeddings)} vectors",
+                "give one a vector, as the batch has them",
             )
     if origin not in ("embedded", "upgraded"):
-        raise GalleryError(f"the origin is {origin!r}; it is 'embedded' or 'upgraded'")
+        raise GalleryError(f"the origin is {origin!r}", needed="it is 'embedded' or 'upgraded'")
 
 
 def check_made_by(url: str, record: Record, to: Field, digest: str | None) -> None:
@@ -250,10 +259,10 @@ def check_batch_rows(batch_rows: SupportsIndex) -> int:
         size = as_count(batch_rows, "rows")
     except EvaluationError:
         raise GalleryError(
-            f"batches of {batch_rows!r} rows cannot be made; ask for a whole number of rows"
+            f"batches of {batch_rows!r} rows cannot be made", "ask for a whole number of rows"
         ) from None
     if size < 1:
-        raise GalleryError(f"batches of {size} rows hold nothing; ask for at least 1")
+        raise GalleryError(f"batches of {size} rows hold nothing", "ask for at least 1")
     return size
 
 
@@ -301,7 +310,8 @@ def _check_aligned(first: Embeddings, other: Embeddings) -> None:
     if set(first.ids) == set(other.ids):
         raise GalleryError(
             f"the embeddings in {first.space} and in {other.space} are of the same items in "
-            "different order; bring the second into the order of the first: .align(first.ids)"
+            "different order",
+            "bring the second into the order of the first: .align(first.ids)",
         )
     apart = sorted(set(first.ids) ^ set(other.ids))
     raise GalleryError(
@@ -316,9 +326,10 @@ def _check_embedded(given: Embeddings) -> None:
     if upgraded:
         raise GalleryError(
             f"{upgraded:,} of the {len(given):,} vectors in {given.space} were upgraded by a "
-            "transformation, as their origin says; in the gallery they would pass as what a model "
+            "transformation, as their origin says",
+            "in the gallery they would pass as what a model "
             "embedded. Add the vectors that they were made from and upgrade the gallery, or leave "
-            "these items out"
+            "these items out",
         )
 
 
@@ -360,8 +371,8 @@ def _with_labels_of(whole: Embeddings, one: Embeddings) -> Embeddings:
         raise GalleryError(
             f"item {one.ids[row]!r} is of class {shown(int(whole.labels[row]), whole.class_names)} "
             "in one of the embeddings and of class "
-            f"{shown(int(one.labels[row]), one.class_names)} in those in {one.space}; an item is "
-            "of one class"
+            f"{shown(int(one.labels[row]), one.class_names)} in those in {one.space}",
+            "an item is of one class",
         )
     common = np.where(whole.labels >= 0, whole.labels, labels)
     return replace(whole, labels=common, class_names=names or one.class_names)
@@ -370,7 +381,7 @@ def _with_labels_of(whole: Embeddings, one: Embeddings) -> Embeddings:
 def _payload_texts(items: Embeddings, payloads: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     if len(payloads) != len(items):
         raise GalleryError(
-            f"{len(payloads)} payloads for {len(items)} items; give one an item, {{}} if empty"
+            f"{len(payloads)} payloads for {len(items)} items", "give one an item, {} if empty"
         )
     texts = []
     for item, payload in zip(items.ids, payloads, strict=True):

@@ -294,7 +294,8 @@ class Gallery(GalleryRows):
                 return GalleryView(self._store, new)
         raise GalleryError(
             f"the record of gallery {self.url} was changed by others {TRIES} times while it was to "
-            "be changed here; try again when fewer processes change it"
+            "be changed here",
+            "try again when fewer processes change it",
         )
 
     def _add_column(self, space: Space, retired: Sequence[str]) -> Field:

@@ -225,7 +225,9 @@ class MemoryStore:
     def _check_columns(self, fields: Iterable[Field]) -> None:
         for one in fields:
             if one.column not in self._columns:
-                raise GalleryError(f"gallery {self.url} has no column {one.column}; it was dropped")
+                raise GalleryError(
+                    f"gallery {self.url} has no column {one.column}", "it was dropped"
+                )
 
     def _workers_on(self, column: str) -> list[str]:
         with self._lock:
@@ -258,7 +260,7 @@ def create_memory(name: str, record: Record, entry: JournalEntry, rows: Rows | N
     with _stores_lock:
         if name in _stores:
             raise GalleryError(
-                f"there is a gallery {SCHEME}{name} already; open it, or choose another name"
+                f"there is a gallery {SCHEME}{name} already", "open it, or choose another name"
             )
         store = MemoryStore(name, record, entry)
         if rows is not None:
@@ -275,8 +277,8 @@ def open_memory(name: str) -> MemoryStore:
     """
     if name not in _stores:
         raise GalleryError(
-            f"there is no gallery {SCHEME}{name} in this process; make it with create_gallery. "
-            "What must outlive the process goes into a directory"
+            f"there is no gallery {SCHEME}{name} in this process",
+            "make it with create_gallery. What must outlive the process goes into a directory",
         )
     return _stores[name]
 

@@ -98,7 +98,8 @@ def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
     except (GalleryError, OSError) as error:
         raise GalleryError(
             f"the time to write could not be measured where temporary files go: {error}. Nothing "
-            f"was written to gallery {like.url}; set TMPDIR to a directory with room"
+            f"was written to gallery {like.url}",
+            "set TMPDIR to a directory with room",
         ) from error
 
 
@@ -106,7 +107,7 @@ def _first_record(
     url: str, spaces: tuple[Space, ...], serving: Space | None, query_model: str | None
 ) -> Record:
     if not spaces:
-        raise GalleryError("a gallery needs a space; give the space of the items' embeddings")
+        raise GalleryError("a gallery needs a space", "give the space of the items' embeddings")
     served = spaces[0] if serving is None else serving
     if served not in spaces:
         raise GalleryError(
@@ -117,7 +118,7 @@ def _first_record(
     fields: list[Field] = []
     for space in spaces:
         if space.name in {one.space.name for one in fields}:
-            raise GalleryError(f"the space {space.name} was given twice; give each space once")
+            raise GalleryError(f"the space {space.name} was given twice", "give each space once")
         taken = {one.column for one in fields}
         column = next(name for name in column_names(space) if name not in taken)
         fields.append(Field(space, column))
@@ -137,5 +138,5 @@ def _directory(url: str | Path) -> Path:
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", str(url))
     if isinstance(url, str) and (scheme or not url):
         what = f"the scheme {scheme[0]}" if scheme else "an empty URL"
-        raise GalleryError(f"{url!r}: no store is known for {what}; give {KNOWN}")
+        raise GalleryError(f"{url!r}: no store is known for {what}", f"give {KNOWN}")
     return Path(url)

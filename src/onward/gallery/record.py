@@ -117,8 +117,8 @@ class Record:
         if stated is not None and made_by is not None and stated.digest != made_by.digest:
             raise GalleryError(
                 f"the vectors of {at.space} in gallery {url} are made by the transformation "
-                f"{stated.digest[:8]}, not by {made_by.digest[:8]}; go on with the first, or drop "
-                "the space and start again"
+                f"{stated.digest[:8]}, not by {made_by.digest[:8]}",
+                "go on with the first, or drop the space and start again",
             )
         fields = self.fields if at in self.fields else (*self.fields, at)
         said = self.made_by
@@ -138,13 +138,13 @@ class Record:
             return None
         if space == self.serving.space:
             raise GalleryError(
-                f"{space} answers the queries of gallery {url} and cannot be dropped; serve "
-                "another space first"
+                f"{space} answers the queries of gallery {url} and cannot be dropped",
+                "serve another space first",
             )
         if self.previous is not None and space == self.previous.space:
             raise GalleryError(
-                f"{space} is what rolling back gallery {url} returns to and cannot be dropped; "
-                "complete the upgrade first"
+                f"{space} is what rolling back gallery {url} returns to and cannot be dropped",
+                "complete the upgrade first",
             )
         return replace(
             self,
@@ -261,7 +261,8 @@ class Record:
         if self.serving.space != serving:
             raise GalleryError(
                 f"gallery {url} answers from {self.serving.space}, not from {serving}: nothing was "
-                "completed and nothing dropped; cut over first"
+                "completed and nothing dropped",
+                "cut over first",
             )
         if self.previous is None and not any(self.find(space) for space in dropped):
             return None

@@ -278,7 +278,8 @@ class GalleryRows(ABC):
             if embeddings.space != space:
                 raise GalleryError(
                     f"vectors in {embeddings.space} were made to fill {space} of gallery "
-                    f"{self.url}; nothing was written. Give vectors in that space"
+                    f"{self.url}",
+                    "nothing was written. Give vectors in that space",
                 )
             return Writing(to, embeddings, revisions, "upgraded", uncertainty)
 
@@ -457,6 +458,7 @@ def _revisions(batch: Batch, made: Embeddings) -> Revisions:
     if tuple(batch.ids[row] for row in rows) != made.ids:
         raise GalleryError(
             f"{len(made)} vectors were made of {len(batch)} rows, and not all are of these rows in "
-            "their order; nothing was written. Give vectors of rows of the batch, as it has them"
+            "their order",
+            "nothing was written. Give vectors of rows of the batch, as it has them",
         )
     return batch.revisions[rows]

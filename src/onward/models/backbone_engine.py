@@ -155,6 +155,7 @@ def _device(device: str) -> torch.device:
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
-            f"the device {device!r} cannot be used here ({str(error).splitlines()[0]}); give 'cpu'"
+            f"the device {device!r} cannot be used here ({str(error).splitlines()[0]})",
+            "give 'cpu'",
         ) from error
     return place

@@ -87,7 +87,8 @@ class EmbeddingModel:
             if made != self.space.name:
                 raise ModelError(
                     f"{self.space.name} is not the space of this model, whose weights and input "
-                    f"make it {made}; make a model by of_backbone, from_onnx or from_callable"
+                    f"make it {made}",
+                    "make a model by of_backbone, from_onnx or from_callable",
                 )
         if self.classes is not None:
             object.__setattr__(self, "classes", _whole_numbers(self.classes))
@@ -99,13 +100,14 @@ class EmbeddingModel:
             count = None if self.classes is None else len(self.classes)
             if kept.shape != (count, self.space.dim):
                 raise ModelError(
-                    f"a classifier of shape {kept.shape} for {count} classes in {self.space}; give "
-                    "classes, and one row of the space's dimensions for each"
+                    f"a classifier of shape {kept.shape} for {count} classes in {self.space}",
+                    "give classes, and one row of the space's dimensions for each",
                 )
         if self.readout is not None and self.readout.stages != self.stage_channels:
             raise ModelError(
                 f"the read-out is for stages of {self.readout.stages} channels, {self.space.name} "
-                f"has {self.stage_channels or 'none to read'}; fit it on this model"
+                f"has {self.stage_channels or 'none to read'}",
+                "fit it on this model",
             )
         _ = self.side  # refuses a quantisation that was fitted elsewhere
 
@@ -163,7 +165,8 @@ class EmbeddingModel:
         if (taken.size, taken.channels) != (spec.size, spec.channels):
             raise ModelError(
                 f"the backbone was built for {spec.size} px and {spec.channels} channels, the "
-                f"input is {taken.size} px and {taken.channels} channels; make them the same"
+                f"input is {taken.size} px and {taken.channels} channels",
+                "make them the same",
             )
         engine = import_backbone_engine().of_backbone(backbone, spec)
         space = Space(mint(name, engine, taken), engine.dim, metric)
@@ -227,9 +230,10 @@ class EmbeddingModel:
             return cls(Space(name, dim, metric), input, engine)
         if not isinstance(digest, str) or not digest.strip():
             raise ModelError(
-                f"the declared digest of a callable is {digest!r}; give text that tells it from "
+                f"the declared digest of a callable is {digest!r}",
+                "give text that tells it from "
                 "others, such as the SHA-256 of its weights, or leave it out and give each version "
-                "a name"
+                "a name",
             )
         return cls(Space(mint(name, engine, input), dim, metric), input, engine)
 
@@ -252,8 +256,8 @@ class EmbeddingModel:
         except Exception as error:  # whatever a distorted header leads to
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ArtifactError(
-                f"the header of {directory} is not that of a model ({what}); restore it from a "
-                "copy, or make the model again"
+                f"the header of {directory} is not that of a model ({what})",
+                "restore it from a copy, or make the model again",
             ) from error
 
     def save(self, directory: Path | str) -> None:
@@ -400,7 +404,8 @@ class EmbeddingModel:
         if computed != space.name:
             raise ArtifactError(
                 f"{directory} says that its space is {space.name}, but its weights make it "
-                f"{computed}; they were changed after training. Restore it from a copy"
+                f"{computed}",
+                "they were changed after training. Restore it from a copy",
             )
         classes = None if config["classes"] is None else tuple(config["classes"])
         readout, classifier = read_layers(artifact), artifact.arrays.get(CLASSIFIER)
@@ -411,7 +416,8 @@ class EmbeddingModel:
         if model.side != side:
             raise ArtifactError(
                 f"{directory} says that its side-information is in {side}, but what reads it makes "
-                f"it {model.side}; it was changed after it was fitted. Restore it from a copy"
+                f"it {model.side}",
+                "it was changed after it was fitted. Restore it from a copy",
             )
         return model
 
@@ -428,9 +434,10 @@ class EmbeddingModel:
     def _need_side(self) -> Space:
         if self.side is None:
             raise ModelError(
-                f"{self.space.name} has no side-information to read; fit it once on the old data "
+                f"{self.space.name} has no side-information to read",
+                "fit it once on the old data "
                 "(onward train --layers, or onward.training.layers.add_layers_side_information), "
-                "or embed the items with a side-information model"
+                "or embed the items with a side-information model",
             )
         return self.side
 
@@ -473,6 +480,6 @@ class EmbeddingModel:
 def _whole_numbers(classes: tuple[Any, ...]) -> tuple[int, ...]:
     if not all(isinstance(one, Integral) and not isinstance(one, bool) for one in classes):
         raise ModelError(
-            f"the model's classes are {classes[:5]!r}; give one whole number a class, its label"
+            f"the model's classes are {classes[:5]!r}", "give one whole number a class, its label"
         )
     return tuple(int(one) for one in classes)

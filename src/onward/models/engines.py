@@ -123,9 +123,9 @@ class CallableEngine(Engine):
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Refuse: code cannot be saved without pickling it."""
         raise ModelError(
-            "a model made from a callable cannot be saved, for code would have to be pickled; "
+            "a model made from a callable cannot be saved, for code would have to be pickled",
             "export it to ONNX (torch.onnx.export) and use EmbeddingModel.from_onnx, or make it "
-            "from the callable again in each program"
+            "from the callable again in each program",
         )
 
     def files(self) -> Mapping[str, bytes]:
@@ -141,8 +141,9 @@ def refuse_stages(grid: int | None, what: str) -> None:
     """
     if grid is not None:
         raise ModelError(
-            f"{what} does not tell what its stages say; side-information of kind layers needs a "
-            "torch backbone. Use a side-information model, such as one trained by SimCLR"
+            f"{what} does not tell what its stages say",
+            "use a side-information model, such as one trained by SimCLR",
+            needed="side-information of kind layers needs a torch backbone",
         )
 
 
@@ -158,10 +159,11 @@ def check_vectors(output: Any, count: int, dim: int, who: str) -> Vectors:
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(
             f"{who} was given {count} images and returned a {type(output).__name__} that is "
-            f"not an array of numbers ({error}); {needed}"
+            f"not an array of numbers ({error})",
+            f"{needed}",
         ) from error
     if vectors.shape != (count, dim):
         raise ModelError(
-            f"{who} was given {count} images and returned shape {vectors.shape}; {needed}"
+            f"{who} was given {count} images and returned shape {vectors.shape}", f"{needed}"
         )
     return vectors

@@ -32,8 +32,9 @@ def mint(name: str, engine: Engine, taken: InputSpec) -> str:
     """
     if not name or "@" in name:
         raise ModelError(
-            f"a model cannot be called {name!r}; give a name without '@', such as 'photos-2', "
-            "and the digest of the weights is added to it"
+            f"a model cannot be called {name!r}",
+            "give a name without '@', such as 'photos-2', "
+            "and the digest of the weights is added to it",
         )
     return f"{name}@{engine.fingerprint(taken)[:DIGITS]}"
 
@@ -121,8 +122,8 @@ def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> 
         weights = artifact.files.get(WEIGHTS_FILE, b"")
         return OnnxEngine(OnnxFiles(artifact.files[ONNX_FILE], weights), taken)
     raise ArtifactError(
-        f"{directory} holds a model of kind {config['kind']!r}; this Onward runs backbones and "
-        "ONNX files. Install a newer Onward"
+        f"{directory} holds a model of kind {config['kind']!r}",
+        "this Onward runs backbones and ONNX files. Install a newer Onward",
     )
 
 

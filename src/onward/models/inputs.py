@@ -53,23 +53,23 @@ class InputSpec:
         object.__setattr__(self, "channels", int(self.channels))
         if not 1 <= self.size <= LARGEST_SIZE or self.channels not in (1, 3):
             raise ModelError(
-                f"a model cannot take images of {self.size} px and {self.channels} channels; "
-                f"give 1 to {LARGEST_SIZE} px and 1 (grey) or 3 (colour) channels"
+                f"a model cannot take images of {self.size} px and {self.channels} channels",
+                f"give 1 to {LARGEST_SIZE} px and 1 (grey) or 3 (colour) channels",
             )
         object.__setattr__(self, "mean", _numbers("mean", self.mean))
         object.__setattr__(self, "std", _numbers("std", self.std))
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ModelError(
-                f"mean {self.mean} and std {self.std} do not normalise {self.channels} channels; "
-                "give one number a channel, std above 0"
+                f"mean {self.mean} and std {self.std} do not normalise {self.channels} channels",
+                "give one number a channel, std above 0",
             )
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             black_white = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
             extremes = self.normalise(black_white.repeat(self.channels, axis=1))
         if not np.isfinite(extremes).all():
             raise ModelError(
-                f"mean {self.mean} and std {self.std} bring pixels beyond what float32 holds; give "
-                "the mean and the deviation of values in [0, 1]"
+                f"mean {self.mean} and std {self.std} bring pixels beyond what float32 holds",
+                "give the mean and the deviation of values in [0, 1]",
             )
 
     @classmethod
@@ -99,8 +99,8 @@ class InputSpec:
         wanted = (self.channels, self.size, self.size)
         if pixels.ndim != 4 or pixels.shape[1:] != wanted:
             raise ModelError(
-                f"the model was given pixels of shape {pixels.shape}; "
-                f"it needs (images, {', '.join(map(str, wanted))})"
+                f"the model was given pixels of shape {pixels.shape}",
+                needed=f"it needs (images, {', '.join(map(str, wanted))})",
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -121,7 +121,8 @@ class InputSpec:
 def _check_whole(name: str, value: Any, meaning: str) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ModelError(
-            f"an InputSpec was given {name}={value!r}; it needs one whole number, {meaning}"
+            f"an InputSpec was given {name}={value!r}",
+            needed=f"it needs one whole number, {meaning}",
         )
 
 
@@ -135,7 +136,7 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
             numbers = tuple(float(one) for one in given)
     if not np.isfinite(numbers).all():
         raise ModelError(
-            f"an InputSpec was given {name}={values!r}; it needs one finite number a channel, such "
-            "as (0.5, 0.5, 0.5)"
+            f"an InputSpec was given {name}={values!r}",
+            needed="it needs one finite number a channel, such as (0.5, 0.5, 0.5)",
         )
     return numbers

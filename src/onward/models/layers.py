@@ -56,13 +56,14 @@ class LayersReadout:
         if shapes != [(total,), (total,), (self.dim, total)]:
             raise ModelError(
                 f"mean, scale and components of shapes {shapes} do not read {self.stages} channels "
-                f"on a {self.grid} x {self.grid} grid; give ({total},), ({total},), (dim, {total})"
+                f"on a {self.grid} x {self.grid} grid",
+                f"give ({total},), ({total},), (dim, {total})",
             )
         finite = all(np.isfinite(array).all() for array in self.arrays().values())
         if not finite or (self.scale <= 0).any():
             raise ModelError(
-                "a read-out of layers needs finite values and a scale above 0; "
-                "give constant values a scale of 1"
+                "a read-out of layers needs finite values and a scale above 0",
+                "give constant values a scale of 1",
             )
 
     @property
@@ -100,7 +101,8 @@ class LayersReadout:
         if self.quantisation.of != projected:
             raise ModelError(
                 f"the quantisation is for {self.quantisation.of}, but the read-out makes "
-                f"{projected}; fit it on the side-information of this read-out"
+                f"{projected}",
+                "fit it on the side-information of this read-out",
             )
         return self.quantisation.space
 
@@ -125,7 +127,8 @@ def choose_stages(
     if not numbers or not set(numbers) <= set(range(len(stages))):
         raise ModelError(
             f"the stages {list(chosen)} cannot be read: the model has {len(stages)}, numbered from "
-            f"0; give some of {list(range(len(stages)))}"
+            f"0",
+            f"give some of {list(range(len(stages)))}",
         )
     return None if len(numbers) == len(stages) else numbers
 

@@ -42,12 +42,13 @@ class OnnxEngine(Engine):
         output = next(self._outputs(self._session, image, self.taken))
         if output.ndim != 2:
             raise ModelError(
-                f"the ONNX file's first output has shape {output.shape} for one image; it needs "
-                "(images, dimensions). Export the model with its pooling, as one vector an image"
+                f"the ONNX file's first output has shape {output.shape} for one image",
+                "export the model with its pooling, as one vector an image",
+                needed="it needs (images, dimensions)",
             )
         kind = self._session.get_outputs()[0].type
         if "float8" in kind:  # onnxruntime gives the codes instead of the numbers
-            raise ModelError(f"the ONNX file's first output is {kind}; cast it to float32 in it")
+            raise ModelError(f"the ONNX file's first output is {kind}", "cast it to float32 in it")
         object.__setattr__(self, "dim", int(output.shape[1]))
         self._check_repeats(image, check_vectors(output, 1, self.dim, "the ONNX file"))
 
@@ -72,7 +73,9 @@ class OnnxEngine(Engine):
             if len(shape) == 4 and len(sides) == 2:
                 repair = "Export it for square images; no InputSpec has other ones"
             raise ModelError(
-                f"the ONNX file takes {given or 'nothing'}; it needs {wanted}. {repair}"
+                f"the ONNX file takes {given or 'nothing'}",
+                f"{repair}",
+                needed=f"it needs {wanted}",
             )
 
     def _check_repeats(self, image: Pixels, first: np.ndarray) -> None:
@@ -91,9 +94,10 @@ class OnnxEngine(Engine):
                 apart = float(np.linalg.norm(other.astype(np.float64) - first))
             if apart > share * length:
                 raise ModelError(
-                    f"the ONNX file gives another vector for the same image {reason}; it draws "
+                    f"the ONNX file gives another vector for the same image {reason}",
+                    "it draws "
                     "numbers at random or takes the statistics of a batch, as while it is trained. "
-                    "Export it after model.eval()"
+                    "Export it after model.eval()",
                 )
 
     def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
@@ -128,8 +132,9 @@ class OnnxEngine(Engine):
             if len(output) != len(images):
                 raise ModelError(
                     f"the ONNX file's first output has shape {output.shape} for {len(images)} "
-                    "images; it needs (images, dimensions). Export the model with one vector an "
-                    "image as its first output"
+                    "images",
+                    "export the model with one vector an image as its first output",
+                    needed="it needs (images, dimensions)",
                 )
             yield output[: len(batch)]
 
@@ -156,13 +161,15 @@ def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:
         output: Any = session.run(None, {name: images})[0]
     except Exception as error:  # onnxruntime's own errors have no common class
         raise ModelError(
-            f"the ONNX file cannot be run on {len(images)} images ({str(error).splitlines()[0]}); "
-            "export it with a batch of any size (dynamic), or with the fixed one it was traced with"
+            f"the ONNX file cannot be run on {len(images)} images ({str(error).splitlines()[0]})",
+            "export it with a batch of any size (dynamic), or with the fixed one it was "
+            "traced with",
         ) from error
     if not isinstance(output, np.ndarray) or output.ndim == 0:
         raise ModelError(
-            f"the ONNX file's first output is a {type(output).__name__} of no images; it needs "
-            "(images, dimensions). Export the model with one vector an image as its first output"
+            f"the ONNX file's first output is a {type(output).__name__} of no images",
+            "export the model with one vector an image as its first output",
+            needed="it needs (images, dimensions)",
         )
     return output
 
@@ -179,8 +186,8 @@ def _session(model: OnnxFiles, device: str) -> Any:
     available = onnxruntime.get_available_providers()
     if kind not in providers or (kind == "cuda" and "CUDAExecutionProvider" not in available):
         raise ModelError(
-            f"onnxruntime cannot run on {device!r} here (it has {', '.join(available)}); "
-            "give 'cpu', or install onnxruntime-gpu for 'cuda'"
+            f"onnxruntime cannot run on {device!r} here (it has {', '.join(available)})",
+            "give 'cpu', or install onnxruntime-gpu for 'cuda'",
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, not printed as well
@@ -196,6 +203,7 @@ def _session(model: OnnxFiles, device: str) -> Any:
         )
     except Exception as error:  # onnxruntime's own errors have no common class
         raise ModelError(
-            f"the ONNX file cannot be loaded ({error}); it must be one whole ONNX model that this "
-            f"onnxruntime ({onnxruntime.__version__}) can run"
+            f"the ONNX file cannot be loaded ({error})",
+            f"it must be one whole ONNX model that this "
+            f"onnxruntime ({onnxruntime.__version__}) can run",
         ) from error

@@ -157,8 +157,8 @@ class _Beside:
         if place.offset + place.length > size:
             raise ModelError(
                 f"{path} has {size} bytes, but the weights {tensor.name!r} of {self.file} are "
-                f"{place.length} bytes from {place.offset} on; it is damaged, or belongs to "
-                "another model. Get both files again"
+                f"{place.length} bytes from {place.offset} on",
+                "it is damaged, or belongs to another model. Get both files again",
             )
         return place
 
@@ -184,8 +184,9 @@ class _Beside:
         named = Path(location)
         if not location or "\0" in location or named.anchor or ".." in named.parts:
             raise ModelError(
-                f"{self.file} keeps the weights {tensor.name!r} in {location!r}; only files beside "
-                "it or in folders below are read. Put them there, and export the model again"
+                f"{self.file} keeps the weights {tensor.name!r} in {location!r}",
+                "only files beside "
+                "it or in folders below are read. Put them there, and export the model again",
             )
         folders = [self.file.parent, self.file.resolve().parent]
         reason = ""
@@ -198,8 +199,8 @@ class _Beside:
             if not any(path.is_relative_to(one.resolve()) for one in folders):
                 raise ModelError(
                     f"{folder / named}, which holds the weights {tensor.name!r} of {self.file}, is "
-                    f"a link to {path}, elsewhere; only files beside the graph are read. Copy it "
-                    "there"
+                    f"a link to {path}, elsewhere",
+                    "only files beside the graph are read. Copy it there",
                 )
             if path.is_file():
                 return path
@@ -209,7 +210,8 @@ class _Beside:
     def _missing(self, path: Path, tensor: Any, reason: str) -> ModelError:
         return ModelError(
             f"{path}, which holds the weights {tensor.name!r} of {self.file}, cannot be read "
-            f"({reason}); put it beside the ONNX file, under the name that it was written with"
+            f"({reason})",
+            "put it beside the ONNX file, under the name that it was written with",
         )
 
 
@@ -217,13 +219,13 @@ def _read(file: Path) -> bytes:
     if not file.is_file():
         what = f"{file} is not a file but a directory or the like" if file.exists() else ""
         raise ModelError(
-            f"{what or f'there is no ONNX file {file}'}; make one with torch.onnx.export"
+            f"{what or f'there is no ONNX file {file}'}", "make one with torch.onnx.export"
         )
     try:
         return file.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{file} cannot be read ({error.strerror or error}); give a file that may be read"
+            f"{file} cannot be read ({error.strerror or error})", "give a file that may be read"
         ) from error
 
 
@@ -245,8 +247,8 @@ def _parse(graph: bytes, name: str) -> Any | None:
         reason = "it holds no graph"
     if model is None or not model.HasField("graph"):
         raise ModelError(
-            f"{name} is not a readable ONNX file of {len(graph)} bytes ({reason}); if it was "
-            "copied, copy it again, else make one with torch.onnx.export"
+            f"{name} is not a readable ONNX file of {len(graph)} bytes ({reason})",
+            "if it was copied, copy it again, else make one with torch.onnx.export",
         )
     return model
 
@@ -316,6 +318,7 @@ def _serialise(model: Any, file: Path) -> bytes:
     if not graph or len(graph) > LARGEST_GRAPH:
         raise ModelError(
             f"{file} has so many small or unusual weights that they make no graph of less than "
-            f"2 GiB{reason}; export it with float32 or float16 weights as initializers"
+            f"2 GiB{reason}",
+            "export it with float32 or float16 weights as initializers",
         )
     return graph

@@ -43,7 +43,9 @@ def run_batches(
         ConfigurationError: if batches are to be empty.
     """
     if batch_items < 1:
-        raise ConfigurationError(f"batches of {batch_items} items were asked for; give at least 1")
+        raise ConfigurationError(
+            f"batches of {batch_items} items were asked for", "give at least 1"
+        )
     for rows, pixels in _decoded(items, taken, batch_items):
         given = [array for array in run(pixels) if array is not None]
         for array in given:
@@ -78,6 +80,6 @@ def _check_finite(array: Rows, items: Items, rows: slice, who: str) -> None:
         row = rows.start + int(np.argmin(finite))
         raise ModelError(
             f"{who} gives NaN or infinite values for item {items.ids[row]!r} (row {row}), and for "
-            f"{int((~finite).sum())} of the {len(array)} items of its batch; train the model again "
-            "with a lower learning rate, or fix what computes it"
+            f"{int((~finite).sum())} of the {len(array)} items of its batch",
+            "train the model again with a lower learning rate, or fix what computes it",
         )

@@ -63,8 +63,9 @@ def build_backbone(spec: BackboneSpec) -> Backbone:
 
         return TimmBackbone(spec)
     raise ModelError(
-        f"there is no backbone {spec.name!r}; give {SMALL_RESNET!r}, or {TIMM!r} and the name of "
-        f"a timm model, such as '{TIMM}resnet50'"
+        f"there is no backbone {spec.name!r}",
+        f"give {SMALL_RESNET!r}, or {TIMM!r} and the name of "
+        f"a timm model, such as '{TIMM}resnet50'",
     )
 
 

@@ -89,7 +89,7 @@ def _timm_with(spec: BackboneSpec) -> tuple[Any, Any]:
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         offer = f"did you mean {', '.join(TIMM + other for other in near)}?" if near else ""
         raise ModelError(
-            f"timm has no model {name!r}; {offer or 'timm.list_models() lists what it has'}"
+            f"timm has no model {name!r}", f"{offer or 'timm.list_models() lists what it has'}"
         )
     try:
         return timm, timm.get_pretrained_cfg(name)
@@ -98,9 +98,10 @@ def _timm_with(spec: BackboneSpec) -> tuple[Any, Any]:
         known = [one.partition(".")[2] for one in timm.list_pretrained(f"{model}.*")]
         near = difflib.get_close_matches(tag, known, n=3, cutoff=0) or ["none"]
         raise ModelError(
-            f"timm {timm.__version__} has no weights {tag!r} of its model {model!r}; of the "
+            f"timm {timm.__version__} has no weights {tag!r} of its model {model!r}",
+            f"of the "
             f"{len(known)} that it has, the nearest: {', '.join(near)}. Give one of them, or "
-            f"{TIMM + model!r} alone"
+            f"{TIMM + model!r} alone",
         ) from error
 
 
@@ -123,7 +124,8 @@ def _create(spec: BackboneSpec) -> Any:
     if not hasattr(model, "forward_intermediates"):
         raise ModelError(
             f"{spec.name} does not tell what its stages say (it has no forward_intermediates in "
-            f"timm {timm.__version__}); take another model, such as {TIMM}resnet50"
+            f"timm {timm.__version__})",
+            f"take another model, such as {TIMM}resnet50",
         )
     return model
 
@@ -148,8 +150,8 @@ def _try_out(
                 model.forward_features(empty), Tensor
             ):
                 raise ModelError(
-                    f"{spec.name} gives several maps for one image, and a backbone needs one; take "
-                    f"another model, such as {TIMM}resnet50"
+                    f"{spec.name} gives several maps for one image, and a backbone needs one",
+                    f"take another model, such as {TIMM}resnet50",
                 )
             pooled = model.forward_head(last, pre_logits=True)
     except ModelError:
@@ -163,5 +165,6 @@ def _try_out(
 def _unfit(spec: BackboneSpec, reason: str) -> ModelError:
     return ModelError(
         f"{spec.name} cannot take images of {spec.size} x {spec.size} pixels and {spec.channels} "
-        f"channels ({reason}); give another size or another model"
+        f"channels ({reason})",
+        "give another size or another model",
     )

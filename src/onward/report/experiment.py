@@ -62,12 +62,12 @@ class ExperimentTable:
 
     def __post_init__(self) -> None:
         if not self.rows:
-            raise EvaluationError(f"the table {self.name!r} has no rows; leave it out")
+            raise EvaluationError(f"the table {self.name!r} has no rows", "leave it out")
         cells = [row.cell for row in self.rows]
         if len(set(cells)) != len(cells):
             twice = next(cell for cell in cells if cells.count(cell) > 1)
             raise EvaluationError(
-                f"{twice!r} stands twice in the table {self.name!r}; give each row its own name"
+                f"{twice!r} stands twice in the table {self.name!r}", "give each row its own name"
             )
         for row in self.rows:
             self._check(row)
@@ -76,21 +76,22 @@ class ExperimentTable:
         if row.numbers.keys() != self.rows[0].numbers.keys() or not row.numbers:
             raise EvaluationError(
                 f"{row.cell!r} has the seeds {sorted(row.numbers)}, {self.rows[0].cell!r} has "
-                f"{sorted(self.rows[0].numbers)}; the rows of a table are means over the same "
-                "seeds, one or more"
+                f"{sorted(self.rows[0].numbers)}",
+                "the rows of a table are means over the same seeds, one or more",
             )
         if row.gain and row.gain.keys() != row.numbers.keys():
             raise EvaluationError(
                 f"{row.cell!r} has update gains for the seeds {sorted(row.gain)} and numbers for "
-                f"{sorted(row.numbers)}; give NaN where a gain is not defined"
+                f"{sorted(row.numbers)}",
+                "give NaN where a gain is not defined",
             )
         for given, wanted in ((row.numbers, METRICS), (row.gain, GAINS)):
             for seed, values in given.items():
                 missing = [metric for metric in wanted if metric not in values]
                 if missing:
                     raise EvaluationError(
-                        f"seed {seed} of {row.cell!r} lacks {missing}; give NaN where a number "
-                        "is not known"
+                        f"seed {seed} of {row.cell!r} lacks {missing}",
+                        "give NaN where a number is not known",
                     )
 
     @property

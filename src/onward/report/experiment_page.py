@@ -35,7 +35,7 @@ def write_experiment_report(
         EvaluationError: if there is no table.
     """
     if not tables:
-        raise EvaluationError("a page needs a table; give one ExperimentTable or more")
+        raise EvaluationError("a page needs a table", "give one ExperimentTable or more")
     sections = [_verdict(tables)]
     sections += [_table_section(number, table) for number, table in enumerate(tables, start=1)]
     if facts:

@@ -156,15 +156,17 @@ def _check(rankings: Mapping[str, Ranking]) -> None:
     missing = [cell for cell in GRID_CELLS if cell not in rankings]
     if missing:
         raise EvaluationError(
-            f"the grid shows {', '.join(GRID_CELLS)}; there is no ranking for "
-            f"{', '.join(missing)}. Search with the same queries under each"
+            f"the grid shows {', '.join(GRID_CELLS)}",
+            f"there is no ranking for "
+            f"{', '.join(missing)}. Search with the same queries under each",
         )
     asked = rankings["old/old"].query_ids
     for cell in GRID_CELLS:
         if rankings[cell].query_ids != asked:
             raise EvaluationError(
                 f"the ranking of {cell} is of other queries, or in another order, than that of "
-                "old/old; a grid compares the same queries. Search with the same ids under each"
+                "old/old",
+                "a grid compares the same queries. Search with the same ids under each",
             )
 
 
@@ -174,7 +176,8 @@ def _relevance(items: Items, row_of: Mapping[str, int], asked: Ranking) -> Relev
     if missing:
         raise DataError(
             f"{len(missing)} of {len(ids)} ranked ids are not among the items of {items.source}, "
-            f"the first {missing[0]!r}; give the items that were searched"
+            f"the first {missing[0]!r}",
+            "give the items that were searched",
         )
     labels = items.labels[[row_of[item] for item in asked.query_ids]]
     return Relevance.of_labels(

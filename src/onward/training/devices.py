@@ -39,8 +39,8 @@ def device_of(run: RunSettings) -> str:
         return "cpu"
     if gpus < run.devices:
         raise ConfigurationError(
-            f"the run asks for {run.devices} GPU(s), this machine has {gpus}; "
-            "give device='cpu' or fewer devices"
+            f"the run asks for {run.devices} GPU(s), this machine has {gpus}",
+            "give device='cpu' or fewer devices",
         )
     return "cuda"
 

@@ -334,9 +334,10 @@ def _frozen(
         backbone = backbone.model_copy(update={"dim": None})
     if backbone.pretrained and backbone.dim is not None:
         raise ConfigurationError(
-            f"{backbone.name} with pretrained weights was asked for {backbone.dim} dimensions; the "
+            f"{backbone.name} with pretrained weights was asked for {backbone.dim} dimensions",
+            "the "
             "layer that brings it to them would be random. Leave dim out for its own output, or "
-            "train it"
+            "train it",
         )
     with seeded(seed, "first weights"):
         network = build_backbone(backbone)
@@ -358,15 +359,15 @@ def _check(
     """Return the images, if something can be learned from them by these settings."""
     if images is None:
         raise ConfigurationError(
-            f"{type(settings).__name__} was given without images to learn from; give some, or "
-            "FrozenSettings for a backbone as it is"
+            f"{type(settings).__name__} was given without images to learn from",
+            "give some, or FrozenSettings for a backbone as it is",
         )
     bound = isinstance(settings, BackwardCompatibleSettings)
     if bound != (old_model is not None):
         raise ConfigurationError(
-            f"{type(settings).__name__} was given with{'out' if bound else ''} an old model; "
-            "backward compatible training needs one, and no other training knows of it: give both "
-            "BackwardCompatibleSettings and old_model, or neither"
+            f"{type(settings).__name__} was given with{'out' if bound else ''} an old model",
+            "give both BackwardCompatibleSettings and old_model, or neither",
+            needed="backward compatible training needs one, and no other training knows of it",
         )
     if settings.labelled:
         _refuse_one_class(images)
@@ -380,13 +381,15 @@ def _refuse_one_class(items: Items) -> None:
     if unknown:
         raise DataError(
             f"the class of {unknown:,} of {len(items):,} items of {items.source} is not known "
-            "(their labels are negative), and a supervised model learns from all; name the classes "
-            "to learn from (--classes 0-9), or leave these out: items.select(items.labels >= 0)"
+            "(their labels are negative), and a supervised model learns from all",
+            "name the classes "
+            "to learn from (--classes 0-9), or leave these out: items.select(items.labels >= 0)",
         )
     if len(items.classes) < 2:
         raise DataError(
-            f"{items.source} has {len(items.classes)} class(es); a supervised model needs at "
-            "least 2. Give items of more classes, or train without labels by SimCLR"
+            f"{items.source} has {len(items.classes)} class(es)",
+            "give items of more classes, or train without labels by SimCLR",
+            needed="a supervised model needs at least 2",
         )
 
 
@@ -395,14 +398,14 @@ def _refuse_another_loss(old_model: EmbeddingModel, settings: BackwardCompatible
     loss_of_old = old_model.made_by.get("settings", {}).get("loss", "softmax")
     if settings.loss == "supcon":
         raise ConfigurationError(
-            "the loss supcon has no classifier, and backward compatible training needs one; give "
-            f"the old model's loss, which is {loss_of_old}"
+            "the loss supcon has no classifier, and backward compatible training needs one",
+            f"give the old model's loss, which is {loss_of_old}",
         )
     if settings.metric != metric_of(loss_of_old):
         raise ConfigurationError(
             f"{old_model.space.name} learned by the loss {loss_of_old}, the new model is to learn "
-            f"by {settings.loss}, whose classifiers are not made for the same embeddings; give "
-            f"loss = {loss_of_old}"
+            f"by {settings.loss}, whose classifiers are not made for the same embeddings",
+            f"give loss = {loss_of_old}",
         )
 
 
@@ -416,20 +419,23 @@ def _old_rows(
     if old_model.classifier is None:
         raise ConfigurationError(
             f"{old_model.space.name} has no classifier, which backward compatible training is "
-            "bound to; give an old model that was trained with labels"
+            "bound to",
+            "give an old model that was trained with labels",
         )
     if old_model.space.dim != dim:
         raise ConfigurationError(
-            f"the old model has {old_model.space.dim} dimensions, the new backbone {dim}; backward "
+            f"the old model has {old_model.space.dim} dimensions, the new backbone {dim}",
+            f"backward "
             f"compatible embeddings are compared directly. Give the backbone dim = "
-            f"{old_model.space.dim}"
+            f"{old_model.space.dim}",
         )
     known = Classifier.of(old_model).numbered_as(items.known_names, same_labels=same_labels)
     position = torch.from_numpy(known.rows_of(np.array(items.classes)))
     if (position < 0).all():
         raise ConfigurationError(
             f"{old_model.space.name} knows none of the {len(items.classes)} classes of "
-            f"{items.source}; backward compatible training needs items of old classes"
+            f"{items.source}",
+            needed="backward compatible training needs items of old classes",
         )
     return torch.from_numpy(old_model.classifier.copy()), position
 

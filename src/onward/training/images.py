@@ -105,7 +105,8 @@ def input_of(backbone: BackboneSpec, given: InputSpec | None) -> InputSpec:
     if (taken.size, taken.channels) != (backbone.size, backbone.channels):
         raise ConfigurationError(
             f"the input is {taken.size} px and {taken.channels} channels, the backbone takes "
-            f"{backbone.size} px and {backbone.channels} channels; make them the same"
+            f"{backbone.size} px and {backbone.channels} channels",
+            "make them the same",
         )
     return taken
 
@@ -191,11 +192,11 @@ def _augment(plain: PixelArray, augmentation: nn.Module) -> PixelArray:
 
 def _check(models: Sequence[EmbeddingModel], augmentation: nn.Module | None, views: int) -> None:
     if not models:
-        raise ConfigurationError("there is no model to embed views with; give at least one")
+        raise ConfigurationError("there is no model to embed views with", "give at least one")
     if views < 1 or (views > 1 and augmentation is None):
         raise ConfigurationError(
-            f"{views} views were asked for, augmentation: {augmentation is not None}; give at "
-            "least 1 view, and an augmentation for more than 1"
+            f"{views} views were asked for, augmentation: {augmentation is not None}",
+            "give at least 1 view, and an augmentation for more than 1",
         )
     first = models[0]
     for model in models[1:]:
@@ -203,6 +204,7 @@ def _check(models: Sequence[EmbeddingModel], augmentation: nn.Module | None, vie
         if here != there:
             raise ConfigurationError(
                 f"{first.space.name} takes images of {here[0]} px and {here[1]} channels, "
-                f"{model.space.name} of {there[0]} px and {there[1]} channels; the same pixels "
-                "must go to all. Embed one view each with EmbeddingModel.embed instead"
+                f"{model.space.name} of {there[0]} px and {there[1]} channels",
+                "the same pixels "
+                "must go to all. Embed one view each with EmbeddingModel.embed instead",
             )

@@ -77,8 +77,8 @@ def add_layers_side_information(
     """
     if format not in get_args(Format):
         raise ConfigurationError(
-            f"side-information cannot be stored as {format!r}; choose one of "
-            f"{', '.join(get_args(Format))}"
+            f"side-information cannot be stored as {format!r}",
+            f"choose one of {', '.join(get_args(Format))}",
         )
     passes = 1 if format == "float32" else 2
     channels = model.stage_channels
@@ -111,14 +111,15 @@ def add_layers_side_information(
 def _check_dim(dim: int, model: EmbeddingModel, total: int, grid: int, items: int) -> None:
     if total and not 1 <= dim <= total:
         raise ConfigurationError(
-            f"side-information of {dim} dimensions was asked for; the stages of "
+            f"side-information of {dim} dimensions was asked for",
+            f"the stages of "
             f"{model.space.name} hold {total} values on a {grid} x {grid} grid. Give a dim from 1 "
-            f"to {total}, or a larger grid"
+            f"to {total}, or a larger grid",
         )
     if items < dim + 1:
         raise DataError(
-            f"{items} items are too few for side-information of {dim} dimensions; give at "
-            f"least {dim + 1}, or a smaller dim"
+            f"{items} items are too few for side-information of {dim} dimensions",
+            f"give at least {dim + 1}, or a smaller dim",
         )
 
 
@@ -159,7 +160,7 @@ def measure(batches: Iterator[PooledStages]) -> Moments:
         one = Moments(len(rows), mean, rows.T @ rows / len(rows))
         merged = one if merged is None else _merge(merged, one)
     if merged is None:
-        raise DataError("there are no items to measure the stages on; give at least one")
+        raise DataError("there are no items to measure the stages on", "give at least one")
     return merged
 
 

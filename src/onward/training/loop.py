@@ -108,8 +108,9 @@ class Timetable:
         if min(self.items, self.optimization.batch_items) < 2 * self.devices:
             raise DataError(
                 f"there are {self.items} items in batches of {self.optimization.batch_items} on "
-                f"{self.devices} device(s); BatchNorm needs at least 2 items on each in a batch. "
-                "Give more items or a larger batch_items"
+                f"{self.devices} device(s)",
+                "give more items or a larger batch_items",
+                needed="BatchNorm needs at least 2 items on each in a batch",
             )
 
     @property
@@ -389,7 +390,7 @@ def read_checkpoint(path: Path, what: Mapping[str, Any]) -> Checkpoint | None:
         step, written = int(metadata["step"]), json.loads(metadata["run"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ArtifactError(
-            f"{path} is not a checkpoint of a training ({error}); remove it to start over"
+            f"{path} is not a checkpoint of a training ({error})", "remove it to start over"
         ) from error
     _refuse_another_run(path, written, what)
     weights: dict[str, Tensor] = {}

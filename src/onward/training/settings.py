@@ -312,13 +312,14 @@ class FitSettings(Optimization):
         if self.networks > 1 and self.method not in FCT_METHODS:
             raise ConfigurationError(
                 f"networks is {self.networks}, the mean of FCT networks, but method is "
-                f"{self.method!r}; choose 'auto', 'ensemble' or 'mlp', or networks 1"
+                f"{self.method!r}",
+                "choose 'auto', 'ensemble' or 'mlp', or networks 1",
             )
         if self.discriminative != "none" and self.method not in FCT_METHODS:
             raise ConfigurationError(
                 f"discriminative is {self.discriminative!r}, which a network learns, but method is "
-                f"{self.method!r}, which is solved in closed form; choose 'auto', 'ensemble' or "
-                "'mlp', or discriminative 'none'"
+                f"{self.method!r}, which is solved in closed form",
+                "choose 'auto', 'ensemble' or 'mlp', or discriminative 'none'",
             )
 
 
@@ -363,9 +364,11 @@ class RunSettings:
         for name, allowed in choices.items():
             given = getattr(self, name)
             if given not in allowed:
-                raise ConfigurationError(f"{name} is {given!r}; choose one of {', '.join(allowed)}")
+                raise ConfigurationError(
+                    f"{name} is {given!r}", f"choose one of {', '.join(allowed)}"
+                )
         if self.devices < 1:
-            raise ConfigurationError(f"devices is {self.devices}; a run needs at least 1")
+            raise ConfigurationError(f"devices is {self.devices}", needed="a run needs at least 1")
 
 
 def read_settings(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
@@ -383,7 +386,7 @@ def read_settings(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
             known = ", ".join(sorted(kind.model_fields))
             near = difflib.get_close_matches(given, kind.model_fields, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigurationError(f"{where}: there is no {given!r}; {hint}Known: {known}")
+            raise ConfigurationError(f"{where}: there is no {given!r}", f"{hint}Known: {known}")
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:

@@ -85,26 +85,27 @@ class Budget:
         ]
         if len(given) != 1:
             raise ConfigurationError(
-                f"a budget of {', '.join(name for name, _ in given) or 'nothing'} was given; give "
-                f"one thing: {BUDGETS}"
+                f"a budget of {', '.join(name for name, _ in given) or 'nothing'} was given",
+                f"give one thing: {BUDGETS}",
             )
         ((name, value),) = given
         if not _is_above_0(value) or (name == "share" and value > 1):
             limit = "above 0 and at most 1 (100 %)" if name == "share" else "a number above 0"
-            raise ConfigurationError(f"a budget of {name} {value} was given; it must be {limit}")
+            raise ConfigurationError(f"a budget of {name} {value} was given", f"it must be {limit}")
         if name == "rows" and not isinstance(value, Integral):
             raise ConfigurationError(
-                f"a budget of rows {value} was given; it must be a whole number"
+                f"a budget of rows {value} was given", "it must be a whole number"
             )
         if name == "money" and not _is_above_0(self.price):
             raise ConfigurationError(
-                f"a budget of money, {value:g}, needs the price of one item, a number above 0; the "
-                f"price given is {self.price}. Add it, such as --price 0.002"
+                f"a budget of money, {value:g}, needs the price of one item, a number above 0",
+                f"the price given is {self.price}. Add it, such as --price 0.002",
             )
         if name != "money" and self.price is not None:
             raise ConfigurationError(
                 f"a price of {self.price} an item was given, but the budget is {self}, which is "
-                "not money; leave the price out, or give money, such as $20"
+                "not money",
+                "leave the price out, or give money, such as $20",
             )
 
     @classmethod
@@ -121,7 +122,7 @@ class Budget:
         found = BUDGET.fullmatch(text.strip())
         is_long = found is not None and len(found["number"]) > MOST_DIGITS
         if found is None or is_long or (found["money"] and found["unit"]):
-            raise ConfigurationError(f"{_shortened(text)} is not a budget; write {BUDGETS}")
+            raise ConfigurationError(f"{_shortened(text)} is not a budget", f"write {BUDGETS}")
         number, unit = Decimal(found["number"]), found["unit"]
         if found["money"]:
             return cls(money=float(number), price=price)
@@ -130,7 +131,7 @@ class Budget:
         if unit:
             return cls(seconds=float(number * SECONDS[unit]), price=price)
         if number != number.to_integral_value():
-            raise ConfigurationError(f"{text!r} rows are not a whole number; write {BUDGETS}")
+            raise ConfigurationError(f"{text!r} rows are not a whole number", f"write {BUDGETS}")
         return cls(rows=int(number), price=price)
 
     def rows_of(self, rows: int) -> int | None:
@@ -339,7 +340,7 @@ def backfill(
         check_whole("batch_rows", batch_rows)
     check_whole("seed", seed, least=0)
     if order not in ORDERS:
-        raise ConfigurationError(f"there is no order {order!r}; choose {' or '.join(ORDERS)}")
+        raise ConfigurationError(f"there is no order {order!r}", f"choose {' or '.join(ORDERS)}")
     begin = time.perf_counter()
     view = gallery.view()
     _check_space(view, new)
@@ -466,9 +467,10 @@ class _Waiting:
         if matters and self.upgraded and unknown.all():
             raise UpgradeError(
                 f"how unsure the upgrade is of its {len(self.upgraded):,} vectors in {new} is not "
-                f"stored in gallery {url}, so there is no order by uncertainty; backfill in random "
+                f"stored in gallery {url}, so there is no order by uncertainty",
+                "backfill in random "
                 "order (order='random', --order random), or fit the transformation with "
-                "uncertainty (onward fit --uncertainty) and upgrade with that"
+                "uncertainty (onward fit --uncertainty) and upgrade with that",
             )
         known = np.where(unknown, -np.inf, self.uncertainty)
         return (*self.lost, *uncertainty_order(self.upgraded, known), *self.pending)
@@ -636,10 +638,10 @@ def _check_space(view: GalleryView, new: Space) -> None:
     spaces = view.spaces()
     if new not in spaces:
         raise UpgradeError(
-            f"gallery {view.url} has no vectors in {new}, so there is nothing to backfill; it "
-            f"has {', '.join(map(str, spaces))}. Give the model of one of these, or start the "
-            "upgrade to that space first",
-            do="start",
+            f"gallery {view.url} has no vectors in {new}, so there is nothing to backfill",
+            "give the model of one of these, or start the upgrade to that space first",
+            needed=f"it has {', '.join(map(str, spaces))}",
+            step="start",
         )
 
 
@@ -647,16 +649,16 @@ def _check_embedded(found: EmbeddedItems, asked: Ids, new: Space) -> None:
     made = found.embeddings
     if made.space != new:
         raise UpgradeError(
-            f"the items were embedded in {made.space}, but {new} is backfilled; nothing of this "
-            "batch was written. Give the model of that space"
+            f"the items were embedded in {made.space}, but {new} is backfilled",
+            "nothing of this batch was written. Give the model of that space",
         )
     given = sorted((*made.ids, *found.skipped))
     if given != sorted(asked):
         odd = min((set(given) ^ set(asked)) or (set(made.ids) & set(found.skipped)))
         raise UpgradeError(
-            f"of {len(asked)} items, {len(made)} were embedded and {len(found.skipped)} skipped; "
+            f"of {len(asked)} items, {len(made)} were embedded and {len(found.skipped)} skipped",
             f"each must be one of the two, once, and {odd!r} is not. Nothing of this batch was "
-            "written: mend what embeds them"
+            "written: mend what embeds them",
         )
 
 

@@ -100,8 +100,9 @@ def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -
     if view.serving != routes.new:
         raise UpgradeError(
             f"gallery {view.url} answers from {view.serving}, not from {routes.new}: there "
-            "is nothing to complete, and nothing was dropped; cut over first",
-            do="cut_over",
+            "is nothing to complete, and nothing was dropped",
+            "cut over first",
+            step="cut_over",
         )
     given_up = _originals(view, routes) if drop_original else set[Space]()
     whys = {space: _why_kept(view, routes, space, given_up) for space in view.spaces()}
@@ -135,7 +136,7 @@ def check_complete(
     """
     if holdover < timedelta(0):
         raise UpgradeError(
-            f"a holdover of {holdover.total_seconds() / 86400:g} days was given; give 0 or more"
+            f"a holdover of {holdover.total_seconds() / 86400:g} days was given", "give 0 or more"
         )
     if view.previous is not None and not now:
         _check_holdover(view, holdover)
@@ -175,7 +176,8 @@ def _check_holdover(view: GalleryView, holdover: timedelta) -> None:
     except OverflowError as error:
         raise UpgradeError(
             f"a holdover of {holdover.total_seconds() / 86400:g} days from {since:%Y-%m-%d} on "
-            "ends after all that a calendar knows; give fewer days"
+            "ends after all that a calendar knows",
+            "give fewer days",
         ) from error
     if datetime.now(UTC) < until:
         raise UpgradeError(

@@ -74,10 +74,11 @@ class RealQueries:
             raise UpgradeError(
                 f"{len(self.old):,} queries by the old model and {len(self.new):,} by the new one "
                 f"were given, and {len(alone):,} are in only one of the two, the first "
-                f"{alone[0]!r}; embed the same queries by both models"
+                f"{alone[0]!r}",
+                "embed the same queries by both models",
             )
         if not len(self.old):
-            raise UpgradeError("no real queries were given; embed at least one by both models")
+            raise UpgradeError("no real queries were given", "embed at least one by both models")
         object.__setattr__(self, "new", self.new.align(self.old.ids))
 
 
@@ -256,7 +257,8 @@ def gather(
     if sample is None and queries is None:
         raise UpgradeError(
             "nothing is predicted without true new embeddings of some items (sample=...) or real "
-            "queries by both models (queries=...); give one of them"
+            "queries by both models (queries=...)",
+            "give one of them",
         )
     space, new = answering_space(view, routes), routes.new
     asked = None if queries is None else _ask_real(view, queries, space, new, most_items)
@@ -317,8 +319,8 @@ def check_sample_space(sample: Embeddings, new: Space) -> None:
     """
     if sample.space != new:
         raise SpaceMismatchError(
-            f"the sample is in {sample.space}, the upgrade leads to {new}; give embeddings of "
-            "gallery items by the model that the transformation was fitted for"
+            f"the sample is in {sample.space}, the upgrade leads to {new}",
+            "give embeddings of gallery items by the model that the transformation was fitted for",
         )
     check_embedded(sample, "the sample")
 
@@ -333,8 +335,8 @@ def check_embedded(given: Embeddings, what: str) -> None:
     if upgraded:
         raise UpgradeError(
             f"{upgraded:,} of the {len(given):,} vectors of {what} were upgraded by a "
-            "transformation, and those that the new model itself gives are needed; embed these "
-            "items by the new model, or leave them out"
+            "transformation, and those that the new model itself gives are needed",
+            "embed these items by the new model, or leave them out",
         )
 
 
@@ -384,14 +386,15 @@ def _ask_real(
         if given.space != wanted:
             raise SpaceMismatchError(
                 f"the real queries by the {whose} model are in {given.space}, and they are asked "
-                f"in {wanted}; embed them by the model of that space"
+                f"in {wanted}",
+                "embed them by the model of that space",
             )
     ids, qrels = queries.old.ids, queries.qrels
     judged = [query for query in ids if qrels is None or query in qrels]
     if not judged:
         raise UpgradeError(
-            f"the judgements name none of the {len(ids):,} real queries; give judgements and "
-            "queries with the same ids"
+            f"the judgements name none of the {len(ids):,} real queries",
+            "give judgements and queries with the same ids",
         )
     chosen = _first_by_digest(judged, most)
     asked = Questions(
@@ -437,13 +440,14 @@ def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
     if not there:
         raise UpgradeError(
             f"the judgements name no relevant item of gallery {view.url} for the "
-            f"{len(asked):,} real queries; give the ids that queries and gallery have"
+            f"{len(asked):,} real queries",
+            "give the ids that queries and gallery have",
         )
     if missing and not ignore:
         raise UpgradeError(
             f"{len(missing):,} of {len(wanted):,} relevant items in the judgements are not in "
-            f"gallery {view.url}, the first {missing[0]!r}; give the ids that the gallery has, "
-            "or leave such items out with ignore_unknown=True"
+            f"gallery {view.url}, the first {missing[0]!r}",
+            "give the ids that the gallery has, or leave such items out with ignore_unknown=True",
         )
     return len(missing)
 

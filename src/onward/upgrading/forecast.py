@@ -152,7 +152,9 @@ class Judgement(Plain):
             if one.name == name:
                 return one
         known = ", ".join(repr(one.name) for one in self.cells)
-        raise UpgradeError(f"nothing is predicted of {name!r}, but of {known}; choose one of these")
+        raise UpgradeError(
+            f"nothing is predicted of {name!r}, but of {known}", "choose one of these"
+        )
 
     def value(self, metric: str, name: str) -> float:
         """Return what a cell is predicted to give, in [0, 1]."""
@@ -377,8 +379,9 @@ def _check_shares(shares: Sequence[float]) -> None:
     wrong = [share for share in shares if not 0 < share < 1]
     if wrong:
         raise ConfigurationError(
-            f"a share of {wrong[0]:g} of the items is not a part of them; give shares between 0 "
-            "and 1: upgrading alone and full backfill are predicted in any case"
+            f"a share of {wrong[0]:g} of the items is not a part of them",
+            "give shares between 0 "
+            "and 1: upgrading alone and full backfill are predicted in any case",
         )
 
 

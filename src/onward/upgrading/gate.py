@@ -87,19 +87,19 @@ class Requirement:
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ConfigurationError(
-                f"there is no metric {self.metric!r} to require something of; choose one of "
-                f"{', '.join(METRICS)}"
+                f"there is no metric {self.metric!r} to require something of",
+                f"choose one of {', '.join(METRICS)}",
             )
         if self.cell is None and not 0 <= self.number <= 1:
             raise ConfigurationError(
-                f"{self.metric} lies between 0 and 1, and {self.number:g} is required of it; give "
-                "a fraction such as 0.5"
+                f"{self.metric} lies between 0 and 1, and {self.number:g} is required of it",
+                "give a fraction such as 0.5",
             )
         is_factor = math.isfinite(self.number) and self.number > 0
         if self.cell is not None and (self.cell not in (OLD, NEW) or not is_factor):
             raise ConfigurationError(
-                f"{self.number:g} * {self.cell} is nothing to require; give a multiple of {OLD} or "
-                f"{NEW} by a number above 0"
+                f"{self.number:g} * {self.cell} is nothing to require",
+                f"give a multiple of {OLD} or {NEW} by a number above 0",
             )
 
     @classmethod
@@ -112,9 +112,10 @@ class Requirement:
         found = REQUIREMENT.fullmatch(text.strip())
         if found is None:
             raise ConfigurationError(
-                f"{text!r} is not a requirement; write a metric ({', '.join(METRICS)}), >= or >, "
+                f"{text!r} is not a requirement",
+                f"write a metric ({', '.join(METRICS)}), >= or >, "
                 f"and {OLD}, {NEW}, a multiple such as 0.95 * {NEW}, or a fraction such as 0.5: "
-                f"'map >= {OLD}'"
+                f"'map >= {OLD}'",
             )
         strict, cell = found["operator"] == ">", found["cell"]
         number = found["fraction"] if cell is None else found["factor"] or "1"
@@ -150,9 +151,10 @@ class Requirement:
             known = "nothing" if judge is None else f"only {', '.join(judge.metrics)}"
             answers = "judgements (qrels=...)" if self.metric == BY_GRADE[0] else "labels"
             raise UpgradeError(
-                f"{self} is required, but what is known {place} is {known}; give {answers}, or a "
+                f"{self} is required, but what is known {place} is {known}",
+                f"give {answers}, or a "
                 f"larger sample, or require something of what is known, such as '{AGREEMENT} >= "
-                f"{OLD}'"
+                f"{OLD}'",
             )
         cell = NOTHING if self.cell == OLD else EVERYTHING
         compared = 1.0 if self.cell is None else judge.value(self.metric, cell)
@@ -319,7 +321,7 @@ def decide(
     """
     if not 0 <= margin < 1:
         raise ConfigurationError(
-            f"the margin is {margin!r}; give a fraction from 0 to 1, such as 0.01 (1 point)"
+            f"the margin is {margin!r}", "give a fraction from 0 to 1, such as 0.01 (1 point)"
         )
     judge = prediction.judge
     if judge is None:
@@ -400,12 +402,14 @@ def check_allowed(
     if prediction.transformation != transformation:
         raise UpgradeError(
             f"the prediction is of the transformation {prediction.transformation[:8]}, the upgrade "
-            f"is by {transformation[:8]}; predict what this one gives"
+            f"is by {transformation[:8]}",
+            "predict what this one gives",
         )
     if sample is not None and digest_sample(sample) != prediction.sample:
         raise UpgradeError(
             "the prediction is not of the sample that is to be written, so nothing is known of "
-            "what it does; predict with this sample, or leave it out"
+            "what it does",
+            "predict with this sample, or leave it out",
         )
     decision = decide(prediction, margin=margin, require=require, writes_sample=sample is not None)
     if decision.answer == OPEN or force:

@@ -102,21 +102,22 @@ class Routes:
         for given in self.transformations:
             if not isinstance(given, Transformation):
                 raise UpgradeError(
-                    f"a {type(given).__name__} was given, and a transformation is needed; give "
-                    "what `fit` has kept, fit(...).transformation, or load one "
-                    "(Transformation.load)"
+                    f"a {type(given).__name__} was given, and a transformation is needed",
+                    "give what `fit` has kept, fit(...).transformation, or load one "
+                    "(Transformation.load)",
                 )
         for at, fallback in enumerate(self.fallbacks, start=1):
             if fallback.new != self.new:
                 raise UpgradeError(
                     f"the fallback {fallback.digest[:8]} leads to {fallback.new}, the first "
-                    f"transformation to {self.new}; all must lead into the same new space"
+                    f"transformation to {self.new}",
+                    "all must lead into the same new space",
                 )
             if not _uncarried(Part(needed_spaces(fallback), ()), self.transformations[:at]):
                 raise UpgradeError(
                     f"the fallback {fallback.digest[:8]} reads {_names(fallback)}, and every row "
-                    "that has these is carried by a transformation before it; give the one that "
-                    "reads more first, or leave this one out"
+                    "that has these is carried by a transformation before it",
+                    "give the one that reads more first, or leave this one out",
                 )
 
     @property

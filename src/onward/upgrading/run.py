@@ -367,7 +367,7 @@ def _check_not_aborted(gallery: Gallery, routes: Routes) -> None:
     """
     if not is_started(gallery.view(), routes):
         raise UpgradeError(
-            f"the upgrade of gallery {gallery.url} to {routes.new.name} was aborted while it ran; "
+            f"the upgrade of gallery {gallery.url} to {routes.new.name} was aborted while it ran",
             "what it had written is gone with the space. The old vectors and the side-information "
-            "are as they were: start it again if it was not meant to end"
+            "are as they were: start it again if it was not meant to end",
         )

@@ -26,7 +26,7 @@ def check_whole(what: str, value: object, least: int = 1) -> None:
     """
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or value < least:  # type: ignore[operator]
-        raise ConfigurationError(f"{what} is {value!r}; give a whole number of {least} or more")
+        raise ConfigurationError(f"{what} is {value!r}", f"give a whole number of {least} or more")
 
 
 def check_fits(view: GalleryView, transformation: Transformation) -> None:
@@ -40,8 +40,9 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
     known = ", ".join(str(space) for space in spaces)
     if new in (old, side):
         raise UpgradeError(
-            f"the transformation goes from {old} to {new}, which it reads itself; there is nothing "
-            "to upgrade, and what was given stays as it is. Give a transformation to another space"
+            f"the transformation goes from {old} to {new}, which it reads itself",
+            "there is nothing "
+            "to upgrade, and what was given stays as it is. Give a transformation to another space",
         )
     if old not in spaces:
         why = f"gallery {view.url} has no vectors in {old}; it has {known}"
@@ -49,8 +50,9 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
         if filled_by is not None and transformation.digest in filled_by.digests:
             raise UpgradeError(
                 f"{why}. The old ones were dropped after this very upgrade: {new} holds what it "
-                "has made, and there is nothing to plan; look at its status",
-                do="status",
+                "has made, and there is nothing to plan",
+                "look at its status",
+                step="status",
             )
         if new in spaces:
             raise UpgradeError(
@@ -63,9 +65,10 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
         )
     if side is not None and side not in spaces:
         raise UpgradeError(
-            f"the transformation needs side-information in {side}, but gallery {view.url} has "
-            f"none; it has {known}. Fit a transformation without side-information, or store the "
-            "side-information first (add_space, then write)"
+            f"the transformation needs side-information in {side}, but gallery {view.url} has none",
+            "fit a transformation without side-information, or store the "
+            "side-information first (add_space, then write)",
+            needed=f"it has {known}",
         )
     made_by = view.made_by(old)
     if made_by is not None and new in made_by.reads:
@@ -73,7 +76,7 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
             f"the transformation goes from {old} to {new}, but the vectors in {old} of gallery "
             f"{view.url} are made from those in {new}: it goes the wrong way. To answer queries "
             f"from {new.name} again, roll back",
-            do="roll_back",
+            step="roll_back",
         )
 
 
@@ -99,8 +102,9 @@ def check_started(view: GalleryView, routes: Routes) -> RecordedRoutes:
     if made_by is None:
         raise UpgradeError(
             f"the upgrade of gallery {view.url} from {routes.first.old.name} to "
-            f"{routes.new.name} was not started; start it first",
-            do="start",
+            f"{routes.new.name} was not started",
+            "start it first",
+            step="start",
         )
     check_same_routes(view, routes, made_by)
     return made_by
@@ -118,15 +122,17 @@ def check_same_routes(view: GalleryView, routes: Routes, made_by: RecordedRoutes
     if started[0] == given[0]:
         raise UpgradeError(
             f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
-            f"{_fallback_names(started)}, and now there is {_fallback_names(given)}; give the same "
+            f"{_fallback_names(started)}, and now there is {_fallback_names(given)}",
+            "give the same "
             "fallbacks in the same order (--also), or abort the upgrade (onward upgrade abort, "
-            "with those that it was started with) and start again"
+            "with those that it was started with) and start again",
         )
     raise UpgradeError(
         f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
-        f"the transformation {started[0][:8]}, this is {given[0][:8]}; vectors of two "
+        f"the transformation {started[0][:8]}, this is {given[0][:8]}",
+        "vectors of two "
         "transformations may not be mixed. Go on with the first, or abort the upgrade (onward "
-        "upgrade abort, with the first) and start again"
+        "upgrade abort, with the first) and start again",
     )
 
 

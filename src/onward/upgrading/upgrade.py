@@ -357,14 +357,16 @@ class Upgrade:
             way = "complete the upgrade from it first" if back else "roll back first"
             raise UpgradeError(
                 f"the upgrade of gallery {view.url} to {new.name} cannot be aborted: {what}. "
-                f"Nothing was dropped; {way}"
+                f"Nothing was dropped",
+                f"{way}",
             )
         natives = find_natives(view, new, without=[one for one in view.spaces() if one != new])
         if natives is not None and not leave_out:
             raise UpgradeError(
                 f"aborting the upgrade of gallery {view.url} would take the only vector of "
-                f"{natives}. Nothing was dropped; embed these items with the model that serves, or "
-                "allow that they cannot be found with leave_out=True"
+                f"{natives}. Nothing was dropped",
+                "embed these items with the model that serves, or "
+                "allow that they cannot be found with leave_out=True",
             )
         counts = view.counts[new].to_json()
         event = {"event": "abort", "transformation": self.routes.digest, **counts}
@@ -399,7 +401,7 @@ class Upgrade:
             check_whole("sample_rows", sample_rows)
         if not 0 <= tolerance <= 1:
             raise ConfigurationError(
-                f"tolerance is {tolerance!r}; give a share of a vector's length, from 0 to 1"
+                f"tolerance is {tolerance!r}", "give a share of a vector's length, from 0 to 1"
             )
         return verify_upgrade(
             self.gallery,
@@ -606,14 +608,15 @@ def verify_and_cut_over(
                     raise
         if upgrade.run(progress=progress).stopped:
             raise UpgradeError(
-                f"the upgrade of gallery {gallery.url} was stopped before it cut over; run the "
-                "same again to go on"
+                f"the upgrade of gallery {gallery.url} was stopped before it cut over",
+                "run the same again to go on",
             )
     raise UpgradeError(
         f"gallery {gallery.url} was not cut over: others changed rows during each of {attempts} "
-        f"verifications. All else is done; let them rest for about {longest:,.1f} s, as long as a "
+        f"verifications. All else is done",
+        f"let them rest for about {longest:,.1f} s, as long as a "
         "verification takes, and do the same again. Or cut over with force=True: rows "
-        "that are to be done then are done by the next run"
+        "that are to be done then are done by the next run",
     )
 
 
@@ -626,8 +629,9 @@ def check_rate(rows_per_second: float | None) -> None:
     rate = rows_per_second
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise UpgradeError(
-            f"a limit of {rate:g} rows a second was asked for; give a positive number, or none "
-            "(None) to lift the limit. To let the upgrade wait, pause it"
+            f"a limit of {rate:g} rows a second was asked for",
+            "give a positive number, or none "
+            "(None) to lift the limit. To let the upgrade wait, pause it",
         )
 
 

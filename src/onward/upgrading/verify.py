@@ -88,26 +88,29 @@ class Canaries:
         _check_pair(self.new, self.old)
         if self.relevant is None and self.new.labels is None:
             raise UpgradeError(
-                "the canaries have no labels, and it is not said what they should find; give "
-                "embeddings with labels, qrels (Canaries.of_qrels, --qrels FILE), or the ids of "
-                "the relevant items (relevant=...)"
+                "the canaries have no labels, and it is not said what they should find",
+                "give embeddings with labels, qrels (Canaries.of_qrels, --qrels FILE), or the ids "
+                "of the relevant items (relevant=...)",
             )
         missing = sorted(set(self.new.ids) - set(self.relevant or self.new.ids))
         if missing:
             raise UpgradeError(
                 f"of {len(missing)} canaries it is not said what they should find, the first is "
-                f"{missing[0]!r}; give ids for each, or leave it out"
+                f"{missing[0]!r}",
+                "give ids for each, or leave it out",
             )
         if self.requirement.metric not in METRICS or self.requirement.cell == NEW:
             raise UpgradeError(
                 f"canaries cannot tell whether {self.requirement}: they know {', '.join(METRICS)} "
-                f"of the upgraded gallery and of {OLD}; require something of these"
+                f"of the upgraded gallery and of {OLD}",
+                "require something of these",
             )
         if self.old is None and self.requirement.cell is not None:
             raise UpgradeError(
                 f"{self.requirement} is required, but the canaries have no old embeddings to "
-                "compare with; give them (old=..., --canaries-old or --queries-old FILE), or "
-                "require a number, such as 'cmc@1 >= 0.6'"
+                "compare with",
+                "give them (old=..., --canaries-old or --queries-old FILE), or "
+                "require a number, such as 'cmc@1 >= 0.6'",
             )
 
     @classmethod
@@ -140,8 +143,8 @@ class Canaries:
         if not rows:
             raise UpgradeError(
                 f"the qrels of {len(qrels)} queries name a relevant item of none of the {len(new)} "
-                f"that are asked, the first of which is {new.ids[0] if len(new) else None!r}; give "
-                "qrels with the ids that the queries have"
+                f"that are asked, the first of which is {new.ids[0] if len(new) else None!r}",
+                "give qrels with the ids that the queries have",
             )
         kept = {new.ids[row]: relevant[new.ids[row]] for row in rows}
         by_old = None if old is None else old.select(rows)
@@ -465,23 +468,23 @@ def _check_pair(new: Embeddings, old: Embeddings | None) -> None:
     if old is not None and old.ids != new.ids:
         raise UpgradeError(
             f"the canaries' {len(new)} new and {len(old)} old embeddings are not of the same "
-            "queries in the same order; embed the same queries by both models, and align them: "
-            ".align(new.ids)"
+            "queries in the same order",
+            "embed the same queries by both models, and align them: .align(new.ids)",
         )
 
 
 def _check_spaces(gallery: GalleryRows, new: Space, canaries: Canaries) -> None:
     if canaries.new.space != new:
         raise UpgradeError(
-            f"the canaries are in {canaries.new.space}, the upgrade leads to {new}; embed them by "
-            "the new model"
+            f"the canaries are in {canaries.new.space}, the upgrade leads to {new}",
+            "embed them by the new model",
         )
     old = canaries.old
     if old is not None and (old.space == new or old.space not in gallery.spaces()):
         known = ", ".join(str(space) for space in gallery.spaces() if space != new)
         raise UpgradeError(
-            f"the canaries' old embeddings are in {old.space}; they must be in the space that "
-            f"served before, and gallery {gallery.url} has {known}"
+            f"the canaries' old embeddings are in {old.space}",
+            f"they must be in the space that served before, and gallery {gallery.url} has {known}",
         )
 
 

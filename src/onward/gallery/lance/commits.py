@@ -139,7 +139,7 @@ def speaking(url: str, done: str = "read or written") -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != PANIC:
             raise
         if done != "created" and _is_gone(url):
-            raise GalleryError(f"gallery {url} is gone; restore it from a copy") from error
+            raise GalleryError(f"gallery {url} is gone", "restore it from a copy") from error
         said, advice = _first_line(error), _advice(error, url)
         raise GalleryError(f"gallery {url} cannot be {done}: {said}. {advice}") from error
 
@@ -196,8 +196,8 @@ def commit(url: str, action: Callable[[], T]) -> T:
         time.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.01 * 2**attempt)))
     raise GalleryError(
         f"gallery {url} is being changed by others: {TRIES} tries to write to it were in conflict "
-        f"with theirs ({_first_line(last)}). Nothing was lost; run the same again when fewer "
-        "processes write"
+        f"with theirs ({_first_line(last)}). Nothing was lost",
+        "run the same again when fewer processes write",
     ) from last
 
 

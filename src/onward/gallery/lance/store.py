@@ -113,14 +113,14 @@ class LanceStore:
         except (AttributeError, LookupError, TypeError, ValueError, OnwardError) as error:
             raise GalleryError(
                 f"the record of gallery {self.url}, which says what the gallery holds, was changed "
-                f"or removed by something else ({type(error).__name__}: {error}); restore the "
-                "gallery from a copy"
+                f"or removed by something else ({type(error).__name__}: {error})",
+                "restore the gallery from a copy",
             ) from error
         if record is not None:
             return record
         raise GalleryError(
-            f"gallery {self.url} has format {number}, this Onward reads up to {FORMAT}; "
-            "install a newer Onward"
+            f"gallery {self.url} has format {number}, this Onward reads up to {FORMAT}",
+            "install a newer Onward",
         )
 
     def change_record(self, record: Record, entry: JournalEntry) -> bool:
@@ -323,7 +323,8 @@ class LanceStore:
             raise GalleryError(
                 f"no index of {of.space} was built in gallery {self.url}: the vector of item "
                 f"{odd!r} is too long or too short: indexes take {LENGTHS}. Search is exact "
-                "without one; to have one, give such items other vectors (update)"
+                "without one",
+                "to have one, give such items other vectors (update)",
             )
 
     def compact(self, keep: timedelta) -> None:
@@ -452,7 +453,8 @@ class LanceStore:
             expected = dict(zip(ids, new["change"].to_pylist(), strict=True))
         raise GalleryError(
             f"{len(ids)} rows of gallery {self.url} were changed by others {REWRITE_TRIES} times "
-            "while they were to be written here; try again when fewer processes write them"
+            "while they were to be written here",
+            "try again when fewer processes write them",
         )
 
     def _lacks_columns_of(self, rows: pa.Table) -> bool:
@@ -477,7 +479,8 @@ def create_lancedb(
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         what = "a gallery" if _is_gallery(path) else "something that is not a gallery"
         raise GalleryError(
-            f"{path} holds {what} already; it was left as it is. Open it, or give another directory"
+            f"{path} holds {what} already",
+            "it was left as it is. Open it, or give another directory",
         )
     with speaking(str(path), "created"), beside(path) as aside:
         database = connect(aside)
@@ -498,7 +501,7 @@ def open_lancedb(path: Path) -> LanceStore:
     """
     if not path.exists():
         raise GalleryError(
-            f"there is no gallery {path}; make it with create_gallery", do="create_gallery"
+            f"there is no gallery {path}", "make it with create_gallery", step="create_gallery"
         )
     if not _is_gallery(path):
         raise GalleryError(

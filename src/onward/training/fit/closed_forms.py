@@ -104,7 +104,8 @@ def _procrustes(examples: Examples) -> Fitted:
     if examples.side is not None:
         raise TransformationError(
             f"the method 'procrustes' uses no side-information, but some in {examples.side} was "
-            "given; leave it out, or choose 'ridge' or 'mlp'"
+            "given",
+            "leave it out, or choose 'ridge' or 'mlp'",
         )
     old, new = examples.inputs["old"].astype(np.float64), examples.targets.astype(np.float64)
     share = examples.weights / examples.weights.sum()

@@ -498,13 +498,14 @@ def _check(
     if groups is not None and sample is not None and sample.items >= LEAST_ITEMS:
         raise ConfigurationError(
             f"groups of the {len(pairs)} pairs were given, but the {sample.items} items of the "
-            "gallery's sample are held out to judge by, item by item; leave the groups or the "
-            "sample out"
+            "gallery's sample are held out to judge by, item by item",
+            "leave the groups or the sample out",
         )
     if groups is not None and settings.gallery_classes == "seen":
         raise ConfigurationError(
             "groups are held out as a whole for a gallery of unseen classes, but gallery_classes "
-            "is 'seen', by which items are held out; leave the groups out, or say 'unseen'"
+            "is 'seen', by which items are held out",
+            "leave the groups out, or say 'unseen'",
         )
     if sample is not None:
         check_sample(pairs, sample)
@@ -521,18 +522,21 @@ def _uses_classifier(settings: FitSettings) -> bool:
 def _check_classifier(pairs: Pairs, classifier: Classifier | None) -> None:
     if classifier is None:
         raise ConfigurationError(
-            "discriminative is 'classifier', but no classifier was given; give the new model's, "
-            "classifier=Classifier.of(new_model), or choose discriminative 'none'"
+            "discriminative is 'classifier', but no classifier was given",
+            "give the new model's, "
+            "classifier=Classifier.of(new_model), or choose discriminative 'none'",
         )
     if classifier.space != pairs.new.space:
         raise SpaceMismatchError(
             f"the classifier tells embeddings in {classifier.space} apart, the new embeddings are "
-            f"in {pairs.new.space}; give the classifier of the model that made them"
+            f"in {pairs.new.space}",
+            "give the classifier of the model that made them",
         )
     if pairs.labels is None:
         raise ConfigurationError(
             "discriminative is 'classifier', which needs labels, but neither the old nor the new "
-            "embeddings have any; embed items with labels, or choose discriminative 'none'"
+            "embeddings have any",
+            "embed items with labels, or choose discriminative 'none'",
         )
     if (classifier.rows_of(pairs.labels) < 0).all():
         raise ConfigurationError(

@@ -67,11 +67,12 @@ class Pairs:
         if made:
             raise TransformationError(
                 f"{made:,} of the {len(self.new):,} new embeddings were upgraded by a "
-                "transformation, as their origin says; there is nothing to learn from what another "
-                "h has made. Give what the new model itself embeds, or leave these items out"
+                "transformation, as their origin says",
+                "there is nothing to learn from what another "
+                "h has made. Give what the new model itself embeds, or leave these items out",
             )
         if not len(self.old):
-            raise DataError("there are no pairs; embed some items with both models")
+            raise DataError("there are no pairs", "embed some items with both models")
 
     def __len__(self) -> int:
         return len(self.old)
@@ -295,7 +296,8 @@ class Classifier:
         if self.weight.shape != (len(self.classes), self.space.dim):
             raise ModelError(
                 f"a classifier of shape {self.weight.shape} for {len(self.classes)} classes in "
-                f"{self.space}; give one row of the space's dimensions for each class"
+                f"{self.space}",
+                "give one row of the space's dimensions for each class",
             )
 
     @classmethod
@@ -307,8 +309,9 @@ class Classifier:
         """
         if model.classifier is None or model.classes is None:
             raise ConfigurationError(
-                f"{model.space.name} has no classifier; one comes with every model that "
-                "`onward train` has trained on classes. Give such a model, or no classifier"
+                f"{model.space.name} has no classifier",
+                "one comes with every model that "
+                "`onward train` has trained on classes. Give such a model, or no classifier",
             )
         return cls(model.classifier, model.classes, model.space, model.class_names)
 
@@ -345,8 +348,9 @@ def check_enough(pairs: Pairs) -> None:
     """
     if pairs.items < LEAST_ITEMS:
         raise DataError(
-            f"there are {pairs.items} items to fit a transformation on, in {len(pairs)} "
-            f"pairs; it needs at least {LEAST_ITEMS}. Embed more items with both models"
+            f"there are {pairs.items} items to fit a transformation on, in {len(pairs)} pairs",
+            "embed more items with both models",
+            needed=f"it needs at least {LEAST_ITEMS}",
         )
 
 
@@ -363,8 +367,9 @@ def check_sample(pairs: Pairs, sample: Pairs) -> None:
             what = "side-information" if name == "side" else f"{name} embeddings"
             raise SpaceMismatchError(
                 f"the {what} of the training pairs are {said[0]}, those of the gallery sample are "
-                f"{said[1]}; a transformation is fitted between the same spaces on both. Embed the "
-                "sample with the same models"
+                f"{said[1]}",
+                "a transformation is fitted between the same spaces on both. Embed the "
+                "sample with the same models",
             )
 
 
@@ -386,8 +391,9 @@ def _check_same_items(old: Embeddings, other: Embeddings, what: str) -> None:
         return
     if len(old) != len(other):
         raise TransformationError(
-            f"there are {len(old)} old embeddings and {len(other)} {what} embeddings; a fit needs "
-            "both for the same items in the same order. Keep the items that both have, by .align"
+            f"there are {len(old)} old embeddings and {len(other)} {what} embeddings",
+            "keep the items that both have, by .align",
+            needed="a fit needs both for the same items in the same order",
         )
     row = next(i for i, (a, b) in enumerate(zip(old.ids, other.ids, strict=True)) if a != b)
     same = set(old.ids) == set(other.ids)

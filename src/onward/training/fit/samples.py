@@ -57,8 +57,9 @@ def choose_from_gallery(
     if by == "uncertainty":
         if transformation is None:
             raise ConfigurationError(
-                "choosing by uncertainty needs a transformation that knows its own; give one "
-                "fitted with onward fit --uncertainty (--transformation), or choose at random"
+                "choosing by uncertainty needs a transformation that knows its own",
+                "give one "
+                "fitted with onward fit --uncertainty (--transformation), or choose at random",
             )
         old, side = transformation.old, transformation.side
     spaces = [old] if side is None else [old, side]
@@ -66,7 +67,8 @@ def choose_from_gallery(
     if not 1 <= count <= there:
         raise ConfigurationError(
             f"a sample of {count} items was asked for, and {there} of gallery {gallery.url} have "
-            f"a vector in {' and '.join(space.name for space in spaces)}; ask for 1 to {there}"
+            f"a vector in {' and '.join(space.name for space in spaces)}",
+            f"ask for 1 to {there}",
         )
     if by == "uncertainty" and transformation is not None:
         unsure = _uncertainties(gallery, transformation)
@@ -89,8 +91,8 @@ def learned_part(ids: Ids, share: float, *, kept: int = 0) -> Ids:
     """
     if not 0 < share <= 1:
         raise ConfigurationError(
-            f"a share of {share:g} of the sample cannot be learned from; give a fraction above 0 "
-            f"and at most 1, such as {LEARNED:g}"
+            f"a share of {share:g} of the sample cannot be learned from",
+            f"give a fraction above 0 and at most 1, such as {LEARNED:g}",
         )
     drawn = {item: int(digest(b"learned", item.encode())[:8], 16) for item in ids}
     learned = sorted((item for item in ids if drawn[item] < share * 2**32), key=drawn.__getitem__)
@@ -121,8 +123,8 @@ def pairs_of_gallery(gallery: Gallery, old: Space, side: Space | None, new: Embe
     if not ids:
         raise DataError(
             f"none of the sample's {len(new)} items is in gallery {gallery.url} with a vector in "
-            f"{' and '.join(space.name for space in spaces)}; give embeddings of its own items, "
-            "such as onward gallery sample chooses"
+            f"{' and '.join(space.name for space in spaces)}",
+            "give embeddings of its own items, such as onward gallery sample chooses",
         )
     aside = None if side is None else gallery.read(side, ids)
     return Pairs(gallery.read(old, ids), aside, new.align(ids))

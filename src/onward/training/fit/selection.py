@@ -97,7 +97,7 @@ class Folds:
         """
         if groups is not None and len(groups) != len(pairs):
             raise DataError(
-                f"{len(groups)} groups and {len(pairs)} pairs were given; give one group a pair"
+                f"{len(groups)} groups and {len(pairs)} pairs were given", "give one group a pair"
             )
         by: By = "item"
         found = np.arange(pairs.items)
@@ -427,8 +427,8 @@ def _held_together(pairs: Pairs, groups: Sequence[str | None] | None) -> tuple[B
         found = _numbers([groups[row] for row in first])
         if len(np.unique(found)) < 2:
             raise DataError(
-                f"all {pairs.items} items are of one group, so none can be held out; give groups "
-                "that tell items apart, or none"
+                f"all {pairs.items} items are of one group, so none can be held out",
+                "give groups that tell items apart, or none",
             )
         return "group", found
     if pairs.labels is not None:
