@@ -242,7 +242,7 @@ def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
 ):
     how = {"bare": bare, "labelled": labelled, "unsure": unsure}
     gallery, h, sample, lost = world(**how)
-    prediction = plan_upgrade(gallery, h, sample=sample).predicted
+    prediction = plan_upgrade(gallery, h, sample=sample).prediction
     predicted = prediction.within
     planned = plan_backfill(gallery, h, sample=sample)
     assert predicted.lost == planned.within.lost == bare
@@ -269,7 +269,7 @@ def test_both_plans_leave_out_the_same_items_where_a_class_is_found_in_the_galle
     items = [replace(gallery.read(space), labels=labels) for space in (OLD, SIDE)]
     gallery = create_gallery(f"memory:bp{next(names)}", OLD, SIDE, items=items)
     some = sample.select(range(45))
-    predicted = plan_upgrade(gallery, h, sample=some).predicted
+    predicted = plan_upgrade(gallery, h, sample=some).prediction
     planned = plan_backfill(gallery, h, sample=some)
     assert predicted.left_out == planned.left_out == {"no label, where others have one": 5}
     for cell in planned.within.cells:

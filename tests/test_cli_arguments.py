@@ -115,7 +115,7 @@ CHANGES = (
 )
 
 GOOD: dict[str, tuple[str, ...]] = {
-    "also": ("h-bare",),
+    "fallback": ("h-bare",),
     "backbone": ("small-resnet",),
     "batch": ("4",),
     "budget": ("10", "10%", "5s", "$20"),

@@ -56,7 +56,7 @@ def test_it_is_open_where_search_gets_better_beyond_doubt():
     assert plan.recommendation.startswith("Upgrade: it takes map from 9.3 % (doing nothing) to 18.")
     assert "gate open: map 9.3 % -> 18.9 % (upgrade + the sample), +9.6 points [" in str(plan)
     upgrade = Upgrade(gallery, h)
-    started = upgrade.start(prediction=plan.predicted, sample=sample)
+    started = upgrade.start(prediction=plan.prediction, sample=sample)
     assert (started.gate.answer, started.gate.forced, started.gate.warning) == ("open", False, None)
     assert str(started.gate).startswith("open: map 9.3 % -> 18.9 %")
     assert gallery.describe().spaces[NEW].embedded == 100
@@ -75,10 +75,10 @@ def test_it_is_closed_where_search_gets_worse_beyond_doubt_and_opens_by_force_al
         r".*force=True$"
     )
     with pytest.raises(UpgradeError, match=words):
-        upgrade.start(prediction=plan.predicted, sample=sample)
+        upgrade.start(prediction=plan.prediction, sample=sample)
     assert gallery.journal() == before
     assert NEW not in gallery.spaces()
-    started = upgrade.start(prediction=plan.predicted, sample=sample, force=True)
+    started = upgrade.start(prediction=plan.prediction, sample=sample, force=True)
     (entry,) = events(gallery, "gate")
     assert (entry["answer"], entry["forced"]) == ("closed", True)
     assert entry["prediction"]["whole"]["cells"][0]["name"] == "do nothing"
@@ -121,9 +121,9 @@ def test_two_queries_cannot_open_it_however_well_they_do():
     assert plan.recommendation.startswith("Not known: 2 queries cannot tell whether search gets")
     upgrade = Upgrade(gallery, scaled(1))
     with pytest.raises(UpgradeError, match=r"the gate is CANNOT JUDGE: map 100\.0 % .* Not known"):
-        upgrade.start(prediction=plan.predicted, sample=sample)
+        upgrade.start(prediction=plan.prediction, sample=sample)
     assert LINE_NEW not in gallery.spaces()
-    started = upgrade.start(prediction=plan.predicted, sample=sample, force=True)
+    started = upgrade.start(prediction=plan.prediction, sample=sample, force=True)
     assert (started.gate.answer, started.gate.forced) == ("cannot judge", True)
     assert "the gate did NOT OPEN for this upgrade, which goes on; it may make search worse" in (
         started.gate.warning
@@ -141,7 +141,7 @@ def test_one_class_cannot_open_it_and_within_it_labels_judge_nothing():
         f"; a sample of at least {plan.decision.needed:,} items of more than one class would"
         in (str(plan.decision))
     )
-    assert plan.predicted.within.metric == "agreement"
+    assert plan.prediction.within.metric == "agreement"
 
 
 def test_a_sample_too_small_to_predict_by_cannot_be_judged():
@@ -151,7 +151,7 @@ def test_a_sample_too_small_to_predict_by_cannot_be_judged():
     assert plan.decision.answer == "cannot judge"
     assert "19 of the sample's 19 items are left to judge by, 20 are needed" in plan.recommendation
     with pytest.raises(UpgradeError, match=r"CANNOT JUDGE: nothing can be predicted: 19 of the"):
-        Upgrade(gallery, h).start(prediction=plan.predicted)
+        Upgrade(gallery, h).start(prediction=plan.prediction)
 
 
 def test_without_a_prediction_a_library_s_caller_decides_and_the_status_says_so():
@@ -258,7 +258,7 @@ def test_a_sample_that_makes_search_worse_beside_upgraded_vectors_is_not_written
     gallery, new, h = shifted()
     sample = new.select(np.arange(100))
     plan = plan_upgrade(gallery, h, sample=sample)
-    decision, whole = plan.decision, plan.predicted.whole
+    decision, whole = plan.decision, plan.prediction.whole
     assert whole.of_sample.high < 0
     assert (decision.answer, decision.writes_sample) == ("open", False)
     assert decision.written == whole.value("map", "upgrade")
@@ -267,7 +267,7 @@ def test_a_sample_that_makes_search_worse_beside_upgraded_vectors_is_not_written
     )
     assert not any("the sample's vectors" in one for one in plan.writes)
     upgrade = Upgrade(gallery, h)
-    started = upgrade.start(prediction=plan.predicted, sample=sample)
+    started = upgrade.start(prediction=plan.prediction, sample=sample)
     assert "the sample is not written" in started.gate.says
     assert gallery.describe().spaces[NEW].embedded == 0
     assert not events(gallery, "sample")
@@ -296,10 +296,10 @@ def test_an_upgrade_starts_with_the_sample_that_was_judged_and_no_other():
     assert NEW not in gallery.spaces()
     upgrade = Upgrade(gallery, h)
     with pytest.raises(UpgradeError, match="the prediction is not of the sample that is to be wr"):
-        upgrade.start(prediction=plan.predicted, sample=sample.select(np.arange(50)))
+        upgrade.start(prediction=plan.prediction, sample=sample.select(np.arange(50)))
     assert NEW not in gallery.spaces()
     for _ in range(2):  # a second time changes nothing
-        upgrade.start(prediction=plan.predicted, sample=sample)
+        upgrade.start(prediction=plan.prediction, sample=sample)
         assert gallery.describe().spaces[NEW].embedded == 100
     assert upgrade.run().done == 100
     np.testing.assert_array_equal(gallery.read(NEW, sample.ids).vectors, sample.vectors)
@@ -313,8 +313,8 @@ def test_an_upgrade_starts_with_the_sample_that_was_judged_and_no_other():
 def test_without_labels_the_share_of_the_sample_is_part_of_what_is_predicted():
     gallery, sample, h = good()
     plan = plan_upgrade(unlabelled(gallery), h, sample=Embeddings(sample.ids, sample.vectors, NEW))
-    within, decision = plan.predicted.within, plan.decision
-    assert plan.predicted.whole is None
+    within, decision = plan.prediction.within, plan.decision
+    assert plan.prediction.whole is None
     assert within.cell("upgrade + the sample").share == 0.5
     assert decision.written == within.value("agreement", "upgrade + the sample")
     assert decision.says.startswith("agreement of items with items ")
@@ -333,7 +333,7 @@ def test_what_is_required_besides_can_close_it_and_never_opens_it():
     assert "map >= 0.5 is required, that is 50.0 %, and 18.9 % is predicted" in str(plan)
     assert plan.recommendation.startswith("Do not upgrade yet: it takes map from 9.3 %")
     with pytest.raises(UpgradeError, match=r"CLOSED: .* map >= 0\.5 is required, that is 50\.0 %"):
-        Upgrade(gallery, h).start(prediction=plan.predicted, require=require, sample=sample)
+        Upgrade(gallery, h).start(prediction=plan.prediction, require=require, sample=sample)
     met = plan_upgrade(gallery, h, sample=sample, require=Requirement.parse("map >= 0.1"))
     assert (met.decision.answer, met.decision.verdict.met) == ("open", True)
     gallery, sample = few()
@@ -364,7 +364,7 @@ def test_something_is_required_but_there_is_no_sample():
 
 def test_a_prediction_of_another_transformation_opens_no_gate():
     gallery, new, h = world(40)
-    other = plan_upgrade(gallery, world(40, spoil=0.1)[2], sample=new).predicted
+    other = plan_upgrade(gallery, world(40, spoil=0.1)[2], sample=new).prediction
     words = f"is of the transformation {other.transformation[:8]}, the upgrade is by {h.digest[:8]}"
     with pytest.raises(UpgradeError, match=words):
         Upgrade(gallery, h).start(prediction=other, force=True)

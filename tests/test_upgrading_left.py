@@ -346,7 +346,7 @@ def test_a_fallback_that_needs_what_they_lack_is_passed_over(gallery):
 def test_plans_count_them_as_not_found_and_agree(gallery):
     true = embed(NEW, IDS)
     sample = Embeddings(true.ids, true.vectors, NEW, np.arange(ROWS) % 5)
-    predicted = plan_upgrade(gallery, H, sample=sample).predicted.within
+    predicted = plan_upgrade(gallery, H, sample=sample).prediction.within
     planned = plan_backfill(gallery, H, sample=sample)
     assert predicted.lost == planned.within.lost == 4
     for metric in planned.metrics:

@@ -191,13 +191,13 @@ def test_what_h_gives_for_items_that_it_was_fitted_on_does_not_keep_the_sample_f
     ids = tuple(f"i{number:04}" for number in range(200))
     gallery, new, h = world(made_by={"pairs": {"ids": ids[:50]}})
     plan = plan_upgrade(gallery, h, sample=new.select(np.arange(100)))
-    assert (plan.predicted.whole.flattered, plan.predicted.whole.queries) == (50, 50)
+    assert (plan.prediction.whole.flattered, plan.prediction.whole.queries) == (50, 50)
     assert "upgrade: 50 items are ones that h was fitted on; this flatters" in str(plan)
     assert plan.decision.writes_sample
-    worse = replace(plan.predicted.whole.of_sample, estimate=-0.2, low=-0.3, high=-0.1)
-    flattered = replace(plan.predicted.whole, of_sample=worse)
-    assert decide(replace(plan.predicted, whole=flattered)).writes_sample
-    known = replace(plan.predicted, whole=replace(flattered, flattered=0))
+    worse = replace(plan.prediction.whole.of_sample, estimate=-0.2, low=-0.3, high=-0.1)
+    flattered = replace(plan.prediction.whole, of_sample=worse)
+    assert decide(replace(plan.prediction, whole=flattered)).writes_sample
+    known = replace(plan.prediction, whole=replace(flattered, flattered=0))
     assert not decide(known).writes_sample
 
 
@@ -241,9 +241,9 @@ def test_where_only_one_side_names_its_classes_the_gallery_s_labels_judge():
 def test_without_labels_the_agreement_with_full_backfill_is_predicted_and_required():
     gallery, sample = line_gallery(labels=False), line(LINE_NEW, crossed=False, labels=False)
     plan = plan_upgrade(gallery, scaled(1), sample=sample)
-    assert plan.predicted.whole is None
-    assert plan.predicted.within.metrics == ("agreement",)
-    assert plan.predicted.within.value("agreement", "full backfill") == 1
+    assert plan.prediction.whole is None
+    assert plan.prediction.within.metrics == ("agreement",)
+    assert plan.prediction.within.value("agreement", "full backfill") == 1
     assert "by agreement of 2 neighbours in 20 of its items" in str(plan)
     assert "agreement of items with items" in plan.decision.says
     assert "queries that are not items may fare otherwise" in plan.decision.says
@@ -309,7 +309,7 @@ def test_training_pairs_whose_ids_are_not_kept_are_told(made_by, unlisted):
 def test_within_fewer_than_20_items_nothing_is_predicted_but_the_whole_gallery_is_judged():
     ids = [f"i{number:04}" for number in range(190)]
     gallery, new, h = world(made_by={"sample": {"ids": ids}})
-    found = plan_upgrade(gallery, h, sample=new).predicted
+    found = plan_upgrade(gallery, h, sample=new).prediction
     assert (found.within, found.whole.queries, found.whole.items) == (None, 10, 200)
     assert found.left_out == {"a transformation was fitted on them": 190}
 
@@ -398,7 +398,7 @@ def test_numbers_of_a_prediction_that_are_none_are_refused(monkeypatch, options)
 def test_a_plan_without_a_sample_says_how_to_get_one():
     gallery, _, h = world(30)
     plan = plan_upgrade(gallery, h)
-    assert (plan.predicted, plan.decision, plan.allowed) == (None, None, False)
+    assert (plan.prediction, plan.decision, plan.allowed) == (None, None, False)
     for command in ("onward gallery sample", "onward embed MODEL sample.jsonl", "--sample new.p"):
         assert command in plan.recommendation
 

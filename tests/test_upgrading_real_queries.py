@@ -78,7 +78,7 @@ def test_answers_of_real_queries_fall_though_items_agree_more_and_the_gate_stays
     assert (by_queries.decision.answer, by_queries.decision.metric) == ("closed", "ndcg@10")
     assert by_queries.decision.gain.high < 0
     with pytest.raises(UpgradeError, match=r"the gate is CLOSED: ndcg@10 .* over 60 real queries"):
-        Upgrade(gallery, h).start(prediction=by_queries.predicted, sample=sample)
+        Upgrade(gallery, h).start(prediction=by_queries.prediction, sample=sample)
     assert NEW not in gallery.spaces()
 
 
@@ -86,10 +86,10 @@ def test_judgements_need_no_sample():
     gallery, new, h = world(150, seen=0.3)
     queries = RealQueries(*ask(gallery, new, noise=0.1, noise_old=3.0))
     plan = plan_upgrade(gallery, h, queries=queries)
-    assert (plan.decision.answer, plan.predicted.within) == ("open", None)
-    assert [cell.name for cell in plan.predicted.whole.cells] == ["do nothing", "upgrade"]
+    assert (plan.decision.answer, plan.prediction.within) == ("open", None)
+    assert [cell.name for cell in plan.prediction.whole.cells] == ["do nothing", "upgrade"]
     assert plan.recommendation.startswith("Upgrade: it takes ndcg@10 from ")
-    started = Upgrade(gallery, h).start(prediction=plan.predicted)
+    started = Upgrade(gallery, h).start(prediction=plan.prediction)
     assert started.gate.says.startswith("ndcg@10 ")
     few = RealQueries(*ask(gallery, new, count=2))
     unsure = plan_upgrade(world(150)[0], h, queries=few).decision
@@ -129,8 +129,8 @@ def test_without_answers_the_agreement_of_real_queries_with_full_backfill_judges
     old, by_new, _ = ask(gallery, new)
     sample = new.select(np.arange(100))
     plan = plan_upgrade(gallery, h, sample=sample, queries=RealQueries(old, by_new))
-    within = plan.predicted.within
-    assert (plan.predicted.whole, within.asked, within.queries) == (None, "real queries", 60)
+    within = plan.prediction.within
+    assert (plan.prediction.whole, within.asked, within.queries) == (None, "real queries", 60)
     assert within.value("agreement", "full backfill") == 1
     items = gallery.read(OLD, sample.ids)
     true = search(by_new, sample, 10, exclude_self=True)

@@ -172,7 +172,7 @@ def test_other_fallbacks_than_an_upgrade_was_started_with_are_refused(gallery):
     Upgrade(gallery, FULL, BARE).start()
     words = (
         f"was started with the fallback {BARE.digest[:8]}, and now there is no fallback; give the "
-        r"same fallbacks in the same order \(--also\)"
+        r"same fallbacks in the same order \(--fallback\)"
     )
     with pytest.raises(UpgradeError, match=words):
         Upgrade(gallery, FULL).run()
@@ -223,9 +223,9 @@ def test_the_command_line_takes_fallbacks(tmp_path):
     gallery.delete(["side.0", "side.1"])  # nothing carries them, and `start` would end with 1
     for name, transformation in (("full", FULL), ("bare", BARE), ("second", FROM_SECOND)):
         transformation.save(tmp_path / name)
-    also = ["--also", str(tmp_path / "bare"), "--also", str(tmp_path / "second")]
+    fallbacks = ["--fallback", str(tmp_path / "bare"), "--fallback", str(tmp_path / "second")]
     for command in ("plan", "start", "verify", "cutover", "status"):
-        given = [*also, *(["--unjudged"] if command == "start" else [])]
+        given = [*fallbacks, *(["--unjudged"] if command == "start" else [])]
         words = ["upgrade", command, gallery.url, str(tmp_path / "full"), *given]
         run = CliRunner().invoke(app, words)
         assert run.exit_code == 0, (command, run.output)

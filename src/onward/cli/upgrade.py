@@ -24,11 +24,11 @@ UPGRADE_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[Path, typer.Argument(help="Directory written by `fit`.")],
         REQUIRED,
     ),
-    "also": (
+    "fallback": (
         Annotated[
             list[Path] | None,
             typer.Option(
-                "--also",
+                "--fallback",
                 help="Another transformation to the same space, for rows that lack what those "
                 "before it read; may be given more than once.",
             ),
@@ -75,13 +75,13 @@ NOT_SHOWN = frozenset(
 """To a person: what every line has, or says too much."""
 
 
-def _open(gallery: str, transformation: Path, also: list[Path] | None = None) -> "Upgrade":
+def _open(gallery: str, transformation: Path, fallback: list[Path] | None = None) -> "Upgrade":
     """Return the upgrade of a gallery by a transformation and its fallbacks."""
     from onward.gallery import open_gallery
     from onward.transformation import Transformation
     from onward.upgrading import Upgrade
 
-    fallbacks = (Transformation.load(path) for path in also or ())
+    fallbacks = (Transformation.load(path) for path in fallback or ())
     return Upgrade(open_gallery(gallery), Transformation.load(transformation), *fallbacks)
 
 
@@ -132,7 +132,7 @@ def everything(
         tell("To do it: add --yes" if goes_on else "To do it unjudged: --yes --unjudged")
         return
     tell_answer(planned)
-    gate = _start(upgrade, judges, planned.predicted, force=force)
+    gate = _start(upgrade, judges, planned.prediction, force=force)
     result = _run(upgrade)
     if result.stopped:
         show(result, as_json, _steps_of_pause(upgrade), also=gate)
@@ -193,11 +193,13 @@ def start(
     check_rate(rate)
     upgrade = open_upgrade()
     _check_judged(upgrade, judges, unjudged=unjudged)
-    predicted = None
+    prediction = None
     if judges.are_given:
-        predicted = forecast(upgrade.gallery, upgrade.routes, judges.sample, queries=judges.queries)
-        tell_answer(predicted)
-    gate = _start(upgrade, judges, predicted, force=force)
+        prediction = forecast(
+            upgrade.gallery, upgrade.routes, judges.sample, queries=judges.queries
+        )
+        tell_answer(prediction)
+    gate = _start(upgrade, judges, prediction, force=force)
     if rows_per_second is not None:
         upgrade.limit(rate)
     result = _run(upgrade)
@@ -457,11 +459,11 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
 
 
 def _start(
-    upgrade: "Upgrade", judges: Judges, predicted: "Forecast | None", *, force: bool
+    upgrade: "Upgrade", judges: Judges, prediction: "Forecast | None", *, force: bool
 ) -> dict[str, Any]:
     """Start an upgrade; warn if the gate was not open, and return what it said, for a machine."""
     started = upgrade.start(
-        prediction=predicted,
+        prediction=prediction,
         require=judges.require,
         margin=judges.margin,
         force=force,

@@ -279,7 +279,7 @@ def _upgrade(gallery: Gallery, arm: FittedArm, vectors: StudyVectors) -> Upgrade
         "Start: whatever the plan says, and without the sample, to compare what h alone gives"
     )
     upgrade = Upgrade(gallery, h)
-    upgrade.start(prediction=plan.predicted, force=True)
+    upgrade.start(prediction=plan.prediction, force=True)
     with stage.bar("Upgrade", "rows") as progress:
         stage.tell(f"Upgrade: {upgrade.run(progress=progress)}")
     stage.tell(f"Verify: {upgrade.verify()}")

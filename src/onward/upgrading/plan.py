@@ -68,7 +68,7 @@ class Plan:
             temporary files go.
         sampled: how many rows were.
         writes: what will be written, a sentence each.
-        predicted: how well search will be; None without a sample and without real queries.
+        prediction: how well search will be; None without a sample and without real queries.
         decision: what the gate says of it, the sample written; None where nothing is predicted.
         advice: what would help with what is missing, a sentence or two each.
     """
@@ -84,7 +84,7 @@ class Plan:
     seconds: float
     sampled: int
     writes: tuple[str, ...]
-    predicted: Forecast | None
+    prediction: Forecast | None
     decision: Decision | None
     advice: tuple[str, ...]
 
@@ -103,10 +103,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next."""
         return {
-            **fields_of(self, without=("work", "elsewhere", "predicted", "decision")),
+            **fields_of(self, without=("work", "elsewhere", "decision")),
             **self.work.to_json(),
             "elsewhere": {space.name: rows for space, rows in self.elsewhere.items()},
-            "prediction": plain(self.predicted),
             "gate": plain(self.decision),
             "allowed": self.allowed,
             "recommendation": self.recommendation,
@@ -126,8 +125,8 @@ class Plan:
             *(f"  advice   {one}" for one in self.advice),
             "  A plan writes nothing.",
         ]
-        if self.predicted is not None:
-            lines.append(str(self.predicted))
+        if self.prediction is not None:
+            lines.append(str(self.prediction))
         if self.decision is not None:
             lines.append(f"gate {self.decision}")
         return "\n".join([*lines, self.recommendation])
@@ -188,11 +187,11 @@ def plan_upgrade(
     made_by = view.made_by(routes.new)
     if made_by is not None:
         check_same_routes(view, routes, made_by)
-    predicted = None
+    prediction = None
     if sample is not None or queries is not None:
-        predicted = forecast(view, routes, sample, queries=queries, shares=shares)
+        prediction = forecast(view, routes, sample, queries=queries, shares=shares)
     decision = check_allowed(
-        routes.digest, predicted, sample=sample, margin=margin, require=require, force=True
+        routes.digest, prediction, sample=sample, margin=margin, require=require, force=True
     )
     work, elsewhere = measure_work(view, routes), _elsewhere(view, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
@@ -210,7 +209,7 @@ def plan_upgrade(
         seconds=seconds * work.to_do,
         sampled=sampled,
         writes=tuple(_writes(routes, work, written, started=made_by is not None)),
-        predicted=predicted,
+        prediction=prediction,
         decision=decision,
         advice=(
             *_advice(routes, work, elsewhere),
@@ -260,19 +259,19 @@ def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Itera
             "No side-information is read: what the old vectors left out, no transformation brings "
             "back. Store side-information with every item from now on, and with those whose "
             "images are at hand: a transformation that reads it carries these rows, and this one "
-            "the rest (--also). What it brings here, a plan says once a sample of them is embedded"
+            "the rest (--fallback). What it brings here, a plan says once a sample is embedded"
         )
     lacking = sum(one.rows for one in work.blocked if NO_SIDE in one.reason)
     if lacking:
         yield (
             f"{lacking:,} rows have no side-information: fit a second transformation without "
-            "--side and give it as well (--also), store side-information for them, or backfill "
+            "--side and give it as well (--fallback), store side-information for them, or backfill "
             "them"
         )
     for space, rows in elsewhere.items():
         yield (
             f"{rows:,} rows that are blocked have a vector in {space.name}, which nothing reads: "
-            "fit a transformation from it and give it as well (--also), or backfill them"
+            "fit a transformation from it and give it as well (--fallback), or backfill them"
         )
 
 
@@ -449,11 +448,11 @@ def plan_backfill(
     """
     routes, view = Routes((transformation, *fallbacks)), gallery.view()
     check_routes(view, routes)
-    predicted = forecast(
+    prediction = forecast(
         view, routes, sample, whole=False, orders=ORDERS, seed=seed, most_items=most_items
     )
-    if predicted.within is None or predicted.curves is None:
-        raise UpgradeError(predicted.why or "")
+    if prediction.within is None or prediction.curves is None:
+        raise UpgradeError(prediction.why or "")
     counts = view.counts.get(routes.new)
     upgraded, embedded = (0, 0) if counts is None else (counts.upgraded, counts.embedded)
     return BackfillPlan(
@@ -462,8 +461,8 @@ def plan_backfill(
         space=routes.new,
         upgraded=upgraded,
         embedded=embedded,
-        missing=max(0, predicted.rows - upgraded - embedded),
-        within=predicted.within,
-        left_out=predicted.left_out,
-        drawn=predicted.curves,
+        missing=max(0, prediction.rows - upgraded - embedded),
+        within=prediction.within,
+        left_out=prediction.left_out,
+        drawn=prediction.curves,
     )

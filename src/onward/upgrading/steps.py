@@ -124,7 +124,7 @@ def check_same_routes(view: GalleryView, routes: Routes, made_by: RecordedRoutes
             f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
             f"{_fallback_names(started)}, and now there is {_fallback_names(given)}",
             "give the same "
-            "fallbacks in the same order (--also), or abort the upgrade (onward upgrade abort, "
+            "fallbacks in the same order (--fallback), or abort the upgrade (onward upgrade abort, "
             "with those that it was started with) and start again",
         )
     raise UpgradeError(

@@ -175,7 +175,7 @@ class UpgradeStatus:
             steps.append(next_step("write", why))
         if not rows:
             return steps
-        fallback = f"with a transformation that carries {rows:,} blocked rows too (--also)"
+        fallback = f"with a transformation that carries {rows:,} blocked rows too (--fallback)"
         if not self.started:
             return [*steps, next_step("start", fallback)]
         why = f"{rows:,} rows cannot be carried over: embed them with the new model"
