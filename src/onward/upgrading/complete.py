@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from onward.errors import UpgradeError
-from onward.gallery import GalleryView, JournalEntry, Served
+from onward.gallery import GalleryView
 from onward.plain import Plain, fields_of
 from onward.spaces import Space
 from onward.upgrading.routes import (
@@ -25,10 +25,10 @@ from onward.upgrading.steps import check_started
 
 HOLDOVER = timedelta(days=7)
 """So long after cutting over an upgrade can be rolled back, unless it is completed at once."""
-SERVES, BEGINS = ("cut over", "serve"), ("start upgrade", "add space")
-"""Events of the journal with which a space begins to answer queries, and is there."""
+SERVES = ("cut over", "serve")
+"""Events of the journal with which a space begins to answer queries."""
 CLOCK_SLACK = timedelta(days=1)
-"""A moment of the journal that lies farther ahead of the clock than this is not used."""
+"""Clocks that differ by more than this are not believed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class Completion:
         kept: spaces that are not, and why.
         impossible: what cannot be done any more, a sentence each.
         unreachable: rows that are left without any vector, if there are such.
-        clock: what is odd about the moments in the journal, a sentence each.
     """
 
     gallery: str
@@ -66,7 +65,6 @@ class Completion:
     kept: tuple[Kept, ...]
     impossible: tuple[str, ...]
     unreachable: CountedRows | None
-    clock: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next: nothing."""
@@ -80,7 +78,6 @@ class Completion:
             *(f"  dropped      {space}" for space in self.dropped),
             *(f"  kept         {one}" for one in self.kept),
             *(f"  impossible   {one}" for one in self.impossible),
-            *(f"  clock        {one}" for one in self.clock),
         ]
         return "\n".join(lines)
 
@@ -117,7 +114,6 @@ def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -
         kept=tuple(Kept(space, why) for space, why in whys.items() if why is not None),
         impossible=_impossible(gone, routes.new) if gone else (),
         unreachable=_unreachable(view, dropped),
-        clock=_Moments.of(view.journal).odd,
     )
 
 
@@ -143,8 +139,9 @@ def check_complete(
     if completion.unreachable is not None and not leave_out:
         raise UpgradeError(
             f"nothing was dropped: {completion.unreachable} have no other vector and could never "
-            "be found again. Run the upgrade to its end, embed or delete these items, or give "
-            "them up with leave_out=True"
+            "be found again",
+            "run the upgrade to its end, embed or delete these items, or give them up with "
+            "leave_out=True",
         )
 
 
@@ -162,111 +159,51 @@ def _check_holdover(view: GalleryView, holdover: timedelta) -> None:
     Raises:
         UpgradeError: saying when that is.
     """
-    at_once = "To complete it at once, say now=True"
-    moments = _Moments.of(view.journal)
-    odd = "".join(f" ({one})" for one in moments.odd)
-    since = None if view.record.serving.since is None else _opened(view, moments)
+    at_once, since = "to complete it at once, say now=True", _cut_over_at(view)
     if since is None:
         raise UpgradeError(
             f"it is not recorded when gallery {view.url} was cut over to {view.serving}, or not by "
-            f"a clock that was right, so the time to roll back cannot be over{odd}. {at_once}"
+            "a clock that was right, so nobody knows whether the time to roll back is over",
+            at_once,
         )
+    days = f"{holdover.total_seconds() / 86400:g} days"
     try:
         until = since + holdover
     except OverflowError as error:
         raise UpgradeError(
-            f"a holdover of {holdover.total_seconds() / 86400:g} days from {since:%Y-%m-%d} on "
-            "ends after all that a calendar knows",
+            f"a holdover of {days} from {since:%Y-%m-%d} on ends after all that a calendar knows",
             "give fewer days",
         ) from error
     if datetime.now(UTC) < until:
         raise UpgradeError(
             f"the upgrade of gallery {view.url} cannot be completed before "
-            f"{until:%Y-%m-%d %H:%M} UTC: {_how(view.record.serving, since)} "
-            f"{since:%Y-%m-%d %H:%M} UTC, and can be rolled back for "
-            f"{holdover.total_seconds() / 86400:g} days{odd}. {at_once}"
+            f"{until:%Y-%m-%d %H:%M} UTC: it was cut over at {since:%Y-%m-%d %H:%M} UTC, and can "
+            f"be rolled back for {days}",
+            at_once,
         )
 
 
-def _how(now: Served, since: datetime) -> str:
-    """Say what stands behind a moment from which the time to roll back is counted."""
-    if since == _moment(now.since):
-        return "it was cut over at"
-    return (
-        f"it was cut over at {now.since} as its record says, which its journal contradicts, so "
-        "not before"
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Moments:
-    """When the entries of a journal were written, as far as that can be believed.
-
-    Attributes:
-        known: of each entry; None where it says nothing that can be read, or a moment that lies
-            more than a day ahead of this system's clock.
-        odd: what is not believed, a sentence each.
-    """
-
-    known: tuple[datetime | None, ...]
-    odd: tuple[str, ...]
-
-    @classmethod
-    def of(cls, journal: Sequence[JournalEntry]) -> "_Moments":
-        latest = datetime.now(UTC) + CLOCK_SLACK
-        read = [_moment(entry.get("time")) for entry in journal]
-        both = list(zip(journal, read, strict=True))
-        ahead = [entry for entry, at in both if at is not None and at > latest]
-        unread = [entry for entry, at in both if at is None]
-        odd = [
-            f"{len(entries):,} moments of the journal {why} and are not used, such as that of "
-            f"entry {entries[0].get('number')}, {entries[0].get('event')}: {entries[0].get('time')}"
-            for entries, why in (
-                (ahead, "lie more than a day ahead of this system's clock"),
-                (unread, "cannot be read"),
-            )
-            if entries
-        ]
-        known = tuple(at if at is not None and at <= latest else None for at in read)
-        return cls(known, tuple(odd))
-
-    def newest(self, begin: int, end: int | None = None) -> datetime | None:
-        """Return the newest moment of some entries, if one is known."""
-        return max((at for at in self.known[begin:end] if at is not None), default=None)
-
-    def first(self, begin: int, least: datetime | None) -> datetime | None:
-        """Return the moment of the first entry from one on that is not before another moment."""
-        later = (at for at in self.known[begin:] if at is not None)
-        return next((at for at in later if least is None or at >= least), None)
-
-
-def _opened(view: GalleryView, moments: _Moments) -> datetime | None:
+def _cut_over_at(view: GalleryView) -> datetime | None:
     """Return from when on the time to roll back is counted; None if that is not known.
 
-    What the record says, unless the journal knows a newer moment from before: a clock that was set
-    back must not make the time shorter. Where the two are more than a day apart, or what the record
-    says is not to be believed, it is the first moment after cutting over that is not before those
-    that the journal knows; where there is none, the newest of this upgrade. See
-    docs/decisions/0016 for why later entries do not count.
+    What the record says, or what the journal says of an entry from before the cutover, if that is
+    newer: a clock that was set back must not make the time shorter. Where the two are more than a
+    day apart, or the record's moment is ahead of the clock by more, one of the clocks was wrong.
+    See docs/decisions/0016 for why later entries do not count.
     """
     journal, now = view.journal, view.record.serving
-    new = now.space.to_json()
-    of_new = [number for number, entry in enumerate(journal) if entry.get("space") == new]
-    cuts = [one for one in of_new if journal[one]["event"] in SERVES]
-    stated = [one for one in cuts if journal[one].get("since") == now.since]
-    cut = max(stated or cuts, default=len(journal))
-    begun = max((one for one in of_new if one < cut and journal[one]["event"] in BEGINS), default=0)
-    since, before = _moment(now.since), moments.newest(0, cut)
-    believed = since is not None and since <= datetime.now(UTC) + CLOCK_SLACK
-    if since is not None and believed and (before is None or before - since <= CLOCK_SLACK):
-        return since if before is None else max(since, before)
-    after = moments.first(cut, before)
-    if after is not None:
-        return after
-    earlier, newest = moments.newest(0, begun), moments.newest(begun)
-    if newest is None or (earlier is not None and earlier - newest > CLOCK_SLACK):
+    new, latest = now.space.to_json(), datetime.now(UTC) + CLOCK_SLACK
+    cuts = [
+        number
+        for number, entry in enumerate(journal)
+        if (entry.get("space"), entry.get("since")) == (new, now.since) and entry["event"] in SERVES
+    ]
+    earlier = (_moment(entry.get("time")) for entry in journal[: max(cuts, default=None)])
+    before = max((at for at in earlier if at is not None and at <= latest), default=None)
+    since = _moment(now.since)
+    if since is None or since > latest or (before is not None and before - since > CLOCK_SLACK):
         return None
-    return newest if earlier is None else max(earlier, newest)
+    return since if before is None else max(since, before)
 
 
 def _moment(written: object) -> datetime | None:
