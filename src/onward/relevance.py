@@ -6,13 +6,13 @@ of distances, models, databases or files: `onward.judgements` reads files.
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from onward.errors import EvaluationError, LabelMismatchError
 from onward.labels import as_labels, into, renumber, shown, translate
@@ -26,102 +26,19 @@ IGNORED = -1
 """The grade of an item that is ignored for a query."""
 
 
-@dataclass(frozen=True, eq=False)
-class ItemSets:
-    """Sets of gallery items, and the one that each query has; many queries may share one.
+class Items(NamedTuple):
+    """Some gallery items, and what each is to a query. Queries of one label share one."""
 
-    So labels take no more memory than the gallery, and pairs no more than there are of them.
-
-    Attributes:
-        of_query: the set of each query; -1 for none.
-        starts: where each set begins in `rows`, and where the last ends.
-        rows: rows of the gallery, ascending in each set.
-        grades: how relevant each of `rows` is, above 0; all alike (1) if None.
-        size: number of gallery items.
-    """
-
-    of_query: Counts
-    starts: Int64[np.ndarray, " start"]
-    rows: Int64[np.ndarray, " entry"]
-    grades: Int32[np.ndarray, " entry"] | None
-    size: int
+    rows: Int64[np.ndarray, " item"]
+    """Rows of the gallery, ascending."""
+    grades: Int32[np.ndarray, " item"]
+    """How relevant each is, above 0, or `IGNORED`."""
 
     @classmethod
-    def of_labels(
-        cls, query_labels: Counts, gallery_labels: Int64[np.ndarray, " gallery"]
-    ) -> "ItemSets":
-        """Give each query the items of its label; a negative label is unknown, and no set."""
-        known = np.flatnonzero(gallery_labels >= 0)
-        rows = known[np.argsort(gallery_labels[known], kind="stable")]
-        labels, starts = np.unique(gallery_labels[rows], return_index=True)
-        of_query = _places(query_labels, labels)
-        return cls(of_query, np.append(starts, len(rows)), rows, None, len(gallery_labels))
-
-    @classmethod
-    def of_pairs(
-        cls,
-        pairs: Int64[np.ndarray, "pair 2"],
-        grades: Int32[np.ndarray, " pair"] | None,
-        *,
-        queries: int,
-        size: int,
-    ) -> "ItemSets":
-        """Give each query the items that it makes a pair with: row of query, row of item."""
-        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-        starts = np.searchsorted(pairs[order, 0], np.arange(queries + 1))
-        graded = None if grades is None else grades[order]
-        return cls(np.arange(queries), starts, pairs[order, 1], graded, size)
-
-    def split(self, query_keys: Counts, gallery_keys: Int64[np.ndarray, " gallery"]) -> "ItemSets":
-        """Leave in each query's set the items that have its key; keys are not negative."""
-        keys = 1 + int(max(query_keys.max(initial=0), gallery_keys.max(initial=0)))
-        entries = self._set_of_entry * keys + gallery_keys[self.rows]
-        order = np.lexsort((self.rows, entries))
-        found, starts = np.unique(entries[order], return_index=True)
-        wanted = np.where(self.of_query >= 0, self.of_query * keys + query_keys, -1)
-        of_query = _places(wanted, found)
-        rows = self.rows[order]
-        return ItemSets(of_query, np.append(starts, len(rows)), rows, None, self.size)
-
-    def among(self, queries: Counts, items: Int64[np.ndarray, " item"]) -> "ItemSets":
-        """Keep some queries, and in their sets some items: rows of both, ascending of items."""
-        kept = np.isin(self.rows, items)
-        starts = np.append(0, np.cumsum(kept))[self.starts]
-        grades = None if self.grades is None else self.grades[kept]
-        rows = np.searchsorted(items, self.rows[kept])
-        return ItemSets(self.of_query[queries], starts, rows, grades, len(items))
-
-    def of(self, query: int) -> tuple[Int64[np.ndarray, " entry"], Int32[np.ndarray, " entry"]]:
-        """Return the rows of a query's items, and the grade of each."""
-        which = int(self.of_query[query])
-        part = slice(0, 0) if which < 0 else slice(*self.starts[which : which + 2].tolist())
-        rows = self.rows[part]
-        return rows, np.ones(len(rows), np.int32) if self.grades is None else self.grades[part]
-
-    def sizes(self, queries: Counts) -> Counts:
-        """Return how many items each of some queries has."""
-        sizes = np.append(np.diff(self.starts), 0)  # the set -1 is empty
-        counts: Counts = sizes[self.of_query[queries]]
-        return counts
-
-    def has(
-        self, queries: Int64[np.ndarray, " pair"], rows: Int64[np.ndarray, " pair"]
-    ) -> Bool[np.ndarray, " pair"]:
-        """Say whether each query has the item beside it; not where its row is negative."""
-        sets = self.of_query[queries]
-        found = _places(sets * self.size + rows, self._keys) >= 0
-        has: Bool[np.ndarray, " pair"] = found & (sets >= 0) & (rows >= 0)
-        return has
-
-    @cached_property
-    def _set_of_entry(self) -> Int64[np.ndarray, " entry"]:
-        numbers = np.arange(len(self.starts) - 1, dtype=np.int64)
-        return np.repeat(numbers, np.diff(self.starts))
-
-    @cached_property
-    def _keys(self) -> Int64[np.ndarray, " entry"]:
-        keys: Int64[np.ndarray, " entry"] = self._set_of_entry * self.size + self.rows
-        return keys
+    def of(cls, grade_of: Mapping[int, int]) -> "Items":
+        """Return items by their rows."""
+        rows = sorted(grade_of)
+        return cls(np.array(rows, np.int64), np.array([grade_of[row] for row in rows], np.int32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,24 +53,22 @@ class Relevance:
     Attributes:
         query_ids: one id a query.
         gallery_ids: every item of the gallery, brought back or not.
-        wanted: what each query is looking for, ignored or not.
+        items: for each query, what it is looking for and what is ignored for it.
         exclude_self: true if a query's own gallery entry, the one of the same id, does not count:
             neither as a hit nor as something to find.
-        ignored: what is ignored for each query.
         left_out: how many had to be left out, by kind, none that is 0: "queries_without_label"
             and "items_without_label"; "queries_of_other_classes", whose names the gallery lacks;
             "qrels_queries" and "qrels_items", which the qrels name and are not there;
             "ignored_queries" and "ignored_items", which pairs to ignore name.
 
     Raises:
-        EvaluationError: if an id stands twice, or sets are of another number of queries or items.
+        EvaluationError: if an id stands twice, or there are not items for each query.
     """
 
     query_ids: Ids
     gallery_ids: Ids
-    wanted: ItemSets
+    items: tuple[Items, ...]
     exclude_self: bool
-    ignored: tuple[ItemSets, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -163,13 +78,11 @@ class Relevance:
             object.__setattr__(self, f"{whose}_ids", ids)
         known = {name: number for name, number in self.left_out.items() if number}
         object.__setattr__(self, "left_out", known)
-        for sets in (self.wanted, *self.ignored):
-            if (len(sets.of_query), sets.size) != (len(self.query_ids), len(self.gallery_ids)):
-                raise EvaluationError(
-                    f"sets of {sets.size} items for {len(sets.of_query)} queries do not fit "
-                    f"{len(self.gallery_ids)} gallery ids and {len(self.query_ids)} query ids",
-                    "make them of the same queries and gallery",
-                )
+        if len(self.items) != len(self.query_ids):
+            raise EvaluationError(
+                f"items for {len(self.items)} queries, and {len(self.query_ids)} query ids",
+                "make them of the same queries",
+            )
 
     @classmethod
     def of_labels(
@@ -206,8 +119,13 @@ class Relevance:
             "queries_without_label": int((asked < 0).sum()),
             "items_without_label": int((there < 0).sum()),
         }
-        wanted = ItemSets.of_labels(asked, there)
-        return cls(tuple(query_ids), tuple(gallery_ids), wanted, exclude_self, (), left_out)
+        order = np.argsort(there, kind="stable")
+        labels, starts = np.unique(there[order], return_index=True)
+        rows_of = dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=False))
+        known = {label: rows for label, rows in rows_of.items() if label >= 0}
+        wanted = {label: Items(rows, np.ones(len(rows), np.int32)) for label, rows in known.items()}
+        items = tuple(wanted.get(label, Items.of({})) for label in asked.tolist())
+        return cls(tuple(query_ids), tuple(gallery_ids), items, exclude_self, left_out)
 
     @classmethod
     def between(
@@ -276,17 +194,19 @@ class Relevance:
                     "give for each query's id the grade of each item's id: {'q1': {'d2': 1}}",
                 )
         relevant = {
-            query: {item: grade for item, grade in grades.items() if _grade(query, item, grade) > 0}
+            query: {
+                item: grade
+                for item, given in grades.items()
+                if (grade := _grade(query, item, given)) > 0
+            }
             for query, grades in qrels.items()
         }
-        named = _Named.of("qrels", relevant, query_ids, gallery_ids, ignore_unknown)
-        values = [relevant[query][item] for query, item in named.kept]
-        wanted = ItemSets.of_pairs(
-            named.pairs, np.array(values, np.int32), queries=len(query_ids), size=len(gallery_ids)
+        found, left_out = _look_up_pairs("qrels", relevant, query_ids, gallery_ids, ignore_unknown)
+        items = tuple(
+            Items.of({row: relevant[query][item] for item, row in found.get(query, {}).items()})
+            for query in query_ids
         )
-        return cls(
-            tuple(query_ids), tuple(gallery_ids), wanted, exclude_self, (), named.left_out("qrels")
-        )
+        return cls(tuple(query_ids), tuple(gallery_ids), items, exclude_self, left_out)
 
     def ignoring(
         self, pairs: Mapping[str, Collection[str]], *, ignore_unknown: bool = False
@@ -302,12 +222,16 @@ class Relevance:
         Raises:
             EvaluationError: if none of the queries is known, or an item is not in the gallery.
         """
-        named = _Named.of("ignored", pairs, self.query_ids, self.gallery_ids, ignore_unknown)
-        sets = ItemSets.of_pairs(
-            named.pairs, None, queries=len(self.query_ids), size=len(self.gallery_ids)
+        found, left_out = _look_up_pairs(
+            "ignored", pairs, self.query_ids, self.gallery_ids, ignore_unknown
         )
-        left_out = Counter(self.left_out) + Counter(named.left_out("ignored"))
-        return replace(self, ignored=(*self.ignored, sets), left_out=left_out)
+        items = list(self.items)
+        for query, row_of in found.items():
+            row = self._query_row[query]
+            grades = dict(zip(*(each.tolist() for each in items[row]), strict=True))
+            items[row] = Items.of(grades | dict.fromkeys(row_of.values(), IGNORED))
+        counts = Counter(self.left_out) + Counter(left_out)
+        return replace(self, items=tuple(items), left_out=counts)
 
     def ignoring_cameras(
         self, query_cameras: Collection[Any], gallery_cameras: Collection[Any]
@@ -337,9 +261,13 @@ class Relevance:
                 "give the cameras of queries and gallery alike",
             )
         number = {camera: place for place, camera in enumerate(dict.fromkeys((*asked, *there)))}
-        keys = np.array([number[camera] for camera in (*asked, *there)], dtype=np.int64)
-        sets = self.wanted.split(keys[: len(asked)], keys[len(asked) :])
-        return replace(self, ignored=(*self.ignored, sets))
+        keys = np.array([number[camera] for camera in there], dtype=np.int64)
+
+        def without(items: Items, camera: int) -> Items:
+            return Items(items.rows, np.where(keys[items.rows] == camera, IGNORED, items.grades))
+
+        pairs = [(items, number[camera]) for items, camera in zip(self.items, asked, strict=True)]
+        return replace(self, items=_once_each(without, pairs))
 
     def among(self, query_ids: Ids, gallery_ids: Ids) -> "Relevance":
         """Return this relevance of some of its queries, among some of its gallery items alone.
@@ -353,14 +281,17 @@ class Relevance:
         if (len(query_ids), len(gallery_ids)) == (len(self.query_ids), len(self.gallery_ids)):
             return self
         queries = self._rows_of(query_ids)
-        items = np.sort(_look_up(gallery_ids, self._gallery_row, "gallery item"))
-        return Relevance(
-            query_ids,
-            tuple(self.gallery_ids[row] for row in items),
-            self.wanted.among(queries, items),
-            self.exclude_self,
-            tuple(sets.among(queries, items) for sets in self.ignored),
-        )
+        rows = np.sort(_look_up(gallery_ids, self._gallery_row, "gallery item"))
+        place = np.full(len(self.gallery_ids), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+
+        def kept(items: Items) -> Items:
+            places = place[items.rows]
+            return Items(places[places >= 0], items.grades[places >= 0])
+
+        items = _once_each(kept, [(self.items[query],) for query in queries.tolist()])
+        gallery = tuple(self.gallery_ids[row] for row in rows)
+        return Relevance(query_ids, gallery, items, self.exclude_self)
 
     def grades(self, ranking: Ranking) -> Grades:
         """Return how relevant what stands at each rank is to the query.
@@ -385,12 +316,10 @@ class Relevance:
         found = np.zeros(rows.shape, dtype=np.int32)
         marks = np.zeros(len(self.gallery_ids) + 1, dtype=np.int32)  # the last is padding's
         for place, query in enumerate(self._rows_of(ranking.query_ids).tolist()):
-            items, grades = self.wanted.of(query)
-            ignored = self._ignored_rows(query)
+            items, grades = self.items[query]
             marks[items] = grades
-            marks[ignored] = IGNORED
             found[place] = marks[rows[place]]
-            marks[items] = marks[ignored] = 0
+            marks[items] = 0
         return found
 
     def hits(self, ranking: Ranking) -> Hits:
@@ -412,32 +341,18 @@ class Relevance:
         Raises:
             EvaluationError: if a query is unknown here.
         """
-        queries = self._rows_of(query_ids)
-        counts = self.wanted.sizes(queries)
-        own = self._own_rows(query_ids) if self.exclude_self else np.full(len(queries), -1)
-        counts -= self.wanted.has(queries, own)
-        ignoring = sum((sets.sizes(queries) for sets in self.ignored), np.zeros_like(counts))
-        for place in np.flatnonzero(ignoring).tolist():
-            ignored = self._ignored_rows(int(queries[place]))
-            ignored = ignored[ignored != own[place]]
-            counts[place] -= self.wanted.has(np.full(len(ignored), queries[place]), ignored).sum()
-        return counts
+        rows = self._rows_of(query_ids).tolist()
+        return np.array([len(self._relevant(row).rows) for row in rows], dtype=np.int64)
 
-    def relevant(self, query_id: str) -> tuple[Counts, Int32[np.ndarray, " item"]]:
-        """Return the gallery rows that are relevant to a query, ascending, and their grades.
+    def relevant(self, query_id: str) -> Items:
+        """Return the gallery items that are relevant to a query.
 
         Without those that are ignored, and its own entry with `exclude_self`.
 
         Raises:
             EvaluationError: if the query is unknown here.
         """
-        query = int(self._rows_of((query_id,))[0])
-        rows, grades = self.wanted.of(query)
-        out = self._ignored_rows(query)
-        if self.exclude_self:
-            out = np.append(out, self._own_rows((query_id,)))
-        left = ~np.isin(rows, out)
-        return rows[left], grades[left]
+        return self._relevant(int(self._rows_of((query_id,))[0]))
 
     def best(self, query_ids: Ids, k: int) -> Grades:
         """Return the grades of the first k ranks of a perfect ranking; 0 where nothing is left.
@@ -447,13 +362,11 @@ class Relevance:
         Raises:
             EvaluationError: if a query is unknown here.
         """
-        counts = self.counts(query_ids)
-        ranks = np.arange(min(k, counts.max(initial=0)))
-        best: Grades = (ranks < counts[:, None]).astype(np.int32)
-        if self.wanted.grades is not None:
-            for place, query in enumerate(query_ids):
-                grades = np.sort(self.relevant(query)[1])[::-1][: len(ranks)]
-                best[place, : len(grades)] = grades
+        grades = [self._relevant(row).grades for row in self._rows_of(query_ids).tolist()]
+        width = min(k, max(map(len, grades), default=0))
+        best = np.zeros((len(query_ids), width), dtype=np.int32)
+        for place, found in enumerate(grades):
+            best[place, : len(found)] = np.sort(found)[::-1][:width]
         return best
 
     @property
@@ -479,12 +392,11 @@ class Relevance:
     def _own_rows(self, ids: Ids) -> Counts:
         return np.array([self._gallery_row.get(item, -1) for item in ids], dtype=np.int64)
 
-    def _ignored_rows(self, query: int) -> Int64[np.ndarray, " item"]:
-        """Return the gallery rows that are ignored for a query, each once."""
-        rows = [sets.of(query)[0] for sets in self.ignored]
-        if len(rows) == 1:
-            return rows[0]
-        return np.unique(np.concatenate(rows)) if rows else np.empty(0, dtype=np.int64)
+    def _relevant(self, query: int) -> Items:
+        rows, grades = self.items[query]
+        own = self._gallery_row.get(self.query_ids[query]) if self.exclude_self else None
+        left = (grades > 0) & (rows != (-1 if own is None else own))
+        return Items(rows[left], grades[left])
 
     def _translate(self, ranking: Ranking) -> Rows:
         """Return the ranking's rows as rows into `gallery_ids` of this relevance."""
@@ -576,64 +488,55 @@ def _labelled_by(
     return each
 
 
-class _Named(NamedTuple):
-    """Pairs that were named by ids, as far as queries and gallery have them."""
+def _once_each(change: Callable[..., Items], given: Sequence[tuple[Any, ...]]) -> tuple[Items, ...]:
+    """Return what a change makes of each, made once of what queries share."""
+    keys = [tuple(map(id, one[:1])) + one[1:] for one in given]
+    made = {key: change(*one) for key, one in dict(zip(keys, given, strict=True)).items()}
+    return tuple(made[key] for key in keys)
 
-    kept: list[tuple[str, str]]
-    pairs: Int64[np.ndarray, "pair 2"]
-    queries: int
-    """How many queries were named that were not asked."""
-    items: int
-    """How many pairs of a query that was asked name an item that the gallery lacks."""
 
-    @classmethod
-    def of(
-        cls,
-        what: str,
-        named: Mapping[str, Collection[str]],
-        query_ids: Ids,
-        gallery_ids: Ids,
-        ignore_unknown: bool,
-    ) -> "_Named":
-        """Look up pairs; refuse them where no query is known, or an item is not.
+def _look_up_pairs(
+    what: str,
+    named: Mapping[str, Collection[str]],
+    query_ids: Ids,
+    gallery_ids: Ids,
+    ignore_unknown: bool,
+) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """Return the gallery row of each item that is named for a query, and how many are unknown.
 
-        Raises:
-            EvaluationError: if so, or if a query is given a single string for a collection.
-        """
-        words = "qrels" if what == "qrels" else "pairs to ignore"
-        query_row = {item: row for row, item in enumerate(query_ids)}
-        gallery_row = {item: row for row, item in enumerate(gallery_ids)}
-        asked = [query for query in named if query in query_row]
-        if named and not asked:
+    Raises:
+        EvaluationError: if no query is known, an item is not, unless that is to be ignored, or a
+            query is given a single string for a collection.
+    """
+    words = "qrels" if what == "qrels" else "pairs to ignore"
+    gallery_row = {item: row for row, item in enumerate(gallery_ids)}
+    queries = set(query_ids)
+    asked = [query for query in named if query in queries]
+    if named and not asked:
+        raise EvaluationError(
+            f"none of the {len(named)} queries in the {words} is among the {len(query_ids)} "
+            f"that are asked",
+            f"the first there is {next(iter(named))!r}. Give the ids that the embeddings have",
+        )
+    found: dict[str, dict[str, int]] = {}
+    missing: list[tuple[str, str]] = []
+    for query in asked:
+        if isinstance(named[query], str) or not isinstance(named[query], Collection):
             raise EvaluationError(
-                f"none of the {len(named)} queries in the {words} is among the {len(query_ids)} "
-                f"that are asked",
-                f"the first there is {next(iter(named))!r}. Give the ids that the embeddings have",
+                f"the {words} of query {query!r} are {named[query]!r}",
+                "give a set or a list of ids",
             )
-        kept: list[tuple[str, str]] = []
-        missing: list[tuple[str, str]] = []
-        for query in asked:
-            if isinstance(named[query], str) or not isinstance(named[query], Collection):
-                raise EvaluationError(
-                    f"the {words} of query {query!r} are {named[query]!r}",
-                    "give a set or a list of ids",
-                )
-            for item in named[query]:
-                (kept if item in gallery_row else missing).append((query, item))
-        if missing and not ignore_unknown:
-            query, item = missing[0]
-            raise EvaluationError(
-                f"{len(missing)} of {len(missing) + len(kept)} {words} name an item that is not "
-                f"among the {len(gallery_ids)} of the gallery, the first {item!r} for query "
-                f"{query!r}. Give the ids that the gallery has, or leave such items out with "
-                "ignore_unknown=True"
-            )
-        rows = [(query_row[query], gallery_row[item]) for query, item in dict.fromkeys(kept)]
-        pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
-        return cls(list(dict.fromkeys(kept)), pairs, len(named) - len(asked), len(missing))
-
-    def left_out(self, what: str) -> dict[str, int]:
-        return {f"{what}_queries": self.queries, f"{what}_items": self.items}
+        found[query] = {item: gallery_row[item] for item in named[query] if item in gallery_row}
+        missing += [(query, item) for item in named[query] if item not in gallery_row]
+    if missing and not ignore_unknown:
+        query, item = missing[0]
+        raise EvaluationError(
+            f"{len(missing)} of {len(missing) + sum(map(len, found.values()))} {words} name an "
+            f"item that is not among the {len(gallery_ids)} of the gallery, the first {item!r} for "
+            f"query {query!r}",
+            "give the ids that the gallery has, or leave such items out with ignore_unknown=True",
+        )
+    return found, {f"{what}_queries": len(named) - len(asked), f"{what}_items": len(missing)}
 
 
 def _grade(query: str, item: str, grade: Any) -> int:
@@ -673,16 +576,6 @@ def _check_cameras(cameras: Collection[Any], whose: str, ids: Ids) -> list[Any]:
                 "a camera is a whole number, or a string that is its name. Give one to each",
             )
     return given
-
-
-def _places(values: Int64[np.ndarray, " value"], ordered: Int64[np.ndarray, " entry"]) -> Counts:
-    """Return where each value stands in ascending ones; -1 where it does not."""
-    places = np.searchsorted(ordered, values)
-    places[places == len(ordered)] = 0
-    if not len(ordered):
-        return np.full(len(values), -1, dtype=np.int64)
-    found: Counts = np.where(ordered[places] == values, places, -1)
-    return found
 
 
 def _look_up(ids: Ids, row_of: Mapping[str, int], what: str) -> Counts:
