@@ -50,7 +50,7 @@ WITHOUT = " without side"
 KEPT = "auto"
 NOTHING, FULL = "nothing", "full"
 ALLOWED_MEAN, ALLOWED = 0.005, 0.02
-SETTINGS = {"epochs": 20, "batch_items": 256, "least_steps": 200}
+SETTINGS = {"epochs": 20, "batch_size": 256, "least_steps": 200}
 PAIRS_A_CLASS, ITEMS_A_CLASS = 50, 5
 TEXT_PAIRS, TEXT_ITEMS = 1500, 2000
 

@@ -13,7 +13,7 @@ from onward.transformation import Transformation
 
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 5), Space("new@1", 8)
 CPU = RunSettings(device="cpu")
-QUICK = FitSettings(method="mlp", epochs=20, batch_items=64, least_steps=0)
+QUICK = FitSettings(method="mlp", epochs=20, batch_size=64, least_steps=0)
 
 
 def rows(space, vectors):

@@ -73,7 +73,7 @@ JUNK = (
     *(
         "lr=nan",
         "lr=1e999",
-        "batch_items=0",
+        "batch_size=0",
         "views=-1",
         "data.source=\ud800",
         "temperature=1e-320",
@@ -198,7 +198,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "width": ("4",),
 }
 QUICK = {
-    "train": ["--epochs", "1", "--size", "8", "--width", "4", "--dim", "4", "--batch", "4"],
+    "train": ["--epochs", "1", "--size", "8", "--width", "4", "--dim", "4", "--batch-size", "4"],
     "fit": ["--method", "procrustes"],
 }
 """What lets a command end soon where nothing else is said."""

@@ -8,7 +8,7 @@ from onward.cli.train import ModelKind
 from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel
 
-SMALL = "--classes 0-2 --size 8 --channels 1 --width 4 --dim 8 --epochs 1 --batch 64 --no-flip"
+SMALL = "--classes 0-2 --size 8 --channels 1 --width 4 --dim 8 --epochs 1 --batch-size 64 --no-flip"
 
 
 def train(out, *words):

@@ -224,7 +224,7 @@ class StandIn:
             told |= {f"{before}{name}_by_cell": rows for name in ("update_gain", "negative_flips")}
             if "new/old" in rows:
                 told |= {f"{before}verdict": f"{rows['new/old']}"}
-        of_arms = {"side_bytes": 8, "side_multiply_adds": 9, "fit": {}}
+        of_arms = {"side_bytes": 8, "side_macs": 9, "fit": {}}
         return told | {
             "by_classes": {"old": closed, "new": closed},
             "intervals": {"cells": closed, "open": whole},

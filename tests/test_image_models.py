@@ -27,8 +27,8 @@ from onward.training.settings import (
 )
 
 SPEC = BackboneSpec(dim=8, size=8, channels=1, width=4)
-SETTINGS = TrainingSettings(epochs=2, batch_items=32, flip=False)
-BRIEF = {"epochs": 1, "batch_items": 32, "flip": False}
+SETTINGS = TrainingSettings(epochs=2, batch_size=32, flip=False)
+BRIEF = {"epochs": 1, "batch_size": 32, "flip": False}
 TAKEN = InputSpec(8, 1, (0.3,), (0.6,))
 CPU = RunSettings(device="cpu")
 
@@ -64,7 +64,7 @@ def train_new(items, **changes):
 
 
 def train_side(items, **changes):
-    settings = SimCLRSettings(epochs=1, batch_items=32, flip=False)
+    settings = SimCLRSettings(epochs=1, batch_size=32, flip=False)
     given = {"name": "side", "seed": 3, "run": CPU, **changes}
     return train_model(items, settings, SPEC, **given)
 
@@ -443,7 +443,7 @@ def test_a_trained_autoencoder_draws_images_better_than_their_mean(items, monkey
             trained.append(self)
 
     monkeypatch.setattr("onward.experiments.baselines.Autoencoder", Watched)
-    settings = AutoencoderSettings(epochs=40, batch_items=32, width=8, augment=False, lr=3e-3)
+    settings = AutoencoderSettings(epochs=40, batch_size=32, width=8, augment=False, lr=3e-3)
     train_auto(items, settings=settings, input=TAKEN)
     pixels, _ = ImageBatches(items, TAKEN, image_bytes=1 << 20).read(np.arange(len(items)))
     images = TAKEN.normalise(pixels.numpy())

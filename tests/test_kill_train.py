@@ -12,7 +12,18 @@ import pytest
 COMMAND = [
     *(sys.executable, "-c", "from onward.cli import main; main()", "train", "digits"),
     *("--size", "8", "--channels", "1", "--dim", "16", "--width", "8", "--no-flip"),
-    *("--epochs", "12", "--batch", "128", "--layers", "8", "--device", "cpu", "--name", "model"),
+    *(
+        "--epochs",
+        "12",
+        "--batch-size",
+        "128",
+        "--layers",
+        "8",
+        "--device",
+        "cpu",
+        "--name",
+        "model",
+    ),
 ]
 
 

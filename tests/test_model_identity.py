@@ -151,7 +151,7 @@ def test_the_channels_of_a_backbone_are_in_the_name_of_its_space():
 @pytest.mark.slow
 def test_two_trainings_that_differ_in_anything_have_two_spaces():
     items = open_items("digits").select(range(40))
-    settings = TrainingSettings(epochs=1, batch_items=20, flip=False)
+    settings = TrainingSettings(epochs=1, batch_size=20, flip=False)
 
     def trained(spec=SMALL, settings=settings, **given):
         given = {"images": items, "backbone": spec, "input": GREY, "name": "old"} | given

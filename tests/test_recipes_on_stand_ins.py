@@ -29,13 +29,13 @@ BRIEF = {
     "fit.epochs": 1,
     "fit.inner": 16,
     "fit.least_steps": 0,
-    "fit.batch_items": 32,
+    "fit.batch_size": 32,
     "precision": "32-true",
     "threads": 1,
     "views": 1,
     "layers.dim": 16,
 } | {
-    f"{training}.batch_items": 16
+    f"{training}.batch_size": 16
     for training in ("embedding_model", "side_information", "backward_compatible", "autoencoder")
 }
 SMALLER = {40: 4}  # classes

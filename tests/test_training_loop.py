@@ -8,6 +8,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from onward.artifacts import WRITER, digest_arrays
@@ -16,7 +18,7 @@ from onward.training.devices import seeded
 from onward.training.loop import Batches, Objective, Timetable, forget_checkpoint, train
 from onward.training.settings import Optimization, RunSettings
 
-SETTINGS = Optimization(epochs=4, batch_items=8, lr=0.1, running_statistics_from=0.75)
+SETTINGS = Optimization(epochs=4, batch_size=8, lr=0.1, running_statistics_from=0.75)
 CPU = RunSettings(device="cpu")
 
 
@@ -76,7 +78,7 @@ def digest(objective):
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
-    timetable = Timetable(40, Optimization(epochs=2, batch_items=4, lr=1.0, warmup=0.2), seed=0)
+    timetable = Timetable(40, Optimization(epochs=2, batch_size=4, lr=1.0, warmup=0.2), seed=0)
     assert timetable.steps == 20
     rates = [timetable.lr(step) for step in range(20)]
     np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0])
@@ -86,7 +88,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_every_epoch_shows_each_item_once_in_an_order_of_its_own():
-    timetable = Timetable(10, Optimization(epochs=2, batch_items=4), seed=3)
+    timetable = Timetable(10, Optimization(epochs=2, batch_size=4), seed=3)
     rows = [rows for _, rows in timetable.batches(0)]
     first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
     assert [len(batch) for batch in rows] == [4, 4, 2, 4, 4, 2]
@@ -95,13 +97,13 @@ def test_every_epoch_shows_each_item_once_in_an_order_of_its_own():
 
 
 def test_a_last_batch_of_one_is_dropped():
-    timetable = Timetable(9, Optimization(epochs=1, batch_items=4), seed=0)
+    timetable = Timetable(9, Optimization(epochs=1, batch_size=4), seed=0)
     assert [len(rows) for _, rows in timetable.batches(0)] == [4, 4]
     assert timetable.steps_in_epoch == 2
 
 
 def test_beginning_in_the_middle_gives_the_same_batches():
-    timetable = Timetable(10, Optimization(epochs=3, batch_items=3), seed=1)
+    timetable = Timetable(10, Optimization(epochs=3, batch_size=3), seed=1)
     whole, rest = list(timetable.batches(0)), list(timetable.batches(4))
     assert [(step, rows.tolist()) for step, rows in whole[4:]] == [
         (step, rows.tolist()) for step, rows in rest
@@ -109,7 +111,7 @@ def test_beginning_in_the_middle_gives_the_same_batches():
 
 
 def test_devices_share_a_batch_evenly_and_without_overlap():
-    timetable = Timetable(11, Optimization(epochs=1, batch_items=6), seed=1, devices=2)
+    timetable = Timetable(11, Optimization(epochs=1, batch_size=6), seed=1, devices=2)
     shares = [list(timetable.batches(0, rank)) for rank in (0, 1)]
     assert [[len(rows) for _, rows in share] for share in shares] == [[3, 2], [3, 2]]
     together = np.concatenate([rows for share in shares for _, rows in share])
@@ -118,7 +120,7 @@ def test_devices_share_a_batch_evenly_and_without_overlap():
 
 def test_too_few_items_for_batchnorm_say_so():
     with pytest.raises(DataError, match=r"there are 1 items in batches of 4 on 1 device"):
-        Timetable(1, Optimization(batch_items=4), seed=0)
+        Timetable(1, Optimization(batch_size=4), seed=0)
 
 
 # --- the result ---
@@ -239,6 +241,20 @@ def test_a_run_that_stopped_at_any_step_ends_with_the_same_bytes(tmp_path, optim
     run = RunSettings(progress=lambda done, total: told.append(done), **keep)
     assert digest(trained(run, settings=settings)) == digest(trained(settings=settings))
     assert told[0] == step + 1
+
+
+def test_a_checkpoint_of_an_older_program_is_taken_up(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    keep = {"device": "cpu", "checkpoint": path, "checkpoint_seconds": 0.0}
+    with pytest.raises(Stopped):
+        trained(RunSettings(progress=stop_after(3), **keep))
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    assert '"batch_size"' in metadata["run"]
+    older = metadata | {"run": metadata["run"].replace('"batch_size"', '"batch_items"')}
+    save_file(tensors, path, older)
+    assert digest(trained(RunSettings(**keep))) == digest(trained())
 
 
 def test_a_finished_run_is_done_at_once_until_its_checkpoint_is_forgotten(tmp_path):

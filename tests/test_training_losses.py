@@ -24,7 +24,7 @@ from onward.training.settings import (
 
 SPEC = BackboneSpec(dim=8, size=8, channels=1, width=4)
 CPU = RunSettings(device="cpu")
-BRIEF = {"epochs": 2, "batch_items": 32, "flip": False}
+BRIEF = {"epochs": 2, "batch_size": 32, "flip": False}
 LOSSES = ["softmax", "arcface", "cosface", "supcon"]
 
 
@@ -147,7 +147,7 @@ def test_a_projection_head_is_thrown_away(items):
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "lr"), [("arcface", 0.03), ("cosface", 0.03), ("supcon", 0.3)])
 def test_a_model_trained_by_each_loss_puts_classes_together(items, loss, lr):
-    learning = {"epochs": 20, "batch_items": 32, "lr": lr, "augment": False}
+    learning = {"epochs": 20, "batch_size": 32, "lr": lr, "augment": False}
     settings = TrainingSettings(loss=loss, **learning)
     spec = SPEC.model_copy(update={"dim": 16, "width": 8})
     model = train_model(items, settings, spec, name="m", seed=0, run=CPU)
@@ -166,7 +166,7 @@ def test_a_margin_loss_in_bfloat16_is_computed_in_float32(items):
 def test_a_softmax_models_settings_are_written_as_they_were_before_there_were_other_losses():
     assert sorted(TrainingSettings().model_dump()) == [
         "augment",
-        "batch_items",
+        "batch_size",
         "epochs",
         "flip",
         "label_smoothing",

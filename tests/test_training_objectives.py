@@ -23,7 +23,7 @@ from onward.training.settings import FitSettings, RunSettings
 
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 3), Space("new@1", 8)
 CPU = RunSettings(device="cpu")
-QUICK = FitSettings(method="mlp", epochs=40, batch_items=64, inner=32, least_steps=0, lr=3e-3)
+QUICK = FitSettings(method="mlp", epochs=40, batch_size=64, inner=32, least_steps=0, lr=3e-3)
 CENTRES = np.random.default_rng(5).normal(size=(20, 9))
 TO_NEW = np.random.default_rng(6).normal(size=(9, 8))
 

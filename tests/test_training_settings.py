@@ -19,7 +19,7 @@ from onward.training.settings import (
 def test_the_defaults_are_the_papers():
     settings = TrainingSettings()
     assert settings.highest_lr == pytest.approx(1.024)
-    assert (settings.momentum, settings.epochs, settings.batch_items) == (0.875, 100, 1024)
+    assert (settings.momentum, settings.epochs, settings.batch_size) == (0.875, 100, 1024)
     assert settings.weight_decay == pytest.approx(3.0517578125e-5, abs=0)
     assert (PAPER.optimizer, PAPER.highest_lr, PAPER.inner, PAPER.epochs) == (
         "adam",
@@ -31,8 +31,8 @@ def test_the_defaults_are_the_papers():
 
 
 def test_without_an_lr_it_is_in_proportion_to_the_batch():
-    assert TrainingSettings(batch_items=128).highest_lr == pytest.approx(0.128)
-    assert TrainingSettings(batch_items=128, lr=0.3).highest_lr == 0.3
+    assert TrainingSettings(batch_size=128).highest_lr == pytest.approx(0.128)
+    assert TrainingSettings(batch_size=128, lr=0.3).highest_lr == 0.3
 
 
 def test_settings_cannot_be_changed():
@@ -49,7 +49,7 @@ def test_an_unknown_name_is_offered_the_nearest_one():
 
 def test_a_name_like_no_other_is_told_all_names():
     with pytest.raises(
-        ConfigurationError, match=r"no 'xyzzy'; Known: batch_items, .*epochs, .*inner"
+        ConfigurationError, match=r"no 'xyzzy'; Known: batch_size, .*epochs, .*inner"
     ):
         read_settings(FitSettings, {"xyzzy": 1}, where="fit")
 
@@ -61,8 +61,10 @@ def test_a_value_out_of_range_is_named_with_what_was_given():
         read_settings(FitSettings, {"method": "rigde"}, where="fit")
 
 
-def test_settings_are_read_from_plain_values():
+def test_settings_are_read_from_plain_values_and_by_the_names_of_older_programs():
     assert read_settings(FitSettings, {"epochs": 3}, where="fit") == FitSettings(epochs=3)
+    older = read_settings(FitSettings, {"batch_items": 32}, where="fit")
+    assert older == FitSettings(batch_size=32)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from onward.training.settings import FrozenSettings, ModelSettings
 
 WHERE = "onward train"
-BATCH_ITEMS = 256
+BATCH_SIZE = 256
 """In a batch, unless another number is said."""
 
 
@@ -148,9 +148,8 @@ def _read_layers(
 @takes_settings(
     "said",
     TrainingSettings,
-    *("epochs", "batch_items", "lr", "flip"),
-    called={"batch_items": "batch"},
-    shown={"batch_items": str(BATCH_ITEMS)},
+    *("epochs", "batch_size", "lr", "flip"),
+    shown={"batch_size": str(BATCH_SIZE)},
 )
 @takes("reading", LAYER_OPTIONS, _read_layers)
 @takes("carried_out", RUN_OPTIONS, dict)
@@ -204,7 +203,7 @@ def train(
     spec = _read_backbone(objective, backbone_said)
     items = open_data(data, stated, split=split, classes=classes)
     overrides = dict(read_override(text) for text in set_ or [])
-    settings = _read_objective(objective, {"batch_items": BATCH_ITEMS, **said, **overrides})
+    settings = _read_objective(objective, {"batch_size": BATCH_SIZE, **said, **overrides})
     compatible = objective is ModelKind.BACKWARD_COMPATIBLE
     old = _load_old(old_model, items, same_labels=same_labels) if compatible else None
     tell(f"train {name or out.name} on {items}")

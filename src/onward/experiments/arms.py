@@ -62,7 +62,7 @@ class SideInformation:
         return self.store(_given(self.arm, self.vectors, part))
 
     @property
-    def multiply_adds(self) -> int:
+    def macs(self) -> int:
         """What making it costs an item, beside the old embedding; 0 for none."""
         models = self.vectors.models
         if self.arm.side in ("none", "oracle"):
@@ -72,7 +72,7 @@ class SideInformation:
             assert readout is not None  # noqa: S101  # `train_models` attached it
             dim = min(self.arm.dim or readout.dim, readout.dim)
             return int(dim * readout.components.shape[1])
-        return count_multiply_adds(models[self.arm.side])
+        return count_macs(models[self.arm.side])
 
 
 def side_information(arm: Arm, vectors: StudyVectors) -> SideInformation:
@@ -94,8 +94,8 @@ def side_information(arm: Arm, vectors: StudyVectors) -> SideInformation:
     return SideInformation(arm, vectors, store)
 
 
-def count_multiply_adds(model: EmbeddingModel) -> int:
-    """Return how many multiplications with additions one embedding takes."""
+def count_macs(model: EmbeddingModel) -> int:
+    """Return how many multiply-accumulate operations (MACs) one embedding takes."""
     run = model.pixel_embedder()
     pixels = np.zeros((1, model.input.channels, model.input.size, model.input.size), np.uint8)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -186,7 +186,7 @@ class FittedArm:
             "dim": 0 if stored is None else stored.space.dim,
             "format": None if stored is None else stored.space.format,
             "side_bytes": 0 if stored is None else stored.space.bytes,
-            "side_multiply_adds": self.side.multiply_adds,
+            "side_macs": self.side.macs,
             "gallery_sample": len(self.sample),
             "parameters": self.h.parameters,
             "fit": without_ids(

@@ -34,7 +34,7 @@ from onward.backfill_curve import backfill_curve, oracle_order, random_order, un
 from onward.compatibility import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
 from onward.errors import ConfigurationError
 from onward.evaluation import Evaluation
-from onward.experiments.arms import FittedArm, count_multiply_adds, fit_arms
+from onward.experiments.arms import FittedArm, count_macs, fit_arms
 from onward.experiments.recipe import Recipe
 from onward.experiments.stage import Stage
 from onward.experiments.vectors import (
@@ -446,7 +446,7 @@ def _write_comparison(
         "by_classes": _by_classes(closed, vectors),
         "arms": {name: arm.describe() for name, arm in arms.items()},
         "old_bytes": vectors.of("old", CLOSED).space.bytes,
-        "old_multiply_adds": count_multiply_adds(vectors.models["old"]),
+        "old_macs": count_macs(vectors.models["old"]),
     }
     for part, comparison in {"open": outcome.open, "unsampled": outcome.unsampled}.items():
         if comparison is not None:

@@ -126,7 +126,7 @@ def markdown(name: str, seeds: Mapping[int, Seed]) -> str:
         lines = [
             f"| {name}, {TITLES[part]}, {count}, percent | "
             + " | ".join(METRICS)
-            + " | gain cmc@1 | gain map | flips | bytes | multiply-adds |",
+            + " | gain cmc@1 | gain map | flips | bytes | MACs |",
             "| --- " * (6 + len(METRICS)) + "|",
         ]
         for cell in cells:
@@ -212,7 +212,7 @@ def _row(seeds: Mapping[int, Seed], part: str, cell: str) -> ExperimentRow:
     }
     extra = {
         "side bytes an item": str(arm["side_bytes"]),
-        "multiply-adds an item": f"{arm['side_multiply_adds']:,}",
+        "MACs an item": _macs(arm),
         "method": str(arm["fit"].get("method", "")),
     }
     return ExperimentRow(cell, numbers, gained, extra)
@@ -225,6 +225,11 @@ def _gain(cells: Mapping[str, Any], cell: str, metric: str) -> float:
     return (here - old) / (new - old) if new > old else math.nan
 
 
+def _macs(arm: Mapping[str, Any]) -> str:
+    """Return what an item's side-information takes to make; older files have another name."""
+    return f"{arm['side_macs'] if 'side_macs' in arm else arm['side_multiply_adds']:,}"
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
@@ -235,12 +240,12 @@ def _mean(given: Sequence[float]) -> float | None:
 
 
 def _of_arm(seeds: Mapping[int, Seed], part: str, cell: str) -> list[str]:
-    """Return gains, negative flips, bytes and multiply-adds of an arm; nothing for other cells."""
+    """Return gains, negative flips, bytes and MACs of an arm; nothing for other cells."""
     arm = next(iter(seeds.values())).get("arms", {}).get(cell)
     if arm is None:
         return [""] * 5
     shown = [gains(seeds, part, cell, metric) for metric in ("cmc@1", "map")]
     found = (seed.get(f"{OF_PART[part]}{FLIPS}", {}).get(cell) for seed in seeds.values())
     flips = [_number(value) for value in found]
-    costs = [str(arm["side_bytes"]), f"{arm['side_multiply_adds']:,}"]
+    costs = [str(arm["side_bytes"]), _macs(arm)]
     return [*map(mean_and_range, shown), mean_and_range(flips), *costs]

@@ -107,7 +107,10 @@ class SmallResNet(Backbone):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions and a short cut, ReLU after their sum (He et al., 2016)."""
+    """Two 3 x 3 convolutions and a skip connection, ReLU after their sum (He et al., 2016).
+
+    Weights of stored models have the name `short_cut` of it.
+    """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()

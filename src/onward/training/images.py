@@ -26,7 +26,7 @@ from onward.training.loop import Batches, Rows
 Pixels = UInt8[Tensor, "item channel height width"]
 Images = Float[Tensor, "item channel height width"]
 
-BATCH_ITEMS = 256  # embedded at once
+BATCH_SIZE = 256  # embedded at once
 
 
 class ImageBatches(Batches):
@@ -161,8 +161,8 @@ def embed_views(
     run = [
         model.pixel_embedder(device=device, with_side=model.side is not None) for model in models
     ]
-    for start in range(0, len(items), BATCH_ITEMS):
-        rows = np.arange(start, min(start + BATCH_ITEMS, len(items)))
+    for start in range(0, len(items), BATCH_SIZE):
+        rows = np.arange(start, min(start + BATCH_SIZE, len(items)))
         plain = load_images(items, taken.size, taken.channels, rows)
         for view in range(views):
             pixels = plain

@@ -42,7 +42,7 @@ from onward.errors import (
     ModelError,
 )
 from onward.training.devices import device_of, launch, reproducible, seed_generators, seeded
-from onward.training.settings import Optimization, RunSettings
+from onward.training.settings import Optimization, RunSettings, renamed
 
 if TYPE_CHECKING:
     from onward.training.devices import Devices
@@ -105,18 +105,18 @@ class Timetable:
     devices: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.items, self.optimization.batch_items) < 2 * self.devices:
+        if min(self.items, self.optimization.batch_size) < 2 * self.devices:
             raise DataError(
-                f"there are {self.items} items in batches of {self.optimization.batch_items} on "
+                f"there are {self.items} items in batches of {self.optimization.batch_size} on "
                 f"{self.devices} device(s)",
-                "give more items or a larger batch_items",
+                "give more items or a larger batch_size",
                 needed="BatchNorm needs at least 2 items on each in a batch",
             )
 
     @property
     def steps_in_epoch(self) -> int:
         """Number of batches in an epoch."""
-        full, rest = divmod(self.items, self.optimization.batch_items)
+        full, rest = divmod(self.items, self.optimization.batch_size)
         return full + (rest >= 2 * self.devices)
 
     @property
@@ -139,7 +139,7 @@ class Timetable:
 
     def batches(self, first: int, rank: int = 0) -> Iterator[tuple[int, Rows]]:
         """Yield (step, rows of the device of this rank) from a step to the last."""
-        size = self.optimization.batch_items
+        size = self.optimization.batch_size
         for epoch in range(first // self.steps_in_epoch, self.optimization.epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
             for place in range(self.steps_in_epoch):
@@ -430,7 +430,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _refuse_another_run(path: Path, written: Mapping[str, Any], what: Mapping[str, Any]) -> None:
-    before, now = _flat(written), _flat(json.loads(json.dumps(what)))
+    before, now = _flat(renamed(written)), _flat(json.loads(json.dumps(what)))
     differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if differing:
         words = "; ".join(

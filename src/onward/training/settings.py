@@ -62,7 +62,7 @@ class Optimization(BaseModel):
         epochs: times that every item is seen.
         warmup: share of the steps in which the learning rate grows linearly from 0; after them it
             falls along a cosine to 0 after the last step.
-        batch_items: items in a batch, over all devices.
+        batch_size: items in a batch, over all devices.
         optimizer: "sgd" (with momentum) or "adam".
         lr: the highest learning rate; without it 1.024 for a batch of 1,024 items, in proportion.
         momentum: of SGD, in [0, 1).
@@ -75,7 +75,7 @@ class Optimization(BaseModel):
 
     epochs: Count = 100
     warmup: Fraction = 0.05
-    batch_items: Annotated[int, Field(ge=2)] = 1024
+    batch_size: Annotated[int, Field(ge=2)] = 1024
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: Positive | None = None
     momentum: Fraction = 0.875
@@ -85,7 +85,7 @@ class Optimization(BaseModel):
     @property
     def highest_lr(self) -> float:
         """The learning rate at the end of the warm-up."""
-        return 1.024 * self.batch_items / 1024 if self.lr is None else self.lr
+        return 1.024 * self.batch_size / 1024 if self.lr is None else self.lr
 
 
 class ModelSettings(Optimization):
@@ -371,16 +371,30 @@ class RunSettings:
             raise ConfigurationError(f"devices is {self.devices}", needed="a run needs at least 1")
 
 
+RENAMED = {"batch_items": "batch_size"}
+"""What settings were called in files of older programs, and what they are called now."""
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values, as an older program may have written them, by today's names."""
+    return {
+        RENAMED.get(name, name): renamed(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
+
+
 def read_settings(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
     """Return settings of a kind from plain values, such as a table of a TOML file.
 
     Args:
+        fields: by name; names of older programs are understood.
         where: where the values stand, for messages: a file, a table or a flag.
 
     Raises:
         ConfigurationError: for an unknown key (the message offers the nearest one) or a value that
             is out of its range.
     """
+    fields = renamed(fields)
     for given in fields:
         if given not in kind.model_fields:
             known = ", ".join(sorted(kind.model_fields))
@@ -388,7 +402,7 @@ def read_settings(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigurationError(f"{where}: there is no {given!r}", f"{hint}Known: {known}")
     try:
-        return kind.model_validate(dict(fields))
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
