@@ -365,16 +365,6 @@ def test_a_gain_that_the_queries_cannot_tell_is_said_so():
     assert "cannot tell" not in advise(drawn(both, both))
 
 
-def test_where_a_curve_is_highest_on_the_way_that_is_said():
-    hill = UP.copy()
-    hill[7:14] = 0.6
-    said = advise(drawn({"map": UP, "cmc@1": UP}, {"map": hill, "cmc@1": UP}))
-    assert said.endswith(
-        "By uncertainty, 33 % of the items give half of that in map; it is best at 33 % "
-        "(60.0 %), beyond that it falls."
-    )
-
-
 def test_where_a_curve_falls_below_both_ends_more_or_nothing_is_to_be_spent():
     valley = UP.copy()
     valley[3] = 0.3

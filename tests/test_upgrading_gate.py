@@ -118,7 +118,7 @@ def test_two_queries_cannot_open_it_however_well_they_do():
     assert decision.needed > 28
     words = f"a sample of at least {decision.needed:,} items of more than one class would tell, "
     assert words in decision.says
-    assert plan.recommendation.startswith("Not known: 2 queries cannot tell whether search gets")
+    assert plan.recommendation.startswith("Not known: 2 items of the sample cannot tell whether ")
     upgrade = Upgrade(gallery, scaled(1))
     with pytest.raises(UpgradeError, match=r"the gate is CANNOT JUDGE: map 100\.0 % .* Not known"):
         upgrade.start(prediction=plan.prediction, sample=sample)

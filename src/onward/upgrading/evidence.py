@@ -17,7 +17,7 @@ from onward.errors import SpaceMismatchError, UpgradeError
 from onward.gallery import GalleryView
 from onward.labels import ClassNames, Labels, comparable, renumber, translate
 from onward.relevance import Relevance
-from onward.spaces import Embeddings, Ids, Space
+from onward.spaces import Embeddings, Ids, Origin, Space
 from onward.upgrading.routes import Routes, answering_space, needed_spaces, transform
 
 LEAST_ITEMS = 20
@@ -201,7 +201,6 @@ class Evidence:
         upgraded: what the transformations make, of those that one of them can carry. Of an item
             that one was fitted on, what it makes of it unseen, where that is known.
         uncertainties: of those that are upgraded by a transformation that knows its own.
-        reused: ids of those whose vector in `now` an earlier upgrade made.
         embedded: of those that are searched, what the new model has embedded already.
         rows: how many items the gallery has.
         sample_rows: how many of them are in the sample.
@@ -215,7 +214,6 @@ class Evidence:
     now: Embeddings
     upgraded: Embeddings
     uncertainties: Mapping[str, float]
-    reused: frozenset[str]
     embedded: Embeddings
     rows: int
     sample_rows: int
@@ -224,18 +222,6 @@ class Evidence:
     def sample_share(self) -> float:
         """The share of the gallery's items that a sample of it makes."""
         return min(1.0, self.sample_rows / max(1, self.rows))
-
-    @property
-    def remade(self) -> int:
-        """How many queries are items whose vector that is answered now an earlier upgrade made."""
-        asked = self.asked.old.ids if self.asked.who == ITEMS else ()
-        return len(self.reused.intersection(asked))
-
-    @property
-    def knows_uncertainty(self) -> bool:
-        """Whether a transformation knows how unsure it is of an item that is judged."""
-        ids = () if self.judged is None else self.judged.ids
-        return not self.uncertainties.keys().isdisjoint(ids)
 
 
 def gather(
@@ -272,8 +258,8 @@ def gather(
         sample = Embeddings(sample.ids, sample.vectors, sample.space)
         there = sum(len(batch) for batch in view.scan((), ids=sample.ids))
     searched = _where_answers_are_known(found, asked, judged) if whole else None
-    ids = {*(() if searched is None else searched.ids), *(() if judged is None else judged.ids)}
-    now, reused = _read(view, space, ids, every=2 * len(ids) > view.count([space]))
+    ids = {*(searched.ids if searched else ()), *(judged.ids if judged else ())}
+    now = _read(view, space, ids)
     if judged is not None and sample is not None:
         judged = judged.among(frozenset(now.ids))  # others may have been deleted meanwhile
         true = sample.align(judged.ids)
@@ -289,8 +275,7 @@ def gather(
         now=now,
         upgraded=upgraded,
         uncertainties=uncertainties,
-        reused=reused,
-        embedded=_read_embedded(view, new, () if searched is None else searched.ids),
+        embedded=_read(view, new, frozenset(searched.ids if searched else ()), origin="embedded"),
         rows=view.rows,
         sample_rows=there,
     )
@@ -476,7 +461,7 @@ def _choose_searched(
         first = {item for batch in there for item in batch.ids}
         drawn = (*first, *(item for item in drawn if item not in first))[: max(most, len(first))]
     untold = _never_told(routes).intersection(drawn)
-    untold -= set(_read_embedded(view, routes.new, untold).ids)
+    untold -= set(_read(view, routes.new, untold, origin="embedded").ids)
     flattered = untold.intersection(given)
     ids = tuple(sorted(set(drawn) - (untold - flattered)))
     stored: dict[str, int | None] = {}
@@ -566,19 +551,26 @@ def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
 
 
 def _read(
-    view: GalleryView, space: Space, ids: Collection[str], *, every: bool
-) -> tuple[Embeddings, frozenset[str]]:
-    """Read what items have in a space, and the ids of those that an upgrade made.
+    view: GalleryView, space: Space, ids: Collection[str], *, origin: str | None = None
+) -> Embeddings:
+    """Read the vectors that items have in a space, if it is there, with their origins.
 
+    Those that lack one are left out, and where only vectors of one origin are wanted, the others.
     Where they are most of all items, every one is read: that is faster than to look each up.
     """
-    found, remade = [], set[str]()
+    if not ids or space not in view.spaces():
+        return _joined(space, ())
+    every, found = 2 * len(ids) > view.count([space]), []
     for batch in view.scan([space], ids=None if every else sorted(ids)):
-        rows = [row for row, item in enumerate(batch.ids) if item in ids]
-        some = tuple(batch.ids[row] for row in rows)
-        found.append(Embeddings(some, batch.vectors[space][rows], space))
-        remade.update(batch.ids[row] for row in rows if batch.origins[space][row] == "upgraded")
-    return _joined(space, found), frozenset(remade)
+        origins = batch.origins[space]
+        rows = [
+            row
+            for row, item in enumerate(batch.ids)
+            if item in ids and origin in (None, origins[row])
+        ]
+        some, known = tuple(batch.ids[row] for row in rows), tuple(origins[row] for row in rows)
+        found.append(Embeddings(some, batch.vectors[space][rows], space, origins=known))
+    return _joined(space, found)
 
 
 def _carry(
@@ -604,23 +596,14 @@ def _carry(
     return _joined(routes.new, made), uncertainties
 
 
-def _read_embedded(view: GalleryView, new: Space, ids: Iterable[str]) -> Embeddings:
-    """Return the vectors of some items that the new model has given to the gallery already."""
-    found: list[Embeddings] = []
-    for batch in view.scan([new], ids=sorted(ids)) if new in view.spaces() else ():
-        rows = [row for row, origin in enumerate(batch.origins[new]) if origin == "embedded"]
-        there = tuple(batch.ids[row] for row in rows)
-        found.append(Embeddings(there, batch.vectors[new][rows], new))
-    return _joined(new, found)
-
-
 def _joined(space: Space, given: Iterable[Embeddings]) -> Embeddings:
     ids: list[str] = []
-    vectors = [np.empty((0, space.dim), np.float32)]
+    vectors, origins = [np.empty((0, space.dim), np.float32)], list[Origin | None]()
     for one in given:
         ids += one.ids
         vectors.append(one.vectors)
-    return Embeddings(tuple(ids), np.concatenate(vectors), space)
+        origins += one.origins or [None] * len(one)
+    return Embeddings(tuple(ids), np.concatenate(vectors), space, origins=tuple(origins))
 
 
 def _counted(*reasons: tuple[str, int]) -> dict[str, int]:

@@ -349,7 +349,7 @@ def forecast(
         check_whole(name, value)
     view = gallery.view() if isinstance(gallery, Gallery) else gallery
     evidence = gather(view, routes, sample, queries, whole=whole, **most)
-    asked, judged = evidence.asked, evidence.judged
+    asked, judged, known = evidence.asked, evidence.judged, evidence.uncertainties.keys()
     everywhere = _judge_whole(evidence)
     backfilled = _Backfilled.of(evidence, seed)
     within = curves = None
@@ -367,9 +367,9 @@ def forecast(
         left_out={} if judged is None else judged.left_out,
         unasked=asked.left_out,
         unknown=asked.unknown,
-        remade=evidence.remade,
+        remade=asked.old.count_origins().get("upgraded", 0),
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
-        order=UNCERTAINTY if evidence.knows_uncertainty else RANDOM,
+        order=RANDOM if not judged or known.isdisjoint(judged.ids) else UNCERTAINTY,
         neighbours=0 if judged is None else count_neighbours(len(judged)),
         curves=curves,
     )

@@ -6,8 +6,8 @@ same queries, and its 95 % interval. Nothing here reads a gallery.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +29,6 @@ from onward.upgrading.forecast import (
     UNCERTAINTY,
     UPGRADE,
     WITH_SAMPLE,
-    Cell,
     Curve,
     Curves,
     Forecast,
@@ -41,6 +40,8 @@ GATE = "gate"
 MARGIN = 0.01
 """Search may get worse by so much and the gate still opens, as long as the mean does not fall."""
 
+ADVISED = ("map", "cmc@1", "agreement")
+"""The metrics by which a backfill is judged, as far as they are known."""
 NOTICED = 0.002
 """Curves that differ by less than this are taken to be level."""
 
@@ -215,8 +216,8 @@ class Decision(Plain):
     """
 
     answer: Answer
-    says: str
-    recommendation: str
+    says: str = ""
+    recommendation: str = ""
     metric: str | None = None
     asked: Who | None = None
     queries: int = 0
@@ -344,11 +345,8 @@ def decide(
     if verdict is not None and not verdict.met:
         answer = CLOSED
     needed = _needed(prediction, judge, gain, margin) if answer == CANNOT_JUDGE else None
-    ways = _Ways(prediction, judge, written, gain, verdict, needed, note)
-    return Decision(
+    decision = Decision(
         answer=answer,
-        says=ways.says(answer),
-        recommendation=ways.recommend(answer),
         metric=judge.metric,
         asked=judge.asked,
         queries=judge.queries,
@@ -361,6 +359,11 @@ def decide(
         writes_sample=written == WITH_SAMPLE,
         sample_note=note,
         verdict=verdict,
+    )
+    return replace(
+        decision,
+        says=_says(prediction, judge, decision, gain, written),
+        recommendation=_recommend(prediction, judge, decision, gain, written),
     )
 
 
@@ -452,133 +455,102 @@ def _needed(prediction: Forecast, judge: Judgement, gain: Interval, margin: floa
     return max(math.ceil(queries * a_query), given + 1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Ways:
-    """The words for what was decided, and for what to do."""
+def _says(
+    prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval, written: str
+) -> str:
+    """Say why the gate answers as it does."""
+    said = [
+        f"{_name(judge)} {_percent(judge.value(judge.metric, NOTHING))} -> "
+        f"{_percent(judge.value(judge.metric, written))} ({written}), "
+        f"{_points(gain)} over {count_asked(judge.queries, judge.asked)}"
+    ]
+    if decision.verdict is not None:
+        said.append(str(decision.verdict))
+    if decision.answer == CANNOT_JUDGE:
+        said.append(_what_would_tell(prediction, judge, decision, gain))
+    if judge.metric == AGREEMENT and judge.asked == ITEMS:
+        said.append("queries that are not items may fare otherwise")
+    return "; ".join(said if decision.sample_note is None else [*said, decision.sample_note])
 
-    prediction: Forecast
-    judge: Judgement
-    written: str
-    gain: Interval
-    verdict: Verdict | None
-    needed: int | None
-    note: str | None
 
-    def says(self, answer: Answer) -> str:
-        """Say why the gate answers as it does."""
-        judge, gain = self.judge, self.gain
+def _recommend(
+    prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval, written: str
+) -> str:
+    """Say whether to upgrade, to backfill, or to do nothing."""
+    before, after = (_percent(judge.value(judge.metric, name)) for name in (NOTHING, written))
+    moved = f"takes {_name(judge)} from {before} (doing nothing) to {after}"
+    within = prediction.within
+    if decision.answer == CANNOT_JUDGE:
         said = (
-            f"{self.name} {_percent(judge.value(judge.metric, NOTHING))} -> "
-            f"{_percent(judge.value(judge.metric, self.written))} ({self.written}), "
-            f"{_points(gain)} over {count_asked(judge.queries, judge.asked)}"
+            f"Not known: {count_asked(judge.queries, judge.asked)} cannot tell whether search gets "
+            f"worse ({_points(gain)}); {_what_would_tell(prediction, judge, decision, gain)}"
         )
-        if self.verdict is not None:
-            said += f"; {self.verdict}"
-        if answer == CANNOT_JUDGE:
-            said += f"; {self.settled}"
-        if judge.metric == AGREEMENT and judge.asked == ITEMS:
-            said += "; queries that are not items may fare otherwise"
-        return said if self.note is None else f"{said}; {self.note}"
-
-    def recommend(self, answer: Answer) -> str:
-        """Say whether to upgrade, to backfill, or to do nothing."""
-        judge = self.judge
-        nothing, written = (judge.value(judge.metric, name) for name in (NOTHING, self.written))
-        moved = f"{self.name} from {_percent(nothing)} (doing nothing) to {_percent(written)}"
-        if answer == CANNOT_JUDGE:
-            said = (
-                f"Not known: {_queries(judge.queries)} cannot tell whether search gets worse "
-                f"({_points(self.gain)}); {self.settled}"
-            )
-        elif answer == OPEN:
-            said = f"Upgrade: it takes {moved}{self._spend()}"
-        elif self.gain.high >= 0 and self.verdict is not None:
-            said = f"Do not upgrade yet: it takes {moved}, and {self.verdict}"
-        else:
-            said = self._instead(moved)
-        return f"{said}.{self._caution()}"
-
-    @property
-    def name(self) -> str:
-        """What was judged by."""
-        if self.judge.metric != AGREEMENT:
-            return self.judge.metric
-        whose = "items with items" if self.judge.asked == ITEMS else "real queries"
-        return f"agreement of {whose}"
-
-    @property
-    def settled(self) -> str:
-        """What would tell."""
-        if self.needed is None:
-            return "no number of queries tells that nothing gets worse without a margin"
-        about = "at least" if -1 in (self.gain.low, -self.gain.high) else "about"  # it is cut off
-        several = " of more than one class" if self.judge.of_one_class else ""
-        if self.judge.asked != ITEMS:
-            return f"{about} {count_asked(self.needed, self.judge.asked)}{several} would tell"
-        more = ", more than the gallery holds" if self.needed > self.prediction.rows else ""
-        return f"a sample of {about} {self.needed:,} items{several} would tell{more}"
-
-    def _instead(self, moved: str) -> str:
-        """Say what to do where the upgrade makes search worse."""
-        within = self.prediction.within
-        if within is None:
-            return f"Do nothing: upgrading takes {moved}"
-        metric = within.metric
-        nothing, full = (within.value(metric, name) for name in (NOTHING, EVERYTHING))
-        if full <= nothing:
-            return (
-                f"Do nothing: upgrading takes {moved}, and within the sample even full backfill "
-                f"takes {metric} from {_percent(nothing)} to {_percent(full)}"
-            )
-        enough = next(cell for cell in _backfills(within) if _of(cell, metric) >= nothing)
-        return (
-            f"Do not upgrade by this alone: it takes {moved}; within the sample {_named(enough)} "
-            f"takes {metric} from {_percent(nothing)} to {_percent(_of(enough, metric))}. Or let "
+    elif decision.answer == OPEN:
+        said = f"Upgrade: it {moved}{_full_backfill(within, UPGRADE)}"
+    elif gain.high >= 0:
+        said = f"Do not upgrade yet: it {moved}, and {decision.verdict}"
+    elif within is None or _gained(within, NOTHING) <= 0:
+        said = f"Do nothing: upgrading {moved}{_full_backfill(within, NOTHING)}"
+    else:
+        said = (
+            f"Do not upgrade by this alone: it {moved}{_full_backfill(within, NOTHING)}. Or let "
             "the transformation learn from items of this gallery (onward fit --sample) and from "
             "side-information"
         )
+    return f"{said}.{_caution(judge, gain, written)}"
 
-    def _spend(self) -> str:
-        """Say what backfilling adds to an upgrade, and whether it is worth it."""
-        within = self.prediction.within
-        if within is None:
-            return ""
-        metric = within.metric
-        nothing, upgrade, full = (
-            within.value(metric, name) for name in (NOTHING, UPGRADE, EVERYTHING)
-        )
-        if full <= upgrade:
-            return (
-                f"; spend nothing on backfill: within the sample {metric} is {_percent(upgrade)}, "
-                f"and in full {_percent(full)}"
-            )
-        first = _backfills(within)[0]
-        said = f"; within the sample full backfill takes {metric} from {_percent(upgrade)} to "
-        said += _percent(full)
-        if upgrade > nothing:
-            share = (upgrade - nothing) / (full - nothing)
-            said += f", and the upgrade alone has {100 * share:.0f} % of what that gains"
-        if first.name == EVERYTHING or _of(first, metric) <= upgrade:
-            return said
-        return f"{said}; {_named(first)} gives {_percent(_of(first, metric))}"
 
-    def _caution(self) -> str:
-        judge = self.judge
-        if judge.metric == AGREEMENT:
-            said = (
-                " Without answers nothing is known of how good the new model itself is: agreement "
-                "is nearness to it."
-            )
-            if judge.asked == ITEMS:
-                said += (
-                    " And queries that are not items may fare otherwise: give real ones "
-                    "(--queries-old, --queries-new, --qrels)."
-                )
-            return said
-        first, before = (judge.value("cmc@1", name) for name in (self.written, NOTHING))
-        if first < before and self.gain.estimate >= 0:
-            return f" But cmc@1 goes from {_percent(before)} to {_percent(first)}, which is worse."
+def _name(judge: Judgement) -> str:
+    if judge.metric != AGREEMENT:
+        return judge.metric
+    whose = "items with items" if judge.asked == ITEMS else "real queries"
+    return f"agreement of {whose}"
+
+
+def _what_would_tell(
+    prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval
+) -> str:
+    if decision.needed is None:
+        return "no number of queries tells that nothing gets worse without a margin"
+    about = "at least" if -1 in (gain.low, -gain.high) else "about"  # it is cut off
+    several = " of more than one class" if judge.of_one_class else ""
+    if judge.asked != ITEMS:
+        return f"{about} {count_asked(decision.needed, judge.asked)}{several} would tell"
+    more = ", more than the gallery holds" if decision.needed > prediction.rows else ""
+    return f"a sample of {about} {decision.needed:,} items{several} would tell{more}"
+
+
+def _gained(within: Judgement, beside: str) -> float:
+    """Return what full backfill gives more than another way to go."""
+    return within.value(within.metric, EVERYTHING) - within.value(within.metric, beside)
+
+
+def _full_backfill(within: Judgement | None, beside: str) -> str:
+    """Say what full backfill gives beside another way to go."""
+    if within is None:
         return ""
+    start, end = (_percent(within.value(within.metric, name)) for name in (beside, EVERYTHING))
+    said = f"within the sample full backfill takes {within.metric} from {start} to {end}"
+    is_for_nothing = beside == UPGRADE and _gained(within, beside) <= 0
+    return f"; spend nothing on backfill: {said}" if is_for_nothing else f"; {said}"
+
+
+def _caution(judge: Judgement, gain: Interval, written: str) -> str:
+    if judge.metric == AGREEMENT:
+        said = (
+            " Without answers nothing is known of how good the new model itself is: agreement "
+            "is nearness to it."
+        )
+        if judge.asked == ITEMS:
+            said += (
+                " And queries that are not items may fare otherwise: give real ones "
+                "(--queries-old, --queries-new, --qrels)."
+            )
+        return said
+    first, before = (judge.value("cmc@1", name) for name in (written, NOTHING))
+    if first < before and gain.estimate >= 0:
+        return f" But cmc@1 goes from {_percent(before)} to {_percent(first)}, which is worse."
+    return ""
 
 
 def advise(drawn: Curves) -> str:
@@ -587,7 +559,7 @@ def advise(drawn: Curves) -> str:
     Judged by map and cmc@1, or by agreement where there are no labels. A discriminative loss may
     place upgraded items so well that full backfill makes map worse; then it is advised against.
     """
-    metrics = [metric for metric in ("map", "cmc@1", "agreement") if metric in drawn.gains]
+    metrics = [metric for metric in ADVISED if metric in drawn.gains]
     gains = {metric: drawn.gains[metric].estimate for metric in metrics}
     curve = _better(drawn, metrics[0])
     if all(gain <= 0 for gain in gains.values()):
@@ -610,8 +582,7 @@ def advise(drawn: Curves) -> str:
             f"These queries cannot tell that from no change ({drawn.gains[rising]}); a larger "
             "sample can."
         )
-    said.append(_on_the_way(curve, rising))
-    return " ".join([*said, *_warnings(drawn, curve, rising)])
+    return " ".join([*said, *_on_the_way(curve, rising), *_about_orders(drawn, curve)])
 
 
 def _better(drawn: Curves, metric: str) -> Curve:
@@ -620,74 +591,43 @@ def _better(drawn: Curves, metric: str) -> Curve:
     return max(curves, key=lambda one: (one.auc(metric), one.order == UNCERTAINTY))
 
 
-def _on_the_way(curve: Curve, metric: str) -> str:
-    """Say how much must be embedded for half of the gain, and where the curve is highest."""
+def _on_the_way(curve: Curve, metric: str) -> Iterator[str]:
+    """Say how much must be embedded for half of the gain, and where less is worse than nothing."""
     values = curve.on_grid(metric)
-    start, end = float(values[0]), float(values[-1])
-    half = GRID[int(np.argmax(values >= start + (end - start) / 2))]
+    half = GRID[int(np.argmax(values >= (values[0] + values[-1]) / 2))]
     order = "At random" if curve.order == RANDOM else "By uncertainty"
-    said = f"{order}, {_percent(half, 0)} of the items give half of that in {metric}"
-    best = int(values.argmax())
-    if best < len(values) - 1 and values[best] > end + NOTICED:
-        said += (
-            f"; it is best at {_percent(GRID[best], 0)} ({_percent(values[best])}), beyond that "
-            "it falls"
-        )
-    return f"{said}."
-
-
-def _warnings(drawn: Curves, curve: Curve, metric: str) -> list[str]:
-    said = []
-    values = curve.on_grid(metric)
+    yield f"{order}, {_percent(half, 0)} of the items give half of that in {metric}."
     lowest = int(values.argmin())
     if values[lowest] < min(values[0], values[-1]) - NOTICED:
-        said.append(
+        yield (
             f"On the way {metric} falls below both ends, to {_percent(values[lowest])} at "
             f"{_percent(GRID[lowest], 0)}: spend more than that, or nothing."
         )
-    return [*said, *_about_orders(drawn, curve)]
 
 
-def _about_orders(drawn: Curves, curve: Curve) -> list[str]:
+def _about_orders(drawn: Curves, curve: Curve) -> Iterator[str]:
     """Say where a random order would do better than uncertainty."""
     random, unsure = drawn.of(RANDOM), drawn.of(UNCERTAINTY)
     if unsure is None or random is None:
-        return [
+        yield (
             "The transformation does not know how unsure it is, so only a random order can be had: "
             "fit it with onward fit --uncertainty."
-        ]
-    shown = [metric for metric in ("map", "cmc@1", "agreement") if metric in drawn.gains]
-    better = [one for one in shown if random.auc(one) > unsure.auc(one) + NOTICED]
-    if not better:
-        return []
-    means = " and ".join(
-        f"{one} ({_percent(random.auc(one))} against {_percent(unsure.auc(one))} on average)"
-        for one in better
-    )
-    choice = "--order random" if curve.order == RANDOM else "--order random if that counts more"
-    return [f"On the way a random order gives more {means}: {choice}."]
+        )
+        return
+    means = {one: (random.auc(one), unsure.auc(one)) for one in ADVISED if one in drawn.gains}
+    better = [
+        f"{one} ({_percent(first)} against {_percent(second)} on average)"
+        for one, (first, second) in means.items()
+        if first > second + NOTICED
+    ]
+    if better:
+        choice = "--order random" + ("" if curve.order == RANDOM else " if that counts more")
+        yield f"On the way a random order gives more {' and '.join(better)}: {choice}."
 
 
 def _ends(curve: Curve, metric: str) -> str:
     values = curve.on_grid(metric)
     return f"{metric} from {_percent(values[0])} to {_percent(values[-1])}"
-
-
-def _backfills(within: Judgement) -> list[Cell]:
-    """Return the cells in which ever more is backfilled, the last of them everything."""
-    return [cell for cell in within.cells if cell.name not in (NOTHING, UPGRADE, WITH_SAMPLE)]
-
-
-def _of(cell: Cell, metric: str) -> float:
-    return cell.values[metric].estimate
-
-
-def _named(cell: Cell) -> str:
-    return cell.name if cell.name == EVERYTHING else f"backfilling {100 * cell.share:g} %"
-
-
-def _queries(count: int) -> str:
-    return "1 query" if count == 1 else f"{count:,} queries"
 
 
 def _points(gain: Interval) -> str:
