@@ -35,7 +35,7 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.evaluation import evaluate
-from onward.intervals import over_values
+from onward.intervals import bootstrap
 from onward.judgements import read_qrels
 from onward.relevance import Relevance
 from onward.retrieval import rank
@@ -285,7 +285,7 @@ class Regret:
         }
         best = max(means, key=means.__getitem__)
         lacks = {
-            seed: over_values(
+            seed: bootstrap(
                 score_of(one["scores"][best]) - score_of(one["scores"][KEPT]), difference=True
             )
             for seed, one in draws.items()

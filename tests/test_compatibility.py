@@ -8,7 +8,7 @@ import pytest
 from onward.compatibility import Comparison, compare, evaluate_embeddings
 from onward.errors import EvaluationError, SpaceMismatchError
 from onward.evaluation import Evaluation
-from onward.intervals import difference_over_queries
+from onward.intervals import over_queries
 from onward.spaces import Embeddings, Space
 
 
@@ -272,7 +272,7 @@ def test_any_metric_that_was_measured_has_an_update_gain_and_an_interval():
     assert list(written["update_gain"]) == list(metrics)
     assert "ndcg@3" in str(made).splitlines()[0]
     assert "map from" in made.verdict
-    gain = difference_over_queries(cells["new/old"], cells["old/old"], "ndcg@3")
+    gain = over_queries(cells["new/old"], "ndcg@3", baseline=cells["old/old"])
     assert gain.estimate == pytest.approx(1 - old)
     with pytest.raises(EvaluationError, match="recall@9 was not measured, only ndcg@3, recall@1"):
         made.value("recall@9", "new/old")

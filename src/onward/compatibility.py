@@ -90,28 +90,13 @@ class Comparison:
 
     def __post_init__(self) -> None:
         _check_there(self.cells, (OLD,))
-        ids = self.cells[OLD].query_ids
         aligned = {}
         for name, cell in self.cells.items():
-            if set(cell.query_ids) != set(ids):
-                raise EvaluationError(
-                    f"{name} has {len(cell.query_ids)} queries, {OLD} has {len(ids)}, and they "
-                    "are not the same",
-                    "evaluate every cell with the same queries",
-                )
-            if cell.metrics != self.cells[OLD].metrics:
+            aligned[name] = cell.align(self.cells[OLD], (name, OLD))
+            if cell.metrics != self.metrics:
                 raise EvaluationError(
                     f"{name} shows {', '.join(cell.metrics)}, {OLD} {', '.join(self.metrics)}",
                     "evaluate every cell with the same metrics",
-                )
-            aligned[name] = cell if cell.query_ids == ids else cell.select(ids)
-            differ = np.flatnonzero(aligned[name].relevant != self.cells[OLD].relevant)
-            if len(differ):
-                query = int(differ[0])
-                raise EvaluationError(
-                    f"query {ids[query]!r} has {aligned[name].relevant[query]} relevant items in "
-                    f"{name} and {self.cells[OLD].relevant[query]} in {OLD}",
-                    "evaluate every cell on the same gallery items, with the same exclude_self",
                 )
         object.__setattr__(self, "cells", MappingProxyType(aligned))
 

@@ -312,6 +312,34 @@ class Evaluation:
             scores={name: values[rows] for name, values in self.scores.items()},
         )
 
+    def align(self, other: "Evaluation", names: tuple[str, str]) -> "Evaluation":
+        """Return this evaluation with its queries in the order of another, whose cell is compared.
+
+        Args:
+            other: of the same queries, which have as much to find there.
+            names: what the two are called in messages.
+
+        Raises:
+            EvaluationError: if the other's queries are not the same, or have more or less to find.
+        """
+        (here, there), mine, theirs = names, self.query_ids, other.query_ids
+        if set(mine) != set(theirs):
+            raise EvaluationError(
+                f"{here} has {len(mine)} queries, {there} has {len(theirs)}, and they are not the "
+                "same",
+                "evaluate every cell with the same queries",
+            )
+        aligned = self if mine == theirs else self.select(theirs)
+        differ = np.flatnonzero(aligned.relevant != other.relevant)
+        if len(differ):
+            row = int(differ[0])
+            raise EvaluationError(
+                f"query {theirs[row]!r} has {aligned.relevant[row]} relevant items in {here} and "
+                f"{other.relevant[row]} in {there}",
+                "evaluate every cell on the same gallery items, with the same exclude_self",
+            )
+        return aligned
+
     def to_json(self) -> dict[str, Any]:
         """Return the means as fractions, and how many queries count; None where there is none.
 

@@ -8,7 +8,7 @@ queries, or seed by seed: what is hard for both then cancels.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +18,7 @@ from jaxtyping import Float64
 
 from onward.errors import EvaluationError
 from onward.evaluation import Evaluation
+from onward.plain import fields_of
 
 PerQuery = Float64[np.ndarray, " query"]
 
@@ -54,13 +55,9 @@ class Interval:
 
     def to_json(self) -> dict[str, Any]:
         """Return fractions as plain values; None for what is not known."""
-        ends = {"estimate": self.estimate, "low": self.low, "high": self.high}
-        return {
-            **{name: None if math.isnan(value) else value for name, value in ends.items()},
-            "confidence": self.confidence,
-            "difference": self.difference,
-            "method": self.method,
-        }
+        ends = {name: getattr(self, name) for name in ("estimate", "low", "high")}
+        known = {name: None if math.isnan(value) else value for name, value in ends.items()}
+        return {**fields_of(self), **known}
 
     def __str__(self) -> str:
         if math.isnan(self.estimate):
@@ -80,11 +77,12 @@ def over_queries(
     evaluation: Evaluation,
     metric: str,
     *,
+    baseline: Evaluation | None = None,
     seed: int = 0,
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:
-    """Return a metric of an evaluation with its bootstrap interval over queries.
+    """Return a metric, or what a cell has more of it than another, with its bootstrap interval.
 
     The queries that count are drawn again, as many, with replacement, `resamples` times; the
     interval lies between the percentiles of the means. Models and gallery stay as they are, and
@@ -95,66 +93,33 @@ def over_queries(
     Args:
         evaluation: what was judged.
         metric: one that was measured, such as "map"; see `Evaluation.per_query`.
+        baseline: subtracted query by query, such as old/old: what is hard for both then cancels.
+            The same queries with as much to find, in any order.
         seed: of the draws.
         resamples: how often to draw; the ends are uncertain themselves if it is small.
         confidence: in (0, 1).
 
     Raises:
-        EvaluationError: if there is no such metric, or a setting is out of its range.
+        EvaluationError: if the two do not have the same queries with as much to find, there is no
+            such metric, or a setting is out of its range.
 
     References:
         Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
-    values = evaluation.per_query(metric)[evaluation.counted]
-    return _bootstrap(values, seed, resamples, confidence, difference=False)
+    values = evaluation.per_query(metric)
+    if baseline is not None:
+        aligned = baseline.align(evaluation, ("the baseline", "the cell"))
+        values = values - aligned.per_query(metric)
+    return bootstrap(
+        values[evaluation.counted],
+        difference=baseline is not None,
+        seed=seed,
+        resamples=resamples,
+        confidence=confidence,
+    )
 
 
-def difference_over_queries(
-    cell: Evaluation,
-    baseline: Evaluation,
-    metric: str,
-    *,
-    seed: int = 0,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Return cell minus baseline with its paired bootstrap interval over queries.
-
-    As `over_queries`, of the difference of each query: both cells are resampled together.
-
-    Args:
-        cell: such as new/old.
-        baseline: such as old/old; the same queries with as much to find, in any order.
-        metric: one that was measured, such as "map"; see `Evaluation.per_query`.
-        seed: of the draws.
-        resamples: how often to draw.
-        confidence: in (0, 1).
-
-    Raises:
-        EvaluationError: if the two do not have the same queries with as much to find, there is no
-            such metric, or a setting is out of its range.
-    """
-    if set(cell.query_ids) != set(baseline.query_ids):
-        raise EvaluationError(
-            f"the cell has {len(cell.query_ids)} queries, the baseline {len(baseline.query_ids)}, "
-            "and they are not the same",
-            needed="a paired difference needs the same queries in both",
-        )
-    if cell.query_ids != baseline.query_ids:
-        baseline = baseline.select(cell.query_ids)
-    differ = np.flatnonzero(cell.relevant != baseline.relevant)
-    if len(differ):
-        row = int(differ[0])
-        raise EvaluationError(
-            f"query {cell.query_ids[row]!r} has {cell.relevant[row]} relevant items in the cell "
-            f"and {baseline.relevant[row]} in the baseline",
-            "evaluate both on the same gallery items, with the same exclude_self",
-        )
-    values = cell.per_query(metric) - baseline.per_query(metric)
-    return _bootstrap(values[cell.counted], seed, resamples, confidence, difference=True)
-
-
-def over_values(
+def bootstrap(
     values: PerQuery,
     *,
     difference: bool = False,
@@ -162,19 +127,24 @@ def over_values(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:
-    """Return the mean of what each query got, with its bootstrap interval; see `over_queries`.
-
-    Args:
-        values: one for each query that counts, such as its agreement.
-        difference: whether each is a difference of two cells, for the same query.
-        seed: of the draws; the same seed draws the same queries.
-        resamples: how often to draw.
-        confidence: in (0, 1).
+    """Return the mean of what each query that counts got, with an interval as of `over_queries`.
 
     Raises:
         EvaluationError: if a setting is out of its range.
     """
-    return _bootstrap(values, seed, resamples, confidence, difference=difference)
+    if resamples < 1:
+        raise EvaluationError(f"{resamples} resamples make no interval", "draw 1,000 or more")
+    tail = _tail(confidence)
+    if not len(values):
+        return _unknown(confidence, difference)
+    random, means = np.random.default_rng(seed), []
+    step = max(1, BLOCK_BYTES // (16 * len(values)))
+    for start in range(0, resamples, step):  # some at a time
+        shape = (min(step, resamples - start), len(values))
+        means.append(values[random.integers(len(values), size=shape)].mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    method = f"bootstrap over {len(values):,} queries"
+    return Interval(float(values.mean()), float(low), float(high), confidence, difference, method)
 
 
 def over_clusters(
@@ -217,8 +187,7 @@ def over_clusters(
         )
     tail, count = _tail(confidence), len(values)
     if not count:
-        nan = float("nan")
-        return Interval(nan, nan, nan, confidence, difference, "no query has anything to find")
+        return _unknown(confidence, difference)
     numbers: dict[Hashable, int] = {}
     which = [numbers.setdefault(each, len(numbers)) for each in clusters]
     mean, groups = float(values.mean()), len(numbers)
@@ -272,8 +241,13 @@ def _spread_added(mean: float, *, difference: bool) -> float:
     return (1 - mean) ** 2 + mean**2
 
 
-def over_seeds(values: Mapping[int, float], *, confidence: float = 0.95) -> Interval:
-    """Return the mean over seeds with its t-interval.
+def over_seeds(
+    values: Mapping[int, float],
+    *,
+    baseline: Mapping[int, float] | None = None,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the mean over seeds, or what a cell has more than another, with its t-interval.
 
     `mean ± t(n - 1) * s / sqrt(n)`, where s is the standard deviation over n seeds. Not a
     bootstrap: from 2 to 5 seeds it draws a handful of different means and never one outside the
@@ -283,67 +257,22 @@ def over_seeds(values: Mapping[int, float], *, confidence: float = 0.95) -> Inte
 
     Args:
         values: the metric by seed, a fraction.
-        confidence: in (0, 1).
-
-    Raises:
-        EvaluationError: if there is no seed, or the confidence is out of its range.
-    """
-    return _t_interval(values, confidence, difference=False)
-
-
-def difference_over_seeds(
-    cell: Mapping[int, float], baseline: Mapping[int, float], *, confidence: float = 0.95
-) -> Interval:
-    """Return cell minus baseline, seed by seed, with the t-interval of the mean difference.
-
-    Two cells of one seed share its old and new models, so their difference varies less than
-    either; see `over_seeds`.
-
-    Args:
-        cell: the metric by seed, a fraction.
-        baseline: the same of the other cell, for the same seeds.
+        baseline: the same of another cell, for the same seeds, subtracted seed by seed. Two cells
+            of one seed share its old and new models, so their difference varies less than either.
         confidence: in (0, 1).
 
     Raises:
         EvaluationError: if the seeds are not the same, there is none, or the confidence is out of
             its range.
     """
-    if cell.keys() != baseline.keys():
-        raise EvaluationError(
-            f"the cell has the seeds {sorted(cell)}, the baseline {sorted(baseline)}",
-            needed="a paired difference needs the same seeds in both",
-        )
-    differences = {seed: value - baseline[seed] for seed, value in cell.items()}
-    return _t_interval(differences, confidence, difference=True)
-
-
-def _bootstrap(
-    values: PerQuery, seed: int, resamples: int, confidence: float, *, difference: bool
-) -> Interval:
-    if resamples < 1:
-        raise EvaluationError(f"{resamples} resamples make no interval", "draw 1,000 or more")
-    tail = _tail(confidence)
-    if not len(values):
-        nan = float("nan")
-        return Interval(nan, nan, nan, confidence, difference, "no query has anything to find")
-    means = np.concatenate(list(_resampled_means(values, seed, resamples)))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    method = f"bootstrap over {len(values):,} queries"
-    return Interval(float(values.mean()), float(low), float(high), confidence, difference, method)
-
-
-def _resampled_means(
-    values: PerQuery, seed: int, resamples: int
-) -> Iterator[Float64[np.ndarray, " resample"]]:
-    """Draw all queries again, as often as asked, some resamples at a time."""
-    random = np.random.default_rng(seed)
-    step = max(1, BLOCK_BYTES // (16 * len(values)))
-    for start in range(0, resamples, step):
-        shape = (min(step, resamples - start), len(values))
-        yield values[random.integers(len(values), size=shape)].mean(axis=1)
-
-
-def _t_interval(values: Mapping[int, float], confidence: float, *, difference: bool) -> Interval:
+    difference = baseline is not None
+    if baseline is not None:
+        if values.keys() != baseline.keys():
+            raise EvaluationError(
+                f"the cell has the seeds {sorted(values)}, the baseline {sorted(baseline)}",
+                needed="a paired difference needs the same seeds in both",
+            )
+        values = {seed: value - baseline[seed] for seed, value in values.items()}
     tail = _tail(confidence)
     if not values:
         raise EvaluationError("there are no seeds to take the mean over", "give one value or more")
@@ -355,6 +284,11 @@ def _t_interval(values: Mapping[int, float], confidence: float, *, difference: b
     half = _t_quantile(1 - 2 * tail, count - 1) * float(given.std(ddof=1)) / math.sqrt(count)
     method = f"t-interval over {count} seeds"
     return Interval(mean, mean - half, mean + half, confidence, difference, method)
+
+
+def _unknown(confidence: float, difference: bool) -> Interval:
+    nan = float("nan")
+    return Interval(nan, nan, nan, confidence, difference, "no query has anything to find")
 
 
 def _tail(confidence: float) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from onward.compatibility import NEW, OLD, UPGRADED
 from onward.evaluation import METRICS
-from onward.intervals import difference_over_seeds
+from onward.intervals import over_seeds
 from onward.report import ExperimentRow, ExperimentTable
 
 Seed = Mapping[str, Any]
@@ -96,9 +96,9 @@ def differences(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, Any]
             if cell == base or base not in cells_of(seeds, part):
                 continue
             paired.setdefault(part, {})[cell] = {
-                metric: difference_over_seeds(
+                metric: over_seeds(
                     dict(zip(seeds, values(seeds, part, cell, metric), strict=True)),
-                    dict(zip(seeds, values(seeds, part, base, metric), strict=True)),
+                    baseline=dict(zip(seeds, values(seeds, part, base, metric), strict=True)),
                 ).to_json()
                 for metric in METRICS
             }
