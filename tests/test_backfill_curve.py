@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.backfill_curve import (
-    POINTS,
-    BackfillCurve,
+    GRID,
     backfill_curve,
-    evaluate_backfill,
     items_at,
     oracle_order,
     random_order,
@@ -33,6 +31,10 @@ def on_a_line(places, labels, ids="abcd", name="new"):
     return Embeddings(tuple(ids[: len(places)]), vectors, Space(name, 1), np.array(labels))
 
 
+def grid(points):
+    return [point / (points - 1) for point in range(points)]
+
+
 QUERY = on_a_line([0], [0], ids="q")
 UPGRADED = on_a_line([4, 1, 2, 3], [0, 1, 0, 1])
 EMBEDDED = on_a_line([0, 5, 1, 6], [0, 1, 0, 1])
@@ -44,7 +46,7 @@ EMBEDDED = on_a_line([0, 5, 1, 6], [0, 1, 0, 1])
 
 
 def test_a_curve_worked_by_hand():
-    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=5)
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, shares=grid(5))
     assert curve.shares == (0, 0.25, 0.5, 0.75, 1)
     np.testing.assert_allclose(curve.values("map"), [1 / 2, 7 / 12, 1, 1, 1])
     assert curve.values("cmc@1").tolist() == [0, 0, 1, 1, 1]
@@ -53,17 +55,17 @@ def test_a_curve_worked_by_hand():
 
 
 def test_an_item_whose_turn_comes_between_two_points_waits_for_the_next():
-    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=3)
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, shares=grid(3))
     np.testing.assert_allclose(curve.values("map"), [1 / 2, 1, 1])
-    many = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=9)
+    many = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, shares=grid(9))
     np.testing.assert_allclose(many.values("map")[::2], [1 / 2, 7 / 12, 1, 1, 1])
 
 
-def naive_curve(queries, upgraded, embedded, order, *, exclude_self, points):
+def naive_curve(queries, upgraded, embedded, order, *, exclude_self, shares):
     """Evaluate a mixed gallery at each point, from the beginning."""
     evaluations = []
-    for point in range(points):
-        done = set(order[: round(point * len(order) / (points - 1))])
+    for point in range(len(shares)):
+        done = set(order[: round(point * len(order) / (len(shares) - 1))])
         new = embedded.align(upgraded.ids).vectors
         is_new = np.array([item in done for item in upgraded.ids])[:, None]
         mixed = np.where(is_new, new, upgraded.vectors)
@@ -101,7 +103,7 @@ def test_a_curve_is_that_of_mixed_galleries_evaluated_one_by_one(exclude_self, m
     )
     order = random_order(upgraded.ids, seed=3)
     for queries in (embedded, embedded.select(range(11)), other):
-        how = {"exclude_self": exclude_self, "points": 6}
+        how = {"exclude_self": exclude_self, "shares": grid(6)}
         curve = backfill_curve(queries, upgraded, embedded, order, **how)
         expected = naive_curve(queries, upgraded, embedded, order, **how)
         for ours, theirs in zip(curve.evaluations, expected, strict=True):
@@ -126,7 +128,7 @@ def test_a_curve_over_many_ties_is_that_of_mixed_galleries(places, points, seed)
     before, after, labels = zip(*places, strict=True)
     upgraded = on_a_line(before, labels, ids="abcdefghi")
     embedded = on_a_line(after, labels, ids="abcdefghi")
-    how = {"exclude_self": True, "points": points}
+    how = {"exclude_self": True, "shares": grid(points)}
     order = random_order(upgraded.ids, seed=seed)
     curve = backfill_curve(embedded, upgraded, embedded, order, **how)
     expected = naive_curve(embedded, upgraded, embedded, order, **how)
@@ -156,7 +158,7 @@ def test_a_curve_over_many_ties_is_that_of_mixed_galleries(places, points, seed)
 )
 def test_an_item_without_an_upgraded_vector_is_not_found_until_it_is_embedded(kept, values):
     upgraded = UPGRADED.align(kept)
-    curve = backfill_curve(QUERY, upgraded, EMBEDDED, "dbac", exclude_self=False, points=5)
+    curve = backfill_curve(QUERY, upgraded, EMBEDDED, "dbac", exclude_self=False, shares=grid(5))
     np.testing.assert_allclose(curve.values("map"), values)
     assert curve.lost == curve.to_json()["lost"] == 4 - len(kept)
     assert f"{4 - len(kept)} items have no upgraded vector: not found until" in str(curve)
@@ -181,7 +183,8 @@ def test_with_lost_items_each_share_is_that_of_the_gallery_as_it_is_then(exclude
     upgraded, embedded = galleries(41, seed=6, metric=metric, ties=True)
     carried = upgraded.select(np.random.default_rng(7).permutation(41)[:23])
     order, shares = random_order(embedded.ids, seed=8), (0.0, 0.1, 0.25, 0.5, 0.9)
-    found = evaluate_backfill(embedded, carried, embedded, order, shares, exclude_self=exclude_self)
+    how = {"exclude_self": exclude_self, "shares": shares}
+    found = backfill_curve(embedded, carried, embedded, order, **how).evaluations
     relevance = Relevance.between(embedded, embedded, exclude_self=exclude_self)
     for share, ours in zip(shares, found, strict=True):
         stored = mixed_gallery(carried, embedded, order, share)
@@ -195,22 +198,22 @@ def test_a_query_of_unknown_class_finds_nothing_and_is_counted():
     unknown = on_a_line([0, 0], [0, -1], ids="qr")
     strangers = on_a_line([4, 1, 2, 3], [0, -1, 0, -1])
     new = on_a_line([0, 5, 1, 6], [0, -1, 0, -1])
-    curve = backfill_curve(unknown, strangers, new, "dbac", exclude_self=False, points=2)
+    curve = backfill_curve(unknown, strangers, new, "dbac", exclude_self=False, shares=grid(2))
     assert (curve.evaluations[0].queries, curve.evaluations[0].skipped) == (1, 1)
     np.testing.assert_allclose(curve.values("map"), [1 / 2, 1])
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.2), (-0.1,), (1.5,), (float("nan"),)])
+@pytest.mark.parametrize("shares", [(0.5, 0.2), (-0.1,), (1.5,), (float("nan"),), ()])
 def test_shares_that_are_none_are_refused(shares):
     with pytest.raises(EvaluationError, match="give fractions from 0 to 1 in ascending order"):
-        evaluate_backfill(QUERY, UPGRADED, EMBEDDED, "dbac", shares, exclude_self=False)
+        backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, shares=shares)
 
 
 def test_the_ends_are_the_upgraded_and_the_fully_backfilled_gallery():
     upgraded, embedded = galleries(60, seed=4)
     order = random_order(upgraded.ids, seed=0)
     curve = backfill_curve(embedded, upgraded, embedded, order, exclude_self=True)
-    assert len(curve.shares) == len(curve.evaluations) == POINTS == 22
+    assert len(curve.shares) == len(curve.evaluations) == len(GRID) == 22
     assert (curve.shares[0], curve.shares[-1]) == (0, 1)
     for gallery, end in ((upgraded, 0), (embedded, -1)):
         expected = evaluate_embeddings(embedded, gallery, exclude_self=True).to_json()
@@ -221,7 +224,7 @@ def test_the_ends_are_the_upgraded_and_the_fully_backfilled_gallery():
 def test_the_size_of_a_block_changes_nothing_and_bounds_the_memory():
     upgraded, embedded = galleries(1500, seed=5)
     order = random_order(upgraded.ids, seed=0)
-    how = {"exclude_self": True, "points": 3}
+    how = {"exclude_self": True, "shares": grid(3)}
     queries = embedded.select(range(300))
     whole = backfill_curve(queries, upgraded, embedded, order, **how)
     tracemalloc.start()
@@ -273,7 +276,7 @@ def test_the_oracle_is_better_than_chance_when_some_items_are_far_off():
 
 
 def test_a_curve_prints_percent_and_writes_fractions():
-    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=3)
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, shares=grid(3))
     assert str(curve).splitlines() == [
         "re-embedded   cmc@1  cmc@5    map   (percent)",
         "0.0             0.0  100.0   50.0",
@@ -297,19 +300,21 @@ def test_a_curve_prints_percent_and_writes_fractions():
 
 def test_a_curve_over_queries_with_nothing_to_find_has_no_numbers():
     lonely = on_a_line([0], [7], ids="q")
-    curve = backfill_curve(lonely, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=2)
+    curve = backfill_curve(lonely, UPGRADED, EMBEDDED, "dbac", exclude_self=False, shares=grid(2))
     assert curve.to_json()["auc@2"] == dict.fromkeys(METRICS)
     assert np.isnan(curve.auc("map"))
     assert str(curve).splitlines()[-2].split() == ["auc@2", "-", "-", "-"]
 
 
-def refuse(words, *, queries=QUERY, upgraded=UPGRADED, embedded=EMBEDDED, order="dbac", points=3):
+def refuse(words, *, upgraded=UPGRADED, embedded=EMBEDDED, order="dbac"):
     with pytest.raises(EvaluationError, match=re.escape(words)):
-        backfill_curve(queries, upgraded, embedded, order, exclude_self=False, points=points)
+        backfill_curve(QUERY, upgraded, embedded, order, exclude_self=False)
 
 
 def test_galleries_of_other_items_are_refused():
-    words = "'d' is in upgraded, not in embedded (1 of 4 upgraded items are not); give the new"
+    words = (
+        "'d' is in upgraded, not in embedded, and 1 items are in one of the two alone; give both"
+    )
     refuse(words, embedded=EMBEDDED.select([0, 1, 2]))
     with pytest.raises(EvaluationError, match="'d' is in embedded, not in upgraded"):
         oracle_order(UPGRADED.select([0, 1, 2]), EMBEDDED)
@@ -319,12 +324,6 @@ def test_an_order_that_lacks_an_item_or_names_one_twice_is_refused():
     refuse("'c' is in embedded, not in order", order="dba")
     refuse("'x' is in order, not in embedded", order="dbacx")
     refuse("names 5 items where the gallery holds 4; name every item once", order="dbacd")
-
-
-def test_one_point_makes_no_curve():
-    refuse("a curve of points=1 has no two ends; ask for 2 or more, 22 as FastFill", points=1)
-    with pytest.raises(EvaluationError, match="0 evaluations at 2 shares make no curve; give one"):
-        BackfillCurve((0.0, 1.0), ())
 
 
 def test_galleries_that_disagree_on_labels_are_refused():
@@ -363,6 +362,6 @@ def test_uncertainties_that_are_not_one_number_an_id_are_refused():
 
 
 def test_a_metric_that_is_not_there_is_named():
-    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, points=2)
-    with pytest.raises(EvaluationError, match="there is no metric 'mAP'; choose one of "):
+    curve = backfill_curve(QUERY, UPGRADED, EMBEDDED, "dbac", exclude_self=False, shares=grid(2))
+    with pytest.raises(EvaluationError, match="there is no metric 'mAP'; choose map, cmc"):
         curve.auc("mAP")

@@ -11,7 +11,7 @@ from pages import CONTRAST, Elements
 from worlds import unsure_by
 
 from onward.agreement import agreement, count_neighbours
-from onward.backfill_curve import random_order
+from onward.backfill_curve import GRID, random_order
 from onward.compatibility import evaluate_embeddings
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation import evaluate
@@ -26,7 +26,6 @@ from onward.upgrading import Upgrade, evidence, forecast, plan_backfill, plan_up
 from onward.upgrading.backfill import Budget, backfill, embeddings_given
 from onward.upgrading.forecast import (
     EVERYTHING,
-    GRID,
     ORDERS,
     SEEDS,
     SHARES,

@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 from onward.errors import EvaluationError
 from onward.rankings import Ranking
+from onward.spaces import places
 
 NEIGHBOURS = 10
 
@@ -38,8 +39,7 @@ def agreement(found: Ranking, wanted: Ranking) -> Float64[np.ndarray, " query"]:
             f"exclude_self={wanted.exclude_self} were given, or their ids differ",
             "search both galleries with the same queries",
         )
-    row_of = {item: row for row, item in enumerate(wanted.gallery_ids)}
-    rows_here = np.array([*(row_of.get(item, -1) for item in found.gallery_ids), -1], np.int64)
+    rows_here = np.append(places(found.gallery_ids, wanted.gallery_ids), -1)
     rows = rows_here[found.rows]  # padding finds the -1 at the end
     first = np.arange(len(wanted), dtype=np.int64)[:, None] * len(wanted.gallery_ids)
     have = np.where(rows >= 0, first + rows, -1)

@@ -6,7 +6,7 @@ at evenly spaced shares of the way; its mean, the area under the curve (AUC), ju
 Nothing here knows how the vectors were made or where an order comes from.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,33 +14,21 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt64
 
 from onward.errors import EvaluationError
-from onward.evaluation import METRICS, Evaluation
+from onward.evaluation import METRICS, Evaluation, known
 from onward.labels import renumber, translate
 from onward.relevance import Relevance
-from onward.retrieval import (
-    BLOCK_QUERIES,
-    LEFT_OUT,
-    POSITION_BITS,
-    SLICE_ITEMS,
-    TILE_ITEMS,
-    doubles,
-    exact_distances,
-    sortable_bits,
-)
-from onward.spaces import Embeddings, Ids, check_same_space
+from onward.retrieval import LEFT_OUT, Searched, block_sizes, doubles
+from onward.spaces import Embeddings, Ids, check_same_space, places
 
-POINTS = 22
+GRID = tuple(point / 21 for point in range(22))
 """The grid of FastFill: from 0 to 1 in steps of 1/21."""
 
-BYTES_A_KEY = 64
-"""Both keys of a query and a gallery item, and what it takes to count them."""
-BYTES_A_PAIR = 32
-"""Product and distance of one pair in a tile."""
+BYTES_A_KEY = 72
+"""Both keys of a query and a gallery item, and what it takes to join and count them."""
 
 NOT_FOUND = 2**62
 """The rank of what has no vector: greater than any other."""
 
-Keys = UInt64[np.ndarray, "query item"]
 ItemKeys = UInt64[np.ndarray, " item"]
 Since = Int64[np.ndarray, " item"]
 
@@ -50,24 +38,14 @@ class BackfillCurve:
     """Evaluations of a gallery of which ever more is re-embedded.
 
     Attributes:
-        shares: of the gallery's items that are re-embedded: evenly spaced, from 0 to 1.
+        shares: of the gallery's items that are re-embedded.
         evaluations: the same queries at each of these shares.
         lost: how many items had no upgraded vector: they are not found until they are re-embedded.
-
-    Raises:
-        EvaluationError: if there are fewer than two shares, or not one evaluation for each.
     """
 
     shares: tuple[float, ...]
     evaluations: tuple[Evaluation, ...]
     lost: int = 0
-
-    def __post_init__(self) -> None:
-        if len(self.shares) < 2 or len(self.shares) != len(self.evaluations):
-            raise EvaluationError(
-                f"{len(self.evaluations)} evaluations at {len(self.shares)} shares make no curve",
-                "give one each, at two shares or more",
-            )
 
     @property
     def auc_name(self) -> str:
@@ -75,20 +53,17 @@ class BackfillCurve:
         return f"auc@{len(self.shares)}"
 
     def values(self, metric: str) -> Float64[np.ndarray, " share"]:
-        """Return "cmc@1", "cmc@5" or "map" at each share, in [0, 1]; NaN if no query counts.
+        """Return "cmc@k", "mrr@k" or "map" at each share, in [0, 1]; NaN if no query counts.
 
         Raises:
             EvaluationError: if there is no such metric.
         """
-        if metric not in METRICS:
-            raise EvaluationError(
-                f"there is no metric {metric!r}", f"choose one of {list(METRICS)}"
-            )
-        values = [evaluation.to_json()[metric] for evaluation in self.evaluations]
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        return np.array([evaluation.value(metric) for evaluation in self.evaluations])
 
     def auc(self, metric: str) -> float:
         """Return the mean of a metric over the shares, in [0, 1]; NaN if no query counts.
+
+        It is the area under the curve where the shares are evenly spaced from 0 to 1.
 
         Raises:
             EvaluationError: if there is no such metric.
@@ -104,8 +79,8 @@ class BackfillCurve:
         means = {metric: self.auc(metric) for metric in METRICS}
         return {
             "shares": list(self.shares),
-            **{metric: [_known(value) for value in column] for metric, column in columns.items()},
-            self.auc_name: {metric: _known(mean) for metric, mean in means.items()},
+            **{metric: [known(value) for value in column] for metric, column in columns.items()},
+            self.auc_name: {metric: known(mean) for metric, mean in means.items()},
             "queries": self.evaluations[0].queries,
             "skipped": self.evaluations[0].skipped,
         } | ({"lost": self.lost} if self.lost else {})
@@ -133,54 +108,10 @@ def backfill_curve(
     order: Sequence[str],
     *,
     exclude_self: bool,
-    points: int = POINTS,
+    shares: Sequence[float] = GRID,
     block_bytes: int = 64 << 20,
 ) -> BackfillCurve:
     """Evaluate a gallery while its items are re-embedded in an order; exact, in bounded memory.
-
-    Args:
-        queries: with labels, in the new space.
-        upgraded: the gallery with labels, in the new space, as the upgrade left it. Items that no
-            transformation could carry are missing here; see `evaluate_backfill`.
-        embedded: all of the gallery's items with the vectors that the new model gives them.
-        order: the ids of the gallery, most urgent first.
-        exclude_self: leave out a query's own gallery entry, the one of the same id.
-        points: number of shares, from 0 to 1, both included; it stands in the name of the AUC.
-        block_bytes: about how much memory to work in. It changes the speed, never the result.
-
-    Raises:
-        SpaceMismatchError: if the three are not in one space.
-        EvaluationError: as `evaluate_backfill` does, and if there are fewer than two points.
-    """
-    if points < 2:
-        raise EvaluationError(
-            f"a curve of points={points} has no two ends",
-            f"ask for 2 or more, {POINTS} as FastFill",
-        )
-    shares = tuple(point / (points - 1) for point in range(points))
-    evaluations = evaluate_backfill(
-        queries,
-        upgraded,
-        embedded,
-        order,
-        shares,
-        exclude_self=exclude_self,
-        block_bytes=block_bytes,
-    )
-    return BackfillCurve(shares, evaluations, lost=len(embedded) - len(upgraded))
-
-
-def evaluate_backfill(
-    queries: Embeddings,
-    upgraded: Embeddings,
-    embedded: Embeddings,
-    order: Sequence[str],
-    shares: Sequence[float],
-    *,
-    exclude_self: bool,
-    block_bytes: int = 64 << 20,
-) -> tuple[Evaluation, ...]:
-    """Evaluate a gallery of which some shares are re-embedded; exact, in bounded memory.
 
     Both distances of a query and an item are computed once. How often they lie below those of the
     relevant items is counted for all shares together, so this costs a few evaluations, not one for
@@ -192,8 +123,8 @@ def evaluate_backfill(
         upgraded: the gallery as the upgrade left it, with labels: of some of the items, or of all.
         embedded: all of the items with the vectors that the new model gives them.
         order: the ids of all of the items, most urgent first.
-        shares: ascending, in [0, 1]; see `items_at`.
         exclude_self: leave out a query's own gallery entry, the one of the same id.
+        shares: ascending, in [0, 1]; see `items_at`. Their number stands in the name of the AUC.
         block_bytes: about how much memory to work in. It changes the speed, never the result.
 
     Raises:
@@ -204,14 +135,15 @@ def evaluate_backfill(
     """
     check_same_space(queries.space, upgraded.space)
     check_same_space(queries.space, embedded.space)
-    _check_among(upgraded.ids, embedded.ids)
-    _check_same_items(embedded.ids, tuple(order), "embedded", "order")
+    _check_items({"upgraded": upgraded.ids, "embedded": embedded.ids}, all_of_both=False)
+    _check_items({"embedded": embedded.ids, "order": order})
     if len(order) != len(embedded):
         raise EvaluationError(
             f"the order names {len(order)} items where the gallery holds {len(embedded)}",
             "name every item once",
         )
-    if not all(0 <= share <= 1 for share in shares) or list(shares) != sorted(shares):
+    shares = tuple(map(float, shares))
+    if not shares or not all(0 <= one <= 1 for one in shares) or list(shares) != sorted(shares):
         raise EvaluationError(
             f"the shares {list(shares)} were given", "give fractions from 0 to 1 in ascending order"
         )
@@ -219,10 +151,11 @@ def evaluate_backfill(
     relevance = Relevance.between(queries, gallery.embedded, exclude_self=exclude_self)
     first, scores = _judge(queries, gallery, relevance, block_bytes)
     counts = relevance.counts(queries.ids)
-    return tuple(
+    evaluations = tuple(
         Evaluation(queries.ids, first[:, point], counts, scores[:, point])
         for point in range(len(shares))
     )
+    return BackfillCurve(shares, evaluations, lost=len(gallery.lost))
 
 
 def items_at(share: float, items: int) -> int:
@@ -270,7 +203,7 @@ def oracle_order(upgraded: Embeddings, embedded: Embeddings) -> Ids:
         EvaluationError: if they do not hold the same items.
     """
     check_same_space(embedded.space, upgraded.space)
-    _check_same_items(upgraded.ids, embedded.ids, "upgraded", "embedded")
+    _check_items({"upgraded": upgraded.ids, "embedded": embedded.ids})
     metric = upgraded.space.metric
     differences = doubles(upgraded.vectors, metric)
     differences -= doubles(embedded.align(upgraded.ids).vectors, metric)
@@ -300,8 +233,7 @@ class _Replaced:
         shares: Sequence[float],
     ) -> "_Replaced":
         after = embedded.align(sorted(embedded.ids))
-        row_of = {item: row for row, item in enumerate(after.ids)}
-        there = np.array([row_of[item] for item in upgraded.ids], dtype=np.int64)
+        there = places(upgraded.ids, after.ids)
         if not _same_classes(upgraded, after.select(there)):
             raise EvaluationError(
                 "upgraded and embedded do not give the same items the same labels",
@@ -312,9 +244,8 @@ class _Replaced:
         before = Embeddings(after.ids, vectors, after.space)
         lost = np.setdiff1d(np.arange(len(after)), there)
         done = [items_at(share, len(after)) for share in shares]
-        place_of = {item: place for place, item in enumerate(order)}
-        places = np.array([place_of[item] for item in after.ids], dtype=np.int64)
-        since = np.searchsorted(done, places, side="right").astype(np.int64)
+        turns = places(after.ids, tuple(order))
+        since = np.searchsorted(done, turns, side="right").astype(np.int64)
         return cls(before, after, lost, since, len(shares))
 
 
@@ -334,21 +265,22 @@ def _judge(
     queries: Embeddings, gallery: _Replaced, relevance: Relevance, block_bytes: int
 ) -> tuple[Int64[np.ndarray, "query point"], Float64[np.ndarray, "query point"]]:
     """Return each query's first hit and average precision at each point."""
-    size, metric = len(gallery.since), queries.space.metric
-    row_of = {item: row for row, item in enumerate(gallery.upgraded.ids)}
-    own = np.array([row_of.get(item, -1) for item in queries.ids], dtype=np.int64)
-    if not relevance.exclude_self:
-        own[:] = -1
+    size, space = len(gallery.since), queries.space
     first = np.full((len(queries), gallery.points), -1, dtype=np.int64)
     scores = np.full((len(queries), gallery.points), np.nan)
-    tile = max(1, min(size, TILE_ITEMS, block_bytes // (64 * queries.space.dim)))
-    a_query = BYTES_A_KEY * size + BYTES_A_PAIR * tile + 48 * min(tile, SLICE_ITEMS)
-    step = max(1, min(BLOCK_QUERIES, block_bytes // (a_query + 16 * queries.space.dim)))
+    sides = Searched.of(gallery.upgraded), Searched.of(gallery.embedded)
+    own = sides[0].own(queries.ids, relevance.exclude_self)
+    step, tile = block_sizes(size, space.dim, block_bytes, kept=BYTES_A_KEY * size)
     for start in range(0, len(queries), step):
         rows = range(start, min(start + step, len(queries)))
-        vectors = doubles(queries.vectors[start : rows.stop], metric)
-        before = _keys(vectors, gallery.upgraded, own[start : rows.stop], tile)
-        after = _keys(vectors, gallery.embedded, own[start : rows.stop], tile)
+        part = slice(start, rows.stop)
+        vectors = doubles(queries.vectors[part], space.metric)
+        before, after = (
+            np.concatenate(
+                [np.empty((len(rows), 0), np.uint64), *side.keys(vectors, own[part], tile)], axis=1
+            )
+            for side in sides
+        )
         before[:, gallery.lost] = LEFT_OUT
         for row, keys, new_keys in zip(rows, before, after, strict=True):
             wanted, _ = relevance.relevant(queries.ids[row])
@@ -359,26 +291,6 @@ def _judge(
                 precision[ranks == NOT_FOUND] = 0
                 scores[row] = precision.sum(axis=0) / len(ranks)
     return first, scores
-
-
-def _keys(
-    queries: Float64[np.ndarray, "query dim"],
-    gallery: Embeddings,
-    own: Int64[np.ndarray, " query"],
-    tile: int,
-) -> Keys:
-    """Return keys that sort by distance and then by id, for a gallery in the order of ids."""
-    keys = np.empty((len(queries), len(gallery)), dtype=np.uint64)
-    for start in range(0, len(gallery), tile):
-        part = slice(start, start + tile)
-        others = doubles(gallery.vectors[part], gallery.space.metric)
-        distances = exact_distances(queries, others, gallery.space.metric)
-        keys[:, part] = sortable_bits(distances)
-    keys <<= POSITION_BITS
-    keys |= np.arange(len(gallery), dtype=np.uint64)
-    inside = np.flatnonzero(own >= 0)
-    keys[inside, own[inside]] = LEFT_OUT
-    return keys
 
 
 def _ranks(
@@ -423,27 +335,14 @@ def _below(
     return below
 
 
-def _check_among(upgraded: Ids, embedded: Ids) -> None:
-    strangers = sorted(set(upgraded) - set(embedded))
-    if strangers:
-        raise EvaluationError(
-            f"{strangers[0]!r} is in upgraded, not in embedded ({len(strangers)} of "
-            f"{len(upgraded)} upgraded items are not)",
-            "give the new vectors of all of the gallery's items",
-        )
-
-
-def _check_same_items(one: Ids, other: Ids, one_name: str, other_name: str) -> None:
-    differ = sorted(set(one) ^ set(other))
+def _check_items(given: Mapping[str, Sequence[str]], *, all_of_both: bool = True) -> None:
+    """Refuse ids, by what they are, of which the first has others than the second, or too few."""
+    (one, some), (other, every) = ((name, set(ids)) for name, ids in given.items())
+    differ = sorted(some ^ every if all_of_both else some - every)
     if differ:
-        item = differ[0]
-        here, missing = (one_name, other_name) if item in set(one) else (other_name, one_name)
+        here, missing = (one, other) if differ[0] in some else (other, one)
         raise EvaluationError(
-            f"{item!r} is in {here}, not in {missing} ({len(differ)} of {len(set(one + other))} "
-            "items are in one of the two alone)",
-            "give both the same items",
+            f"{differ[0]!r} is in {here}, not in {missing}, and {len(differ)} items are in one of "
+            "the two alone",
+            "give both for the items of the gallery",
         )
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -16,7 +16,7 @@ import numpy as np
 
 from onward.agreement import agreement, count_neighbours
 from onward.errors import EvaluationError
-from onward.evaluation import METRICS, Evaluation, PerQuery, evaluate, parse_metrics
+from onward.evaluation import METRICS, Evaluation, PerQuery, evaluate, known, parse_metrics
 from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings, check_same_space
@@ -196,10 +196,10 @@ class Comparison:
         others = [name for name in self.cells if name not in (OLD, NEW)]
         flipped = [name for name in self.cells if name != OLD]
         gains = {
-            cell: {metric: _known(self.update_gain(metric, cell)) for metric in self.metrics}
+            cell: {metric: known(self.update_gain(metric, cell)) for metric in self.metrics}
             for cell in others
         }
-        flips = {cell: _known(self.negative_flips(cell)) for cell in flipped}
+        flips = {cell: known(self.negative_flips(cell)) for cell in flipped}
         told = {
             "cells": {name: cell.to_json() for name, cell in self.cells.items()},
             "update_gain_by_cell": gains,
@@ -287,9 +287,9 @@ class AgreementComparison:
         """Return fractions as plain values; None for what is not known."""
         others = [name for name in self.cells if name not in (OLD, NEW)]
         return {
-            "cells": {name: {"agreement": _known(self.value(name))} for name in self.cells},
+            "cells": {name: {"agreement": known(self.value(name))} for name in self.cells},
             "update_gain_by_cell": {
-                name: {"agreement": _known(self.update_gain(name))} for name in others
+                name: {"agreement": known(self.update_gain(name))} for name in others
             },
             "neighbours": self.neighbours,
             "queries": len(self.cells[OLD]),
@@ -504,7 +504,3 @@ def _tenths(fraction: float) -> str:
 
 def _percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %"
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

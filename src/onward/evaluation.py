@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from onward.errors import EvaluationError
 from onward.rankings import Hits, Ranking, as_count
 from onward.relevance import IGNORED, Grades, Relevance
-from onward.spaces import Ids
+from onward.spaces import Ids, places
 
 Counts = Int64[np.ndarray, " query"]
 PerQuery = Float64[np.ndarray, " query"]
@@ -293,16 +293,14 @@ class Evaluation:
         Raises:
             EvaluationError: if a query was not evaluated.
         """
-        row_of = {item: row for row, item in enumerate(self.query_ids)}
         wanted = tuple(query_ids)
-        missing = [item for item in wanted if item not in row_of]
-        if missing:
+        rows = places(wanted, self.query_ids)
+        if missing := [item for item, row in zip(wanted, rows, strict=True) if row < 0]:
             raise EvaluationError(
                 f"{len(missing)} of {len(wanted)} queries were not evaluated, the first "
                 f"{missing[0]!r}",
                 "evaluate them, or leave them out",
             )
-        rows = np.array([row_of[item] for item in wanted], dtype=np.int64)
         return replace(
             self,
             query_ids=wanted,
@@ -484,6 +482,11 @@ def _take_out_ignored(grades: Grades) -> int:
         grades[row] = 0
         grades[row, : len(left)] = left
     return int(ignored.sum(axis=1).max(initial=0))
+
+
+def known(value: float) -> float | None:
+    """Return a number as JSON has it: None where it is NaN."""
+    return None if np.isnan(value) else float(value)
 
 
 def _as_rank(k: SupportsIndex) -> int:

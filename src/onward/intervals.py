@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from onward.errors import EvaluationError
-from onward.evaluation import Evaluation
+from onward.evaluation import Evaluation, known
 from onward.plain import fields_of
 
 PerQuery = Float64[np.ndarray, " query"]
@@ -55,9 +55,8 @@ class Interval:
 
     def to_json(self) -> dict[str, Any]:
         """Return fractions as plain values; None for what is not known."""
-        ends = {name: getattr(self, name) for name in ("estimate", "low", "high")}
-        known = {name: None if math.isnan(value) else value for name, value in ends.items()}
-        return {**fields_of(self), **known}
+        ends = {name: known(getattr(self, name)) for name in ("estimate", "low", "high")}
+        return {**fields_of(self), **ends}
 
     def __str__(self) -> str:
         if math.isnan(self.estimate):

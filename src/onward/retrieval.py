@@ -18,7 +18,7 @@ from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
 
 from onward.errors import EvaluationError
 from onward.rankings import Ranking, as_count
-from onward.spaces import Embeddings, Metric, Vectors, check_same_space
+from onward.spaces import Embeddings, Ids, Metric, Vectors, check_same_space
 
 Doubles = Float64[np.ndarray, "item dim"]
 Keys = UInt64[np.ndarray, "query rank"]
@@ -69,7 +69,7 @@ def rank(
     """
     check_same_space(queries.space, gallery.space)
     nearest = None if k is None else as_nearest(k)
-    return _blocks(queries, _Searched.of(gallery), exclude_self, nearest, block_bytes)
+    return _blocks(queries, Searched.of(gallery), exclude_self, nearest, block_bytes)
 
 
 def search(
@@ -151,7 +151,7 @@ def _merge(one: Ranking, other: Ranking, k: int) -> Ranking:
 
 
 @dataclass(frozen=True, eq=False)
-class _Searched:
+class Searched:
     """A gallery, and where each of its items stands in the order of ids."""
 
     gallery: Embeddings
@@ -159,56 +159,64 @@ class _Searched:
     position_of: dict[str, int]
 
     @classmethod
-    def of(cls, gallery: Embeddings) -> "_Searched":
+    def of(cls, gallery: Embeddings) -> "Searched":
+        """Return a gallery with its order."""
         order = sorted(range(len(gallery)), key=gallery.ids.__getitem__)
         position_of = {gallery.ids[row]: position for position, row in enumerate(order)}
         return cls(gallery, np.array(order, dtype=np.int64), position_of)
 
-    def tile(self, start: int, stop: int) -> Doubles:
-        rows = self.order[start:stop]
-        return doubles(self.gallery.vectors[rows], self.gallery.space.metric)
+    def own(self, ids: Ids, exclude_self: bool) -> Int64[np.ndarray, " query"]:
+        """Return the positions of queries' own entries; -1 where there is none to leave out."""
+        position_of = self.position_of if exclude_self else {}
+        return np.array([position_of.get(item, -1) for item in ids], dtype=np.int64)
+
+    def keys(self, queries: Doubles, own: Int64[np.ndarray, " query"], tile: int) -> Iterator[Keys]:
+        """Give the keys of all pairs, tile by tile of the gallery in the order of ids.
+
+        A key is the distance's `sortable_bits`, then the position in the order of ids: keys sort by
+        distance and then by id. That of an own entry is `LEFT_OUT`.
+        """
+        size, metric = len(self.order), self.gallery.space.metric
+        for start in range(0, size, tile):
+            stop = min(start + tile, size)
+            others = doubles(self.gallery.vectors[self.order[start:stop]], metric)
+            keys = sortable_bits(exact_distances(queries, others, metric)).astype(np.uint64)
+            keys <<= POSITION_BITS
+            keys |= np.arange(start, stop, dtype=np.uint64)
+            inside = np.flatnonzero((own >= start) & (own < stop))
+            keys[inside, own[inside] - start] = LEFT_OUT
+            yield keys
+
+
+def block_sizes(items: int, dim: int, block_bytes: int, *, kept: int) -> tuple[int, int]:
+    """Return how many queries, and how many gallery items, to take at a time.
+
+    Args:
+        items: how many the gallery has.
+        dim: of the vectors.
+        block_bytes: about how much memory to work in.
+        kept: how many bytes a query takes beside its vector and the pairs of a tile.
+    """
+    tile = max(1, min(items, TILE_ITEMS, block_bytes // (64 * dim)))
+    a_query = kept + BYTES_A_PAIR * tile + 48 * min(tile, SLICE_ITEMS) + 16 * dim
+    return max(1, min(BLOCK_QUERIES, block_bytes // a_query)), tile
 
 
 def _blocks(
-    queries: Embeddings, searched: _Searched, exclude_self: bool, k: int | None, block_bytes: int
+    queries: Embeddings, searched: Searched, exclude_self: bool, k: int | None, block_bytes: int
 ) -> Iterator[Ranking]:
-    size, dim = len(searched.order), queries.space.dim
-    own = np.array([searched.position_of.get(item, -1) for item in queries.ids], dtype=np.int64)
-    if not exclude_self:
-        own[:] = -1
+    size = len(searched.order)
+    own = searched.own(queries.ids, exclude_self)
     there = size - 1 if len(own) and (own >= 0).all() else size
     width = there if k is None else min(k, there)
-    tile = max(1, min(size, TILE_ITEMS, block_bytes // (64 * dim)))
-    a_query = BYTES_A_KEY * min(size, 2 * width + tile) + BYTES_A_PAIR * tile + 16 * dim
-    a_query += 48 * min(tile, SLICE_ITEMS)
-    step = max(1, min(BLOCK_QUERIES, block_bytes // a_query))
+    kept = BYTES_A_KEY * min(size, 2 * width + TILE_ITEMS)
+    step, tile = block_sizes(size, queries.space.dim, block_bytes, kept=kept)
     for start in range(0, len(queries), step):
-        stop = min(start + step, len(queries))
-        vectors = doubles(queries.vectors[start:stop], queries.space.metric)
-        tiles = _tiles(vectors, searched, own[start:stop], tile)
-        nearest = _nearest(tiles, len(vectors), width)
+        part = slice(start, start + step)
+        vectors = doubles(queries.vectors[part], queries.space.metric)
+        nearest = _nearest(searched.keys(vectors, own[part], tile), len(vectors), width)
         rows, distances = _decode(nearest, searched.order)
-        yield Ranking(queries.ids[start:stop], searched.gallery.ids, rows, distances, exclude_self)
-
-
-def _tiles(
-    queries: Doubles, searched: _Searched, own: Int64[np.ndarray, " query"], tile: int
-) -> Iterator[Keys]:
-    """Give the keys of all pairs, tile by tile of the gallery in the order of ids.
-
-    A key is the distance's `sortable_bits`, then the position in the order of ids: keys sort by
-    distance and then by id.
-    """
-    size, metric = len(searched.order), searched.gallery.space.metric
-    for start in range(0, size, tile):
-        stop = min(start + tile, size)
-        distances = exact_distances(queries, searched.tile(start, stop), metric)
-        keys = sortable_bits(distances).astype(np.uint64)
-        keys <<= POSITION_BITS
-        keys |= np.arange(start, stop, dtype=np.uint64)
-        inside = np.flatnonzero((own >= start) & (own < stop))
-        keys[inside, own[inside] - start] = LEFT_OUT
-        yield keys
+        yield Ranking(queries.ids[part], searched.gallery.ids, rows, distances, exclude_self)
 
 
 def _nearest(tiles: Iterator[Keys], queries: int, width: int) -> Keys:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 
 from onward.arrays import as_numbers
 from onward.embedding_files import (
@@ -209,16 +209,15 @@ class Embeddings:
         Raises:
             EmbeddingsError: if an id has no embedding here.
         """
-        row_of = {item: row for row, item in enumerate(self.ids)}
         wanted = tuple(ids)
-        missing = [item for item in wanted if item not in row_of]
-        if missing:
+        rows = places(wanted, self.ids)
+        if missing := [item for item, row in zip(wanted, rows, strict=True) if row < 0]:
             raise EmbeddingsError(
                 f"{len(missing)} of {len(wanted)} ids have no embedding in {self.space}, "
                 f"the first {missing[0]!r}",
                 "embed these items or leave them out",
             )
-        return self.select([row_of[item] for item in wanted])
+        return self.select(rows)
 
     def save(self, path: Path | str) -> None:
         """Write a Parquet file: `id`, `vector`, `label`, `origin`, and the space in the metadata.
@@ -290,6 +289,12 @@ class Embeddings:
                 "file has ids of its own: pick some of them by Embeddings.load(PATH).align(IDS)",
             )
         return _load_parquet(target, space)
+
+
+def places(wanted: Iterable[str], ids: Ids) -> Int64[np.ndarray, " wanted"]:
+    """Return where each wanted id stands among ids; -1 where it does not."""
+    row_of = {item: row for row, item in enumerate(ids)}
+    return np.array([row_of.get(item, -1) for item in wanted], dtype=np.int64)
 
 
 def check_same_space(query: Space, gallery: Space) -> None:

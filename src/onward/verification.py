@@ -13,23 +13,22 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt32
+from jaxtyping import Bool, Int64, UInt32
 
 from onward.errors import EvaluationError
 from onward.evaluation import left_out_text
 from onward.judgements import Pair
 from onward.relevance import common_labels
 from onward.retrieval import (
-    BLOCK_QUERIES,
-    SLICE_ITEMS,
     TILE_ITEMS,
+    block_sizes,
     doubles,
     exact_distances,
     from_sortable_bits,
     paired_distances,
     sortable_bits,
 )
-from onward.spaces import Embeddings, check_same_space
+from onward.spaces import Embeddings, check_same_space, places
 
 FARS = (1e-4, 1e-3, 1e-2)
 
@@ -37,8 +36,8 @@ HALF_BITS = np.uint32(16)
 HALF = 1 << 16
 """How many values half of a distance's bits can have."""
 
-BYTES_A_PAIR = 48
-"""Product, distance, label and bin of one pair in a tile."""
+BYTES_A_LABEL = 16
+"""Label and bin of one pair in a tile."""
 
 Rows = Int64[np.ndarray, " pair"]
 Counts = Int64[np.ndarray, "two value"]
@@ -177,12 +176,13 @@ def verify_pairs(
     """
     wanted = _as_rates(fars)
     check_same_space(queries.space, gallery.space)
-    settings: dict[str, Any] = {"exclude_self": exclude_self, "block_bytes": block_bytes}
-    asked: _AllPairs | _Listed = (
-        _AllPairs.between(queries, gallery, same_labels=same_labels, **settings)
-        if pairs is None
-        else _Listed.of(queries, gallery, pairs, **settings)
-    )
+    left_out: dict[str, int] = {}
+    asked: Iterable[_Tile]
+    if pairs is None:
+        asked = _AllPairs.between(queries, gallery, exclude_self, same_labels, block_bytes)
+        left_out = asked.left_out
+    else:
+        asked = _listed(queries, gallery, pairs, exclude_self, block_bytes)
     upper = _count_upper(asked)
     same, different = (int(number) for number in upper.sum(axis=1))
     allowed = [_allowed(far, different) for far in wanted]
@@ -206,7 +206,7 @@ def verify_pairs(
         limits=tuple(one.limit for one in found),
         same_accepted=tuple(one.same for one in found),
         different_accepted=tuple(one.different for one in found),
-        left_out=asked.left_out if isinstance(asked, _AllPairs) else {},
+        left_out=left_out,
     )
 
 
@@ -256,7 +256,6 @@ class _AllPairs:
         cls,
         queries: Embeddings,
         gallery: Embeddings,
-        *,
         exclude_self: bool,
         same_labels: bool,
         block_bytes: int,
@@ -277,23 +276,21 @@ class _AllPairs:
         return {kind: number for kind, number in unknown.items() if number}
 
     def __iter__(self) -> Iterator[_Tile]:
-        size, dim = len(self.gallery), self.gallery.space.dim
-        tile = max(1, min(size, TILE_ITEMS, self.block_bytes // (64 * dim)))
-        a_query = BYTES_A_PAIR * tile + 48 * min(tile, SLICE_ITEMS) + 16 * dim
-        step = max(1, min(BLOCK_QUERIES, self.block_bytes // a_query))
+        size, metric = len(self.gallery), self.gallery.space.metric
+        kept = BYTES_A_LABEL * min(size, TILE_ITEMS)
+        step, tile = block_sizes(size, self.gallery.space.dim, self.block_bytes, kept=kept)
         for first in range(0, len(self.queries), step):
             rows = slice(first, min(first + step, len(self.queries)))
-            vectors = doubles(self.queries.vectors[rows], self.queries.space.metric)
+            vectors = doubles(self.queries.vectors[rows], metric)
             for start in range(first if self.once else 0, size, tile):
                 columns = slice(start, min(start + tile, size))
-                yield self._tile(vectors, rows, columns)
+                others = doubles(self.gallery.vectors[columns], metric)
+                bits = sortable_bits(exact_distances(vectors, others, metric))
+                yield self._of_known_labels(bits, rows, columns)
 
-    def _tile(
-        self, vectors: Float64[np.ndarray, "query dim"], rows: slice, columns: slice
+    def _of_known_labels(
+        self, bits: UInt32[np.ndarray, "query item"], rows: slice, columns: slice
     ) -> _Tile:
-        metric = self.gallery.space.metric
-        others = doubles(self.gallery.vectors[columns], metric)
-        bits = sortable_bits(exact_distances(vectors, others, metric))
         labels, theirs = self.query_labels[rows, None], self.gallery_labels[columns]
         different = labels != theirs
         counts = (labels >= 0) & (theirs >= 0)
@@ -310,62 +307,49 @@ class _AllPairs:
     @cached_property
     def _own(self) -> Int64[np.ndarray, " query"]:
         """The row of each query's own gallery entry; -1 where it has none."""
-        row_of = {item: row for row, item in enumerate(self.gallery.ids)}
-        return np.array([row_of.get(item, -1) for item in self.queries.ids], dtype=np.int64)
+        return places(self.queries.ids, self.gallery.ids)
 
 
 def _rows_of_same(queries: Embeddings, gallery: Embeddings) -> Rows | None:
     """Return the gallery row of each query, if the two are the same items with the same vectors."""
     if set(queries.ids) != set(gallery.ids):
         return None
-    row_of = {item: row for row, item in enumerate(gallery.ids)}
-    rows = np.array([row_of[item] for item in queries.ids], dtype=np.int64)
+    rows = places(queries.ids, gallery.ids)
     return rows if np.array_equal(queries.vectors, gallery.vectors[rows]) else None
 
 
-@dataclass(frozen=True, eq=False)
-class _Listed:
-    """Pairs that are given, which can be gone through more than once."""
+def _listed(
+    queries: Embeddings,
+    gallery: Embeddings,
+    pairs: Sequence[Pair],
+    exclude_self: bool,
+    block_bytes: int,
+) -> list[_Tile]:
+    """Return the pairs that are given.
 
-    queries: Embeddings
-    gallery: Embeddings
-    query_rows: Rows
-    gallery_rows: Rows
-    different: Bool[np.ndarray, " pair"]
-    block_bytes: int
-
-    @classmethod
-    def of(
-        cls,
-        queries: Embeddings,
-        gallery: Embeddings,
-        pairs: Sequence[Pair],
-        *,
-        exclude_self: bool,
-        block_bytes: int,
-    ) -> "_Listed":
-        for place, pair in enumerate(pairs, start=1):
-            if len(pair) != 3:
-                raise EvaluationError(
-                    f"pair {place} is {pair!r}",
-                    "give each as the id of a query, the id of a gallery item, and True or False",
-                )
-        kept = [pair for pair in pairs if not (exclude_self and pair[0] == pair[1])]
-        rows = _rows_of([one for one, _, _ in kept], queries, "queries")
-        others = _rows_of([other for _, other, _ in kept], gallery, "gallery")
-        _check_verdicts(pairs, either_order=_rows_of_same(queries, gallery) is not None)
-        different = np.array([not same for _, _, same in kept], dtype=np.bool_)
-        return cls(queries, gallery, rows, others, different, block_bytes)
-
-    def __iter__(self) -> Iterator[_Tile]:
-        metric, dim = self.gallery.space.metric, self.gallery.space.dim
-        step = max(1, self.block_bytes // (48 * dim + BYTES_A_PAIR))
-        for start in range(0, len(self.different), step):
-            part = slice(start, start + step)
-            vectors = doubles(self.queries.vectors[self.query_rows[part]], metric)
-            others = doubles(self.gallery.vectors[self.gallery_rows[part]], metric)
-            bits = sortable_bits(paired_distances(vectors, others, metric))
-            yield _Tile(bits, self.different[part])
+    Raises:
+        EvaluationError: if one is none, is not of these embeddings, or stands twice.
+    """
+    for place, pair in enumerate(pairs, start=1):
+        if len(pair) != 3:
+            raise EvaluationError(
+                f"pair {place} is {pair!r}",
+                "give each as the id of a query, the id of a gallery item, and True or False",
+            )
+    kept = [pair for pair in pairs if not (exclude_self and pair[0] == pair[1])]
+    rows = _rows_of([one for one, _, _ in kept], queries, "queries")
+    others = _rows_of([other for _, other, _ in kept], gallery, "gallery")
+    _check_verdicts(pairs, either_order=_rows_of_same(queries, gallery) is not None)
+    different = np.array([not same for _, _, same in kept], dtype=np.bool_)
+    metric, dim, tiles = gallery.space.metric, gallery.space.dim, []
+    step = max(1, block_bytes // (48 * dim + 48))
+    for start in range(0, len(kept), step):
+        part = slice(start, start + step)
+        vectors = doubles(queries.vectors[rows[part]], metric)
+        theirs = doubles(gallery.vectors[others[part]], metric)
+        bits = sortable_bits(paired_distances(vectors, theirs, metric))
+        tiles.append(_Tile(bits, different[part]))
+    return tiles
 
 
 def _rows_of(ids: Sequence[str], embeddings: Embeddings, whose: str) -> Rows:
@@ -374,16 +358,15 @@ def _rows_of(ids: Sequence[str], embeddings: Embeddings, whose: str) -> Rows:
     Raises:
         EvaluationError: if one of them is not there.
     """
-    row_of = {item: row for row, item in enumerate(embeddings.ids)}
-    missing = [item for item in ids if item not in row_of]
-    if missing:
+    rows = places(ids, embeddings.ids)
+    if missing := [item for item, row in zip(ids, rows, strict=True) if row < 0]:
         raise EvaluationError(
             f"{len(missing)} of {len(ids)} pairs name an item that the embeddings of the {whose} "
             f"lack, the first {missing[0]!r}",
             "a pair is the id of a query, the id of a gallery "
             "item, and whether they are the same. Give the ids that the embeddings have",
         )
-    return np.array([row_of[item] for item in ids], dtype=np.int64)
+    return rows
 
 
 def _check_verdicts(pairs: Sequence[Pair], *, either_order: bool) -> None:

@@ -5,10 +5,11 @@ from html import escape
 from pathlib import Path
 
 from onward.artifacts import write_aside
+from onward.backfill_curve import GRID
 from onward.report.document import document, facts_section, section
 from onward.report.share_chart import share_chart
 from onward.report.wording import percent
-from onward.upgrading.forecast import GRID, SEEDS
+from onward.upgrading.forecast import SEEDS
 from onward.upgrading.plan import BackfillPlan
 
 INTRODUCTION = (

@@ -16,8 +16,8 @@ from jaxtyping import Float64
 
 from onward.agreement import agreement, count_neighbours
 from onward.backfill_curve import (
-    POINTS,
-    evaluate_backfill,
+    GRID,
+    backfill_curve,
     items_at,
     oracle_order,
     random_order,
@@ -65,8 +65,6 @@ SEEDS = 5
 """What is found in random order is the mean of so many orders."""
 SHARES = (0.1, 0.25, 0.5)
 """Of the items that are backfilled beside the upgrade, between nothing and all."""
-GRID = tuple(point / (POINTS - 1) for point in range(POINTS))
-"""Of the items that are backfilled: the evenly spaced shares of a curve, from 0 to 1."""
 
 MOST_ITEMS = 2000
 """Every item is compared with every other; more than these change the numbers little."""
@@ -530,14 +528,14 @@ class _Backfilled:
         found: dict[float, dict[str, PerQuery]] = {share: {} for share in shares}
         if self.relevance is not None:
             each = [
-                evaluate_backfill(
+                backfill_curve(
                     self.asked.new,
                     self.upgraded,
                     self.new,
                     order,
-                    shares,
                     exclude_self=self.asked.exclude_self,
-                )
+                    shares=shares,
+                ).evaluations
                 for order in orders
             ]
             for share, *both in zip(shares, *each, strict=True):

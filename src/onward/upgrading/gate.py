@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onward.backfill_curve import GRID
 from onward.compatibility import NEW, OLD
 from onward.errors import ConfigurationError, UpgradeError
 from onward.intervals import Interval, queries_for
@@ -22,7 +23,6 @@ from onward.upgrading.forecast import (
     AGREEMENT,
     BY_GRADE,
     EVERYTHING,
-    GRID,
     METRICS,
     NOTHING,
     RANDOM,

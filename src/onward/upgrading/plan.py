@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from onward.backfill_curve import GRID
 from onward.errors import UpgradeError
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.values import aligned
@@ -14,7 +15,6 @@ from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import (
-    GRID,
     MOST_ITEMS,
     ORDERS,
     SEEDS,
