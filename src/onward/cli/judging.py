@@ -411,15 +411,20 @@ def read_canaries(
     by_old = None
     if old is not None:
         by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
-    if qrels is None:
-        return Canaries(by_new, by_old, require=requirement, same_labels=same_labels)
-    if same_labels:
+    if qrels is not None and same_labels:
         raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
-    asked = Canaries.of_qrels(by_new, read_qrels(qrels), old=by_old, require=requirement)
-    if len(asked.new) < len(by_new):
-        unjudged = len(by_new) - len(asked.new)
-        tell(f"{unjudged:,} of {len(by_new):,} queries have no relevant item in {qrels}: left out")
-    return asked
+    judged = None if qrels is None else read_qrels(qrels)
+    for_nothing = [
+        query
+        for query in by_new.ids
+        if judged is not None and max(judged.get(query, {}).values(), default=0) <= 0
+    ]
+    if for_nothing:
+        tell(
+            f"{len(for_nothing):,} of {len(by_new):,} queries have no relevant item in {qrels}: "
+            "left out"
+        )
+    return Canaries(by_new, by_old, judged, requirement, same_labels)
 
 
 takes_canaries = takes("canaries", CANARY_OPTIONS, read_canaries)

@@ -315,7 +315,7 @@ def verify(
     verification = upgrade.verify(
         sample_rows=None if every else sample, leave_out=leave_out, canaries=canaries
     )
-    if canaries is not None and canaries.relevant is None:
+    if canaries is not None and canaries.qrels is None:
         names = upgrade.gallery.class_names()
         tell_numbering(canaries.new.class_names, names, same_labels=canaries.same_labels)
     show(verification, as_json)

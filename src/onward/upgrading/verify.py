@@ -15,7 +15,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from onward.progress import Progress
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
+from onward.upgrading.evidence import Qrels
 from onward.upgrading.gate import Requirement, Verdict
 from onward.upgrading.routes import (
     EXAMPLES,
@@ -64,11 +65,12 @@ class Canaries:
     """Queries whose answers are known, and what their answers must reach.
 
     Attributes:
-        new: embedded by the new model; with labels, unless `relevant` is given. A query with the
-            id of an item is another thing than the item where `relevant` is given, and else does
-            not look for itself.
+        new: embedded by the new model; with labels, unless `qrels` are given. A query with the id
+            of an item is another thing than the item where `qrels` judge, and else does not look
+            for itself.
         old: the same queries in the same order, embedded by the old model, to compare with.
-        relevant: for each query's id, the ids of the items that it should find.
+        qrels: for each query's id, the grade of each item's id; above 0 it should be found. A query
+            without such an item is skipped. See `onward.judgements.read_qrels`.
         require: what must be reached, such as `Requirement.parse("cmc@1 >= 0.98 * old/old")`; of
             cmc@1, cmc@5 or map. If None, "map >= old/old".
         same_labels: if only the gallery or only the canaries have class names, the numbers of the
@@ -80,24 +82,21 @@ class Canaries:
 
     new: Embeddings
     old: Embeddings | None = None
-    relevant: Mapping[str, Collection[str]] | None = None
+    qrels: Qrels | None = None
     require: Requirement | None = None
     same_labels: bool = False
 
     def __post_init__(self) -> None:
-        _check_pair(self.new, self.old)
-        if self.relevant is None and self.new.labels is None:
+        if self.old is not None and self.old.ids != self.new.ids:
+            raise UpgradeError(
+                f"the canaries' {len(self.new)} new and {len(self.old)} old embeddings are not of "
+                "the same queries in the same order",
+                "embed the same queries by both models, and align them: .align(new.ids)",
+            )
+        if self.qrels is None and self.new.labels is None:
             raise UpgradeError(
                 "the canaries have no labels, and it is not said what they should find",
-                "give embeddings with labels, qrels (Canaries.of_qrels, --qrels FILE), or the ids "
-                "of the relevant items (relevant=...)",
-            )
-        missing = sorted(set(self.new.ids) - set(self.relevant or self.new.ids))
-        if missing:
-            raise UpgradeError(
-                f"of {len(missing)} canaries it is not said what they should find, the first is "
-                f"{missing[0]!r}",
-                "give ids for each, or leave it out",
+                "give embeddings with labels, or judgements (qrels=..., --qrels FILE)",
             )
         if self.requirement.metric not in METRICS or self.requirement.cell == NEW:
             raise UpgradeError(
@@ -112,43 +111,6 @@ class Canaries:
                 "give them (old=..., --canaries-old or --queries-old FILE), or "
                 "require a number, such as 'cmc@1 >= 0.6'",
             )
-
-    @classmethod
-    def of_qrels(
-        cls,
-        new: Embeddings,
-        qrels: Mapping[str, Mapping[str, int]],
-        *,
-        old: Embeddings | None = None,
-        require: Requirement | None = None,
-    ) -> "Canaries":
-        """Return the canaries among real queries: those of which qrels name a relevant item.
-
-        Args:
-            new: queries embedded by the new model.
-            qrels: for each query's id, the grade of each item's id; above 0 is relevant. See
-                `onward.judgements.read_qrels`.
-            old: the same queries in the same order, embedded by the old model.
-            require: what must be reached; see `Canaries`.
-
-        Raises:
-            UpgradeError: if qrels name a relevant item of none of the queries, or as `Canaries`.
-        """
-        _check_pair(new, old)
-        relevant = {
-            query: [item for item, grade in grades.items() if grade > 0]
-            for query, grades in qrels.items()
-        }
-        rows = [row for row, query in enumerate(new.ids) if relevant.get(query)]
-        if not rows:
-            raise UpgradeError(
-                f"the qrels of {len(qrels)} queries name a relevant item of none of the {len(new)} "
-                f"that are asked, the first of which is {new.ids[0] if len(new) else None!r}",
-                "give qrels with the ids that the queries have",
-            )
-        kept = {new.ids[row]: relevant[new.ids[row]] for row in rows}
-        by_old = None if old is None else old.select(rows)
-        return cls(new.select(rows), by_old, kept, require)
 
     @property
     def requirement(self) -> Requirement:
@@ -441,7 +403,7 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
     asked = {UPGRADED: canaries.new}
     if canaries.old is not None:
         asked[OLD] = canaries.old
-    by_label = canaries.relevant is None
+    by_label = canaries.qrels is None
     rankings = {
         name: gallery.search(queries, DEPTH, exclude_self=by_label, allow_unserved=True)
         for name, queries in asked.items()
@@ -454,23 +416,14 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
     if not cells[UPGRADED].queries:
         raise UpgradeError(
             f"none of the {len(canaries.new)} canaries has anything to find in gallery "
-            f"{gallery.url}: no item has a label of theirs, or an id that they should find. Give "
-            "labels to the gallery's items, or other canaries"
+            f"{gallery.url}: no item has a label of theirs, or an id that they should find",
+            "give labels to the gallery's items, qrels with the ids that queries and items have, "
+            "or other canaries",
         )
     required = canaries.requirement
     found = {name: _value(cell, required.metric) for name, cell in cells.items()}
     verdict = required.compare(found[UPGRADED], found.get(OLD, 1.0))
     return CanaryResult(**vars(verdict), depth=DEPTH, absent=absent, cells=cells)
-
-
-def _check_pair(new: Embeddings, old: Embeddings | None) -> None:
-    """Refuse old embeddings that are not of the same queries as the new ones."""
-    if old is not None and old.ids != new.ids:
-        raise UpgradeError(
-            f"the canaries' {len(new)} new and {len(old)} old embeddings are not of the same "
-            "queries in the same order",
-            "embed the same queries by both models, and align them: .align(new.ids)",
-        )
 
 
 def _check_spaces(gallery: GalleryRows, new: Space, canaries: Canaries) -> None:
@@ -524,10 +477,14 @@ def _by_ids(
     gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]
 ) -> tuple[dict[str, Evaluation], int]:
     """Judge by the ids that each query should find; return how many the gallery lacks, too."""
-    given = canaries.relevant or {}
-    asked = {item for query in canaries.new.ids for item in given[query]}
+    qrels = canaries.qrels or {}
+    named = {
+        query: {item for item, grade in qrels.get(query, {}).items() if int(grade) > 0}
+        for query in canaries.new.ids
+    }
+    asked = set[str]().union(*named.values())
     there = {item for batch in gallery.scan((), ids=sorted(asked)) for item in batch.ids}
-    wanted = {query: set(given[query]) & there for query in canaries.new.ids}
+    wanted = {query: items & there for query, items in named.items()}
     relevant = np.array([len(wanted[query]) for query in canaries.new.ids], np.int64)
     cells = {
         name: _evaluation(ranking, relevant, lambda query, item: item in wanted[query])
