@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from onward.data import decoding, open_items, open_splits
-from onward.data.listing import natural_key
+from onward.data.items import natural_key
 from onward.errors import ConfigurationError, DataError
 
 
@@ -99,7 +99,7 @@ def test_linked_folders_elsewhere_are_followed(folder, tmp_path):
 def test_what_is_no_file_is_never_waited_for(folder):
     put_classes(folder, ["cat"])
     os.mkfifo(folder / "cat" / "pipe.png")
-    with pytest.raises(DataError, match=r"cat/pipe.png is not a file with an image in it"):
+    with pytest.raises(DataError, match=r"cat/pipe.png: is not a file with an image in it"):
         open_items(folder)
     assert open_items(folder, skip_bad=True).ids == ("cat/0.png",)
 
@@ -108,14 +108,15 @@ def test_a_name_that_is_not_utf_8_is_an_error_and_can_be_left_out(folder):
     put_classes(folder, ["cat"])
     (folder / "cat" / "0.png").rename(folder / "cat" / os.fsdecode(b"\xff.png"))
     put_classes(folder, ["cat"])
-    with pytest.raises(DataError, match="has a name that is not UTF-8, and ids are text; rename"):
+    with pytest.raises(DataError, match=": has a name that is not UTF-8, and ids are text; rename"):
         open_items(folder)
     items = open_items(folder, skip_bad=True)
     assert items.ids == ("cat/0.png",)
     told = str(items.left_out[0]).encode().decode()  # can be written
     assert told.endswith("has a name that is not UTF-8, and ids are text; rename it")
     (folder / "cat").rename(folder / os.fsdecode(b"\xff"))
-    with pytest.raises(DataError, match=r"the name of class 0, '.*', is not UTF-8; rename it"):
+    put_classes(folder, ["dog"])
+    with pytest.raises(DataError, match=r"the name of class 1, '.*', is not UTF-8; rename it"):
         open_items(folder, skip_bad=True)
 
 
@@ -161,7 +162,7 @@ def test_an_image_that_cannot_be_read_is_an_error_that_names_the_file(folder):
 
 def test_an_empty_file_is_an_error_when_the_folder_is_opened(folder):
     damage(folder)
-    with pytest.raises(DataError, match=r"cat/empty.jpg cannot .* has 0 bytes.*skip_bad=True"):
+    with pytest.raises(DataError, match=r"cat/empty.jpg: cannot .* has 0 bytes.*skip_bad=True"):
         open_items(folder)
 
 
@@ -171,7 +172,7 @@ def test_a_file_without_an_image_suffix_counts_by_its_content(folder):
     assert open_items(folder).ids == ("cat/picture",)
     (folder / "cat" / "notes.doc").write_text("two cats")
     with pytest.raises(
-        DataError, match=r"notes.doc is not an image that is read: no image f.* Remove"
+        DataError, match=r"notes.doc: is not an image that is read: no image f.*; mend or remove"
     ):
         open_items(folder)
 
@@ -200,7 +201,7 @@ def test_a_folder_of_which_nothing_is_left_is_an_error(folder):
 def test_an_empty_class_folder_is_an_error_that_names_it(folder):
     put_classes(folder, ["cat"])
     (folder / "dog").mkdir()
-    with pytest.raises(DataError, match="photos/dog holds no image, as a class folder must"):
+    with pytest.raises(DataError, match="photos/dog: holds no image, as a class folder must"):
         open_items(folder)
 
 

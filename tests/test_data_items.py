@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 from onward.data import Items, LeftOut, decoding, load_images, open_items, open_payload, open_splits
 from onward.data.digits import digit_labels, digit_values
+from onward.data.items import split_by_id
 from onward.data.payloads import find_fault, with_digest
-from onward.data.splits import split_by_id
 from onward.errors import ConfigurationError, DataError
 
 

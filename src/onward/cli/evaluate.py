@@ -32,8 +32,8 @@ from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
     from onward.compatibility import Cells, Comparison, UpgradeComparison
+    from onward.data import Stated
     from onward.data.items import Items
-    from onward.data.sources import Stated
     from onward.report import RetrievalGrid
     from onward.spaces import Embeddings
     from onward.verification import VerificationRates

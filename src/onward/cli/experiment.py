@@ -13,7 +13,7 @@ from onward.cli.output import AsJson, show, tell_answer
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from onward.data.sources import Stated
+    from onward.data import Stated
 
 
 @takes_data
@@ -42,7 +42,7 @@ def demo(
 
     Example: onward demo --data photos/ --old-classes 10
     """
-    from onward.data.sources import Stated
+    from onward.data import Stated
     from onward.experiments.recipe import load_recipe
     from onward.experiments.stage import Cache, Stage
     from onward.experiments.study import CACHE, run_study

@@ -21,7 +21,7 @@ from onward.cli.output import AsJson, show, show_fields, suggest, tell
 from onward.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
-    from onward.data.sources import Stated
+    from onward.data import Stated
     from onward.gallery import Gallery, GalleryDescription
 
 app = typer.Typer(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
@@ -331,7 +331,8 @@ def info(
 
     Example: onward info runs/demo/models/new
     """
-    from onward.data.sources import DIGITS, Stated
+    from onward.data.parts import Stated
+    from onward.data.sources import DIGITS
 
     if str(path) == DIGITS or _holds_images(path):
         show(_data(path, stated), as_json)
@@ -369,13 +370,13 @@ def _holds_images(path: Path) -> bool:
         return path.is_dir() and any(path.iterdir())
     if shard.suffix.lower() != ".parquet":
         return False
-    from onward.data.parquet_columns import read_schema
+    from onward.data.parquet import read_schema
 
     return "vector" not in read_schema(shard).names
 
 
 def _first_shard(folder: Path) -> Path | None:
-    from onward.data.shards import find_shards
+    from onward.data.parquet import find_shards
 
     return None if _is_gallery(folder) else next(iter(find_shards(folder).shards), None)
 

@@ -24,8 +24,8 @@ from onward.errors import ArtifactError, ConfigurationError, GalleryError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from onward.data import Stated
     from onward.data.items import Items
-    from onward.data.sources import Stated
     from onward.gallery import Gallery
     from onward.labels import ClassNames
     from onward.models import EmbeddingModel
@@ -375,7 +375,7 @@ DATA_OPTIONS: dict[str, tuple[Any, Any]] = {
 
 
 def _stated(**given: Any) -> "Stated":
-    from onward.data.sources import Stated
+    from onward.data import Stated
 
     return Stated(**{name: value for name, value in given.items() if value is not None})
 
@@ -388,12 +388,12 @@ def open_data(
     source: str, stated: "Stated", *, split: Split = Split.ALL, classes: str | None = None
 ) -> "Items":
     """Open the images that the options name; tell what was read, and what was left out."""
-    from onward.data.sources import read_items, read_splits
+    from onward.data import open_items, open_splits
 
     if split is Split.ALL:
-        items = read_items(source, stated)
+        items = open_items(source, stated)
     else:
-        train, test = read_splits(source, stated)
+        train, test = open_splits(source, stated)
         items = train if split is Split.TRAIN else test
     tell(f"read {items}{f': {items.reading}' if items.reading else ''}")
     tell_left_out(items)

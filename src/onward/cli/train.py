@@ -35,8 +35,8 @@ from onward.nn.specs import TIMM, BackboneSpec
 from onward.training.settings import RunSettings, TrainingSettings, read_settings
 
 if TYPE_CHECKING:
+    from onward.data import Stated
     from onward.data.items import Items
-    from onward.data.sources import Stated
     from onward.models import EmbeddingModel
     from onward.spaces import Embeddings
     from onward.training.settings import FrozenSettings, ModelSettings
@@ -389,7 +389,7 @@ def _open_lines(path: Path, stated: "Stated") -> "Items":
 
 
 def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated") -> None:
-    from onward.data.sources import Stated
+    from onward.data import Stated
 
     said = Stated(skip_bad=stated.skip_bad, max_pixels=stated.max_pixels)
     if split is not Split.ALL or classes or stated != said:

@@ -5,8 +5,9 @@ Only `onward.data.augmentation` needs torch.
 
 from onward.data.images import load_images
 from onward.data.items import Items, LeftOut
+from onward.data.parts import Stated
 from onward.data.payloads import open_payload
-from onward.data.sources import Stated, describe_data, open_items, open_splits
+from onward.data.sources import describe_data, open_items, open_splits
 
 __all__ = [
     "Items",

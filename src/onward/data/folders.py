@@ -1,4 +1,4 @@
-"""Items of an image folder: one sub-folder a class, as torchvision's ImageFolder has it.
+"""Image folders: one sub-folder a class, as torchvision's ImageFolder has it.
 
 ```
 photos/cat/1.jpg              photos/train/cat/1.jpg        tiny/train/cat/images/1.jpg
@@ -7,41 +7,43 @@ photos/dog/1.jpg              photos/test/dog/1.jpg         tiny/val/val_annotat
 ```
 
 The last is Tiny-ImageNet's: a part without class folders, and a list of file and class a line. A
-layout that could be meant in two ways is refused, with the option that settles it; whatever is no
-item is passed over and counted.
+layout that could be meant in two ways is refused, with the option that settles it. Passed over is
+what nobody put there as an item: hidden names, and what systems, file servers and file managers
+leave behind, thumbnails of the images among it. It is counted and told, never read.
 """
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from onward.data.decoding import CONVERT, MAX_PIXELS, is_image, name_format
-from onward.data.items import Items, LeftOut, number_classes
-from onward.data.listing import (
-    BESIDE,
-    IMAGE_SUFFIXES,
-    IMAGELESS,
-    TEXTS,
-    Tally,
-    as_text,
-    is_link_back,
-    look_into,
-    natural_key,
-    walk,
+from onward.data.decoding import CONVERT, is_image, name_format
+from onward.data.items import PassedOver, natural_key, number_classes
+from onward.data.parts import (
+    ORDER,
+    STATE_PARTS,
+    Found,
+    Opened,
+    Part,
+    Role,
+    Source,
+    Stated,
+    role_of,
+    split_name,
 )
-from onward.data.parts import STATE_PARTS, Part, Role, role_of, split_name
-from onward.data.payloads import find_fault
 from onward.errors import DataError
 from onward.labels import is_text
+from onward.leftovers import is_left_behind
 
-ReadAs = Literal["auto", "classes", "parts", "parquet"]
-
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".avif", ".bmp", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
+        ".ppm", ".tif", ".tiff", ".webp",
+    ]
+)  # fmt: skip
 TEXT_SUFFIXES = frozenset(
     [
         ".aae", ".csv", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml", ".xmp", ".yaml",
@@ -50,9 +52,8 @@ TEXT_SUFFIXES = frozenset(
 )  # fmt: skip
 RAW_SUFFIXES = frozenset([".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".rw2", ".srw"])
 LAYOUT = "one sub-folder a class with its images in it: FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
-ORDER = ("train", "test", "validation", None)
-AS_CLASSES = "--read-as classes (read_as='classes')"
-AS_PARTS = "--read-as parts (read_as='parts')"
+AS_CLASSES = "read_as='classes'"
+AS_PARTS = "read_as='parts'"
 NO_CLASSES = frozenset(
     [
         "annotations", "image", "images", "img", "imgs", "jpeg", "jpegimages", "jpg", "labels",
@@ -60,6 +61,163 @@ NO_CLASSES = frozenset(
     ]
 )  # fmt: skip
 """What folders are called after the files in them; a class among others may be called so too."""
+
+HIDDEN = "hidden"
+SYSTEMS = "left behind by a system, file server or file manager"
+BESIDE = "files beside the class folders"
+TEXTS = "texts and tables beside images"
+BACK = "links that lead back into the data set"
+IMAGELESS = "folders without an image"
+
+Looked = tuple[Path, str, str | None]
+"""A file, its class and, as far as it shows without decoding, why it cannot be used."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds, each in natural order.
+
+    Attributes:
+        folders: and links to folders, also links that lead nowhere and look like no file.
+        files: all else.
+        passed_over: with why.
+    """
+
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    passed_over: tuple[tuple[str, Path], ...]
+
+
+class Tally:
+    """Counts what was passed over, by kind; holds one example of each, not all paths."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Path] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, why: str, path: Path) -> None:
+        """Count one file or folder."""
+        self._first.setdefault(why, path)
+        self._counts[why] += 1
+
+    def add_all(self, passed_over: Iterable[tuple[str, Path]]) -> None:
+        """Count what a folder's contents say."""
+        for why, path in passed_over:
+            self.add(why, path)
+
+    def passed_over(self, root: Path) -> tuple[PassedOver, ...]:
+        """Return what was counted, the examples within the data set."""
+        return tuple(
+            PassedOver(why, self._counts[why], as_text(first.relative_to(root)))
+            for why, first in self._first.items()
+        )
+
+
+def as_text(path: Path) -> str:
+    """Return a path that can be written, with forward slashes; a name need not be UTF-8."""
+    return os.fsencode(path.as_posix()).decode(errors="replace")
+
+
+def look_into(folder: Path) -> Contents:
+    """Return what a folder holds.
+
+    Raises:
+        DataError: if it cannot be read, naming it.
+    """
+    folders, files, passed = list[Path](), list[Path](), list[tuple[str, Path]]()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: natural_key(entry.name)):
+                path = folder / entry.name
+                if is_left_behind(entry.name) or entry.name.startswith("."):
+                    passed.append((SYSTEMS if is_left_behind(entry.name) else HIDDEN, path))
+                else:
+                    (folders if _is_folder(entry, path) else files).append(path)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read: {error.strerror}. Give yourself the right to read it, or "
+            "give another folder"
+        ) from error
+    return Contents(tuple(folders), tuple(files), tuple(passed))
+
+
+def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
+    try:
+        if entry.is_dir():
+            return True
+        leads_nowhere = entry.is_symlink() and not os.path.exists(path)  # noqa: PTH110
+    except OSError:  # such as links in a ring
+        leads_nowhere = True
+    return leads_nowhere and not path.suffix
+
+
+def walk(
+    top: Path, root: Path, unreadable: Callable[[DataError], None] | None = None
+) -> Iterator[Contents]:
+    """Yield what a folder and the folders below it hold, each folder once, in natural order.
+
+    A link to a folder is followed, but not one that leads back to somewhere in the data set, which
+    would give an image another class or twice the same: it is passed over.
+
+    Args:
+        top: where to begin; may be a link itself.
+        root: the data set's own folder.
+        unreadable: called with the error of a folder that cannot be read, instead of raising it.
+
+    Raises:
+        DataError: if a folder cannot be read, naming it.
+    """
+    waiting, seen = [top], {os.path.realpath(top)}
+    while waiting:
+        try:
+            found = look_into(waiting.pop())
+        except DataError as error:
+            if unreadable is None:
+                raise
+            unreadable(error)
+            continue
+        kept, passed = list[Path](), list(found.passed_over)
+        for folder in found.folders:
+            real = os.path.realpath(folder)
+            if real in seen or _is_link_back(folder, root):
+                passed.append((BACK, folder))
+            else:
+                seen.add(real)
+                kept.append(folder)
+        yield Contents(tuple(kept), found.files, tuple(passed))
+        waiting += reversed(kept)
+
+
+def _is_link_back(path: Path, root: Path) -> bool:
+    """Say whether a link leads to somewhere in a data set's folder, or above it."""
+    if not path.is_symlink() or not path.exists():
+        return False
+    real, inside = os.path.realpath(path), os.path.realpath(root)
+    return os.path.commonpath([real, inside]) in (real, inside)
+
+
+def _refuse_link(folder: Path, child: Path, seen: dict[str, Path]) -> None:
+    """Refuse a link to what is in the data set already, and two links to one folder."""
+    real = os.path.realpath(child)
+    if seen.setdefault(real, child) != child or _is_link_back(child, folder):
+        raise DataError(
+            f"{child} is a link that leads back to {real}, and images would count twice",
+            "remove the link",
+        )
+
+
+def _holds_image(folder: Path, root: Path) -> bool:
+    """Say whether there is anything in a folder, or below it, that may be an image.
+
+    What cannot be read may: that is told where its images are listed.
+    """
+    errors: list[DataError] = []
+    found = (file for one in walk(folder, root, errors.append) for file in one.files)
+    return any(map(_may_be_image, found)) or bool(errors)
+
+
+def _may_be_image(file: Path) -> bool:
+    return file.suffix.lower() not in TEXT_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -85,20 +243,121 @@ class FolderPart:
         """The names of its classes, also of those without an image."""
         return {folder.name for folder in self.classes} | set(self.listed.values())
 
+    def check_layout(self, ids: Sequence[str]) -> None:
+        """Refuse folders that are hardly the classes, and folders in them that may be the classes.
 
-def find_parts(folder: Path, read_as: ReadAs, stated: Sequence[str] = ()) -> list[FolderPart]:
+        They may where a class folder has images in several folders alone, whatever single folder
+        these are in; where it is the only one and has several folders; and where one of them is
+        called like a class. A folder that holds all images of its class, such as `images`, may not.
+
+        Args:
+            ids: of its items.
+
+        Raises:
+            DataError: naming some of the folders.
+        """
+        names, option = {folder.name for folder in self.classes}, AS_CLASSES
+        option = AS_PARTS if self.part.name else option
+        if names and all(name.lower() in NO_CLASSES for name in names):
+            raise DataError(
+                f"the class folders of {self.path} are {', '.join(sorted(names))}, which name the "
+                "kind of their files, not a class",
+                f"if they are the classes, say so: {option}",
+                needed=f"Onward needs {LAYOUT}",
+            )
+        inside: dict[str, set[tuple[str, ...]]] = {}
+        for item in ids:
+            name, *within = item.split("/")[bool(self.part.name) : -1]
+            inside.setdefault(name, set()).add(tuple(within))
+        for name, folders in inside.items():
+            shared = takewhile(lambda level: len({*level}) == 1, zip(*folders, strict=False))
+            depth = len([*shared])
+            inner = sorted({folder[depth] for folder in folders if len(folder) > depth})
+            hollow = all(len(folder) > depth for folder in folders)
+            alike = {folder[0] for folder in folders if folder} & (names - {name})
+            if hollow or alike or (len(inside) == 1 and len(inner) > 1):
+                place = self.path.joinpath(name, *min(folders)[:depth])
+                raise DataError(
+                    f"in {self.path}, the class may be the upper or the lower folder of "
+                    f"{', '.join(f'{name}/{one}' for one in (inner or sorted(alike))[:2])}",
+                    f"if it is the upper one in all of {self.path}, say so: {option}. If it is the "
+                    f"lower one, give the folder that holds the classes, such as {place}. If the "
+                    f"upper folders are parts, name them: {STATE_PARTS}",
+                )
+
+
+class ImageFolder(Source):
+    """A folder with a sub-folder for each class, or for each part and in it for each class."""
+
+    kind = "image folder"
+
+    def __init__(self, path: Path, stated: Stated) -> None:
+        self.by_part = {one.part: one for one in _find_parts(path, stated)}
+        super().__init__(path, stated, [*self.by_part])
+        names = set[str]().union(*(self.by_part[part].class_names for part in self.numbered))
+        if not names:
+            raise DataError(
+                f"{path} has no class folders",
+                "images without classes are "
+                'listed instead, a line {"id": ..., "path": ...} an image in a .jsonl file, and '
+                "embedded by that list",
+                needed=f"Onward needs {LAYOUT}",
+                step="embed",
+            )
+        self.labels = number_classes(names, f"the class folders of {path}")
+
+    def open(self, parts: Sequence[Part]) -> Opened:
+        """List the items of some parts; ids are paths relative to it, with forward slashes.
+
+        No image is decoded here, unless what is bad is to be left out: one that is truncated is an
+        error when it is opened.
+
+        Raises:
+            DataError: if a class folder holds no image, a part has no labels, a file is empty or no
+                image, or what is understood of the layout may be meant otherwise.
+        """
+        tally, chosen = Tally(), [self.by_part[part] for part in parts]
+        names = {label: name for name, label in self.labels.items()}
+        opened = self.collect(self._find_files(chosen, tally), names, ())
+        passed_over = tally.passed_over(self.path)
+        opened = replace(opened, items=replace(opened.items, passed_over=passed_over))
+        for one in chosen if self.stated.read_as == "auto" else ():
+            ids = zip(opened.items.ids, opened.part_of, strict=True)
+            one.check_layout([item for item, part in ids if part == one.part and one.classes])
+        return opened
+
+    def _find_files(self, parts: Sequence[FolderPart], tally: Tally) -> Iterator[Found]:
+        folder = self.path
+        _count_beside(folder, parts, tally)
+        seen: dict[str, Path] = {}
+        for one in parts:
+            if one.unlabelled:
+                raise DataError(
+                    f"neither class folders nor a list ({one.part.name}_annotations.txt) say the "
+                    f"classes of the images in {one.path}. Name the parts to read without it: "
+                    f"{STATE_PARTS}; give the folder of another part alone; or, if that folder is "
+                    f"a class, say so: {AS_PARTS}"
+                )
+            for class_folder in one.classes:
+                _refuse_link(folder, class_folder, seen)
+            files = (_look_through(folder, each, tally) for each in one.classes)
+            looked = (file for each in files for file in each) if one.classes else _look_up(one)
+            for file, name, fault in looked:
+                item, payload = file.relative_to(folder).as_posix(), {"path": str(file.absolute())}
+                yield Found(
+                    item, self.labels.get(name, -1), payload, as_text(file), one.part, fault
+                )
+
+
+def _find_parts(folder: Path, stated: Stated) -> list[FolderPart]:
     """Return the parts of an image folder; one without a name where its folders are classes.
-
-    Args:
-        folder: the image folder.
-        read_as: "classes" or "parts" say what its folders are; "auto" goes by their names.
-        stated: names of parts that the user gives: its folders are parts then.
 
     Raises:
         DataError: if names and contents of its folders leave more than one reading.
     """
-    children = look_into(folder).folders
-    if read_as == "classes" or not (read_as == "parts" or stated or _divided(folder, children)):
+    children, named = look_into(folder).folders, stated.train_part or stated.test_part
+    as_parts = stated.read_as == "parts" or named is not None
+    if stated.read_as == "classes" or not (as_parts or _divided(folder, children)):
         return [FolderPart(Part(""), folder, children)]
     found = [
         FolderPart(Part(child.name, role_of(child.name)), child, look_into(child).folders)
@@ -109,161 +368,7 @@ def find_parts(folder: Path, read_as: ReadAs, stated: Sequence[str] = ()) -> lis
     for one in found:
         _refuse_link(folder, one.path, seen)
     found.sort(key=lambda one: ORDER.index(one.part.role))
-    return found if read_as == "parts" else [_read_list(one, found) for one in found]
-
-
-def label_classes(folder: Path, parts: Sequence[FolderPart]) -> dict[str, int]:
-    """Return the label of each class, over all parts, so that no part shifts a label.
-
-    Raises:
-        DataError: if there is no class folder, or their names cannot be numbered.
-    """
-    names = set[str]().union(*(part.class_names for part in parts))
-    if not names:
-        raise DataError(
-            f"{folder} has no class folders",
-            "images without classes are "
-            'listed instead, a line {"id": ..., "path": ...} an image in a .jsonl file, and '
-            "embedded: onward embed MODEL LIST.jsonl OUT.parquet",
-            needed=f"Onward needs {LAYOUT}",
-        )
-    return number_classes(names, f"the class folders of {folder}")
-
-
-def check_depth(folder: Path, one: FolderPart) -> None:
-    """Refuse a part whose class folders all hold folders of images only: those may be the classes.
-
-    Raises:
-        DataError: naming them.
-    """
-    nested: list[tuple[Path, list[Path]]] = []
-    for class_folder in one.classes:
-        place, holding = class_folder, [class_folder]
-        while len(holding) == 1:
-            place = holding[0]
-            try:
-                found = look_into(place)
-            except DataError:  # which is told where its images are listed
-                return
-            if any(_may_be_image(file) for file in found.files):
-                return  # an image directly in a class folder, or in the one folder in it
-            holding = [child for child in found.folders if _holds_image(child, folder)]
-        if holding:
-            nested.append((place, holding))
-    if not nested:
-        return
-    place, inner = nested[0]
-    names = ", ".join(child.name for child in inner[:3])
-    raise DataError(
-        f"no class folder in {one.path} has an image in it, only folders, such as {names} in "
-        f"{place}. If these are the classes, give the folder that holds them: {place}. If they all "
-        f"belong to the class {nested[0][0].relative_to(one.path).parts[0]!r}, say so: "
-        f"{AS_PARTS if one.part.name else AS_CLASSES}"
-    )
-
-
-def check_inner_names(one: FolderPart, ids: Sequence[str]) -> None:
-    """Refuse folders inside class folders that may be the classes themselves.
-
-    So they may where a class folder has no image of its own, but several folders; where it is the
-    only one; and where such a folder is called like a class, or like one in another class folder:
-    `a/cat`, `a/dog` and `b/cat`. One name that is everywhere, such as `images`, is not.
-
-    Args:
-        one: a part.
-        ids: of its items.
-
-    Raises:
-        DataError: naming some of the folders.
-    """
-    names, direct = {folder.name for folder in one.classes}, set[str]()
-    above: dict[str, set[str]] = {}
-    for item in ids:
-        name, *within = item.split("/")[bool(one.part.name) : -1]
-        if within:
-            above.setdefault(within[0], set()).add(name)
-        else:
-            direct.add(name)
-    holding = Counter(name for by in above.values() for name in by)
-    alone = len(direct | holding.keys()) == 1
-    for inner, by in above.items():
-        hollow = [name for name in by - direct if holding[name] > 1]
-        repeated = len(by) > 1 and len(above) > 1 and by - direct
-        if hollow or repeated or inner in names - by or (alone and len(above) > 1):
-            where = ", ".join(f"{name}/{inner}" for name in sorted(by)[:2])
-            raise DataError(
-                f"in {one.path}, the class may be the upper or the lower folder of {where}. If it "
-                f"is the upper one in all of {one.path}, say so: "
-                f"{AS_PARTS if one.part.name else AS_CLASSES}. If the upper folders are parts, "
-                f"name them: {STATE_PARTS}. Else put one folder a class into {one.path}"
-            )
-
-
-def check_class_names(one: FolderPart) -> None:
-    """Refuse class folders that are all called after the files in them: `images` and `masks`.
-
-    Raises:
-        DataError: naming them.
-    """
-    names = [folder.name for folder in one.classes]
-    if names and all(name.lower() in NO_CLASSES for name in names):
-        raise DataError(
-            f"the class folders of {one.path} are {', '.join(names)}, which name the kind of "
-            f"their files, not a class",
-            f"if they are the classes, say so: {AS_PARTS if one.part.name else AS_CLASSES}",
-            needed=f"Onward needs {LAYOUT}",
-        )
-
-
-def open_folder(
-    folder: Path,
-    parts: Sequence[FolderPart],
-    labels: Mapping[str, int],
-    *,
-    skip_bad: bool,
-    max_pixels: int = MAX_PIXELS,
-) -> Items:
-    """List the items of an image folder; ids are paths relative to it, with forward slashes.
-
-    Without `skip_bad` no image is decoded here: one that is truncated is an error when it is
-    opened. With it each image is decoded once, here.
-
-    Args:
-        folder: what the ids are relative to.
-        parts: those to open, as `find_parts` gives them.
-        labels: label of each class, of all parts.
-        skip_bad: leave out what cannot be used and note it in `left_out`.
-        max_pixels: the most pixels that an image may have.
-
-    Raises:
-        DataError: if a class folder holds no image, a part has no labels, or a file is empty or no
-            image, naming it.
-    """
-    tally = Tally()
-    left_out: list[LeftOut] = []
-    files: list[tuple[Path, str]] = []
-    for file, name, seen in _find_files(folder, parts, tally):
-        why = seen
-        if why is None and skip_bad:
-            why = find_fault({"path": str(file)}, max_pixels)
-        if why is None:
-            files.append((file, name))
-        elif skip_bad:
-            left_out.append(LeftOut(as_text(file), why))
-        else:
-            raise DataError(
-                f"{file} {why}. Remove it, or leave out whatever cannot be used: skip_bad=True"
-            )
-    return Items(
-        ids=tuple(file.relative_to(folder).as_posix() for file, _ in files),
-        labels=np.array([labels[name] for _, name in files], dtype=np.int64),
-        class_names={label: name for name, label in labels.items()},
-        payloads=tuple({"path": str(file.absolute())} for file, _ in files),
-        source=str(folder),
-        left_out=tuple(left_out),
-        passed_over=tally.passed_over(folder),
-        max_pixels=max_pixels,
-    )
+    return found if stated.read_as == "parts" else [_read_list(one, found) for one in found]
 
 
 def _divided(folder: Path, children: Sequence[Path]) -> bool:
@@ -271,68 +376,46 @@ def _divided(folder: Path, children: Sequence[Path]) -> bool:
     named = [child for child in children if role_of(child.name)]
     with_folders = [child for child in named if look_into(child).folders]
     alike = _named_alike([child for child in children if child not in named])
-    if not named and len({role == "train" for _, role in alike}) < 2:
+    if not named and len({role == "train" for role in alike.values()}) < 2:
         return False
     others = [one for one in children if one not in named and _holds_image(one, folder)]
     if not others and with_folders:
         return True
-    if taken_for_class(children) and not with_folders and others and not alike:
+    a_train = [child.name.lower() for child in named] == ["train"]  # among ships and aeroplanes
+    if a_train and not with_folders and others and not alike:
         return False
-    names = ", ".join(child.name for child in [*named, *(child for child, _ in alike)])
+    names = ", ".join(child.name for child in [*named, *alike])
     if not others:
         raise DataError(
             f"{folder} holds {names}: names of parts of a data set, but there are no class folders "
             f"in them. If they are the classes, say so: {AS_CLASSES}. If they are parts, Onward "
             f"needs {LAYOUT.replace('FOLDER', named[0].name)}"
         )
-    beside = ", ".join(one.name for one in others if one not in [child for child, _ in alike])
+    beside = ", ".join(one.name for one in others if one not in alike)
+    beside = beside if len(beside) <= 100 else f"{beside[:100]}..."
     raise DataError(
         f"{folder} holds {names}, which may be parts of a data set"
-        f"{f', beside {_shortened(beside)}' if beside else ''}. Say which parts are meant: "
+        f"{f', beside {beside}' if beside else ''}. Say which parts are meant: "
         f"{STATE_PARTS}, which leaves all others out",
         f"or that every folder is a class: {AS_CLASSES}",
     )
 
 
-def taken_for_class(children: Sequence[Path]) -> Path | None:
-    """Return the one folder called `train`: with images in it, as in its neighbours, a class."""
-    named = [child for child in children if role_of(child.name)]
-    return named[0] if len(named) == 1 and named[0].name.lower() == "train" else None
-
-
-def _named_alike(children: Sequence[Path]) -> list[tuple[Path, Role]]:
+def _named_alike(children: Sequence[Path]) -> dict[Path, Role]:
     """Return folders in whose names one word tells a part, such as `seg_train`, with what it tells.
 
     Those without folders in them only if another is called likewise: `cars_train`, `cars_test`.
     """
     told = [(child, *split_name(child.name)[1:]) for child in children]
-    return [
-        (child, role)
+    return {
+        child: role
         for child, role, rest in told
         if role
         and (
             any(other and other != role and name == rest for _, other, name in told)
             or look_into(child).folders
         )
-    ]
-
-
-def _shortened(names: str) -> str:
-    return names if len(names) <= 100 else f"{names[:100]}..."
-
-
-def _holds_image(folder: Path, root: Path) -> bool:
-    """Say whether there is anything in a folder, or below it, that may be an image.
-
-    What cannot be read may: that is told where its images are listed.
-    """
-    errors: list[DataError] = []
-    found = (file for one in walk(folder, root, errors.append) for file in one.files)
-    return any(map(_may_be_image, found)) or bool(errors)
-
-
-def _may_be_image(file: Path) -> bool:
-    return file.suffix.lower() not in TEXT_SUFFIXES
+    }
 
 
 def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
@@ -346,9 +429,9 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
     if one.classes and not wrapper:
         return one
     lists = [file for file in look_into(one.path).files if file.name.endswith("annotations.txt")]
-    place = FolderPart(one.part, one.classes[0] if wrapper else one.path, ())
+    place = one.classes[0] if wrapper else one.path
     if len(lists) != 1:
-        return FolderPart(one.part, place.path, (), unlabelled=True)
+        return FolderPart(one.part, place, (), unlabelled=True)
     listed: dict[str, str] = {}
     try:
         lines = lists[0].read_text(encoding="utf-8-sig").splitlines()
@@ -365,79 +448,41 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
                 ),
             )
         listed[name] = label
-    return FolderPart(one.part, place.path, (), listed)
-
-
-def _find_files(
-    folder: Path, parts: Sequence[FolderPart], tally: Tally
-) -> Iterator[tuple[Path, str, str | None]]:
-    """Yield file, class and, as far as it shows without decoding, why it cannot be used."""
-    _count_beside(folder, parts, tally)
-    seen: dict[str, Path] = {}
-    for one in parts:
-        if one.unlabelled:
-            raise DataError(
-                f"neither class folders nor a list ({one.part.name}_annotations.txt) say the "
-                f"classes of the images in {one.path}. Name the parts to read without it: "
-                f"{STATE_PARTS}; give the folder of another part alone; or, if that folder is a "
-                f"class, say so: {AS_PARTS}"
-            )
-        if not one.classes:
-            yield from _find_listed(one)
-        for class_folder in one.classes:
-            _refuse_link(folder, class_folder, seen)
-            yield from _find_in_class(folder, class_folder, tally)
-
-
-def _refuse_link(folder: Path, child: Path, seen: dict[str, Path]) -> None:
-    """Refuse a link to what is in the data set already, and two links to one folder."""
-    real = os.path.realpath(child)
-    if seen.setdefault(real, child) != child or is_link_back(child, folder):
-        raise DataError(
-            f"{child} is a link that leads back to {real}, and images would count twice",
-            "remove the link",
-        )
+    return FolderPart(one.part, place, (), listed)
 
 
 def _count_beside(folder: Path, parts: Sequence[FolderPart], tally: Tally) -> None:
     """Count what is passed over beside class folders and beside parts."""
-    for place in dict.fromkeys([folder, *(one.path for one in parts)]):
-        found, classes = look_into(place), {one.path: one.classes for one in parts}
-        for why, path in found.passed_over:
-            tally.add(why, path)
+    classes = {one.path: one.classes for one in parts}
+    for place in dict.fromkeys([folder, *classes]):
+        found = look_into(place)
+        tally.add_all(found.passed_over)
         if place == folder or classes[place]:
-            for file in found.files:
-                tally.add(BESIDE, file)
+            tally.add_all((BESIDE, file) for file in found.files)
         for child in found.folders if place not in classes else ():
             if child not in classes and not _holds_image(child, folder):
                 tally.add(IMAGELESS, child)
 
 
-def _find_in_class(
-    folder: Path, class_folder: Path, tally: Tally
-) -> Iterator[tuple[Path, str, str | None]]:
-    files: list[Path] = []
+def _look_through(folder: Path, class_folder: Path, tally: Tally) -> Iterator[Looked]:
+    name, files = class_folder.name, list[Path]()
     try:
         for found in walk(class_folder, folder):
             files += found.files
-            for why, path in found.passed_over:
-                tally.add(why, path)
+            tally.add_all(found.passed_over)
     except DataError as error:
-        yield class_folder, class_folder.name, f"cannot be used: {error}"
+        yield class_folder, name, f"cannot be used: {error}"
         return
-    for file in files:
-        if not _may_be_image(file):
-            tally.add(TEXTS, file)
+    tally.add_all((TEXTS, file) for file in files if not _may_be_image(file))
     files = [file for file in files if _may_be_image(file)]
     if not files:
-        yield class_folder, class_folder.name, "holds no image, as a class folder must"
-    for file in sorted(
-        files, key=lambda file: natural_key(file.relative_to(class_folder).as_posix())
-    ):
-        yield file, class_folder.name, _glance(file)
+        yield class_folder, name, "holds no image, as a class folder must"
+    for file in sorted(files, key=lambda file: natural_key(str(file.relative_to(class_folder)))):
+        yield file, name, _glance(file)
 
 
-def _find_listed(one: FolderPart) -> Iterator[tuple[Path, str, str | None]]:
+def _look_up(one: FolderPart) -> Iterator[Looked]:
+    """Look for the files of a part that has a list of its classes."""
     there = {file.name: file for file in look_into(one.path).files if _may_be_image(file)}
     for name, label in one.listed.items():
         why = "is in the list of classes, but there is no such file"

@@ -4,6 +4,7 @@ Labels are numbers with a meaning of their own, kept whatever is left out: class
 number, never by position or name.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +16,10 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.data.decoding import MAX_PIXELS
-from onward.data.listing import PassedOver, natural_key
 from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
 from onward.errors import DataError, EmbeddingsError
 from onward.labels import LARGEST_LABEL, ClassNames, Labels, as_labels, as_name, is_text
+from onward.plain import Plain
 from onward.spaces import Ids
 
 if TYPE_CHECKING:
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 
 
 LONGEST_NAME = 1000  # characters
+TEST_SHARE = 0.25
+
+
+def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
+    """Return what to sort a name by: runs of digits count as numbers, case does not count.
+
+    Names that are equal in this sense (such as "a1" and "a01") are ordered by their characters.
+    """
+    runs = re.split(r"([0-9]+)", name.lower())
+    return tuple((int(run), "") if run.isdecimal() else (-1, run) for run in runs), name
 
 
 def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
@@ -75,6 +86,24 @@ def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
                 "put their images into one of them",
             )
     return labels
+
+
+@dataclass(frozen=True)
+class PassedOver(Plain):
+    """What is in a data set and is no item, of one kind.
+
+    Attributes:
+        why: what kind it is.
+        count: how many files and folders; what is in such a folder is not counted.
+        example: the first of them, within the data set.
+    """
+
+    why: str
+    count: int
+    example: str
+
+    def __str__(self) -> str:
+        return f"{self.why}: {self.count:,} ({self.example}{', ...' if self.count > 1 else ''})"
 
 
 @dataclass(frozen=True)
@@ -145,14 +174,14 @@ class Items:
                 "give one of each an item",
             )
         self._check_ids()
+        self._check_names()
+
+    def _check_names(self) -> None:
         unnamed = [label for label in self.classes if label not in self.class_names]
         if unnamed:
             raise DataError(
                 f"{self.source}: class {unnamed[0]} has no name", "name it in class_names"
             )
-        self._check_names()
-
-    def _check_names(self) -> None:
         label_of: dict[str, int] = {}
         for label, name in self.class_names.items():
             if not is_text(name):
@@ -246,6 +275,23 @@ class Items:
                 f"its classes are {_ranges(self.classes)}. Classes are given by label number",
             )
         return self.select(np.flatnonzero(np.isin(self.labels, wanted)))
+
+
+def split_by_id(items: Items) -> tuple[Items, Items]:
+    """Return (train, test): of each class a quarter, chosen by a digest of the id, is for testing.
+
+    The same on every machine: the order and the number of other classes do not matter. A class of
+    two or three items gives one to the test part, a class of one none. Both keep the order of the
+    items. What was left out of the source is noted in the training part alone, so that it is told
+    once.
+    """
+    rank = np.array([digest(item.encode()) for item in items.ids])
+    in_test = np.zeros(len(items), dtype=bool)
+    for label in items.classes:
+        rows = np.flatnonzero(items.labels == label)
+        held_out = max(round(len(rows) * TEST_SHARE), 1) if len(rows) > 1 else 0
+        in_test[rows[np.argsort(rank[rows])][:held_out]] = True
+    return items.select(~in_test), replace(items.select(in_test), left_out=())
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -196,7 +196,7 @@ def _read(payload: Payload) -> bytes:
     if "path" in payload:
         return _read_file(_value(payload, "path", str))
     if {"file", "row", "column"} <= payload.keys():
-        from onward.data.row_groups import read_image_bytes
+        from onward.data.parquet import read_image_bytes
 
         file, column = _value(payload, "file", str), _value(payload, "column", str)
         content = read_image_bytes(file, _value(payload, "row", int), column)

@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from onward.artifacts import canonical_json, digest
 from onward.compatibility import NEW, OLD, UPGRADED
-from onward.data.decoding import MAX_PIXELS
-from onward.data.folders import ReadAs
+from onward.data import Stated
 from onward.errors import ConfigurationError
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
@@ -61,8 +60,8 @@ RESERVED = (
 )
 
 
-class DataSettings(BaseModel):
-    """Which images, and how their classes are split.
+class DataSettings(Stated):
+    """Which images, how they are read (see `Stated`), and how their classes are split.
 
     Attributes:
         source: "digits", an image folder or image Parquet; empty where the user is to name it.
@@ -76,20 +75,7 @@ class DataSettings(BaseModel):
             Images of the other classes, of both parts, are the open set: no model knows them.
         new_from: how many of the lowest label numbers the new model does not know.
         verification: also state the true accept rates (TAR) at fixed false accept rates.
-        image_column: Parquet only: the struct {bytes, path}.
-        label_column: Parquet only: the label numbers, or class names.
-        id_column: Parquet only: ids; otherwise file and row.
-        config: Parquet only: the configuration, where there are several.
-        read_as: what the folders in the source are, where their names leave it open: "classes" or
-            "parts"; or "parquet", where images lie beside.
-        train_part: the folder or shards to train with, where their names do not say.
-        test_part: likewise.
-        open_set: the test part may have classes that the training part lacks.
-        skip_bad: leave out bad images and say which.
-        max_pixels: the most pixels that an image may have.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = "digits"
     old_source: str | None = None
@@ -100,16 +86,6 @@ class DataSettings(BaseModel):
     new_classes: int | None = Field(default=None, ge=1)
     new_from: int = Field(default=0, ge=0)
     verification: bool = False
-    image_column: str | None = None
-    label_column: str | None = None
-    id_column: str | None = None
-    config: str | None = None
-    read_as: ReadAs = "auto"
-    train_part: str | None = None
-    test_part: str | None = None
-    open_set: bool = False
-    skip_bad: bool = False
-    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
 
 
 class LayersSettings(BaseModel):

@@ -15,7 +15,7 @@ import numpy as np
 from onward.artifacts import digest, write_aside
 from onward.data.augmentation import supervised_augmentation
 from onward.data.items import Items
-from onward.data.sources import Stated, read_splits
+from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments.baselines import build_of
 from onward.experiments.recipe import Baseline, Recipe, Side
@@ -141,7 +141,7 @@ def unsampled(items: Items) -> np.ndarray:
 def _open(recipe: Recipe, source: str) -> tuple[Items, Items]:
     data = recipe.data
     try:
-        return read_splits(source, Stated(**{name: getattr(data, name) for name in vars(Stated())}))
+        return open_splits(source, data)
     except DataError as error:
         if not data.layout:
             raise

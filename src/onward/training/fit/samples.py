@@ -79,7 +79,7 @@ def choose_from_gallery(
 def learned_part(ids: Ids, share: float, *, kept: int = 0) -> Ids:
     """Return the ids that are learned from: about a share, by a digest of each id alone.
 
-    The digest is not that of `onward.data.splits`: of a test split, too, a share is learned from.
+    The digest is not that of `split_by_id`: of a test split, too, a share is learned from.
 
     Args:
         ids: of the sample.
