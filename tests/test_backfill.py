@@ -169,7 +169,7 @@ def test_without_any_uncertainty_there_is_no_order_unless_the_budget_is_for_all(
     upgrade = Upgrade(gallery, replace(H, uncertainty=None))
     upgrade.start()
     upgrade.run()
-    words = r"unsure the upgrade is of its 2 vectors in new@2.* is not stored.*--order random.*fit"
+    words = r"unsure the upgrade is of its 2 vectors in new@2.* is not stored.*order='random'.*fit"
     with pytest.raises(UpgradeError, match=words):
         backfill(gallery, NEW, Model(), budget=Budget(rows=1))
     random = backfill(gallery, NEW, Model(), budget=Budget(rows=1), order="random")
@@ -321,7 +321,7 @@ def test_a_budget_is_shown_as_it_is_written(text):
         ("0", None, r"a budget of rows 0 was given; it must be a number above 0"),
         ("0s", None, r"a budget of seconds 0.0 was given; it must be a number above 0"),
         ("110%", None, r"a budget of share 1.1 was given; it must be above 0 and at most 1"),
-        ("$20", None, r"money, 20, needs the price of one item.*is None. Add it, such as --price"),
+        ("$20", None, r"money, 20, needs the price of one item.*is None. Add it: price="),
         ("$20", 0.0, r"the price given is 0.0"),
         ("$20", -1.0, r"the price given is -1.0"),
         ("$20", float("nan"), r"the price given is nan"),

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import answer, commands
+from commands import answer, attempt, commands
 from typer.testing import CliRunner
 
 from onward.cli import main
@@ -283,6 +283,14 @@ def test_wrong_usage_is_one_message_without_control_characters(capsys, arguments
     assert all(character.isprintable() for character in err.rstrip("\n"))
 
 
+@pytest.mark.parametrize("words", [["upgrade", "verfy"], ["upgrade", "stats"], ["backfill", "pln"]])
+def test_a_command_that_is_mistyped_is_not_taken_for_a_gallery(words):
+    result = attempt(*words, "photos.lance", "old-to-new")
+    assert isinstance(result.exception, ConfigurationError)
+    said = f"{words[1]!r} is neither a command nor a gallery that is there; the command may be "
+    assert str(result.exception).startswith(said)
+
+
 def test_nothing_asked_for_is_answered_by_the_help(capsys):
     with pytest.raises(SystemExit) as end:
         main([])
@@ -425,7 +433,7 @@ def test_a_start_with_a_limit_that_is_none_writes_nothing(files, gallery):
 def test_every_next_step_names_a_command_that_there_is():
     for command in NEXT_COMMANDS.values():
         words = command.removeprefix("onward ")
-        assert {words, f"{words} run"} & set(COMMANDS)
+        assert {words, f"{words} run", f"{words} all"} & set(COMMANDS)
 
 
 @pytest.mark.slow

@@ -268,7 +268,7 @@ def test_without_labels_a_plan_judges_by_agreement(place, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "neither --model and --embeddings were given; give one"),
+        ([], "neither --model nor --embeddings was given; give one"),
         (["--model", "m", "--embeddings", "e"], "both --model and --embeddings were given"),
         (["--model", "m"], r"how much to embed was not said; add --budget: 5000 \(rows\), 10%"),
         (["--model", "m", "--budget", "all"], "'all' is not a budget; write rows"),
@@ -285,7 +285,7 @@ def test_options_that_do_not_go_together_are_refused(options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "neither --sample and --model were given; give"),
+        ([], "neither --sample nor --model was given; give"),
         (["--sample", "s", "--model", "m"], "both --sample and --model were given; give"),
     ],
 )

@@ -220,7 +220,7 @@ def test_what_cannot_be_chosen_is_said(shop, gallery, tmp_path):
     opened = open_gallery(gallery)
     with pytest.raises(ConfigurationError, match=r"sample of 501 items was asked for, and 500 of"):
         choose_from_gallery(opened, OLD, count=501)
-    with pytest.raises(ConfigurationError, match=r"needs a transformation .* --uncertainty"):
+    with pytest.raises(ConfigurationError, match=r"needs a transformation .* uncertainty=True"):
         choose_from_gallery(opened, OLD, count=5, by="uncertainty")
     h = linear(OLD, None, Space("new@2", 24), np.eye(24, 6), np.zeros(24), made_by={})
     with pytest.raises(TransformationError, match="fitted without uncertainties"):

@@ -185,30 +185,20 @@ def test_lines_and_fields_that_are_told_are_one_line_each(capsys):
 
 
 @pytest.mark.parametrize(
-    ("of_the_library", "shown"),
+    ("said", "step", "hints"),
     [
-        ("To do it, say force=True", "To do it, say force=True (--force)"),
-        ("leave_out=True: they stay", "leave_out=True (--leave-out): they stay"),
-        ("give some (sample=...), or", "give some (sample=..., --sample), or"),
-        ("raise it: max_pixels=...", "raise it: max_pixels=... (--max-pixels)"),
-        ("say force=True (--force)", "say force=True (--force)"),
-        ("(sample=..., --sample)", "(sample=..., --sample)"),
-        ("is_forced=True, forced=True", "is_forced=True, forced=True"),
+        ("it was not started; start it first", "start", "(onward upgrade start)"),
+        ("to do it, say force=True", None, "(--force)"),
+        ("run it, or leave_out=True", "run", "(onward upgrade start, --leave-out)"),
+        ("raise it: max_pixels=..., or skip_bad=True", None, "(--max-pixels, --skip-bad)"),
+        ("is_forced=True, forced=True", None, ""),
+        ("give force", "a step that no command takes", ""),
     ],
 )
-def test_an_argument_of_the_library_is_shown_beside_its_flag(capsys, of_the_library, shown):
-    tell(of_the_library)
-    assert capsys.readouterr().err == f"{shown}\n"
-    assert laid_out(of_the_library) == shown
-    step = to_text({"next_steps": [{"step": "start", "why": of_the_library}]})
-    assert json.loads(step)["next_steps"][0]["why"] == shown
-
-
-def test_an_error_is_shown_with_the_command_that_puts_it_right():
-    error = UpgradeError("it was not started; start it first", step="start")
-    assert str(error) == "it was not started; start it first"
-    assert message_of(error) == "it was not started; start it first (onward upgrade start)"
-    assert message_of(UpgradeError("say now=True")) == "say now=True (--now)"
+def test_an_error_is_shown_with_the_command_and_the_options_that_put_it_right(said, step, hints):
+    error = UpgradeError(said, step=step)
+    assert str(error) == said
+    assert message_of(error) == f"{said} {hints}".rstrip()
 
 
 def test_a_name_is_no_markup_of_a_progress_bar(capsys):
@@ -217,6 +207,12 @@ def test_a_name_is_no_markup_of_a_progress_bar(capsys):
     err = capsys.readouterr().err
     assert r"Embed with [/nowhere]\x1b[31m\n[bold]" in err
     assert_plain(err)
+
+
+def test_of_work_that_never_tells_how_far_it_is_no_bar_is_drawn(capsys):
+    with progress_bar("Fit"):
+        pass
+    assert capsys.readouterr().err.strip() == ""
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -85,7 +85,7 @@ def test_status_says_what_helps_rows_that_are_blocked(words):
     shown = json.loads(run("upgrade", "status", *words, "--json").stdout)["next_steps"]
     assert shown[1]["command"] == "onward gallery write"
     assert steps[1]["why"].startswith("1 rows have no side-information: write it")
-    assert "a transformation that carries 2 blocked rows too (--fallback)" in steps[2]["why"]
+    assert "a transformation that carries 2 blocked rows too, as a fallback" in steps[2]["why"]
     upgrade.start()
     assert steps_of(upgrade.status()) == ["run", "write", "backfill", "abort"]
     upgrade.run()

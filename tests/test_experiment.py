@@ -385,10 +385,13 @@ def test_rows_of_variants_join_those_of_the_same_variant(tmp_path, stage, stand_
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (([], [0], {}), "and none is named; name them with --arm"),
+        (([], [0], {}), "and none is named; name them: arm="),
         ((["new/old"], [0, 3], {}), "has the seeds 0, 1, and rows of seed 3 are to join"),
         ((["new/old"], [], {}), "no seed is given; give some of those of .*: 0, 1"),
-        ((["new/old mlp"], [1], {}), "no row 'new/old mlp', .* every seed .* give --seeds 0,1"),
+        (
+            (["new/old mlp"], [1], {}),
+            "no row 'new/old mlp', .* every seed .* give all of them: 0, 1",
+        ),
         ((["new/old"], [0], {"name": "other"}), "is of the recipe 'digits', and 'other' is to be"),
         ((["new/old"], [0], {"data.new_classes": 8}), "is of other images than digits: their dig"),
     ],
@@ -411,7 +414,7 @@ def test_rows_of_other_models_are_refused_with_both_numbers(written, stage, stan
     words = (
         r"digits.json, seed 0: old/old has the cmc@1 0.4 there and 0.401001 now \(closed set\), "
         r"more than 0.001 apart, so models or images are others.*Versions there: onward 1; here: "
-        r"onward 1\. The file was left as it is; perform the whole recipe, without --arm"
+        r"onward 1\. The file was left as it is; perform the whole recipe, or these"
     )
     with pytest.raises(ConfigurationError, match=words):
         merge_arms(recipe_of("new/old"), [0, 1], written, stage, command="")

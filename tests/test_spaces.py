@@ -115,8 +115,8 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
     check_same_space(OLD, Space("old@1f", 2))
     words = (
         "the queries are in new@2e (2, l2), the gallery in old@1f (2, l2); distances between them "
-        "mean nothing. Upgrade the gallery from old@1f to new@2e first (onward upgrade GALLERY "
-        "TRANSFORMATION), or embed the queries with the old model"
+        "mean nothing. Upgrade the gallery from old@1f to new@2e first, or embed the "
+        "queries with the old model"
     )
     with pytest.raises(SpaceMismatchError, match=re.escape(words)):
         check_same_space(Space("new@2e", 2), OLD)
@@ -400,7 +400,7 @@ def test_a_parquet_file_of_others_is_read_once_its_space_is_given(tmp_path):
 
 def test_a_file_that_is_no_embeddings_is_refused(tmp_path):
     with pytest.raises(
-        EmbeddingsError, match=r"there is no file .*none\.parquet; make it with: onw"
+        EmbeddingsError, match=r"there is no file .*none\.parquet; make it by embed"
     ):
         Embeddings.load(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("hello")

@@ -186,7 +186,7 @@ def test_canaries_that_do_not_fit_are_refused(gallery, upgrade):
     unfit = [
         (lambda: Canaries(new, old.align(("q-1", "q-0"))), "2 new and 2 old embeddings are not of"),
         (lambda: Canaries(bare, old), "have no labels, and it is not said what they should find"),
-        (lambda: Canaries(new), r"have no old embeddings to compare with; give them"),
+        (lambda: Canaries(new), r"have no old embeddings to compare with; give the same"),
         (
             lambda: Canaries(new, old, require=Requirement.parse("map >= new/new")),
             "canaries cannot tell whether map >= new/new",
@@ -364,7 +364,7 @@ def test_the_command_line_takes_real_queries_with_qrels(on_disk):
         (
             *by_new,
             *qrels,
-        ): "no old embeddings to compare with; give them (old=..., --canaries-old or",
+        ): "no old embeddings to compare with; give the same queries by the old model",
     }
     for more, says in refused.items():
         run = CliRunner().invoke(app, [*words, *more])

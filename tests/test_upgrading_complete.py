@@ -551,7 +551,7 @@ def test_the_command_line_gives_up_originals_only_when_told_twice(on_disk):
     run = invoke(*words)
     assert run.exit_code == 1
     assert "fitting a later upgrade from old@1 and side@1 directly" in str(run.exception)
-    assert "Nothing was dropped yet; to go on, say --yes" in str(run.exception)
+    assert "Nothing was dropped yet; to do it: add --yes" in str(run.exception)
     assert gallery.spaces() == (OLD, SIDE, SECOND)
     assert gallery.describe().previous is not None
     run = invoke(*words, "--yes")

@@ -319,7 +319,7 @@ def test_without_labels_the_share_of_the_sample_is_part_of_what_is_predicted():
     assert decision.written == within.value("agreement", "upgrade + the sample")
     assert decision.says.startswith("agreement of items with items ")
     assert "queries that are not items may fare otherwise" in decision.says
-    assert "give real ones (--queries-old" in decision.recommendation
+    assert "give real ones." in decision.recommendation
 
 
 # What is required besides

@@ -111,14 +111,16 @@ def read_vector_files(path: Path) -> list[VectorFile]:
     if (path / "record.lance").exists():
         raise EmbeddingsError(
             f"{path} is a gallery, and a file of embeddings is needed",
-            f"write what it holds in a space to one: onward gallery export {path} FILE.parquet",
+            "write what it holds in a space to one: gallery.read(space).save(FILE)",
+            step="export",
         )
     found = _walk(path)
     if not found:
         raise EmbeddingsError(
             f"the folder {path} holds no file of embeddings",
-            "give a .parquet file or a folder of "
-            "them. What a gallery holds is written to one by: onward gallery export",
+            "give a .parquet file or a folder of them; what a gallery holds is written to one by "
+            "gallery.read(space).save(FILE)",
+            step="export",
         )
     partitions = [_partition_of(file.relative_to(path)) for file in found]
     known = {text for text in partitions if text not in {None, NULL_PARTITION}}

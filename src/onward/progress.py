@@ -40,7 +40,8 @@ def silent(done: int, total: int) -> None:
 def progress_bar(description: str, unit: str = "items") -> Iterator[Progress]:
     """Show a bar with rate and time left on standard error while the block runs.
 
-    Where standard error is no terminal, nothing is drawn but one closing line.
+    Where standard error is no terminal, nothing is drawn but one closing line; and nothing at all
+    where the work never tells how far it is, as that of a moment does not.
     """
     from rich.console import Console
     from rich.progress import (
@@ -63,11 +64,12 @@ def progress_bar(description: str, unit: str = "items") -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(visible(description), total=1, unit=unit, rate="")
+        shown = visible(description)
+        task = bar.add_task(shown, total=1, unit=unit, rate="", visible=False)
 
         def show(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
             rate = f"{speed:,.0f}/s" if speed else ""
-            bar.update(task, completed=done, total=max(total, 1), rate=rate)
+            bar.update(task, completed=done, total=max(total, 1), rate=rate, visible=True)
 
         yield show

@@ -420,8 +420,8 @@ def common_labels(
         whose = "queries" if queries.labels is None else "gallery"
         raise EvaluationError(
             f"the embeddings of the {whose} have no labels, and labels make relevance",
-            "embed items with labels, or say what is right by judgements (--qrels, "
-            "Relevance.of_qrels) or by pairs to verify (--far with --pairs)",
+            "embed items with labels, or say what is right by judgements (qrels=...) or by pairs "
+            "to verify (pairs=...)",
         )
     translated = translate(
         queries.class_names,

@@ -272,7 +272,11 @@ class Embeddings:
         """
         target = Path(path)
         if not target.exists():
-            raise EmbeddingsError(f"there is no file {target}", "make it with: onward embed")
+            raise EmbeddingsError(
+                f"there is no file {target}",
+                "make it by embedding items with a model",
+                step="embed",
+            )
         if target.suffix == ".npy" and not target.is_dir():
             if ids is None or space is None:
                 raise EmbeddingsError(
@@ -306,9 +310,9 @@ def check_same_space(query: Space, gallery: Space) -> None:
     if query != gallery:
         raise SpaceMismatchError(
             f"the queries are in {query}, the gallery in {gallery}",
-            f"distances between them mean "
-            f"nothing. Upgrade the gallery from {gallery.name} to {query.name} first "
-            "(onward upgrade GALLERY TRANSFORMATION), or embed the queries with the old model",
+            f"distances between them mean nothing. Upgrade the gallery from {gallery.name} to "
+            f"{query.name} first, or embed the queries with the old model",
+            step="upgrade",
         )
 
 

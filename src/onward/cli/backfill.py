@@ -152,7 +152,9 @@ def plan(
 
     if (sample is None) == (model is None):
         raise ConfigurationError(
-            f"{'neither' if sample is None else 'both'} --sample and --model were given",
+            "neither --sample nor --model was given"
+            if sample is None
+            else "both --sample and --model were given",
             "give true new embeddings of some items (onward gallery sample, then onward embed), or "
             "the new model, which then embeds --sample-rows of them",
         )
@@ -184,7 +186,9 @@ def _read_budget(
 
     if (model is None) == (embeddings is None):
         raise ConfigurationError(
-            f"{'neither' if model is None else 'both'} --model and --embeddings were given",
+            "neither --model nor --embeddings was given"
+            if model is None
+            else "both --model and --embeddings were given",
             "give one: the new model, or what it has embedded already",
         )
     if budget is None and model is not None:

@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -83,7 +84,14 @@ def defaults_to(name: str) -> type[TyperGroup]:
 
     class WithDefault(TyperGroup):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            first = args[0] if args else "--help"
+            alike = get_close_matches(first, self.commands, 1)
+            if alike and first not in self.commands and not os.path.lexists(first):
+                raise ConfigurationError(
+                    f"{first!r} is neither a command nor a gallery that is there",
+                    f"the command may be {alike[0]!r}",
+                )
+            if first not in (*self.commands, "--help", "-h"):
                 args = [name, *args]
             return super().parse_args(ctx, args)
 

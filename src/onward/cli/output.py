@@ -42,6 +42,10 @@ COMMANDS = {
     "verify": "onward upgrade verify",
     "backfill": "onward backfill",
     "write": "onward gallery write",
+    "sample": "onward gallery sample",
+    "export": "onward gallery export",
+    "embed": "onward embed",
+    "upgrade": "onward upgrade",
     "cut_over": "onward upgrade cutover",
     "roll_back": "onward upgrade rollback",
     "complete": "onward upgrade complete",
@@ -49,13 +53,13 @@ COMMANDS = {
     "create_gallery": "onward gallery create",
 }
 """Of each step that the library names: the command that does it."""
-ARGUMENT = re.compile(
-    r"\b(force|ignore_unknown|leave_out|max_pixels|now|open_set|qrels|same_labels|sample|skip_bad)"
-    r"=(?:True|\.\.\.)(?!,? \(?--)"
+ARGUMENTS = (
+    *("arm", "config", "force", "ignore_unknown", "layers", "leave_out"),
+    *("max_pixels", "now", "open_set", "order", "out", "overwrite", "pairs", "price", "qrels"),
+    *("read_as", "same_labels", "sample", "skip_bad", "test_part", "train_part"),
+    *("transformation", "uncertainty"),
 )
-"""An argument of the library, as its messages name it, that is a flag of the commands too.
-
-What an older program wrote into a journal has the flag already."""
+"""Arguments of the library that its errors name and that commands have as options."""
 Steps = Sequence[Mapping[str, str]]
 """What may come next, as `suggest` or an answer gives it, first what is most urgent."""
 
@@ -97,24 +101,20 @@ def laid_out(answer: object) -> str:
     broken = {given for given in _texts(values) if "\n" in given}
     for given in sorted(broken, key=len, reverse=True):
         text = text.replace(given, visible(given))
-    return with_flags(visible(text, lines=True))
+    return visible(text, lines=True)
 
 
 def message_of(error: OnwardError) -> str:
-    """Return what an error says, with the flags and the command that put it right."""
-    command = COMMANDS.get(error.step or "")
-    return with_flags(str(error)) + (f" ({command})" if command else "")
+    """Return what an error says, and how a command does what it asks for.
 
-
-def with_flags(text: str) -> str:
-    """Return what the library says, each argument that it names beside the flag of that name."""
-
-    def both(found: re.Match[str]) -> str:
-        flag = f"--{found[1].replace('_', '-')}"
-        enclosed = text[found.end() :].startswith(")")
-        return f"{found[0]}, {flag}" if enclosed else f"{found[0]} ({flag})"
-
-    return ARGUMENT.sub(both, text)
+    The library names the step and the arguments that put an error right; the command line adds the
+    command that takes the step, and the options that are called like these arguments.
+    """
+    text = str(error)
+    named = [one for one in ARGUMENTS if re.search(rf"\b{one}=", text)]
+    command = [COMMANDS[error.step]] if error.step in COMMANDS else []
+    hints = command + [f"--{one.replace('_', '-')}" for one in named]
+    return f"{text} ({', '.join(hints)})" if hints else text
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -161,7 +161,7 @@ def to_text(
 def _with_command(step: Mapping[str, str]) -> dict[str, str]:
     """Return a step with its command, where it has none yet."""
     command = step.get("command") or COMMANDS.get(step["step"], "")
-    return {"step": step["step"], "command": command, "why": with_flags(step["why"])}
+    return {"step": step["step"], "command": command, "why": step["why"]}
 
 
 def _finite(value: Any) -> Any:
@@ -175,7 +175,7 @@ def _finite(value: Any) -> Any:
 
 def tell(line: str) -> None:
     """Print a line about what is going on, on standard error."""
-    typer.echo(with_flags(visible(line)), err=True)
+    typer.echo(visible(line), err=True)
 
 
 def tell_answer(answer: object) -> None:

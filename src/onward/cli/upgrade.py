@@ -68,6 +68,11 @@ QueryModel = Annotated[
     ),
 ]
 DIGEST_DIGITS = 64
+HOW_TO_JUDGE = (
+    "choose items (onward gallery sample GALLERY sample.jsonl --count 3%), embed them with the new "
+    "model (onward embed MODEL sample.jsonl new.parquet), and plan with --sample new.parquet; or "
+    "give real queries (--queries-old, --queries-new, --qrels)"
+)
 
 NOT_SHOWN = frozenset(
     {"number", "time", "event", "state", "version", "gallery", "next_steps", "made_by", "left"}
@@ -397,7 +402,7 @@ def complete(
     if drop_original and not yes:
         planned = plan_completion(upgrade.gallery.view(), upgrade.routes, drop_original=True)
         if planned.impossible:
-            raise UpgradeError(why_confirm(planned))
+            raise UpgradeError(why_confirm(planned), "to do it: add --yes")
     completion = upgrade.complete(
         now=now,
         holdover=holdover,
@@ -439,7 +444,6 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
         UpgradeError: saying how to judge it.
         ConfigurationError: if it is said, and there is something to judge by.
     """
-    from onward.upgrading.gate import HOW_TO_JUDGE
     from onward.upgrading.steps import is_started
 
     if unjudged and (judges.are_given or judges.require is not None):

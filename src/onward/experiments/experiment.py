@@ -200,8 +200,8 @@ def _refuse_to_lose_seeds(out: Path, name: str, seeds: set[int]) -> None:
     if not kept:
         raise ConfigurationError(
             f"{out} holds {name}.json, .md or .html with other results than those of these seeds",
-            "they were left as they are. Give their seeds too, another directory with --out, or "
-            "replace them with --overwrite",
+            "they were left as they are. Give their seeds too, another directory, out=..., or "
+            "replace them: overwrite=True",
         )
 
 
@@ -264,7 +264,7 @@ def merge_arms(
     """
     if not recipe.only:
         raise ConfigurationError(
-            f"the rows of some arms are joined to {file}, and none is named", "name them with --arm"
+            f"the rows of some arms are joined to {file}, and none is named", "name them: arm=..."
         )
     asked = sorted(set(seeds))
     _check_file(_read(file, recipe), recipe, asked, file)
@@ -298,7 +298,7 @@ def _read(file: Path, recipe: Recipe) -> Mapping[str, Any]:
     except MALFORMED as error:
         raise ConfigurationError(
             f"{file} is not an experiment's JSON that rows could join",
-            "give a NAME.json that `onward experiment` wrote",
+            "give a NAME.json that an experiment wrote",
         ) from error
     if written["recipe"] != recipe.name:
         raise ConfigurationError(
@@ -347,7 +347,7 @@ def _check_file(written: Mapping[str, Any], recipe: Recipe, asked: list[int], fi
     if missing := [seed for seed in asked if seed not in seeds]:
         raise ConfigurationError(
             f"{file} has the seeds {there}, and rows of seed {missing[0]} are to join it",
-            "give some of those, or perform the whole recipe for more seeds, without --merge",
+            "give some of those, or perform the whole recipe for more seeds",
         )
     if not asked:
         raise ConfigurationError("no seed is given", f"give some of those of {file}: {there}")
@@ -357,13 +357,13 @@ def _check_file(written: Mapping[str, Any], recipe: Recipe, asked: list[int], fi
             raise ConfigurationError(
                 f"{file} has the variants {sorted(variants)}, the recipe has "
                 f"{sorted(recipe.variants)}",
-                "perform the whole recipe, without --merge",
+                "perform the whole recipe",
             )
         new = {arm for of in variants.values() for arm in recipe.only if arm not in of["arms"]}
         if new and seed not in asked:
             raise ConfigurationError(
                 f"{file} has no row {min(new)!r}, and a row needs every seed of the table",
-                f"give --seeds {there.replace(' ', '')}",
+                f"give all of them: {there}",
             )
     for seed in asked:
         _check_data(_by_variant(seeds[seed]), recipe, seed, file)
@@ -376,9 +376,7 @@ def _check_data(variants: Mapping[str, Study], recipe: Recipe, seed: int, file: 
         if data is not None and data != split(one).digests:
             raise ConfigurationError(
                 f"{file} is of other images than {one.data.source}: their digests differ",
-                "name "
-                "those that it was made with, --set data.source=PATH, or perform the whole recipe, "
-                "without --merge",
+                "name those that it was made with, data.source=PATH, or perform the whole recipe",
             )
 
 
@@ -408,8 +406,7 @@ def _check_models(before: Study, now: Study, where: str) -> None:
                     f"({TITLES[part]}), more than {SAME} apart, so "
                     "models or images are others, and rows of both cannot stand in one table. "
                     f"Versions there: {_versions(before)}; here: {_versions(now)}. The file was "
-                    "left as it is; perform the whole recipe, without --arm, or these arms by "
-                    "themselves, without --merge"
+                    "left as it is; perform the whole recipe, or these arms by themselves"
                 )
 
 

@@ -197,7 +197,7 @@ def check_place(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
     if out.exists() and any(out.iterdir()) and not (out / RECIPE).is_file():
         raise ConfigurationError(
             f"{out} is there already and holds no study",
-            "it was left as it is. Give another directory with --out",
+            "it was left as it is. Give another directory: out=...",
         )
     if not overwrite:
         _refuse_another(out, {"recipe": recipe.model_dump(mode="json")})
@@ -215,8 +215,7 @@ def _refuse_another(out: Path, study: Mapping[str, Any]) -> None:
     if not same:
         raise ConfigurationError(
             f"{out} holds another study, of other settings or images",
-            "it was left as it is. Give "
-            "another directory with --out, or replace it with --overwrite",
+            "it was left as it is. Give another directory, out=..., or replace it: overwrite=True",
         )
 
 

@@ -76,8 +76,7 @@ def split(recipe: Recipe) -> Splits:
     data = recipe.data
     if not data.source:
         raise ConfigurationError(
-            f"the recipe {recipe.name!r} needs images: {data.layout}. Name them: "
-            "--set data.source=PATH"
+            f"the recipe {recipe.name!r} needs images: {data.layout}. Name them: data.source=PATH"
         )
     train, test = _open(recipe, data.source)
     known, new_classes = train.classes, _new_classes(recipe, train.classes)

@@ -106,8 +106,8 @@ def check_served(store: Store, record: Record, space: Space) -> None:
     raise SpaceMismatchError(
         f"{opening}",
         f"distances between them mean nothing. Upgrade the gallery from {serving.name} "
-        f"to {space.name} first (onward upgrade {url} TRANSFORMATION), or embed the queries with "
-        "the model that serves",
+        f"to {space.name} first, or embed the queries with the model that serves",
+        step="upgrade",
     )
 
 
@@ -115,12 +115,9 @@ def _what_to_do(record: Record, space: Space) -> str:
     """Say how queries in a space of the gallery that does not serve can be answered."""
     embed = "embed the queries with the model that serves"
     if record.previous is not None and record.previous.space == space:
-        return (
-            f"It answered until the gallery was cut over: {embed} now, or roll back (onward "
-            "upgrade rollback)"
-        )
+        return f"It answered until the gallery was cut over: {embed} now, or roll back"
     if space in record.transformations:
-        return f"Finish the upgrade to {space.name} and cut over (onward upgrade), or {embed}"
+        return f"Finish the upgrade to {space.name} and cut over, or {embed}"
     return f"{embed[0].upper()}{embed[1:]}, or upgrade to {space.name} and cut over"
 
 
@@ -311,7 +308,7 @@ def _check_aligned(first: Embeddings, other: Embeddings) -> None:
         raise GalleryError(
             f"the embeddings in {first.space} and in {other.space} are of the same items in "
             "different order",
-            "bring the second into the order of the first: .align(first.ids)",
+            "bring the second into the order of the first, by align(first.ids)",
         )
     apart = sorted(set(first.ids) ^ set(other.ids))
     raise GalleryError(

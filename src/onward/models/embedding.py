@@ -435,9 +435,9 @@ class EmbeddingModel:
         if self.side is None:
             raise ModelError(
                 f"{self.space.name} has no side-information to read",
-                "fit it once on the old data "
-                "(onward train --layers, or onward.training.layers.add_layers_side_information), "
-                "or embed the items with a side-information model",
+                "fit it once on the old data, with layers=... or by "
+                "onward.training.layers.add_layers_side_information, or embed the items with a "
+                "side-information model",
             )
         return self.side
 

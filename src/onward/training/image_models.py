@@ -382,8 +382,8 @@ def _refuse_one_class(items: Items) -> None:
         raise DataError(
             f"the class of {unknown:,} of {len(items):,} items of {items.source} is not known "
             "(their labels are negative), and a supervised model learns from all",
-            "name the classes "
-            "to learn from (--classes 0-9), or leave these out: items.select(items.labels >= 0)",
+            "name the classes to learn from, or leave these items out: "
+            "items.select(items.labels >= 0)",
         )
     if len(items.classes) < 2:
         raise DataError(

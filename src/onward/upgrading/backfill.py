@@ -99,7 +99,7 @@ class Budget:
         if name == "money" and not _is_above_0(self.price):
             raise ConfigurationError(
                 f"a budget of money, {value:g}, needs the price of one item, a number above 0",
-                f"the price given is {self.price}. Add it, such as --price 0.002",
+                f"the price given is {self.price}. Add it: price=0.002, say",
             )
         if name != "money" and self.price is not None:
             raise ConfigurationError(
@@ -468,9 +468,8 @@ class _Waiting:
             raise UpgradeError(
                 f"how unsure the upgrade is of its {len(self.upgraded):,} vectors in {new} is not "
                 f"stored in gallery {url}, so there is no order by uncertainty",
-                "backfill in random "
-                "order (order='random', --order random), or fit the transformation with "
-                "uncertainty (onward fit --uncertainty) and upgrade with that",
+                "backfill in random order, order='random', or fit the transformation with "
+                "uncertainty=True and upgrade with that",
             )
         known = np.where(unknown, -np.inf, self.uncertainty)
         return (*self.lost, *uncertainty_order(self.upgraded, known), *self.pending)

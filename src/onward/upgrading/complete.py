@@ -149,7 +149,7 @@ def why_confirm(completion: Completion) -> str:
     """Return what is to be read before the originals are given up."""
     return (
         f"to give up the originals of gallery {completion.gallery} makes impossible: "
-        f"{'; '.join(completion.impossible)}. Nothing was dropped yet; to go on, say --yes"
+        f"{'; '.join(completion.impossible)}. Nothing was dropped yet"
     )
 
 

@@ -676,9 +676,8 @@ def _why_not(evidence: Evidence) -> str:
     return (
         f"nothing can be predicted: {left}, {LEAST_ITEMS} are needed"
         + (f"; left out: {reasons}" if reasons else "")
-        + ". Embed more items of the gallery, chosen by `onward gallery sample`, or keep a part of "
-        "the sample for the plan when fitting (`onward fit --sample` keeps a fifth, and "
-        f"{LEAST_ITEMS} at least)"
+        + ". Embed more items of the gallery, chosen at random, or keep some of the sample for the "
+        f"plan when fitting: a fifth, and {LEAST_ITEMS} at least"
     )
 
 

@@ -52,9 +52,8 @@ CANNOT_JUDGE: Answer = "cannot judge"
 SHOUTED: Mapping[Answer, str] = {OPEN: "open", CLOSED: "CLOSED", CANNOT_JUDGE: "CANNOT JUDGE"}
 
 HOW_TO_JUDGE = (
-    "choose items (onward gallery sample GALLERY sample.jsonl --count 3%), embed them with the new "
-    "model (onward embed MODEL sample.jsonl new.parquet), and plan with --sample new.parquet; or "
-    "give real queries (--queries-old, --queries-new, --qrels)"
+    "choose items of the gallery, embed them with the new model and plan with them as its sample; "
+    "or give real queries by both models"
 )
 NOT_JUDGED = "neither a sample nor real queries were given, so nothing was predicted"
 
@@ -271,7 +270,7 @@ class GateEntry(Plain):
         return (
             f"the gate {first} this upgrade, which goes on; it may make search worse. "
             f"It says: {self.says}. Before cutting over, verify with queries "
-            "whose answers are known (onward upgrade verify --canaries), or plan with a sample"
+            "whose answers are known, or plan with a sample"
         )
 
     def __str__(self) -> str:
@@ -399,8 +398,8 @@ def check_allowed(
             return None
         raise UpgradeError(
             f"{require} is required, but nothing is predicted; give true new embeddings of some of "
-            "the gallery's items that the transformation was not fitted on (sample=...); "
-            "`onward gallery sample` chooses them"
+            "the gallery's items that the transformation was not fitted on (sample=...)",
+            step="sample",
         )
     if prediction.transformation != transformation:
         raise UpgradeError(
@@ -494,8 +493,7 @@ def _recommend(
     else:
         said = (
             f"Do not upgrade by this alone: it {moved}{_full_backfill(within, NOTHING)}. Or let "
-            "the transformation learn from items of this gallery (onward fit --sample) and from "
-            "side-information"
+            "the transformation learn from items of this gallery and from side-information"
         )
     return f"{said}.{_caution(judge, gain, written)}"
 
@@ -542,10 +540,7 @@ def _caution(judge: Judgement, gain: Interval, written: str) -> str:
             "is nearness to it."
         )
         if judge.asked == ITEMS:
-            said += (
-                " And queries that are not items may fare otherwise: give real ones "
-                "(--queries-old, --queries-new, --qrels)."
-            )
+            said += " And queries that are not items may fare otherwise: give real ones."
         return said
     first, before = (judge.value("cmc@1", name) for name in (written, NOTHING))
     if first < before and gain.estimate >= 0:
@@ -611,7 +606,7 @@ def _about_orders(drawn: Curves, curve: Curve) -> Iterator[str]:
     if unsure is None or random is None:
         yield (
             "The transformation does not know how unsure it is, so only a random order can be had: "
-            "fit it with onward fit --uncertainty."
+            "fit it with uncertainty=True."
         )
         return
     means = {one: (random.auc(one), unsure.auc(one)) for one in ADVISED if one in drawn.gains}
@@ -621,7 +616,7 @@ def _about_orders(drawn: Curves, curve: Curve) -> Iterator[str]:
         if first > second + NOTICED
     ]
     if better:
-        choice = "--order random" + ("" if curve.order == RANDOM else " if that counts more")
+        choice = "take that" + ("" if curve.order == RANDOM else " if it counts more")
         yield f"On the way a random order gives more {' and '.join(better)}: {choice}."
 
 

@@ -136,7 +136,7 @@ class Plan:
             why = f"only with force=True: the gate is {self.decision.answer}"
             return [next_step("start", why)]
         if self.decision is None and self.work.to_do and not self.work.done:
-            why = "plan with a sample first; to start without being judged: --unjudged"
+            why = "plan with a sample first; without one, nothing judges what is started"
             return [next_step("start", why)]
         if self.work.to_do:
             return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
@@ -259,19 +259,19 @@ def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Itera
             "No side-information is read: what the old vectors left out, no transformation brings "
             "back. Store side-information with every item from now on, and with those whose "
             "images are at hand: a transformation that reads it carries these rows, and this one "
-            "the rest (--fallback). What it brings here, a plan says once a sample is embedded"
+            "the rest, as a fallback. What it brings here, a plan says once a sample of them is "
+            "embedded"
         )
     lacking = sum(one.rows for one in work.blocked if NO_SIDE in one.reason)
     if lacking:
         yield (
-            f"{lacking:,} rows have no side-information: fit a second transformation without "
-            "--side and give it as well (--fallback), store side-information for them, or backfill "
-            "them"
+            f"{lacking:,} rows have no side-information: fit a second transformation that reads "
+            "none and give it as a fallback, store side-information for them, or backfill them"
         )
     for space, rows in elsewhere.items():
         yield (
             f"{rows:,} rows that are blocked have a vector in {space.name}, which nothing reads: "
-            "fit a transformation from it and give it as well (--fallback), or backfill them"
+            "fit a transformation from it and give it as a fallback, or backfill them"
         )
 
 
@@ -279,8 +279,7 @@ def _advice_on_scattering(gallery: Gallery, new: Space, work: Work) -> Iterator[
     if work.to_do >= SAMPLE_ROWS and gallery.bytes_of_writing(new) > 2 * new.bytes:
         yield (
             "Most rows lie scattered over small parts of the store, and each is rewritten as a "
-            "whole: put them together first (onward gallery compact), and only the new vectors "
-            "are written"
+            "whole: put them together first, by compact(), and only the new vectors are written"
         )
 
 

@@ -66,9 +66,9 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
     if side is not None and side not in spaces:
         raise UpgradeError(
             f"the transformation needs side-information in {side}, but gallery {view.url} has none",
-            "fit a transformation without side-information, or store the "
-            "side-information first (add_space, then write)",
+            "fit a transformation without side-information, or store the side-information first",
             needed=f"it has {known}",
+            step="write",
         )
     made_by = view.made_by(old)
     if made_by is not None and new in made_by.reads:
@@ -123,16 +123,16 @@ def check_same_routes(view: GalleryView, routes: Routes, made_by: RecordedRoutes
         raise UpgradeError(
             f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
             f"{_fallback_names(started)}, and now there is {_fallback_names(given)}",
-            "give the same "
-            "fallbacks in the same order (--fallback), or abort the upgrade (onward upgrade abort, "
-            "with those that it was started with) and start again",
+            "give the same fallbacks in the same order, or abort the upgrade, with those that it "
+            "was started with, and start again",
+            step="abort",
         )
     raise UpgradeError(
         f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
         f"the transformation {started[0][:8]}, this is {given[0][:8]}",
-        "vectors of two "
-        "transformations may not be mixed. Go on with the first, or abort the upgrade (onward "
-        "upgrade abort, with the first) and start again",
+        "vectors of two transformations may not be mixed. Go on with the first, or abort the "
+        "upgrade, with the first, and start again",
+        step="abort",
     )
 
 

@@ -62,11 +62,10 @@ from onward.upgrading.verify import (
 ATTEMPTS = 3
 INDEX_EVENT = "build index"
 NOT_VERIFIED = {
-    "none": "its upgrade was not verified; verify it first (onward upgrade verify)",
+    "none": "its upgrade was not verified; verify it first",
     "failed": "the verification of its upgrade has failed; see what it says, mend that, and verify "
     "again",
-    "stale": "rows have changed since its upgrade was verified; run it again (onward upgrade "
-    "start), then verify (onward upgrade verify)",
+    "stale": "rows have changed since its upgrade was verified; run it again, then verify",
 }
 """Why an upgrade does not cut over, by what its verification is."""
 
@@ -175,7 +174,7 @@ class UpgradeStatus:
             steps.append(next_step("write", why))
         if not rows:
             return steps
-        fallback = f"with a transformation that carries {rows:,} blocked rows too (--fallback)"
+        fallback = f"with a transformation that carries {rows:,} blocked rows too, as a fallback"
         if not self.started:
             return [*steps, next_step("start", fallback)]
         why = f"{rows:,} rows cannot be carried over: embed them with the new model"
@@ -544,7 +543,8 @@ class Upgrade:
         if verified != "passed" and not force:
             raise UpgradeError(
                 f"gallery {view.url} was not cut over: {NOT_VERIFIED[verified]}. To cut over all "
-                "the same, and have that logged, say force=True"
+                "the same, and have that logged, say force=True",
+                step="run" if verified == "stale" else "verify",
             )
         return verified
 
@@ -687,6 +687,6 @@ def _why_not_back(url: str, natives: CountedRows, back_to: Space) -> str:
     return (
         f"gallery {url} was not rolled back: {natives} were added with the new model's embedding "
         f"and have no vector in {back_to}, so that they would not be found. Embed them with the "
-        "old model and write these vectors too (onward gallery write), or leave them out with "
-        "leave_out=True: they stay in the gallery, and cutting over again finds them"
+        "old model and write these vectors too, or leave them out with leave_out=True: they stay "
+        "in the gallery, and cutting over again finds them"
     )

@@ -91,12 +91,12 @@ class Canaries:
             raise UpgradeError(
                 f"the canaries' {len(self.new)} new and {len(self.old)} old embeddings are not of "
                 "the same queries in the same order",
-                "embed the same queries by both models, and align them: .align(new.ids)",
+                "embed the same queries by both models, in one order",
             )
         if self.qrels is None and self.new.labels is None:
             raise UpgradeError(
                 "the canaries have no labels, and it is not said what they should find",
-                "give embeddings with labels, or judgements (qrels=..., --qrels FILE)",
+                "give embeddings with labels, or judgements (qrels=...)",
             )
         if self.requirement.metric not in METRICS or self.requirement.cell == NEW:
             raise UpgradeError(
@@ -108,8 +108,8 @@ class Canaries:
             raise UpgradeError(
                 f"{self.requirement} is required, but the canaries have no old embeddings to "
                 "compare with",
-                "give them (old=..., --canaries-old or --queries-old FILE), or "
-                "require a number, such as 'cmc@1 >= 0.6'",
+                "give the same queries by the old model too, or require a number, such as "
+                "'cmc@1 >= 0.6'",
             )
 
     @property

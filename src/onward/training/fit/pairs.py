@@ -310,8 +310,8 @@ class Classifier:
         if model.classifier is None or model.classes is None:
             raise ConfigurationError(
                 f"{model.space.name} has no classifier",
-                "one comes with every model that "
-                "`onward train` has trained on classes. Give such a model, or no classifier",
+                "every model that was trained on classes here has one. Give such a model, or no "
+                "classifier",
             )
         return cls(model.classifier, model.classes, model.space, model.class_names)
 
@@ -392,13 +392,13 @@ def _check_same_items(old: Embeddings, other: Embeddings, what: str) -> None:
     if len(old) != len(other):
         raise TransformationError(
             f"there are {len(old)} old embeddings and {len(other)} {what} embeddings",
-            "keep the items that both have, by .align",
+            "keep the items that both have, in one order",
             needed="a fit needs both for the same items in the same order",
         )
     row = next(i for i, (a, b) in enumerate(zip(old.ids, other.ids, strict=True)) if a != b)
     same = set(old.ids) == set(other.ids)
     remedy = (
-        "the same items in another order: give other.align(old.ids)"
+        "the same items in another order: bring them into one, by align(old.ids)"
         if same
         else "they are not the same items; embed the same ones with each model"
     )

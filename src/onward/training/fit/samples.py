@@ -58,8 +58,8 @@ def choose_from_gallery(
         if transformation is None:
             raise ConfigurationError(
                 "choosing by uncertainty needs a transformation that knows its own",
-                "give one "
-                "fitted with onward fit --uncertainty (--transformation), or choose at random",
+                "give one that was fitted with uncertainty=True (transformation=...), or choose at "
+                "random",
             )
         old, side = transformation.old, transformation.side
     spaces = [old] if side is None else [old, side]
@@ -124,7 +124,8 @@ def pairs_of_gallery(gallery: Gallery, old: Space, side: Space | None, new: Embe
         raise DataError(
             f"none of the sample's {len(new)} items is in gallery {gallery.url} with a vector in "
             f"{' and '.join(space.name for space in spaces)}",
-            "give embeddings of its own items, such as onward gallery sample chooses",
+            "give embeddings of its own items, such as a sample of it",
+            step="sample",
         )
     aside = None if side is None else gallery.read(side, ids)
     return Pairs(gallery.read(old, ids), aside, new.align(ids))
