@@ -3,11 +3,11 @@
 import numpy as np
 
 from onward.gallery import create_gallery
-from onward.spaces import Embeddings, Space
+from onward.spaces import Space
+from onward.testing.contract import OLD, SIDE, embed, numbered
 from onward.transformation import linear
 from onward.upgrading import Upgrade
 
-OLD, SIDE = Space("old@1", 4), Space("side@1", 3)
 SECOND, THIRD = Space("second@2", 6), Space("third@3", 5)
 
 
@@ -21,16 +21,6 @@ def make_transformation(old, side, new, seed=0):
 TO_SECOND = make_transformation(OLD, SIDE, SECOND, seed=1)
 TO_THIRD = make_transformation(OLD, SIDE, THIRD, seed=2)
 SECOND_TO_THIRD = make_transformation(SECOND, None, THIRD, seed=3)
-
-
-def embed(space, ids, seed=0, labels=None):
-    rng = np.random.default_rng([seed, *space.name.encode()])
-    vectors = rng.standard_normal((len(ids), space.dim)).astype(np.float32)
-    return Embeddings(tuple(ids), vectors, space, labels)
-
-
-def numbered(count, name="item"):
-    return tuple(f"{name}-{number:04d}" for number in range(count))
 
 
 def make_gallery(url, rows, labels=None):

@@ -4,7 +4,7 @@
 """
 
 from onward.gallery.gallery import Gallery
-from onward.gallery.opening import create_gallery, open_gallery, scratch_gallery
+from onward.gallery.opening import Place, create_gallery, open_gallery, scratch_gallery
 from onward.gallery.store import Share
 from onward.gallery.values import (
     Batch,
@@ -31,6 +31,7 @@ __all__ = [
     "GalleryView",
     "JournalEntry",
     "Origin",
+    "Place",
     "RecordedRoutes",
     "RecordedTransformation",
     "Revisions",

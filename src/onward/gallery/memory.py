@@ -218,6 +218,11 @@ class MemoryStore:
         with self._lock:
             return sum(row.revision for row in self._rows.values()) % 2**64
 
+    @contextmanager
+    def scratch(self, record: Record, entry: JournalEntry) -> Iterator["MemoryStore"]:
+        """Give a store that has no name."""
+        yield MemoryStore("scratch", record, entry)
+
     def rewritten_bytes(self) -> int:
         """Return 0: a vector is written alone."""
         return 0

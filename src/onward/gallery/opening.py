@@ -1,44 +1,55 @@
 """Open and create galleries by URL: the only place that knows which stores there are."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from onward.errors import GalleryError
 from onward.gallery.checks import check_can_serve, label_items, make_rows
 from onward.gallery.gallery import Gallery
-from onward.gallery.memory import SCHEME, MemoryStore, create_memory, open_memory
+from onward.gallery.memory import SCHEME, create_memory, open_memory
 from onward.gallery.record import Field, Record, column_names, moment
-from onward.gallery.values import Served
+from onward.gallery.store import Rows, Store
+from onward.gallery.values import JournalEntry, Served
 from onward.spaces import Embeddings, Space
 
 KNOWN = "memory:NAME, which lives as long as the process, and a directory such as photos.lance"
 
 
-def open_gallery(url: str | Path) -> Gallery:
+@dataclass(frozen=True)
+class Place:
+    """Where a gallery is, or may be made: how a store is reached that no URL leads to.
+
+    Attributes:
+        create: makes the store, with its record, the journal's first entry and rows, or None of
+            them: all or nothing. Raises a GalleryError if something stands there.
+        open: returns the store that is there.
+    """
+
+    create: Callable[[Record, JournalEntry, Rows | None], Store]
+    open: Callable[[], Store]
+
+
+def open_gallery(url: str | Path | Place) -> Gallery:
     """Open a gallery that is there.
 
     Args:
-        url: `memory:NAME`, or the directory of a LanceDB database that `create_gallery` made.
+        url: `memory:NAME`, or the directory of a LanceDB database that `create_gallery` made; or
+            the place of a store of your own.
 
     Raises:
         GalleryError: if it is not there, is no gallery, is damaged, or the URL is of a kind that is
             not known.
     """
-    name = _memory_name(url)
-    if name is not None:
-        return Gallery(open_memory(name))
-    from onward.gallery.lance.store import open_lancedb
-
-    return Gallery(open_lancedb(_directory(url)))
+    return Gallery(_place(url).open())
 
 
 def create_gallery(
-    url: str | Path,
+    url: str | Path | Place,
     *spaces: Space,
     serving: Space | None = None,
     query_model: str | None = None,
@@ -49,7 +60,7 @@ def create_gallery(
 
     Args:
         url: `memory:NAME`, or a directory that is not there yet or empty; `.lance` at its end is
-            usual.
+            usual; or the place of a store of your own.
         spaces: the spaces of the vectors to be stored, side-information among them.
         serving: the space that answers queries, in float32; the first one if None.
         query_model: fingerprint of the model that embeds the queries, if it is known.
@@ -69,12 +80,7 @@ def create_gallery(
         rows = replace(make_rows(str(url), record, items, payloads), labels=whole.labels)
         labelled = whole.labels is not None and (whole.labels >= 0).any()
         record = replace(record, class_names=(whole.class_names or {}) if labelled else None)
-    name = _memory_name(url)
-    if name is not None:
-        return Gallery(create_memory(name, record, entry, rows))
-    from onward.gallery.lance.store import create_lancedb
-
-    return Gallery(create_lancedb(_directory(url), record, entry, rows))
+    return Gallery(_place(url).create(record, entry, rows))
 
 
 @contextmanager
@@ -86,21 +92,8 @@ def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
     spaces = like.spaces()
     searched = next(space for space in spaces if space.format == "float32")
     record = _first_record(like.url, spaces, searched, None)
-    entry = {"number": 1, "event": "create"}
-    if _memory_name(like.url) is not None:
-        yield Gallery(MemoryStore("scratch", record, entry))
-        return
-    from onward.gallery.lance.store import create_lancedb
-
-    try:
-        with TemporaryDirectory(prefix="onward-") as directory:
-            yield Gallery(create_lancedb(Path(directory) / "scratch.lance", record, entry))
-    except (GalleryError, OSError) as error:
-        raise GalleryError(
-            f"the time to write could not be measured where temporary files go: {error}. Nothing "
-            f"was written to gallery {like.url}",
-            "set TMPDIR to a directory with room",
-        ) from error
+    with like.scratch_store(record, {"number": 1, "event": "create"}) as store:
+        yield Gallery(store)
 
 
 def _first_record(
@@ -125,18 +118,18 @@ def _first_record(
     return Record(1, tuple(fields), Served(served, query_model))
 
 
-def _memory_name(url: str | Path) -> str | None:
-    if isinstance(url, Path) or not url.startswith(SCHEME):
-        return None
-    name = url.removeprefix(SCHEME)
-    if not name:
-        raise GalleryError("a gallery in memory needs a name, such as memory:photos")
-    return name
-
-
-def _directory(url: str | Path) -> Path:
+def _place(url: str | Path | Place) -> Place:
+    if isinstance(url, Place):
+        return url
+    if isinstance(url, str) and url.startswith(SCHEME):
+        name = url.removeprefix(SCHEME)
+        if not name:
+            raise GalleryError("a gallery in memory needs a name, such as memory:photos")
+        return Place(partial(create_memory, name), partial(open_memory, name))
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", str(url))
     if isinstance(url, str) and (scheme or not url):
         what = f"the scheme {scheme[0]}" if scheme else "an empty URL"
         raise GalleryError(f"{url!r}: no store is known for {what}", f"give {KNOWN}")
-    return Path(url)
+    from onward.gallery.lance.store import create_lancedb, open_lancedb
+
+    return Place(partial(create_lancedb, Path(url)), partial(open_lancedb, Path(url)))

@@ -284,6 +284,13 @@ class Store(Protocol):
         """Return the sum of all rows' revisions, modulo 2^64."""
         ...
 
+    def scratch(self, record: Record, entry: JournalEntry) -> AbstractContextManager["Store"]:
+        """Give an empty store of the same kind, with this record, to measure on; gone afterwards.
+
+        It takes room where temporary things go, not where the gallery is.
+        """
+        ...
+
     def rewritten_bytes(self) -> int:
         """Return about how many bytes of a row are written again with any one of its vectors."""
         ...

@@ -301,6 +301,10 @@ class GalleryRows(ABC):
         self._record()  # which refuses what a newer Onward writes
         self._store.compact(keep)
 
+    def scratch_store(self, record: Record, entry: JournalEntry) -> AbstractContextManager[Store]:
+        """Give an empty store of the same kind, while the block runs."""
+        return self._store.scratch(record, entry)
+
     def working_on(self, space: Space) -> AbstractContextManager[Callable[[], Share]]:
         """Be one of the workers that fill a space, while the block runs.
 

@@ -12,10 +12,11 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -346,6 +347,19 @@ class LanceStore:
         for table in self._stream("", ["revision"], 1 << 16):
             total += int(table["revision"].to_numpy().astype(np.uint64).sum(dtype=np.uint64))
         return total % 2**64
+
+    @contextmanager
+    def scratch(self, record: Record, entry: JournalEntry) -> Iterator["LanceStore"]:
+        """Make a database in a temporary directory."""
+        try:
+            with TemporaryDirectory(prefix="onward-") as directory:
+                yield create_lancedb(Path(directory) / "scratch.lance", record, entry)
+        except (GalleryError, OSError) as error:
+            raise GalleryError(
+                f"the time to write could not be measured where temporary files go: {error}. "
+                f"Nothing was written to gallery {self.url}",
+                "set TMPDIR to a directory with room",
+            ) from error
 
     def rewritten_bytes(self) -> int:
         """Return the mean size of a row, times the share of the rows that are rewritten."""

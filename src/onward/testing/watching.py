@@ -5,18 +5,20 @@ A dict says what was given of each item: `Watched.check` compares every row of a
 """
 
 import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from onward import retrieval
 from onward.errors import SpaceMismatchError
-from onward.gallery import create_gallery, open_gallery
-from onward.gallery.store import Store
-from onward.spaces import Embeddings, Space
-from onward.transformation import linear
+from onward.gallery import Batch, Gallery, JournalEntry, Place, create_gallery, open_gallery
+from onward.gallery.store import Filling, Store, Writing
+from onward.spaces import Embeddings, Origin, Space
+from onward.transformation import Transformation, linear
 from onward.upgrading import Routes
 
 SPACES = OLD, SIDE, NEW, NEXT = (
@@ -28,21 +30,21 @@ SPACES = OLD, SIDE, NEW, NEXT = (
 MODELS = {space: f"model of {space.name}" for space in SPACES}
 ITEMS = tuple("abcdefghij")
 
+Stored = Mapping[Space, Mapping[str, tuple[np.ndarray, Origin]]]
+Versions = set[tuple[str, int]]
 
-def make_transformation(seed, old, side, new):
-    rng = np.random.default_rng(seed)
+
+def _linear(seed: int, old: Space, side: Space | None, new: Space) -> Transformation:
     width = old.dim + (0 if side is None else side.dim)
-    weight = rng.standard_normal((new.dim, width)).astype(np.float32)
+    weight = np.random.default_rng(seed).standard_normal((new.dim, width)).astype(np.float32)
     return linear(old, side, new, weight, np.ones(new.dim, np.float32), made_by={})
 
 
-TO_NEW = make_transformation(1, OLD, SIDE, NEW)
+TO_NEW = _linear(1, OLD, SIDE, NEW)
 WAYS = {
     "new": Routes((TO_NEW,)),
-    "new or without side": Routes((TO_NEW, make_transformation(2, OLD, None, NEW))),
-    "next or by new": Routes(
-        (make_transformation(3, OLD, SIDE, NEXT), make_transformation(4, NEW, None, NEXT))
-    ),
+    "new or without side": Routes((TO_NEW, _linear(2, OLD, None, NEW))),
+    "next or by new": Routes((_linear(3, OLD, SIDE, NEXT), _linear(4, NEW, None, NEXT))),
 }
 
 
@@ -53,15 +55,16 @@ class KilledError(BaseException):
 class Process:
     """A store as one process sees it; before one of its calls something happens, once."""
 
-    def __init__(self, store, at, happens):
+    def __init__(self, store: Store, at: int, happens: Callable[[], None]) -> None:
         self._store, self._at, self._happens = store, at, happens
         self._calls, self._is_dead = itertools.count(), False
 
     @property
-    def url(self):
+    def url(self) -> str:
+        """Where the gallery is."""
         return self._store.url
 
-    def _before(self):
+    def _before(self) -> None:
         if self._is_dead:
             raise KilledError
         if next(self._calls) == self._at:
@@ -71,15 +74,18 @@ class Process:
                 self._is_dead = True
                 raise
 
-    def fill(self, filling):
-        def derive(batch):
+    def fill(self, filling: Filling) -> Iterator[int]:
+        """Fill, disturbed before any batch."""
+
+        def derive(batch: Batch) -> Writing | None:
             self._before()
             return filling.derive(batch)
 
         self._before()
         return self._store.fill(replace(filling, derive=derive))
 
-    def scan(self, *arguments, **options):
+    def scan(self, *arguments: Any, **options: Any) -> Iterator[Batch]:
+        """Scan, disturbed before any batch."""
         batches = self._store.scan(*arguments, **options)
         while True:
             self._before()
@@ -89,8 +95,8 @@ class Process:
             yield batch
 
 
-def _calling(name):
-    def call(self, *arguments, **options):
+def _calling(name: str) -> Callable[..., Any]:
+    def call(self: Process, *arguments: Any, **options: Any) -> Any:
         self._before()
         return getattr(self._store, name)(*arguments, **options)
 
@@ -107,10 +113,10 @@ class Row:
     """What was given of an item: which version of it, never the same again, and in which spaces."""
 
     version: int
-    given: frozenset
+    given: frozenset[Space]
 
 
-def vectors_of(space, versions):
+def vectors_of(space: Space, versions: Mapping[str, int]) -> Embeddings:
     """Return what the model of a space makes of items, given the version of each one."""
     name = space.name.encode()
     seeds = [[version, *item.encode(), *name] for item, version in versions.items()]
@@ -118,93 +124,96 @@ def vectors_of(space, versions):
     return Embeddings(tuple(versions), np.array(vectors, np.float32).reshape(-1, space.dim), space)
 
 
-class Control(NamedTuple):
+class Stated(NamedTuple):
     """What a gallery's record says: what fills each space, and what answers queries."""
 
-    made_by: dict
+    made_by: Mapping[Space, str | None]
     serving: Space
     previous: Space | None
 
     @classmethod
-    def of(cls, gallery):
+    def of(cls, gallery: Gallery) -> "Stated":
+        """Return what a gallery says now."""
         now = gallery.describe()
         assert now.query_model == MODELS[now.serving]
         filled = {space: made_by.digest for space, made_by in now.transformations.items()}
         made_by = {space: filled.get(space) for space in now.spaces}
-        return cls(made_by, now.serving, now.previous and now.previous.space)
+        return cls(made_by, now.serving, None if now.previous is None else now.previous.space)
 
-    def without(self, *dropped):
+    def without(self, *dropped: Space) -> "Stated":
+        """Return what it says without some spaces."""
         made_by = {space: made for space, made in self.made_by.items() if space not in dropped}
         return self._replace(made_by=made_by)
 
-    def is_started(self, routes):
+    def is_started(self, routes: Routes) -> bool:
+        """Say whether an upgrade was started."""
         return self.made_by.get(routes.new) == routes.digest
 
-    def can_be(self, routes):
+    def can_be(self, routes: Routes) -> bool:
         """Say whether an upgrade was started or the gallery has what it reads."""
         return self.is_started(routes) or read_by(routes) <= set(self.made_by)
 
 
-def read_by(routes):
+def read_by(routes: Routes) -> set[Space]:
     """Return the spaces that transformations read."""
-    return {one for h in routes.transformations for one in (h.old, h.side)} - {None}
+    return {space for one in routes.recorded.transformations for space in one.reads}
 
 
 class Watched:
     """One gallery, and what was seen of it after the last step."""
 
-    def __init__(self, url):
-        self.url = url
-        self.gallery = create_gallery(url, OLD, SIDE, query_model=MODELS[OLD])
-        self.control = Control.of(self.gallery)
-        self.held = {}  # of each item: the spaces in which it has a vector
+    def __init__(self, place: str | Path | Place) -> None:
+        self.place = place
+        self.gallery = create_gallery(place, OLD, SIDE, query_model=MODELS[OLD])
+        self.stated = Stated.of(self.gallery)
+        self.held: dict[str, set[Space]] = {}  # of each item: the spaces with a vector of it
         # of each space, the rows with a vector, each an item and its version
-        self.embedded = {space: set() for space in SPACES}
-        self.upgraded = {space: set() for space in SPACES}
-        self.verified = {}  # of each way: whether it passed, and what was seen then
-        self.paused = set()  # ways
-        self.dropped = set()  # spaces, by the last step
+        self.embedded: dict[Space, Versions] = {space: set() for space in SPACES}
+        self.upgraded: dict[Space, Versions] = {space: set() for space in SPACES}
+        # of each way: whether it passed, and what was seen then; None where that is not known
+        self.verified: dict[str, tuple[bool | None, Any]] = {}
+        self.paused: set[str] = set()  # ways
+        self.dropped: set[Space] = set()  # by the last step
         self.generation = 0
-        self.orphans = {}  # upgraded vectors as they were: what made them may be dropped
-        self.journal = []
-        self.batch = None
+        # upgraded vectors as they were: what made them may be dropped
+        self.orphans: dict[tuple[Space, str], np.ndarray] = {}
+        self.journal: list[JournalEntry] = []
+        # what a slow worker has read: by which way, and the versions of its rows
+        self.batch: tuple[Routes, Transformation, Batch, list[int]] | None = None
 
-    def reopen(self):
+    def reopen(self) -> None:
         """Go on as a new process does: with what is stored alone."""
-        self.gallery, self.batch = open_gallery(self.url), None
+        self.gallery, self.batch = open_gallery(self.place), None
 
-    def seen(self, rows):
+    def seen(self, rows: Mapping[str, Row]) -> Any:
         """Return what makes a verification stale when it changes."""
         versions = {item: row.version for item, row in rows.items()}
         stored = [
             {space: set(of[space]) for space in SPACES} for of in (self.embedded, self.upgraded)
         ]
-        return self.generation, list(self.control.made_by), versions, stored
+        return self.generation, list(self.stated.made_by), versions, stored
 
-    def to_do(self, routes):
+    def to_do(self, routes: Routes) -> set[str]:
+        """Return the items that an upgrade can still carry."""
         missing = {item: held for item, held in self.held.items() if routes.new not in held}
         return {item for item, held in missing.items() if routes.route_of(held) is not None}
 
-    def answering(self, routes):
-        """Return the space in which items are found until cutting over."""
-        if self.control.serving != routes.new:
-            return self.control.serving
-        return self.control.previous or routes.first.old
-
-    def lost(self, routes):
+    def lost(self, routes: Routes) -> set[str]:
         """Return the items that can be found until cutting over, and then no more."""
-        answering = self.answering(routes)
+        answering = self.stated.serving
+        if answering == routes.new:
+            answering = self.stated.previous or routes.first.old
         return {
             item
             for item, held in self.held.items()
             if answering in held and routes.new not in held and routes.route_of(held) is None
         }
 
-    def natives(self, space, *others):
+    def natives(self, space: Space, *others: Space | None) -> set[str]:
         """Return the items that a model embedded in a space and that have no vector in others."""
         return {item for item, _ in self.embedded[space] if not self.held[item] & set(others)}
 
-    def verification(self, routes, rows):
+    def verification(self, routes: Routes, rows: Mapping[str, Row]) -> str | None:
         """Return what the newest verification must be said to be; None if that is not known."""
         if routes.digest not in self.verified:
             return "none"
@@ -213,8 +222,10 @@ class Watched:
             return None
         return "stale" if seen != self.seen(rows) else "passed" if passed else "failed"
 
-    def check(self, rows, maybe=frozenset()):
-        """Compare every row with what must be there, and take down how each vector came to be.
+    def check(
+        self, rows: Mapping[str, Row], maybe: Collection[tuple[Space, str]] = frozenset()
+    ) -> None:
+        """Compare every row with what must be there, and note how each vector came to be.
 
         Args:
             rows: of each item, what was given.
@@ -222,7 +233,7 @@ class Watched:
         """
         self.check_journal()
         assert self.gallery.ids() == tuple(sorted(rows))
-        stored = {space: self.stored_in(space) for space in self.control.made_by}
+        stored = {space: self.stored_in(space) for space in self.stated.made_by}
         embedded = {space: self.check_embedded(space, stored, rows, maybe) for space in SPACES}
         upgraded = {space: self.check_upgraded(space, stored, rows) for space in SPACES}
         for space in stored:
@@ -235,9 +246,9 @@ class Watched:
         self.held = {item: {one for one in stored if item in stored[one]} for item in rows}
         self.check_search(stored)
 
-    def stored_in(self, space):
+    def stored_in(self, space: Space) -> dict[str, tuple[np.ndarray, Origin]]:
         """Return vector and origin of each item with a vector in a space."""
-        found = {}
+        found: dict[str, tuple[np.ndarray, Origin]] = {}
         for batch in self.gallery.scan([space]):
             columns = batch.ids, batch.vectors[space], batch.origins[space]
             for item, vector, origin in zip(*columns, strict=True):
@@ -245,7 +256,13 @@ class Watched:
                 found[item] = vector, origin
         return found
 
-    def check_embedded(self, space, stored, rows, maybe):
+    def check_embedded(
+        self,
+        space: Space,
+        stored: Stored,
+        rows: Mapping[str, Row],
+        maybe: Collection[tuple[Space, str]],
+    ) -> Versions:
         """Check the vectors that a model has made; return the rows that have one."""
         origins = {item: origin for item, (_, origin) in stored.get(space, {}).items()}
         found = {item: rows[item].version for item in origins if origins[item] == "embedded"}
@@ -259,7 +276,7 @@ class Watched:
         assert must <= set(found.items()) <= can
         return set(found.items())
 
-    def check_upgraded(self, space, stored, rows):
+    def check_upgraded(self, space: Space, stored: Stored, rows: Mapping[str, Row]) -> Versions:
         """Check the vectors that a transformation has made; return the rows that have one."""
         of_space = stored.get(space, {}).items()
         found = {item: vector for item, (vector, origin) in of_space if origin == "upgraded"}
@@ -271,15 +288,15 @@ class Watched:
             self.orphans[space, item] = vector
         return {(item, rows[item].version) for item in found}
 
-    def filled_from(self, space):
+    def filled_from(self, space: Space) -> set[Space]:
         """Return the spaces that the transformations read which fill a space."""
-        made_by = self.control.made_by.get(space)
+        made_by = self.stated.made_by.get(space)
         return {read for one in WAYS.values() if one.digest == made_by for read in read_by(one)}
 
-    def made_of_stored(self, space, item, stored):
+    def made_of_stored(self, space: Space, item: str, stored: Stored) -> list[np.ndarray]:
         """Return what each of the transformations that fill a space makes of what is stored."""
-        (routes,) = (one for one in WAYS.values() if one.digest == self.control.made_by[space])
-        made = []
+        (routes,) = (one for one in WAYS.values() if one.digest == self.stated.made_by[space])
+        made: list[np.ndarray] = []
         for transformation in routes.transformations:
             needed = [one for one in (transformation.old, transformation.side) if one is not None]
             if all(item in stored.get(one, {}) for one in needed):
@@ -287,18 +304,18 @@ class Watched:
                 made.append(transformation.apply_reference(*read).vectors[0])
         return made
 
-    def check_journal(self):
+    def check_journal(self) -> None:
         """It is never rewritten, and has every number once."""
         entries = self.gallery.journal()
         assert entries[: len(self.journal)] == self.journal
         assert [entry["number"] for entry in entries] == list(range(1, len(entries) + 1))
         self.journal = entries
 
-    def check_search(self, stored):
+    def check_search(self, stored: Stored) -> None:
         """Only the space that serves answers: all rows that have a vector in it, in their order."""
         for space in SPACES:
             query = vectors_of(space, {"query": 0})
-            if space != self.control.serving:
+            if space != self.stated.serving:
                 with pytest.raises(SpaceMismatchError):
                     self.gallery.search(query, 1)
                 continue

@@ -1,0 +1,609 @@
+"""Any order of steps of upgrades on a store, with writers, slow workers and sudden deaths.
+
+After each step every row is compared with a dict that says what the gallery must hold: none lost,
+none reborn, every upgraded vector what a transformation makes of what is stored, one space that
+answers. Here a process is killed between two of its calls to the store; that a call is atomic has
+to be tried where real processes are killed.
+"""
+
+import itertools
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from onward.errors import GalleryError, UpgradeError
+from onward.gallery import Gallery, Place, open_gallery
+from onward.spaces import Space
+from onward.testing.watching import (
+    ITEMS,
+    MODELS,
+    NEW,
+    NEXT,
+    OLD,
+    SIDE,
+    SPACES,
+    WAYS,
+    KilledError,
+    Process,
+    Row,
+    Stated,
+    Watched,
+    vectors_of,
+)
+from onward.upgrading import BackfillResult, Routes, Upgrade
+from onward.upgrading.backfill import Budget, EmbeddedItems, backfill
+from onward.upgrading.routes import pending, transform
+
+GIVEN = {
+    "old side": (OLD, SIDE),
+    "old": (OLD,),
+    "side": (SIDE,),
+    "new": (NEW,),
+    "old side new": (OLD, SIDE, NEW),
+    "old next": (OLD, NEXT),
+}
+STEPS = ("start", "run", "verify", "cut over", "roll back", "backfill")
+EVERY_BATCH = 2 * len(ITEMS)
+
+some = st.lists(st.sampled_from(ITEMS), min_size=1, max_size=4, unique=True).map("".join)
+given = st.sampled_from(sorted(GIVEN))
+kinds = st.sampled_from(["add", "update", "delete"])
+ways = st.sampled_from(sorted(WAYS))
+calls = st.sampled_from([*range(20), *range(20, 52, 8)])  # no step calls its store more often
+seldom = st.integers(0, 9).map(lambda drawn: drawn == 9)
+
+Take = Callable[[Upgrade], Any]
+After = Callable[[Routes], Stated | None]
+"""What the record says after a step; None if the step is refused."""
+
+
+def upgrade_machine(
+    new_place: Callable[[Path], str | Path | Place], *, examples: int = 48
+) -> Counter[str]:
+    """Take steps of upgrades on galleries in a store, in any order, and check every row each time.
+
+    Args:
+        new_place: gives where the gallery of an example may be created; a directory that is
+            deleted after the example is there for it.
+        examples: how many galleries are tried, each by some 50 steps; the same for the same number.
+
+    Returns:
+        How often each kind of step and event came to pass.
+
+    Raises:
+        AssertionError: by the first step after which something is wrong.
+    """
+    counts = Counter[str]()
+
+    class Machine(UpgradeMachine):
+        def __init__(self) -> None:
+            super().__init__(new_place, counts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onward.upgrading.run.LOOK_SECONDS", 0.0)  # of a run that is paused
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=50,
+                derandomize=True,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],  # and Phase.shrink for a shorter failure, minutes later
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    return counts
+
+
+def upgrade_of(gallery: Gallery, way: str) -> Upgrade:
+    """Return an upgrade of a gallery."""
+    return Upgrade(gallery, *WAYS[way].transformations)
+
+
+def backfill_all(
+    gallery: Gallery, space: Space, items: Sequence[str], batch_rows: int = 2
+) -> BackfillResult:
+    """Let the model of a space embed items as their payloads say they are."""
+
+    def embed(ids: Sequence[str], payloads: Sequence[Mapping[str, Any] | None]) -> EmbeddedItems:
+        there = [(i, payload) for i, payload in zip(ids, payloads, strict=True) if payload]
+        versions = {item: payload["version"] for item, payload in there}
+        gone = {item: "it is gone" for item in ids if item not in versions}
+        return EmbeddedItems(vectors_of(space, versions), gone)
+
+    asked = itertools.count()
+    return backfill(
+        gallery,
+        space,
+        embed,
+        budget=Budget(share=1.0),
+        order="random",
+        ids=items,
+        batch_rows=batch_rows,
+        stop=lambda: next(asked) > EVERY_BATCH,  # it would wait while the upgrade is paused
+    )
+
+
+def die(_: Gallery) -> None:
+    """End as a killed process does."""
+    raise KilledError
+
+
+class UpgradeMachine(RuleBasedStateMachine):
+    """Steps of an upgrade, of its writers and of fate, in any order."""
+
+    def __init__(
+        self, new_place: Callable[[Path], str | Path | Place], counts: Counter[str]
+    ) -> None:
+        super().__init__()
+        self.counts = counts
+        self.directory = Path(tempfile.mkdtemp(prefix="onward-machine-"))
+        self.watched = Watched(new_place(self.directory))
+        self.rows: dict[str, Row] = {}
+        self.maybe: set[tuple[Space, str]] = set()
+        self.versions = itertools.count(1)
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.directory)
+
+    def count(self, *names: str) -> None:
+        self.counts.update(names)
+
+    @initialize(items=some, way=ways, steps=st.integers(0, 5))
+    def begin(self, items: str, way: str, steps: int) -> None:
+        self.write("add", (OLD, SIDE), items)
+        self.everything_is_as_the_dict_says()
+        self.do_what_is_said_to_be_next(way, steps, -1)
+
+    @invariant()
+    def everything_is_as_the_dict_says(self) -> None:
+        self.count("step")
+        self.watched.check(self.rows, self.maybe)
+        for routes in WAYS.values():
+            self.count(f"verification is {self.watched.verification(routes, self.rows)}")
+        self.maybe = set()
+
+    # What others do
+
+    def writing(
+        self, kind: str, spaces: Sequence[Space], items: Sequence[str]
+    ) -> Callable[[Gallery], None]:
+        """Note what a writer does; return what does it to a gallery."""
+        there = [item for item in items if item in self.rows]
+        if kind == "delete":
+            self.rows = {item: row for item, row in self.rows.items() if item not in items}
+            return lambda gallery: self.same(gallery.delete(items), len(there))
+        right = there if kind == "update" else [item for item in items if item not in self.rows]
+        versions = {item: next(self.versions) for item in right}
+        changed = {item: Row(at, frozenset(spaces)) for item, at in versions.items()}
+        self.rows = {**self.rows, **changed}
+
+        def write(gallery: Gallery) -> None:
+            verb = getattr(gallery, kind)
+            wrong = len(items) - len(right)
+            if wrong:
+                everything = dict.fromkeys(items, 0)
+                with pytest.raises(GalleryError, match=f"{wrong} of {len(items)} items are"):
+                    verb(*(vectors_of(space, everything) for space in spaces))
+            if right:
+                payloads = [{"version": version} for version in versions.values()]
+                verb(*(vectors_of(space, versions) for space in spaces), payloads=payloads)
+
+        return write
+
+    def same(self, answer: int, expected: int) -> None:
+        assert answer == expected
+
+    def is_unknown(self, *spaces: Space) -> bool:
+        return any(space not in self.watched.stated.made_by for space in spaces)
+
+    @rule(kind=st.sampled_from(["add", "update"]), given=given, items=some)
+    def others_write(self, kind: str, given: str, items: str) -> None:
+        self.write(kind, GIVEN[given], items)
+
+    def write(self, kind: str, spaces: Sequence[Space], items: Sequence[str]) -> None:
+        self.count(kind)
+        gallery = self.watched.gallery
+        if self.is_unknown(*spaces):
+            with pytest.raises(GalleryError, match="has no space"):
+                getattr(gallery, kind)(*(vectors_of(s, {"a": 0}) for s in spaces))
+            return
+        self.writing(kind, spaces, items)(gallery)
+
+    @rule(items=some)
+    def others_delete(self, items: str) -> None:
+        self.count("delete")
+        self.writing("delete", (), items)(self.watched.gallery)
+
+    @rule(at=st.integers(1, 3), items=some)
+    def others_embed(self, at: int, items: str) -> None:
+        """Side-information that is collected later, or a backfill."""
+        space = SPACES[at]
+        if self.is_unknown(space):
+            return
+        self.count("backfill")
+        there = {item for item in items if item in self.rows}
+        done = {item for item, _ in self.watched.embedded[space] if item in there}
+        result = backfill_all(self.watched.gallery, space, items)
+        waits = any(WAYS[way].new == space for way in self.watched.paused)
+        assert (result.done, result.changed) == (0 if waits else len(there - done), 0)
+        self.maybe |= {(space, item) for item in items}
+
+    # What an upgrade does
+
+    def step(self, name: str, way: str, take: Take, after: After) -> None:
+        """Take a step; the record then says what is `after` it, or the step is refused."""
+        self.count(name)
+        one = self.watched
+        expected, one.dropped = after(WAYS[way]), set()
+        if expected is None:
+            self.count(f"{name} refused")
+            with pytest.raises(UpgradeError):
+                take(upgrade_of(one.gallery, way))
+        else:
+            take(upgrade_of(one.gallery, way))
+            one.stated = expected.without(*one.dropped)
+        assert Stated.of(one.gallery) == one.stated
+
+    def if_started(self, routes: Routes) -> Stated | None:
+        return self.watched.stated if self.watched.stated.is_started(routes) else None
+
+    def after_start(self, routes: Routes) -> Stated | None:
+        stated = self.watched.stated
+        made_by = stated.made_by
+        if not stated.can_be(routes) or made_by.get(routes.new) not in (None, routes.digest):
+            return None
+        return stated._replace(made_by={**made_by, routes.new: routes.digest})
+
+    def after_cut_over(self, routes: Routes) -> Stated | None:
+        stated = self.if_started(routes)
+        if stated is None or stated.serving == routes.new:
+            return stated
+        return stated._replace(serving=routes.new, previous=stated.serving)
+
+    def after_roll_back(self, routes: Routes) -> Stated | None:
+        stated = self.watched.stated
+        if not stated.can_be(routes):
+            return None
+        if stated.serving != routes.new or stated.previous is None:
+            return stated
+        return stated._replace(serving=stated.previous, previous=None)
+
+    def after_abort(self, routes: Routes) -> Stated | None:
+        stated = self.if_started(routes)
+        if stated is None or routes.new in (stated.serving, stated.previous):
+            return None
+        return stated.without(routes.new)
+
+    @rule(way=ways)
+    def start(self, way: str) -> None:
+        if self.is_source_of_orphans(WAYS[way].new):
+            return
+        self.step("start", way, lambda upgrade: upgrade.start(), self.after_start)
+
+    @rule(way=ways, batch_rows=st.integers(1, 4), batches=st.integers(1, 3))
+    def run_some_batches(self, way: str, batch_rows: int, batches: int) -> None:
+        self.run(way, batch_rows, batches)
+
+    @rule(way=ways, batch_rows=st.integers(1, 9))
+    def run_to_the_end(self, way: str, batch_rows: int) -> None:
+        self.run(way, batch_rows, EVERY_BATCH)
+
+    def run(self, way: str, batch_rows: int, batches: int) -> None:
+        def take(upgrade: Upgrade) -> None:
+            asked = itertools.count()
+            result = upgrade.run(batch_rows=batch_rows, stop=lambda: next(asked) >= batches)
+            assert result.done + result.remaining == len(self.watched.to_do(WAYS[way]))
+            assert result.done <= batches * batch_rows
+            assert not result.done or way not in self.watched.paused
+            assert result.stopped == bool(result.remaining)
+
+        self.step("run", way, take, self.if_started)
+
+    @rule(way=ways, paused=st.booleans())
+    def pause_or_resume(self, way: str, paused: bool) -> None:
+        def take(upgrade: Upgrade) -> None:
+            status = upgrade.pause() if paused else upgrade.resume()
+            assert status.control.paused == paused
+            others = self.watched.paused - {way}
+            self.watched.paused = {*others, way} if paused else others
+
+        self.step("pause", way, take, self.if_started)
+
+    @rule(way=ways, leave_out=st.booleans())
+    def verify(self, way: str, leave_out: bool) -> None:
+        def take(upgrade: Upgrade) -> None:
+            one, routes = self.watched, WAYS[way]
+            verification = upgrade.verify(sample_rows=None, leave_out=leave_out)
+            to_do, lost = one.to_do(routes), one.lost(routes)
+            if one.filled_from(routes.new) <= set(one.stated.made_by):
+                assert not verification.wrong
+            right = not (verification.wrong or to_do)
+            assert verification.work.to_do == len(to_do)
+            assert verification.passed == (right and (leave_out or not lost))
+            one.verified[routes.digest] = verification.passed, one.seen(self.rows)
+            self.count("passed" if verification.passed else "failed")
+
+        self.step("verify", way, take, self.if_started)
+
+    @rule(way=ways, force=st.booleans())
+    def cut_over(self, way: str, force: bool) -> None:
+        def after(routes: Routes) -> Stated | None:
+            stated, known = self.if_started(routes), self.watched.verification(routes, self.rows)
+            if known is None and stated is not None:
+                known = upgrade_of(self.watched.gallery, way).status().verification
+            is_cut = stated is not None and stated.serving == routes.new
+            is_open = force or known == "passed" or is_cut
+            return self.after_cut_over(routes) if is_open else None
+
+        def take(upgrade: Upgrade) -> None:
+            assert upgrade.cut_over(query_model=MODELS[WAYS[way].new], force=force).is_cut_over
+            self.count("cut over by force" if force else "cut over when verified")
+
+        self.step("cut over", way, take, after)
+
+    @rule(way=ways, leave_out=st.booleans())
+    def roll_back(self, way: str, leave_out: bool) -> None:
+        def after(routes: Routes) -> Stated | None:
+            expected, stated = self.after_roll_back(routes), self.watched.stated
+            is_back = expected not in (None, stated)
+            natives = is_back and self.watched.natives(routes.new, stated.previous)
+            return None if natives and not leave_out else expected
+
+        def take(upgrade: Upgrade) -> None:
+            stated = self.watched.stated
+            if stated.serving == WAYS[way].new and stated.previous is None:
+                with pytest.raises(GalleryError, match="nothing to roll back to"):
+                    upgrade.roll_back(leave_out=leave_out)
+            else:
+                upgrade.roll_back(leave_out=leave_out)
+
+        self.step("roll back", way, take, after)
+
+    def is_source_of_orphans(self, space: Space) -> bool:
+        """Say whether rows were made of what is, or would be, gone: they cannot be made again."""
+        return bool(self.watched.upgraded[NEXT]) and space == NEW
+
+    def forget(self, dropped: Collection[Space]) -> None:
+        """Forget what was given in spaces that are gone."""
+        one = self.watched
+        one.generation += bool(dropped)
+        one.paused = {way for way in one.paused if WAYS[way].new not in dropped}
+        for space in dropped:
+            assert space not in one.stated.made_by
+            one.upgraded[space], one.embedded[space] = set(), set()
+        self.rows = {i: Row(r.version, r.given - set(dropped)) for i, r in self.rows.items()}
+
+    @rule(way=ways, leave_out=st.booleans())
+    def abort(self, way: str, leave_out: bool) -> None:
+        new = WAYS[way].new
+        if self.is_source_of_orphans(new):
+            return
+
+        def after(routes: Routes) -> Stated | None:
+            natives = self.watched.natives(new, *(space for space in SPACES if space != new))
+            return None if natives and not leave_out else self.after_abort(routes)
+
+        self.step("abort", way, lambda upgrade: upgrade.abort(leave_out=leave_out), after)
+        if self.is_unknown(new):
+            self.forget([new])
+
+    @rule(way=ways, at_once=st.booleans(), drop_original=seldom)
+    def complete(self, way: str, at_once: bool, drop_original: bool) -> None:
+        one = self.watched
+
+        def after(routes: Routes) -> Stated | None:
+            stated = self.if_started(routes)
+            if stated is None or stated.serving != routes.new:
+                return None
+            is_over = at_once or stated.previous is None
+            return stated._replace(previous=None) if is_over else None
+
+        def take(upgrade: Upgrade) -> None:
+            holdover = timedelta(days=1)
+            completion = upgrade.complete(
+                now=at_once, holdover=holdover, drop_original=drop_original, leave_out=True
+            )
+            one.dropped = set(completion.dropped)
+            left = {item for item, held in one.held.items() if held and held <= one.dropped}
+            unreachable = completion.unreachable
+            assert (unreachable.rows if unreachable else 0) == len(left)
+            assert drop_original or not left | (one.dropped & {OLD, SIDE})
+            self.count(f"{len(one.dropped)} dropped by complete")
+
+        self.step("complete", way, take, after)
+        self.forget(one.dropped)
+
+    @rule(way=ways)
+    def ask_for_the_status(self, way: str) -> None:
+        def take(upgrade: Upgrade) -> None:
+            one, status, routes = self.watched, upgrade.status(), WAYS[way]
+            assert status.started == one.stated.is_started(routes)
+            assert status.is_cut_over == (one.stated.serving == routes.new)
+            assert status.work.to_do == len(one.to_do(routes))
+            assert one.verification(routes, self.rows) in (None, status.verification)
+
+        def after(routes: Routes) -> Stated | None:
+            return self.watched.stated if self.watched.stated.can_be(routes) else None
+
+        self.step("status", way, take, after)
+
+    @rule(way=ways, steps=st.integers(1, 5), at=st.sampled_from([0, -1]))
+    def do_what_is_said_to_be_next(
+        self, way: str, steps: int, at: int = 0, until: str | None = None
+    ) -> None:
+        follow = {
+            "start": lambda: self.start(way),
+            "resume": lambda: self.pause_or_resume(way, False),
+            "run": lambda: self.run_to_the_end(way, 3),
+            "verify": lambda: self.verify(way, True),
+            "cut_over": lambda: self.cut_over(way, False),
+            "complete": lambda: self.complete(way, True, False),
+        }
+        for _ in range(steps):
+            if not self.watched.stated.can_be(WAYS[way]):
+                return
+            said = upgrade_of(self.watched.gallery, way).status().to_json()["next_steps"]
+            if not said or said[at]["step"] not in follow or said[at]["step"] == until:
+                return
+            follow[said[at]["step"]]()
+            self.everything_is_as_the_dict_says()
+
+    # What fate does
+
+    def take(self, name: str, way: str) -> tuple[Take, After]:
+        """Return a step, and what the record may say after it."""
+        new, asked = WAYS[way].new, itertools.count()
+        steps: dict[str, tuple[Take, After]] = {
+            "start": (lambda u: u.start(), self.after_start),
+            "run": (
+                lambda u: u.run(batch_rows=2, stop=lambda: next(asked) > EVERY_BATCH),
+                self.if_started,
+            ),
+            "verify": (lambda u: u.verify(sample_rows=None), self.if_started),
+            "cut over": (lambda u: u.cut_over(query_model=MODELS[new]), self.after_cut_over),
+            "roll back": (lambda u: u.roll_back(leave_out=True), self.after_roll_back),
+            "backfill": (lambda u: backfill_all(u.gallery, new, ITEMS), self.if_started),
+        }
+        return steps[name]
+
+    @rule(
+        way=ways,
+        name=st.sampled_from(STEPS),
+        at=calls,
+        event=st.just(("kill", "old", "")) | st.tuples(kinds, given, some),
+    )
+    def something_happens_during(
+        self, way: str, name: str, at: int, event: tuple[str, str, str]
+    ) -> None:
+        """Kill a process in the midst of a step, or let others write then."""
+        self.do_what_is_said_to_be_next(way, 4, until=name.replace(" ", "_"))
+        (kind, given, items), one, routes = event, self.watched, WAYS[way]
+        if name == "start" and self.is_source_of_orphans(routes.new):
+            return
+        take, after = self.take(name, way)
+        expected = after(routes)
+        write: Callable[[Gallery], None] = die
+        if kind != "kill":
+            fits = (OLD,) if self.is_unknown(*GIVEN[given]) else GIVEN[given]
+            if self.is_unknown(*fits):
+                return
+            write = self.writing(kind, fits, items)
+        happened = self.disturb(take, way, at, write)
+        self.count(*[f"{'kill' if kind == 'kill' else 'write'} during {name}"] * happened)
+        if kind == "kill":
+            one.reopen()
+        elif not happened:
+            write(one.gallery)
+        now = Stated.of(one.gallery)
+        assert now in (one.stated, expected)
+        one.stated = now
+        if name == "verify" and now.is_started(routes):
+            one.verified[routes.digest] = None, None
+        if name == "backfill":
+            self.maybe |= {(routes.new, item) for item in ITEMS}
+
+    def disturb(self, take: Take, way: str, at: int, happens: Callable[[Gallery], None]) -> int:
+        """Take a step; return 1 if it came to the call at which something happens, else 0."""
+        happened = []
+
+        def happens_once() -> None:
+            happened.append(True)
+            happens(open_gallery(self.watched.place))
+
+        process: Any = Process(self.watched.gallery._store, at, happens_once)
+        with suppress(KilledError, GalleryError, UpgradeError):
+            take(upgrade_of(Gallery(process), way))
+        return len(happened)
+
+    @rule(way=ways, at=calls, name=st.sampled_from(["abort", "complete"]))
+    def killed_while_giving_up_a_space(self, way: str, at: int, name: str) -> None:
+        """What drops a space is killed in the midst, and done again."""
+        if self.is_source_of_orphans(WAYS[way].new):
+            return
+        steps: dict[str, Take] = {
+            "abort": lambda upgrade: upgrade.abort(leave_out=True),
+            "complete": lambda upgrade: upgrade.complete(now=True, leave_out=True),
+        }
+        again, one = steps[name], self.watched
+        happened = self.disturb(again, way, at, die)
+        self.count(*["kill while giving up"] * happened)
+        one.reopen()
+        with suppress(UpgradeError):
+            again(upgrade_of(one.gallery, way))
+        before, one.stated = one.stated, Stated.of(one.gallery)
+        one.dropped = set(before.made_by) - set(one.stated.made_by)
+        allowed = [before, before._replace(previous=None)]
+        assert one.stated in [each.without(*one.dropped) for each in allowed]
+        assert not one.dropped & {OLD, SIDE, before.serving}
+        self.forget(one.dropped)
+
+    @rule(way=ways, batch_rows=st.integers(1, 9))
+    def a_slow_worker_reads_a_batch(self, way: str, batch_rows: int) -> None:
+        self.start(way)
+        one, routes = self.watched, WAYS[way]
+        one.batch = None
+        if one.stated.is_started(routes):
+            for transformation, batch in pending(one.gallery, routes, batch_rows):
+                versions = [self.rows[item].version for item in batch.ids]
+                one.batch = routes, transformation, batch, versions
+                return
+
+    @rule(way=ways, batch_rows=st.integers(1, 9), kind=kinds, given=given, items=some)
+    def a_slow_worker_is_late(
+        self, way: str, batch_rows: int, kind: str, given: str, items: str
+    ) -> None:
+        self.a_slow_worker_reads_a_batch(way, batch_rows)
+        if kind == "delete":
+            self.others_delete(items)
+        else:
+            self.others_write(kind, given, items)
+        self.a_slow_worker_writes_its_batch()
+
+    @rule(way=st.sampled_from(["new", "new or without side"]), again=st.booleans())
+    def a_slow_worker_writes_after_an_abort(self, way: str, again: bool) -> None:
+        self.a_slow_worker_reads_a_batch(way, 3)
+        self.abort(way, True)
+        if again:
+            self.start("new")
+        self.a_slow_worker_writes_its_batch()
+
+    @rule()
+    def a_slow_worker_writes_its_batch(self) -> None:
+        one = self.watched
+        if one.batch is None:
+            return
+        (routes, transformation, batch, versions), one.batch = one.batch, None
+        made = transform(transformation, batch).embeddings
+        options: dict[str, Any] = {"origin": "upgraded", "made_by": routes.digest}
+        if not one.stated.is_started(routes):
+            self.count("late batch refused")
+            with pytest.raises(GalleryError):
+                one.gallery.write(made, batch.revisions, **options)
+            return
+        rows = zip(batch.ids, versions, strict=True)
+        same = {item for item, at in rows if item in self.rows and self.rows[item].version == at}
+        free = same - {item for item, _ in one.embedded[routes.new]}
+        assert one.gallery.write(made, batch.revisions, **options) == len(free)
+        self.count("late batch", *["late batch in part"] * (len(free) < len(batch)))
+
+    @rule()
+    def every_process_is_killed(self) -> None:
+        self.watched.reopen()
