@@ -42,7 +42,7 @@ from onward.retrieval import rank
 from onward.spaces import Embeddings
 from onward.training.fit.fit import fit
 from onward.training.settings import FitSettings, RunSettings
-from onward.transformation import Transformation
+from onward.transformation import Transformation, mean
 
 ALONE = ("ridge", "mlp")
 METHODS = (*ALONE, "ensemble")
@@ -205,7 +205,7 @@ def measure(folder: Path, case: Case, seed: int, place: Path) -> dict[str, Any]:
             start = time.process_time()
             made[method + way] = fit_by(method, pairs, seed)
             seconds[method + way] = time.process_time() - start
-        made["ensemble" + way] = ensemble(made["mlp" + way], made["ridge" + way])  # as fit makes it
+        made["ensemble" + way] = mean([made["mlp" + way], made["ridge" + way]])  # as fit makes it
     scores |= {method: one.carried(h) for method, h in made.items()}
     made_by = {method: said_of(made[method], case) for method in seconds}
     made[KEPT].save(place)

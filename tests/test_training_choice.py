@@ -430,6 +430,15 @@ def test_the_result_says_what_was_tried_and_why_in_words_and_in_json():
     assert told.items() <= fitted.transformation.made_by.items()
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_h_that_has_learned_nothing_says_so(seed):
+    old, new = world(seed=seed)
+    unrelated = np.random.default_rng(seed).normal(size=new.vectors.shape)
+
+    assert "it has learned nothing" in fit(old, None, rows(NEW, unrelated), settings=RIDGE).reason
+    assert "learned nothing" not in fit(old, None, new, settings=RIDGE).reason
+
+
 def test_a_network_that_was_asked_for_says_that_nothing_was_held_out():
     old, new = world()
     quick = FitSettings(method="mlp", epochs=1, least_steps=0, inner=8)

@@ -46,9 +46,14 @@ _Linear = tuple[list[Trial], Trial, str]  # of all penalties, which to keep, and
 HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
 ASKED = "it was asked for by name"
 NO_NETWORK = "the network was not tried, for torch is not installed: pip install 'onward[fit]'"
-TRIAL_STEPS = 0.45
+LEARNED_NOTHING = (
+    "on what was held out it errs no less than giving every item the mean of the new vectors "
+    "would: it has learned nothing that holds there, and wants more pairs, or pairs of what the "
+    "gallery holds"
+)
+TRIAL_STEPS = 1 / 3
 """The share of its steps that a network learns for in a trial: to learn in three trials and once
-more takes less than two and a half times as long as that network alone; judging comes on top."""
+more takes twice as long as that network alone; judging comes on top."""
 MOST_LISTED = 20_000
 """The ids of training items are kept with the transformation if they are no more than these; more
 are training images, which no gallery holds. Those of a sample are kept always."""
@@ -351,6 +356,8 @@ def _choose(work: _Work) -> Fit:
         made, chosen = (), _describe_ensemble(settings, chosen)
     if "penalty" in chosen:
         reason = f"{reason}; {why}"
+    if made and kept.error >= 1:
+        reason = f"{reason}; {LEARNED_NOTHING}"
     best = _fit_chosen(work, chosen)
     if work.of_gallery and made and work.judged.items <= MOST_LISTED:
         best = replace(best, out_of_fold=_out_of_fold(work, made))
@@ -370,15 +377,15 @@ def _choose(work: _Work) -> Fit:
     )
 
 
-def _try_closed(work: _Work) -> _Linear:
-    """Try what has a closed form, with every penalty; return with it which to keep, and why."""
-    folds = [work.closed(work.examples(fold)) for fold in range(work.folds.count)]
+def _try_closed(work: _Work, penalty: float | None = None) -> _Linear:
+    """Try what has a closed form, with every penalty or one; say with it which to keep, and why."""
+    folds = [work.closed(work.examples(fold), penalty) for fold in range(work.folds.count)]
     trials = [_try(work, of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
     return trials, *choose_penalty(trials, work.judge)
 
 
 def _choose_inputs(work: _Work, tried: _Linear) -> tuple[_Work, _Linear]:
-    """Leave side-information out where ridge clearly does better without it.
+    """Leave side-information out where ridge clearly does better without it, penalty for penalty.
 
     What is tried further then goes without it too. Of the other way the best stays in the table.
     """
@@ -386,10 +393,11 @@ def _choose_inputs(work: _Work, tried: _Linear) -> tuple[_Work, _Linear]:
         return work, tried
     without = work.without_side()
     trials, linear, why = tried
-    others, other, its_why = _try_closed(without)
+    _, other, _ = _try_closed(without, linear.described["penalty"])
     reason = leaves_side_out(other, linear, work.judge)
     if reason is None:
         return work, ([*trials, other], linear, why)
+    others, other, its_why = _try_closed(without)
     return without, ([*others, linear], other, f"{its_why}; {reason}")
 
 
