@@ -5,10 +5,9 @@ of what parallel networks give. Here it is checked, named, stored as arrays, and
 as the reference for every faster way. Nothing here knows of spaces, ids or onnxruntime.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -17,6 +16,7 @@ from onward.arrays import as_weights
 from onward.errors import TransformationError
 
 Rows64 = Float64[np.ndarray, "item _"]
+Value = TypeVar("Value")
 
 SHORT_CUT = "short_cut"
 """What format 1 calls the second of two parts: one layer past all those of the first."""
@@ -159,18 +159,66 @@ class Step:
         return [(f"{name}.parts.{place}", part) for place, part in enumerate(self.parts)]
 
 
-def layers_of(steps: Sequence[Step]) -> Iterator[tuple[str, Dense]]:
-    """Give every dense layer with its name, in the order in which they run.
+def walk(
+    steps: Sequence[Step],
+    old: Value,
+    side: Value,
+    *,
+    dense: Callable[[str, Dense, Value], Value],
+    add: Callable[[str, Value, Value], Value],
+    join: Callable[[str, Value, Value], Value],
+) -> Value:
+    """Return what steps make of values: arrays, their widths, or the nodes of a graph.
 
-    A name is such as `steps.0.old.1`, `steps.0.mixer.1.inner.0` within a residual,
-    `steps.0.parts.2.mixer.0` of the third of several parts, or `steps.0.short_cut` where the second
-    of two is one layer.
+    Everything is named: a layer such as `steps.0.old.1`, `steps.0.mixer.1.inner.0` within a
+    residual, `steps.0.parts.2.mixer.0` of the third of several parts, or `steps.0.short_cut` where
+    the second of two is one layer.
+
+    Args:
+        steps: run one after the other; all that use side-information are fed the same.
+        old: what the first step is fed.
+        side: what is fed to side branches that use side-information.
+        dense: makes what a layer gives, of what it is fed.
+        add: makes a sum: of what a residual is fed and gives, and of parts.
+        join: makes what a mixer is fed, of what two branches give.
     """
+
+    def chain(layers: Sequence[tuple[str, Layer]], value: Value) -> Value:
+        for name, layer in layers:
+            if isinstance(layer, Dense):
+                value = dense(name, layer, value)
+                continue
+            change = value
+            for place, inner in enumerate(layer.inner):
+                change = dense(f"{name}.inner.{place}", inner, change)
+            value = add(name, value, change)
+        return value
+
+    current = old
     for number, step in enumerate(steps):
-        for part_name, part in step.named(number):
-            for layers in part.named(part_name).values():
-                for name, layer in layers:
-                    yield from _dense(name, layer)
+        given = []
+        for name, part in step.named(number):
+            chains = part.named(name)
+            mixed = chain(chains["old"], current)
+            if part.concatenates:
+                second = chain(chains["side"], side if part.uses_side else current)
+                mixed = join(f"{name}.joined", mixed, second)
+            given.append(chain(chains["mixer"], mixed))
+        current = given[0]
+        for place, other in enumerate(given[1:], start=1):
+            current = add(f"steps.{number}.sum.{place}", current, other)
+    return current
+
+
+def layers_of(steps: Sequence[Step]) -> list[tuple[str, Dense]]:
+    """Return every dense layer with its name, in the order in which they run; see `walk`."""
+    found: list[tuple[str, Dense]] = []
+
+    def note(name: str, layer: Dense, _: object) -> None:
+        found.append((name, layer))
+
+    walk(steps, None, None, dense=note, add=lambda *_: None, join=lambda *_: None)
+    return found
 
 
 def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> int:
@@ -183,7 +231,7 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
 
     Raises:
         TransformationError: naming the layer that does not fit the one before it, or that holds
-            NaN or infinite values; or the part that gives more or fewer numbers than the first.
+            NaN or infinite values; or what adds up vectors that are not as long.
     """
     if not steps:
         raise TransformationError("a transformation has no steps", "give at least one")
@@ -199,29 +247,40 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
                 f"layer {name} holds NaN or infinite values, so the fit went astray",
                 "fit again with a smaller learning rate, or look for wild values in the embeddings",
             )
-    dim = old_dim
-    for number, step in enumerate(steps):
-        (first, given), *others = (
-            (name, _given(name, part, dim, side_dim)) for name, part in step.named(number)
-        )
-        for name, dims in others:
-            if dims != given:
-                raise TransformationError(
-                    f"{name} gives {dims} numbers and {first} gives {given}, but the parts of a "
-                    "step are added up",
-                    "give their last layers as many rows",
-                )
-        dim = given
-    return dim
+
+    def width(name: str, layer: Dense, fed: int) -> int:
+        if layer.weight.shape[1] != fed:
+            raise TransformationError(
+                f"layer {name} takes {layer.weight.shape[1]} numbers, but is fed {fed}",
+                "give it a weight of as many columns as it is fed",
+            )
+        return int(layer.weight.shape[0])
+
+    def same(name: str, one: int, other: int) -> int:
+        if one != other:
+            raise TransformationError(
+                f"{name} adds up vectors of {one} and of {other} numbers",
+                "give the last layers of a residual, and of parallel parts, as many rows",
+            )
+        return one
+
+    return walk(
+        steps, old_dim, side_dim or 0, dense=width, add=same, join=lambda _, one, other: one + other
+    )
 
 
 def run_steps(steps: Sequence[Step], old: Rows64, side: Rows64 | None) -> Rows64:
     """Return what the steps give, computed in float64: the reference."""
-    current = old
-    for step in steps:
-        given = [_run_network(part, current, side) for part in step.parts]
-        current = reduce(np.add, given)
-    return current
+
+    def dense(_: str, layer: Dense, rows: Rows64) -> Rows64:
+        values: Rows64 = rows @ layer.weight.T.astype(np.float64) + layer.bias
+        return np.maximum(values, 0) if layer.relu else values
+
+    def join(_: str, *both: Rows64) -> Rows64:
+        return np.concatenate(both, axis=1)
+
+    aside = old if side is None else side  # then no part reads it
+    return walk(steps, old, aside, dense=dense, add=lambda _, one, other: one + other, join=join)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +309,19 @@ class Uncertainty:
     def __post_init__(self) -> None:
         middle = as_weights(self.middle, "middle of a transformation", TransformationError)
         object.__setattr__(self, "middle", middle)
-        check_uncertainty(self, len(middle))
+        layer, dim = self.layer, middle.size
+        if layer.weight.shape != (1, dim) or layer.relu or middle.shape != (dim,):
+            raise TransformationError(
+                f"the uncertainty has a weight of shape {layer.weight.shape}, a middle of shape "
+                f"{middle.shape}, and relu is {layer.relu}",
+                f"give a weight of (1, {dim}), from a new vector to one number, a middle of "
+                f"({dim},), and no relu",
+            )
+        if not all(np.isfinite(array).all() for array in self.arrays.values()):
+            raise TransformationError(
+                "the uncertainty holds NaN or infinite values, so the fit went astray",
+                "fit again with a smaller learning rate",
+            )
 
     def of(self, vectors: Float32[np.ndarray, "item new"]) -> Float32[np.ndarray, " item"]:
         """Return the number of each vector, computed in float64.
@@ -281,27 +352,6 @@ class Uncertainty:
         return cls(Dense(weight, bias, relu=False), middle)
 
 
-def check_uncertainty(uncertainty: Uncertainty, dim: int) -> None:
-    """Refuse one that does not lead from new vectors of a dimension to one number.
-
-    Raises:
-        TransformationError: if so, or if it holds NaN or infinite values.
-    """
-    layer, middle = uncertainty.layer, uncertainty.middle
-    if layer.weight.shape != (1, dim) or layer.relu or middle.shape != (dim,):
-        raise TransformationError(
-            f"the uncertainty has a weight of shape {layer.weight.shape}, a middle of shape "
-            f"{middle.shape}, and relu is {layer.relu}",
-            f"give a weight of (1, {dim}), from a new "
-            f"vector to one number, a middle of ({dim},), and no relu",
-        )
-    if not all(np.isfinite(array).all() for array in (layer.weight, layer.bias, middle)):
-        raise TransformationError(
-            "the uncertainty holds NaN or infinite values, so the fit went astray",
-            "fit again with a smaller learning rate",
-        )
-
-
 def arrays_of(
     steps: Sequence[Step], uncertainty: Uncertainty | None = None
 ) -> dict[str, np.ndarray]:
@@ -321,7 +371,18 @@ def format_of(steps: Sequence[Step]) -> int:
 
 def describe_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return what `arrays_of` leaves out, as plain values: how the layers are put together."""
-    return [_describe_step(step) for step in steps]
+
+    def network(part: Network) -> dict[str, Any]:
+        branches = {branch: _describe(layers) for branch, layers in part.branches.items()}
+        return {"uses_side": part.uses_side, **branches}
+
+    def described(step: Step) -> dict[str, Any]:
+        if not step.is_format_1:
+            return {"parts": [network(part) for part in step.parts]}
+        past = {} if step.short_cut is None else {SHORT_CUT: _describe(step.short_cut.mixer)[0]}
+        return {**network(step.parts[0]), **past}
+
+    return [described(step) for step in steps]
 
 
 def rebuild_steps(
@@ -362,27 +423,6 @@ def rebuild_steps(
     return tuple(step(f"steps.{number}", of) for number, of in enumerate(described))
 
 
-def _describe_step(step: Step) -> dict[str, Any]:
-    if not step.is_format_1:
-        return {"parts": [_describe_network(part) for part in step.parts]}
-    described = _describe_network(step.parts[0])
-    if step.short_cut is not None:
-        (described[SHORT_CUT],) = _describe(step.short_cut.mixer)
-    return described
-
-
-def _describe_network(part: Network) -> dict[str, Any]:
-    branches = {branch: _describe(layers) for branch, layers in part.branches.items()}
-    return {"uses_side": part.uses_side, **branches}
-
-
-def _dense(name: str, layer: Layer) -> Iterator[tuple[str, Dense]]:
-    if isinstance(layer, Residual):
-        yield from ((f"{name}.inner.{i}", each) for i, each in enumerate(layer.inner))
-    else:
-        yield name, layer
-
-
 def _describe(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     return [
         {"residual": _describe(layer.inner)}
@@ -390,50 +430,3 @@ def _describe(layers: Sequence[Layer]) -> list[dict[str, Any]]:
         else {"in": layer.weight.shape[1], "out": layer.weight.shape[0], "relu": layer.relu}
         for layer in layers
     ]
-
-
-def _given(name: str, part: Network, dim: int, side_dim: int | None) -> int:
-    """Return how many numbers a part gives that is fed so many."""
-    chains = part.named(name)
-    second = side_dim if part.uses_side and side_dim is not None else dim
-    mixed = _chained(chains["old"], dim)
-    if part.concatenates:
-        mixed += _chained(chains["side"], second)
-    return _chained(chains["mixer"], mixed)
-
-
-def _chained(layers: Sequence[tuple[str, Layer]], dim: int) -> int:
-    for name, layer in layers:
-        if isinstance(layer, Residual):
-            given = _chained([*_dense(name, layer)], dim)
-            if given != dim:
-                raise TransformationError(
-                    f"residual {name} is fed {dim} numbers, and its inner layers give {given}",
-                    "give the last of them as many rows as the residual is fed",
-                )
-            continue
-        if layer.weight.shape[1] != dim:
-            raise TransformationError(
-                f"layer {name} takes {layer.weight.shape[1]} numbers, but is fed {dim}",
-                "give it a weight of as many columns as it is fed",
-            )
-        dim = layer.weight.shape[0]
-    return dim
-
-
-def _run_network(part: Network, old: Rows64, side: Rows64 | None) -> Rows64:
-    mixed = _run_layers(part.old_branch, old)
-    if part.concatenates:
-        second = side if part.uses_side and side is not None else old
-        mixed = np.concatenate([mixed, _run_layers(part.side_branch, second)], axis=1)
-    return _run_layers(part.mixer, mixed)
-
-
-def _run_layers(layers: Sequence[Layer], values: Rows64) -> Rows64:
-    for layer in layers:
-        if isinstance(layer, Residual):
-            values = values + _run_layers(layer.inner, values)
-            continue
-        values = values @ layer.weight.T.astype(np.float64) + layer.bias
-        values = np.maximum(values, 0) if layer.relu else values
-    return values

@@ -12,17 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.dense import (
-    NEAREST,
-    UNCERTAINTY,
-    Dense,
-    Layer,
-    Network,
-    Residual,
-    Step,
-    Uncertainty,
-    arrays_of,
-)
+from onward.dense import NEAREST, UNCERTAINTY, Dense, Step, Uncertainty, arrays_of, walk
 from onward.errors import TransformationError
 from onward.spaces import Space
 
@@ -53,18 +43,18 @@ def write_graph(
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["items", dim])
 
     nodes, outputs = _nodes(steps), [rows("new", new.dim)]
+    constants = arrays_of(steps, uncertainty)
     if uncertainty is not None:
         nodes += _uncertainty_nodes()
         outputs.append(rows("uncertainty", 1))
+        constants["uncertainty.nearest"] = np.array(NEAREST, np.float32)
+        constants["uncertainty.axes"] = np.array([1], np.int64)
     graph = helper.make_graph(
         nodes,
         "transformation",
         [rows(name, space.dim) for name, space in inputs.items()],
         outputs,
-        [
-            numpy_helper.from_array(array, name)
-            for name, array in _constants(steps, uncertainty).items()
-        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     opsets = [helper.make_opsetid("", ONNX_OPSET)]
     model = helper.make_model(
@@ -75,15 +65,6 @@ def write_graph(
     helper.set_model_props(model, {**spaces, **new_space, "onward.digest": digest})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _constants(steps: Sequence[Step], uncertainty: Uncertainty | None) -> dict[str, np.ndarray]:
-    """Return all arrays of the graph by name."""
-    arrays = arrays_of(steps, uncertainty)
-    if uncertainty is not None:
-        arrays["uncertainty.nearest"] = np.array(NEAREST, np.float32)
-        arrays["uncertainty.axes"] = np.array([1], np.int64)
-    return arrays
 
 
 def _uncertainty_nodes() -> list[Any]:
@@ -142,15 +123,13 @@ def run_in_blocks(
         for name, array in {**inputs, "new": new}.items():
             finite = np.isfinite(array[rows]).all(axis=1)
             if name_row is not None and not finite.all():
+                row = name_row(start + int(np.argmin(finite)))
+                why = ", being made from what is far out of range" if name == "new" else ""
                 raise TransformationError(
-                    f"the {name} vector of {name_row(start + int(np.argmin(finite)))} has NaN or "
-                    f"infinite values{_OUT_OF_RANGE if name == 'new' else ''}. Leave the item out, "
-                    "or embed it with the new model"
+                    f"the {name} vector of {row} has NaN or infinite values{why}",
+                    "leave the item out, or embed it with the new model",
                 )
     return new
-
-
-_OUT_OF_RANGE = ", so what it was made from is far out of range"
 
 
 def _block(rows: np.ndarray) -> Rows:
@@ -172,34 +151,16 @@ def _nodes(steps: Sequence[Step]) -> list[Any]:
         return name
 
     def dense(name: str, layer: Dense, value: str) -> str:
-        fed = [value, f"{name}.weight", f"{name}.bias"]
-        given = add("Gemm", fed, name, transB=1)
+        given = add("Gemm", [value, f"{name}.weight", f"{name}.bias"], name, transB=1)
         return add("Relu", [given], f"{given}.relu") if layer.relu else given
 
-    def chain(layers: Sequence[tuple[str, Layer]], value: str) -> str:
-        for name, layer in layers:
-            if isinstance(layer, Residual):
-                change = value
-                for place, inner in enumerate(layer.inner):
-                    change = dense(f"{name}.inner.{place}", inner, change)
-                value = add("Add", [value, change], name)
-            else:
-                value = dense(name, layer, value)
-        return value
-
-    def network(name: str, part: Network, value: str) -> str:
-        chains = part.named(name)
-        mixed = chain(chains["old"], value)
-        if part.concatenates:
-            second = chain(chains["side"], "side" if part.uses_side else value)
-            mixed = add("Concat", [mixed, second], f"{name}.joined", axis=1)
-        return chain(chains["mixer"], mixed)
-
-    current = "old"
-    for number, step in enumerate(steps):
-        total, *others = [network(name, part, current) for name, part in step.named(number)]
-        for place, given in enumerate(others, start=1):
-            total = add("Add", [total, given], f"steps.{number}.sum.{place}")
-        current = total
+    current = walk(
+        steps,
+        "old",
+        "side",
+        dense=dense,
+        add=lambda name, *both: add("Add", [*both], name),
+        join=lambda name, *both: add("Concat", [*both], name, axis=1),
+    )
     nodes.append(helper.make_node("Identity", [current], ["new"]))
     return nodes

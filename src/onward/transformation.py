@@ -6,9 +6,10 @@ Nothing here knows how it was fitted, and nothing reads an image.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from onward.dense import (
     Uncertainty,
     arrays_of,
     check_steps,
-    check_uncertainty,
     describe_steps,
     format_of,
     layers_of,
@@ -41,7 +41,7 @@ from onward.dense import (
 )
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
-from onward.spaces import LENGTHS, Embeddings, Ids, Origin, Space, has_length
+from onward.spaces import LENGTHS, Embeddings, Origin, Space, has_length
 
 __all__ = [
     "Carried",
@@ -161,8 +161,12 @@ class Transformation:
                 f"the layers give {dim} numbers, but {self.new} has {self.new.dim} dimensions",
                 needed="the last layer needs as many rows as the new space has dimensions",
             )
-        if self.uncertainty is not None:
-            check_uncertainty(self.uncertainty, self.new.dim)
+        if self.uncertainty is not None and len(self.uncertainty.middle) != dim:
+            raise TransformationError(
+                f"the uncertainty is of vectors of {len(self.uncertainty.middle)} numbers, and "
+                f"{self.new} has {dim} dimensions",
+                "fit it on what the transformation gives",
+            )
         if self.out_of_fold is not None and self.out_of_fold.space != self.new:
             raise SpaceMismatchError(
                 f"the out-of-fold vectors are in {self.out_of_fold.space}, the transformation "
@@ -200,10 +204,8 @@ class Transformation:
             EmbeddingsError: if an item's vector comes out zero where the metric is the cosine.
         """
         _check_embeddings(self, old, side)
-        inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
-        vectors = run_in_blocks(
-            self._session, inputs, self.new.dim, lambda row: f"item {old.ids[row]!r} (row {row})"
-        )
+        aside = None if side is None else side.vectors
+        vectors = self._run(old.vectors, aside, lambda row: f"item {old.ids[row]!r} (row {row})")
         origin: Origin = "upgraded"
         origins = (origin,) * len(old)
         return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names, origins)
@@ -225,8 +227,7 @@ class Transformation:
                 and `side` differ.
         """
         _check_embeddings(self, old, side)
-        inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
-        made = run_in_blocks(self._session, inputs, self.new.dim, None)
+        made = self._run(old.vectors, None if side is None else side.vectors, None)
         sound = has_length(made, self.new)  # false of what is NaN or infinite
         rows, whole = np.flatnonzero(sound), bool(sound.all())
         kept, vectors = (old, made) if whole else (old.select(rows), made[rows])
@@ -244,8 +245,7 @@ class Transformation:
                 values, in or out.
         """
         _check_arrays(self, old, side)
-        inputs = {"old": old} | ({} if side is None else {"side": side})
-        return run_in_blocks(self._session, inputs, self.new.dim, lambda row: f"row {row}")
+        return self._run(old, side, lambda row: f"row {row}")
 
     def uncertainties(
         self, old: Embeddings, side: Embeddings | None = None
@@ -361,6 +361,12 @@ class Transformation:
     @cached_property
     def _session(self) -> Any:
         return open_session(self.to_onnx())
+
+    def _run(
+        self, old: OldVectors, side: SideVectors | None, name_row: Callable[[int], str] | None
+    ) -> NewVectors:
+        inputs = {"old": old} | ({} if side is None else {"side": side})
+        return run_in_blocks(self._session, inputs, self.new.dim, name_row)
 
 
 def compose(first: Transformation, second: Transformation) -> Transformation:
@@ -494,14 +500,15 @@ def _plain(made_by: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_embeddings(of: Transformation, old: Embeddings, side: Embeddings | None) -> None:
-    if side is not None and (old.space, side.space) == (of.side, of.old) and of.side != of.old:
-        raise SpaceMismatchError(
-            f"old embeddings (in {side.space}) and side-information (in {old.space}) were given in "
-            "each other's place",
-            "give the old embeddings first",
-        )
     if old.space != of.old:
-        raise SpaceMismatchError(_why_not_old(of, old.space))
+        raise SpaceMismatchError(
+            f"the old embeddings are in {old.space}, but the transformation goes from {of.old} to "
+            f"{of.new}",
+            "it was probably given the wrong way round; embeddings that are upgraded already need "
+            "nothing"
+            if old.space == of.new
+            else f"give embeddings in {of.old.name} first, and side-information second",
+        )
     if side is not None and of.side is not None and side.space != of.side:
         raise SpaceMismatchError(
             f"the side-information is in {side.space}, but the transformation {_direction(of)} "
@@ -510,7 +517,13 @@ def _check_embeddings(of: Transformation, old: Embeddings, side: Embeddings | No
         )
     _check_side_wanted(of, given=side is not None)
     if side is not None and old.ids != side.ids:
-        raise TransformationError(_why_other_ids(old.ids, side.ids))
+        pairs = zip_longest(map(repr, old.ids), map(repr, side.ids), fillvalue="nothing")
+        row, (here, there) = next((row, pair) for row, pair in enumerate(pairs) if len({*pair}) > 1)
+        raise TransformationError(
+            f"row {row} is item {here} in the old embeddings and {there} in the side-information, "
+            f"which are of {len(old)} and {len(side)} items",
+            "give both for the same items in the same order: side.align(old.ids)",
+        )
 
 
 def _check_side_wanted(of: Transformation, *, given: bool) -> None:
@@ -536,33 +549,6 @@ def _check_arrays(of: Transformation, old: OldVectors, side: SideVectors | None)
                 f"the array {name!r} has the shape {array.shape}, where ({len(old)}, {space.dim}) "
                 f"is needed: as many rows as there are old vectors, each in {space}"
             )
-
-
-def _why_not_old(of: Transformation, given: Space) -> str:
-    goes = f"the transformation goes from {of.old} to {of.new}"
-    if given == of.new:
-        return (
-            f"the old embeddings are in {given}, but {goes}: it was probably given the wrong way "
-            f"round. Give embeddings in {of.old.name}, or fit {of.new.name} -> {of.old.name}; "
-            "embeddings that are upgraded already need nothing"
-        )
-    return (
-        f"the old embeddings are in {given}, but {goes}; give embeddings in {of.old.name}, or a "
-        f"transformation that starts from {given.name}"
-    )
-
-
-def _why_other_ids(old: Ids, side: Ids) -> str:
-    pairs = enumerate(zip(old, side, strict=False))
-    row = next((i for i, (a, b) in pairs if a != b), min(len(old), len(side)))
-    here, there = (repr(ids[row]) if row < len(ids) else "nothing" for ids in (old, side))
-    first = f"row {row} is item {here} in the old embeddings and {there} in the side-information"
-    if len(old) == len(side) and set(old) == set(side):
-        return f"{first}: the same items in another order. Give side.align(old.ids)"
-    return (
-        f"{first}: {len(old)} and {len(side)} items, not the same ones. Give both for the same "
-        "items in the same order"
-    )
 
 
 def _card(of: Transformation) -> str:
