@@ -15,8 +15,7 @@ from onward.data import open_items
 from onward.errors import ConfigurationError, SpaceMismatchError
 from onward.evaluation import average_precision, evaluate
 from onward.experiments.recipe import load_recipe
-from onward.models import EmbeddingModel
-from onward.models.inputs import InputSpec
+from onward.models import EmbeddingModel, InputSpec
 from onward.nn.specs import BackboneSpec
 from onward.relevance import Relevance
 from onward.retrieval import search

@@ -149,7 +149,7 @@ def test_side_information_needs_no_labels(items, train):
 def test_what_stood_on_the_backbone_is_thrown_away_but_the_classifier(items):
     model = train_both(items.of_classes([3, 7, 9]))
     assert (model.classes, model.classifier.shape) == ((3, 7, 9), (3, 8))
-    names = [*model.engine.arrays(), *train_auto(items).engine.arrays()]
+    names = [*model.engine.content()[0], *train_auto(items).engine.content()[0]]
     assert not [name for name in names if "head" in name or "decoder" in name]
 
 
@@ -256,7 +256,10 @@ def test_training_in_bfloat16_gives_float32_weights_that_differ_and_repeat(items
     run = RunSettings(device="cpu", precision="bf16-mixed")
     first, second, plain = train(items, run=run), train(items, run=run), train(items)
     assert first.space == second.space != plain.space
-    assert {array.dtype.name for array in first.engine.arrays().values()} == {"float32", "int64"}
+    assert {array.dtype.name for array in first.engine.content()[0].values()} == {
+        "float32",
+        "int64",
+    }
 
 
 # --- SimCLR ---

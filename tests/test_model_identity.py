@@ -119,7 +119,7 @@ def test_what_images_become_is_what_it_was_in_earlier_versions():
 @pytest.mark.slow
 def test_one_byte_of_any_weight_of_a_backbone_makes_another_space():
     model = of_backbone()
-    arrays = model.engine.arrays()
+    arrays = model.engine.content()[0]
     names = {model.space.name}
     for name, array in arrays.items():
         changed = {**arrays, name: flip(array, array.nbytes // 2)}
@@ -171,7 +171,7 @@ def test_two_trainings_that_differ_in_anything_have_two_spaces():
 @pytest.mark.slow
 def test_a_timm_model_is_named_by_its_weights_architecture_and_input():
     model = of_backbone(TIMM)
-    arrays = model.engine.arrays()
+    arrays = model.engine.content()[0]
     names = {model.space.name}
     for name in (min(arrays), max(arrays)):
         changed = {**arrays, name: flip(arrays[name], 0)}

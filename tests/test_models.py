@@ -98,11 +98,11 @@ def test_embeddings_are_what_the_backbone_gives_in_eval_mode_for_normalised_pixe
     np.testing.assert_allclose(model.embed(items).vectors, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch_items", [1, 2, 5, 10, 11, 100])
-def test_an_embedding_does_not_depend_on_its_batch_beyond_rounding(items, batch_items):
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 10, 11, 100])
+def test_an_embedding_does_not_depend_on_its_batch_beyond_rounding(items, batch_size):
     model = make_model()
     expected = model.embed(items).vectors
-    vectors = model.embed(items, batch_items=batch_items).vectors
+    vectors = model.embed(items, batch_size=batch_size).vectors
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=BATCH_TOLERANCE)
 
 
@@ -122,7 +122,7 @@ def test_no_items_give_no_embeddings(items):
 
 def test_progress_is_told_after_each_batch_in_items(items):
     told = []
-    make_model().embed(items, batch_items=4, progress=lambda *counts: told.append(counts))
+    make_model().embed(items, batch_size=4, progress=lambda *counts: told.append(counts))
     assert told == [(4, 11), (8, 11), (11, 11)]
 
 
@@ -140,7 +140,7 @@ def test_only_two_batches_are_decoded_at_a_time(items, monkeypatch):
 
     monkeypatch.setattr("onward.models.running.load_images", load_images)
     model = EmbeddingModel.from_callable(function, name="ones", dim=2, input=GREY_8)
-    model.embed(items, batch_items=1)
+    model.embed(items, batch_size=1)
     assert max(most) <= 2
 
 
@@ -168,7 +168,7 @@ def test_nan_names_the_item(items):
 
 def test_empty_batches_are_refused(items):
     with pytest.raises(ConfigurationError, match="batches of 0 items were asked for"):
-        make_model().embed(items, batch_items=0)
+        make_model().embed(items, batch_size=0)
 
 
 @pytest.mark.parametrize("device", ["cuda:97", "no-such-device"])
@@ -337,7 +337,7 @@ def test_stages_are_means_over_cells_standardised_and_projected(items, grid):
         means = [stage[:, :, rows, columns].mean((2, 3)) for rows in cells for columns in cells]
         expected.append(torch.stack(means, dim=2).flatten(1))
     expected = torch.cat(expected, dim=1).numpy()
-    pooled = np.concatenate(list(model.stages(items, grid=grid, batch_items=4)))
+    pooled = np.concatenate(list(model.stages(items, grid=grid, batch_size=4)))
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-5)
     readout = make_readout(model, grid=grid)
     _, side = model.with_layers(readout).embed_with_side(items)
@@ -348,7 +348,7 @@ def test_stages_are_means_over_cells_standardised_and_projected(items, grid):
 def test_stages_come_in_batches(items):
     model = make_model()
     told = []
-    batches = model.stages(items, batch_items=4, progress=lambda *counts: told.append(counts))
+    batches = model.stages(items, batch_size=4, progress=lambda *counts: told.append(counts))
     assert [batch.shape for batch in batches] == [(4, 160), (4, 160), (3, 160)]
     assert told[-1] == (11, 11)
     assert sum(model.stage_channels) * 4 == 160
@@ -626,7 +626,7 @@ def test_a_callable_is_given_pixels_as_they_are(items):
         return pixels.reshape(len(pixels), -1)
 
     model = EmbeddingModel.from_callable(function, name="raw-pixels", dim=64, input=GREY_8)
-    embeddings = model.embed(items, batch_items=4)
+    embeddings = model.embed(items, batch_size=4)
     assert model.space.name == "raw-pixels"
     assert model.fingerprint == "raw-pixels"
     assert embeddings.vectors.dtype == np.float32
@@ -682,7 +682,7 @@ def test_an_onnx_file_is_given_normalised_images_in_batches_of_its_own(items, tm
     expected = np.stack([pixels.mean((1, 2)), pixels.max((1, 2))], axis=1)
     np.testing.assert_allclose(model.embed(items).vectors, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        model.embed(items, batch_items=3).vectors, expected, rtol=1e-5, atol=1e-6
+        model.embed(items, batch_size=3).vectors, expected, rtol=1e-5, atol=1e-6
     )
 
 
@@ -744,9 +744,9 @@ def test_an_onnx_file_that_was_traced_with_one_image_says_how_to_export_it(items
     output = helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", 64])
     path = graph_file(tmp_path / "one.onnx", flat, output=output, constant=(1, 64))
     model = EmbeddingModel.from_onnx(path, name="one", input=GREY_8)
-    assert len(model.embed(items, batch_items=1)) == len(items)
+    assert len(model.embed(items, batch_size=1)) == len(items)
     with pytest.raises(ModelError, match=r"cannot be run on 4 images .*Reshape.*a batch of any si"):
-        model.embed(items, batch_items=4)
+        model.embed(items, batch_size=4)
     assert capfd.readouterr().err == ""
 
 

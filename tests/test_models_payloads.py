@@ -96,7 +96,7 @@ def test_a_batch_of_which_nothing_can_be_read_gives_no_embeddings(images):
 
 
 def test_more_payloads_than_go_through_the_model_at_a_time_come_in_order(monkeypatch):
-    monkeypatch.setattr("onward.models.payloads.BATCH_ITEMS", 4)
+    monkeypatch.setattr("onward.models.running.BATCH_SIZE", 4)
     items = open_items("digits").select(range(11))
     payloads = [None if row in (2, 9) else one for row, one in enumerate(items.payloads)]
     made, skipped = payload_embedder(MODEL)(items.ids, payloads)

@@ -12,8 +12,7 @@ from onward.errors import (
     ModelError,
     SpaceMismatchError,
 )
-from onward.models import EmbeddingModel
-from onward.models.inputs import InputSpec
+from onward.models import EmbeddingModel, InputSpec
 from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space
 from onward.training.fit.fit import fit as fit_and_choose

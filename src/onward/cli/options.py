@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onward.gallery import Gallery
     from onward.labels import ClassNames
     from onward.models import EmbeddingModel
-    from onward.models.payloads import EmbedPayloads
+    from onward.models.running import EmbedPayloads
     from onward.spaces import Space
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from onward.data.images import Pixels
 from onward.errors import ModelError
-from onward.models.engines import Engine, Forward, Vectors, check_vectors
-from onward.models.inputs import InputSpec, Pixels
+from onward.models.engines import Content, Engine, Forward, InputSpec, Vectors, check_vectors
 from onward.models.layers import PooledStages
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone, normalise
 
@@ -44,7 +44,7 @@ class BackboneEngine(Engine):
         """
         given = cls(backbone, spec)
         try:
-            built = cls.of_arrays(spec, given.arrays())
+            built = cls.of_arrays(spec, given.content()[0])
         except ModelError as error:
             raise ModelError(f"{_UNLIKE}: {error}") from error
         generator = torch.Generator().manual_seed(0)
@@ -105,14 +105,10 @@ class BackboneEngine(Engine):
         """Return its kind and what it is built from."""
         return {"kind": "backbone", "backbone": self.spec.model_dump()}
 
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """Return the weights."""
+    def content(self) -> Content:
+        """Return the weights as arrays."""
         state = self.backbone.state_dict()
-        return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state.items()}
-
-    def files(self) -> Mapping[str, bytes]:
-        """Return none."""
-        return {}
+        return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state.items()}, {}
 
 
 _UNLIKE = "the backbone is not what its spec builds"

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from onward.arrays import as_weights
 from onward.artifacts import Artifact, read_artifact, write_artifact
 from onward.data import Items
+from onward.data.images import Pixels
 from onward.errors import (
     ArtifactError,
     EmbeddingsError,
@@ -25,7 +26,7 @@ from onward.errors import (
     OnwardError,
 )
 from onward.labels import ClassNames, as_class_names
-from onward.models.engines import CallableEngine, Engine, Vectors
+from onward.models.engines import CallableEngine, Engine, InputSpec, Vectors
 from onward.models.files import (
     CLASSIFIER,
     KIND,
@@ -35,14 +36,11 @@ from onward.models.files import (
     read_engine,
     read_layers,
 )
-from onward.models.inputs import InputSpec, Pixels
 from onward.models.layers import LayersReadout, PooledStages, Side
-from onward.models.running import Rows, run_batches
+from onward.models.running import BATCH_SIZE, run_batches
 from onward.nn.specs import BackboneSpec
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Metric, Space
-
-BATCH_ITEMS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,8 +267,7 @@ class EmbeddingModel:
             ArtifactError: if something else stands in the way.
             ModelError: if the model is made from a callable, which cannot be saved.
         """
-        artifact = pack(self.to_json(), self.engine, self.classifier, self.readout)
-        write_artifact(directory, artifact)
+        write_artifact(directory, pack(self))
 
     def with_layers(
         self, readout: LayersReadout, *, made_by: Mapping[str, Any] | None = None
@@ -293,7 +290,7 @@ class EmbeddingModel:
         self,
         items: Items,
         *,
-        batch_items: int = BATCH_ITEMS,
+        batch_size: int = BATCH_SIZE,
         device: str = "cpu",
         progress: Progress = silent,
     ) -> Embeddings:
@@ -303,7 +300,7 @@ class EmbeddingModel:
 
         Args:
             items: what to embed.
-            batch_items: how many go through the model at a time.
+            batch_size: how many go through the model at a time.
             device: "cpu", "cuda", or "auto" for a GPU where there is one.
             progress: told after each batch, in items.
 
@@ -312,13 +309,13 @@ class EmbeddingModel:
             ModelError: if the model gives NaN, infinite values or another shape, or the device
                 cannot be used.
         """
-        return self._embed(items, (self.space,), batch_items, device, progress)[0]
+        return self._embed(items, (self.space,), batch_size, device, progress)[0]
 
     def embed_with_side(
         self,
         items: Items,
         *,
-        batch_items: int = BATCH_ITEMS,
+        batch_size: int = BATCH_SIZE,
         device: str = "cpu",
         progress: Progress = silent,
     ) -> tuple[Embeddings, Embeddings]:
@@ -328,7 +325,7 @@ class EmbeddingModel:
             ModelError: as `embed` does, and if the model has no side-information to read.
         """
         spaces = (self.space, self._need_side())
-        embeddings, side = self._embed(items, spaces, batch_items, device, progress)
+        embeddings, side = self._embed(items, spaces, batch_size, device, progress)
         return embeddings, side
 
     def stages(
@@ -336,7 +333,7 @@ class EmbeddingModel:
         items: Items,
         *,
         grid: int = 2,
-        batch_items: int = BATCH_ITEMS,
+        batch_size: int = BATCH_SIZE,
         device: str = "cpu",
         progress: Progress = silent,
     ) -> Iterator[PooledStages]:
@@ -353,7 +350,7 @@ class EmbeddingModel:
         def pool(pixels: Pixels) -> tuple[PooledStages | None]:
             return (forward(pixels)[1],)
 
-        for _, (pooled,) in self._run(items, pool, batch_items, progress):
+        for _, (pooled,) in run_batches(self, items, pool, batch_size, progress):
             yield pooled
 
     def pixel_embedder(
@@ -445,35 +442,19 @@ class EmbeddingModel:
         self,
         items: Items,
         spaces: tuple[Space, ...],
-        batch_items: int,
+        batch_size: int,
         device: str,
         progress: Progress,
     ) -> tuple[Embeddings, ...]:
         run = self.pixel_embedder(device=device, with_side=len(spaces) == 2)
         arrays = [np.empty((len(items), space.dim), np.float32) for space in spaces]
-        for rows, given in self._run(items, run, batch_items, progress):
+        for rows, given in run_batches(self, items, run, batch_size, progress):
             for array, of_batch in zip(arrays, given, strict=True):
                 array[rows] = of_batch
         names = items.known_names
         return tuple(
             Embeddings(items.ids, array, space, items.labels, names)
             for array, space in zip(arrays, spaces, strict=True)
-        )
-
-    def _run(
-        self,
-        items: Items,
-        run: Callable[[Pixels], tuple[Vectors | None, ...]],
-        batch_items: int,
-        progress: Progress,
-    ) -> Iterator[tuple[slice, list[Rows]]]:
-        return run_batches(
-            items,
-            run,
-            self.input,
-            who=self.space.name,
-            batch_items=batch_items,
-            progress=progress,
         )
 
 

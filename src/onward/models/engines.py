@@ -1,9 +1,12 @@
-"""What runs a model: from pixels to vectors, whatever stands behind it."""
+"""What runs a model, from pixels to vectors, and what it wants its images to be."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,130 @@ from jaxtyping import Float32
 
 from onward.arrays import as_numbers
 from onward.artifacts import canonical_json, digest, digest_arrays
+from onward.data.images import Pixels
 from onward.errors import ModelError
-from onward.models.inputs import InputSpec, Pixels
 from onward.models.layers import PooledStages
+from onward.nn.specs import TIMM, BackboneSpec
+from onward.plain import Plain
 
+Images = Float32[np.ndarray, "item channel height width"]
 Vectors = Float32[np.ndarray, "item dim"]
 Forward = Callable[[Pixels], tuple[Vectors, PooledStages | None]]
 """From pixels to vectors, and to the pooled stages where they were asked for."""
+Content = tuple[Mapping[str, np.ndarray], Mapping[str, bytes]]
+"""What is saved of a model: arrays and files, by name."""
+
+LARGEST_SIZE = 16_384  # a single image of float32 takes 3 GB then
+WHOLE_NUMBERS = {
+    "size": "the height and width of a square in pixels, such as 224. Export the model for square "
+    "images if it takes others",
+    "channels": "1 for grey images or 3 for colour",
+}
+
+
+@dataclass(frozen=True)
+class InputSpec(Plain):
+    """What a model wants its images to be.
+
+    Images become what it says in one way, `onward.data.images.to_pixels`. All of it is part of the
+    name of a model's space.
+
+    Attributes:
+        size: height and width in pixels; images are resized and cropped to it.
+        channels: 1 for grey, 3 for colour.
+        mean: subtracted from each channel, whose values are in [0, 1].
+        std: what is left is divided by it; above 0.
+
+    Raises:
+        ModelError: if a value is not what it should be, or they do not fit together.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name, meaning in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise ModelError(
+                    f"an InputSpec was given {name}={value!r}",
+                    needed=f"it needs one whole number, {meaning}",
+                )
+            object.__setattr__(self, name, int(value))
+        if not 1 <= self.size <= LARGEST_SIZE or self.channels not in (1, 3):
+            raise ModelError(
+                f"a model cannot take images of {self.size} px and {self.channels} channels",
+                f"give 1 to {LARGEST_SIZE} px and 1 (grey) or 3 (colour) channels",
+            )
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+            raise ModelError(
+                f"mean {self.mean} and std {self.std} do not normalise {self.channels} channels",
+                "give one number a channel, std above 0",
+            )
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            black_white = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+            extremes = self.normalise(black_white.repeat(self.channels, axis=1))
+        if not np.isfinite(extremes).all():
+            raise ModelError(
+                f"mean {self.mean} and std {self.std} bring pixels beyond what float32 holds",
+                "give the mean and the deviation of values in [0, 1]",
+            )
+
+    @classmethod
+    def of_spec(cls, spec: BackboneSpec) -> "InputSpec":
+        """Return what a backbone wants: timm's own normalisation, or [-1, 1] for a small ResNet."""
+        if spec.name.startswith(TIMM):
+            from onward.nn.timm_backbones import timm_normalisation
+
+            return cls(spec.size, spec.channels, *timm_normalisation(spec))
+        half = (0.5,) * spec.channels
+        return cls(spec.size, spec.channels, half, half)
+
+    def normalise(self, pixels: Pixels) -> Images:
+        """Return pixels of 0 to 255 as the model takes them."""
+        shape = (1, self.channels, 1, 1)
+        mean = np.array(self.mean, np.float32).reshape(shape)
+        std = np.array(self.std, np.float32).reshape(shape)
+        images: Images = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        return images
+
+    def check(self, pixels: Pixels) -> None:
+        """Refuse pixels of another size.
+
+        Raises:
+            ModelError: if size or channels differ.
+        """
+        wanted = (self.channels, self.size, self.size)
+        if pixels.ndim != 4 or pixels.shape[1:] != wanted:
+            raise ModelError(
+                f"the model was given pixels of shape {pixels.shape}",
+                needed=f"it needs (images, {', '.join(map(str, wanted))})",
+            )
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "InputSpec":
+        """Return what `to_json` wrote."""
+        return cls(fields["size"], fields["channels"], tuple(fields["mean"]), tuple(fields["std"]))
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    numbers: tuple[float, ...] = (math.nan,)
+    given = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(given, Sequence) and all(
+        isinstance(one, Real) and not isinstance(one, bool) for one in given
+    ):
+        with suppress(OverflowError):  # a whole number of hundreds of digits
+            numbers = tuple(float(one) for one in given)
+    if not np.isfinite(numbers).all():
+        raise ModelError(
+            f"an InputSpec was given {name}={values!r}",
+            needed="it needs one finite number a channel, such as (0.5, 0.5, 0.5)",
+        )
+    return numbers
 
 
 class Engine(ABC):
@@ -44,16 +164,12 @@ class Engine(ABC):
         """Return `kind` and what else is needed, beside arrays and files, to make it again."""
 
     @abstractmethod
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """Return the weights to be saved.
+    def content(self) -> Content:
+        """Return the weights to be saved, as arrays and as files.
 
         Raises:
             ModelError: if it cannot be saved.
         """
-
-    @abstractmethod
-    def files(self) -> Mapping[str, bytes]:
-        """Return the files to be saved."""
 
     @property
     def is_known(self) -> bool:
@@ -67,16 +183,17 @@ class Engine(ABC):
         """
         settings = canonical_json({"engine": self.to_json(), "input": taken.to_json()})
         if settings not in self._fingerprints:
-            self._fingerprints[settings] = digest(settings, *self._content())
+            self._fingerprints[settings] = digest(settings, *self._said())
         return self._fingerprints[settings]
 
     @cached_property
     def _fingerprints(self) -> dict[bytes, str]:
         return {}
 
-    def _content(self) -> Iterable[bytes]:
+    def _said(self) -> Iterable[bytes]:
         """Return what of the engine makes the vectors, beside what `to_json` says."""
-        return (digest_arrays(self.arrays()).encode(), *self.files().values())
+        arrays, files = self.content()
+        return (digest_arrays(arrays).encode(), *files.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,20 +234,16 @@ class CallableEngine(Engine):
         """Whether a digest was declared."""
         return self.declared is not None
 
-    def _content(self) -> Iterable[bytes]:
+    def _said(self) -> Iterable[bytes]:
         return ()
 
-    def arrays(self) -> Mapping[str, np.ndarray]:
+    def content(self) -> Content:
         """Refuse: code cannot be saved without pickling it."""
         raise ModelError(
             "a model made from a callable cannot be saved, for code would have to be pickled",
             "export it to ONNX (torch.onnx.export) and use EmbeddingModel.from_onnx, or make it "
             "from the callable again in each program",
         )
-
-    def files(self) -> Mapping[str, bytes]:
-        """Return none."""
-        return {}
 
 
 def refuse_stages(grid: int | None, what: str) -> None:

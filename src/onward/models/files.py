@@ -3,19 +3,21 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from onward.artifacts import Artifact
 from onward.errors import ArtifactError, MissingExtraError, ModelError
-from onward.models.engines import Engine
-from onward.models.inputs import InputSpec
+from onward.models.engines import Engine, InputSpec
 from onward.models.layers import LayersReadout
 from onward.nn.specs import BackboneSpec
 from onward.quantisation import DIGITS, Quantisation
 from onward.spaces import Space
+
+if TYPE_CHECKING:
+    from onward.models.embedding import EmbeddingModel
 
 KIND = "embedding-model"
 WEIGHTS, LAYERS, CLASSIFIER = "weights.", "layers.", "classifier"  # names of arrays
@@ -54,27 +56,27 @@ def import_backbone_engine() -> Any:
     return BackboneEngine
 
 
-def pack(
-    description: Mapping[str, Any],
-    engine: Engine,
-    classifier: np.ndarray | None,
-    readout: LayersReadout | None,
-) -> Artifact:
-    """Return what is written of a model, from what its `to_json` says and what it is made of.
+def pack(model: "EmbeddingModel") -> Artifact:
+    """Return what is written of a model.
 
     Raises:
-        ModelError: if the engine cannot be saved.
+        ModelError: if its engine cannot be saved.
     """
-    arrays = {WEIGHTS + name: array for name, array in engine.arrays().items()}
-    if classifier is not None:
-        arrays[CLASSIFIER] = classifier
+    weights, files = model.engine.content()
+    arrays = {WEIGHTS + name: array for name, array in weights.items()}
+    if model.classifier is not None:
+        arrays[CLASSIFIER] = model.classifier
+    description, readout, layers = model.to_json(), model.readout, None
     if readout is not None:
         arrays |= {LAYERS + name: array for name, array in readout.arrays().items()}
-        if readout.quantisation is not None and readout.quantisation.scale is not None:
-            arrays[CODES] = readout.quantisation.scale
-    config = {**description, "layers": None if readout is None else _describe(readout)}
-    made_by = config.pop("made_by")
-    return Artifact(KIND, config, arrays, made_by, _card(description), engine.files())
+        layers = {"grid": readout.grid, "stages": list(readout.stages)}
+        if readout.chosen is not None:  # what is as ever is left out
+            layers["chosen"] = list(readout.chosen)
+        if (codes := readout.quantisation) is not None:
+            layers["quantisation"] = {"of": codes.of.to_json(), "format": codes.format}
+            arrays |= {} if codes.scale is None else {CODES: codes.scale}
+    config = {**description, "layers": layers}
+    return Artifact(KIND, config, arrays, config.pop("made_by"), _card(description), files)
 
 
 def read_layers(artifact: Artifact) -> LayersReadout | None:
@@ -125,17 +127,6 @@ def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> 
         f"{directory} holds a model of kind {config['kind']!r}",
         "this Onward runs backbones and ONNX files. Install a newer Onward",
     )
-
-
-def _describe(readout: LayersReadout) -> dict[str, Any]:
-    """Return what a read-out is beside its arrays; what is as ever is left out."""
-    layers: dict[str, Any] = {"grid": readout.grid, "stages": list(readout.stages)}
-    if readout.chosen is not None:
-        layers["chosen"] = list(readout.chosen)
-    if readout.quantisation is not None:
-        of = readout.quantisation
-        layers["quantisation"] = {"of": of.of.to_json(), "format": of.format}
-    return layers
 
 
 def _strip(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Runs an ONNX file by onnxruntime; needs no torch."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from onward.data.images import Pixels
 from onward.errors import ModelError
-from onward.models.engines import Engine, Forward, Vectors, check_vectors, refuse_stages
-from onward.models.inputs import InputSpec, Pixels
+from onward.models.engines import (
+    Content,
+    Engine,
+    Forward,
+    InputSpec,
+    Vectors,
+    check_vectors,
+    refuse_stages,
+)
 from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
 
 ONNX_FILE = "model.onnx"
@@ -146,14 +154,10 @@ class OnnxEngine(Engine):
         """Return its kind; a reader that knows of no weights beside the graph must not run it."""
         return {"kind": "onnx-and-data" if self.model.weights else "onnx"}
 
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """Return none: the weights stand in the files."""
-        return {}
-
-    def files(self) -> Mapping[str, bytes]:
-        """Return the graph, and its weights where it is too large to hold them."""
-        graph = {ONNX_FILE: self.model.graph}
-        return graph | ({WEIGHTS_FILE: self.model.weights} if self.model.weights else {})
+    def content(self) -> Content:
+        """Return the graph as a file, and its weights where it is too large to hold them."""
+        files = {ONNX_FILE: self.model.graph, WEIGHTS_FILE: self.model.weights}
+        return {}, {name: content for name, content in files.items() if content}
 
 
 def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:

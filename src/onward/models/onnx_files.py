@@ -85,23 +85,35 @@ def read_onnx(path: Path | str) -> OnnxFiles:
             too short, or not beside it (the message names file and tensor).
     """
     file = Path(path)
-    graph = _read(file)
+    if not file.is_file():
+        what = f"{file} is not a file but a directory or the like" if file.exists() else ""
+        raise ModelError(what or f"there is no ONNX file {file}", "make one with torch.onnx.export")
+    try:
+        graph = file.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{file} cannot be read ({error.strerror or error})", "give a file that may be read"
+        ) from error
     model = _parse(graph, str(file))
-    external = _external(model)
-    if not external:
+    external = [(tensor, where, _Place.of(tensor)) for tensor, where in _external(model)]
+    if model is None or not external:
         return OnnxFiles(graph)
-    beside = _Beside(file)
-    places = [beside.find(tensor) for tensor, _ in external]
-    fits = len(graph) + sum(place.length for place in places) <= LARGEST_GRAPH
+    fits = len(graph) + sum(place.length for _, _, place in external) <= LARGEST_GRAPH
     apart, offset = list[bytes](), 0
-    for (tensor, where), place in zip(external, places, strict=True):
-        content = beside.read(place, tensor)
+    for tensor, where, place in external:
+        content = _read_beside(file, place, tensor.name)
+        for field, _ in tensor.ListFields():
+            if field.name.endswith("_data") or field.name == "data_location":
+                tensor.ClearField(field.name)
         if fits or place.length < LEAST_APART or not _can_stand_apart(tensor, where):
-            _fill(tensor, content)
-        else:
-            _refer(tensor, _Place(WEIGHTS_FILE, offset, place.length))
-            apart.append(content)
-            offset += place.length
+            tensor.raw_data = content
+            continue
+        tensor.data_location = tensor.EXTERNAL
+        said = {"location": WEIGHTS_FILE, "offset": offset, "length": place.length}
+        for key, value in said.items():
+            tensor.external_data.add(key=key, value=str(value))
+        apart.append(content)
+        offset += place.length
     return OnnxFiles(_serialise(model, file), b"".join(apart))
 
 
@@ -140,93 +152,65 @@ class _Place:
         return cls(location, offset, length)
 
 
-class _Beside:
-    """The files beside an ONNX file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.found = dict[str, Path]()
-
-    def find(self, tensor: Any) -> _Place:
-        """Return where a tensor is, once it is sure that all of it is there."""
-        place = _Place.of(tensor)
-        if place.location not in self.found:
-            self.found[place.location] = self._resolve(place.location, tensor)
-        path = self.found[place.location]
+def _read_beside(file: Path, place: _Place, name: str) -> bytes:
+    """Return the bytes of the weights of that name, once it is sure that all of them are there."""
+    path, content = _resolve(file, place.location, name), b""
+    try:
         size = path.stat().st_size
-        if place.offset + place.length > size:
-            raise ModelError(
-                f"{path} has {size} bytes, but the weights {tensor.name!r} of {self.file} are "
-                f"{place.length} bytes from {place.offset} on",
-                "it is damaged, or belongs to another model. Get both files again",
-            )
-        return place
-
-    def read(self, place: _Place, tensor: Any) -> bytes:
-        """Return a tensor's bytes."""
-        path = self.found[place.location]
-        try:
-            with path.open("rb") as opened:
+        with path.open("rb") as opened:
+            if place.offset + place.length <= size:
                 opened.seek(place.offset)
                 content = opened.read(place.length)
-        except OSError as error:
-            raise self._missing(path, tensor, error.strerror or str(error)) from error
-        if len(content) != place.length:
-            raise self._missing(path, tensor, "it became shorter while it was read")
-        return content
-
-    def _resolve(self, location: str, tensor: Any) -> Path:
-        """Return the file of that name beside the graph, or beside what a link to the graph means.
-
-        A link may lead to a file beside the graph's own, as in the cache of the Hugging Face hub,
-        and nowhere else.
-        """
-        named = Path(location)
-        if not location or "\0" in location or named.anchor or ".." in named.parts:
-            raise ModelError(
-                f"{self.file} keeps the weights {tensor.name!r} in {location!r}",
-                "only files beside "
-                "it or in folders below are read. Put them there, and export the model again",
-            )
-        folders = [self.file.parent, self.file.resolve().parent]
-        reason = ""
-        for folder in dict.fromkeys(folders):
-            try:
-                path = (folder / named).resolve(strict=True)
-            except (OSError, RuntimeError) as error:  # a loop of links is either
-                reason = getattr(error, "strerror", None) or str(error)
-                continue
-            if not any(path.is_relative_to(one.resolve()) for one in folders):
-                raise ModelError(
-                    f"{folder / named}, which holds the weights {tensor.name!r} of {self.file}, is "
-                    f"a link to {path}, elsewhere",
-                    "only files beside the graph are read. Copy it there",
-                )
-            if path.is_file():
-                return path
-            reason = "it is not a file"
-        raise self._missing(self.file.parent / named, tensor, reason)
-
-    def _missing(self, path: Path, tensor: Any, reason: str) -> ModelError:
-        return ModelError(
-            f"{path}, which holds the weights {tensor.name!r} of {self.file}, cannot be read "
-            f"({reason})",
-            "put it beside the ONNX file, under the name that it was written with",
-        )
-
-
-def _read(file: Path) -> bytes:
-    if not file.is_file():
-        what = f"{file} is not a file but a directory or the like" if file.exists() else ""
-        raise ModelError(
-            f"{what or f'there is no ONNX file {file}'}", "make one with torch.onnx.export"
-        )
-    try:
-        return file.read_bytes()
     except OSError as error:
+        raise _missing(path, file, name, error) from error
+    if len(content) != place.length or place.offset > size:
         raise ModelError(
-            f"{file} cannot be read ({error.strerror or error})", "give a file that may be read"
-        ) from error
+            f"{path} has {size} bytes, but the weights {name!r} of {file} are "
+            f"{place.length} bytes from {place.offset} on",
+            "it is damaged, or belongs to another model. Get both files again",
+        )
+    return content
+
+
+def _resolve(file: Path, location: str, name: str) -> Path:
+    """Return the file of that name beside the graph, or beside what a link to the graph means.
+
+    A link may lead to a file beside the graph's own, as in the cache of the Hugging Face hub,
+    and nowhere else.
+    """
+    named = Path(location)
+    if not location or "\0" in location or named.anchor or ".." in named.parts:
+        raise ModelError(
+            f"{file} keeps the weights {name!r} in {location!r}",
+            "only files beside "
+            "it or in folders below are read. Put them there, and export the model again",
+        )
+    folders = [file.parent, file.resolve().parent]
+    reason: Exception | str = ""
+    for folder in dict.fromkeys(folders):
+        try:
+            path = (folder / named).resolve(strict=True)
+        except (OSError, RuntimeError) as error:  # a loop of links is either
+            reason = error
+            continue
+        if not any(path.is_relative_to(one.resolve()) for one in folders):
+            raise ModelError(
+                f"{folder / named}, which holds the weights {name!r} of {file}, is a link to "
+                f"{path}, elsewhere",
+                "only files beside the graph are read. Copy it there",
+            )
+        if path.is_file():
+            return path
+        reason = "it is not a file"
+    raise _missing(file.parent / named, file, name, reason)
+
+
+def _missing(path: Path, file: Path, name: str, reason: Exception | str) -> ModelError:
+    return ModelError(
+        f"{path}, which holds the weights {name!r} of {file}, cannot be read "
+        f"({getattr(reason, 'strerror', None) or reason})",
+        "put it beside the ONNX file, under the name that it was written with",
+    )
 
 
 def _parse(graph: bytes, name: str) -> Any | None:
@@ -288,26 +272,6 @@ def _bytes_of(tensor: Any) -> int | None:
     """Return how many bytes a tensor takes; None of a type that ONNX packs in its own way."""
     bits = BITS.get(_type_of(tensor))
     return None if bits is None else math.prod(tensor.dims) * bits // 8
-
-
-def _fill(tensor: Any, content: bytes) -> None:
-    """Put its bytes into a tensor."""
-    _clear(tensor)
-    tensor.raw_data = content
-
-
-def _refer(tensor: Any, place: _Place) -> None:
-    """Say where a tensor is."""
-    _clear(tensor)
-    tensor.data_location = tensor.EXTERNAL
-    for key in ("location", "offset", "length"):
-        tensor.external_data.add(key=key, value=str(getattr(place, key)))
-
-
-def _clear(tensor: Any) -> None:
-    for field, _ in tensor.ListFields():
-        if field.name.endswith("_data") or field.name == "data_location":
-            tensor.ClearField(field.name)
 
 
 def _serialise(model: Any, file: Path) -> bytes:

@@ -1,40 +1,54 @@
-"""Runs a model over items batch by batch, with memory bounded by the batch."""
+"""Runs a model over items and payloads batch by batch, each decoded while the last is at work.
 
-from collections import deque
-from collections.abc import Callable, Iterator
+For galleries, whose payloads are the owner's, what cannot be opened is told, and stops nothing:
+some images are gone, some have changed. Memory is bounded by two batches.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
-from onward.data import Items, load_images
-from onward.errors import ConfigurationError, ModelError
+from onward.data import Items, load_images, open_payload
+from onward.data.decoding import MAX_PIXELS, REPAIR
+from onward.data.images import Pixels, to_pixels
+from onward.data.payloads import Payload
+from onward.errors import ConfigurationError, DataError, ModelError
 from onward.models.engines import Vectors
-from onward.models.inputs import InputSpec, Pixels
 from onward.progress import Progress
+from onward.spaces import Embeddings, Ids
+
+if TYPE_CHECKING:
+    from onward.models.embedding import EmbeddingModel
+
+BATCH_SIZE = 256
+NO_PAYLOAD = "it has no payload that would say where its image is"
+NOT_FINITE = "the model gives NaN or infinite values for it"
+DECODERS = 4
+"""Number of images of payloads that are read and decoded at a time."""
 
 Rows = Float32[np.ndarray, "item _"]
-BATCHES_AHEAD = 1  # decoded while the model is at work
+Image = UInt8[np.ndarray, "channel height width"]
+EmbedPayloads = Callable[[Ids, Sequence[Payload | None]], tuple[Embeddings, Mapping[str, str]]]
+T = TypeVar("T")
 
 
 def run_batches(
+    model: "EmbeddingModel",
     items: Items,
     run: Callable[[Pixels], tuple[Vectors | None, ...]],
-    taken: InputSpec,
-    *,
-    who: str,
-    batch_items: int,
+    batch_size: int,
     progress: Progress,
 ) -> Iterator[tuple[slice, list[Rows]]]:
-    """Yield what the model gives for each batch of items, and the rows it is for.
+    """Yield what a model gives for each batch of items, and the rows it is for.
 
     Args:
+        model: whose input says what the images are to be.
         items: what to decode.
         run: from pixels to one or more arrays; what is None is left out.
-        taken: what the images are to be.
-        who: the model, for messages.
-        batch_items: how many items go through the model at a time.
+        batch_size: how many items go through the model at a time.
         progress: told after each batch, in items.
 
     Raises:
@@ -42,44 +56,103 @@ def run_batches(
         ModelError: if a value is NaN or infinite; the message names the item.
         ConfigurationError: if batches are to be empty.
     """
-    if batch_items < 1:
-        raise ConfigurationError(
-            f"batches of {batch_items} items were asked for", "give at least 1"
-        )
-    for rows, pixels in _decoded(items, taken, batch_items):
+    if batch_size < 1:
+        raise ConfigurationError(f"batches of {batch_size} items were asked for", "give at least 1")
+    size, channels = model.input.size, model.input.channels
+
+    def load(rows: slice) -> Pixels:
+        return load_images(items, size, channels, np.arange(rows.start, rows.stop))
+
+    for rows, pixels in _ahead(len(items), batch_size, load):
         given = [array for array in run(pixels) if array is not None]
         for array in given:
-            _check_finite(array, items, rows, who)
+            finite = np.isfinite(array).all(axis=1)
+            if not finite.all():
+                row = rows.start + int(np.argmin(finite))
+                raise ModelError(
+                    f"{model.space.name} gives NaN or infinite values for item "
+                    f"{items.ids[row]!r} (row {row}), and for {int((~finite).sum())} of the "
+                    f"{len(array)} items of its batch",
+                    "train the model again with a lower learning rate, or fix what computes it",
+                )
         progress(rows.stop, len(items))
         yield rows, given
 
 
-def _decoded(items: Items, taken: InputSpec, batch_items: int) -> Iterator[tuple[slice, Pixels]]:
-    """Yield batches of decoded images, each decoded while the model is at work on the last."""
-    starts = range(0, len(items), batch_items)
-    batches = iter([slice(start, min(start + batch_items, len(items))) for start in starts])
+def payload_embedder(
+    model: "EmbeddingModel", *, device: str = "cpu", max_pixels: int = MAX_PIXELS
+) -> EmbedPayloads:
+    """Return a function from ids and payloads to embeddings, and why the others have none.
 
-    def decode(rows: slice) -> Pixels:
-        return load_images(items, taken.size, taken.channels, np.arange(rows.start, rows.stop))
+    Where it is called again and again, keep it: on a GPU, each holds a copy of the weights. Memory
+    is bounded by what it is given at a time. Images of more than `max_pixels` are not opened.
 
-    waiting: deque[tuple[slice, Future[Pixels]]] = deque()
-    with ThreadPoolExecutor(1, "decode") as decoder:
-        for rows in islice(batches, BATCHES_AHEAD):
-            waiting.append((rows, decoder.submit(decode, rows)))
-        while waiting:
-            rows, future = waiting.popleft()
-            pixels = future.result()
-            for following in islice(batches, 1):
-                waiting.append((following, decoder.submit(decode, following)))
-            yield rows, pixels
+    Raises:
+        ModelError: if the device cannot be used.
+    """
+    run = model.pixel_embedder(device=device)
+
+    def embed(ids: Ids, payloads: Sequence[Payload | None]) -> tuple[Embeddings, Mapping[str, str]]:
+        def load(rows: slice) -> dict[str, Image | str]:
+            return _decode(model, ids[rows], payloads[rows], max_pixels)
+
+        found, skipped = list[str](), dict[str, str]()
+        vectors = [np.empty((0, model.space.dim), np.float32)]
+        for _, decoded in _ahead(len(ids), BATCH_SIZE, load):
+            images = {item: one for item, one in decoded.items() if not isinstance(one, str)}
+            skipped |= {item: one for item, one in decoded.items() if isinstance(one, str)}
+            if not images:
+                continue
+            made, _ = run(np.stack([*images.values()]))
+            finite = np.isfinite(made).all(axis=1)
+            vectors.append(made[finite])
+            for item, is_right in zip(images, finite.tolist(), strict=True):
+                if is_right:
+                    found.append(item)
+                else:
+                    skipped[item] = NOT_FINITE
+        return Embeddings(tuple(found), np.concatenate(vectors), model.space), skipped
+
+    return embed
 
 
-def _check_finite(array: Rows, items: Items, rows: slice, who: str) -> None:
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        row = rows.start + int(np.argmin(finite))
-        raise ModelError(
-            f"{who} gives NaN or infinite values for item {items.ids[row]!r} (row {row}), and for "
-            f"{int((~finite).sum())} of the {len(array)} items of its batch",
-            "train the model again with a lower learning rate, or fix what computes it",
-        )
+def _ahead(count: int, batch_size: int, load: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
+    """Yield the rows of each batch with what they load to, while the batch after it is loaded."""
+    starts = range(0, count, batch_size)
+    batches: Iterable[slice] = (slice(at, min(at + batch_size, count)) for at in starts)
+    with ThreadPoolExecutor(1, "decode") as loader:
+        last: tuple[slice, Future[T]] | None = None
+        for rows in batches:
+            coming = rows, loader.submit(load, rows)
+            if last is not None:
+                yield last[0], last[1].result()
+            last = coming
+        if last is not None:
+            yield last[0], last[1].result()
+
+
+def _decode(
+    model: "EmbeddingModel", ids: Ids, payloads: Sequence[Payload | None], max_pixels: int
+) -> dict[str, Image | str]:
+    """Return the pixels of each item, or why there are none."""
+
+    def decode(row: int) -> Image | str:
+        payload = payloads[row]
+        if payload is None:
+            return NO_PAYLOAD
+        try:
+            image = open_payload(payload, max_pixels)
+        except DataError as error:
+            return str(error).removesuffix(REPAIR)
+        return to_pixels(image, model.input.size, model.input.channels)
+
+    def place(row: int) -> tuple[str, int]:
+        """Cells of a Parquet file by file and row: it is read from top to bottom."""
+        payload = payloads[row] or {}
+        number = payload.get("row")
+        return str(payload.get("file")), number if isinstance(number, int) else 0
+
+    rows = sorted(range(len(ids)), key=place)
+    with ThreadPoolExecutor(DECODERS, "decode") as decoders:
+        found = dict(zip(rows, decoders.map(decode, rows), strict=True))
+    return {ids[row]: found[row] for row in range(len(ids))}

@@ -14,9 +14,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from onward.data import Items, load_images
+from onward.data.images import Pixels as PixelArray
 from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
-from onward.models.inputs import Pixels as PixelArray
 from onward.nn.backbones import BackboneSpec, normalise
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Space
