@@ -318,7 +318,7 @@ def test_a_budget_is_shown_as_it_is_written(text):
         ("$20%", 1.0, r"'\$20%' is not a budget; write"),
         ("-5", None, r"'-5' is not a budget"),
         ("10.5", None, r"'10.5' rows are not a whole number; write"),
-        ("0", None, r"a budget of rows 0 was given; it must be a number above 0"),
+        ("0", None, r"a budget of rows 0 was given; it must be a whole number above 0"),
         ("0s", None, r"a budget of seconds 0.0 was given; it must be a number above 0"),
         ("110%", None, r"a budget of share 1.1 was given; it must be above 0 and at most 1"),
         ("$20", None, r"money, 20, needs the price of one item.*is None. Add it: price="),

@@ -48,9 +48,8 @@ def test_a_step_looks_at_the_record_three_times_at_most(store):
     upgrade = Upgrade(gallery, TO_SECOND)
     sample = embed(SECOND, numbered(3))
     queries = embed(SECOND, ("query",))
-    canaries = Canaries(
-        queries, relevant={"query": ["item-0000"]}, require=Requirement.parse("map >= 0")
-    )
+    qrels = {"query": {"item-0000": 1}}
+    canaries = Canaries(queries, qrels=qrels, require=Requirement.parse("map >= 0"))
     assert looks(store, upgrade.status) == 1
     assert looks(store, lambda: plan_upgrade(gallery, TO_SECOND)) <= MOST
     judging = embed(SECOND, numbered(25))

@@ -89,12 +89,16 @@ class Budget:
                 f"give one thing: {BUDGETS}",
             )
         ((name, value),) = given
-        if not _is_above_0(value) or (name == "share" and value > 1):
-            limit = "above 0 and at most 1 (100 %)" if name == "share" else "a number above 0"
-            raise ConfigurationError(f"a budget of {name} {value} was given", f"it must be {limit}")
-        if name == "rows" and not isinstance(value, Integral):
+        limits = {"rows": "a whole number above 0", "share": "above 0 and at most 1 (100 %)"}
+        too_much = name == "share" and _is_above_0(value) and value > 1
+        if (
+            not _is_above_0(value)
+            or too_much
+            or (name == "rows" and not isinstance(value, Integral))
+        ):
             raise ConfigurationError(
-                f"a budget of rows {value} was given", "it must be a whole number"
+                f"a budget of {name} {value} was given",
+                f"it must be {limits.get(name, 'a number above 0')}",
             )
         if name == "money" and not _is_above_0(self.price):
             raise ConfigurationError(
@@ -345,8 +349,8 @@ def backfill(
     view = gallery.view()
     _check_space(view, new)
     meter = Meter(budget, view.rows)
-    waiting = _Waiting.of(view, new, None if ids is None else frozenset(ids))
-    chosen = waiting.in_order(view.url, new, order, seed, matters=not meter.covers(len(waiting)))
+    among = None if ids is None else frozenset(ids)
+    chosen = _waiting_in_order(view, new, among, order=order, seed=seed, meter=meter)
     run = _Run(gallery, new, embed, meter, batch_rows, progress, Pace(gallery, new, stop))
     try:
         with gallery.working_on(_meeting_space(view, new)) as share_now:
@@ -411,68 +415,52 @@ def write_sample(gallery: Gallery, sample: Embeddings, *, after: GalleryView | N
     return written
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """The rows that no model has embedded in the new space.
+def _waiting_in_order(
+    view: GalleryView,
+    new: Space,
+    among: frozenset[str] | None,
+    *,
+    order: Order,
+    seed: int,
+    meter: Meter,
+) -> Ids:
+    """Return the items, or those among some, that no model has embedded, in their order.
 
-    Attributes:
-        lost: rows without a vector there that no recorded transformation can carry, because they
-            lack what it reads or because the latest run got no vector for them, sorted.
-        upgraded: rows that a transformation has made.
-        uncertainty: of these.
-        pending: rows that a run of the upgrade will carry, sorted.
+    First what has no vector in the new space and no recorded transformation can carry, because it
+    lacks what that reads or because the latest run got no vector for it; then what was upgraded;
+    last what a run of the upgrade will carry.
+
+    Raises:
+        UpgradeError: if the budget makes an order by uncertainty matter, and none is stored.
     """
-
-    lost: Ids
-    upgraded: Ids
-    uncertainty: np.ndarray
-    pending: Ids
-
-    @classmethod
-    def of(cls, view: GalleryView, new: Space, among: frozenset[str] | None) -> "_Waiting":
-        """Return those of a gallery, or only those among some."""
-        upgraded: list[str] = []
-        unsure: list[np.ndarray] = [np.empty(0, np.float32)]
-        for batch in view.scan([new]):
-            made = zip(batch.ids, batch.origins[new], strict=True)
-            rows = [
-                row
-                for row, (item, origin) in enumerate(made)
-                if origin == "upgraded" and (among is None or item in among)
-            ]
-            upgraded += [batch.ids[row] for row in rows]
-            unsure.append(batch.uncertainties[new][rows])
-        missing = [item for item in view.ids(without=[new]) if among is None or item in among]
-        carried = _to_be_carried(view, new)
-        return cls(
-            lost=tuple(item for item in missing if item not in carried),
-            upgraded=tuple(upgraded),
-            uncertainty=np.concatenate(unsure),
-            pending=tuple(item for item in missing if item in carried),
+    upgraded: list[str] = []
+    unsure: list[np.ndarray] = [np.empty(0, np.float32)]
+    for batch in view.scan([new]):
+        rows = [
+            row
+            for row, item in enumerate(batch.ids)
+            if batch.origins[new][row] == "upgraded" and (among is None or item in among)
+        ]
+        upgraded += [batch.ids[row] for row in rows]
+        unsure.append(batch.uncertainties[new][rows])
+    missing = [item for item in view.ids(without=[new]) if among is None or item in among]
+    carried = _to_be_carried(view, new)
+    lost = [item for item in missing if item not in carried]
+    pending = [item for item in missing if item in carried]
+    if order == "random":
+        parts = (lost, upgraded, pending)
+        return tuple(item for part in parts for item in random_order(part, seed=seed))
+    uncertainty = np.concatenate(unsure)
+    unknown = np.isnan(uncertainty)
+    if upgraded and unknown.all() and not meter.covers(len(missing) + len(upgraded)):
+        raise UpgradeError(
+            f"how unsure the upgrade is of its {len(upgraded):,} vectors in {new} is not stored in "
+            f"gallery {view.url}, so there is no order by uncertainty",
+            "backfill in random order, order='random', or fit the transformation with "
+            "uncertainty=True and upgrade with that",
         )
-
-    def __len__(self) -> int:
-        return len(self.lost) + len(self.upgraded) + len(self.pending)
-
-    def in_order(self, url: str, new: Space, order: Order, seed: int, *, matters: bool) -> Ids:
-        """Return their ids in the order in which they are to be embedded.
-
-        Raises:
-            UpgradeError: if the order matters, is by uncertainty, and none is stored.
-        """
-        if order == "random":
-            parts = (self.lost, self.upgraded, self.pending)
-            return tuple(item for part in parts for item in random_order(part, seed=seed))
-        unknown = np.isnan(self.uncertainty)
-        if matters and self.upgraded and unknown.all():
-            raise UpgradeError(
-                f"how unsure the upgrade is of its {len(self.upgraded):,} vectors in {new} is not "
-                f"stored in gallery {url}, so there is no order by uncertainty",
-                "backfill in random order, order='random', or fit the transformation with "
-                "uncertainty=True and upgrade with that",
-            )
-        known = np.where(unknown, -np.inf, self.uncertainty)
-        return (*self.lost, *uncertainty_order(self.upgraded, known), *self.pending)
+    known = np.where(unknown, -np.inf, uncertainty)
+    return (*lost, *uncertainty_order(upgraded, known), *pending)
 
 
 def in_turn(ids: Ids, share: Share) -> Ids:

@@ -131,7 +131,7 @@ class Pace:
             self.view = self.view if self._is_new else self._gallery.view()
             self._is_new, control = False, self.control
             rate = None if control.rows_per_second is None else control.rows_per_second / workers
-            passed, self._looked = self._passed(), time.monotonic()
+            passed, self._looked = time.monotonic() - self._looked, time.monotonic()
             self._owed = 0.0 if rate is None else max(0.0, self._owed - passed * rate)
             if not control.paused and not self._owed:
                 batch = rows if rate is None else max(1, min(rows, int(rate)))
@@ -146,9 +146,6 @@ class Pace:
     def control(self) -> Control:
         """What was asked for when this was last looked at."""
         return self.view.control(self._space)
-
-    def _passed(self) -> float:
-        return time.monotonic() - self._looked
 
 
 @dataclass
@@ -337,8 +334,6 @@ def run_upgrade(
         except KeyboardInterrupt:
             run.stopped = True
         except Exception as error:
-            if isinstance(error, GalleryError):
-                _check_not_aborted(gallery, routes)
             _log_failure(gallery, routes, run.done, error)
             raise
     work = measure_work(gallery.view(), routes, has_left=run.left > 0)
@@ -353,21 +348,18 @@ def run_upgrade(
 
 
 def _log_failure(gallery: Gallery, routes: Routes, done: int, error: Exception) -> None:
-    event = {"event": "run", "transformation": routes.digest, "done": done, "error": str(error)}
-    steps = [next_step("run", "once what the error says is put right; it goes on where it ended")]
-    with suppress(Exception):  # what went wrong first is what is to be told
-        gallery.log({**event, "next_steps": steps})
-
-
-def _check_not_aborted(gallery: Gallery, routes: Routes) -> None:
-    """Refuse to go on with an upgrade that was aborted while it ran.
+    """Log what went wrong.
 
     Raises:
-        UpgradeError: saying so.
+        UpgradeError: where it is that the upgrade was aborted while it ran.
     """
-    if not is_started(gallery.view(), routes):
+    if isinstance(error, GalleryError) and not is_started(gallery.view(), routes):
         raise UpgradeError(
             f"the upgrade of gallery {gallery.url} to {routes.new.name} was aborted while it ran",
             "what it had written is gone with the space. The old vectors and the side-information "
             "are as they were: start it again if it was not meant to end",
         )
+    event = {"event": "run", "transformation": routes.digest, "done": done, "error": str(error)}
+    steps = [next_step("run", "once what the error says is put right; it goes on where it ended")]
+    with suppress(Exception):  # what went wrong first is what is to be told
+        gallery.log({**event, "next_steps": steps})
