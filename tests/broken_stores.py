@@ -103,4 +103,4 @@ def place_of(store, name):
             stores[0].insert(rows)
         return stores[0]
 
-    return Place(create=create, open=lambda: stores[0])
+    return Place(f"broken:{name}", create=create, open=lambda: stores[0])

@@ -164,7 +164,7 @@ def test_a_record_of_before_has_no_names_and_takes_none_without_a_word(url):
     gallery = make_gallery(url, 3, labels=np.array([0, 1, 0]))
     written = gallery._store.read_record().to_json()
     del written["class_names"]
-    before = Record.from_json({**written, "revision": written["revision"] + 1, "format": 1})
+    before = Record.from_json("g", {**written, "revision": written["revision"] + 1, "format": 1})
     assert before.class_names is None
     assert gallery._store.change_record(before, {"number": before.revision, "event": "before"})
     assert gallery.read(OLD).class_names is None
@@ -178,4 +178,4 @@ def test_a_record_of_before_has_no_names_and_takes_none_without_a_word(url):
 def test_the_record_in_json_gives_the_names_back(url):
     gallery = create_gallery(url, OLD, SIDE, items=[items("a", [3], {3: "caf\u00e9 \n"})])
     written = json.loads(json.dumps(gallery._store.read_record().to_json()))
-    assert Record.from_json(written).class_names == {3: "caf\u00e9 \n"}
+    assert Record.from_json("g", written).class_names == {3: "caf\u00e9 \n"}

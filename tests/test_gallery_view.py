@@ -97,6 +97,6 @@ def test_a_record_that_was_read_is_written_again_to_the_byte():
             "class_names": {"3": "cat"},
         }
     )
-    record = Record.from_json(json.loads(written))
+    record = Record.from_json("g", json.loads(written))
     assert json.dumps(record.to_json()) == written
     assert record.transformations[new].digests == ["f" * 64, "1" * 64]

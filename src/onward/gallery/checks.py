@@ -4,71 +4,25 @@ Nothing here reads or writes a store.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
 
-from onward.errors import EvaluationError, GalleryError, LabelMismatchError, SpaceMismatchError
+from onward.errors import EvaluationError, GalleryError, LabelMismatchError
 from onward.gallery.record import Field, Record
-from onward.gallery.store import Rows, Store
+from onward.gallery.store import Rows
 from onward.gallery.values import Revisions
 from onward.labels import comparable, into, shown
 from onward.rankings import as_count
-from onward.spaces import LENGTHS, Embeddings, Ids, Space, has_length
+from onward.spaces import LENGTHS, Embeddings, Space, has_length
 
 NAMED = 3
 """How many ids a message names."""
 DEEPEST = 100
 """How deep a payload may be nested: Python cannot always read again what it can write as JSON."""
 TOO_DEEP = f"it is nested more than {DEEPEST} deep"
-
-
-def find_field(url: str, record: Record, space: Space) -> Field:
-    """Return where a space is stored.
-
-    Raises:
-        GalleryError: if the gallery does not have it, or has one of that name that is different.
-    """
-    found = record.find(space)
-    if found is not None:
-        return found
-    check_name_is_free(url, record, space)
-    known = ", ".join(str(one) for one in record.spaces)
-    raise GalleryError(
-        f"gallery {url} has no space {space}",
-        "give embeddings in one of these, "
-        "or add it with add_space and write vectors of items that are there",
-        needed=f"it has {known}",
-        step="write",
-    )
-
-
-def find_searched(url: str, record: Record, space: Space) -> Field:
-    """Return where a space is stored that is to be searched.
-
-    Raises:
-        GalleryError: if the gallery does not have it, or its number format is for side-information.
-    """
-    check_can_serve(url, space)
-    return find_field(url, record, space)
-
-
-def check_name_is_free(url: str, record: Record, space: Space) -> None:
-    """Refuse a space whose name the gallery has with other dimensions, metric or format.
-
-    Raises:
-        GalleryError: saying what the gallery has.
-    """
-    for one in record.spaces:
-        if one.name == space.name and one != space:
-            raise GalleryError(
-                f"gallery {url} knows the space {one.name} with {one.dim} dimensions, the metric "
-                f"{one.metric} and the format {one.format}",
-                f"these have {space.dim}, {space.metric} "
-                f"and {space.format}. One name is one model: check which model made them",
-            )
 
 
 def check_can_serve(url: str, space: Space) -> None:
@@ -84,57 +38,7 @@ def check_can_serve(url: str, space: Space) -> None:
         )
 
 
-def check_served(store: Store, record: Record, space: Space) -> None:
-    """Refuse to search in a space that does not answer queries.
-
-    Raises:
-        SpaceMismatchError: naming the space that serves and the upgrade that is missing.
-        GalleryError: if the space can never answer any.
-    """
-    check_can_serve(store.url, space)
-    url, serving, at = store.url, record.serving.space, record.find(space)
-    if space == serving:
-        return
-    opening = f"the queries are in {space}, but gallery {url} answers from {serving}"
-    if at is not None:
-        filled, rows = store.count([at], ()), store.count((), ())
-        raise SpaceMismatchError(
-            f"{opening}",
-            f"{filled:,} of {rows:,} rows have a vector in {space.name}. "
-            f"{_what_to_do(record, space)}, or look into it as it is with allow_unserved=True",
-        )
-    raise SpaceMismatchError(
-        f"{opening}",
-        f"distances between them mean nothing. Upgrade the gallery from {serving.name} "
-        f"to {space.name} first, or embed the queries with the model that serves",
-        step="upgrade",
-    )
-
-
-def _what_to_do(record: Record, space: Space) -> str:
-    """Say how queries in a space of the gallery that does not serve can be answered."""
-    embed = "embed the queries with the model that serves"
-    if record.previous is not None and record.previous.space == space:
-        return f"It answered until the gallery was cut over: {embed} now, or roll back"
-    if space in record.transformations:
-        return f"Finish the upgrade to {space.name} and cut over, or {embed}"
-    return f"{embed[0].upper()}{embed[1:]}, or upgrade to {space.name} and cut over"
-
-
-def check_search(store: Store, record: Record, space: Space, *, allow_unserved: bool) -> Field:
-    """Return where the queries of a search are compared.
-
-    Raises:
-        SpaceMismatchError, GalleryError: as `check_served`, unless the gallery has the space and
-            one that does not serve is allowed.
-    """
-    if not (allow_unserved and record.find(space)):
-        check_served(store, record, space)
-    return find_searched(store.url, record, space)
-
-
 def make_rows(
-    url: str,
     record: Record,
     embeddings: Sequence[Embeddings],
     payloads: Sequence[Mapping[str, Any]] | None,
@@ -148,7 +52,7 @@ def make_rows(
     first = embeddings[0]
     vectors: dict[Field, np.ndarray] = {}
     for one in embeddings:
-        to = find_field(url, record, one.space)
+        to = record.field_of(one.space)
         if to in vectors:
             raise GalleryError(
                 f"embeddings in {one.space} were given twice", "give each space once"
@@ -181,31 +85,23 @@ def label_items(embeddings: Sequence[Embeddings]) -> Embeddings:
     return whole
 
 
-def check_all_new(url: str, rows: Rows, there: Ids) -> None:
-    """Say which items could not be inserted because they are there.
+def check_ids(url: str, given: int, wrong: Sequence[str], state: str, do: str) -> None:
+    """Refuse items some of which are in the gallery already, or not there.
+
+    Args:
+        url: of the gallery.
+        given: how many items were given.
+        wrong: the ids of those that are refused, if there are any.
+        state: "are in" or "are not in" the gallery.
+        do: what to do.
 
     Raises:
-        GalleryError: if there are any.
+        GalleryError: naming the first few.
     """
-    if there:
+    if wrong:
+        already = " already" if state == "are in" else ""
         raise GalleryError(
-            f"{len(there)} of {len(rows.ids)} items are in gallery {url} already: "
-            f"{name_ids(there)}. Nothing was written",
-            "leave them out, or give changed items to update()",
-        )
-
-
-def check_none_new(url: str, rows: Rows, unknown: Ids) -> None:
-    """Say which items could not be updated because they are not there.
-
-    Raises:
-        GalleryError: if there are any.
-    """
-    if unknown:
-        raise GalleryError(
-            f"{len(unknown)} of {len(rows.ids)} items are not in gallery {url}: "
-            f"{name_ids(unknown)}. Nothing was written",
-            "leave them out, or give new items to add()",
+            f"{len(wrong)} of {given} items {state} gallery {url}{already}: {name_ids(wrong)}", do
         )
 
 
@@ -231,21 +127,6 @@ def check_writing(
         raise GalleryError(f"the origin is {origin!r}", needed="it is 'embedded' or 'upgraded'")
 
 
-def check_made_by(url: str, record: Record, to: Field, digest: str | None) -> None:
-    """Refuse to write what one transformation has made where another one fills the space.
-
-    Raises:
-        GalleryError: naming both.
-    """
-    stated = record.made_by.get(to.column)
-    now = None if stated is None else stated.digest
-    if digest is not None and now != digest:
-        raise GalleryError(
-            f"what the transformation {digest[:8]} has made was not written to {to.space} in "
-            f"gallery {url}: the space is now filled by {str(now)[:8]}"
-        )
-
-
 def check_batch_rows(batch_rows: SupportsIndex) -> int:
     """Return the number of rows of a batch.
 
@@ -261,19 +142,6 @@ def check_batch_rows(batch_rows: SupportsIndex) -> int:
     if size < 1:
         raise GalleryError(f"batches of {size} rows hold nothing", "ask for at least 1")
     return size
-
-
-def check_known(url: str, asked: Sequence[str], there: Collection[str]) -> None:
-    """Refuse ids of items that are not there.
-
-    Raises:
-        GalleryError: naming the first few.
-    """
-    unknown = sorted(set(asked) - set(there))
-    if unknown:
-        raise GalleryError(
-            f"{len(unknown)} of {len(asked)} items are not in gallery {url}: {name_ids(unknown)}"
-        )
 
 
 def read_payload(url: str, item: str, text: str) -> dict[str, Any]:
@@ -396,24 +264,17 @@ def _payload_texts(items: Embeddings, payloads: Sequence[Mapping[str, Any]]) -> 
     return tuple(texts)
 
 
-def _check_nesting(payload: Mapping[Any, Any]) -> None:
+def _check_nesting(value: Any, depth: int = 0) -> None:
     """Refuse keys that JSON would make strings of, and what is nested too deep to be read again.
 
     Raises:
         TypeError, ValueError: saying what.
     """
-    level: list[Any] = [payload]
-    for _ in range(DEEPEST):
-        inner: list[Any] = []
-        for one in level:
-            if isinstance(one, Mapping):
-                odd = next((key for key in one if not isinstance(key, str)), None)
-                if odd is not None or None in one:
-                    raise TypeError(f"its key {odd!r} is of type {type(odd).__name__}")
-                inner += one.values()
-            elif isinstance(one, list | tuple):
-                inner += one
-        level = inner
-        if not level:
-            return
-    raise ValueError(TOO_DEEP)
+    if not isinstance(value, Mapping | list | tuple):
+        return
+    if depth == DEEPEST:
+        raise ValueError(TOO_DEEP)
+    for one in value:
+        if isinstance(value, Mapping) and not isinstance(one, str):
+            raise TypeError(f"its key {one!r} is of type {type(one).__name__}")
+        _check_nesting(value[one] if isinstance(value, Mapping) else one, depth + 1)

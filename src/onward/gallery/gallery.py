@@ -14,15 +14,7 @@ from typing import Any, TypeVar, final
 
 from onward.artifacts import canonical_json
 from onward.errors import GalleryError
-from onward.gallery.checks import (
-    check_all_new,
-    check_name_is_free,
-    check_none_new,
-    find_field,
-    find_searched,
-    label_items,
-    make_rows,
-)
+from onward.gallery.checks import check_can_serve, check_ids, label_items, make_rows
 from onward.gallery.record import Field, Record, column_names, moment
 from onward.gallery.store import Rows
 from onward.gallery.values import (
@@ -116,7 +108,9 @@ class Gallery(GalleryRows):
                 `same_labels` is false.
         """
         rows = self._rows(embeddings, payloads, same_labels)
-        check_all_new(self.url, rows, self._store.insert(rows) if rows.ids else ())
+        there = self._store.insert(rows) if rows.ids else ()
+        do = "nothing was written. Leave them out, or give changed items to update()"
+        check_ids(self.url, len(rows.ids), there, "are in", do)
 
     def update(
         self,
@@ -136,7 +130,9 @@ class Gallery(GalleryRows):
             LabelMismatchError: as `add` does.
         """
         rows = self._rows(embeddings, payloads, same_labels)
-        check_none_new(self.url, rows, self._store.update(rows) if rows.ids else ())
+        unknown = self._store.update(rows) if rows.ids else ()
+        do = "nothing was written. Leave them out, or give new items to add()"
+        check_ids(self.url, len(rows.ids), unknown, "are not in", do)
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete items; ids that are not there are passed over. Return how many were deleted.
@@ -166,11 +162,10 @@ class Gallery(GalleryRows):
 
         def changed(record: Record) -> Record | None:
             nonlocal added
-            check_name_is_free(self.url, record, space)
             at = record.find(space) or added
             if at is None:
                 at = added = self._add_column(space, record.retired)
-            return record.with_space(self.url, at, made_by)
+            return record.with_space(at, made_by)
 
         made = None if made_by is None else made_by.to_json()
         name = "add space" if made is None else "start upgrade"
@@ -185,7 +180,7 @@ class Gallery(GalleryRows):
             GalleryError: if the space answers queries, or rolling back would return to it.
         """
         logged = {"event": "drop space", **(event or {}), "space": space.to_json()}
-        after = self._change(lambda record: record.without_space(self.url, space), logged)
+        after = self._change(lambda record: record.without_space(space), logged)
         return self._without_columns(after)
 
     def serve(
@@ -199,7 +194,7 @@ class Gallery(GalleryRows):
         now = Served(space, query_model, moment())
 
         def changed(record: Record) -> Record | None:
-            find_searched(self.url, record, space)
+            check_can_serve(self.url, record.field_of(space).space)
             return record.with_serving(now)
 
         return self._change(changed, {"event": "serve", **(event or {}), **now.to_json()})
@@ -220,7 +215,7 @@ class Gallery(GalleryRows):
             GalleryError: if no other space has served.
         """
         logged = {"event": "roll back", **(event or {})}
-        return self._change(lambda record: record.rolled_back(self.url, served), logged).serving
+        return self._change(lambda record: record.rolled_back(served), logged).serving
 
     def complete(
         self, serving: Space, dropped: Sequence[Space], *, event: Mapping[str, Any]
@@ -238,7 +233,7 @@ class Gallery(GalleryRows):
         Raises:
             GalleryError: if another space answers queries; then nothing changes.
         """
-        after = self._change(lambda record: record.completed(self.url, serving, dropped), event)
+        after = self._change(lambda record: record.completed(serving, dropped), event)
         self._without_columns(after)
 
     def change_control(
@@ -251,7 +246,7 @@ class Gallery(GalleryRows):
         """
 
         def change(record: Record) -> Record | None:
-            return record.with_control(find_field(self.url, record, space), changed)
+            return record.with_control(record.field_of(space), changed)
 
         return self._change(change, event)
 
@@ -316,7 +311,7 @@ class Gallery(GalleryRows):
     ) -> Rows:
         """Return the rows that embeddings make; the record knows the names of their classes."""
         items = label_items(embeddings)
-        rows = make_rows(self.url, self._record(), embeddings, payloads)
+        rows = make_rows(self._record(), embeddings, payloads)
 
         def labels_there() -> set[int]:
             batches = self._store.scan((), (), (), BATCH_ROWS)
@@ -324,8 +319,8 @@ class Gallery(GalleryRows):
 
         def named(record: Record) -> Record | None:
             return record.with_class_names(
-                self.url, items, same_labels=same_labels, labels_there=labels_there
+                items, same_labels=same_labels, labels_there=labels_there
             )
 
         record = self._change(named, {"event": "name classes"}).record
-        return replace(rows, labels=record.labels_of(self.url, items))
+        return replace(rows, labels=record.labels_of(items))

@@ -25,11 +25,13 @@ class Place:
     """Where a gallery is, or may be made: how a store is reached that no URL leads to.
 
     Attributes:
+        url: names the gallery in messages.
         create: makes the store, with its record, the journal's first entry and rows, or None of
             them: all or nothing. Raises a GalleryError if something stands there.
         open: returns the store that is there.
     """
 
+    url: str
     create: Callable[[Record, JournalEntry, Rows | None], Store]
     open: Callable[[], Store]
 
@@ -71,16 +73,17 @@ def create_gallery(
         GalleryError: if something stands there already, the URL is of a kind that is not known, or
             the items do not fit together.
     """
-    record = _first_record(str(url), spaces, serving, query_model)
+    place = _place(url)
+    record = _first_record(place.url, spaces, serving, query_model)
     created = {"event": "create", "spaces": [space.to_json() for space in spaces]}
     entry = {"number": 1, "time": moment(), **created, "serving": record.serving.to_json()}
     rows = None
     if items:
         whole = label_items(items)
-        rows = replace(make_rows(str(url), record, items, payloads), labels=whole.labels)
+        rows = replace(make_rows(record, items, payloads), labels=whole.labels)
         labelled = whole.labels is not None and (whole.labels >= 0).any()
         record = replace(record, class_names=(whole.class_names or {}) if labelled else None)
-    return Gallery(_place(url).create(record, entry, rows))
+    return Gallery(place.create(record, entry, rows))
 
 
 @contextmanager
@@ -92,7 +95,7 @@ def scratch_gallery(like: Gallery) -> Iterator[Gallery]:
     spaces = like.spaces()
     searched = next(space for space in spaces if space.format == "float32")
     record = _first_record(like.url, spaces, searched, None)
-    with like.scratch_store(record, {"number": 1, "event": "create"}) as store:
+    with like._store.scratch(record, {"number": 1, "event": "create"}) as store:
         yield Gallery(store)
 
 
@@ -115,7 +118,7 @@ def _first_record(
         taken = {one.column for one in fields}
         column = next(name for name in column_names(space) if name not in taken)
         fields.append(Field(space, column))
-    return Record(1, tuple(fields), Served(served, query_model))
+    return Record(url, 1, tuple(fields), Served(served, query_model))
 
 
 def _place(url: str | Path | Place) -> Place:
@@ -125,11 +128,12 @@ def _place(url: str | Path | Place) -> Place:
         name = url.removeprefix(SCHEME)
         if not name:
             raise GalleryError("a gallery in memory needs a name, such as memory:photos")
-        return Place(partial(create_memory, name), partial(open_memory, name))
+        return Place(url, partial(create_memory, name), partial(open_memory, name))
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", str(url))
     if isinstance(url, str) and (scheme or not url):
         what = f"the scheme {scheme[0]}" if scheme else "an empty URL"
         raise GalleryError(f"{url!r}: no store is known for {what}", f"give {KNOWN}")
     from onward.gallery.lance.store import create_lancedb, open_lancedb
 
-    return Place(partial(create_lancedb, Path(url)), partial(open_lancedb, Path(url)))
+    path = Path(url)
+    return Place(str(path), partial(create_lancedb, path), partial(open_lancedb, path))

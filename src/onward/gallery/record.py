@@ -51,6 +51,7 @@ class Record:
     """What a gallery says of itself, kept in the store and replaced as a whole.
 
     Attributes:
+        url: of the gallery, for messages; it is not stored.
         revision: one more with every change; also the number of the journal's newest entry.
         fields: the spaces, in the order in which they were added.
         serving: what answers queries.
@@ -63,6 +64,7 @@ class Record:
             is not recorded that any row has a label.
     """
 
+    url: str
     revision: int
     fields: tuple[Field, ...]
     serving: Served
@@ -84,8 +86,54 @@ class Record:
         return {space: made for space, made in made_by.items() if made is not None}
 
     def find(self, space: Space) -> Field | None:
-        """Return where the vectors of a space are, if the gallery has that space."""
-        return next((one for one in self.fields if one.space == space), None)
+        """Return where the vectors of a space are, if the gallery has that space.
+
+        Raises:
+            GalleryError: if it has a space of that name with other dimensions, metric or format.
+        """
+        for one in self.fields:
+            if one.space == space:
+                return one
+            if one.space.name == space.name:
+                has = one.space
+                raise GalleryError(
+                    f"gallery {self.url} knows the space {has.name} with {has.dim} dimensions, the "
+                    f"metric {has.metric} and the format {has.format}",
+                    f"these have {space.dim}, {space.metric} and {space.format}. One name is one "
+                    "model: check which model made them",
+                )
+        return None
+
+    def field_of(self, space: Space) -> Field:
+        """Return where the vectors of a space are.
+
+        Raises:
+            GalleryError: if the gallery does not have it, or as `find` does.
+        """
+        found = self.find(space)
+        if found is None:
+            raise GalleryError(
+                f"gallery {self.url} has no space {space}",
+                "give embeddings in one of these, "
+                "or add it with add_space and write vectors of items that are there",
+                needed=f"it has {', '.join(str(one) for one in self.spaces)}",
+                step="write",
+            )
+        return found
+
+    def check_made_by(self, to: Field, digest: str | None) -> None:
+        """Refuse to write what one transformation has made where another one fills the space.
+
+        Raises:
+            GalleryError: naming both.
+        """
+        stated = self.made_by.get(to.column)
+        now = None if stated is None else stated.digest
+        if digest is not None and now != digest:
+            raise GalleryError(
+                f"what the transformation {digest[:8]} has made was not written to {to.space} in "
+                f"gallery {self.url}: the space is now filled by {str(now)[:8]}"
+            )
 
     def made_from(self, of: Field) -> tuple[Field, ...]:
         """Return the fields whose transformations read a field, or what was made from it."""
@@ -98,11 +146,10 @@ class Record:
         """Return what those who fill a field obey."""
         return self.controls.get(at.column, Control())
 
-    def with_space(self, url: str, added: Field, made_by: RecordedRoutes | None) -> "Record | None":
+    def with_space(self, added: Field, made_by: RecordedRoutes | None) -> "Record | None":
         """Return the record with one more space, or with which transformations fill it.
 
         Args:
-            url: of the gallery, for messages.
             added: the space; its column counts only if the record does not have the space yet.
             made_by: which transformations fill it, if any.
 
@@ -116,7 +163,7 @@ class Record:
         stated = self.made_by.get(at.column)
         if stated is not None and made_by is not None and stated.digest != made_by.digest:
             raise GalleryError(
-                f"the vectors of {at.space} in gallery {url} are made by the transformation "
+                f"the vectors of {at.space} in gallery {self.url} are made by the transformation "
                 f"{stated.digest[:8]}, not by {made_by.digest[:8]}",
                 "go on with the first, or drop the space and start again",
             )
@@ -127,7 +174,7 @@ class Record:
         is_known = fields == self.fields and said == self.made_by
         return None if is_known else replace(self, fields=fields, made_by=said)
 
-    def without_space(self, url: str, space: Space) -> "Record | None":
+    def without_space(self, space: Space) -> "Record | None":
         """Return the record without a space; None if it does not have it.
 
         Raises:
@@ -138,12 +185,12 @@ class Record:
             return None
         if space == self.serving.space:
             raise GalleryError(
-                f"{space} answers the queries of gallery {url} and cannot be dropped",
+                f"{space} answers the queries of gallery {self.url} and cannot be dropped",
                 "serve another space first",
             )
         if self.previous is not None and space == self.previous.space:
             raise GalleryError(
-                f"{space} is what rolling back gallery {url} returns to and cannot be dropped",
+                f"{space} is what rolling back gallery {self.url} returns to and cannot be dropped",
                 "complete the upgrade first",
             )
         return replace(
@@ -165,7 +212,6 @@ class Record:
 
     def with_class_names(
         self,
-        url: str,
         items: Embeddings,
         *,
         same_labels: bool,
@@ -177,7 +223,6 @@ class Record:
         right by the next.
 
         Args:
-            url: of the gallery, for messages.
             items: labels and class names of the items.
             same_labels: if only the gallery or only the items have class names, the numbers of the
                 others mean the same.
@@ -193,7 +238,7 @@ class Record:
         labels, given, known = items.labels, items.class_names, self.class_names
         if labels is None or (labels < 0).all():
             return None
-        sources = _label_sources(url)
+        sources = ("the items", f"gallery {self.url}")
         if not known:
             if given is not None and (known is None or same_labels):
                 there = set(labels_there())
@@ -204,11 +249,11 @@ class Record:
         _, names = into(labels, given, known, same_labels=same_labels, sources=sources)
         return None if names == known else replace(self, class_names=names)
 
-    def labels_of(self, url: str, items: Embeddings) -> Labels | None:
+    def labels_of(self, items: Embeddings) -> Labels | None:
         """Return the labels of items whose classes the record names, in its numbering."""
         if items.labels is None:
             return None
-        known, sources = self.class_names or None, _label_sources(url)
+        known, sources = self.class_names or None, ("the items", f"gallery {self.url}")
         return renumber(
             items.labels, translate(items.class_names, known, same_labels=True, sources=sources)
         )
@@ -222,11 +267,10 @@ class Record:
             return replace(self, serving=replace(now, since=was.since))
         return replace(self, serving=now, previous=was)
 
-    def rolled_back(self, url: str, served: Space | None = None) -> "Record | None":
+    def rolled_back(self, served: Space | None = None) -> "Record | None":
         """Return the record with what served before serving again.
 
         Args:
-            url: of the gallery, for messages.
             served: what is to serve no longer; None for whatever serves now.
 
         Returns:
@@ -239,16 +283,15 @@ class Record:
             return None
         if self.previous is None:
             raise GalleryError(
-                f"gallery {url} has nothing to roll back to: no space has served before "
+                f"gallery {self.url} has nothing to roll back to: no space has served before "
                 f"{self.serving.space.name}, or the upgrade to it is complete"
             )
         return replace(self, serving=self.previous, previous=None)
 
-    def completed(self, url: str, serving: Space, dropped: Sequence[Space]) -> "Record | None":
+    def completed(self, serving: Space, dropped: Sequence[Space]) -> "Record | None":
         """Return the record with nothing to roll back to, and without some spaces.
 
         Args:
-            url: of the gallery, for messages.
             serving: the space that must answer queries.
             dropped: spaces to be forgotten; those that are not there are passed over.
 
@@ -260,15 +303,15 @@ class Record:
         """
         if self.serving.space != serving:
             raise GalleryError(
-                f"gallery {url} answers from {self.serving.space}, not from {serving}: nothing was "
-                "completed and nothing dropped",
+                f"gallery {self.url} answers from {self.serving.space}, not from {serving}: "
+                "nothing was completed and nothing dropped",
                 "cut over first",
             )
         if self.previous is None and not any(self.find(space) for space in dropped):
             return None
         record = replace(self, previous=None)
         for space in dropped:
-            record = record.without_space(url, space) or record
+            record = record.without_space(space) or record
         return record
 
     def to_json(self) -> dict[str, Any]:
@@ -286,8 +329,8 @@ class Record:
         }
 
     @classmethod
-    def from_json(cls, written: Mapping[str, Any]) -> "Record":
-        """Return the record that `to_json` wrote."""
+    def from_json(cls, url: str, written: Mapping[str, Any]) -> "Record":
+        """Return the record that `to_json` wrote of the gallery at `url`."""
         fields = tuple(Field(Space.from_json(one), str(one["column"])) for one in written["fields"])
         previous = None if written["previous"] is None else _served(written["previous"])
         spaces = {one.column: one.space for one in fields}
@@ -301,6 +344,7 @@ class Record:
         }
         names = written.get("class_names")
         return cls(
+            url,
             int(written["revision"]),
             fields,
             _served(written["serving"]),
@@ -332,8 +376,3 @@ def column_names(space: Space) -> Iterator[str]:
 def _served(written: Mapping[str, Any]) -> Served:
     space = Space.from_json(written["space"])
     return Served(space, written["query_model"], written.get("since"))
-
-
-def _label_sources(url: str) -> tuple[str, str]:
-    """Return what the items and the gallery are called in messages on their labels."""
-    return "the items", f"gallery {url}"

@@ -17,15 +17,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from onward.artifacts import canonical_json, digest
-from onward.errors import GalleryError
+from onward.errors import GalleryError, SpaceMismatchError
 from onward.gallery.checks import (
     check_batch_rows,
-    check_known,
-    check_made_by,
-    check_search,
+    check_can_serve,
+    check_ids,
     check_writing,
-    find_field,
-    find_searched,
     name_ids,
     read_payload,
 )
@@ -87,7 +84,7 @@ class GalleryRows(ABC):
     def control(self, space: Space) -> Control:
         """Return what those who fill a space have to obey."""
         record = self._record()
-        return record.control_of(find_field(self.url, record, space))
+        return record.control_of(record.field_of(space))
 
     def count(
         self,
@@ -163,7 +160,7 @@ class GalleryRows(ABC):
             GalleryError: if an item is not there or has no vector in the space.
         """
         record = self._record()
-        at = [find_field(self.url, record, space)]
+        at = [record.field_of(space)]
         chosen = None if ids is None else self._known_ids(ids)
         batches = list(self._store.scan(at, (), (), BATCH_ROWS, ids=chosen))
         return _embeddings_of(batches, space, chosen, record.class_names or None)
@@ -195,7 +192,10 @@ class GalleryRows(ABC):
             SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
         """
         nearest, record = as_nearest(k), self._record()
-        at = check_search(self._store, record, queries.space, allow_unserved=allow_unserved)
+        check_can_serve(self.url, queries.space)
+        if not (allow_unserved and record.find(queries.space)):
+            self._check_served(record, queries.space)
+        at = record.field_of(queries.space)
         options = {"exclude_self": exclude_self, "approximate": approximate}
         return self._store.search(at, queries, nearest, **options)
 
@@ -228,8 +228,8 @@ class GalleryRows(ABC):
         check_writing(embeddings, revisions, origin, uncertainty)
         # Only the newest record knows of every upgrade that reads what is replaced.
         record = self._store.read_record() if origin == "embedded" else self._record()
-        to = find_field(self.url, record, embeddings.space)
-        check_made_by(self.url, record, to, made_by)
+        to = record.field_of(embeddings.space)
+        record.check_made_by(to, made_by)
         writing = Writing(to, embeddings, revisions, origin, uncertainty, record.made_from(to))
         return self._store.write(writing) if len(embeddings) else 0
 
@@ -264,9 +264,9 @@ class GalleryRows(ABC):
                 fills the space now.
         """
         record, size = self._record(), check_batch_rows(batch_rows)
-        wanted = [find_field(self.url, record, one) for one in spaces]
-        to = find_field(self.url, record, space)
-        check_made_by(self.url, record, to, made_by)  # a column is never used again for another
+        wanted = [record.field_of(one) for one in spaces]
+        to = record.field_of(space)
+        record.check_made_by(to, made_by)  # a column is never used again for another
 
         def checked(batch: Batch) -> Writing | None:
             derived = derive(batch)
@@ -287,7 +287,8 @@ class GalleryRows(ABC):
 
     def build_index(self, space: Space) -> None:
         """Build what `search(approximate=True)` uses, where the store has such a thing."""
-        self._store.build_index(find_searched(self.url, self._record(), space))
+        check_can_serve(self.url, space)
+        self._store.build_index(self._record().field_of(space))
 
     def compact(self, *, keep: timedelta = KEEP) -> None:
         """Put together what writing has scattered, and free what it has replaced.
@@ -301,16 +302,12 @@ class GalleryRows(ABC):
         self._record()  # which refuses what a newer Onward writes
         self._store.compact(keep)
 
-    def scratch_store(self, record: Record, entry: JournalEntry) -> AbstractContextManager[Store]:
-        """Give an empty store of the same kind, while the block runs."""
-        return self._store.scratch(record, entry)
-
     def working_on(self, space: Space) -> AbstractContextManager[Callable[[], Share]]:
         """Be one of the workers that fill a space, while the block runs.
 
         What is given tells this worker's share of all rows, as it is now.
         """
-        return self._store.working_on(find_field(self.url, self._record(), space))
+        return self._store.working_on(self._record().field_of(space))
 
     def version(self) -> str:
         """Return what differs after any write to rows or spaces, also one past Onward.
@@ -324,12 +321,43 @@ class GalleryRows(ABC):
         """Return about how many bytes writing a vector of a space into each row takes, a row."""
         return space.bytes + self._store.rewritten_bytes()
 
+    def _check_served(self, record: Record, space: Space) -> None:
+        """Refuse to search in a space that does not answer queries.
+
+        Raises:
+            SpaceMismatchError: naming the space that serves and the upgrade that is missing.
+        """
+        serving, at = record.serving.space, record.find(space)
+        if space == serving:
+            return
+        given = f"the queries are in {space}, but gallery {self.url} answers from {serving}"
+        embed = "embed the queries with the model that serves"
+        if at is None:
+            raise SpaceMismatchError(
+                given,
+                f"distances between them mean nothing. Upgrade the gallery from {serving.name} to "
+                f"{space.name} first (onward upgrade {self.url} TRANSFORMATION), or {embed}",
+            )
+        if record.previous is not None and record.previous.space == space:
+            do = f"It answered until the gallery was cut over: {embed} now, or roll back (onward "
+            do += "upgrade rollback)"
+        elif space in record.transformations:
+            do = f"Finish the upgrade to {space.name} and cut over (onward upgrade), or {embed}"
+        else:
+            do = f"{embed[0].upper()}{embed[1:]}, or upgrade to {space.name} and cut over"
+        held = f"{self._store.count([at], ()):,} of {self._store.count((), ()):,} rows"
+        raise SpaceMismatchError(
+            given,
+            f"{held} have a vector in {space.name}. {do}, or look into it as it is with "
+            "allow_unserved=True",
+        )
+
     def _fields(self, *spaces: Sequence[Space]) -> list[list[Field]]:
         """Return where spaces are stored; the record is looked at if there are any."""
         if not any(spaces):
             return [[] for _ in spaces]
         record = self._record()
-        return [[find_field(self.url, record, space) for space in some] for some in spaces]
+        return [[record.field_of(space) for space in some] for some in spaces]
 
     def _ids(self, with_spaces: Sequence[Space], without: Sequence[Space]) -> Iterator[str]:
         batches = self.scan((), with_spaces=with_spaces, without=without)
@@ -344,7 +372,8 @@ class GalleryRows(ABC):
         chosen = tuple(ids)
         check_unique(chosen)
         batches = self._store.scan((), (), (), BATCH_ROWS, ids=chosen)
-        check_known(self.url, chosen, {item for batch in batches for item in batch.ids})
+        unknown = sorted(set(chosen) - {item for batch in batches for item in batch.ids})
+        check_ids(self.url, len(chosen), unknown, "are not in", "ask for others, or add them")
         return chosen
 
 

@@ -110,7 +110,7 @@ class LanceStore:
             contents = self._record.search().where("number = 0").to_arrow()["content"].to_pylist()
         try:
             (content,) = contents
-            record, number = _parse_record(content)
+            record, number = _parse_record(self.url, content)
         except (AttributeError, LookupError, TypeError, ValueError, OnwardError) as error:
             raise GalleryError(
                 f"the record of gallery {self.url}, which says what the gallery holds, was changed "
@@ -530,11 +530,11 @@ def _is_gallery(path: Path) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _parse_record(content: str) -> tuple[Record | None, int]:
+def _parse_record(url: str, content: str) -> tuple[Record | None, int]:
     """Return a record, if this Onward reads its format, and the format.
 
     The last ones are kept: with the names of 100,000 classes, reading takes longer than searching.
     """
     written = json.loads(content)
     number = written["format"]
-    return (Record.from_json(written) if number <= FORMAT else None), number
+    return (Record.from_json(url, written) if number <= FORMAT else None), number
