@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from onward.artifacts import write_aside
 from onward.backfill_curve import GRID
-from onward.report.document import document, facts_section, section
-from onward.report.share_chart import share_chart
-from onward.report.wording import percent
+from onward.report.charts import share_charts
+from onward.report.document import charts_section, percent, section, wide_table, write_page
 from onward.upgrading.forecast import SEEDS
 from onward.upgrading.plan import BackfillPlan
 
@@ -17,7 +15,12 @@ INTRODUCTION = (
     "item that the new model does embed replaces what the upgrade made of it. This page says what "
     "that is likely to bring, before it is paid for."
 )
-DRAWN = ("cmc@1", "map", "agreement")
+EXPLAINED = {
+    "cmc@1": "The share of queries whose nearest item is of their class.",
+    "map": "Mean average precision: how high all items of the query’s class stand.",
+    "agreement": "Without labels: the share of the neighbours that full backfill would give.",
+}
+"""Of each metric that is drawn, what it is."""
 
 
 def write_backfill_report(
@@ -30,60 +33,37 @@ def write_backfill_report(
         plan: what the backfill would bring.
         facts: how the numbers came to be, such as the command.
     """
-    sections = [_advice(plan)]
-    sections += [_curves(plan, metric) for metric in DRAWN if metric in plan.metrics]
-    sections.append(facts_section({**_facts(plan), **facts}))
-    title = "What a backfill would bring"
-    page = document(title, kind="backfill", introduction=INTRODUCTION, sections=sections)
-    with write_aside(Path(path)) as aside:
-        aside.write_text(page, encoding="utf-8")
-
-
-def _advice(plan: BackfillPlan) -> str:
-    return section("advice", "Advice", f'<p class="verdict">{escape(plan.advice)}</p>')
+    verdict = f'<p class="verdict">{escape(plan.advice)}</p>'
+    curves = [_curves(plan, metric) for metric in EXPLAINED if metric in plan.metrics]
+    write_page(
+        path,
+        "What a backfill would bring",
+        kind="backfill",
+        introduction=INTRODUCTION,
+        sections=[section("advice", "Advice", verdict), *curves],
+        facts={**_facts(plan), **facts},
+    )
 
 
 def _curves(plan: BackfillPlan, metric: str) -> str:
     curves = {one.order: one.on_grid(metric).tolist() for one in plan.drawn.curves}
-    wide = share_chart(metric, GRID, curves, width=1000, height=420)
-    narrow = share_chart(metric, GRID, curves, width=340, height=300)
-    name = metric.replace("@", "-at-")
-    return section(
-        name,
+    shown = zip(GRID, *curves.values(), strict=True)
+    rows = [[percent(value) for value in row] for row in shown]
+    means = [percent(one.auc(metric)) for one in plan.drawn.curves]
+    table = wide_table(
+        f"{metric} in numbers",
+        f"{metric}, %",
+        ["embedded, %", *curves],
+        [*rows, [plan.auc_name, *means]],
+    )
+    return charts_section(
+        metric.replace("@", "-at-"),
         f"{metric} against the share embedded",
-        f"<p>{_explanation(metric)} On the left the upgrade alone, on the right full backfill. "
+        f"{EXPLAINED[metric]} On the left the upgrade alone, on the right full backfill. "
         "By uncertainty, what the transformation is least sure of is embedded first; the oracle "
-        "begins with what is farthest off, which only full backfill would tell.</p>"
-        f'<div class="chart chart-wide">{wide}</div><div class="chart chart-narrow">{narrow}</div>'
-        f"<details><summary>The curves in numbers</summary>{_table(plan, metric)}</details>",
-    )
-
-
-def _explanation(metric: str) -> str:
-    if metric == "cmc@1":
-        return "The share of queries whose nearest item is of their class."
-    if metric == "map":
-        return "Mean average precision: how high all items of the query’s class stand."
-    return "Without labels: the share of the neighbours that full backfill would give."
-
-
-def _table(plan: BackfillPlan, metric: str) -> str:
-    heads = "".join(f'<th scope="col">{escape(one.order)}</th>' for one in plan.drawn.curves)
-    rows = "".join(
-        f'<tr><th scope="row">{percent(share)}</th>'
-        + "".join(
-            f"<td>{percent(float(one.on_grid(metric)[at]))}</td>" for one in plan.drawn.curves
-        )
-        + "</tr>"
-        for at, share in enumerate(GRID)
-    )
-    means = "".join(f"<td>{percent(one.auc(metric))}</td>" for one in plan.drawn.curves)
-    label = f"{metric} in numbers"
-    return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{label}"><table>'
-        f"<caption>{metric}, %</caption><thead><tr>"
-        f'<th scope="col">embedded, %</th>{heads}</tr></thead><tbody>{rows}'
-        f'<tr><th scope="row">{plan.auc_name}</th>{means}</tr></tbody></table></div>'
+        "begins with what is farthest off, which only full backfill would tell.",
+        share_charts(metric, GRID, curves),
+        table,
     )
 
 

@@ -1,4 +1,4 @@
-"""Inline SVG and HTML drawings: CMC curves and the way from doing nothing to full backfill.
+"""Inline SVG and HTML drawings: curves, and the way from doing nothing to full backfill.
 
 Every line differs from the others by dash and marker as well as by colour and carries its name.
 A drawing is made for one width, because text in a shrunken SVG cannot be read on a phone.
@@ -11,14 +11,19 @@ from html import escape
 from types import MappingProxyType
 
 from onward.compatibility import Comparison
-from onward.report.wording import in_order, percent, with_sign
+from onward.report.document import in_order, percent, with_sign
 
 _KS = (1, 2, 5, 10, 20, 50)
+_STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_MARK_EVERY = 3  # points of a curve against the share embedded
+_LONGEST_NAME = 30  # letters; more find no room on a phone
+_KEY_LINE = 22
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """How a cell's line looks: a CSS class for the colour, a dash pattern and a marker."""
+    """How a line looks: a CSS class for the colour, a dash pattern and a marker."""
 
     tone: str
     dash: str
@@ -35,41 +40,30 @@ STROKES: Mapping[str, Stroke] = MappingProxyType(
         "new/old layers": Stroke("aside", "6 2", "square"),
         "bct new/new": Stroke("aside", "2 2 8 2", "plus"),
         "new/new": Stroke("new", "2 3", "square"),
+        "random": Stroke("aside", "3 3", "triangle"),
+        "uncertainty": Stroke("upgraded", "", "diamond"),
+        "oracle": Stroke("new", "2 3", "square"),
     }
 )
-_LONGEST_NAME = 30  # letters; more find no room beside the curves on a phone
+"""Of the cells of a comparison, and of the orders of a backfill."""
 _OTHER = Stroke("aside", "4 2 1 2", "plus")
-_KEY_LINE = 22
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Where a drawing's plot lies, in its own pixels, and which shares it spans.
+class Line:
+    """A line of a drawing.
 
     Attributes:
-        width, height: of the whole drawing.
-        left, right, top, bottom: edges of the plot.
-        floor: the share at the bottom; the top is 1.
-        ks: where curves have markers and the axis has ticks.
+        label: what stands in the key.
+        stroke: how it looks.
+        points: places along the horizontal axis, in [0, 1], and the share at each.
+        marked: of the points, those with a marker.
     """
 
-    width: int
-    height: int
-    left: float
-    right: float
-    top: float
-    bottom: float
-    floor: float
-    ks: tuple[int, ...]
-
-    def x(self, k: int) -> float:
-        """Place of k, on a logarithmic scale."""
-        return self.left + (self.right - self.left) * math.log(k) / math.log(self.ks[-1])
-
-    def y(self, share: float) -> float:
-        """Height of a share of queries."""
-        above = (share - self.floor) / (1 - self.floor)
-        return self.bottom - (self.bottom - self.top) * above
+    label: str
+    stroke: Stroke
+    points: Sequence[tuple[float, float]]
+    marked: Sequence[int]
 
 
 def drawn_cells(comparison: Comparison) -> list[str]:
@@ -88,128 +82,159 @@ def curve_ks(comparison: Comparison) -> tuple[int, ...]:
     return tuple(k for k in _KS if k <= min(depths, default=_KS[-1]))
 
 
-def cmc_chart(comparison: Comparison, *, width: int, height: int, beside: bool) -> str:
-    """Draw cmc@k against k for every cell, as an SVG of that size.
+def cmc_levels(comparison: Comparison) -> list[float]:
+    """Return the shares that the vertical axis of the CMC curves shows; the last is 1."""
+    return _levels(min(comparison.cells[name].cmc(1) for name in drawn_cells(comparison)), 1.0)
+
+
+def cmc_charts(comparison: Comparison) -> list[str]:
+    """Draw cmc@k against k for every cell that is drawn, as SVG: wide, and narrow for a phone."""
+    ks, cells = curve_ks(comparison), comparison.cells
+    names = sorted(drawn_cells(comparison), key=lambda name: -cells[name].cmc(1))
+    places = [math.log(k) / math.log(ks[-1]) for k in range(1, ks[-1] + 1)]
+    lines = []
+    for name in names:
+        short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        points = list(zip(places, cells[name].curve(ks[-1]).tolist(), strict=True))
+        label = f"{short} {percent(cells[name].cmc(1))}"
+        lines.append(Line(label, STROKES.get(name, _OTHER), points, [k - 1 for k in ks]))
+    return _charts(
+        lines,
+        levels=cmc_levels(comparison),
+        ticks=[(places[k - 1], str(k)) for k in ks],
+        titles=(
+            "cmc@k: queries with a right item in the first k, %",
+            "k, results looked at (log scale)",
+        ),
+    )
+
+
+def share_charts(
+    metric: str, shares: Sequence[float], curves: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """Draw a metric against the share that is embedded, a line an order, as SVG: wide, and narrow.
 
     Args:
-        comparison: the cells.
-        width: of the drawing.
-        height: of the drawing, the key aside.
-        beside: name each line at its beginning; else in a key below, where there is no room.
+        metric: what is drawn, such as "map".
+        shares: in [0, 1], ascending.
+        curves: by order: the metric in [0, 1] at each share.
     """
-    names = drawn_cells(comparison)
-    ks = curve_ks(comparison)
-    curves = {name: comparison.cells[name].curve(ks[-1]).tolist() for name in names}
-    names.sort(key=lambda name: -curves[name][0])
-    left = 7.2 * max((len(_short(name)) for name in names), default=0) + 62 if beside else 8.0
-    key_height = 0 if beside else _KEY_LINE * len(names) + 12
-    floor = axis_floor(comparison)
-    frame = Frame(width, height, left, width - 34.0, 34.0, height - 44.0, floor, ks)
-    parts = [_axes(frame)]
-    parts += [_line(frame, name, curves[name]) for name in reversed(names)]
-    parts.append(_names(frame, curves, names) if beside else _key(frame, curves, names))
-    spoken = "; ".join(f"{name}: {percent(curves[name][0])} % at k = 1" for name in names)
+    marked = range(0, len(shares), _MARK_EVERY)
+    lines = []
+    for name, curve in curves.items():
+        label = f"{name}, auc@{len(curve)} {percent(sum(curve) / len(curve))}"
+        points = list(zip(shares, curve, strict=True))
+        lines.append(Line(label, STROKES.get(name, _OTHER), points, marked))
+    values = [value for curve in curves.values() for value in curve]
+    return _charts(
+        lines,
+        levels=_levels(min(values), max(values)),
+        ticks=[(share, f"{100 * share:.0f}") for share in _SHARES],
+        titles=(f"{metric}, %", "items embedded by the new model, %"),
+    )
+
+
+def _levels(least: float, most: float) -> list[float]:
+    """Return the shares at whole steps around all values, ascending."""
+    step = next((one for one in _STEPS if most - least <= 5 * one), _STEPS[-1])
+    low, high = math.floor(least / step), math.ceil(most / step)
+    low, high = (low, high) if high > low else (low - 1, high + 1)
+    return [turn * step for turn in range(low, high + 1)]
+
+
+def _charts(
+    lines: Sequence[Line],
+    *,
+    levels: Sequence[float],
+    ticks: Sequence[tuple[float, str]],
+    titles: tuple[str, str],
+) -> list[str]:
+    """Draw the same lines for a wide and for a narrow screen.
+
+    Args:
+        lines: the first is drawn above the others.
+        levels: the shares that have a rule, from that at the bottom to that at the top.
+        ticks: places along the horizontal axis, and what stands there.
+        titles: of the vertical and of the horizontal axis.
+    """
+    plots = Plot(1000, 450, levels), Plot(340, 330, levels)
+    spoken = "; ".join(f"{line.label} at the left" for line in lines)
+    return [
+        f'<svg viewBox="0 0 {plot.width} {plot.height + _KEY_LINE * len(lines) + 12}" role="img" '
+        f'aria-label="{escape(f"{titles[0]} against {titles[1]}. {spoken}.")}">'
+        f"{_axes(plot, ticks, titles)}{''.join(_line(plot, line) for line in reversed(lines))}"
+        f"{_key(plot, lines)}</svg>"
+        for plot in plots
+    ]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Where a plot lies in a drawing, in its pixels, and which shares it spans."""
+
+    width: int
+    height: int
+    levels: Sequence[float]
+
+    def x(self, place: float) -> float:
+        """Where a place in [0, 1] of the horizontal axis is."""
+        return 8.0 + (self.width - 54.0) * place
+
+    def y(self, share: float) -> float:
+        """Where a share is."""
+        above = (share - self.levels[0]) / (self.levels[-1] - self.levels[0])
+        return self.height - 44.0 - (self.height - 78.0) * above
+
+
+def _axes(plot: Plot, ticks: Sequence[tuple[float, str]], titles: tuple[str, str]) -> str:
+    digits = 1 if plot.levels[1] - plot.levels[0] < 0.0099 else 0
+    above, below = titles
+    right, bottom = plot.x(1.0), plot.y(plot.levels[0])
+    rules = [
+        f'<path class="rule" d="M{plot.x(0.0):.1f} {plot.y(one):.1f}H{right:.1f}"/><text '
+        f'class="tick" x="{right + 9:.1f}" y="{plot.y(one) + 4:.1f}">{percent(one, digits)}</text>'
+        for one in plot.levels
+    ]
+    below_it = [
+        f'<path class="rule" d="M{plot.x(place):.1f} {bottom:.1f}v5"/><text class="tick" '
+        f'text-anchor="middle" x="{plot.x(place):.1f}" y="{bottom + 19:.1f}">{shown}</text>'
+        for place, shown in ticks
+    ]
     return (
-        f'<svg viewBox="0 0 {width} {height + key_height}" role="img" '
-        f'aria-label="{escape(f"CMC curves. {spoken}. All values in the table below.")}">'
-        + "".join(parts)
-        + "</svg>"
+        f"{''.join([*rules, *below_it])}"
+        f'<text class="axis" text-anchor="end" x="{plot.width - 2}" y="14">{escape(above)}</text>'
+        f'<text class="axis" text-anchor="end" x="{right:.1f}" y="{plot.height - 6}">{below}</text>'
     )
 
 
-def axis_floor(comparison: Comparison) -> float:
-    """Return the share at which the charts' vertical axis begins, a multiple of 0.1."""
-    firsts = [comparison.cells[name].cmc(1) for name in drawn_cells(comparison)]
-    return max(0, math.floor(10 * min(firsts, default=0.0) - 0.2)) / 10
-
-
-def _axes(frame: Frame) -> str:
-    step = 0.05 if frame.floor >= 0.75 else 0.1 if frame.floor >= 0.45 else 0.2
-    shares = [share / 100 for share in range(100, int(frame.floor * 100) - 1, -round(step * 100))]
-    parts = [
-        f'<path class="rule" d="M{frame.left:.1f} {frame.y(s):.1f}H{frame.right:.1f}"/>'
-        f'<text class="tick" x="{frame.right + 9:.1f}" y="{frame.y(s) + 4:.1f}">'
-        f"{100 * s:.0f}</text>"
-        for s in shares
-    ]
-    parts += [
-        f'<path class="rule" d="M{frame.x(k):.1f} {frame.bottom:.1f}v5"/><text class="tick" '
-        f'text-anchor="middle" x="{frame.x(k):.1f}" y="{frame.bottom + 19:.1f}">{k}</text>'
-        for k in frame.ks
-    ]
-    parts.append(
-        f'<text class="axis" text-anchor="end" x="{frame.width - 2}" y="14">'
-        "cmc@k: queries with a right item in the first k, %</text>"
-        f'<text class="axis" text-anchor="end" x="{frame.right:.1f}" y="{frame.height - 6}">'
-        "k, results looked at (log scale)</text>"
-    )
-    return "".join(parts)
-
-
-def _line(frame: Frame, name: str, curve: Sequence[float]) -> str:
-    stroke = _stroke(name)
-    points = [(frame.x(k), frame.y(share)) for k, share in enumerate(curve, start=1)]
+def _line(plot: Plot, line: Line) -> str:
+    points = [(plot.x(place), plot.y(share)) for place, share in line.points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    marks = "".join(marker(stroke.marker, *points[k - 1]) for k in frame.ks)
-    return (
-        f'<g class="tone-{stroke.tone}"><path class="line" stroke-dasharray="{stroke.dash}" '
-        f'd="{path}"/>{marks}</g>'
-    )
+    return _stroke(line.stroke, path, [points[at] for at in line.marked])
 
 
-def _names(frame: Frame, curves: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
-    """Names and first values left of the lines' beginnings, moved apart, each with a leader."""
-    starts = [frame.y(curves[name][0]) for name in names]
-    places = apart(starts, gap=17.0, top=frame.top, bottom=frame.bottom)
-    end = frame.left - 28
-    return "".join(
-        f'<path class="leader" d="M{end + 4:.1f} {place:.1f}L{frame.left - 8:.1f} {start:.1f}"/>'
-        f'<text class="name tone-{_stroke(name).tone}" text-anchor="end" x="{end:.1f}" '
-        f'y="{place + 4.5:.1f}">{escape(_short(name))} {percent(curves[name][0])}</text>'
-        for name, start, place in zip(names, starts, places, strict=True)
-    )
-
-
-def _key(frame: Frame, curves: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
-    """A piece of each line with its name and first value, in the order of their beginnings."""
+def _key(plot: Plot, lines: Sequence[Line]) -> str:
+    """A piece of each line with its label, one below the other."""
     parts = []
-    for turn, name in enumerate(names):
-        y, stroke = frame.height + 12.0 + _KEY_LINE * turn, _stroke(name)
+    for turn, line in enumerate(lines):
+        y = plot.height + 12.0 + _KEY_LINE * turn
         parts.append(
-            f'<g class="tone-{stroke.tone}"><path class="line" stroke-dasharray="{stroke.dash}" '
-            f'd="M8 {y}h44"/>{marker(stroke.marker, 30.0, y)}</g>'
-            f'<text class="name tone-{stroke.tone}" x="62" y="{y + 4.5}">{escape(_short(name))} '
-            f"{percent(curves[name][0])}</text>"
+            f"{_stroke(line.stroke, f'M8 {y}h44', [(30.0, y)])}"
+            f'<text class="name tone-{line.stroke.tone}" x="62" y="{y + 4.5}">'
+            f"{escape(line.label)}</text>"
         )
     return "".join(parts)
 
 
-def _short(name: str) -> str:
-    """Return a name that fits beside the curves; the table below has all of it."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+def _stroke(stroke: Stroke, path: str, marks: Sequence[tuple[float, float]]) -> str:
+    drawn = "".join(_marker(stroke.marker, *place) for place in marks)
+    return (
+        f'<g class="tone-{stroke.tone}"><path class="line" stroke-dasharray="{stroke.dash}" '
+        f'd="{path}"/>{drawn}</g>'
+    )
 
 
-def _stroke(name: str) -> Stroke:
-    return STROKES.get(name, _OTHER)
-
-
-def apart(wanted: Sequence[float], *, gap: float, top: float, bottom: float) -> list[float]:
-    """Move ascending places apart by at least `gap`, above `bottom` and, if they fit, below `top`.
-
-    Heights grow downwards, as in SVG.
-    """
-    places: list[float] = []
-    for place in wanted:
-        places.append(max(place, places[-1] + gap if places else top))
-    limit = bottom
-    for position in range(len(places) - 1, -1, -1):
-        places[position] = min(places[position], limit)
-        limit = places[position] - gap
-    return places
-
-
-def marker(shape: str, x: float, y: float, size: float = 4.5) -> str:
-    """Draw a small sign at a place."""
+def _marker(shape: str, x: float, y: float, size: float = 4.5) -> str:
     paths = {
         "circle": f"M{x - size:.1f} {y:.1f}a{size} {size} 0 1 0 {2 * size} 0"
         f"a{size} {size} 0 1 0 {-2 * size} 0Z",
@@ -225,52 +250,23 @@ def marker(shape: str, x: float, y: float, size: float = 4.5) -> str:
     return f'<path class="mark" d="{paths[shape]}"/>'
 
 
-def gain_track(comparison: Comparison, metric: str) -> str:
-    """Draw how far new/old has come from old/old towards new/new in one metric, as HTML."""
-    share = comparison.update_gain(metric)
-    low, reached, high = (
-        percent(comparison.value(metric, cell)) for cell in ("old/old", "new/old", "new/new")
-    )
-    turn = "back" if share < 0 else "on"
-    head = (
-        f'<div class="gain" data-turn="{turn}"><h3>{metric}</h3><p class="gain-value">'
-        f"<b>{with_sign(share)}</b> of the way, to {reached} %</p>"
-    )
-    if not math.isfinite(share):
-        return (
-            f"{head}<p>Full backfill ({high} %) is no better than doing nothing ({low} %), so "
-            "there is no way to go.</p></div>"
-        )
-    shown = min(max(share, -0.25), 1.25)
-    start, end = min(0.0, shown), max(1.0, shown)
-    nothing, upgraded, backfill = (100 * (s - start) / (end - start) for s in (0.0, shown, 1.0))
-    return (
-        f'{head}<div class="track" aria-hidden="true"><span class="way" '
-        f'style="left:{min(nothing, upgraded):.1f}%;width:{abs(upgraded - nothing):.1f}%"></span>'
-        f'<span class="stop stop-old" style="left:{nothing:.1f}%"></span>'
-        f'<span class="stop stop-new" style="left:{backfill:.1f}%"></span>'
-        f'<span class="stop stop-upgraded" style="left:{upgraded:.1f}%"></span></div>'
-        f'<p class="ends" style="padding:0 {100 - backfill:.1f}% 0 {nothing:.1f}%">'
-        f"<span>old/old {low}</span><span>new/new {high}</span></p></div>"
-    )
-
-
 def gain_bars(metric: str, gains: Mapping[str, Sequence[float]]) -> str:
     """Draw the update gain of several cells as bars, as HTML.
 
     Args:
         metric: what the gain is in.
-        gains: by cell, one a seed; none where it is not defined. A bar that would be longer than
+        gains: by cell, one a seed; NaN where it is not defined. A bar that would be longer than
             one and a half times the way, or further back than half of it, is cut off; the number
             beside it is not.
     """
-    known = [gain for each in gains.values() for gain in each]
+    finite = {cell: [one for one in each if math.isfinite(one)] for cell, each in gains.items()}
+    known = [gain for each in finite.values() for gain in each]
     start, end = max(-0.5, min([0.0, *known])), min(1.5, max([1.0, *known]))
 
     def place(share: float) -> float:
         return 100 * (min(max(share, start), end) - start) / (end - start)
 
-    rows = "".join(_gain_bar(cell, each, place) for cell, each in gains.items())
+    rows = "".join(_gain_bar(cell, each, place) for cell, each in finite.items())
     return (
         f'<div class="gain-chart" style="--nothing:{place(0.0):.1f}%;--backfill:{place(1.0):.1f}%">'
         f"<h3>Update gain of {metric}</h3><ul>{rows}</ul></div>"

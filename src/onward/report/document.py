@@ -1,32 +1,72 @@
-"""What every page of a report has around its own content: head, style, sections, footer.
+"""What every page of a report has around its own content, and how pages name cells and numbers.
 
 One file that needs nothing else: pictures and style stand in it, there is no script, and a content
-security policy forbids the browser to load anything.
+security policy forbids the browser to load anything. Fractions become percent here and nowhere
+else.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
 
 from onward import __version__
+from onward.artifacts import write_aside
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+MISSING = "–"
+
+CELLS: Mapping[str, str] = MappingProxyType(
+    {
+        "independent": "New queries, old gallery as it stands. Nothing joins the spaces: chance.",
+        "old/old": "Do nothing: the old model asks, the old gallery answers.",
+        "bct new/old": "A new model trained to fit the old space, old gallery as it stands.",
+        "new/old without side": "Upgraded from the old embeddings alone.",
+        "new/old": "Upgraded: the stored vectors carried over, no image read.",
+        "new/old as stored": "The gallery as it stands: some items upgraded, some embedded again.",
+        "new/old layers": "Upgraded; the side-information is the old model’s own layers.",
+        "bct new/new": "The model trained to fit the old space, every image embedded again.",
+        "new/new": "Full backfill: every image embedded again with the new model.",
+    }
+)
+"""What stands behind each cell that the recipes make, in the order of a reader's questions."""
+
+_LAST_UPGRADED = list(CELLS).index("new/old layers")
 
 
-def document(title: str, *, kind: str, introduction: str, sections: Sequence[str]) -> str:
-    """Return a whole page.
+def write_page(
+    path: Path | str,
+    title: str,
+    *,
+    kind: str,
+    introduction: str,
+    sections: Sequence[str],
+    facts: Mapping[str, str],
+) -> None:
+    """Write a whole page; a reader sees the old one or all of the new one.
 
     Args:
+        path: the HTML file.
         title: its heading.
         kind: what sort of page it is, in a word.
-        introduction: plain text; blank lines part paragraphs.
+        introduction: for somebody who knows nothing of it; blank lines divide paragraphs.
         sections: from `section`.
+        facts: how the numbers came to be, such as seed, versions, command and time.
     """
     style = files("onward.report").joinpath("style.css").read_text(encoding="utf-8")
     paragraphs = "".join(
-        f"<p>{escape(part.strip())}</p>" for part in introduction.split("\n\n") if part.strip()
+        f"<p>{escape(one.strip())}</p>" for one in introduction.split("\n\n") if one.strip()
     )
-    return (
+    rows = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    folded = f"<details><summary>{escape(', '.join(facts))}</summary><dl>{rows}</dl></details>"
+    if facts:
+        sections = [*sections, section("facts", "How these numbers came to be", folded)]
+    page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -38,6 +78,8 @@ def document(title: str, *, kind: str, introduction: str, sections: Sequence[str
         f"<footer><p>Written by Onward {__version__}. The page is whole in this one file: it loads "
         "nothing and runs no script.</p></footer>\n</body>\n</html>\n"
     )
+    with write_aside(Path(path)) as aside:
+        aside.write_text(page, encoding="utf-8")
 
 
 def section(name: str, heading: str, content: str) -> str:
@@ -54,14 +96,72 @@ def section(name: str, heading: str, content: str) -> str:
     )
 
 
-def facts_section(facts: Mapping[str, str]) -> str:
-    """Return the section that says how the numbers came to be, folded."""
-    rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
+def wide_table(
+    name: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]] | str
+) -> str:
+    """Return a table that is scrolled sideways where it does not fit, its first column fixed.
+
+    Args:
+        name: what it is called by those who listen to it.
+        caption: what they are numbers of.
+        heads: of all columns.
+        rows: of each its head, plain text, then its other cells; or HTML.
+    """
+    shown = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    if not isinstance(rows, str):
+        rows = "".join(
+            f'<tr><th scope="row">{escape(head)}</th>'
+            + "".join(f"<td>{cell}</td>" for cell in cells)
+            + "</tr>"
+            for head, *cells in rows
+        )
+    return (
+        f'<div class="wide runs" role="region" tabindex="0" aria-label="{escape(name)}"><table>'
+        f"<caption>{caption}</caption><thead><tr>{shown}</tr></thead><tbody>{rows}</tbody>"
+        "</table></div>"
     )
+
+
+def charts_section(name: str, heading: str, words: str, charts: Sequence[str], table: str) -> str:
+    """Return a section with a wide and a narrow drawing, and the same in numbers, folded."""
+    wide, narrow = charts
     return section(
-        "facts",
-        "How these numbers came to be",
-        f"<details><summary>{escape(', '.join(facts))}</summary><dl>{rows}</dl></details>",
+        name,
+        heading,
+        f"<p>{words}</p>"
+        f'<div class="chart chart-wide">{wide}</div><div class="chart chart-narrow">{narrow}</div>'
+        f"<details><summary>The curves in numbers</summary>{table}</details>",
     )
+
+
+def in_order(cells: Iterable[str]) -> list[str]:
+    """Return the cells' names as the report lists them: known ones first to last by `CELLS`.
+
+    A name that is not known stands behind the upgraded galleries, in the order given.
+    """
+    place = {name: float(position) for position, name in enumerate(CELLS)}
+    return sorted(cells, key=lambda name: place.get(name, _LAST_UPGRADED + 0.5))
+
+
+def explain(cell: str, cells: Iterable[str]) -> str:
+    """Say in a sentence what stands behind a cell; nothing where its name is not known.
+
+    Only beside `new/old without side` does `new/old` say by its name that it had side-information.
+    """
+    if cell == "new/old" and "new/old without side" in cells:
+        return "Upgraded from the old embeddings and their side-information."
+    return CELLS.get(cell, "")
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction as percent without the sign, or a dash where it is not defined."""
+    if not math.isfinite(fraction):
+        return MISSING
+    return f"{100 * fraction:.{digits}f}".replace("-", "−")
+
+
+def with_sign(fraction: float, digits: int = 1) -> str:
+    """Return a fraction as percent with the sign, or "not defined"."""
+    if not math.isfinite(fraction):
+        return "not defined"
+    return f"{percent(fraction, digits)} %"

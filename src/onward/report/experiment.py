@@ -1,17 +1,21 @@
-"""What an experiment's page shows: tables of cells with a number for each seed, and what follows.
+"""An experiment's page: what follows, each table with its update gains as bars, and every seed.
 
-Nothing here knows of HTML, or of how an experiment is performed.
+A table's rows are cells with a number for each seed. Nothing here knows how an experiment is
+performed.
 """
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from html import escape
+from pathlib import Path
 
+from onward.compatibility import NEW, OLD
 from onward.errors import EvaluationError
 from onward.evaluation import METRICS
-from onward.report.wording import percent
+from onward.report.charts import gain_bars
+from onward.report.document import percent, section, wide_table, write_page
 
 GAINS = ("cmc@1", "map")
 """The metrics whose update gain is shown."""
@@ -53,8 +57,7 @@ class ExperimentTable:
         rows: in the order that they are shown in.
 
     Raises:
-        EvaluationError: if there is no row, a cell stands twice, the rows are not of the same
-            seeds, or a number is missing.
+        EvaluationError: if there is no row, a cell stands twice, or a number of a seed is missing.
     """
 
     name: str
@@ -63,36 +66,23 @@ class ExperimentTable:
     def __post_init__(self) -> None:
         if not self.rows:
             raise EvaluationError(f"the table {self.name!r} has no rows", "leave it out")
-        cells = [row.cell for row in self.rows]
-        if len(set(cells)) != len(cells):
-            twice = next(cell for cell in cells if cells.count(cell) > 1)
-            raise EvaluationError(
-                f"{twice!r} stands twice in the table {self.name!r}", "give each row its own name"
-            )
+        cells, seeds = [row.cell for row in self.rows], self.rows[0].numbers.keys()
         for row in self.rows:
-            self._check(row)
-
-    def _check(self, row: ExperimentRow) -> None:
-        if row.numbers.keys() != self.rows[0].numbers.keys() or not row.numbers:
-            raise EvaluationError(
-                f"{row.cell!r} has the seeds {sorted(row.numbers)}, {self.rows[0].cell!r} has "
-                f"{sorted(self.rows[0].numbers)}",
-                "the rows of a table are means over the same seeds, one or more",
-            )
-        if row.gain and row.gain.keys() != row.numbers.keys():
-            raise EvaluationError(
-                f"{row.cell!r} has update gains for the seeds {sorted(row.gain)} and numbers for "
-                f"{sorted(row.numbers)}",
-                "give NaN where a gain is not defined",
-            )
-        for given, wanted in ((row.numbers, METRICS), (row.gain, GAINS)):
-            for seed, values in given.items():
-                missing = [metric for metric in wanted if metric not in values]
-                if missing:
-                    raise EvaluationError(
-                        f"seed {seed} of {row.cell!r} lacks {missing}",
-                        "give NaN where a number is not known",
-                    )
+            if cells.count(row.cell) > 1:
+                raise EvaluationError(
+                    f"{row.cell!r} stands twice in the table {self.name!r}",
+                    "give each row its own name",
+                )
+            wanted = [(list(METRICS), one) for one in row.numbers.values()]
+            wanted += [(list(GAINS), one) for one in row.gain.values()]
+            whole = all(metric in one for metrics, one in wanted for metric in metrics)
+            of_seeds = row.numbers.keys() == seeds and row.gain.keys() in (seeds, set())
+            if not (seeds and whole and of_seeds):
+                raise EvaluationError(
+                    f"{row.cell!r} lacks numbers: each row has {', '.join(METRICS)} of the same "
+                    f"seeds, one or more, and update gains in {' and '.join(GAINS)} of all or none",
+                    "give NaN where a number is not known",
+                )
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -122,36 +112,28 @@ class ExperimentTable:
         return (*said, _worse_than_nothing(upgrades))
 
 
-class Spread(NamedTuple):
-    """Mean, least and greatest over the seeds; NaN where no value is known."""
-
-    mean: float
-    least: float
-    greatest: float
-
-
-def spread(values: list[float]) -> Spread:
-    """Return mean, least and greatest."""
-    if not values:
-        return Spread(math.nan, math.nan, math.nan)
-    return Spread(statistics.fmean(values), min(values), max(values))
-
-
 def _best(rows: list[ExperimentRow], metric: str) -> ExperimentRow:
-    return max(rows, key=lambda row: spread(row.gains(metric)).mean)
+    return max(rows, key=lambda row: _mean(row.gains(metric)))
 
 
 def _gained(row: ExperimentRow, metric: str) -> str:
-    gains = spread(row.gains(metric))
-    if len(row.gains(metric)) == 1:
-        return f"{percent(gains.mean)} %"
-    return f"{percent(gains.mean)} % ({percent(gains.least)} to {percent(gains.greatest)})"
+    gains = row.gains(metric)
+    mean = f"{percent(_mean(gains))} %"
+    return mean if len(gains) == 1 else f"{mean} ({_range(gains)})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{percent(min(values))} to {percent(max(values))}"
 
 
 def _worse_than_nothing(rows: list[ExperimentRow]) -> str:
     named = []
     for row in rows:
-        lost = [metric for metric in GAINS if spread(row.gains(metric)).mean < 0]
+        lost = [metric for metric in GAINS if _mean(row.gains(metric)) < 0]
         if lost:
             named.append(f"{row.cell} ({' and '.join(lost)})")
     if not named:
@@ -161,3 +143,116 @@ def _worse_than_nothing(rows: list[ExperimentRow]) -> str:
 
 def _known(values: Iterable[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
+
+
+def write_experiment_report(
+    path: Path | str,
+    tables: Sequence[ExperimentTable],
+    *,
+    title: str,
+    introduction: str,
+    facts: Mapping[str, str],
+) -> None:
+    """Write the page; a reader sees the old one or all of the new one.
+
+    Args:
+        path: the HTML file.
+        tables: such as one for the closed and one for the open set.
+        title: what was asked.
+        introduction: for somebody who knows nothing of it; blank lines part paragraphs.
+        facts: how the numbers came to be, such as seeds, versions, command and time.
+
+    Raises:
+        EvaluationError: if there is no table.
+    """
+    if not tables:
+        raise EvaluationError("a page needs a table", "give one ExperimentTable or more")
+    sections = [_verdict(tables)]
+    sections += [_table_section(number, table) for number, table in enumerate(tables, start=1)]
+    write_page(
+        path, title, kind="experiment", introduction=introduction, sections=sections, facts=facts
+    )
+
+
+def _verdict(tables: Sequence[ExperimentTable]) -> str:
+    said = []
+    for table in tables:
+        first, *more = table.verdict
+        said.append(
+            f'<h3>{escape(table.name)}</h3><p class="verdict">{escape(first)}</p>'
+            + "".join(f"<p>{escape(sentence)}</p>" for sentence in more)
+        )
+    return section(
+        "verdict",
+        "What came of it",
+        f'<div class="came">{"".join(said)}'
+        "<p class='note'><b>map</b>, mean average precision, says how high <em>all</em> items of "
+        "the query’s class stand in its results. <b>cmc@k</b> is the share of queries with at "
+        "least one among the first k. The <b>update gain</b> is the share of the way from doing "
+        "nothing (old/old) to full backfill (new/new) that an upgrade covers; below 0 it is worse "
+        "than doing nothing.</p></div>",
+    )
+
+
+def _table_section(number: int, table: ExperimentTable) -> str:
+    bars = "".join(
+        gain_bars(metric, {row.cell: row.gains(metric) for row in table.rows if row.gain})
+        for metric in GAINS
+        if any(row.gain for row in table.rows)
+    )
+    chart = (
+        f'<div class="gain-charts">{bars}</div><p class="note">The line on the left of each bar is '
+        "doing nothing (0 %), that on the right full backfill (100 %). The thin line spans the "
+        "seeds.</p>"
+    )
+    count = len(table.seeds)
+    seeds = f"{count} seeds: the mean, below it the least and the greatest." if count > 1 else ""
+    return section(
+        f"table-{number}",
+        table.name,
+        f"<p>Each row is a model that asks and a gallery that answers. {seeds or 'One seed.'}</p>"
+        f"{_table(table)}{chart if bars else ''}"
+        f"<details><summary>Every seed</summary>{_seeds(table)}</details>",
+    )
+
+
+def _table(table: ExperimentTable) -> str:
+    heads = [*METRICS, *(f"gain {metric}" for metric in GAINS), *table.columns]
+    rows = "".join(_row(row, table.columns) for row in table.rows)
+    return wide_table(table.name, "In percent; gain is the update gain.", ["cell", *heads], rows)
+
+
+def _row(row: ExperimentRow, columns: Sequence[str]) -> str:
+    values = {metric: _shown(row.values(metric)) for metric in METRICS}
+    values |= {f"gain {m}": _shown(row.gains(m)) if row.gain else "" for m in GAINS}
+    values |= {head: escape(row.extra.get(head, "")) for head in columns}
+    cells = "".join(
+        f'<td data-name="{escape(head)}">{shown}</td>' for head, shown in values.items()
+    )
+    return (
+        f'<tr class="tone-{_tone(row)}" data-cell="{escape(row.cell)}">'
+        f'<th scope="row"><b>{escape(row.cell)}</b></th>{cells}</tr>'
+    )
+
+
+def _tone(row: ExperimentRow) -> str:
+    """Return the tone of a cell; before its own name may stand that of a variant."""
+    cell = row.cell.rpartition(": ")[2]
+    return {OLD: "old", NEW: "new"}.get(cell, "upgraded" if row.gain else "aside")
+
+
+def _shown(values: Sequence[float]) -> str:
+    below = f"<span>{_range(values)}</span>" if len(values) > 1 else ""
+    return f"{percent(_mean(values))}{below}"
+
+
+def _seeds(table: ExperimentTable) -> str:
+    heads = ["cell", "seed", *METRICS, *(f"gain {metric}" for metric in GAINS)]
+    rows = []
+    for row in table.rows:
+        for seed, numbers in row.numbers.items():
+            gain = row.gain.get(seed, {})
+            shown = [percent(numbers[metric]) for metric in METRICS]
+            shown += [percent(gain[metric]) if gain else "" for metric in GAINS]
+            rows.append([row.cell, str(seed), *shown])
+    return wide_table(f"{table.name}, every seed", "In percent.", heads, rows)

@@ -1,19 +1,24 @@
 """The retrieval grid: a few queries with what came back for them before and after the upgrade.
 
 `make_grid` chooses the queries by a fixed rule and says so in a sentence that stands in the page:
-a grid of hand-picked queries proves nothing. Nothing here knows of HTML.
+a grid of hand-picked queries proves nothing. `grid_html` draws it: right and wrong differ in
+symbol, words and the frame's stroke, not in colour alone.
 """
 
+import base64
 import io
+import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onward.data.items import Items
 from onward.errors import DataError, EvaluationError
-from onward.rankings import Hits, Ranking
+from onward.rankings import Ranking
 from onward.relevance import Relevance
 
 if TYPE_CHECKING:
@@ -21,6 +26,14 @@ if TYPE_CHECKING:
 
 GRID_CELLS = ("old/old", "new/old", "new/new")
 THUMBNAIL_PIXELS = 96
+CRISP_PIXELS = 48
+"""Images up to this side are enlarged as sharp squares instead of being blurred."""
+
+HEADINGS = {
+    "old/old": "before: old model, old gallery",
+    "new/old": "upgraded: no image read again",
+    "new/new": "full backfill: every image read again",
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,13 @@ def make_grid(
         EvaluationError: if a ranking is missing or the rankings are of different queries.
         DataError: if a query or a gallery item is not among the items, or its image is unreadable.
     """
-    _check(rankings)
+    asked_by = [rankings[cell].query_ids for cell in GRID_CELLS if cell in rankings]
+    if len(asked_by) < len(GRID_CELLS) or len(set(asked_by)) > 1:
+        raise EvaluationError(
+            f"a grid compares the same queries, in the same order, under {', '.join(GRID_CELLS)}, "
+            "and these are not such rankings",
+            "search with the same ids under each",
+        )
     row_of = {item: row for row, item in enumerate(items.ids)}
     firsts = {cell: rankings[cell].head(k) for cell in GRID_CELLS}
     relevance = _relevance(items, row_of, firsts["old/old"])
@@ -112,62 +131,28 @@ def make_grid(
     labels = dict(zip(items.ids, items.labels.tolist(), strict=True))
     asked = [(item, labels[item]) for item in relevance.query_ids]
     rows = _choose(asked, change, findable, frozenset(old_classes), queries)
-    drawer = _Drawer(items, row_of, {})
+
+    @cache
+    def png(item: str) -> bytes:
+        return _png(items.open(row_of[item]))
+
+    def shown(row: int, cell: str) -> tuple[GridResult, ...]:
+        first = firsts[cell]
+        found = zip(first.ids_of(row), hits[cell][row], first.distances[row], strict=False)
+        return tuple(
+            GridResult(one, labels[one], bool(hit), float(distance), png(one))
+            for one, hit, distance in found
+        )
+
     return RetrievalGrid(
         class_names=dict(items.class_names),
-        queries=tuple(drawer.query(row, firsts, hits) for row in rows),
+        queries=tuple(
+            GridQuery(*asked[row], png(asked[row][0]), {cell: shown(row, cell) for cell in firsts})
+            for row in rows
+        ),
         old_classes=frozenset(old_classes),
         chosen=_say_how(len(rows), change[findable], k, bool(old_classes)),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Drawer:
-    """Opens the images of items, each once."""
-
-    items: Items
-    row_of: Mapping[str, int]
-    made: dict[str, bytes]
-
-    def query(self, row: int, firsts: Mapping[str, Ranking], hits: Mapping[str, Hits]) -> GridQuery:
-        """Gather a query and what came back for it."""
-        item = firsts["old/old"].query_ids[row]
-        results = {
-            cell: tuple(
-                GridResult(back, self.label(back), bool(hit), float(distance), self.png(back))
-                for back, hit, distance in zip(
-                    first.ids_of(row), hits[cell][row], first.distances[row], strict=False
-                )
-            )
-            for cell, first in firsts.items()
-        }
-        return GridQuery(item, self.label(item), self.png(item), results)
-
-    def label(self, item: str) -> int:
-        return int(self.items.labels[self.row_of[item]])
-
-    def png(self, item: str) -> bytes:
-        if item not in self.made:
-            self.made[item] = _png(self.items.open(self.row_of[item]))
-        return self.made[item]
-
-
-def _check(rankings: Mapping[str, Ranking]) -> None:
-    missing = [cell for cell in GRID_CELLS if cell not in rankings]
-    if missing:
-        raise EvaluationError(
-            f"the grid shows {', '.join(GRID_CELLS)}",
-            f"there is no ranking for "
-            f"{', '.join(missing)}. Search with the same queries under each",
-        )
-    asked = rankings["old/old"].query_ids
-    for cell in GRID_CELLS:
-        if rankings[cell].query_ids != asked:
-            raise EvaluationError(
-                f"the ranking of {cell} is of other queries, or in another order, than that of "
-                "old/old",
-                "a grid compares the same queries. Search with the same ids under each",
-            )
 
 
 def _relevance(items: Items, row_of: Mapping[str, int], asked: Ranking) -> Relevance:
@@ -244,3 +229,70 @@ def _say_how(shown: int, change: np.ndarray, k: int, classes_known: bool) -> str
         f"average. Of all {len(change):,} queries, the upgrade finds more right items among the "
         f"first {k} for {better:,}, fewer for {worse:,} and as many for {same:,}."
     )
+
+
+def grid_html(grid: RetrievalGrid) -> str:
+    """Return the legend, the column heads and one row for each query."""
+    heads = "".join(f"<p><b>{escape(cell)}</b> {escape(HEADINGS[cell])}</p>" for cell in GRID_CELLS)
+    rows = "".join(_row(grid, query) for query in grid.queries)
+    return (
+        '<ul class="legend">'
+        '<li class="right"><span class="key"></span> ✓ solid frame: right, the query’s class</li>'
+        '<li class="wrong"><span class="key"></span> ✗ dashed frame: wrong class</li></ul>'
+        f'<div class="grid-heads" aria-hidden="true"><p>query</p>{heads}</div>'
+        f'<ol class="grid">{rows}</ol>'
+    )
+
+
+def _row(grid: RetrievalGrid, query: GridQuery) -> str:
+    name = _spoken(grid, query.label)
+    known = ""
+    if grid.old_classes:
+        known = "old class" if query.label in grid.old_classes else "new class"
+    asked = (
+        f'<figure class="query">{_image(query.image, f"query: {name}", query.id)}'
+        f"<figcaption><b>{_breakable(name)}</b><span>{known}</span></figcaption></figure>"
+    )
+    groups = "".join(_group(grid, cell, query.results[cell]) for cell in GRID_CELLS)
+    return f"<li>{asked}{groups}</li>"
+
+
+def _group(grid: RetrievalGrid, cell: str, results: tuple[GridResult, ...]) -> str:
+    right = sum(result.hit for result in results)
+    count = f"{right} of {len(results)} right" if results else "nothing came back"
+    pictures = "".join(_result(grid, result) for result in results)
+    return (
+        f'<div class="came-back" role="group" aria-label="{escape(f"{cell}: {count}")}">'
+        f"<p><b>{escape(cell)}</b> {count}</p><ol>{pictures}</ol></div>"
+    )
+
+
+def _result(grid: RetrievalGrid, result: GridResult) -> str:
+    name = _spoken(grid, result.label)
+    word, sign = ("right", "✓") if result.hit else ("wrong", "✗")
+    hint = f"{result.id} at distance {result.distance:.4g}"
+    return (
+        f'<li><figure class="{word}">{_image(result.image, f"{name}, {word}", hint)}'
+        f'<figcaption><span aria-hidden="true">{sign}</span> '
+        f"{_breakable(grid.class_names[result.label])}</figcaption></figure></li>"
+    )
+
+
+def _image(png: bytes, spoken: str, hint: str) -> str:
+    width, height = struct.unpack(">II", png[16:24])  # the PNG's header
+    crisp = ' class="crisp"' if max(width, height) <= CRISP_PIXELS else ""
+    data = base64.b64encode(png).decode()
+    return (
+        f'<img{crisp} src="data:image/png;base64,{data}" width="{width}" height="{height}" '
+        f'alt="{escape(spoken)}" title="{escape(hint)}">'
+    )
+
+
+def _spoken(grid: RetrievalGrid, label: int) -> str:
+    """The class's name, with the word class where it is only a number."""
+    name = grid.class_names[label]
+    return f"class {name}" if name.isdigit() else name
+
+
+def _breakable(name: str) -> str:
+    return escape(name).replace("_", "_<wbr>")

@@ -1,18 +1,26 @@
 """A comparison's page: the verdict, the figures, the curves and real results to look at."""
 
+import math
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from onward.artifacts import write_aside
 from onward.compatibility import Comparison, UpgradeComparison
 from onward.evaluation import METRICS
-from onward.report.charts import axis_floor, cmc_chart, curve_ks, drawn_cells, gain_track
-from onward.report.document import document, facts_section, section
-from onward.report.grid import RetrievalGrid
-from onward.report.pictures import grid_html
-from onward.report.tables import cells_table, curves_table
-from onward.report.wording import percent, with_sign
+from onward.report.charts import cmc_charts, cmc_levels, curve_ks, drawn_cells, gain_bars
+from onward.report.document import (
+    charts_section,
+    explain,
+    in_order,
+    percent,
+    section,
+    wide_table,
+    with_sign,
+    write_page,
+)
+from onward.report.grid import RetrievalGrid, grid_html
+
+_COLUMNS = (*METRICS, "update gain", "queries", "left out")
 
 
 def write_report(
@@ -37,20 +45,6 @@ def write_report(
         upgrade: what `comparison` is the h alone of; where the new model embedded some of the
             gallery, that gallery has a section of its own.
     """
-    page = _page(comparison, title, introduction, grid, facts, upgrade=upgrade)
-    with write_aside(Path(path)) as aside:
-        aside.write_text(page, encoding="utf-8")
-
-
-def _page(
-    comparison: Comparison,
-    title: str,
-    introduction: str,
-    grid: RetrievalGrid | None,
-    facts: Mapping[str, str],
-    *,
-    upgrade: UpgradeComparison | None,
-) -> str:
     sections = [_verdict(comparison), _gain(comparison), _cells(comparison)]
     if upgrade is not None and isinstance(upgrade.stored, Comparison):
         sections.insert(1, _stored(upgrade, upgrade.stored))
@@ -58,9 +52,9 @@ def _page(
         sections.append(_curves(comparison))
     if grid is not None:
         sections.append(_grid(grid))
-    if facts:
-        sections.append(facts_section(facts))
-    return document(title, kind="comparison", introduction=introduction, sections=sections)
+    write_page(
+        path, title, kind="comparison", introduction=introduction, sections=sections, facts=facts
+    )
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -91,7 +85,11 @@ def _verdict(comparison: Comparison) -> str:
 
 def _gain(comparison: Comparison) -> str:
     flips = percent(comparison.negative_flips())
-    tracks = "".join(gain_track(comparison, metric) for metric in METRICS)
+    upgrades = [cell for cell in in_order(comparison.cells) if cell.startswith("new/old")]
+    bars = "".join(
+        gain_bars(metric, {cell: [comparison.update_gain(metric, cell)] for cell in upgrades})
+        for metric in METRICS
+    )
     return section(
         "update-gain",
         "How far the upgrade goes",
@@ -101,10 +99,10 @@ def _gain(comparison: Comparison) -> str:
         "upgraded gallery answers). The update gain is the share of the way from the one to the "
         "other that it covers: 0 % is no better than doing nothing, 100 % as good as full "
         "backfill, less than 0 % worse than doing nothing.</p>"
-        f'<div class="gains">{tracks}</div>'
-        "<p class='note'>update gain = (new/old − old/old) ÷ (new/new − old/old). Of all "
-        f"queries, {flips} % had a right item in the first place before the upgrade and do not "
-        "have one there after it.</p>",
+        f'<div class="gain-charts">{bars}</div>'
+        "<p class='note'>update gain = (new/old − old/old) ÷ (new/new − old/old); it is not "
+        f"defined where full backfill gains nothing. Of all queries, {flips} % had a right item in "
+        "the first place before the upgrade and do not have one there after it.</p>",
     )
 
 
@@ -114,7 +112,7 @@ def _cells(comparison: Comparison) -> str:
         "Every way to answer the queries",
         "<p>Each row is a model that asks and a gallery that answers, always in this order. A "
         "query counts unless the gallery holds nothing of its class; those are left out and "
-        f"counted in the last column.</p>{cells_table(comparison)}",
+        f"counted in the last column.</p>{_cells_table(comparison)}",
     )
 
 
@@ -128,28 +126,29 @@ def _stored(upgrade: UpgradeComparison, stored: Comparison) -> str:
         "carried</b>: they alone are searched, in old/old and new/new too, and queries that are "
         "other items are left out.</p>"
         f"<p>Here is the whole gallery as it stands, {share} % embedded. That update gain is of "
-        f"the mix, not of h.</p>{cells_table(stored)}",
+        f"the mix, not of h.</p>{_cells_table(stored)}",
     )
 
 
 def _curves(comparison: Comparison) -> str:
-    notes = ["The figure at each line’s name is cmc@1."]
+    notes = ["The figure behind each name is cmc@1."]
     if "independent" in comparison.cells:
         first = percent(comparison.cells["independent"].cmc(1))
         notes.append(f"Not drawn is independent, which starts at {first} %.")
-    floor = axis_floor(comparison)
+    floor = cmc_levels(comparison)[0]
     if floor > 0:
         notes.append(f"The vertical axis begins at {percent(floor, 0)} %.")
-    wide = cmc_chart(comparison, width=1000, height=470, beside=True)
-    narrow = cmc_chart(comparison, width=340, height=330, beside=False)
-    return section(
-        "curves",
-        "How soon a right item appears",
-        "<p>Whoever looks further down the results finds a right item for more queries. "
-        f"{' '.join(notes)}</p>"
-        f'<div class="chart chart-wide">{wide}</div><div class="chart chart-narrow">{narrow}</div>'
-        f"<details><summary>The curves in numbers</summary>{curves_table(comparison)}</details>",
+    ks, cells = curve_ks(comparison), comparison.cells
+    table = wide_table(
+        "CMC curves in numbers",
+        "cmc@k, %",
+        ["cell", *(f"k = {k}" for k in ks)],
+        [[name, *(percent(cells[name].cmc(k)) for k in ks)] for name in in_order(cells)],
     )
+    words = "Whoever looks further down the results finds a right item for more queries. "
+    heading = "How soon a right item appears"
+    charts = cmc_charts(comparison)
+    return charts_section("curves", heading, f"{words}{' '.join(notes)}", charts, table)
 
 
 def _grid(grid: RetrievalGrid) -> str:
@@ -160,3 +159,50 @@ def _grid(grid: RetrievalGrid) -> str:
         "the upgrade, after it, and after a full backfill.</p>"
         f"<p class='note'>{escape(grid.chosen)}</p>{grid_html(grid)}",
     )
+
+
+def _cells_table(comparison: Comparison) -> str:
+    """Return one row for each cell; the mean average precision also as a bar.
+
+    The roles are written out because a phone lays the rows out as cards, which would
+    otherwise take the table's meaning from those who listen to it.
+    """
+    heads = "".join(f'<th scope="col" role="columnheader">{head}</th>' for head in _COLUMNS)
+    rows = "".join(_row(comparison, name) for name in in_order(comparison.cells))
+    low, high = (comparison.cells[name].map for name in ("old/old", "new/new"))
+    return (
+        f'<table class="cells" role="table" style="--low:{_share(low)};--high:{_share(high)}">'
+        "<caption>In percent. The update gain is that of map. The bar is map; its ticks are "
+        'old/old and new/new.</caption><thead role="rowgroup"><tr role="row">'
+        f'<th scope="col" role="columnheader">cell</th>{heads}'
+        f'</tr></thead><tbody role="rowgroup">{rows}</tbody></table>'
+    )
+
+
+def _row(comparison: Comparison, name: str) -> str:
+    evaluation = comparison.cells[name]
+    gained = "" if name in ("old/old", "new/new") else percent(comparison.update_gain("map", name))
+    bar = f'<span class="bar" style="--share:{_share(evaluation.map)}"></span>'
+    values = (
+        percent(comparison.value("cmc@1", name)),
+        percent(comparison.value("cmc@5", name)),
+        f'<span class="map"><span>{percent(evaluation.map)}</span>{bar}</span>',
+        gained,
+        f"{evaluation.queries:,}",
+        f"{evaluation.skipped:,}",
+    )
+    cells = "".join(
+        f'<td role="cell" data-name="{key}">{shown}</td>'
+        for key, shown in zip(_COLUMNS, values, strict=True)
+    )
+    kind = {"old/old": "old", "new/old": "upgraded", "new/new": "new"}.get(name, "aside")
+    about = explain(name, comparison.cells)
+    return (
+        f'<tr role="row" class="tone-{kind}" data-cell="{escape(name)}">'
+        f'<th scope="row" role="rowheader"><b>{escape(name)}</b><span>{escape(about)}</span></th>'
+        f"{cells}</tr>"
+    )
+
+
+def _share(fraction: float) -> str:
+    return f"{fraction:.4f}" if math.isfinite(fraction) else "0"
