@@ -11,6 +11,7 @@ from onward.errors import UpgradeError
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.values import aligned
 from onward.plain import fields_of, plain
+from onward.progress import silent
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.evidence import RealQueries
@@ -19,7 +20,6 @@ from onward.upgrading.forecast import (
     ORDERS,
     SEEDS,
     SHARES,
-    Curve,
     Curves,
     Forecast,
     Judgement,
@@ -38,13 +38,13 @@ from onward.upgrading.routes import (
     NO_SIDE,
     Routes,
     Work,
+    choose_batch_rows,
     describe_chains,
-    fill_first,
     measure_work,
     needed_spaces,
-    pending,
     transform,
 )
+from onward.upgrading.run import run_upgrade
 from onward.upgrading.steps import check_routes, check_same_routes, check_whole, next_step
 
 SAMPLE_ROWS = 8192
@@ -212,8 +212,7 @@ def plan_upgrade(
         prediction=prediction,
         decision=decision,
         advice=(
-            *_advice(routes, work, elsewhere),
-            *_advice_on_scattering(gallery, new, work),
+            *_advice(gallery, routes, work, elsewhere),
             *describe_chains(view, routes),
         ),
     )
@@ -246,7 +245,9 @@ def _elsewhere(gallery: GalleryRows, routes: Routes) -> dict[Space, int]:
     return {space: rows for space, rows in counts.items() if rows}
 
 
-def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Iterator[str]:
+def _advice(
+    gallery: Gallery, routes: Routes, work: Work, elsewhere: Mapping[Space, int]
+) -> Iterator[str]:
     """Give what would help with what is missing; no number that was not counted."""
     reads_none = all(one.side is None for one in routes.transformations)
     if reads_none and any(one.made_by.get("without_side") for one in routes.transformations):
@@ -273,9 +274,7 @@ def _advice(routes: Routes, work: Work, elsewhere: Mapping[Space, int]) -> Itera
             f"{rows:,} rows that are blocked have a vector in {space.name}, which nothing reads: "
             "fit a transformation from it and give it as a fallback, or backfill them"
         )
-
-
-def _advice_on_scattering(gallery: Gallery, new: Space, work: Work) -> Iterator[str]:
+    new = routes.new
     if work.to_do >= SAMPLE_ROWS and gallery.bytes_of_writing(new) > 2 * new.bytes:
         yield (
             "Most rows lie scattered over small parts of the store, and each is rewritten as a "
@@ -286,41 +285,23 @@ def _advice_on_scattering(gallery: Gallery, new: Space, work: Work) -> Iterator[
 def _seconds_per_row(
     gallery: Gallery, transformation: Transformation, sample_rows: int
 ) -> tuple[float, int]:
-    """Return the seconds that a row takes, and how many were read, transformed and written.
+    """Return the seconds that a row takes to be read and upgraded, and how many rows told that.
 
-    They are written to a scratch gallery of the same kind.
+    They are upgraded in a scratch gallery of the same kind, by a run.
     """
-    needed = needed_spaces(transformation)
-    batches = gallery.scan(needed, batch_rows=sample_rows)
+    needed, routes = needed_spaces(transformation), Routes((transformation,))
     begin = time.perf_counter()
-    batch = next(batches, None)
+    batch = next(gallery.scan(needed, batch_rows=sample_rows), None)
+    seconds = time.perf_counter() - begin
     if batch is None:
         return 0.0, 0
-    seconds = time.perf_counter() - begin
-    transform(transformation, batch)  # the first time opens a session
-    begin = time.perf_counter()
-    carried = transform(transformation, batch)
-    seconds += time.perf_counter() - begin
-    new = carried.embeddings
-    if not len(new):
-        return seconds / len(batch), len(batch)
+    transform(transformation, batch.part(0, 1))  # the first time opens a session
     with scratch_gallery(gallery) as scratch:
-        scratch.add_space(transformation.new, made_by=Routes((transformation,)).recorded)
-        given = (Embeddings(batch.ids, batch.vectors[space], space) for space in needed)
-        scratch.add(*(each.select(carried.rows) for each in given))
-        begin = time.perf_counter()
-        _write_as_a_run(scratch, transformation, new)
-        seconds += time.perf_counter() - begin
-    return seconds / len(batch), len(batch)
-
-
-def _write_as_a_run(scratch: Gallery, transformation: Transformation, new: Embeddings) -> None:
-    """Write what is transformed already into all rows, in the way in which a run does."""
-    routes, rows = Routes((transformation,)), len(new)
-    for _ in fill_first(scratch, routes, rows, lambda batch: (new.align(batch.ids), None)):
-        pass
-    for _, batch in pending(scratch, routes, rows):
-        scratch.write(new.align(batch.ids), batch.revisions, origin="upgraded")
+        scratch.add(*(Embeddings(batch.ids, batch.vectors[space], space) for space in needed))
+        scratch.add_space(transformation.new, made_by=routes.recorded)
+        size = choose_batch_rows(transformation)
+        run = run_upgrade(scratch, routes, batch_rows=size, progress=silent, stop=lambda: False)
+    return (seconds + run.seconds) / len(batch), len(batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,19 +357,20 @@ class BackfillPlan:
             "lost": self.within.lost,
             "shares": list(GRID),
             "planned_shares": list(SHARES),
-            "curves": {one.order: self._plain_curve(one) for one in self.drawn.curves},
+            "curves": {
+                one.order: {
+                    **{metric: one.on_grid(metric).tolist() for metric in self.metrics},
+                    self.auc_name: {metric: one.auc(metric) for metric in self.metrics},
+                    "planned": {
+                        metric: [one.values[metric][share] for share in SHARES]
+                        for metric in self.metrics
+                    },
+                }
+                for one in self.drawn.curves
+            },
             "gains": plain(self.drawn.gains),
             "advice": self.advice,
             "next_steps": [next_step("backfill", self.advice)] if worth else [],
-        }
-
-    def _plain_curve(self, curve: Curve) -> dict[str, Any]:
-        return {
-            **{metric: curve.on_grid(metric).tolist() for metric in self.metrics},
-            self.auc_name: {metric: curve.auc(metric) for metric in self.metrics},
-            "planned": {
-                metric: [curve.values[metric][share] for share in SHARES] for metric in self.metrics
-            },
         }
 
     def __str__(self) -> str:

@@ -300,33 +300,24 @@ def describe_chains(view: GalleryView, routes: Routes) -> tuple[str, ...]:
     has made, and loses again.
     """
     notes = []
-    for transformation in routes.transformations:
-        made_by = view.made_by(transformation.old)
-        if made_by is None or not view.counts[transformation.old].upgraded:
+    for by in routes.transformations:
+        made_by = view.made_by(by.old)
+        if made_by is None or not view.counts[by.old].upgraded:
             continue
-        parts = [part for one, part in _parts_of(view, routes) if one is transformation]
+        parts = [part for one, part in _parts_of(view, routes) if one is by]
         rows = sum(view.count(part.filled, part.empty) for part in parts)
         rows -= sum(view.count(part.filled, part.empty, "embedded") for part in parts)
+        first = [one.old for one in made_by.transformations]
+        kept = " and ".join(space.name for space in first if space in view.spaces())
+        advice = "Their originals were dropped; a sample says what is left (plan with sample=...)"
+        if kept:
+            advice = f"A transformation fitted from {kept} directly, still stored, is better"
         if rows:
-            notes.append(_note_of_chain(rows, transformation, made_by, view.spaces()))
+            notes.append(
+                f"{rows:,} rows are a chain, {first[0].name} -> {by.old.name} -> {by.new.name}: "
+                f"every link loses a little. {advice}"
+            )
     return tuple(notes)
-
-
-def _note_of_chain(
-    rows: int, by: Transformation, made_by: RecordedRoutes, there: tuple[Space, ...]
-) -> str:
-    first = [one.old for one in made_by.transformations]
-    kept = [space.name for space in first if space in there]
-    chain = " -> ".join((first[0].name, by.old.name, by.new.name))
-    advice = "their originals were dropped; a sample says what is left (plan with sample=...)"
-    if kept:
-        advice = (
-            f"a transformation fitted from {' and '.join(kept)} directly, still stored, is better"
-        )
-    return (
-        f"{rows:,} rows are a chain, {chain}: every link loses a little. "
-        f"{advice[0].upper()}{advice[1:]}"
-    )
 
 
 @dataclass(frozen=True)
@@ -341,13 +332,13 @@ class CountedRows(Plain):
     rows: int
     examples: tuple[str, ...]
 
+    @property
+    def named(self) -> str:
+        """The first few ids, and whether there are more."""
+        return ", ".join(self.examples) + (", ..." if self.rows > len(self.examples) else "")
+
     def __str__(self) -> str:
-        return f"{self.rows:,} rows ({name_examples(self.rows, self.examples)})"
-
-
-def name_examples(rows: int, examples: Sequence[str]) -> str:
-    """Return the ids of some rows for a message, and whether there are more."""
-    return ", ".join(examples) + (", ..." if rows > len(examples) else "")
+        return f"{self.rows:,} rows ({self.named})"
 
 
 def find_natives(
@@ -391,19 +382,15 @@ def find_natives(
 
 
 @dataclass(frozen=True)
-class Blocked(Plain):
+class Blocked(CountedRows):
     """Rows that have no vector in the new space and cannot get one by the transformation.
 
     Attributes:
         reason: what they lack, or what is wrong with what the transformation makes of them.
-        rows: how many they are.
-        examples: the first few ids.
         answering: whether these rows can be found until cutting over.
     """
 
     reason: str
-    rows: int
-    examples: tuple[str, ...]
     answering: bool
 
     def joined(self, other: "Blocked") -> "Blocked":
@@ -412,7 +399,7 @@ class Blocked(Plain):
         return replace(self, rows=self.rows + other.rows, examples=examples)
 
     def __str__(self) -> str:
-        return f"{self.rows:,} rows: {self.reason} ({name_examples(self.rows, self.examples)})"
+        return f"{self.rows:,} rows: {self.reason} ({self.named})"
 
 
 @dataclass(frozen=True)
@@ -466,7 +453,7 @@ def measure_work(view: GalleryView, routes: Routes, *, has_left: bool = False) -
             rows = 0 if there is None else view.count(there.filled, there.empty)
             if there is not None and rows:
                 examples = view.ids(there.filled, there.empty, limit=EXAMPLES)
-                add(Blocked(_reason(routes, one), rows, examples, answering in one.filled))
+                add(Blocked(rows, examples, _reason(routes, one), answering in one.filled))
     done = view.count([routes.new]) if routes.new in spaces else 0
     to_do, left, named = count_pending(view, routes), 0, Ids()
     tries = to_do and routes.new in spaces
@@ -533,7 +520,7 @@ def _tried(view: GalleryView, routes: Routes, answering: Space) -> Iterator[tupl
                 sorted(one for one in left if (left[one], one in found) == (reason, can_be_found))
             )
             if ids:
-                yield Blocked(reason, len(ids), ids[:EXAMPLES], can_be_found), ids
+                yield Blocked(len(ids), ids[:EXAMPLES], reason, can_be_found), ids
         made += len(batch) - len(left)
         if made > MOST_TRIED:
             return

@@ -49,6 +49,8 @@ from onward.upgrading.routes import (
 from onward.upgrading.steps import check_started, next_step
 
 Marks = UInt64[np.ndarray, " row"]
+Answers = tuple[Counts, Callable[[str, str], bool], int]
+"""How many items each query has to find, whether it should find one, and how many are missing."""
 
 EVENT = "verify"
 SAMPLE_ROWS = 1000
@@ -318,9 +320,10 @@ def verify_upgrade(
     check_started(view, routes)
     version, state = view.version(), view.state()
     work, counts = measure_work(view, routes), view.counts[routes.new]
-    pending = _pending(view, routes, work)
+    pending = pending_ids(view, routes, EXAMPLES + len(work.left)) if work.to_do else ()
     asked = None if canaries is None else ask_canaries(view, routes.new, canaries)
-    gone = _dropped(view, routes)
+    read = dict.fromkeys(space for one in routes.transformations for space in needed_spaces(one))
+    gone = tuple(space for space in read if space not in view.spaces())  # `complete` drops them
     checked, wrong = 0, list[str]()
     if not gone:
         checked, wrong = _recompute(view, routes, sample_rows, tolerance, progress)
@@ -329,7 +332,7 @@ def verify_upgrade(
         state=state,
         version=version,
         work=work,
-        pending=pending,
+        pending=tuple(item for item in pending if item not in work.left)[:EXAMPLES],
         ids=compare_ids(view, routes.new),
         leave_out=leave_out,
         checked=checked,
@@ -347,23 +350,19 @@ def verify_upgrade(
 
 def verification_state(view: GalleryView, routes: Routes) -> str:
     """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever."""
-    entry = latest_verification(view, routes)
+    entries = (
+        entry
+        for entry in reversed(view.journal)
+        if entry["event"] == EVENT and entry["transformation"] == routes.digest
+    )
+    entry = next(entries, None)
     if entry is None:
         return "none"
     # Of one that was made before versions were known, the state alone tells.
-    if "version" in entry and entry["version"] != view.version():
-        return "stale"
-    if entry["state"] != view.state():
+    version = entry.get("version")
+    if entry["state"] != view.state() or version not in (None, view.version()):
         return "stale"
     return "passed" if entry["passed"] else "failed"
-
-
-def latest_verification(view: GalleryView, routes: Routes) -> Mapping[str, Any] | None:
-    """Return the journal's newest entry of a verification of this upgrade, if there is one."""
-    for entry in reversed(view.journal):
-        if entry["event"] == EVENT and entry["transformation"] == routes.digest:
-            return entry
-    return None
 
 
 def compare_ids(gallery: GalleryRows, space: Space) -> IdSets:
@@ -408,11 +407,9 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
         name: gallery.search(queries, DEPTH, exclude_self=by_label, allow_unserved=True)
         for name, queries in asked.items()
     }
-    absent = 0
-    if by_label:
-        cells = _by_label(gallery, canaries, rankings)
-    else:
-        cells, absent = _by_ids(gallery, canaries, rankings)
+    judged = _by_label(gallery, canaries, rankings) if by_label else _by_ids(gallery, canaries)
+    relevant, is_hit, absent = judged
+    cells = {name: _evaluation(ranking, relevant, is_hit) for name, ranking in rankings.items()}
     if not cells[UPGRADED].queries:
         raise UpgradeError(
             f"none of the {len(canaries.new)} canaries has anything to find in gallery "
@@ -441,10 +438,8 @@ def _check_spaces(gallery: GalleryRows, new: Space, canaries: Canaries) -> None:
         )
 
 
-def _by_label(
-    gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]
-) -> dict[str, Evaluation]:
-    """Judge by labels: relevant is every item of the query's class, save its own entry."""
+def _by_label(gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]) -> Answers:
+    """Return what to find by labels: every item of the query's class, save its own entry."""
     queries = canaries.new
     assert queries.labels is not None  # noqa: S101 (Canaries has checked it)
     translated = translate(
@@ -465,18 +460,11 @@ def _by_label(
             if item in wanted and wanted[item] == label:
                 own.add(item)
     relevant = np.array([of_label[wanted[item]] - (item in own) for item in queries.ids], np.int64)
-    return {
-        name: _evaluation(
-            ranking, relevant, lambda query, item: label_of.get(item) == wanted[query]
-        )
-        for name, ranking in rankings.items()
-    }
+    return relevant, lambda query, item: label_of.get(item) == wanted[query], 0
 
 
-def _by_ids(
-    gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]
-) -> tuple[dict[str, Evaluation], int]:
-    """Judge by the ids that each query should find; return how many the gallery lacks, too."""
+def _by_ids(gallery: GalleryRows, canaries: Canaries) -> Answers:
+    """Return what to find by judgements, of what the gallery has."""
     qrels = canaries.qrels or {}
     named = {
         query: {item for item, grade in qrels.get(query, {}).items() if int(grade) > 0}
@@ -486,11 +474,7 @@ def _by_ids(
     there = {item for batch in gallery.scan((), ids=sorted(asked)) for item in batch.ids}
     wanted = {query: items & there for query, items in named.items()}
     relevant = np.array([len(wanted[query]) for query in canaries.new.ids], np.int64)
-    cells = {
-        name: _evaluation(ranking, relevant, lambda query, item: item in wanted[query])
-        for name, ranking in rankings.items()
-    }
-    return cells, len(asked - there)
+    return relevant, lambda query, item: item in wanted[query], len(asked - there)
 
 
 def _evaluation(
@@ -509,21 +493,6 @@ def _evaluation(
 
 def _value(cell: Evaluation, metric: str) -> float:
     return cell.map if metric == "map" else cell.cmc(int(metric.removeprefix("cmc@")))
-
-
-def _pending(view: GalleryView, routes: Routes, work: Work) -> tuple[str, ...]:
-    """Return the first few ids of what is to be done, without what no transformation carries."""
-    if not work.to_do:
-        return ()
-    found = pending_ids(view, routes, EXAMPLES + len(work.left))
-    return tuple(item for item in found if item not in work.left)[:EXAMPLES]
-
-
-def _dropped(view: GalleryView, routes: Routes) -> tuple[Space, ...]:
-    """Return what the transformations read that is there no more: `complete` may drop it."""
-    read = dict.fromkeys(space for one in routes.transformations for space in needed_spaces(one))
-    there = view.spaces()
-    return tuple(space for space in read if space not in there)
 
 
 def _recompute(
