@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from onward.compatibility import evaluate_embeddings
-from onward.experiments.arms import side_information
+from onward.experiments.arms import SideInformation
 from onward.experiments.recipe import load_recipe
-from onward.experiments.stage import Cache, Stage
 from onward.experiments.vectors import (
     CLOSED,
     MIDDLE_TRAIN,
     OPEN,
     TRAIN,
+    Stage,
     split,
     train_models,
 )
@@ -54,9 +54,9 @@ def main() -> None:
 def scores(source: str, cache: Path, seed: int) -> np.ndarray:
     """Return the four numbers of direct, chained and composed for every fit."""
     recipe = load_recipe("sequence", {"data.source": source, "seed": seed})
-    stage = Stage("cpu", lambda _: None, lambda *_: nullcontext(silent), Cache(cache))
+    stage = Stage("cpu", lambda _: None, lambda *_: nullcontext(silent), cache)
     vectors = train_models(recipe, split(recipe), stage)
-    side = side_information(next(arm for arm in recipe.arms if arm.name == "new/old"), vectors)
+    side = SideInformation(next(arm for arm in recipe.arms if arm.name == "new/old"), vectors)
     settings = recipe.fit.model_copy(update={"ridge_penalties": (6.0,)})
     classifier = Classifier.of(vectors.models["new"])
 

@@ -32,7 +32,8 @@ def world(items=400):
 
 def rbt(old, side, new, **changes):
     settings = QUICK.model_copy(update=changes)
-    return fit_residual_bottleneck(Pairs(old, side, new), None, settings, seed=0, run=CPU)
+    examples = Examples.of(Pairs(old, side, new))
+    return fit_residual_bottleneck(examples, settings, seed=0, run=CPU)
 
 
 def ridge_and_low_rank(rank, penalty=0.1):
@@ -100,9 +101,9 @@ def test_a_rank_of_one_is_small():
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_residual_bottleneck_and_another_seed_another():
-    pairs, settings = Pairs(*world()), QUICK.model_copy(update={"epochs": 4})
+    examples, settings = Examples.of(Pairs(*world())), QUICK.model_copy(update={"epochs": 4})
     first, again, other = (
-        fit_residual_bottleneck(pairs, None, settings, seed=seed, run=CPU) for seed in (0, 0, 1)
+        fit_residual_bottleneck(examples, settings, seed=seed, run=CPU) for seed in (0, 0, 1)
     )
     assert first.digest == again.digest != other.digest
 

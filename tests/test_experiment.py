@@ -16,10 +16,9 @@ from onward.errors import ConfigurationError
 from onward.experiments import experiment
 from onward.experiments.experiment import Experiment, merge_arms, run_experiment
 from onward.experiments.recipe import load_recipe
-from onward.experiments.stage import Cache, Stage
 from onward.experiments.study import COMPARISON, RECIPE, describe_study
 from onward.experiments.tables import join_variants, markdown, means, split_variants
-from onward.experiments.vectors import split
+from onward.experiments.vectors import Stage, split
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "lab" / "results").glob("*.json"))
@@ -39,7 +38,7 @@ def no_bar(what, unit):
 
 @pytest.fixture
 def stage(tmp_path):
-    return Stage("cpu", lambda line: None, no_bar, Cache(tmp_path / "cache"))
+    return Stage("cpu", lambda line: None, no_bar, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -507,7 +506,7 @@ def test_rows_performed_apart_are_those_of_the_whole_experiment(tmp_path, stage)
     run_experiment(load_recipe("digits", given), [0], tmp_path / "run", stage, command="it")
     file = tmp_path / "run" / "digits.json"
     whole = read(file)
-    anew = Stage("cpu", stage.tell, no_bar, Cache(tmp_path / "another cache"))
+    anew = Stage("cpu", stage.tell, no_bar, tmp_path / "another cache")
     for only in (["new/old"], ["new/old sample 10%"], ["new/old simclr"]):
         recipe = load_recipe("digits", {**given, "only": only})
         merge_arms(recipe, [0], file, anew, command="again")

@@ -171,7 +171,9 @@ def test_fault_10_vectors_of_different_spaces_are_never_compared():
 def test_fault_11_without_side_information_the_old_model_sees_each_image_once():
     items = open_items("digits").select(range(60))
     (old, seen_by_old), (new, seen_by_new) = counted_model("old"), counted_model("new")
-    seen = embed_views([old, new], items, augmentation=None, views=1)
+    seen = {}
+    for model in (old, new):
+        seen |= embed_views(model, items, augmentation=None, views=1)
     settings, run = FitSettings(method="ridge"), RunSettings(device="cpu")
     h = fit(seen[old.space], None, seen[new.space], settings=settings, seed=0, run=run)
     assert h.side is None

@@ -15,9 +15,8 @@ from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastive
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.training.devices import seeded
-from onward.training.image_models import BackwardCompatible, start, train_model
+from onward.training.image_models import BackwardCompatible, nt_xent, start, train_model
 from onward.training.images import ImageBatches, Preparation
-from onward.training.losses import nt_xent
 from onward.training.settings import (
     BackwardCompatibleSettings,
     FrozenSettings,

@@ -17,7 +17,7 @@ from onward.data import open_items
 from onward.errors import ConfigurationError, DataError
 from onward.experiments.experiment import run_experiment
 from onward.experiments.recipe import bundled_recipes, load_recipe
-from onward.experiments.stage import Cache, Stage
+from onward.experiments.vectors import Stage
 
 ITEMS = {"train": 12, "test": 6}  # of each class
 BRIEF = {
@@ -51,7 +51,7 @@ def no_bar(what, unit):
 
 
 def stage(folder):
-    return Stage("cpu", lambda line: None, no_bar, Cache(folder / "cache"))
+    return Stage("cpu", lambda line: None, no_bar, folder / "cache")
 
 
 def images_of(label, part):

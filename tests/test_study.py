@@ -13,8 +13,7 @@ from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments import study, vectors
 from onward.experiments.recipe import load_recipe
-from onward.experiments.stage import Cache, Stage
-from onward.experiments.vectors import split
+from onward.experiments.vectors import Stage, split
 from onward.gallery import open_gallery
 from onward.models import EmbeddingModel
 
@@ -50,14 +49,14 @@ def no_bar(what, unit):
 
 
 def quiet(cache):
-    return Stage("cpu", lambda line: None, no_bar, Cache(cache))
+    return Stage("cpu", lambda line: None, no_bar, cache)
 
 
 @pytest.fixture(scope="module")
 def performed(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "run"
     lines = []
-    stage = Stage("cpu", lines.append, no_bar, Cache(out.parent / "cache"))
+    stage = Stage("cpu", lines.append, no_bar, out.parent / "cache")
     study.run_study(load_recipe("digits", QUICK), out, stage)
     return out, lines
 
@@ -70,7 +69,7 @@ def test_a_study_says_how_each_source_was_read_and_what_was_left_out(tmp_path):
     (tmp_path / "Training" / "cat" / "2.png").write_bytes(b"no image")
     images = {"data.source": str(tmp_path), "data.old_classes": 2, "data.skip_bad": True}
     lines = []
-    stage = Stage("cpu", lines.append, no_bar, Cache(tmp_path / "cache"))
+    stage = Stage("cpu", lines.append, no_bar, tmp_path / "cache")
     study._tell_images(split(load_recipe("digits", images)), stage)
     assert lines == [
         f"{tmp_path}: image folder; classes cat, dog, owl; train with Training, test with Testing",

@@ -26,15 +26,8 @@ class Points(Batches):
     """Rows of numbers with a number each."""
 
     def __init__(self, x, y, ahead):
-        self.x, self.y, self.threads = x, y, ahead
-
-    @property
-    def digest(self):
-        return digest_arrays({"x": self.x.numpy(), "y": self.y.numpy()})
-
-    @property
-    def ahead(self):
-        return self.threads
+        self.x, self.y, self.ahead = x, y, ahead
+        self.digest = digest_arrays({"x": x.numpy(), "y": y.numpy()})
 
     def __len__(self):
         return len(self.x)

@@ -8,12 +8,13 @@ from onward.data import open_items
 from onward.errors import ConfigurationError
 from onward.models import InputSpec
 from onward.nn.backbones import BackboneSpec
-from onward.training.image_models import start, train_model
-from onward.training.images import ImageBatches
-from onward.training.losses import (
+from onward.training.image_models import (
     classification_loss,
     contrastive_loss,
+    start,
+    train_model,
 )
+from onward.training.images import ImageBatches
 from onward.training.settings import (
     BackwardCompatibleSettings,
     RunSettings,

@@ -26,18 +26,23 @@ def model(name, **changes):
         return EmbeddingModel.of_backbone(build_backbone(spec), spec, name=name)
 
 
-def spy(name, seen, std=0.5):
+def pixels_seen(items, views, seed, std=0.5):
+    """The pixels that a model is given, a batch each."""
+    seen = []
+
     def function(pixels):
         seen.append(pixels.copy())
         return pixels.reshape(len(pixels), -1)[:, :4].astype(np.float32) + 1
 
     taken = InputSpec(8, 1, (0.5,), (std,))
-    return EmbeddingModel.from_callable(function, name=name, dim=4, input=taken)
+    spy = EmbeddingModel.from_callable(function, name="spy", dim=4, input=taken)
+    embed_views(spy, items, augmentation=AUGMENTATION, views=views, seed=seed)
+    return seen
 
 
 def test_the_first_view_is_the_image_as_it_is(items):
     old = model("old")
-    views = embed_views([old], items, augmentation=AUGMENTATION, views=3)[old.space]
+    views = embed_views(old, items, augmentation=AUGMENTATION, views=3)[old.space]
     assert views.ids[:2] == (f"{items.ids[0]}#0", f"{items.ids[1]}#0")
     assert views.ids[30] == f"{items.ids[0]}#1"
     assert views.labels.tolist() == items.labels.tolist() * 3
@@ -46,32 +51,17 @@ def test_the_first_view_is_the_image_as_it_is(items):
     assert not np.allclose(views.vectors[30:60], views.vectors[60:])
 
 
-def test_every_model_sees_the_same_pixels(items):
-    first, second = [], []
-    models = [spy("a", first), spy("b", second, std=0.25)]
-    embed_views(models, items, augmentation=AUGMENTATION, views=3, seed=2)
-    assert len(first) == len(second) == 3
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_views_depend_on_the_seed_and_not_on_the_models_or_the_process(items):
-    def pixels(models, seen, seed):
-        torch.rand(3)
-        embed_views(models, items, augmentation=AUGMENTATION, views=2, seed=seed)
-        return seen[1]
-
-    alone, beside, other = [], [], []
-    a = pixels([spy("a", alone)], alone, 0)
-    b = pixels([model("x"), spy("b", beside)], beside, 0)
-    c = pixels([spy("c", other)], other, 1)
-    np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(a, c)
+def test_views_depend_on_the_seed_and_not_on_the_model_or_the_process(items):
+    first = pixels_seen(items, 3, seed=2)
+    assert len(first) == 3
+    torch.rand(3)
+    np.testing.assert_array_equal(first, pixels_seen(items, 3, seed=2, std=0.25))
+    assert not np.array_equal(first, pixels_seen(items, 3, seed=1))
 
 
 def test_side_information_of_layers_comes_from_the_same_forward_pass(items):
     old = add_layers_side_information(model("old"), items, dim=5)
-    views = embed_views([old], items, augmentation=AUGMENTATION, views=2)
+    views = embed_views(old, items, augmentation=AUGMENTATION, views=2)
     assert set(views) == {old.space, old.side}
     embeddings, side = old.embed_with_side(items)
     np.testing.assert_allclose(views[old.side].vectors[:30], side.vectors, atol=1e-5)
@@ -79,30 +69,15 @@ def test_side_information_of_layers_comes_from_the_same_forward_pass(items):
     assert views[old.side].ids == views[old.space].ids
 
 
-def test_progress_is_told_in_items(items):
-    told = []
-    embed_views(
-        [model("old")],
-        items,
-        augmentation=None,
-        views=1,
-        progress=lambda done, total: told.append((done, total)),
+def test_a_single_view_has_the_ids_of_the_items_and_progress_is_told_in_them(items):
+    told, old = [], model("old")
+    views = embed_views(
+        old, items, augmentation=None, views=1, progress=lambda *said: told.append(said)
     )
-    assert told == [(30, 30)]
-
-
-def test_models_of_other_images_are_refused(items):
-    models = [model("old"), model("new", size=16)]
-    with pytest.raises(ConfigurationError, match=r"takes images of 8 px .*new@.* of 16 px"):
-        embed_views(models, items, augmentation=None, views=1)
+    assert (told, views[old.space].ids) == ([(30, 30)], items.ids)
 
 
 @pytest.mark.parametrize(("views", "augmentation"), [(0, AUGMENTATION), (2, None)])
 def test_views_that_cannot_be_made_are_refused(items, views, augmentation):
     with pytest.raises(ConfigurationError, match=f"{views} views were asked for"):
-        embed_views([model("old")], items, augmentation=augmentation, views=views)
-
-
-def test_no_model_is_refused(items):
-    with pytest.raises(ConfigurationError, match="there is no model"):
-        embed_views([], items, augmentation=None, views=1)
+        embed_views(model("old"), items, augmentation=augmentation, views=views)

@@ -44,8 +44,8 @@ def demo(
     """
     from onward.data import Stated
     from onward.experiments.recipe import load_recipe
-    from onward.experiments.stage import Cache, Stage
     from onward.experiments.study import CACHE, run_study
+    from onward.experiments.vectors import Stage
     from onward.progress import progress_bar
 
     said = vars(stated).items() - vars(Stated()).items()
@@ -59,7 +59,7 @@ def demo(
     }
     overrides |= {key: value for key, value in given.items() if value is not None}
     recipe = load_recipe("digits" if data in (None, "digits") else "images", overrides)
-    stage = Stage(device, tell_answer, progress_bar, Cache(out / CACHE))
+    stage = Stage(device, tell_answer, progress_bar, out / CACHE)
     comparison = run_study(recipe, out, stage, overwrite=overwrite)
     show(comparison, as_json)
 
@@ -99,13 +99,13 @@ def experiment(
     """
     from onward.experiments.experiment import merge_arms, run_experiment
     from onward.experiments.recipe import load_recipe
-    from onward.experiments.stage import Cache, Stage
+    from onward.experiments.vectors import Stage
     from onward.progress import progress_bar
 
     overrides = dict(read_override(text) for text in set_ or [])
     loaded = load_recipe(recipe, overrides | ({"only": arm} if arm else {}))
     numbers = parse_numbers(seeds, "seeds")
-    stage = Stage(device, tell_answer, progress_bar, Cache(cache))
+    stage = Stage(device, tell_answer, progress_bar, cache)
     command = shlex.join(["onward", *sys.argv[1:]])
     if merge is not None:
         if out is not None or overwrite:

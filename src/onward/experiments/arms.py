@@ -3,8 +3,9 @@
 Each is fitted once, and carries the galleries over in its own way.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,34 +33,35 @@ from onward.spaces import Embeddings, Space
 from onward.training.fit.fit import fit
 from onward.training.fit.pairs import Classifier, Examples, Pairs
 from onward.training.layers import measure, principal_components
-from onward.training.settings import FitSettings, RunSettings
 from onward.transformation import Transformation, without_ids
 
 Stored = Callable[[Embeddings], Embeddings]
 
-GENERATION = 3
-"""To be raised when `fit` comes to give something else of the same pairs and settings."""
-
 
 @dataclass(frozen=True, eq=False)
 class SideInformation:
-    """The side-information of an arm.
+    """The side-information of an arm; what has to be learned for it is, on old data alone.
 
     Attributes:
         arm: which kind, and how it is stored.
         vectors: where it comes from.
-        store: brings it into the stored form, which was chosen on old data alone.
     """
 
     arm: Arm
     vectors: StudyVectors
-    store: Stored
 
     def of(self, part: str) -> Embeddings | None:
         """Return what is stored for a part of the images; None for an arm without any."""
         if self.arm.side == "none":
             return None
-        return self.store(_given(self.arm, self.vectors, part))
+        stored = self._whole(part)
+        for step in self._steps:
+            stored = step(stored)
+        return stored
+
+    def pairs(self, part: str, new: str = "new") -> Pairs:
+        """Return the pairs of a part, of the old model and one that came later."""
+        return Pairs(self.vectors.of("old", part), self.of(part), self.vectors.of(new, part))
 
     @property
     def macs(self) -> int:
@@ -74,24 +76,28 @@ class SideInformation:
             return int(dim * readout.components.shape[1])
         return count_macs(models[self.arm.side])
 
+    def _whole(self, part: str) -> Embeddings:
+        if self.arm.side != "oracle":
+            return self.vectors.of(self.arm.side, part)
+        new = self.vectors.of("new", part)
+        return replace(new, space=Space(f"oracle-{new.space.name}", new.space.dim))
 
-def side_information(arm: Arm, vectors: StudyVectors) -> SideInformation:
-    """Return the side-information of an arm; what has to be learned for it is, on old data."""
-    steps: list[Stored] = []
-    if arm.side != "none" and (arm.dim is not None or arm.format != "float32"):
-        old = _given(arm, vectors, OLD_TRAIN)
-        if arm.dim is not None and arm.dim < old.space.dim:
-            steps.append(_projection(old, arm.dim))
-            old = steps[-1](old)
-        if arm.format != "float32":
-            steps.append(fit_quantisation(old, arm.format).apply)
+    @cached_property
+    def _steps(self) -> tuple[Stored, ...]:
+        """What brings it into the form in which it is stored."""
+        return tuple(self._learn_steps())
 
-    def store(embeddings: Embeddings) -> Embeddings:
-        for step in steps:
-            embeddings = step(embeddings)
-        return embeddings
-
-    return SideInformation(arm, vectors, store)
+    def _learn_steps(self) -> Iterator[Stored]:
+        dim, format = self.arm.dim, self.arm.format
+        if dim is None and format == "float32":
+            return
+        old = self._whole(OLD_TRAIN)
+        if dim is not None and dim < old.space.dim:
+            project = _projection(old, dim)
+            yield project
+            old = project(old)
+        if format != "float32":
+            yield fit_quantisation(old, format).apply
 
 
 def count_macs(model: EmbeddingModel) -> int:
@@ -101,13 +107,6 @@ def count_macs(model: EmbeddingModel) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run(pixels)
     return int(counter.get_total_flops()) // 2
-
-
-def _given(arm: Arm, vectors: StudyVectors, part: str) -> Embeddings:
-    if arm.side != "oracle":
-        return vectors.of(arm.side, part)
-    new = vectors.of("new", part)
-    return replace(new, space=Space(f"oracle-{new.space.name}", new.space.dim))
 
 
 def _projection(old: Embeddings, dim: int) -> Stored:
@@ -123,8 +122,7 @@ def _projection(old: Embeddings, dim: int) -> Stored:
     space = Space(f"{old.space.name.rpartition('@')[0]}-{dim}@{minted}", dim)
 
     def project(embeddings: Embeddings) -> Embeddings:
-        projected = (embeddings.vectors - mean) @ components.T
-        return replace(embeddings, vectors=projected, space=space)
+        return replace(embeddings, vectors=(embeddings.vectors - mean) @ components.T, space=space)
 
     return project
 
@@ -144,21 +142,15 @@ class FittedArm:
     arm: Arm
     side: SideInformation
     h: Transformation
-    first: Transformation | None
-    sample: tuple[str, ...]
+    first: Transformation | None = None
+    sample: tuple[str, ...] = ()
 
-    @property
-    def says_how_unsure(self) -> bool:
-        """Whether a backfill of the upgraded gallery could go by h's uncertainty."""
-        plain = self.first is None and not self.arm.reverse and not self.sample
-        return plain and self.h.uncertainty is not None
-
-    def cell(self, vectors: StudyVectors, part: str) -> tuple[Embeddings, Embeddings]:
+    def cell(self, part: str) -> tuple[Embeddings, Embeddings]:
         """Return queries and gallery of a part after the upgrade.
 
         Items of the gallery sample have their true new embedding.
         """
-        old, new = vectors.of("old", part), vectors.of("new", part)
+        old, new = (self.side.vectors.of(role, part) for role in ("old", "new"))
         if self.arm.reverse:
             return self.h.apply(new), old
         side = self.side.of(part)
@@ -171,16 +163,20 @@ class FittedArm:
             carried = replace(carried, vectors=mixed)
         return new, replace(carried, labels=new.labels, class_names=new.class_names)
 
-    def uncertainties(self, vectors: StudyVectors, part: str) -> Float32[np.ndarray, " item"]:
-        """Return how unsure h is of each item of a part."""
+    def uncertainties(self, part: str) -> Float32[np.ndarray, " item"] | None:
+        """Return how unsure h is of each item of a part; None where no backfill goes by that."""
+        plain = self.first is None and not self.arm.reverse and not self.sample
+        if not plain or self.h.uncertainty is None:
+            return None
         side = self.side.of(part) if self.h.side is not None else None
-        return self.h.uncertainties(vectors.of("old", part), side)
+        return self.h.uncertainties(self.side.vectors.of("old", part), side)
 
     def describe(self) -> dict[str, Any]:
         """Return what is stored, what it costs an item, and how h came about, as plain values."""
         stored, made = self.side.of(CLOSED), self.h.made_by
         of_fit = ("method", "networks", "penalty", "pairs")
         of_choice = ("judged_by", "judged_on", "queries", "reason", "tried", "references")
+        told = {name: made[name] for name in (*of_fit, *of_choice) if name in made}
         return {
             "side": self.arm.side,
             "dim": 0 if stored is None else stored.space.dim,
@@ -189,10 +185,13 @@ class FittedArm:
             "side_macs": self.side.macs,
             "gallery_sample": len(self.sample),
             "parameters": self.h.parameters,
-            "fit": without_ids(
-                {name: made[name] for name in (*of_fit, *of_choice) if name in made}
-            ),
+            "fit": without_ids(told),
         }
+
+
+def _carry(h: Transformation, old: Embeddings, side: Embeddings | None) -> Embeddings:
+    """Apply h, which may have been fitted without the side-information that there is."""
+    return h.apply(old, side if h.side is not None else None)
 
 
 def fit_arms(vectors: StudyVectors) -> dict[str, FittedArm]:
@@ -201,135 +200,87 @@ def fit_arms(vectors: StudyVectors) -> dict[str, FittedArm]:
 
 
 def _fit_arm(arm: Arm, vectors: StudyVectors) -> FittedArm:
-    side = side_information(arm, vectors)
+    side = SideInformation(arm, vectors)
     old, new = vectors.of("old", TRAIN), vectors.of("new", TRAIN)
     if arm.reverse:
-        h = _fit(arm, vectors, Pairs(new, None, old))
-        return FittedArm(arm, side, h, None, ())
+        return FittedArm(arm, side, _fit(arm, vectors, Pairs(new, None, old)))
     if arm.through == "direct":
-        chosen = _choose(arm, vectors, side)
-        sample = None
-        if chosen:
-            beside = side.of(OPEN)
-            sample = Pairs(
-                _unlabelled(vectors.of("old", OPEN), chosen),
-                None if beside is None else _unlabelled(beside, chosen),
-                _unlabelled(vectors.of("new", OPEN), chosen),
-            )
-        h = _fit(arm, vectors, Pairs(old, side.of(TRAIN), new), sample)
+        chosen = _choose(side) if arm.gallery_sample else ()
+        h = _fit(arm, vectors, side.pairs(TRAIN), _sample(side, chosen) if chosen else None)
         return FittedArm(arm, side, h, None, chosen)
-    middle = vectors.of("middle", MIDDLE_TRAIN)
-    first_pairs = Pairs(vectors.of("old", MIDDLE_TRAIN), side.of(MIDDLE_TRAIN), middle)
-    first = _fit(arm, vectors, first_pairs)
-    before = vectors.of("middle", TRAIN)
+    first = _fit(arm, vectors, side.pairs(MIDDLE_TRAIN, new="middle"))
+    before, beside = vectors.of("middle", TRAIN), side.of(TRAIN)
     if arm.through == "chained":
-        before = _carry(first, old, side.of(TRAIN))
-    later = side.of(TRAIN) if arm.side_later else None
-    h = _fit(arm, vectors, Pairs(before, later, new))
-    return FittedArm(arm, side, h, first, ())
+        before = _carry(first, old, beside)
+    h = _fit(arm, vectors, Pairs(before, beside if arm.side_later else None, new))
+    return FittedArm(arm, side, h, first)
 
 
-def _carry(h: Transformation, old: Embeddings, side: Embeddings | None) -> Embeddings:
-    """Apply h, which may have been fitted without the side-information that there is."""
-    return h.apply(old, side if h.side is not None else None)
-
-
-def _choose(arm: Arm, vectors: StudyVectors, side: SideInformation) -> tuple[str, ...]:
+def _choose(side: SideInformation) -> tuple[str, ...]:
     """Choose the gallery sample among the half of the open set that is not kept for judging."""
-    if not arm.gallery_sample:
-        return ()
-    candidates = np.flatnonzero(~unsampled(vectors.items(OPEN)))
-    old, beside = vectors.of("old", OPEN).select(candidates), side.of(OPEN)
-    count = min(max(1, round(arm.gallery_sample * len(vectors.of("old", OPEN)))), len(candidates))
+    arm, vectors, recipe = side.arm, side.vectors, side.vectors.recipe
+    items = vectors.splits.items(OPEN)
+    candidates = np.flatnonzero(~unsampled(items))
+    count = min(max(1, round(arm.gallery_sample * len(items))), len(candidates))
     if arm.sample_by == "uncertainty":
-        wanted = arm.model_copy(update={"fit": {**arm.fit, "uncertainty": True, "method": "mlp"}})
-        pairs = Pairs(vectors.of("old", TRAIN), side.of(TRAIN), vectors.of("new", TRAIN))
-        h = _fit(wanted, vectors, pairs)
-        unsure = h.uncertainties(old, None if beside is None else beside.select(candidates))
-        rows = np.argsort(-unsure, kind="stable")[:count]
+        unsure = {**arm.fit, "uncertainty": True, "method": "mlp"}
+        h = _fit(arm.model_copy(update={"fit": unsure}), vectors, side.pairs(TRAIN))
+        known = h.uncertainties(vectors.of("old", OPEN), side.of(OPEN))[candidates]
+        rows = np.argsort(-known, kind="stable")[:count]
     else:
-        rng = np.random.default_rng(vectors.recipe.seed_of("sample"))
-        rows = np.sort(rng.permutation(len(old))[:count])
-    return tuple(old.ids[row] for row in rows)
+        rng = np.random.default_rng(recipe.seed_of("sample"))
+        rows = np.sort(rng.permutation(len(candidates))[:count])
+    return tuple(items.ids[row] for row in candidates[rows])
 
 
-def _unlabelled(embeddings: Embeddings, ids: tuple[str, ...]) -> Embeddings:
-    return replace(embeddings.align(ids), labels=None)
+def _sample(side: SideInformation, chosen: tuple[str, ...]) -> Pairs:
+    """Return the pairs of a gallery sample, without labels."""
+    pairs = side.pairs(OPEN)
+    old, new = (replace(each.align(chosen), labels=None) for each in (pairs.old, pairs.new))
+    beside = None if pairs.side is None else replace(pairs.side.align(chosen), labels=None)
+    return Pairs(old, beside, new)
 
 
 def _fit(
     arm: Arm, vectors: StudyVectors, pairs: Pairs, sample: Pairs | None = None
 ) -> Transformation:
-    recipe, stage = vectors.recipe, vectors.stage
-    settings, seed = recipe.fit_of(arm), recipe.seed_of("fit")
-    new = vectors.models["new"]
-    classifier = None
-    labelled = pairs.new.labels is not None
-    if settings.discriminative == "classifier" and pairs.new.space == new.space and labelled:
-        classifier = Classifier.of(new)
+    """Return what `fit` gives, or the baseline that the arm names.
+
+    A step that does not end in the new space, or has no labels, cannot use the new classifier.
+    """
+    recipe, stage, new = vectors.recipe, vectors.stage, vectors.models["new"]
+    settings, seed, classifier = recipe.fit_of(arm), recipe.seed_of("fit"), None
+    if settings.discriminative == "classifier":
+        if pairs.new.space == new.space and pairs.new.labels is not None:
+            classifier = Classifier.of(new)
+        else:
+            settings = settings.model_copy(update={"discriminative": "none"})
     what = {
-        "generation": GENERATION,
         "settings": settings.model_dump(mode="json", exclude_defaults=True),
         "seed": seed,
         "pairs": pairs.digest,
-        "spaces": _spaces(pairs),
+        "spaces": [each and each.space.name for each in (pairs.old, pairs.side, pairs.new)],
         "sample": None if sample is None else sample.digest,
-        "classifier": classifier is not None,
+        "baseline": [arm.baseline, arm.rank],
     }
-    if arm.baseline is not None:
-        what["baseline"] = [arm.baseline, arm.rank]
-    place = stage.cache.place("transformations", what)
-    if not place.exists():
+
+    def learn() -> Transformation:
         stage.tell(f"  {arm.name}")
+        if arm.baseline == "identity":
+            return identity(pairs)
+        examples = Examples.of(pairs, sample=sample, sample_weight=settings.sample_weight)
         with run_settings(recipe, stage, f"Fit {arm.name}") as run:
-            possible = _possible(settings, classifier)
-            h = _learn(arm, pairs, sample, classifier, settings=possible, seed=seed, run=run)
-        h.save(place)
-    return Transformation.load(place)
+            if arm.baseline == "rbt":
+                return fit_residual_bottleneck(examples, settings, seed=seed, run=run)
+            found = fit(
+                *(pairs.old, pairs.side, pairs.new),
+                sample=sample,
+                classifier=classifier,
+                settings=settings,
+                seed=seed,
+                run=run,
+                same_labels=True,  # model and embeddings are of one source
+            ).transformation
+        return found if arm.baseline is None else low_rank(found, examples, arm.rank)
 
-
-def _learn(
-    arm: Arm,
-    pairs: Pairs,
-    sample: Pairs | None,
-    classifier: Classifier | None,
-    *,
-    settings: FitSettings,
-    seed: int,
-    run: RunSettings,
-) -> Transformation:
-    """Return what `fit` gives, or the baseline that the arm names."""
-    if arm.baseline == "identity":
-        return identity(pairs)
-    if arm.baseline == "rbt":
-        return fit_residual_bottleneck(pairs, sample, settings, seed=seed, run=run)
-    fitted = fit(
-        pairs.old,
-        pairs.side,
-        pairs.new,
-        sample=sample,
-        classifier=classifier,
-        settings=settings,
-        seed=seed,
-        run=run,
-        same_labels=True,  # model and embeddings are of one source
-    )
-    if arm.baseline is None:
-        return fitted.transformation
-    examples = Examples.of(pairs, sample=sample, sample_weight=settings.sample_weight)
-    return low_rank(fitted.transformation, examples, arm.rank)
-
-
-def _possible(settings: FitSettings, classifier: Classifier | None) -> FitSettings:
-    """A step that does not end in the new space, or has no labels, cannot use the classifier."""
-    if settings.discriminative == "classifier" and classifier is None:
-        return settings.model_copy(update={"discriminative": "none"})
-    return settings
-
-
-def _spaces(pairs: Pairs) -> Mapping[str, str | None]:
-    return {
-        "old": pairs.old.space.name,
-        "side": None if pairs.side is None else pairs.side.space.name,
-        "new": pairs.new.space.name,
-    }
+    return stage.keep(Transformation, what, learn)

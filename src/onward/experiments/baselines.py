@@ -42,10 +42,11 @@ from onward.training.image_models import (
     Build,
     Classification,
     ImageObjective,
+    Positions,
+    nt_xent,
     projection_head,
 )
 from onward.training.images import Preparation
-from onward.training.losses import Positions, nt_xent
 from onward.training.settings import (
     FitSettings,
     FrozenSettings,
@@ -219,10 +220,9 @@ def low_rank(ridge: Transformation, examples: Examples, rank: int) -> Transforma
 
 
 def fit_residual_bottleneck(
-    pairs: Pairs, sample: Pairs | None, settings: FitSettings, *, seed: int, run: RunSettings
+    examples: Examples, settings: FitSettings, *, seed: int, run: RunSettings
 ) -> Transformation:
-    """Return the residual bottleneck transformation (RBT) that has learned all pairs."""
-    examples = Examples.of(pairs, sample=sample, sample_weight=settings.sample_weight)
+    """Return the residual bottleneck transformation (RBT) that has learned the examples."""
     h = fit_network(examples, settings, build=_residual_bottleneck, seed=seed, run=run)
     device = device_of(run)
     described = made_by("fit", settings, seed=seed, run=run, device=device, method="rbt")

@@ -8,6 +8,7 @@ without a transformation, such as old/old and new/new, stays as it was written, 
 it is now: rows of other models would not be comparable.
 """
 
+import copy
 import itertools
 import json
 import math
@@ -22,11 +23,9 @@ from onward.compatibility import NEW, OLD, UPGRADED
 from onward.errors import ConfigurationError
 from onward.evaluation import METRICS
 from onward.experiments.recipe import Baseline, Recipe
-from onward.experiments.stage import Stage
 from onward.experiments.study import COMPARISON, RECIPE, check_place, describe_study, run_study
 from onward.experiments.tables import (
-    FLIPS,
-    GAIN,
+    BY_CELL,
     OF_PART,
     PARTS,
     TITLES,
@@ -37,8 +36,9 @@ from onward.experiments.tables import (
     report_tables,
     split_variants,
 )
-from onward.experiments.vectors import split
+from onward.experiments.vectors import Stage, split
 from onward.report import write_experiment_report
+from onward.training.settings import renamed
 
 INTRODUCTION = (
     "Galleries were filled by an old model. Then a new one came, trained as if there were no old "
@@ -46,12 +46,11 @@ INTRODUCTION = (
     "doing nothing, new/new is embedding every image again. The update gain is the share of what "
     "embedding everything again gains."
 )
+SUFFIXES = (".json", ".md", ".html")
 
 SAME = 0.001  # metrics of one and the same model differ by no more, on whatever machine
 TABLES = (
-    *((part,) for part in PARTS),
-    *((f"{before}{field}",) for before in OF_PART.values() for field in (GAIN, FLIPS)),
-    ("arms",),
+    *((name,) for name in BY_CELL),
     ("verification",),
     *(("by_classes", classes) for classes in ("old", "new")),
     *(("intervals", part) for part in PARTS),
@@ -72,7 +71,6 @@ MALFORMED = (
 )
 
 Study = Mapping[str, Any]
-Seeds = Mapping[int, Study]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +86,7 @@ class Experiment:
 
     recipe: str
     command: str
-    seeds: Mapping[int, Mapping[str, Any]]
+    seeds: Mapping[int, Study]
 
     def to_json(self) -> dict[str, Any]:
         """Return recipe, command, seeds, means, differences, seconds and versions."""
@@ -140,62 +138,79 @@ def run_experiment(
     for seed in planned:  # refused before any work
         for one, directory in _studies_of(recipe, seed, out).values():
             check_place(directory, one, overwrite=overwrite)
-    done = {seed: _perform_seed(recipe, seed, out, stage, overwrite=overwrite) for seed in planned}
+    done = {seed: _perform(recipe, seed, out, stage, overwrite=overwrite) for seed in planned}
     experiment = Experiment(recipe.name, command, done)
-    _write_numbers(out / f"{recipe.name}.json", experiment.to_json())
-    _write_tables(out / f"{recipe.name}.md", experiment)
-    page = out / f"{recipe.name}.html"
-    _write_page(page, experiment)
-    stage.tell(f"Report: {page}")
+    for suffix in SUFFIXES:
+        _write(experiment, out / f"{recipe.name}{suffix}")
+    stage.tell(f"Report: {out / recipe.name}.html")
     return experiment
 
 
-def _perform_seed(
+def _perform(
     recipe: Recipe, seed: int, out: Path, stage: Stage, *, overwrite: bool = False
-) -> Mapping[str, Any]:
-    """Perform one seed of a recipe, or read what it gave before; variants are joined."""
-    performed = {
-        name: _perform(one, directory, stage, overwrite)
-        for name, (one, directory) in _studies_of(recipe, seed, out).items()
-    }
-    return join_variants(performed) if recipe.variants else performed[recipe.name]
+) -> Study:
+    """Perform a seed of a recipe, or read what it gave before; variants are joined."""
+    performed = {}
+    for name, (one, directory) in _studies_of(recipe, seed, out).items():
+        if _is_finished(directory, one):
+            stage.tell(f"Seed {seed}: finished before, {directory}")
+        else:
+            stage.tell(f"Seed {seed}: {directory}")
+            run_study(one, directory, stage, overwrite=overwrite)
+        performed[name] = json.loads((directory / COMPARISON).read_text())
+    return join_variants(performed)
 
 
-def _write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
-    """Write what `Experiment.to_json` gives to a file."""
+def _studies_of(recipe: Recipe, seed: int, out: Path) -> dict[str, tuple[Recipe, Path]]:
+    """Return the studies of a seed with their directories, by variant; "" where there is none."""
+    directory, of_seed = out / f"seed-{seed}", {"seed": seed}
+    return {
+        name: (recipe.variant(name).model_copy(update=of_seed), directory / name.replace(" ", "-"))
+        for name in recipe.variants
+    } or {"": (recipe.model_copy(update=of_seed), directory)}
+
+
+def _is_finished(directory: Path, recipe: Recipe) -> bool:
+    """Whether this recipe was performed here to the end, on the same images and versions."""
+    if not (directory / COMPARISON).is_file():
+        return False
+    performed = renamed(json.loads((directory / RECIPE).read_text()))
+    return performed == describe_study(recipe, split(recipe))
+
+
+def _write(experiment: Experiment, path: Path, beside: Mapping[str, Any] | None = None) -> None:
+    """Write an experiment as the path's suffix says: its numbers, its tables, or a page of these.
+
+    Args:
+        beside: what else the numbers' file is to hold.
+    """
+    if path.suffix == ".html":
+        seeds = ", ".join(str(seed) for seed in experiment.seeds)
+        write_experiment_report(
+            path,
+            report_tables(experiment.seeds),
+            title=f"{experiment.recipe}: galleries move to a new model",
+            introduction=INTRODUCTION,
+            facts={"command": experiment.command, "seeds": seeds},
+        )
+        return
+    text = str(experiment)
+    if path.suffix == ".json":
+        numbers = {**(beside or {}), **experiment.to_json()}
+        text = json.dumps(numbers, indent=1, allow_nan=False)
     with write_aside(path) as aside:
-        aside.write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
-
-
-def _write_tables(path: Path, experiment: Experiment) -> None:
-    """Write an experiment's tables as Markdown."""
-    with write_aside(path) as aside:
-        aside.write_text(f"{experiment}\n")
-
-
-def _write_page(path: Path, experiment: Experiment) -> None:
-    """Write an experiment's tables as a page."""
-    write_experiment_report(
-        path,
-        report_tables(experiment.seeds),
-        title=f"{experiment.recipe}: galleries move to a new model",
-        introduction=INTRODUCTION,
-        facts={
-            "command": experiment.command,
-            "seeds": ", ".join(str(seed) for seed in experiment.seeds),
-        },
-    )
+        aside.write_text(f"{text}\n")
 
 
 def _refuse_to_lose_seeds(out: Path, name: str, seeds: set[int]) -> None:
     """Refuse to replace results of seeds that are not asked for, or files that are no results."""
-    results = [out / f"{name}{suffix}" for suffix in (".json", ".md", ".html")]
+    results = [out / f"{name}{suffix}" for suffix in SUFFIXES]
     if not any(path.exists() for path in results):
         return
     try:
         before = json.loads(results[0].read_bytes())
         kept = before["recipe"] == name and {int(seed) for seed in before["seeds"]} <= seeds
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except MALFORMED:
         kept = False
     if not kept:
         raise ConfigurationError(
@@ -203,39 +218,6 @@ def _refuse_to_lose_seeds(out: Path, name: str, seeds: set[int]) -> None:
             "they were left as they are. Give their seeds too, another directory, out=..., or "
             "replace them: overwrite=True",
         )
-
-
-def _perform(recipe: Recipe, directory: Path, stage: Stage, overwrite: bool) -> Mapping[str, Any]:
-    """Perform one study, or read what it gave when it was performed before."""
-    if _is_finished(directory, recipe):
-        stage.tell(f"Seed {recipe.seed}: finished before, {directory}")
-    else:
-        stage.tell(f"Seed {recipe.seed}: {directory}")
-        run_study(recipe, directory, stage, overwrite=overwrite)
-    performed: Mapping[str, Any] = json.loads((directory / COMPARISON).read_text())
-    return performed
-
-
-def _is_finished(directory: Path, recipe: Recipe) -> bool:
-    """Whether this recipe was performed here to the end, on the same images and versions."""
-    if not (directory / COMPARISON).is_file():
-        return False
-    performed = json.loads((directory / RECIPE).read_text())
-    return bool(performed == describe_study(recipe, split(recipe)))
-
-
-def _studies_of(recipe: Recipe, seed: int, out: Path) -> dict[str, tuple[Recipe, Path]]:
-    """Return the studies of a seed with their directories: of each variant, or of the recipe."""
-    directory = out / f"seed-{seed}"
-    variants = {
-        name: (_with_seed(recipe.variant(name), seed), directory / name.replace(" ", "-"))
-        for name in recipe.variants
-    }
-    return variants or {recipe.name: (_with_seed(recipe, seed), directory)}
-
-
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
-    return recipe.model_copy(update={"seed": seed})
 
 
 def merge_arms(
@@ -267,34 +249,39 @@ def merge_arms(
             f"the rows of some arms are joined to {file}, and none is named", "name them: arm=..."
         )
     asked = sorted(set(seeds))
-    _check_file(_read(file, recipe), recipe, asked, file)
+    _check_file(_seeds(_read(file, recipe)), recipe, asked, file)
     performed: dict[int, Study] = {}
     with tempfile.TemporaryDirectory(prefix="onward-") as place:
         for seed in asked:
-            performed[seed] = _perform_seed(recipe, seed, Path(place), stage)
+            performed[seed] = _perform(recipe, seed, Path(place), stage)
             written = _read(file, recipe)
-            merged = _merge(written, performed, recipe, file, command)
-    _check_rows(merged.seeds, file)
-    others = ", ".join(str(seed) for seed in merged.seeds if seed not in performed)
+            merged = _seeds(written)
+            for one, study in performed.items():
+                where = f"{file}, seed {one}"
+                merged[one] = _merge_seed(merged[one], study, recipe, command, where)
+    _check_rows(merged, file)
+    others = ", ".join(str(seed) for seed in merged if seed not in performed)
     if others:
         stage.tell(f"Rows of other seeds ({others}) stay as they were")
-    _write_numbers(file, {**written, **merged.to_json()})
-    for suffix, write in ((".md", _write_tables), (".html", _write_page)):
-        if file.with_suffix(suffix).is_file():
-            write(file.with_suffix(suffix), merged)
+    experiment = Experiment(written["recipe"], written["command"], merged)
+    for path in map(file.with_suffix, SUFFIXES):
+        if path == file or path.is_file():
+            _write(experiment, path, written)
     stage.tell(f"Merged: {file}")
-    return merged
+    return experiment
 
 
-def _read(file: Path, recipe: Recipe) -> Mapping[str, Any]:
+def _read(file: Path, recipe: Recipe) -> dict[str, Any]:
     """Read an experiment's JSON, of this recipe; everything that is read of it later is there."""
     try:
-        written = _object(json.loads(file.read_bytes()))
-        for seed in _seeds(written).values():
-            for study in _by_variant(seed).values():
-                _look_through(study)
-        experiment = _experiment(written, _seeds(written))
+        written: dict[str, Any] = json.loads(file.read_bytes())
+        experiment = Experiment(written["recipe"], written["command"], _seeds(written))
         _ = json.dumps(experiment.to_json(), allow_nan=False), str(experiment)
+        for seed in experiment.seeds.values():
+            for study in split_variants(seed).values():
+                _ = [_at(study, path).keys() for path in TABLES], study["versions"].items()
+                _ = [run["arms"] for run in study.get("renewed", ())], study["arms"]
+                _ = [study["cells"][cell] for cell in (OLD, NEW)]
     except MALFORMED as error:
         raise ConfigurationError(
             f"{file} is not an experiment's JSON that rows could join",
@@ -309,40 +296,12 @@ def _read(file: Path, recipe: Recipe) -> Mapping[str, Any]:
     return written
 
 
-def _look_through(study: Study) -> None:
-    """Read all that is read of a study later; what is not there or of another kind raises."""
-    _ = [study["cells"][cell] for cell in (OLD, NEW)], study["arms"].keys()
-    _ = [run["arms"] for run in study.get("renewed", ())], _versions(study)
-    _ = [_at(study, path) for path in TABLES]
-    rows = itertools.chain(*(_at(study, (part,)).values() for part in PARTS))
-    _ = [(_object(row)[metric] or 0) + 0.0 for row in rows for metric in METRICS]
-
-
 def _seeds(written: Mapping[str, Any]) -> dict[int, Study]:
-    return {int(seed): _object(study) for seed, study in _object(written["seeds"]).items()}
+    return {int(seed): {**study} for seed, study in written["seeds"].items()}
 
 
-def _object(value: Any) -> Mapping[str, Any]:
-    """Return an object of a JSON file as it is; refuse what is none, such as a list."""
-    if not isinstance(value, dict):
-        raise TypeError(f"{type(value).__name__} where an object belongs")
-    return value
-
-
-def _experiment(written: Mapping[str, Any], seeds: Seeds) -> Experiment:
-    return Experiment(written["recipe"], written["command"], seeds)
-
-
-def _by_variant(study: Study) -> dict[str, dict[str, Any]]:
-    if "variants" not in study:
-        return {"": dict(study)}
-    _ = [_object(rest) for rest in _object(study["variants"]).values()]
-    return split_variants(study)
-
-
-def _check_file(written: Mapping[str, Any], recipe: Recipe, asked: list[int], file: Path) -> None:
+def _check_file(seeds: Mapping[int, Study], recipe: Recipe, asked: list[int], file: Path) -> None:
     """Refuse before any work what could not be joined after it."""
-    seeds = _seeds(written)
     there = ", ".join(map(str, seeds))
     if missing := [seed for seed in asked if seed not in seeds]:
         raise ConfigurationError(
@@ -352,7 +311,7 @@ def _check_file(written: Mapping[str, Any], recipe: Recipe, asked: list[int], fi
     if not asked:
         raise ConfigurationError("no seed is given", f"give some of those of {file}: {there}")
     for seed, study in seeds.items():
-        variants = _by_variant(study)
+        variants = split_variants(study)
         if set(variants) != (set(recipe.variants) or {""}):
             raise ConfigurationError(
                 f"{file} has the variants {sorted(variants)}, the recipe has "
@@ -365,33 +324,25 @@ def _check_file(written: Mapping[str, Any], recipe: Recipe, asked: list[int], fi
                 f"{file} has no row {min(new)!r}, and a row needs every seed of the table",
                 f"give all of them: {there}",
             )
-    for seed in asked:
-        _check_data(_by_variant(seeds[seed]), recipe, seed, file)
+        for name, (one, _) in _studies_of(recipe, seed, file.parent).items():
+            data = variants[name].get("data")  # older files do not say
+            if seed in asked and data is not None and data != split(one).digests:
+                raise ConfigurationError(
+                    f"{file} is of other images than {one.data.source}: their digests differ",
+                    "name those that it was made with, data.source=PATH, or perform the whole "
+                    "recipe",
+                )
 
 
-def _check_data(variants: Mapping[str, Study], recipe: Recipe, seed: int, file: Path) -> None:
-    """Refuse other images, where the file says which they were."""
-    for name, (one, _) in _studies_of(recipe, seed, file.parent).items():
-        data = variants[name if recipe.variants else ""].get("data")
-        if data is not None and data != split(one).digests:
-            raise ConfigurationError(
-                f"{file} is of other images than {one.data.source}: their digests differ",
-                "name those that it was made with, data.source=PATH, or perform the whole recipe",
-            )
-
-
-def _merge(
-    written: Mapping[str, Any], performed: Seeds, recipe: Recipe, file: Path, command: str
-) -> Experiment:
-    seeds = _seeds(written)
-    for seed, now in performed.items():
-        before, came = _by_variant(seeds[seed]), _by_variant(now)
-        for variant, study in came.items():
-            where = f"{file}, seed {seed}" + (f", {variant}" if variant else "")
-            _check_models(before[variant], study, where)
-            before[variant] = _merge_study(before[variant], study, recipe, command)
-        seeds[seed] = join_variants(before) if recipe.variants else before[""]
-    return _experiment(written, seeds)
+def _merge_seed(
+    before: Study, performed: Study, recipe: Recipe, command: str, where: str
+) -> dict[str, Any]:
+    """Return what a file has of a seed, with the rows of the performed arms."""
+    variants = split_variants(before)
+    for name, now in split_variants(performed).items():
+        _check_models(variants[name], now, where + (f", {name}" if name else ""))
+        variants[name] = _merge_study(variants[name], now, recipe, command)
+    return join_variants(variants)
 
 
 def _check_models(before: Study, now: Study, where: str) -> None:
@@ -415,10 +366,17 @@ def _versions(study: Study) -> str:
 
 
 def _merge_study(before: Study, now: Study, recipe: Recipe, command: str) -> dict[str, Any]:
-    merged = dict(before)
+    merged = copy.deepcopy(dict(before))
     order = [*BEFORE_ARMS, *(arm.name for arm in recipe.arms)]
     for path in TABLES:
-        _put(merged, path, _renew(_at(before, path), _at(now, path), recipe.only, order))
+        *outer, name = path
+        rows, place = _renew(_at(before, path), _at(now, path), recipe.only, order), merged
+        if rows or _at(before, path):
+            for key in outer:
+                place = place.setdefault(key, {})
+            place[name] = rows
+            if not rows:
+                del place[name]
     if UPGRADED in recipe.only:
         merged |= {name: now[name] for name in OF_UPGRADED if name in now}
     earlier = (
@@ -432,21 +390,8 @@ def _merge_study(before: Study, now: Study, recipe: Recipe, command: str) -> dic
 def _at(study: Study, path: Sequence[str]) -> Mapping[str, Any]:
     """Return the table that stands there; an empty one for none."""
     for key in path:
-        study = _object(study.get(key, {}))
+        study = {**study.get(key, {})}  # which raises where it is none
     return study
-
-
-def _put(study: dict[str, Any], path: Sequence[str], rows: Mapping[str, Any]) -> None:
-    """Put a table there, with copies of what it stands in; one without rows is left out."""
-    if not rows and not _at(study, path):
-        return
-    *outer, name = path
-    for key in outer:
-        study[key] = study = dict(study.get(key, {}))
-    if rows:
-        study[name] = rows
-    else:
-        study.pop(name, None)
 
 
 def _renew(
@@ -466,14 +411,13 @@ def _renew(
     return {cell: (now if cell in arms else before)[cell] for cell in rows}
 
 
-def _check_rows(seeds: Seeds, file: Path) -> None:
+def _check_rows(seeds: Mapping[int, Study], file: Path) -> None:
     """Refuse a table whose seeds have not the same rows, of which there would be no mean."""
     first, *others = seeds
-    for seed in others:
-        for path in TABLES:
-            if differing := _at(seeds[first], path).keys() ^ _at(seeds[seed], path).keys():
-                raise ConfigurationError(
-                    f"{file} would have the row {min(differing)!r} of one of the seeds {first} and "
-                    f"{seed} alone ({', '.join(path)})",
-                    "join all its seeds at once. It was left as it is",
-                )
+    for seed, path in itertools.product(others, TABLES):
+        if differing := _at(seeds[first], path).keys() ^ _at(seeds[seed], path).keys():
+            raise ConfigurationError(
+                f"{file} would have the row {min(differing)!r} of one of the seeds {first} and "
+                f"{seed} alone ({', '.join(path)})",
+                "join all its seeds at once. It was left as it is",
+            )

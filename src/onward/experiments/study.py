@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,19 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from onward.artifacts import digest, digest_arrays, write_aside
+from onward.artifacts import write_aside
 from onward.backfill_curve import backfill_curve, oracle_order, random_order, uncertainty_order
 from onward.compatibility import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
 from onward.errors import ConfigurationError
-from onward.evaluation import Evaluation
 from onward.experiments.arms import FittedArm, count_macs, fit_arms
 from onward.experiments.recipe import Recipe
-from onward.experiments.stage import Stage
 from onward.experiments.vectors import (
     CLOSED,
     LAYERS,
     OPEN,
     Splits,
+    Stage,
     StudyVectors,
     split,
     train_models,
@@ -54,6 +53,7 @@ from onward.report import make_grid, write_report
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 from onward.training.fit.samples import learned_part
+from onward.training.settings import renamed
 from onward.upgrading import Upgrade, plan_upgrade
 from onward.verification import verify_pairs
 
@@ -71,41 +71,7 @@ INTRODUCTION = (
 
 Cell = tuple[Embeddings, Embeddings]
 Cells = Mapping[str, Callable[[], Cell]]
-
-
-@dataclass(frozen=True, eq=False)
-class Upgraded:
-    """What came out of the gallery.
-
-    Attributes:
-        vectors: the items in the new space, as the gallery holds them after the upgrade.
-        before: what the old model's queries found before the cut over.
-        after: what the new model's queries found after it.
-    """
-
-    vectors: Embeddings
-    before: Ranking
-    after: Ranking
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a study came to.
-
-    Attributes:
-        closed: on test images of seen classes.
-        open: on images of unseen classes; None where a study has none.
-        unsampled: on the half of them that no gallery sample was taken from.
-        verification: true accept rates by cell and false accept rate, where they were asked for.
-        backfill: of each arm that says how unsure it is, by part and order: what re-embedding ever
-            more of the gallery gives.
-    """
-
-    closed: Comparison
-    open: Comparison | None
-    unsampled: Comparison | None
-    verification: Mapping[str, Mapping[str, Any]]
-    backfill: Mapping[str, Mapping[str, Mapping[str, Any]]]
+Arms = Mapping[str, FittedArm]
 
 
 def run_study(recipe: Recipe, out: Path, stage: Stage, *, overwrite: bool = False) -> Comparison:
@@ -132,54 +98,36 @@ def run_study(recipe: Recipe, out: Path, stage: Stage, *, overwrite: bool = Fals
         DataError: if the images cannot be read.
     """
     with _threads(recipe.threads):
-        return _run_study(recipe, out, stage, overwrite)
-
-
-def _run_study(recipe: Recipe, out: Path, stage: Stage, overwrite: bool) -> Comparison:
-    started = time.monotonic()
-    check_place(out, recipe, overwrite=overwrite)
-    splits = split(recipe)
-    _tell_images(splits, stage)
-    sampled = [arm.name for arm in recipe.performed if arm.gallery_sample]
-    if sampled and splits.open is None:
-        raise ConfigurationError(
-            f"the arm {sampled[0]!r} takes a sample of the open gallery, and there is none: the "
-            "models know every class. Give a smaller data.new_classes, or leave the arm out"
-        )
-    if not overwrite:
-        _refuse_another(out, {"data": splits.digests})
-    _prepare(out, recipe, splits)
-    vectors = train_models(recipe, splits, stage)
-    stage.tell(f"Transformations: h(old, side) -> new from {splits.train}")
-    arms = fit_arms(vectors)
-    stage.tell(f"Embeddings: {splits.closed}, which no model was trained on")
-    _save(arms, vectors, out)
-    upgraded = None
-    if UPGRADED in arms:
-        upgraded = _upgrade(_fill_gallery(out, arms, vectors), arms[UPGRADED], vectors)
-    outcome = judge(vectors, arms, None if upgraded is None else upgraded.vectors)
-    run = _describe_run(vectors, time.monotonic() - started)
-    _write_comparison(out / COMPARISON, outcome, vectors, arms, run)
-    if upgraded is not None:
-        _write_page(out / PAGE, outcome.closed, upgraded, vectors, run)
-        stage.tell(f"Report: {out / PAGE}")
-    return outcome.closed
-
-
-def _tell_images(splits: Splits, stage: Stage) -> None:
-    """Say how each source was read, and what was left out of it."""
-    said: dict[str, str] = {}
-    for items in (splits.old_train, splits.train, splits.closed):
-        said.setdefault(items.source, items.reading)
-        for left in items.left_out:
-            said.setdefault(f"left out: {left.where}", left.why)
-    for where, what in said.items():
-        stage.tell(f"{where}: {what}")
+        started = time.monotonic()
+        check_place(out, recipe, overwrite=overwrite)
+        splits = split(recipe)
+        _tell_images(splits, stage)
+        _check_samples(recipe, splits)
+        if not overwrite:
+            _refuse_another(out, {"data": splits.digests})
+        _prepare(out, recipe, splits)
+        vectors = train_models(recipe, splits, stage)
+        stage.tell(f"Transformations: h(old, side) -> new from {splits.train}")
+        arms = fit_arms(vectors)
+        stage.tell(f"Embeddings: {splits.closed}, which no model was trained on")
+        _save(arms, vectors, out)
+        found, carried = dict[str, Ranking](), None
+        if UPGRADED in arms:
+            gallery = _fill_gallery(out, arms, vectors)
+            carried, found = _upgrade(gallery, arms[UPGRADED], vectors)
+        closed, fields = _judge(vectors, arms, carried)
+        run = _describe_run(vectors, time.monotonic() - started)
+        with write_aside(out / COMPARISON) as aside:
+            aside.write_text(json.dumps(fields | run, indent=2, allow_nan=False) + "\n")
+        if found:
+            _write_page(out / PAGE, closed, found, vectors, run)
+            stage.tell(f"Report: {out / PAGE}")
+        return closed
 
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with so many threads inside; None leaves it as it is."""
+    """Let torch compute with this number of threads inside; None leaves it as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -208,14 +156,23 @@ def _refuse_another(out: Path, study: Mapping[str, Any]) -> None:
     if not (out / RECIPE).exists():
         return
     try:
-        before = json.loads((out / RECIPE).read_bytes())
+        before = renamed(json.loads((out / RECIPE).read_bytes()))
         same = all(before[name] == value for name, value in study.items())
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, AttributeError, RecursionError):
         same = False
     if not same:
         raise ConfigurationError(
             f"{out} holds another study, of other settings or images",
             "it was left as it is. Give another directory, out=..., or replace it: overwrite=True",
+        )
+
+
+def _check_samples(recipe: Recipe, splits: Splits) -> None:
+    sampled = [arm.name for arm in recipe.performed if arm.gallery_sample]
+    if sampled and splits.open is None:
+        raise ConfigurationError(
+            f"the arm {sampled[0]!r} takes a sample of the open gallery, and there is none: the "
+            "models know every class. Give a smaller data.new_classes, or leave the arm out"
         )
 
 
@@ -238,7 +195,18 @@ def _prepare(out: Path, recipe: Recipe, splits: Splits) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
-def _save(arms: Mapping[str, FittedArm], vectors: StudyVectors, out: Path) -> None:
+def _tell_images(splits: Splits, stage: Stage) -> None:
+    """Say how each source was read, and what was left out of it."""
+    said: dict[str, str] = {}
+    for items in (splits.old_train, splits.train, splits.closed):
+        said.setdefault(items.source, items.reading)
+        for left in items.left_out:
+            said.setdefault(f"left out: {left.where}", left.why)
+    for where, what in said.items():
+        stage.tell(f"{where}: {what}")
+
+
+def _save(arms: Arms, vectors: StudyVectors, out: Path) -> None:
     """Lay out what a reader may want to use: models, transformations and the closed embeddings."""
     for role, model in vectors.models.items():
         model.save(out / "models" / _slug(role))
@@ -252,7 +220,7 @@ def _slug(name: str) -> str:
     return name.replace("/", "-").replace(" ", "-")
 
 
-def _fill_gallery(out: Path, arms: Mapping[str, FittedArm], vectors: StudyVectors) -> Gallery:
+def _fill_gallery(out: Path, arms: Arms, vectors: StudyVectors) -> Gallery:
     """Fill a gallery as the old model did, with the side-information of every kind of the study."""
     kept: dict[Space, Embeddings] = {}
     for arm in arms.values():
@@ -267,7 +235,13 @@ def _fill_gallery(out: Path, arms: Mapping[str, FittedArm], vectors: StudyVector
     return gallery
 
 
-def _upgrade(gallery: Gallery, arm: FittedArm, vectors: StudyVectors) -> Upgraded:
+def _upgrade(
+    gallery: Gallery, arm: FittedArm, vectors: StudyVectors
+) -> tuple[Embeddings, dict[str, Ranking]]:
+    """Return the items in the new space, as the gallery holds them, and what queries found.
+
+    The old model's queries searched before the cut over, the new model's after it.
+    """
     h, stage = arm.h, vectors.stage
     old, new = vectors.of("old", CLOSED), vectors.of("new", CLOSED)
     before = gallery.search(old, TOP, exclude_self=True)
@@ -285,50 +259,53 @@ def _upgrade(gallery: Gallery, arm: FittedArm, vectors: StudyVectors) -> Upgrade
     stage.tell(f"Cut over: {upgrade.cut_over(query_model=h.new.name)}")
     after = gallery.search(new, TOP, exclude_self=True)
     carried = gallery.read(h.new).align(new.ids)
-    return Upgraded(replace(carried, labels=new.labels, class_names=new.class_names), before, after)
+    labelled = replace(carried, labels=new.labels, class_names=new.class_names)
+    return labelled, {OLD: before, UPGRADED: after}
 
 
-def judge(
-    vectors: StudyVectors, arms: Mapping[str, FittedArm], gallery: Embeddings | None
-) -> Outcome:
-    """Evaluate every cell of a study.
+def _judge(
+    vectors: StudyVectors, arms: Arms, gallery: Embeddings | None
+) -> tuple[Comparison, dict[str, Any]]:
+    """Evaluate every cell; return the closed comparison, and all that the JSON says of cells.
 
     Args:
         arms: by name; those with a gallery sample are judged on the open set alone.
         gallery: the closed gallery as a store holds it after the upgrade of the arm "new/old";
             without one, the arm is judged as the others are.
     """
-    stage = vectors.stage
-    closed = {
-        name: make
-        for name, make in _cells(vectors, arms, CLOSED).items()
-        if name not in arms or not arms[name].sample
-    }
+    stage, splits, recipe = vectors.stage, vectors.splits, vectors.recipe
+    cells = _cells(vectors, {n: arm for n, arm in arms.items() if not arm.sample}, CLOSED)
     if gallery is not None:
-        closed[UPGRADED] = partial(_cell, vectors.of("new", CLOSED), gallery)
-    stage.tell(f"Comparison: {vectors.splits.closed}; each is searched among all the others")
-    everything = np.ones(len(vectors.splits.closed), dtype=bool)
-    judged = _compare(closed, everything, vectors)
-    verified = _verify(closed) if vectors.recipe.data.verification else {}
-    unsure = {name: arm for name, arm in arms.items() if arm.says_how_unsure}
-    parts = [CLOSED] if vectors.splits.open is None else [CLOSED, OPEN]
-    curves = {part: _backfill(vectors, unsure, part) for part in parts if unsure}
-    if vectors.splits.open is None:
-        return Outcome(judged, None, None, verified, curves)
-    stage.tell(f"Open set, which no model knows: {vectors.splits.open}")
-    cells = _cells(vectors, arms, OPEN)
-    apart = unsampled(vectors.splits.open)
-    sampled = any(arm.gallery_sample for arm in vectors.recipe.arms)  # also if not performed now
-    return Outcome(
-        judged,
-        _compare(cells, np.ones(len(apart), dtype=bool), vectors),
-        _compare(cells, apart, vectors) if sampled else None,
-        verified,
-        curves,
-    )
+        cells[UPGRADED] = partial(_cell, vectors.of("new", CLOSED), gallery)
+    stage.tell(f"Comparison: {splits.closed}; each is searched among all the others")
+    compared = {"cells": _compare(cells, stage)}
+    fields = compared["cells"].to_json() | {
+        "by_classes": _by_classes(compared["cells"], vectors),
+        "arms": {name: arm.describe() for name, arm in arms.items()},
+        "old_bytes": vectors.of("old", CLOSED).space.bytes,
+        "old_macs": count_macs(vectors.models["old"]),
+    }
+    if splits.open is not None:
+        stage.tell(f"Open set, which no model knows: {splits.open}")
+        of_open = _cells(vectors, arms, OPEN)
+        compared["open"] = _compare(of_open, stage)
+        if any(arm.gallery_sample for arm in recipe.arms):  # also if not performed now
+            compared["unsampled"] = _compare(of_open, stage, unsampled(splits.open))
+    for part, comparison in list(compared.items())[1:]:
+        told = comparison.to_json()
+        fields[part] = told.pop("cells")
+        fields |= {f"{part}_{name}": value for name, value in told.items()}
+    parts = {"cells": CLOSED, "open": OPEN}
+    fields["intervals"] = {part: _intervals(compared[part]) for part in parts if part in compared}
+    if recipe.data.verification:
+        fields["verification"] = {
+            name: verify_pairs(*make(), exclude_self=True).to_json() for name, make in cells.items()
+        }
+    curves = {of: _backfill(arms, of, recipe) for part, of in parts.items() if part in compared}
+    return compared["cells"], fields | ({"backfill": curves} if any(curves.values()) else {})
 
 
-def _cells(vectors: StudyVectors, arms: Mapping[str, FittedArm], part: str) -> Cells:
+def _cells(vectors: StudyVectors, arms: Arms, part: str) -> dict[str, Callable[[], Cell]]:
     """Return queries and gallery of each cell, made when they are asked for."""
     old, new = vectors.of("old", part), vectors.of("new", part)
     cells: dict[str, Callable[[], Cell]] = {}
@@ -339,7 +316,7 @@ def _cells(vectors: StudyVectors, arms: Mapping[str, FittedArm], part: str) -> C
     for name, of_model in baselines.items():
         cells[f"{name} new/old"] = partial(_cell, of_model, _claimed(old, of_model.space))
     for name, arm in arms.items():
-        cells[name] = partial(arm.cell, vectors, part)
+        cells[name] = partial(arm.cell, part)
     for name, of_model in baselines.items():
         cells[f"{name} new/new"] = partial(_cell, of_model, of_model)
     if "middle" in vectors.models:
@@ -358,54 +335,37 @@ def _claimed(old: Embeddings, space: Space) -> Embeddings:
     return replace(old, space=space)
 
 
-def _compare(cells: Cells, rows: np.ndarray, vectors: StudyVectors) -> Comparison:
-    with vectors.stage.bar("Compare", "cells") as progress:
-        evaluations = {}
+def _compare(cells: Cells, stage: Stage, rows: np.ndarray | None = None) -> Comparison:
+    """Return the comparison of cells; of some of their queries and items, if any are named."""
+    evaluations = {}
+    with stage.bar("Compare", "cells") as progress:
         for done, (name, make) in enumerate(cells.items()):
-            queries, gallery = (each.select(rows) for each in make())
-            evaluations[name] = _evaluate(queries, gallery, vectors)
+            queries, gallery = (each if rows is None else each.select(rows) for each in make())
+            evaluations[name] = evaluate_embeddings(
+                queries, gallery, exclude_self=True, same_labels=True
+            )
             progress(done + 1, len(cells))
     return Comparison(evaluations)
 
 
-def _evaluate(queries: Embeddings, gallery: Embeddings, vectors: StudyVectors) -> Evaluation:
-    what = {"queries": _digest(queries), "gallery": _digest(gallery)}
-    return vectors.stage.cache.evaluation(
-        what, lambda: evaluate_embeddings(queries, gallery, exclude_self=True, same_labels=True)
-    )
-
-
-def _digest(embeddings: Embeddings) -> str:
-    labels = embeddings.labels
-    assert labels is not None  # noqa: S101  # a study's items are labelled
-    arrays = digest_arrays({"vectors": embeddings.vectors, "labels": labels})
-    ids = (item.encode() for item in embeddings.ids)
-    return digest(arrays.encode(), str(embeddings.space.to_json()).encode(), *ids)
-
-
-def _verify(cells: Cells) -> dict[str, Mapping[str, Any]]:
-    return {
-        name: verify_pairs(*make(), exclude_self=True).to_json() for name, make in cells.items()
-    }
-
-
-def _backfill(
-    vectors: StudyVectors, arms: Mapping[str, FittedArm], part: str
-) -> dict[str, dict[str, Any]]:
+def _backfill(arms: Arms, part: str, recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Return the curve of each arm and order: most unsure first, at random, farthest off first."""
-    seed = vectors.recipe.seed_of("backfill order")
+    seed = recipe.seed_of("backfill order")
     found: dict[str, dict[str, Any]] = {}
     for name, arm in arms.items():
-        new, upgraded = arm.cell(vectors, part)
-        unsure = arm.uncertainties(vectors, part)
+        unsure = arm.uncertainties(part)
+        if unsure is None:
+            continue
+        new, upgraded = arm.cell(part)
         orders = {
             "random": random_order(new.ids, seed=seed),
             "uncertainty": uncertainty_order(new.ids, unsure),
             "oracle": oracle_order(upgraded, new),
         }
-        for order, ids in orders.items():
-            curve = backfill_curve(new, upgraded, new, ids, exclude_self=True)
-            found.setdefault(name, {})[order] = curve.to_json()
+        found[name] = {
+            order: backfill_curve(new, upgraded, new, ids, exclude_self=True).to_json()
+            for order, ids in orders.items()
+        }
     return found
 
 
@@ -430,40 +390,6 @@ def _describe_run(vectors: StudyVectors, seconds: float) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in VERSIONS_OF}
-
-
-def _write_comparison(
-    path: Path,
-    outcome: Outcome,
-    vectors: StudyVectors,
-    arms: Mapping[str, FittedArm],
-    run: Mapping[str, Any],
-) -> None:
-    """Write what a study came to as JSON: closed and open cells, and what each arm is."""
-    closed = outcome.closed
-    fields = closed.to_json() | {
-        "by_classes": _by_classes(closed, vectors),
-        "arms": {name: arm.describe() for name, arm in arms.items()},
-        "old_bytes": vectors.of("old", CLOSED).space.bytes,
-        "old_macs": count_macs(vectors.models["old"]),
-    }
-    for part, comparison in {"open": outcome.open, "unsampled": outcome.unsampled}.items():
-        if comparison is not None:
-            told = comparison.to_json()
-            fields[part] = told.pop("cells")
-            fields |= {f"{part}_{name}": value for name, value in told.items()}
-    fields["intervals"] = {
-        part: _intervals(comparison)
-        for part, comparison in {"cells": closed, "open": outcome.open}.items()
-        if comparison is not None
-    }
-    if outcome.verification:
-        fields["verification"] = outcome.verification
-    if outcome.backfill:
-        fields["backfill"] = outcome.backfill
-    fields |= run
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
 
 
 def _intervals(comparison: Comparison) -> dict[str, Any]:
@@ -491,24 +417,20 @@ def _by_classes(comparison: Comparison, vectors: StudyVectors) -> dict[str, Any]
 def _write_page(
     path: Path,
     comparison: Comparison,
-    upgraded: Upgraded,
+    found: Mapping[str, Ranking],
     vectors: StudyVectors,
     run: Mapping[str, Any],
 ) -> None:
     """Write the report of the closed set with a grid of what was found."""
     new, splits = vectors.of("new", CLOSED), vectors.splits
-    rankings = {
-        OLD: upgraded.before,
-        UPGRADED: upgraded.after,
-        NEW: search(new, new, TOP, exclude_self=True),
-    }
+    items, old_classes = splits.closed, splits.old_classes
     facts = {
         "recipe": f"{run['recipe']['name']}, seed {run['recipe']['seed']}",
         "time": f"{run['seconds']:.0f} s",
         "peak memory": f"{run['peak_bytes'] / 2**20:,.0f} MiB",
         "versions": ", ".join(f"{name} {number}" for name, number in run["versions"].items()),
     }
-    items, old_classes = splits.closed, splits.old_classes
+    rankings = {**found, NEW: search(new, new, TOP, exclude_self=True)}
     write_report(
         path,
         comparison,

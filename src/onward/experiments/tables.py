@@ -32,19 +32,27 @@ BY_CELL = (
 
 
 def join_variants(variants: Mapping[str, Seed]) -> dict[str, Any]:
-    """Return one seed's variants as one value: each cell has the variant's name before its own."""
-    joined: dict[str, Any] = {part: {} for part in BY_CELL}
-    for variant, seed in variants.items():
-        for part in BY_CELL:
-            for cell, value in seed.get(part, {}).items():
-                joined[part][f"{variant}: {cell}"] = value
-    rest = {
-        variant: {name: value for name, value in seed.items() if name not in BY_CELL}
-        for variant, seed in variants.items()
+    """Return one seed's variants as one value: each cell has the variant's name before its own.
+
+    Args:
+        variants: by name; a single one that is called "" is returned as it is.
+    """
+    if "" in variants:
+        return dict(variants[""])
+    joined = {
+        part: {
+            f"{variant}: {cell}": value
+            for variant, seed in variants.items()
+            for cell, value in seed.get(part, {}).items()
+        }
+        for part in BY_CELL
     }
     runs = list(variants.values())
-    return {part: of for part, of in joined.items() if of} | {
-        "variants": rest,
+    return {part: cells for part, cells in joined.items() if cells} | {
+        "variants": {
+            variant: {name: value for name, value in seed.items() if name not in BY_CELL}
+            for variant, seed in variants.items()
+        },
         "seconds": sum(run["seconds"] for run in runs),
         "versions": runs[0]["versions"],
     }
@@ -52,22 +60,21 @@ def join_variants(variants: Mapping[str, Seed]) -> dict[str, Any]:
 
 def split_variants(joined: Seed) -> dict[str, dict[str, Any]]:
     """Return what `join_variants` joined, by variant."""
-    return {
-        variant: {
-            part: cells
+    if "variants" not in joined:
+        return {"": dict(joined)}
+    split: dict[str, dict[str, Any]] = {}
+    for variant, rest in joined["variants"].items():
+        before = f"{variant}: "
+        own = {
+            part: {
+                cell.removeprefix(before): value
+                for cell, value in joined.get(part, {}).items()
+                if cell.startswith(before)
+            }
             for part in BY_CELL
-            if (cells := _cells_of_variant(joined.get(part, {}), variant))
         }
-        | dict(rest)
-        for variant, rest in joined["variants"].items()
-    }
-
-
-def _cells_of_variant(cells: Mapping[str, Any], variant: str) -> dict[str, Any]:
-    before = f"{variant}: "
-    return {
-        cell.removeprefix(before): value for cell, value in cells.items() if cell.startswith(before)
-    }
+        split[variant] = {part: cells for part, cells in own.items() if cells} | dict(rest)
+    return split
 
 
 def means(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -105,35 +112,72 @@ def differences(seeds: Mapping[int, Seed]) -> dict[str, dict[str, dict[str, Any]
     return paired
 
 
-def gains(seeds: Mapping[int, Seed], part: str, cell: str, metric: str) -> list[float]:
-    """Return the update gain of a cell for each seed in which full backfill gains something."""
-    found = (_gain(seed[part], cell, metric) for seed in seeds.values())
-    return [gain for gain in found if not math.isnan(gain)]
-
-
 def markdown(name: str, seeds: Mapping[int, Seed]) -> str:
     """Return a table for each part: mean, least and greatest of each cell, in percent.
 
     Where arms say how unsure they are, tables of their backfill follow: the mean over evenly spaced
     shares re-embedded, by order, between both ends of the curve.
     """
-    count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    tables = []
-    for part in PARTS:
-        cells = cells_of(seeds, part)
-        if not cells:
-            continue
-        lines = [
-            f"| {name}, {TITLES[part]}, {count}, percent | "
-            + " | ".join(METRICS)
-            + " | gain cmc@1 | gain map | flips | bytes | MACs |",
-            "| --- " * (6 + len(METRICS)) + "|",
-        ]
-        for cell in cells:
-            shown = [mean_and_range(values(seeds, part, cell, metric)) for metric in METRICS]
-            lines.append(f"| {cell} | " + " | ".join([*shown, *_of_arm(seeds, part, cell)]) + " |")
-        tables.append("\n".join(lines))
+    count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}, percent"
+    of_arm = ("gain cmc@1", "gain map", "flips", "bytes", "MACs")
+    tables = [
+        _lines(
+            [f"{name}, {TITLES[part]}, {count}", *METRICS, *of_arm],
+            [
+                [
+                    cell,
+                    *(mean_and_range(values(seeds, part, cell, metric)) for metric in METRICS),
+                    *_of_arm(seeds, part, cell),
+                ]
+                for cell in cells_of(seeds, part)
+            ],
+        )
+        for part in PARTS
+        if cells_of(seeds, part)
+    ]
     return "\n\n".join([*tables, *_backfill_tables(name, seeds, count)])
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    first, *rest = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return "\n".join([first, "| --- " * len(head) + "|", *rest])
+
+
+def _of_arm(seeds: Mapping[int, Seed], part: str, cell: str) -> list[str]:
+    """Return gains, negative flips, bytes and MACs of an arm; nothing for other cells.
+
+    A gain is that of the seeds in which full backfill gains something.
+    """
+    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
+    if arm is None:
+        return [""] * 5
+    gains = [
+        [gain for seed in seeds.values() if not math.isnan(gain := _gain(seed[part], cell, metric))]
+        for metric in ("cmc@1", "map")
+    ]
+    found = (seed.get(f"{OF_PART[part]}{FLIPS}", {}).get(cell) for seed in seeds.values())
+    flips = [_number(value) for value in found]
+    return [*map(mean_and_range, (*gains, flips)), str(arm["side_bytes"]), _macs(arm)]
+
+
+def _backfill_tables(name: str, seeds: Mapping[int, Seed], count: str) -> list[str]:
+    """Return the AUC of each arm and order, for the parts of which there are curves."""
+    curves = [seed.get("backfill", {}) for seed in seeds.values()]
+    tables = []
+    for part, arms in curves[0].items():
+        orders = list(next(iter(arms.values())))
+        auc = next(key for key in arms[next(iter(arms))][orders[0]] if key.startswith("auc@"))
+        ends = ("nothing re-embedded", *(f"{auc} {order}" for order in orders), "everything")
+        rows = []
+        for arm, metric in itertools.product(arms, ("cmc@1", "map")):
+            of_seeds = [of[part][arm] for of in curves]
+            first, last = ([each[orders[0]][metric][end] for each in of_seeds] for end in (0, -1))
+            means = [[each[order][auc][metric] for each in of_seeds] for order in orders]
+            rows.append([arm, metric, *map(mean_and_range, (first, *means, last))])
+        head = (f"{name}, backfill of the {part} set, {count}", "metric", *ends)
+        tables.append(_lines(head, rows))
+    return tables
 
 
 def report_tables(seeds: Mapping[int, Seed]) -> tuple[ExperimentTable, ...]:
@@ -145,6 +189,26 @@ def report_tables(seeds: Mapping[int, Seed]) -> tuple[ExperimentTable, ...]:
         for part in PARTS
         if cells_of(seeds, part)
     )
+
+
+def _row(seeds: Mapping[int, Seed], part: str, cell: str) -> ExperimentRow:
+    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
+    numbers = {
+        seed: {metric: _number(of[part][cell][metric]) for metric in METRICS}
+        for seed, of in seeds.items()
+    }
+    if arm is None:
+        return ExperimentRow(cell, numbers, {}, {})
+    gained = {
+        seed: {metric: _gain(of[part], cell, metric) for metric in ("cmc@1", "map")}
+        for seed, of in seeds.items()
+    }
+    extra = {
+        "side bytes an item": str(arm["side_bytes"]),
+        "MACs an item": _macs(arm),
+        "method": str(arm["fit"].get("method", "")),
+    }
+    return ExperimentRow(cell, numbers, gained, extra)
 
 
 def cells_of(seeds: Mapping[int, Seed], part: str) -> list[str]:
@@ -173,49 +237,9 @@ def mean_and_range(given: Sequence[float]) -> str:
     return f"{mean} ({100 * min(given):.1f} to {100 * max(given):.1f})"
 
 
-def _backfill_tables(name: str, seeds: Mapping[int, Seed], count: str) -> list[str]:
-    """Return the AUC of each arm and order, for the parts of which there are curves."""
-    curves = [seed.get("backfill", {}) for seed in seeds.values()]
-    tables = []
-    for part in curves[0]:
-        arms = curves[0][part]
-        orders = list(next(iter(arms.values())))
-        auc = next(key for key in arms[next(iter(arms))][orders[0]] if key.startswith("auc@"))
-        head = ["nothing re-embedded", *(f"{auc} {order}" for order in orders), "everything"]
-        lines = [
-            f"| {name}, backfill of the {part} set, {count}, percent | metric | "
-            + " | ".join(head)
-            + " |",
-            "| --- " * (2 + len(head)) + "|",
-        ]
-        for arm, metric in itertools.product(arms, ("cmc@1", "map")):
-            of_seeds = [of[part][arm] for of in curves]
-            ends = [[each[orders[0]][metric][end] for each in of_seeds] for end in (0, -1)]
-            means = [[each[order][auc][metric] for each in of_seeds] for order in orders]
-            shown = map(mean_and_range, (ends[0], *means, ends[1]))
-            lines.append(f"| {arm} | {metric} | " + " | ".join(shown) + " |")
-        tables.append("\n".join(lines))
-    return tables
-
-
-def _row(seeds: Mapping[int, Seed], part: str, cell: str) -> ExperimentRow:
-    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
-    numbers = {
-        seed: {metric: _number(of[part][cell][metric]) for metric in METRICS}
-        for seed, of in seeds.items()
-    }
-    if arm is None:
-        return ExperimentRow(cell, numbers, {}, {})
-    gained = {
-        seed: {metric: _gain(of[part], cell, metric) for metric in ("cmc@1", "map")}
-        for seed, of in seeds.items()
-    }
-    extra = {
-        "side bytes an item": str(arm["side_bytes"]),
-        "MACs an item": _macs(arm),
-        "method": str(arm["fit"].get("method", "")),
-    }
-    return ExperimentRow(cell, numbers, gained, extra)
+def _macs(arm: Mapping[str, Any]) -> str:
+    """Return what an item's side-information takes to make; older files have another name."""
+    return f"{arm['side_macs'] if 'side_macs' in arm else arm['side_multiply_adds']:,}"
 
 
 def _gain(cells: Mapping[str, Any], cell: str, metric: str) -> float:
@@ -225,11 +249,6 @@ def _gain(cells: Mapping[str, Any], cell: str, metric: str) -> float:
     return (here - old) / (new - old) if new > old else math.nan
 
 
-def _macs(arm: Mapping[str, Any]) -> str:
-    """Return what an item's side-information takes to make; older files have another name."""
-    return f"{arm['side_macs'] if 'side_macs' in arm else arm['side_multiply_adds']:,}"
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
@@ -237,15 +256,3 @@ def _number(value: float | None) -> float:
 def _mean(given: Sequence[float]) -> float | None:
     mean = statistics.fmean(given)
     return None if math.isnan(mean) else mean
-
-
-def _of_arm(seeds: Mapping[int, Seed], part: str, cell: str) -> list[str]:
-    """Return gains, negative flips, bytes and MACs of an arm; nothing for other cells."""
-    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
-    if arm is None:
-        return [""] * 5
-    shown = [gains(seeds, part, cell, metric) for metric in ("cmc@1", "map")]
-    found = (seed.get(f"{OF_PART[part]}{FLIPS}", {}).get(cell) for seed in seeds.values())
-    flips = [_number(value) for value in found]
-    costs = [str(arm["side_bytes"]), _macs(arm)]
-    return [*map(mean_and_range, shown), mean_and_range(flips), *costs]

@@ -1,41 +1,92 @@
 """The images of a study, the models that learn from them, and their embeddings: each made once.
 
 Who is trained on what and who knows which classes is said by the splits. A model is trained, and
-images are embedded, when the study needs them; both are kept for every study that needs the same.
+images are embedded, when the study needs them; both are kept on the stage, for every study that
+needs the same.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from onward.artifacts import digest, write_aside
+from onward.artifacts import canonical_json, digest, write_aside
 from onward.data.augmentation import supervised_augmentation
 from onward.data.items import Items
 from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments.baselines import build_of
-from onward.experiments.recipe import Baseline, Recipe, Side
-from onward.experiments.stage import Stage
+from onward.experiments.recipe import Recipe
 from onward.models import EmbeddingModel
-from onward.models.layers import choose_stages
+from onward.models.layers import choose_stages, columns_of
 from onward.nn.specs import BackboneSpec
+from onward.progress import Progress
 from onward.spaces import Embeddings, Space
 from onward.training.image_models import train_model
 from onward.training.images import embed_views
 from onward.training.layers import add_layers_side_information
 from onward.training.loop import forget_checkpoint
 from onward.training.settings import FrozenSettings, ModelSettings, RunSettings
+from onward.transformation import Transformation
 
 Classes = tuple[int, ...]
+Lesson = tuple[str, str, BackboneSpec, ModelSettings | FrozenSettings]
+Kept = TypeVar("Kept", Embeddings, EmbeddingModel, Transformation)
+
+GENERATION = 4
+"""To be raised when the same settings come to give something else: by other defaults or code."""
 
 READ_ITEMS = 20_000  # at most, whose stages say what varies
-OLD_TRAIN, TRAIN, MIDDLE_TRAIN = "old_train", "train", "middle_train"
+OLD_TRAIN, SIDE_TRAIN, TRAIN = "old_train", "side_train", "train"
+MIDDLE_TRAIN = "middle_train"
 CLOSED, OPEN = "closed", "open"  # as `Splits` names them
 LAYERS = "layers"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a study is performed, and where all that it has made is kept.
+
+    A study that is performed again, was interrupted, or shares a model with another one finds there
+    what it would make again.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        tell: is given a line about each step.
+        bar: opens a progress bar, given what is done and in which unit.
+        cache: a directory with one for each kind of artefact; to delete it, or anything in it,
+            costs time alone.
+    """
+
+    device: Literal["auto", "cpu", "cuda"]
+    tell: Callable[[str], None]
+    bar: Callable[[str, str], AbstractContextManager[Progress]]
+    cache: Path
+
+    def place(self, kind: type[Kept], what: Mapping[str, Any]) -> Path:
+        """Return where the artefact that depends on this stands, or is to be written.
+
+        Args:
+            what: all that it depends on, as plain JSON values; the versions of Onward and of torch
+                are added.
+        """
+        versions = {name: version(name) for name in ("onward", "torch")}
+        whole = {"what": dict(what), "versions": versions, "generation": GENERATION}
+        suffix = ".parquet" if kind is Embeddings else ""
+        return self.cache / kind.__name__ / f"{digest(canonical_json(whole))[:16]}{suffix}"
+
+    def keep(self, kind: type[Kept], what: Mapping[str, Any], make: Callable[[], Kept]) -> Kept:
+        """Return the artefact that depends on this: the one that is kept, or what is made."""
+        path = self.place(kind, what)
+        if not path.exists():
+            make().save(path)
+        kept: Kept = kind.load(path)
+        return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +116,12 @@ class Splits:
         """Digests of the images to train with and of the closed set, by name."""
         return {"train": self.train.digest, "closed": self.closed.digest}
 
+    def items(self, part: str) -> Items:
+        """Return the images of a part, which the recipe has."""
+        items: Items | None = getattr(self, part)
+        assert items is not None  # noqa: S101  # who asks has seen that the recipe has this part
+        return items
+
 
 def split(recipe: Recipe) -> Splits:
     """Open a recipe's images and divide them.
@@ -79,14 +136,14 @@ def split(recipe: Recipe) -> Splits:
             f"the recipe {recipe.name!r} needs images: {data.layout}. Name them: data.source=PATH"
         )
     train, test = _open(recipe, data.source)
-    known, new_classes = train.classes, _new_classes(recipe, train.classes)
-    if data.old_source is None:
-        old_train = train.of_classes(known[: data.old_classes])
-    else:
-        others = _open(recipe, data.old_source)[0]
-        old_train = others.of_classes(others.classes[: data.old_classes])
+    _check_classes(recipe, len(train.classes))
+    known, middle = train.classes, recipe.middle_classes
+    last = None if data.new_classes is None else data.new_from + data.new_classes
+    new_classes = known[data.new_from : last]
+    others = train if data.old_source is None else _open(recipe, data.old_source)[0]
+    old_train = others.of_classes(others.classes[: data.old_classes])
     old_classes = old_train.classes if data.old_source is None else ()
-    seen, middle = {*old_classes, *new_classes}, recipe.middle_classes
+    seen = {*old_classes, *new_classes}
     return Splits(
         old_train=old_train,
         side_train=old_train.of_classes(old_train.classes[: data.side_classes]),
@@ -98,35 +155,34 @@ def split(recipe: Recipe) -> Splits:
     )
 
 
-def _new_classes(recipe: Recipe, known: Classes) -> Classes:
-    """Return the classes that the new model is to know, if each model can know what it is to."""
+def _check_classes(recipe: Recipe, count: int) -> None:
+    """Refuse classes that models cannot know, of the number that there are to train with."""
     data, middle = recipe.data, recipe.middle_classes
-    if data.classes not in (None, len(known)):
+    has = f"{data.source} has {count} classes"
+    if data.classes not in (None, count):
         raise DataError(
             f"the recipe {recipe.name!r} needs {data.layout}",
-            f"{data.source} has "
-            f"{len(known)} classes to train with. For other images set data.classes, "
-            "data.old_classes and data.new_classes too",
+            f"{has} to train with. For other images set data.classes, data.old_classes and "
+            "data.new_classes too",
         )
-    if data.old_source is None and data.old_classes >= len(known):
+    last = count if data.new_classes is None else data.new_from + data.new_classes
+    if data.old_source is None and data.old_classes >= count:
         raise ConfigurationError(
-            f"old_classes is {data.old_classes}, but {data.source} has {len(known)} classes",
+            f"old_classes is {data.old_classes}, but {has}",
             "the new model should know some that the old one does not: give fewer",
         )
-    last = len(known) if data.new_classes is None else data.new_from + data.new_classes
-    if last > len(known) or data.new_from >= last:
+    if last > count or data.new_from >= last:
         raise ConfigurationError(
             f"the new model is to know classes {data.new_from} to {last - 1} by position, but "
-            f"{data.source} has {len(known)} classes",
+            f"{has}",
             "give a smaller new_from or new_classes",
         )
     if middle is not None and not data.old_classes < middle <= last:
         raise ConfigurationError(
             f"middle_classes is {middle}",
-            f"the middle model should know more classes than the old "
-            f"one ({data.old_classes}) and no more than the new one (up to {last})",
+            f"the middle model should know more classes than the old one ({data.old_classes}) and "
+            f"no more than the new one (up to {last})",
         )
-    return known[data.new_from : last]
 
 
 def unsampled(items: Items) -> np.ndarray:
@@ -149,19 +205,18 @@ def _open(recipe: Recipe, source: str) -> tuple[Items, Items]:
 
 def _closed(test: Items, seen: set[int]) -> Items:
     """Return the test images of seen classes; all of them where the test part has classes apart."""
-    rows = np.flatnonzero(np.isin(test.labels, sorted(seen)))
-    return test.select(rows) if len(rows) else test
+    both = seen & set(test.classes)
+    return test.of_classes(both) if both else test
 
 
 def _open_set(train: Items, test: Items, seen: set[int]) -> Items | None:
     if not seen & set(test.classes):  # the whole test part is unseen, and is the gallery already
         return None
-    parts = [
+    first, second = (
         part.select(np.flatnonzero(~np.isin(part.labels, sorted(seen)))) for part in (train, test)
-    ]
-    if not any(len(part) for part in parts):
+    )
+    if not len(first) + len(second):
         return None
-    first, second = parts
     return replace(
         first,
         ids=first.ids + second.ids,
@@ -172,39 +227,6 @@ def _open_set(train: Items, test: Items, seen: set[int]) -> Items | None:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Lesson:
-    """A model to be: what it is trained on, by what, and all else that decides what it becomes.
-
-    Attributes:
-        kind: what it learns, as the cache knows it.
-    """
-
-    role: str
-    told: str
-    items: Items
-    backbone: BackboneSpec
-    settings: ModelSettings | FrozenSettings
-    seed: int
-    kind: str
-    name: str
-    old_model: EmbeddingModel | None = None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the model depends on, as plain values."""
-        old = {} if self.old_model is None else {"old": self.old_model.space.name}
-        return {
-            "kind": self.kind,
-            "backbone": self.backbone.model_dump(mode="json"),
-            "settings": self.settings.model_dump(mode="json", exclude_defaults=True),
-            "seed": self.seed,
-            "role": self.role,
-            "data": self.items.digest,
-            **old,
-        }
-
-
 def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> "StudyVectors":
     """Train the models that a recipe's arms and baselines need, by role.
 
@@ -213,93 +235,77 @@ def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> "StudyVectors"
     """
     models: dict[str, EmbeddingModel] = {}
     seconds: dict[str, float] = {}
-
-    def learn(lesson: _Lesson) -> EmbeddingModel:
-        models[lesson.role], seconds[lesson.role] = _learn(recipe, lesson, stage)
-        return models[lesson.role]
-
-    old = learn(_supervised(recipe, "old", "Old model", splits.old_train))
-    models["old"] = _add_layers(recipe, old, splits.old_train, stage)
-    for kind in dict.fromkeys(arm.side for arm in recipe.performed):
-        if kind not in ("none", "layers", "oracle"):
-            learn(_side(recipe, kind, splits.side_train))
-    if recipe.needs_middle and splits.middle_train is not None:
-        learn(_supervised(recipe, "middle", "Model between them", splits.middle_train))
-    learn(_supervised(recipe, "new", "New model, which does not know of the old one", splits.train))
-    for baseline in recipe.trained_baselines:
-        learn(_compatible(recipe, baseline, splits.train, models["old"]))
+    sides = (arm.side for arm in recipe.performed if arm.side not in ("none", LAYERS, "oracle"))
+    middle = ["middle"] if recipe.needs_middle else []
+    for role in ("old", *dict.fromkeys(sides), *middle, "new", *recipe.trained_baselines):
+        old = models["old"] if role in recipe.trained_baselines else None
+        models[role], seconds[role] = _train(recipe, role, splits, stage, old)
+        if role == "old":
+            models[role] = _add_layers(recipe, models[role], splits.old_train, stage)
     return StudyVectors(recipe, splits, stage, models, seconds)
 
 
-def _supervised(recipe: Recipe, role: str, told: str, items: Items) -> _Lesson:
-    backbone, settings = recipe.backbone, recipe.embedding_model
-    if role == "new":
-        backbone, settings = recipe.backbone_of_new, recipe.training_of_new
-    seed = recipe.seed_of(role)
-    return _Lesson(role, told, items, backbone, settings, seed, "supervised", role)
-
-
-def _side(recipe: Recipe, kind: Side, items: Items) -> _Lesson:
-    """Return a kind of side-information that is a model of its own."""
-    frozen, backbone = recipe.frozen_encoder or recipe.backbone, recipe.backbone
-    untrained = backbone.model_copy(update={"pretrained": False})
-    kinds: dict[str, tuple[str, BackboneSpec, ModelSettings | FrozenSettings]] = {
-        "simclr": (
-            "SimCLR on the old images, without labels",
-            backbone,
-            recipe.side_information,
-        ),
-        "autoencoder": ("autoencoder", backbone, recipe.autoencoder),
-        "supervised": (
-            "a second supervised model of the old classes",
-            backbone,
-            recipe.embedding_model,
-        ),
-        "supervised+contrastive": (
-            "cross-entropy and SimCLR at once",
-            backbone,
-            recipe.supervised_contrastive,
-        ),
-        "untrained": ("an untrained network", untrained, FrozenSettings()),
-        "frozen": (f"frozen encoder {frozen.name}", frozen, FrozenSettings()),
+def _lessons(recipe: Recipe) -> dict[str, Lesson]:
+    """Return by role how a model is told of, what it learns from, its network and its settings."""
+    plain, new, bound = recipe.backbone, recipe.backbone_of_new, recipe.backward_compatible
+    frozen, none = recipe.frozen_encoder or plain, FrozenSettings()
+    untrained = plain.model_copy(update={"pretrained": False})
+    means = bound.model_copy(update={"new_classes": "old class means"})
+    held = "For comparison, a backward compatible model: held to the old model's classifier"
+    both = recipe.supervised_contrastive
+    return {
+        "old": ("Old model", OLD_TRAIN, plain, recipe.embedding_model),
+        "middle": ("Model between them", MIDDLE_TRAIN, plain, recipe.embedding_model),
+        "new": ("New model, which knows of no old one", TRAIN, new, recipe.training_of_new),
+        "simclr": ("SimCLR without labels", SIDE_TRAIN, plain, recipe.side_information),
+        "autoencoder": ("autoencoder", SIDE_TRAIN, plain, recipe.autoencoder),
+        "supervised": ("a second supervised model", SIDE_TRAIN, plain, recipe.embedding_model),
+        "supervised+contrastive": ("cross-entropy and SimCLR at once", SIDE_TRAIN, plain, both),
+        "untrained": ("an untrained network", SIDE_TRAIN, untrained, none),
+        "frozen": (f"frozen encoder {frozen.name}", SIDE_TRAIN, frozen, none),
+        "bct": (held, TRAIN, new, bound),
+        "bct means": (f"{held}, with old class means for the new classes", TRAIN, new, means),
     }
-    told, backbone, settings = kinds[kind]
-    seed, name = recipe.seed_of("side" if kind == "simclr" else kind), kind.replace("+", "-")
-    told = f"Side-information: {told}"
-    return _Lesson(kind, told, items, backbone, settings, seed, kind, name)
 
 
-def _compatible(recipe: Recipe, role: Baseline, items: Items, old: EmbeddingModel) -> _Lesson:
-    settings, seed = recipe.backward_compatible, recipe.seed_of(role)
-    told = "For comparison, a backward compatible model: held to the old model's classifier"
-    if role == "bct means":
-        settings = settings.model_copy(update={"new_classes": "old class means"})
-        told += ", with old class means for the new classes"
-    backbone = recipe.backbone_of_new
-    return _Lesson(role, told, items, backbone, settings, seed, "bct", "bct", old)
+def _train(
+    recipe: Recipe, role: str, splits: Splits, stage: Stage, old: EmbeddingModel | None
+) -> tuple[EmbeddingModel, float]:
+    """Return the model of a role and how long its training took; of a resumed one, its last part.
 
-
-def _learn(recipe: Recipe, lesson: _Lesson, stage: Stage) -> tuple[EmbeddingModel, float]:
-    """Return the model and how long its training took; of a resumed one, its last part."""
-    place = stage.cache.place("models", {**lesson.facts, "precision": recipe.precision})
+    Args:
+        old: the old model, for a model that is held to it.
+    """
+    told, part, backbone, settings = _lessons(recipe)[role]
+    items, seed = splits.items(part), recipe.seed_of("side" if role == "simclr" else role)
+    stage.tell(f"{'Side-information: ' if part == SIDE_TRAIN else ''}{told}: {items}")
+    what = {
+        "role": role,
+        "recipe": settings.recipe,
+        "backbone": backbone.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude_defaults=True),
+        "seed": seed,
+        "data": items.digest,
+        "precision": recipe.precision,
+        "old": None if old is None else old.space.name,
+    }
+    place = stage.place(EmbeddingModel, what)
     took = place.with_suffix(".seconds")
-    stage.tell(f"{lesson.told}: {lesson.items}")
     if place.exists():
         stage.tell(f"  kept from before: {place}")
         return EmbeddingModel.load(place), float(took.read_text()) if took.exists() else 0.0
-    started = time.monotonic()
-    checkpoint = place.with_name(f".{place.name}.checkpoint")
-    with run_settings(recipe, stage, f"Train {lesson.role}") as run:
+    started, checkpoint = time.monotonic(), place.with_name(f".{place.name}.checkpoint")
+    with run_settings(recipe, stage, f"Train {role}") as run:
         model = train_model(
-            lesson.items,
-            lesson.settings,
-            lesson.backbone,
-            name=lesson.name,
-            seed=lesson.seed,
+            items,
+            settings,
+            backbone,
+            name="bct" if old is not None else role.replace("+", "-"),
+            seed=seed,
             run=replace(run, checkpoint=checkpoint),
-            old_model=lesson.old_model,
+            old_model=old,
             same_labels=recipe.data.old_source is None,
-            build=build_of(lesson.settings),
+            build=build_of(settings),
         )
     model.save(place)
     forget_checkpoint(checkpoint)
@@ -318,28 +324,25 @@ def _add_layers(
     """
     if len(items) > READ_ITEMS:
         items = items.select(np.linspace(0, len(items) - 1, READ_ITEMS).astype(np.int64))
-    grid, stages = recipe.layers.grid, recipe.layers.stages
-    chosen = choose_stages(model.stage_channels, stages)
-    channels = [model.stage_channels[stage] for stage in chosen or range(len(model.stage_channels))]
-    dim = min(recipe.layers.dim, sum(channels) * grid**2, len(items) - 1)
-    what = {"model": model.space.name, "dim": dim, "grid": grid, "data": items.digest}
-    what |= {} if stages is None else {"stages": list(stages)}
-    place = stage.cache.place("models", what)
-    if place.exists():
-        return EmbeddingModel.load(place)
-    with stage.bar("Read layers", "items") as progress:
-        read = add_layers_side_information(
-            model,
-            items,
-            dim=dim,
-            grid=grid,
-            format="float32",  # arms quantise what they store
-            stages=stages,
-            device=stage.device,
-            progress=progress,
-        )
-    read.save(place)
-    return read
+    channels, settings = model.stage_channels, recipe.layers
+    values = len(columns_of(channels, choose_stages(channels, settings.stages), settings.grid))
+    dim = min(settings.dim, values, len(items) - 1)
+    how = settings.model_dump(mode="json") | {"dim": dim}
+
+    def read() -> EmbeddingModel:
+        with stage.bar("Read layers", "items") as progress:
+            return add_layers_side_information(
+                model,
+                items,
+                dim=dim,
+                grid=settings.grid,
+                format="float32",  # arms quantise what they store
+                stages=settings.stages,
+                device=stage.device,
+                progress=progress,
+            )
+
+    return stage.keep(EmbeddingModel, how | {"model": model.space.name, "data": items.digest}, read)
 
 
 @contextmanager
@@ -377,52 +380,31 @@ class StudyVectors:
             part: as `Splits` names it; "train" and "middle_train" are embedded in as many views as
                 the recipe says.
         """
-        model, space = self._model(role)
-        if (space, part) not in self._held:
-            items = self.items(part)
-            views = self.recipe.views if part in (TRAIN, MIDDLE_TRAIN) else 1
-            what = {
-                "space": space.to_json(),
-                "items": items.digest,
-                "views": views,
-                "seed": self.recipe.seed_of("views") if views > 1 else None,
-                "flip": self.recipe.embedding_model.flip,
-            }
-
-            def make() -> Embeddings:
-                seen = self._embed(model, items, views)
-                self._held.update({(other, part): each for other, each in seen.items()})
-                return seen[space]
-
-            self._held[space, part] = self.stage.cache.embeddings(what, make)
-        return self._held[space, part]
-
-    def items(self, part: str) -> Items:
-        """Return the images of a part."""
-        items: Items | None = getattr(self.splits, part)
-        assert items is not None  # noqa: S101  # who asks has seen that the recipe has this part
-        return items
-
-    def _model(self, role: str) -> tuple[EmbeddingModel, Space]:
         model = self.models["old" if role == LAYERS else role]
         space = model.side if role == LAYERS else model.space
         assert space is not None  # noqa: S101  # `train_models` attached the layers
-        return model, space
+        if (space, part) not in self._held:
+            items, flip = self.splits.items(part), self.recipe.embedding_model.flip
+            views = self.recipe.views if part in (TRAIN, MIDDLE_TRAIN) else 1
+            seed = self.recipe.seed_of("views")
+            what = {"space": space.to_json(), "items": items.digest, "flip": flip}
+            what |= {"views": views, "seed": seed if views > 1 else None}
 
-    def _embed(self, model: EmbeddingModel, items: Items, views: int) -> Mapping[Space, Embeddings]:
-        """Embed views; the ids of a single view are those of the items."""
-        taken = model.input
-        flip = self.recipe.embedding_model.flip
-        with self.stage.bar(f"Embed with {model.name}", "items") as progress:
-            seen = embed_views(
-                [model],
-                items,
-                augmentation=supervised_augmentation(taken.size, taken.channels, flip),
-                views=views,
-                seed=self.recipe.seed_of("views"),
-                device=self.stage.device,
-                progress=progress,
-            )
-        if views > 1:
-            return seen
-        return {space: replace(each, ids=items.ids) for space, each in seen.items()}
+            def make() -> Embeddings:
+                with self.stage.bar(f"Embed with {model.name}", "items") as progress:
+                    seen = embed_views(
+                        model,
+                        items,
+                        augmentation=supervised_augmentation(
+                            model.input.size, model.input.channels, flip
+                        ),
+                        views=views,
+                        seed=seed,
+                        device=self.stage.device,
+                        progress=progress,
+                    )
+                self._held.update({(other, part): each for other, each in seen.items()})
+                return seen[space]
+
+            self._held[space, part] = self.stage.keep(Embeddings, what, make)
+        return self._held[space, part]

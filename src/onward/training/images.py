@@ -5,7 +5,7 @@ augmented images again in each epoch; a few views embedded once are many times c
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class ImageBatches(Batches):
     """Items as pixels and, for each, the position of its class among the items' classes.
 
     Images are decoded once where they all fit; otherwise again for each batch, ahead and in
-    threads.
+    threads, one a core.
 
     Args:
         items: what to decode.
@@ -49,16 +49,8 @@ class ImageBatches(Batches):
         self._classes = torch.from_numpy(np.searchsorted(items.classes, items.labels))
         fits = len(items) * taken.channels * taken.size**2 <= image_bytes
         self._held = self._decode(np.arange(len(items))) if fits else None
-
-    @property
-    def digest(self) -> str:
-        """Changes whenever the items do."""
-        return self._items.digest
-
-    @property
-    def ahead(self) -> int:
-        """A batch for each core where images are decoded again, none where they are held."""
-        return 0 if self._held is not None else (os.cpu_count() or 1)
+        self.digest = items.digest
+        self.ahead = 0 if fits else (os.cpu_count() or 1)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -122,7 +114,7 @@ def describe_items(items: Items) -> Mapping[str, Any]:
 
 
 def embed_views(
-    models: Sequence[EmbeddingModel],
+    model: EmbeddingModel,
     items: Items,
     *,
     augmentation: nn.Module | None,
@@ -131,36 +123,35 @@ def embed_views(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> dict[Space, Embeddings]:
-    """Return the embeddings of several views of items in the space of each model.
+    """Return the embeddings of several views of items in the space of a model.
 
     A model that reads side-information from its layers gives that too, in its own space and in the
     same forward pass: nothing is embedded twice.
 
     Args:
-        models: they take images of the same size and channels; their normalisation may differ.
         items: what to embed; each image is decoded once.
         augmentation: takes and gives float images in [0, 1]; not needed for one view.
         views: how many of each item; the first is the image as it is.
-        seed: decides the augmented views, whatever models look at them.
+        seed: decides the augmented views, whatever model looks at them.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         progress: told after each batch, in items.
 
     Returns:
         Embeddings by space, aligned with each other: first all items as they are, then all items'
-        second views, and so on. Ids are `<id>#<view>`, counted from 0.
+        second views, and so on. Ids of several views are `<id>#<view>`, counted from 0.
 
     Raises:
-        ConfigurationError: if the models take different images, or there are views and no
-            augmentation.
+        ConfigurationError: if there are views and no augmentation.
         DataError: if an image cannot be opened.
     """
-    _check(models, augmentation, views)
-    taken = models[0].input
-    spaces = [space for model in models for space in (model.space, model.side) if space]
+    if views < 1 or (views > 1 and augmentation is None):
+        raise ConfigurationError(
+            f"{views} views were asked for, augmentation: {augmentation is not None}",
+            "give at least 1 view, and an augmentation for more than 1",
+        )
+    taken, spaces = model.input, [space for space in (model.space, model.side) if space]
     vectors = {space: np.empty((views, len(items), space.dim), np.float32) for space in spaces}
-    run = [
-        model.pixel_embedder(device=device, with_side=model.side is not None) for model in models
-    ]
+    run = model.pixel_embedder(device=device, with_side=model.side is not None)
     for start in range(0, len(items), BATCH_SIZE):
         rows = np.arange(start, min(start + BATCH_SIZE, len(items)))
         plain = load_images(items, taken.size, taken.channels, rows)
@@ -169,16 +160,14 @@ def embed_views(
             if view and augmentation is not None:
                 with seeded(seed, "view", view, start):
                     pixels = _augment(plain, augmentation)
-            for model, embed in zip(models, run, strict=True):
-                for space, array in zip((model.space, model.side), embed(pixels), strict=True):
-                    if space is not None and array is not None:
-                        vectors[space][view, rows] = array
+            for space, array in zip(spaces, run(pixels), strict=False):
+                if array is not None:
+                    vectors[space][view, rows] = array
         progress(int(rows[-1]) + 1, len(items))
-    ids = tuple(f"{item}#{view}" for view in range(views) for item in items.ids)
-    labels = np.tile(items.labels, views)
-    names = items.known_names
+    several = tuple(f"{item}#{view}" for view in range(views) for item in items.ids)
+    ids, labels = items.ids if views == 1 else several, np.tile(items.labels, views)
     return {
-        space: Embeddings(ids, array.reshape(-1, space.dim), space, labels, names)
+        space: Embeddings(ids, array.reshape(-1, space.dim), space, labels, items.known_names)
         for space, array in vectors.items()
     }
 
@@ -188,23 +177,3 @@ def _augment(plain: PixelArray, augmentation: nn.Module) -> PixelArray:
         images = augmentation(torch.tensor(plain).float() / 255)
         pixels: PixelArray = (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return pixels
-
-
-def _check(models: Sequence[EmbeddingModel], augmentation: nn.Module | None, views: int) -> None:
-    if not models:
-        raise ConfigurationError("there is no model to embed views with", "give at least one")
-    if views < 1 or (views > 1 and augmentation is None):
-        raise ConfigurationError(
-            f"{views} views were asked for, augmentation: {augmentation is not None}",
-            "give at least 1 view, and an augmentation for more than 1",
-        )
-    first = models[0]
-    for model in models[1:]:
-        here, there = ((each.input.size, each.input.channels) for each in (first, model))
-        if here != there:
-            raise ConfigurationError(
-                f"{first.space.name} takes images of {here[0]} px and {here[1]} channels, "
-                f"{model.space.name} of {there[0]} px and {there[1]} channels",
-                "the same pixels "
-                "must go to all. Embed one view each with EmbeddingModel.embed instead",
-            )

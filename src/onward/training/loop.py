@@ -20,7 +20,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,17 +64,15 @@ class Objective(nn.Module, ABC):
 
 
 class Batches(ABC):
-    """The items of a training, as the tensors that its objective takes."""
+    """The items of a training, as the tensors that its objective takes.
 
-    @property
-    @abstractmethod
-    def digest(self) -> str:
-        """Changes whenever the items do."""
+    Attributes:
+        digest: changes whenever the items do.
+        ahead: how many batches to read ahead, each in a thread; 0 where reading is slicing.
+    """
 
-    @property
-    @abstractmethod
-    def ahead(self) -> int:
-        """How many batches to read ahead, each in a thread; 0 where reading is slicing."""
+    digest: str
+    ahead: int = 0
 
     @abstractmethod
     def __len__(self) -> int:
@@ -192,9 +191,7 @@ def train(
         with tempfile.TemporaryDirectory() as folder:
             path = run.checkpoint or Path(folder) / "result.safetensors"
             launch(work, replace(run, checkpoint=path))
-            result = read_checkpoint(path, described)
-        assert result is not None  # noqa: S101 - the work ends with a checkpoint
-        objective.load_state_dict(dict(result.weights))
+            _load(objective, _read_checkpoint(path, described)[1])
     objective.cpu().to(memory_format=torch.contiguous_format)
     objective.eval().requires_grad_(requires_grad=False)
 
@@ -231,42 +228,40 @@ class _Training:
                 keeper.after(step, loss, timetable)
 
 
+@dataclass(eq=False)
 class _Keeper:
     """Keeps the state on the disk, tells the progress, stops a run that has diverged."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        optimizer: Optimizer,
-        described: Mapping[str, Any],
-        run: RunSettings,
-        first_process: bool,
-    ) -> None:
-        self.objective, self.optimizer = objective, optimizer
-        self.described, self.run, self.first_process = described, run, first_process
-        self.written = time.monotonic()
-        self.writer = None
-        if run.tensorboard is not None and first_process:
-            from torch.utils.tensorboard import SummaryWriter
+    objective: Objective
+    optimizer: Optimizer
+    described: Mapping[str, Any]
+    run: RunSettings
+    first_process: bool
+    written: float = field(default_factory=time.monotonic)
 
-            self.writer = SummaryWriter(run.tensorboard)
+    @cached_property
+    def writer(self) -> Any:
+        """What writes TensorBoard's event files; None where none are asked for."""
+        if self.run.tensorboard is None or not self.first_process:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.run.tensorboard)
 
     def resume(self) -> int:
         """Take up the checkpoint where there is one; return the step to go on with."""
-        found = None
-        if self.run.checkpoint is not None:
-            found = read_checkpoint(self.run.checkpoint, self.described)
-        if found is None:
+        if self.run.checkpoint is None or not self.run.checkpoint.exists():
             return 0
-        self.objective.load_state_dict(dict(found.weights))
-        state = self.optimizer.state_dict()
+        step, tensors = _read_checkpoint(self.run.checkpoint, self.described)
+        _load(self.objective, tensors)
+        whole = self.optimizer.state_dict()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state["state"] = {
-            position: {name: _shaped_like(parameters[position], t) for name, t in tensors.items()}
-            for position, tensors in found.optimizer.items()
-        }
-        self.optimizer.load_state_dict(state)
-        return found.step
+        for name in (name for name in tensors if name.startswith(OPTIMIZER)):
+            position, key = name.removeprefix(OPTIMIZER).split(".", 1)
+            tensor = _shaped_like(parameters[int(position)], tensors[name])
+            whole["state"].setdefault(int(position), {})[key] = tensor
+        self.optimizer.load_state_dict(whole)
+        return step
 
     def after(self, step: int, loss: Tensor, timetable: Timetable) -> None:
         """Do what is due after a step."""
@@ -278,9 +273,9 @@ class _Keeper:
         if ends or due:
             _refuse_not_finite(loss, step, timetable)
         if due and self.first_process and self.run.checkpoint is not None:
-            state = self.optimizer.state_dict()["state"]
-            checkpoint = Checkpoint(done, self.objective.state_dict(), state)
-            write_checkpoint(self.run.checkpoint, checkpoint, self.described)
+            _write_checkpoint(
+                self.run.checkpoint, done, self.objective, self.optimizer, self.described
+            )
             self.written = time.monotonic()
         if self.writer is not None and step % LOG_EVERY == 0:
             self.writer.add_scalar("loss", loss.item(), step)
@@ -343,45 +338,30 @@ def _read_ahead(
             yield ready, tensors.result()
 
 
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """A training in the middle.
-
-    Attributes:
-        step: number of steps done.
-        weights: the module's state, by name.
-        optimizer: the optimiser's state: for each parameter (its position) named tensors.
-    """
-
-    step: int
-    weights: Mapping[str, Tensor]
-    optimizer: Mapping[int, Mapping[str, Tensor]]
-
-
-def write_checkpoint(path: Path, checkpoint: Checkpoint, what: Mapping[str, Any]) -> None:
+def _write_checkpoint(
+    path: Path, step: int, objective: Objective, optimizer: Optimizer, what: Mapping[str, Any]
+) -> None:
     """Write a checkpoint in the place of an older one.
 
     Args:
+        step: how many steps are done.
         what: everything that determines the run, as plain JSON values.
     """
-    tensors = {WEIGHTS + name: _plain(tensor) for name, tensor in checkpoint.weights.items()}
-    for position, state in checkpoint.optimizer.items():
-        for name, tensor in state.items():
-            tensors[f"{OPTIMIZER}{position}.{name}"] = _plain(tensor)
-    metadata = {"step": str(checkpoint.step), "run": json.dumps(what, sort_keys=True)}
+    tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in objective.state_dict().items()}
+    for position, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"{OPTIMIZER}{position}.{name}": tensor for name, tensor in state.items()}
+    metadata = {"step": str(step), "run": json.dumps(what, sort_keys=True)}
     with write_aside(path) as aside:
-        save_file(tensors, aside, metadata)
+        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, aside, metadata)
 
 
-def read_checkpoint(path: Path, what: Mapping[str, Any]) -> Checkpoint | None:
-    """Return the checkpoint at a path; None where there is none.
+def _read_checkpoint(path: Path, what: Mapping[str, Any]) -> tuple[int, dict[str, Tensor]]:
+    """Return the number of steps done and the tensors at a path.
 
     Raises:
         ConfigurationError: if another run wrote it; the message names what differs.
         ArtifactError: if it cannot be read.
     """
-    if not path.exists():
-        return None
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -393,15 +373,13 @@ def read_checkpoint(path: Path, what: Mapping[str, Any]) -> Checkpoint | None:
             f"{path} is not a checkpoint of a training ({error})", "remove it to start over"
         ) from error
     _refuse_another_run(path, written, what)
-    weights: dict[str, Tensor] = {}
-    optimizer: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(WEIGHTS):
-            weights[name.removeprefix(WEIGHTS)] = tensor
-        else:
-            position, key = name.removeprefix(OPTIMIZER).split(".", 1)
-            optimizer.setdefault(int(position), {})[key] = tensor
-    return Checkpoint(step, weights, optimizer)
+    return step, tensors
+
+
+def _load(objective: Objective, tensors: Mapping[str, Tensor]) -> None:
+    """Give an objective the weights of a checkpoint."""
+    named = {name: tensor for name, tensor in tensors.items() if name.startswith(WEIGHTS)}
+    objective.load_state_dict({name.removeprefix(WEIGHTS): t for name, t in named.items()})
 
 
 def forget_checkpoint(path: Path) -> None:

@@ -204,17 +204,7 @@ class _ExampleBatches(Batches):
         )
         self._rows = torch.from_numpy(rows)
         self._tensors = [torch.from_numpy(array) for array in arrays]
-        self._digest = examples.digest
-
-    @property
-    def digest(self) -> str:
-        """Changes whenever the examples do."""
-        return self._digest
-
-    @property
-    def ahead(self) -> int:
-        """None: reading is slicing."""
-        return 0
+        self.digest = examples.digest
 
     def __len__(self) -> int:
         return len(self._rows)
