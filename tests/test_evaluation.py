@@ -113,7 +113,7 @@ def test_cmc_worked_by_hand():
 def test_a_cmc_of_no_rank_or_below_the_cut_is_refused():
     result = evaluated([0], [1], [1.0], depth=3)
     assert result.cmc(3) == 1.0
-    with pytest.raises(EvaluationError, match="cmc@0 does not exist; k starts at 1"):
+    with pytest.raises(EvaluationError, match="k is 0, which is not a whole number from 1 up"):
         result.cmc(0)
     with pytest.raises(
         EvaluationError,

@@ -251,7 +251,7 @@ def test_a_number_of_items_that_is_none_is_refused_by_every_store(url, monkeypat
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     space = Space("s", 2)
     gallery = create_gallery(url, space, items=[named(np.eye(2), space)])
-    with pytest.raises(EvaluationError, match=r"at least 1|not a whole number"):
+    with pytest.raises(EvaluationError, match="not a whole number from 1 up"):
         gallery.search(named(np.eye(2), space, "q"), k)
 
 
@@ -267,7 +267,5 @@ def test_a_number_above_that_of_all_items_gives_all(url, k):
 def test_batches_of_no_number_of_rows_are_refused_by_every_store(url, monkeypatch, rows):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     gallery = create_gallery(url, Space("s", 2))
-    with pytest.raises(
-        GalleryError, match=r"batches of .* rows (cannot be made|hold nothing); ask"
-    ):
+    with pytest.raises(GalleryError, match=r"batches of .* rows cannot be made; ask"):
         gallery.scan([], batch_rows=rows)

@@ -41,17 +41,12 @@ def test_distances_below_zero_rank_like_any_others():
     assert made.to_json()["queries"][0]["items"][0] == {"id": "c", "distance": -2}
 
 
-@pytest.mark.parametrize("k", [1.5, True, "3", None])
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "3", None])
 def test_the_head_of_ranks_that_are_not_a_whole_number_is_refused(monkeypatch, k):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
-    words = f"k is {k!r}, which is not a whole number; give the number of ranks as one, such as 10"
+    words = f"k is {k!r}, which is not a whole number from 1 up; give the number of ranks as one"
     with pytest.raises(EvaluationError, match=re.escape(words)):
         ranking([[2], [1]]).head(k)
-
-
-def test_the_head_of_no_ranks_is_refused():
-    with pytest.raises(EvaluationError, match="the first 0 ranks hold nothing; ask for at least 1"):
-        ranking([[2], [1]]).head(0)
 
 
 def test_the_arrays_of_a_ranking_cannot_be_written_to():

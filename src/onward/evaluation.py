@@ -236,11 +236,7 @@ class Evaluation:
         """
         kind, k = MetricName.parse(metric)
         self._check_measured(metric)
-        if not self.reaches(metric):
-            raise EvaluationError(
-                f"{metric} needs {k} ranks but the rankings were cut after {self.depth}",
-                f"rank at least the {k} nearest items",
-            )
+        self._check_reaches(metric)
         if kind == "map":
             return self.average_precision
         if metric in self.scores:
@@ -266,7 +262,7 @@ class Evaluation:
         Raises:
             EvaluationError: if k is not a whole number from 1 up, or rankings were cut above it.
         """
-        return self.value(f"cmc@{_as_rank(k)}")
+        return self.value(f"cmc@{as_count(k, 'ranks')}")
 
     def curve(self, k: SupportsIndex) -> Float64[np.ndarray, " rank"]:
         """Return cmc@1, cmc@2, ... cmc@k; it never falls.
@@ -274,18 +270,9 @@ class Evaluation:
         Raises:
             EvaluationError: if k is not a whole number from 1 up, or rankings were cut above it.
         """
-        k = _as_rank(k)
-        if self.depth is not None and k > self.depth:
-            raise EvaluationError(
-                f"cmc@{k} needs {k} ranks but the rankings were cut after {self.depth}",
-                f"rank at least the {k} nearest items",
-            )
-        if not self.queries:
-            return np.full(k, np.nan)
-        first = self.first_hit[self.counted]
-        at_rank = np.bincount(first[(first >= 0) & (first < k)], minlength=k)
-        curve: Float64[np.ndarray, " rank"] = np.cumsum(at_rank) / self.queries
-        return curve
+        ranks = as_count(k, "ranks")
+        self._check_reaches(f"cmc@{ranks}")
+        return np.array([self.cmc(rank) for rank in range(1, ranks + 1)])
 
     def select(self, query_ids: Iterable[str]) -> "Evaluation":
         """Return the evaluation of some queries only, in that order.
@@ -343,9 +330,8 @@ class Evaluation:
 
         And `left_out`, if any query, item or judgement did not count.
         """
-        shown = {name: self.value(name) if self._known(name) else None for name in self.metrics}
         left_out = {"left_out": dict(self.left_out)} if self.left_out else {}
-        return {**shown, "queries": self.queries, "skipped": self.skipped, **left_out}
+        return {**self._shown(), "queries": self.queries, "skipped": self.skipped, **left_out}
 
     def __str__(self) -> str:
         header = f"{'(percent)':<12}{self.heads()}"
@@ -357,10 +343,9 @@ class Evaluation:
 
     def columns(self) -> str:
         """Return the metrics shown in percent, as wide as `heads`; - for what is unknown."""
-        values = {name: self.value(name) if self._known(name) else None for name in self.metrics}
         return "".join(
             f"{'-' if value is None else f'{100 * value:.1f}':>{_width(name)}}"
-            for name, value in values.items()
+            for name, value in self._shown().items()
         )
 
     def counted_text(self) -> str:
@@ -372,8 +357,18 @@ class Evaluation:
         """Whether the rankings were not cut above the last rank that a metric looks at."""
         return self.depth is None or MetricName.parse(metric).k <= self.depth
 
-    def _known(self, metric: str) -> bool:
-        return self.queries > 0 and self.reaches(metric)
+    def _shown(self) -> dict[str, float | None]:
+        return {
+            name: known(self.value(name)) if self.reaches(name) else None for name in self.metrics
+        }
+
+    def _check_reaches(self, metric: str) -> None:
+        if not self.reaches(metric):
+            k = MetricName.parse(metric).k
+            raise EvaluationError(
+                f"{metric} needs {k} ranks but the rankings were cut after {self.depth}",
+                f"rank at least the {k} nearest items",
+            )
 
     def _check_measured(self, metric: str) -> None:
         if MetricName.parse(metric).kind in SCORED and metric not in self.scores:
@@ -487,13 +482,6 @@ def _take_out_ignored(grades: Grades) -> int:
 def known(value: float) -> float | None:
     """Return a number as JSON has it: None where it is NaN."""
     return None if np.isnan(value) else float(value)
-
-
-def _as_rank(k: SupportsIndex) -> int:
-    rank = as_count(k, "ranks")
-    if rank < 1:
-        raise EvaluationError(f"cmc@{rank} does not exist", "k starts at 1")
-    return rank
 
 
 def _width(name: str) -> int:

@@ -6,6 +6,7 @@ databases.
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
 from typing import Any, SupportsIndex
@@ -70,8 +71,6 @@ class Ranking:
             EvaluationError: if k is not a whole number from 1 up.
         """
         ranks = as_count(k, "ranks")
-        if ranks < 1:
-            raise EvaluationError(f"the first {ranks} ranks hold nothing", "ask for at least 1")
         rows, distances = self.rows[:, :ranks], self.distances[:, :ranks]
         return Ranking(self.query_ids, self.gallery_ids, rows, distances, self.exclude_self)
 
@@ -96,16 +95,19 @@ def as_count(k: SupportsIndex, of: str) -> int:
     """Return k as a number of things.
 
     Raises:
-        EvaluationError: if it is not a whole number, of Python or of NumPy; 2.0 and True are not.
+        EvaluationError: if it is not a whole number from 1 up, of Python or of NumPy; 2.0 and True
+            are not.
     """
+    count = 0
     if not isinstance(k, bool | np.bool_):
-        try:
-            return index(k)
-        except TypeError:
-            pass
-    raise EvaluationError(
-        f"k is {k!r}, which is not a whole number", f"give the number of {of} as one, such as 10"
-    )
+        with suppress(TypeError):
+            count = index(k)
+    if count < 1:
+        raise EvaluationError(
+            f"k is {k!r}, which is not a whole number from 1 up",
+            f"give the number of {of} as one, such as 10",
+        )
+    return count
 
 
 def check_once(ids: Ids, what: str) -> None:

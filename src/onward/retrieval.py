@@ -16,7 +16,6 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
 
-from onward.errors import EvaluationError
 from onward.rankings import Ranking, as_count
 from onward.spaces import Embeddings, Ids, Metric, Vectors, check_same_space
 
@@ -68,7 +67,7 @@ def rank(
         EvaluationError: if k is not a whole number from 1 up.
     """
     check_same_space(queries.space, gallery.space)
-    nearest = None if k is None else as_nearest(k)
+    nearest = None if k is None else as_count(k, "nearest items")
     return _blocks(queries, Searched.of(gallery), exclude_self, nearest, block_bytes)
 
 
@@ -79,7 +78,7 @@ def search(
 
     Arguments and errors are those of `rank`; the result is one ranking that is held whole.
     """
-    blocks = list(rank(queries, gallery, exclude_self=exclude_self, k=as_nearest(k)))
+    blocks = list(rank(queries, gallery, exclude_self=exclude_self, k=as_count(k, "nearest items")))
     rows = [block.rows for block in blocks] or [np.empty((0, 0), dtype=np.int64)]
     distances = [block.distances for block in blocks] or [np.empty((0, 0), dtype=np.float32)]
     return Ranking(
@@ -105,7 +104,7 @@ def search_parts(
         SpaceMismatchError: if a part is in another space than the queries.
         EvaluationError: if k is not a whole number from 1 up.
     """
-    most = as_nearest(k)
+    most = as_count(k, "nearest items")
     nothing = np.empty((len(queries), 0))
     found = Ranking(
         queries.ids, (), nothing.astype(np.int64), nothing.astype(np.float32), exclude_self
@@ -113,18 +112,6 @@ def search_parts(
     for part in parts:
         found = _merge(found, search(queries, part, most, exclude_self=exclude_self), most)
     return found
-
-
-def as_nearest(k: SupportsIndex) -> int:
-    """Return k as the number of nearest items.
-
-    Raises:
-        EvaluationError: if k is not a whole number from 1 up.
-    """
-    nearest = as_count(k, "nearest items")
-    if nearest < 1:
-        raise EvaluationError(f"the nearest {nearest} items were asked for", "ask for at least 1")
-    return nearest
 
 
 def _merge(one: Ranking, other: Ranking, k: int) -> Ranking:

@@ -134,14 +134,11 @@ def check_batch_rows(batch_rows: SupportsIndex) -> int:
         GalleryError: if it is not a whole number from 1 up.
     """
     try:
-        size = as_count(batch_rows, "rows")
+        return as_count(batch_rows, "rows")
     except EvaluationError:
         raise GalleryError(
             f"batches of {batch_rows!r} rows cannot be made", "ask for a whole number of rows"
         ) from None
-    if size < 1:
-        raise GalleryError(f"batches of {size} rows hold nothing", "ask for at least 1")
-    return size
 
 
 def read_payload(url: str, item: str, text: str) -> dict[str, Any]:

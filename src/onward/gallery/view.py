@@ -38,8 +38,7 @@ from onward.gallery.values import (
     Revisions,
 )
 from onward.labels import ClassNames
-from onward.rankings import Ranking
-from onward.retrieval import as_nearest
+from onward.rankings import Ranking, as_count
 from onward.spaces import Embeddings, Ids, Origin, Space, check_unique
 
 BATCH_ROWS = 8192
@@ -191,7 +190,7 @@ class GalleryRows(ABC):
             EvaluationError: if k is not a whole number from 1 up.
             SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
         """
-        nearest, record = as_nearest(k), self._record()
+        nearest, record = as_count(k, "nearest items"), self._record()
         check_can_serve(self.url, queries.space)
         if not (allow_unserved and record.find(queries.space)):
             self._check_served(record, queries.space)
