@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onward.agreement import agreement, count_neighbours
 from onward.errors import EvaluationError
-from onward.rankings import Ranking
+from onward.rankings import Ranking, agreement, count_neighbours
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 

@@ -10,13 +10,13 @@ import pytest
 from pages import CONTRAST, Elements
 from worlds import unsure_by
 
-from onward.agreement import agreement, count_neighbours
 from onward.backfill_curve import GRID, random_order
 from onward.compatibility import evaluate_embeddings
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation import evaluate
 from onward.gallery import create_gallery
 from onward.intervals import Interval
+from onward.rankings import agreement, count_neighbours
 from onward.relevance import Relevance
 from onward.report import write_backfill_report
 from onward.retrieval import rank, search

@@ -32,12 +32,12 @@ from rights import without_the_rights_of_root
 from typer.testing import CliRunner
 
 from onward import open_items, open_splits
+from onward.artifacts import LEFT_BEHIND
 from onward.cli.app import app
 from onward.cli.options import DATA_OPTIONS
 from onward.data import Stated, describe_data
 from onward.data.parts import role_of, split_name
 from onward.errors import ConfigurationError, DataError
-from onward.leftovers import LEFT_BEHIND
 
 OTHERS = {".Trash-1000", ".ipynb_checkpoints", "a~", "~$a", "1.jpg:Zone.Identifier", "._1.jpg"}
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -36,7 +36,6 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from onward.errors import ArtifactError
-from onward.leftovers import is_left_behind
 
 Result = TypeVar("Result")
 
@@ -53,6 +52,21 @@ PATIENCE = 10.0
 """Seconds for which a reader tries again while writers replace what it reads."""
 ROUNDS = 50
 """Times that a reader looks again for what is not there, while there is a writer beside it."""
+LEFT_BEHIND = frozenset(
+    [
+        ".ds_store", "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle",
+        "#snapshot", "$recycle.bin", "recycler", "system volume information", "found.000",
+        "lost+found", "lost.dir", "__macosx", "__pycache__", "network trash folder",
+        "temporary items", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "zbthumbnail.info",
+        "desktop.ini", "picasa.ini", "icon\r", "ipod photo cache",
+    ]
+)  # fmt: skip
+"""What file servers and systems leave in folders, which nobody has put there on purpose: names in
+lower case, recognised in any."""
+
+LEFT_BEFORE, LEFT_AFTER = ("._", ".trash", "~$", "thumbs.db:"), ("~", ":zone.identifier")
+"""How other names begin and end that they leave."""
+
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
@@ -230,6 +244,12 @@ def clean_leftovers(target: Path) -> None:
             if _lock(lock, wait=False):
                 _put_back(place, target)
                 _remove(place)
+
+
+def is_left_behind(name: str) -> bool:
+    """Say whether a name is that of something that a file server or a system left in a folder."""
+    lower = name.lower()
+    return lower in LEFT_BEHIND or lower.startswith(LEFT_BEFORE) or lower.endswith(LEFT_AFTER)
 
 
 def check_replaceable(target: Path, kind: str) -> None:

@@ -18,9 +18,9 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from onward.artifacts import is_left_behind
 from onward.errors import EmbeddingsError, LabelMismatchError
 from onward.labels import ClassNames, Labels, as_class_names, as_labels, as_name, comparable, into
-from onward.leftovers import is_left_behind
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from onward.errors import EvaluationError
-from onward.evaluation import left_out_text
+from onward.evaluation import known, left_out_text
 from onward.judgements import Pair
 from onward.relevance import common_labels
 from onward.retrieval import (
@@ -44,44 +44,37 @@ Counts = Int64[np.ndarray, "two value"]
 """By value of half of the bits: pairs of the same label, and pairs of different labels."""
 
 
+class Accepted(NamedTuple):
+    """What is accepted at a FAR.
+
+    The limit is the largest that accepts at most that share of the pairs of different labels, so
+    the distance of one of those pairs. Pairs at the same distance are accepted together or not at
+    all, so ties can make the FAR that is reached smaller than the one asked for, never greater.
+    """
+
+    limit: float
+    """The distance below which a pair is accepted; infinite where all may be."""
+    same: int
+    """How many pairs of the same label are accepted."""
+    different: int
+    """How many pairs of different labels are."""
+
+
 @dataclass(frozen=True)
 class VerificationRates:
     """How many pairs of the same and of different labels are accepted at given FARs.
 
-    A limit belongs to each FAR: pairs **below** it are accepted. It is the largest that accepts
-    at most that share of the pairs of different labels, so the distance of one of those pairs;
-    infinite where all may be accepted. Pairs at the same distance are accepted together or not at
-    all, so ties can make the FAR that is reached smaller than the one asked for, never greater.
-
     Attributes:
         same_pairs: number of pairs of the same label.
         different_pairs: number of pairs of different labels.
-        fars: false accept rates asked for, in (0, 1], ascending.
-        limits: for each, the distance below which a pair is accepted.
-        same_accepted: for each, how many pairs of the same label are accepted.
-        different_accepted: for each, how many pairs of different labels are.
+        accepted: what is accepted at each false accept rate asked for, in (0, 1], ascending.
         left_out: how many items made no pair, by kind, none that is 0; see `Relevance`.
-
-    Raises:
-        EvaluationError: if the four lists differ in length.
     """
 
     same_pairs: int
     different_pairs: int
-    fars: tuple[float, ...]
-    limits: tuple[float, ...]
-    same_accepted: tuple[int, ...]
-    different_accepted: tuple[int, ...]
+    accepted: Mapping[float, Accepted] = field(hash=False)
     left_out: Mapping[str, int] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        given = (self.limits, self.same_accepted, self.different_accepted)
-        if any(len(values) != len(self.fars) for values in given):
-            raise EvaluationError(
-                f"{len(self.fars)} false accept rates with {[len(values) for values in given]} "
-                "limits, same pairs and different pairs accepted",
-                "give one of each a rate",
-            )
 
     def tar(self, far: float) -> float:
         """Return the share of pairs of the same label that are accepted at a FAR.
@@ -92,14 +85,12 @@ class VerificationRates:
         Raises:
             EvaluationError: if this FAR was not asked for when the pairs were counted.
         """
-        if far not in self.fars:
+        if far not in self.accepted:
             raise EvaluationError(
                 f"TAR was not counted at FAR {far}",
-                f"it was at {list(self.fars)}. Count the pairs again with this rate among `fars`",
+                f"it was at {list(self.accepted)}. Count the pairs again with this rate in `fars`",
             )
-        if not self.measurable(far):
-            return float("nan")
-        return self.same_accepted[self.fars.index(far)] / self.same_pairs
+        return self.accepted[far].same / self.same_pairs if self.measurable(far) else float("nan")
 
     def measurable(self, far: float) -> bool:
         """Whether there are pairs of the same label, and enough of different labels for a FAR.
@@ -110,13 +101,12 @@ class VerificationRates:
 
     def to_json(self) -> dict[str, Any]:
         """Return fractions and counts as plain values; None for what cannot be measured."""
-        known = {far: self.measurable(far) for far in self.fars}
         limits = {
-            repr(far): limit if known[far] and np.isfinite(limit) else None
-            for far, limit in zip(self.fars, self.limits, strict=True)
+            repr(far): one.limit if self.measurable(far) and np.isfinite(one.limit) else None
+            for far, one in self.accepted.items()
         }
         return {
-            **{f"tar@{far!r}": self.tar(far) if known[far] else None for far in self.fars},
+            **{f"tar@{far!r}": known(self.tar(far)) for far in self.accepted},
             "limits": limits,
             "same_pairs": self.same_pairs,
             "different_pairs": self.different_pairs,
@@ -125,9 +115,9 @@ class VerificationRates:
 
     def __str__(self) -> str:
         lines = [f"{'FAR (percent)':>14}{'TAR':>7}   accepted below distance"]
-        for far, limit in zip(self.fars, self.limits, strict=True):
+        for far, one in self.accepted.items():
             if self.measurable(far):
-                below = f"{limit:.6g}" if np.isfinite(limit) else "any"
+                below = f"{one.limit:.6g}" if np.isfinite(one.limit) else "any"
                 lines.append(f"{100 * far:>14.6g}{100 * self.tar(far):>7.1f}   {below}")
             else:
                 lines.append(f"{100 * far:>14.6g}{'-':>7}   not measurable: too few pairs")
@@ -193,21 +183,13 @@ def verify_pairs(
         if number < different
     }
     lower = _count_lower(asked, sorted(set(bin_of.values())))
-    found = [
-        _accepted(upper, bin_of[number], lower[bin_of[number]], number)
+    accepted = {
+        far: _accepted(upper, bin_of[number], lower[bin_of[number]], number)
         if number in bin_of
-        else _Accepted(float("inf"), same, different)
-        for number in allowed
-    ]
-    return VerificationRates(
-        same_pairs=same,
-        different_pairs=different,
-        fars=wanted,
-        limits=tuple(one.limit for one in found),
-        same_accepted=tuple(one.same for one in found),
-        different_accepted=tuple(one.different for one in found),
-        left_out=left_out,
-    )
+        else Accepted(float("inf"), same, different)
+        for far, number in zip(wanted, allowed, strict=True)
+    }
+    return VerificationRates(same, different, accepted, left_out)
 
 
 def _as_rates(fars: Sequence[float]) -> tuple[float, ...]:
@@ -218,14 +200,6 @@ def _as_rates(fars: Sequence[float]) -> tuple[float, ...]:
             "give one or more, as fractions above 0 and up to 1: 0.001 is 0.1 %",
         )
     return wanted
-
-
-class _Accepted(NamedTuple):
-    """A limit, and how many pairs of the same and of different labels lie below it."""
-
-    limit: float
-    same: int
-    different: int
 
 
 class _Tile(NamedTuple):
@@ -330,16 +304,10 @@ def _listed(
     Raises:
         EvaluationError: if one is none, is not of these embeddings, or stands twice.
     """
-    for place, pair in enumerate(pairs, start=1):
-        if len(pair) != 3:
-            raise EvaluationError(
-                f"pair {place} is {pair!r}",
-                "give each as the id of a query, the id of a gallery item, and True or False",
-            )
+    _check_pairs(pairs, either_order=_rows_of_same(queries, gallery) is not None)
     kept = [pair for pair in pairs if not (exclude_self and pair[0] == pair[1])]
     rows = _rows_of([one for one, _, _ in kept], queries, "queries")
     others = _rows_of([other for _, other, _ in kept], gallery, "gallery")
-    _check_verdicts(pairs, either_order=_rows_of_same(queries, gallery) is not None)
     different = np.array([not same for _, _, same in kept], dtype=np.bool_)
     metric, dim, tiles = gallery.space.metric, gallery.space.dim, []
     step = max(1, block_bytes // (48 * dim + 48))
@@ -369,26 +337,23 @@ def _rows_of(ids: Sequence[str], embeddings: Embeddings, whose: str) -> Rows:
     return rows
 
 
-def _check_verdicts(pairs: Sequence[Pair], *, either_order: bool) -> None:
-    """Refuse a pair that stands twice, and a verdict that is not true or false.
+def _check_pairs(pairs: Sequence[Pair], *, either_order: bool) -> None:
+    """Refuse a pair that is none, or that stands twice.
 
     Raises:
         EvaluationError: naming the pair.
     """
-    place_of: dict[tuple[str, str], int] = {}
-    for place, (one, other, same) in enumerate(pairs):
-        if same not in (True, False):
+    place_of: dict[tuple[str, ...], int] = {}
+    for place, pair in enumerate(pairs, start=1):
+        if len(pair) != 3 or pair[2] not in (True, False):
             raise EvaluationError(
-                f"whether {one!r} and {other!r} are the same is said to be {same!r}",
-                "give True or False",
+                f"pair {place} is {pair!r}",
+                "give each as the id of a query, the id of a gallery item, and True or False",
             )
-        pair = (min(one, other), max(one, other)) if either_order else (one, other)
-        first = place_of.setdefault(pair, place)
-        if first != place:
-            agreed = bool(pairs[first][2]) == bool(same)
+        ids = tuple(sorted(pair[:2])) if either_order else pair[:2]
+        if (first := place_of.setdefault(ids, place)) != place:
             raise EvaluationError(
-                f"{one!r} and {other!r} are pair {first + 1} and pair {place + 1}"
-                f"{'' if agreed else ', once as the same and once as different'}",
+                f"{pair[0]!r} and {pair[1]!r} are pair {first} and pair {place}",
                 "give each pair once",
             )
 
@@ -430,7 +395,7 @@ def _count_lower(pairs: Iterable[_Tile], bins: Sequence[int]) -> dict[int, Count
     return dict(zip(bins, counts.reshape(-1, 2, HALF), strict=True))
 
 
-def _accepted(upper: Counts, coarse: int, lower: Counts, allowed: int) -> _Accepted:
+def _accepted(upper: Counts, coarse: int, lower: Counts, allowed: int) -> Accepted:
     """Return the limit that lets through at most that many pairs of different labels.
 
     Args:
@@ -443,4 +408,4 @@ def _accepted(upper: Counts, coarse: int, lower: Counts, allowed: int) -> _Accep
     fine = int(np.searchsorted(np.cumsum(lower[1]), allowed - different, side="right"))
     (limit,) = from_sortable_bits(np.array([(coarse << 16) | fine], dtype=np.uint32))
     below = lower[:, :fine].sum(axis=1)
-    return _Accepted(float(limit), same + int(below[0]), different + int(below[1]))
+    return Accepted(float(limit), same + int(below[0]), different + int(below[1]))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 
+from onward.artifacts import is_left_behind
 from onward.data.decoding import CONVERT, is_image, name_format
 from onward.data.items import PassedOver, natural_key, number_classes
 from onward.data.parts import (
@@ -36,7 +37,6 @@ from onward.data.parts import (
 )
 from onward.errors import DataError
 from onward.labels import is_text
-from onward.leftovers import is_left_behind
 
 IMAGE_SUFFIXES = frozenset(
     [

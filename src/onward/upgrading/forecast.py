@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from onward.agreement import agreement, count_neighbours
 from onward.backfill_curve import (
     GRID,
     backfill_curve,
@@ -30,7 +29,7 @@ from onward.gallery import Gallery, GalleryView
 from onward.gallery.values import aligned
 from onward.intervals import Interval, over_clusters
 from onward.plain import Plain, fields_of
-from onward.rankings import Ranking
+from onward.rankings import Ranking, agreement, count_neighbours
 from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Ids

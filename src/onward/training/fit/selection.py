@@ -20,11 +20,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from onward.agreement import agreement, count_neighbours
 from onward.errors import DataError
 from onward.evaluation import evaluate
 from onward.intervals import Interval, over_clusters
 from onward.labels import Labels
+from onward.rankings import agreement, count_neighbours
 from onward.relevance import Relevance
 from onward.retrieval import rank, search
 from onward.spaces import Embeddings
