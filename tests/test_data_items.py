@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import put_part, shard
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -256,15 +257,21 @@ def test_a_cell_of_parquet_has_a_digest_and_a_bundled_digit_needs_none(tmp_path)
     assert with_digest({"digits": 3}) == {"digits": 3}
 
 
-def test_every_image_comes_through_decode(monkeypatch):
+@pytest.mark.parametrize("source", ["digits", "folder", "shard.parquet"])
+def test_every_image_comes_through_decode_and_opening_a_source_decodes_none(
+    tmp_path, monkeypatch, source
+):
+    put_part(tmp_path / "folder")
+    shard(tmp_path / "shard.parquet", [0, 0, 1, 1])
+
     def refuse(content, where, max_pixels):
         raise AssertionError(f"{where} was opened")
 
     monkeypatch.setattr(decoding, "decode", refuse)
-    items = open_items("digits")
-    open_splits("digits")
+    path = source if source == "digits" else tmp_path / source
+    items, _ = open_items(path), open_splits(path)
     assert items.digest
-    with pytest.raises(AssertionError, match="digits, row 0 was opened"):
+    with pytest.raises(AssertionError, match=r"(row 0|0.png) was opened"):
         items.open(0)
     with pytest.raises(AssertionError, match="was opened"):
         load_images(items, 8, 1, rows=[1])

@@ -292,20 +292,18 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
             "embeddings have `id` (string) and `vector` (fixed-size list of numbers)",
         )
     metadata = table.schema.metadata or {}
-    labels, words = (None, None)
-    if "label" in names:
-        labels, words = _read_labels(table["label"], path)
+    labels, words = _read_labels(table["label"], path) if "label" in names else (None, None)
     if partition is not None:
-        if labels is not None or words is not None:
+        if "label" in names:
             raise EmbeddingsError(
                 f"{path} has a column 'label' and lies in a folder label={partition.text}",
                 "leave one of the two out",
             )
-        labels, words = _repeat(partition, len(table))
-    class_names = None
-    if labels is not None:
-        said = _read_class_names(metadata.get(CLASSES_KEY), path)
-        class_names = _checked_names(said or hub_class_names(metadata, "label"), labels, path)
+        if partition.number is not None:
+            labels = np.full(len(table), partition.number, np.int64)
+        else:
+            unknown = partition.text == NULL_PARTITION
+            words = (None if unknown else as_name(partition.text),) * len(table)
     return VectorFile(
         path,
         _read_ids(table["id"], path),
@@ -313,7 +311,7 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
         metadata.get(SPACE_KEY),
         labels,
         words,
-        class_names,
+        None if labels is None else _read_class_names(metadata, labels, path),
         _read_origins(table["origin"]) if "origin" in names else None,
     )
 
@@ -355,13 +353,6 @@ def _read_ids(column: "pa.ChunkedArray", path: Path) -> tuple[str, ...]:
             needed="ids are strings that are not empty",
         )
     return ids
-
-
-def _repeat(partition: _Partition, rows: int) -> tuple[Labels | None, Words | None]:
-    if partition.number is not None:
-        return np.full(rows, partition.number, np.int64), None
-    unknown = partition.text == NULL_PARTITION
-    return None, (None if unknown else as_name(partition.text),) * rows
 
 
 def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, Words | None]:
@@ -420,18 +411,19 @@ def hub_class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> Clas
         return {}
 
 
-def _checked_names(names: ClassNames, labels: Labels, path: Path) -> ClassNames | None:
+def _read_class_names(
+    metadata: Mapping[bytes, bytes], labels: Labels, path: Path
+) -> ClassNames | None:
+    stored = metadata.get(CLASSES_KEY)
     try:
-        return as_class_names(names, labels) if names else None
-    except EmbeddingsError as error:
-        raise EmbeddingsError(f"{path}: {error}") from error
-
-
-def _read_class_names(stored: bytes | None, path: Path) -> ClassNames | None:
-    try:
-        return None if stored is None else {int(k): v for k, v in json.loads(stored).items()}
+        said = {int(k): v for k, v in json.loads(stored).items()} if stored is not None else {}
     except (ValueError, TypeError, AttributeError) as error:
         raise EmbeddingsError(
             f"{path} says {stored!r} of its class names",
             'that is not JSON of names by label, such as {"0": "cat"}. Write the file again',
         ) from error
+    try:
+        names = said or hub_class_names(metadata, "label")
+        return as_class_names(names, labels) if names else None
+    except EmbeddingsError as error:
+        raise EmbeddingsError(f"{path}: {error}") from error

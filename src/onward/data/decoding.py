@@ -54,6 +54,7 @@ OTHER_FORMATS = (  # where they begin and with what: those that are met often
 
 LONGEST_MAGIC = 256  # bytes
 CONVERT = "convert it, such as to PNG"
+RAW = f"is a raw photo, and only its small preview could be read; {CONVERT}"
 DNG_VERSION, SUBFILE_TYPE = 50706, 254  # tags of TIFF: a raw photo; what a picture in it is
 REDUCED = 1  # bit of the latter: a smaller copy of another picture
 
@@ -83,22 +84,27 @@ def decode(
 
     if isinstance(content, np.ndarray):
         return Image.fromarray(content)
-    if not content:
-        raise DataError(_unreadable(where, "it has 0 bytes"))
     try:
+        if not content:
+            raise ValueError("it has 0 bytes")
         with _allowing(max_pixels), Image.open(BytesIO(content), formats=_formats()) as opened:
             if opened.width * opened.height > max_pixels:
                 raise Image.DecompressionBombError
-            _refuse_preview(opened)
+            tags = getattr(opened, "tag_v2", {})
+            if DNG_VERSION in tags or int(tags.get(SUBFILE_TYPE, 0)) & REDUCED:
+                raise ValueError(f"it {RAW}")
             opened.load()
             return _to_grey_or_rgb(ImageOps.exif_transpose(opened))
-    except Image.DecompressionBombError as error:
-        raise DataError(_unreadable(where, _too_large(max_pixels))) from error
     except Exception as error:  # Pillow's readers raise whatever the damage leads them to
-        reason = _other_format(content)
-        if not isinstance(error, UnidentifiedImageError):
-            reason = f"{error}" or type(error).__name__
-        raise DataError(_unreadable(where, reason)) from error
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = _other_format(content)
+        if isinstance(error, Image.DecompressionBombError):
+            reason = (
+                f"it has more than {max_pixels:,} pixels, and a damaged or malicious file could "
+                "fill the memory. If it is right, raise the limit: max_pixels=..."
+            )
+        raise DataError(f"{where} cannot be read as an image: {reason}{REPAIR}") from error
 
 
 def is_image(path: str) -> bool:
@@ -128,13 +134,6 @@ def _require_pillow() -> None:
         raise MissingExtraError("pillow", "vision") from error
 
 
-def _refuse_preview(image: "Image.Image") -> None:
-    """Refuse raw photos: their files are TIFF, and what would be read of them is a thumbnail."""
-    tags = getattr(image, "tag_v2", {})
-    if DNG_VERSION in tags or int(tags.get(SUBFILE_TYPE, 0)) & REDUCED:
-        raise ValueError(f"it is a raw photo, and only its small preview could be read; {CONVERT}")
-
-
 def _formats() -> tuple[str, ...]:
     """Return those of `FORMATS` that this Pillow was built with."""
     from PIL import Image
@@ -160,13 +159,6 @@ def _allowing(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _too_large(max_pixels: int) -> str:
-    return (
-        f"it has more than {max_pixels:,} pixels, and a damaged or malicious file could fill the "
-        "memory. If it is right, raise the limit: max_pixels=..."
-    )
-
-
 def _other_format(content: bytes) -> str:
     found = [name for start, magic, name in OTHER_FORMATS if content.startswith(magic, start)]
     if not found or content.startswith(b"ftypavi", 4):
@@ -174,15 +166,16 @@ def _other_format(content: bytes) -> str:
     return f"it is {found[0]}, not one of {', '.join(FORMATS)}; {CONVERT}"
 
 
-def _unreadable(where: str, reason: str) -> str:
-    return f"{where} cannot be read as an image: {reason}{REPAIR}"
-
-
 def _to_grey_or_rgb(image: "Image.Image") -> "Image.Image":
+    """Return the pixels as they are seen on white."""
+    from PIL import Image
+
     if image.mode in SIXTEEN_BIT:
         return _scale_sixteen_bit(image)
     if image.mode in WITH_ALPHA or "transparency" in image.info:
-        return _on_white(image)
+        grey, layered = image.mode in ("L", "LA", "La", "1"), image.convert("RGBA")
+        ground = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(ground, layered).convert("L" if grey else "RGB")
     if image.mode in ("L", "RGB"):
         return image.copy()
     if image.mode == "1":
@@ -190,15 +183,6 @@ def _to_grey_or_rgb(image: "Image.Image") -> "Image.Image":
     if image.mode == "F":
         raise ValueError("its values are floating-point and nothing says their range")
     return image.convert("RGB")
-
-
-def _on_white(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    grey = image.mode in ("L", "LA", "La", "1")
-    layered = image.convert("RGBA")
-    ground = Image.new("RGBA", layered.size, "white")
-    return Image.alpha_composite(ground, layered).convert("L" if grey else "RGB")
 
 
 def _scale_sixteen_bit(image: "Image.Image") -> "Image.Image":

@@ -14,14 +14,14 @@ leave behind, thumbnails of the images among it. It is counted and told, never r
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from onward.artifacts import is_left_behind
-from onward.data.decoding import CONVERT, is_image, name_format
+from onward.data.decoding import RAW, is_image, name_format
 from onward.data.items import PassedOver, natural_key, number_classes
 from onward.data.parts import (
     ORDER,
@@ -69,12 +69,13 @@ TEXTS = "texts and tables beside images"
 BACK = "links that lead back into the data set"
 IMAGELESS = "folders without an image"
 
+Passed = tuple[str, Path]
+"""Why something is passed over, and what."""
 Looked = tuple[Path, str, str | None]
 """A file, its class and, as far as it shows without decoding, why it cannot be used."""
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """What a folder holds, each in natural order.
 
     Attributes:
@@ -83,34 +84,20 @@ class Contents:
         passed_over: with why.
     """
 
-    folders: tuple[Path, ...]
-    files: tuple[Path, ...]
-    passed_over: tuple[tuple[str, Path], ...]
+    folders: list[Path]
+    files: list[Path]
+    passed_over: list[Passed]
 
 
-class Tally:
-    """Counts what was passed over, by kind; holds one example of each, not all paths."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, Path] = {}
-        self._counts: Counter[str] = Counter()
-
-    def add(self, why: str, path: Path) -> None:
-        """Count one file or folder."""
-        self._first.setdefault(why, path)
-        self._counts[why] += 1
-
-    def add_all(self, passed_over: Iterable[tuple[str, Path]]) -> None:
-        """Count what a folder's contents say."""
-        for why, path in passed_over:
-            self.add(why, path)
-
-    def passed_over(self, root: Path) -> tuple[PassedOver, ...]:
-        """Return what was counted, the examples within the data set."""
-        return tuple(
-            PassedOver(why, self._counts[why], as_text(first.relative_to(root)))
-            for why, first in self._first.items()
-        )
+def summarise(passed_over: Iterable[Passed], root: Path) -> tuple[PassedOver, ...]:
+    """Return how much was passed over of each kind, and the first of it within the data set."""
+    of_kind: dict[str, list[Path]] = {}
+    for why, path in passed_over:
+        of_kind.setdefault(why, []).append(path)
+    return tuple(
+        PassedOver(why, len(paths), as_text(paths[0].relative_to(root)))
+        for why, paths in of_kind.items()
+    )
 
 
 def as_text(path: Path) -> str:
@@ -124,21 +111,22 @@ def look_into(folder: Path) -> Contents:
     Raises:
         DataError: if it cannot be read, naming it.
     """
-    folders, files, passed = list[Path](), list[Path](), list[tuple[str, Path]]()
+    found = Contents([], [], [])
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: natural_key(entry.name)):
                 path = folder / entry.name
                 if is_left_behind(entry.name) or entry.name.startswith("."):
-                    passed.append((SYSTEMS if is_left_behind(entry.name) else HIDDEN, path))
+                    why = SYSTEMS if is_left_behind(entry.name) else HIDDEN
+                    found.passed_over.append((why, path))
                 else:
-                    (folders if _is_folder(entry, path) else files).append(path)
+                    (found.folders if _is_folder(entry, path) else found.files).append(path)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be read: {error.strerror}. Give yourself the right to read it, or "
             "give another folder"
         ) from error
-    return Contents(tuple(folders), tuple(files), tuple(passed))
+    return found
 
 
 def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
@@ -176,15 +164,15 @@ def walk(
                 raise
             unreadable(error)
             continue
-        kept, passed = list[Path](), list(found.passed_over)
+        kept = list[Path]()
         for folder in found.folders:
             real = os.path.realpath(folder)
             if real in seen or _is_link_back(folder, root):
-                passed.append((BACK, folder))
+                found.passed_over.append((BACK, folder))
             else:
                 seen.add(real)
                 kept.append(folder)
-        yield Contents(tuple(kept), found.files, tuple(passed))
+        yield found._replace(folders=kept)
         waiting += reversed(kept)
 
 
@@ -316,19 +304,19 @@ class ImageFolder(Source):
             DataError: if a class folder holds no image, a part has no labels, a file is empty or no
                 image, or what is understood of the layout may be meant otherwise.
         """
-        tally, chosen = Tally(), [self.by_part[part] for part in parts]
+        passed, chosen = list[Passed](), [self.by_part[part] for part in parts]
         names = {label: name for name, label in self.labels.items()}
-        opened = self.collect(self._find_files(chosen, tally), names, ())
-        passed_over = tally.passed_over(self.path)
+        opened = self.collect(self._find_files(chosen, passed), names, ())
+        passed_over = summarise(passed, self.path)
         opened = replace(opened, items=replace(opened.items, passed_over=passed_over))
         for one in chosen if self.stated.read_as == "auto" else ():
             ids = zip(opened.items.ids, opened.part_of, strict=True)
             one.check_layout([item for item, part in ids if part == one.part and one.classes])
         return opened
 
-    def _find_files(self, parts: Sequence[FolderPart], tally: Tally) -> Iterator[Found]:
+    def _find_files(self, parts: Sequence[FolderPart], passed: list[Passed]) -> Iterator[Found]:
         folder = self.path
-        _count_beside(folder, parts, tally)
+        passed += _passed_beside(folder, parts)
         seen: dict[str, Path] = {}
         for one in parts:
             if one.unlabelled:
@@ -340,7 +328,7 @@ class ImageFolder(Source):
                 )
             for class_folder in one.classes:
                 _refuse_link(folder, class_folder, seen)
-            files = (_look_through(folder, each, tally) for each in one.classes)
+            files = (_look_through(folder, each, passed) for each in one.classes)
             looked = (file for each in files for file in each) if one.classes else _look_up(one)
             for file, name, fault in looked:
                 item, payload = file.relative_to(folder).as_posix(), {"path": str(file.absolute())}
@@ -358,9 +346,9 @@ def _find_parts(folder: Path, stated: Stated) -> list[FolderPart]:
     children, named = look_into(folder).folders, stated.train_part or stated.test_part
     as_parts = stated.read_as == "parts" or named is not None
     if stated.read_as == "classes" or not (as_parts or _divided(folder, children)):
-        return [FolderPart(Part(""), folder, children)]
+        return [FolderPart(Part(""), folder, tuple(children))]
     found = [
-        FolderPart(Part(child.name, role_of(child.name)), child, look_into(child).folders)
+        FolderPart(Part(child.name, role_of(child.name)), child, tuple(look_into(child).folders))
         for child in children
         if role_of(child.name) or _holds_image(child, folder)
     ]
@@ -451,29 +439,29 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
     return FolderPart(one.part, place, (), listed)
 
 
-def _count_beside(folder: Path, parts: Sequence[FolderPart], tally: Tally) -> None:
-    """Count what is passed over beside class folders and beside parts."""
+def _passed_beside(folder: Path, parts: Sequence[FolderPart]) -> Iterator[Passed]:
+    """Yield what is passed over beside class folders and beside parts."""
     classes = {one.path: one.classes for one in parts}
     for place in dict.fromkeys([folder, *classes]):
         found = look_into(place)
-        tally.add_all(found.passed_over)
+        yield from found.passed_over
         if place == folder or classes[place]:
-            tally.add_all((BESIDE, file) for file in found.files)
+            yield from ((BESIDE, file) for file in found.files)
         for child in found.folders if place not in classes else ():
             if child not in classes and not _holds_image(child, folder):
-                tally.add(IMAGELESS, child)
+                yield IMAGELESS, child
 
 
-def _look_through(folder: Path, class_folder: Path, tally: Tally) -> Iterator[Looked]:
+def _look_through(folder: Path, class_folder: Path, passed: list[Passed]) -> Iterator[Looked]:
     name, files = class_folder.name, list[Path]()
     try:
         for found in walk(class_folder, folder):
             files += found.files
-            tally.add_all(found.passed_over)
+            passed += found.passed_over
     except DataError as error:
         yield class_folder, name, f"cannot be used: {error}"
         return
-    tally.add_all((TEXTS, file) for file in files if not _may_be_image(file))
+    passed += [(TEXTS, file) for file in files if not _may_be_image(file)]
     files = [file for file in files if _may_be_image(file)]
     if not files:
         yield class_folder, name, "holds no image, as a class folder must"
@@ -506,6 +494,6 @@ def _glance(file: Path) -> str | None:
         return "cannot be read as an image: it has 0 bytes"
     suffix = file.suffix.lower()
     if suffix in RAW_SUFFIXES:
-        return f"is a raw photo, and only its small preview could be read; {CONVERT}"
+        return RAW
     unread = suffix not in IMAGE_SUFFIXES and not is_image(str(file))
     return f"is not an image that is read: {name_format(str(file))}" if unread else None

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from onward.data.folders import IMAGE_SUFFIXES, Tally, walk
+from onward.data.folders import IMAGE_SUFFIXES, Passed, summarise, walk
 from onward.data.items import PassedOver, natural_key, number_classes
 from onward.data.parts import (
     ORDER,
@@ -134,22 +134,22 @@ def find_shards(folder: Path) -> FoundShards:
     Raises:
         DataError: if there are some, and a folder cannot be read that may hold others.
     """
-    shards, image, tally = list[Path](), None, Tally()
+    shards, image, passed = list[Path](), None, list[Passed]()
     errors: list[DataError] = []
     for contents in walk(folder, folder, errors.append):
-        tally.add_all(contents.passed_over)
+        passed += contents.passed_over
         for file in contents.files:
             suffix = file.suffix.lower()
             if suffix == SUFFIX:
                 shards.append(file)
                 continue
-            tally.add(NOT_PARQUET, file)
+            passed.append((NOT_PARQUET, file))
             if image is None and suffix in IMAGE_SUFFIXES and file.parent != folder:
                 image = file
     if shards and errors:
         raise errors[0]
     shards.sort(key=lambda path: natural_key(path.relative_to(folder).as_posix()))
-    return FoundShards(shards, image, tally.passed_over(folder))
+    return FoundShards(shards, image, summarise(passed, folder))
 
 
 class ImageParquet(Source):

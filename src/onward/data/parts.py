@@ -10,15 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onward.data.decoding import MAX_PIXELS
 from onward.data.items import Items, LeftOut, PassedOver
 from onward.data.payloads import Payload, find_fault
-from onward.errors import DataError
+from onward.errors import ConfigurationError, DataError
 from onward.plain import Plain
 
 Role = Literal["train", "validation", "test"]
@@ -75,6 +75,21 @@ class Stated(BaseModel):
     open_set: bool = False
     skip_bad: bool = False
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
+
+
+def state(stated: Stated | None, options: Mapping[str, Any]) -> Stated:
+    """Return what is stated, by a value and one by one.
+
+    Raises:
+        ConfigurationError: if there is no such option, or it makes no sense.
+    """
+    try:
+        known = stated or Stated()
+        return Stated(**{**vars(known), **options}) if options else known
+    except ValidationError as error:
+        first = error.errors()[0]
+        given = f"{first['loc'][0]} is {first['input']!r}"
+        raise ConfigurationError(given, first["msg"]) from error
 
 
 @dataclass(frozen=True)

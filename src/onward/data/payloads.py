@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -111,7 +112,9 @@ def digest_payloads(payloads: Iterable[Payload]) -> str:
 
     def fingerprint(payload: Payload) -> str:
         if "path" in payload:
-            return f"{_length(_value(payload, 'path', str))} bytes"
+            path = _value(payload, "path", str)
+            with _there(path):
+                return f"{Path(path).stat().st_size} bytes"
         if {"file", "row"} <= payload.keys():
             file = _value(payload, "file", str)
             return f"row {_value(payload, 'row', int)} of {digest_footer(file)}"
@@ -132,14 +135,23 @@ def read_payload_lines(path: Path) -> dict[str, dict[str, Any]]:
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    item, payload = _read_line(f"line {number} of {path}", line)
-                    if item in by_id:
-                        raise GalleryError(
-                            f"line {number} of {path} is the second one for item {item!r}",
-                            "give one line an item",
-                        )
-                    by_id[item] = payload
+                if not line.strip():
+                    continue
+                where = f"line {number} of {path}"
+                try:
+                    payload = json.loads(line)
+                except ValueError as error:
+                    raise GalleryError(f"{where} is not JSON: {error}. {WRITE_LINES}") from error
+                if not isinstance(payload, dict) or not isinstance(payload.get("id"), str):
+                    raise GalleryError(
+                        f"{where} is not a JSON object with a string as `id`. {WRITE_LINES}"
+                    )
+                item = payload.pop("id")
+                if item in by_id:
+                    raise GalleryError(
+                        f"{where} is the second one for item {item!r}", "give one line an item"
+                    )
+                by_id[item] = payload
     except UnicodeDecodeError as error:
         raise GalleryError(f"{path} is not text in UTF-8: {error}. {WRITE_LINES}") from error
     return by_id
@@ -172,29 +184,34 @@ def write_payload_lines(
             lines.write(json.dumps({**(payload or {}), "id": item}) + "\n")
 
 
-def _length(path: str) -> int:
+@contextmanager
+def _there(path: str) -> Iterator[None]:
+    """Say of a file that cannot be read why."""
     try:
-        return Path(path).stat().st_size
+        yield
     except OSError as error:
-        raise _gone(path, error) from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}. Put it back or leave the item out"
+        ) from error
 
 
 def _digest_footer(file: str) -> str:
-    try:
-        with Path(file).open("rb") as opened:
-            size = opened.seek(0, os.SEEK_END)
-            opened.seek(max(0, size - _FOOTER_LENGTH))
-            length = int.from_bytes(opened.read(4), "little") + _FOOTER_LENGTH
-            opened.seek(max(0, size - length))
-            return digest(str(size).encode(), opened.read())
-    except OSError as error:
-        raise _gone(file, error) from error
+    with _there(file), Path(file).open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - _FOOTER_LENGTH))
+        length = int.from_bytes(opened.read(4), "little") + _FOOTER_LENGTH
+        opened.seek(max(0, size - length))
+        return digest(str(size).encode(), opened.read())
 
 
 def _read(payload: Payload) -> bytes:
     """Return the bytes of an image file, or of a cell."""
     if "path" in payload:
-        return _read_file(_value(payload, "path", str))
+        path = _value(payload, "path", str)
+        with _there(path):
+            if stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for for ever
+                return Path(path).read_bytes()
+        raise DataError(f"{path} is not a file", "name the file that holds the image")
     if {"file", "row", "column"} <= payload.keys():
         from onward.data.parquet import read_image_bytes
 
@@ -245,26 +262,3 @@ def _find_change(content: bytes, payload: Payload) -> str | None:
     if str(stated).lower() != found:
         return f"its SHA-256 is {found[:8]}..., not {str(stated)[:8]}..."
     return None
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for for ever
-            raise DataError(f"{path} is not a file", "name the file that holds the image")
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise _gone(path, error) from error
-
-
-def _gone(path: str, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror}. Put it back or leave the item out")
-
-
-def _read_line(where: str, line: str) -> tuple[str, dict[str, Any]]:
-    try:
-        payload = json.loads(line)
-    except ValueError as error:
-        raise GalleryError(f"{where} is not JSON: {error}. {WRITE_LINES}") from error
-    if not isinstance(payload, dict) or not isinstance(payload.get("id"), str):
-        raise GalleryError(f"{where} is not a JSON object with a string as `id`. {WRITE_LINES}")
-    return payload.pop("id"), payload

@@ -12,12 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from onward.data.digits import digit_labels
 from onward.data.folders import LAYOUT, ImageFolder
 from onward.data.items import Items, PassedOver, split_by_id
-from onward.data.parts import STATE_PARTS, Opened, Part, Role, Source, Stated, names_of, role_of
+from onward.data.parts import (
+    STATE_PARTS,
+    Opened,
+    Part,
+    Role,
+    Source,
+    Stated,
+    names_of,
+    role_of,
+    state,
+)
 from onward.errors import ConfigurationError, DataError
 from onward.labels import is_text
 from onward.plain import Plain, fields_of
@@ -199,13 +207,7 @@ class _Digits(Source):
 
 
 def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) -> Source:
-    try:
-        stated = Stated(**{**vars(stated or Stated()), **options}) if options else stated
-    except ValidationError as error:
-        first = error.errors()[0]
-        given = f"{first['loc'][0]} is {first['input']!r}"
-        raise ConfigurationError(given, first["msg"]) from error
-    stated, path = stated or Stated(), Path(source)
+    stated, path = state(stated, options), Path(source)
     mode = _stat_mode(path)
     if source == DIGITS or (str(source) == DIGITS and mode is None):
         if stated.read_as != "auto":
