@@ -8,7 +8,6 @@ except `evaluate_embeddings`, which joins search and evaluation in one step.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -215,12 +214,12 @@ class Comparison:
         }
 
     def __str__(self) -> str:
-        width = max(len("query/gallery"), *map(len, self.cells))
-        header = f"{self.cells[OLD].heads()}{'update gain':>13}"
-        lines = [f"{'query/gallery':<{width}}{header}   (percent; update gain of map)"]
-        for name, cell in self.cells.items():
-            gain = float("nan") if name in (OLD, NEW) else self.update_gain("map", name)
-            lines.append(f"{name:<{width}}{cell.columns()}{_tenths(gain):>13}")
+        lines = _table(
+            self.cells[OLD].heads(),
+            {name: cell.columns() for name, cell in self.cells.items()},
+            lambda name: self.update_gain("map", name),
+            "percent; update gain of map",
+        )
         counted = self.cells[OLD].counted_text()
         if self.upgraded not in self.cells:
             return "\n".join([*lines, counted])
@@ -298,18 +297,10 @@ class AgreementComparison:
         }
 
     def __str__(self) -> str:
-        width = max(len("query/gallery"), *map(len, self.cells))
-        lines = [f"{'query/gallery':<{width}}  agreement  update gain   (percent)"]
-        for name in self.cells:
-            gain = float("nan") if name in (OLD, NEW) else self.update_gain(name)
-            lines.append(f"{name:<{width}}{_tenths(self.value(name)):>11}{_tenths(gain):>13}")
-        return "\n".join(
-            [
-                *lines,
-                f"Agreement of {self.asked} with full backfill, over {self.neighbours} neighbours.",
-                self.verdict,
-            ]
-        )
+        columns = {name: f"{_tenths(self.value(name)):>11}" for name in self.cells}
+        lines = _table("  agreement", columns, self.update_gain, "percent")
+        said = f"Agreement of {self.asked} with full backfill, over {self.neighbours} neighbours."
+        return "\n".join([*lines, said, self.verdict])
 
 
 @dataclass(frozen=True, eq=False)
@@ -413,13 +404,25 @@ def compare_upgraded(
     _check_there(cells, (OLD, UPGRADED) if relevance is not None else (OLD, UPGRADED, NEW))
     for queries, gallery in cells.values():
         check_same_space(queries.space, gallery.space)
-    judge: Callable[[Cells], Comparison | AgreementComparison]
-    if relevance is None:
-        judge = partial(_agreements, exclude_self=exclude_self)
-    else:
-        known = {name: relevance(*pair) for name, pair in cells.items()}
-        known[STORED] = known[UPGRADED]
-        judge = partial(_evaluations, known=known, exclude_self=exclude_self, metrics=metrics)
+    known = {} if relevance is None else {name: relevance(*pair) for name, pair in cells.items()}
+
+    def judge(cells: Cells) -> Comparison | AgreementComparison:
+        if relevance is None:
+            return _agreements(cells, exclude_self)
+        evaluations = {
+            name: evaluate_embeddings(
+                queries,
+                gallery,
+                exclude_self=exclude_self,
+                relevance=known[UPGRADED if name == STORED else name].among(
+                    queries.ids, gallery.ids
+                ),
+                metrics=metrics,
+            )
+            for name, (queries, gallery) in cells.items()
+        }
+        return Comparison(evaluations)
+
     origins = cells[UPGRADED][1].count_origins()
     alone = of_h_alone(cells)
     if alone is cells:
@@ -451,28 +454,7 @@ def of_h_alone(cells: Cells) -> Cells | None:
     }
 
 
-def _evaluations(
-    cells: Cells,
-    *,
-    known: Mapping[str, Relevance],
-    exclude_self: bool,
-    metrics: Sequence[str],
-) -> Comparison:
-    """Judge cells by what their queries look for, of which as much as is there."""
-    evaluations = {
-        name: evaluate_embeddings(
-            queries,
-            gallery,
-            exclude_self=exclude_self,
-            relevance=known[name].among(queries.ids, gallery.ids),
-            metrics=metrics,
-        )
-        for name, (queries, gallery) in cells.items()
-    }
-    return Comparison(evaluations)
-
-
-def _agreements(cells: Cells, *, exclude_self: bool) -> AgreementComparison:
+def _agreements(cells: Cells, exclude_self: bool) -> AgreementComparison:
     """Judge cells by what full backfill finds."""
     queries, gallery = cells[NEW]
     count = count_neighbours(len(gallery))
@@ -492,6 +474,18 @@ def _check_there(cells: Mapping[str, Any], names: Sequence[str]) -> None:
             needed=f"it needs {OLD} (do nothing) and {UPGRADED} (upgrade), and {NEW} (full "
             "backfill) to know a gain",
         )
+
+
+def _table(
+    heads: str, columns: Mapping[str, str], gain: Callable[[str], float], unit: str
+) -> list[str]:
+    """Return the lines of a table of cells, with the update gain of those that have one."""
+    width = max(len("query/gallery"), *map(len, columns))
+    lines = [f"{'query/gallery':<{width}}{heads}{'update gain':>13}   ({unit})"]
+    for name, column in columns.items():
+        gained = float("nan") if name in (OLD, NEW) else gain(name)
+        lines.append(f"{name:<{width}}{column}{_tenths(gained):>13}")
+    return lines
 
 
 def _gain(reached: float, nothing: float, everything: float) -> float:

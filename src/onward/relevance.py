@@ -252,14 +252,22 @@ class Relevance:
         References:
             Zheng et al., Scalable person re-identification: a benchmark, ICCV 2015.
         """
-        asked = _check_cameras(query_cameras, "queries", self.query_ids)
-        there = _check_cameras(gallery_cameras, "gallery items", self.gallery_ids)
-        if len({isinstance(camera, str) for camera in (*asked, *there)}) > 1:
+        asked, there = list(query_cameras), list(gallery_cameras)
+        if (len(asked), len(there)) != (len(self.query_ids), len(self.gallery_ids)):
             raise EvaluationError(
-                "some cameras are numbers and some are strings, and a number is never the same as "
-                "a string",
-                "give the cameras of queries and gallery alike",
+                f"{len(asked)} and {len(there)} cameras for {len(self.query_ids)} queries and "
+                f"{len(self.gallery_ids)} gallery items",
+                "give one camera to each",
             )
+        kind = str if asked and isinstance(asked[0], str) else (int, np.integer)
+        for item, camera in zip(
+            (*self.query_ids, *self.gallery_ids), (*asked, *there), strict=True
+        ):
+            if not isinstance(camera, kind):
+                raise EvaluationError(
+                    f"the camera of {item!r} is {camera!r:.60}, the first is {asked[0]!r:.60}",
+                    "give each a whole number, or each a string that is its name",
+                )
         number = {camera: place for place, camera in enumerate(dict.fromkeys((*asked, *there)))}
         keys = np.array([number[camera] for camera in there], dtype=np.int64)
 
@@ -556,26 +564,6 @@ def _grade(query: str, item: str, grade: Any) -> int:
             "numbers of 32 bits: 0 is not relevant, and the higher the more relevant",
         )
     return number
-
-
-def _check_cameras(cameras: Collection[Any], whose: str, ids: Ids) -> list[Any]:
-    """Return cameras as they are, if there is one an id, each a whole number or each a string.
-
-    Raises:
-        EvaluationError: if not.
-    """
-    given = list(cameras)
-    if len(given) != len(ids):
-        raise EvaluationError(
-            f"{len(given)} cameras for {len(ids)} {whose}", "give one camera to each"
-        )
-    for item, camera in zip(ids, given, strict=True):
-        if not isinstance(camera, (str, int, np.integer)):
-            raise EvaluationError(
-                f"the camera of {item!r}, one of the {whose}, is {camera!r:.60}",
-                "a camera is a whole number, or a string that is its name. Give one to each",
-            )
-    return given
 
 
 def _look_up(ids: Ids, row_of: Mapping[str, int], what: str) -> Counts:

@@ -105,36 +105,14 @@ def search_parts(
         EvaluationError: if k is not a whole number from 1 up.
     """
     most = as_count(k, "nearest items")
-    nothing = np.empty((len(queries), 0))
-    found = Ranking(
-        queries.ids, (), nothing.astype(np.int64), nothing.astype(np.float32), exclude_self
-    )
+    held = Embeddings((), np.empty((0, queries.space.dim), np.float32), queries.space)
     for part in parts:
-        found = _merge(found, search(queries, part, most, exclude_self=exclude_self), most)
-    return found
-
-
-def _merge(one: Ranking, other: Ranking, k: int) -> Ranking:
-    """Return the k nearest of two rankings of the same queries in different items."""
-    position = {item: at for at, item in enumerate(sorted({*one.gallery_ids, *other.gallery_ids}))}
-    keys = np.empty((len(one), 0), dtype=np.uint64)
-    for ranking in (one, other):
-        at = np.array([*map(position.__getitem__, ranking.gallery_ids), 0], dtype=np.uint64)
-        some = sortable_bits(ranking.distances).astype(np.uint64) << POSITION_BITS
-        some |= at[ranking.rows]
-        some[ranking.rows < 0] = LEFT_OUT
-        keys = np.concatenate([keys, some], axis=1)
-    keys.sort(axis=1)
-    keys = keys[:, :k]
-    keys = keys[:, : int((keys != LEFT_OUT).sum(axis=1).max(initial=0))]
-    rows, distances = _decode(keys, np.arange(max(1, len(position)), dtype=np.int64))
-    there, places = np.unique(rows, return_inverse=True)
-    came_back = there[there >= 0]
-    ids = list(position)
-    rows = places.reshape(rows.shape) - (len(there) - len(came_back))
-    return Ranking(
-        one.query_ids, tuple(ids[row] for row in came_back), rows, distances, one.exclude_self
-    )
+        check_same_space(queries.space, part.space)
+        vectors = np.concatenate([held.vectors, part.vectors])
+        together = Embeddings(held.ids + part.ids, vectors, part.space)
+        rows = search(queries, together, most, exclude_self=exclude_self).rows
+        held = together.select(np.unique(rows[rows >= 0]))  # the others are never nearest
+    return search(queries, held, most, exclude_self=exclude_self)
 
 
 @dataclass(frozen=True, eq=False)
