@@ -133,7 +133,7 @@ def test_rolling_back_names_the_items_that_were_added_natively(url, upgrade):
     assert upgrade.status().natives.examples == ("native-0", "native-1")
     words = (
         r"not rolled back: 2 rows \(native-0, native-1\) were added with the new model's embedding "
-        r"and have no vector in old@1 .* Embed them with the old model .* or leave them out"
+        r"and have no vector in old@1 .* embed them with the old model .* or leave them out"
     )
     with pytest.raises(UpgradeError, match=words):
         upgrade.roll_back()
@@ -450,7 +450,7 @@ def test_giving_up_the_originals_says_what_becomes_impossible(gallery, upgrade):
     assert again.run().remaining == 0
     status = again.status()
     assert (status.work.done, status.work.to_do, status.is_cut_over) == (ROWS, 0, True)
-    with pytest.raises(UpgradeError, match=r"has no vectors in old@1.* Give a transformation from"):
+    with pytest.raises(UpgradeError, match=r"has no vectors in old@1.* give a transformation from"):
         Upgrade(gallery, TO_THIRD)
     with pytest.raises(UpgradeError, match="dropped after this very upgrade"):
         plan_upgrade(gallery, TO_SECOND)

@@ -14,8 +14,8 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
-from onward.gallery import GalleryView
-from onward.labels import ClassNames, Labels, comparable, renumber, translate
+from onward.gallery import GalleryRows, GalleryView
+from onward.labels import Labels, comparable, renumber, translate
 from onward.relevance import Relevance
 from onward.spaces import Embeddings, Ids, Origin, Space
 from onward.upgrading.routes import Routes, answering_space, needed_spaces, transform
@@ -109,11 +109,6 @@ class Questions:
 
     def __len__(self) -> int:
         return len(self.new)
-
-    @property
-    def has_answers(self) -> bool:
-        """Whether it is known what they are looking for."""
-        return self.labels is not None or self.qrels is not None
 
     @property
     def clusters(self) -> Sequence[Hashable]:
@@ -218,11 +213,6 @@ class Evidence:
     rows: int
     sample_rows: int
 
-    @property
-    def sample_share(self) -> float:
-        """The share of the gallery's items that a sample of it makes."""
-        return min(1.0, self.sample_rows / max(1, self.rows))
-
 
 def gather(
     view: GalleryView,
@@ -325,6 +315,26 @@ def check_embedded(given: Embeddings, what: str) -> None:
         )
 
 
+def labels_of(
+    gallery: GalleryRows, given: Embeddings, same_labels: bool, what: str
+) -> Labels | None:
+    """Return the labels of embeddings, called `what`, in the gallery's numbering, if they have any.
+
+    Raises:
+        LabelMismatchError: if only they or only the gallery have class names, and nothing says
+            (`same_labels`) that the numbers of the others mean the same.
+    """
+    if given.labels is None:
+        return None
+    names, sources = gallery.class_names(), (what, f"gallery {gallery.url}")
+    translated = translate(given.class_names, names, same_labels=same_labels, sources=sources)
+    return renumber(given.labels, translated)
+
+
+def _count_known(given: Embeddings) -> int:
+    return 0 if given.labels is None else int((given.labels >= 0).sum())
+
+
 def fitted_on(made_by: Mapping[str, Any]) -> Iterator[str]:
     """Give the ids of the items that a transformation records it was fitted on."""
     for what in ("sample", "pairs"):
@@ -395,26 +405,10 @@ def _ask_real(
         ),
     )
     if qrels is None:
-        return replace(asked, labels=_labels_of(view, queries, asked))
+        named = max(asked.new, asked.old, key=_count_known)
+        labels = labels_of(view, named, queries.same_labels, "the real queries")
+        return replace(asked, labels=labels if _count_known(named) else None)
     return replace(asked, unknown=_count_unknown(view, asked, queries.ignore_unknown))
-
-
-def _labels_of(view: GalleryView, queries: RealQueries, asked: Questions) -> Labels | None:
-    """Return the labels of the queries in the gallery's numbering; None if they have none."""
-
-    def count_known(one: Embeddings) -> int:
-        return 0 if one.labels is None else int((one.labels >= 0).sum())
-
-    given = max(asked.new, asked.old, key=count_known)
-    if given.labels is None or not count_known(given):
-        return None
-    translated = translate(
-        given.class_names,
-        view.class_names(),
-        same_labels=queries.same_labels,
-        sources=("the real queries", f"gallery {view.url}"),
-    )
-    return renumber(given.labels, translated)
 
 
 def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
@@ -467,7 +461,7 @@ def _choose_searched(
     stored: dict[str, int | None] = {}
     for batch in view.scan((), ids=None if every else ids):
         stored |= dict(zip(batch.ids, batch.labels, strict=True))
-    known = _known_labels(stored, view.class_names(), sample)
+    known = _known_labels(view, stored, sample)
     left_out = _counted((UNSEEN, len(drawn) - len(ids)))
     if not every:
         left_out |= _counted((NOT_NEEDED.format(most), view.count([space]) - len(drawn)))
@@ -476,7 +470,7 @@ def _choose_searched(
 
 
 def _known_labels(
-    stored: Mapping[str, int | None], names: ClassNames | None, sample: Embeddings | None
+    view: GalleryView, stored: Mapping[str, int | None], sample: Embeddings | None
 ) -> dict[str, int]:
     """Return the class of each item that has one: the sample's word, else the gallery's.
 
@@ -484,17 +478,10 @@ def _known_labels(
     put together, and only what the gallery stores counts, if it stores anything.
     """
     known = {item: label for item, label in stored.items() if label is not None and label >= 0}
-    if sample is None or sample.labels is None:
+    if sample is None or (known and not comparable(sample.class_names, view.class_names())):
         return known
-    labels = sample.labels
-    if known:
-        if not comparable(sample.class_names, names):
-            return known
-        sources = ("the sample", "the gallery")
-        labels = renumber(
-            labels, translate(sample.class_names, names, same_labels=False, sources=sources)
-        )
-    given = zip(sample.ids, labels.tolist(), strict=True)
+    labels = labels_of(view, sample, False, "the sample") if known else sample.labels
+    given = zip(sample.ids, () if labels is None else labels.tolist(), strict=labels is not None)
     return known | {item: label for item, label in given if label >= 0}
 
 

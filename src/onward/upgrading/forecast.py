@@ -340,7 +340,13 @@ def forecast(
             not a whole number.
     """
     check_whole("seed", seed, least=0)
-    _check_shares(shares)
+    for share in shares:
+        if not 0 < share < 1:
+            raise ConfigurationError(
+                f"a share of {share:g} of the items is not a part of them",
+                "give shares between 0 and 1: upgrading alone and full backfill are predicted in "
+                "any case",
+            )
     most = {"most_items": most_items, "most_searched": most_searched}
     for name, value in most.items():
         check_whole(name, value)
@@ -351,7 +357,8 @@ def forecast(
     backfilled = _Backfilled.of(evidence, seed)
     within = curves = None
     if backfilled is not None:
-        written = evidence.sample_share if whole and everywhere is None else None
+        share = min(1.0, evidence.sample_rows / max(1, evidence.rows))
+        written = share if whole and everywhere is None else None
         within, curves = backfilled.judge(orders, sorted(set(shares)), written)
     return Forecast(
         transformation=routes.digest,
@@ -370,16 +377,6 @@ def forecast(
         neighbours=0 if judged is None else count_neighbours(len(judged)),
         curves=curves,
     )
-
-
-def _check_shares(shares: Sequence[float]) -> None:
-    wrong = [share for share in shares if not 0 < share < 1]
-    if wrong:
-        raise ConfigurationError(
-            f"a share of {wrong[0]:g} of the items is not a part of them",
-            "give shares between 0 "
-            "and 1: upgrading alone and full backfill are predicted in any case",
-        )
 
 
 def _judge_whole(evidence: Evidence) -> Judgement | None:
@@ -659,7 +656,7 @@ def _why_not(evidence: Evidence) -> str:
     asked, judged, sample = evidence.asked, evidence.judged, evidence.sample
     if judged is None or sample is None:
         why = "nothing says what the real queries look for"
-        if asked.has_answers:
+        if asked.labels is not None or asked.qrels is not None:
             why = (
                 "the gallery's labels do not tell what real queries look for from what they do not"
             )

@@ -324,25 +324,20 @@ def decide(
             f"the margin is {margin!r}", "give a fraction from 0 to 1, such as 0.01 (1 point)"
         )
     judge = prediction.judge
+    if judge is None and require is not None:
+        raise UpgradeError(f"{require} is required, but {prediction.why}")
     if judge is None:
-        if require is not None:
-            raise UpgradeError(f"{require} is required, but {prediction.why}")
-        return Decision(
-            answer=CANNOT_JUDGE,
-            says=str(prediction.why),
-            recommendation=f"Not known: {prediction.why}.",
-            margin=margin,
-            writes_sample=prediction.sample is not None,
+        decision = Decision(
+            answer=CANNOT_JUDGE, margin=margin, writes_sample=prediction.sample is not None
         )
-    written, note = UPGRADE, None
-    if writes_sample and judge.has(WITH_SAMPLE):
-        note = _why_not_written(judge, margin)
-        written = WITH_SAMPLE if note is None else UPGRADE
+        why = str(prediction.why)
+        return replace(decision, says=why, recommendation=f"Not known: {why}.")
+    with_sample = writes_sample and judge.has(WITH_SAMPLE)
+    note = _why_not_written(judge, margin) if with_sample else None
+    written = WITH_SAMPLE if with_sample and note is None else UPGRADE
     gain = judge.cell(written).gains[judge.metric]
     verdict = None if require is None else require.judge(prediction, written)
-    answer = _answer(gain, margin)
-    if verdict is not None and not verdict.met:
-        answer = CLOSED
+    answer = _answer(gain, margin) if verdict is None or verdict.met else CLOSED
     needed = _needed(prediction, judge, gain, margin) if answer == CANNOT_JUDGE else None
     decision = Decision(
         answer=answer,
@@ -359,11 +354,8 @@ def decide(
         sample_note=note,
         verdict=verdict,
     )
-    return replace(
-        decision,
-        says=_says(prediction, judge, decision, gain, written),
-        recommendation=_recommend(prediction, judge, decision, gain, written),
-    )
+    known = (prediction, judge, decision, gain, written)
+    return replace(decision, says=_says(*known), recommendation=_recommend(*known))
 
 
 def check_allowed(

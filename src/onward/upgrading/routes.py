@@ -25,6 +25,7 @@ from onward.gallery import (
     Derived,
     GalleryRows,
     GalleryView,
+    JournalEntry,
     RecordedRoutes,
     RecordedTransformation,
     Share,
@@ -474,13 +475,21 @@ def left_by_runs(view: GalleryView, new: Space, transformation: str | None) -> I
         new: the space of the upgrade.
         transformation: digest of the transformations.
     """
-    for entry in reversed(view.journal):
-        if entry["event"] == "run" and entry.get("transformation") == transformation:
-            if "error" not in entry:
-                return tuple(entry.get("left", ()))
-        elif entry["event"] == "start upgrade" and entry.get("space") == new.to_json():
-            break
+    for entry in journal_of(view, new):
+        is_of_this = entry["event"] == "run" and entry.get("transformation") == transformation
+        if is_of_this and "error" not in entry:
+            return tuple(entry.get("left", ()))
     return ()
+
+
+def journal_of(view: GalleryView, new: Space) -> Iterator[JournalEntry]:
+    """Give the entries of the journal since a space was dropped last, if it was; newest first."""
+    space = new.to_json()
+    for entry in reversed(view.journal):
+        was_dropped = entry["event"] in ("abort", "drop space") and entry["space"] == space
+        if was_dropped or space in entry.get("dropped", ()):
+            return
+        yield entry
 
 
 def answering_space(view: GalleryView, routes: Routes) -> Space:

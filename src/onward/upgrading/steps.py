@@ -45,23 +45,19 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
             "to upgrade, and what was given stays as it is. Give a transformation to another space",
         )
     if old not in spaces:
-        why = f"gallery {view.url} has no vectors in {old}; it has {known}"
-        filled_by = view.made_by(new)
+        filled_by, step = view.made_by(new), None
+        do = "give a transformation from one of these, or fit one from the old model's embeddings"
         if filled_by is not None and transformation.digest in filled_by.digests:
-            raise UpgradeError(
-                f"{why}. The old ones were dropped after this very upgrade: {new} holds what it "
-                "has made, and there is nothing to plan",
-                "look at its status",
-                step="status",
-            )
-        if new in spaces:
-            raise UpgradeError(
-                f"the transformation goes from {old} to {new}, but {why}. It seems to go the wrong "
-                f"way: fit one from {new.name}"
-            )
+            do = f"they were dropped after this very upgrade: {new} holds what it has made"
+            step = "status"
+        elif new in spaces:
+            do = f"it seems to go the wrong way: fit one from {new.name}"
         raise UpgradeError(
-            f"{why}. Give a transformation from one of these, or fit one from the old model's "
-            "embeddings"
+            f"the transformation goes from {old} to {new}, but gallery {view.url} has no vectors "
+            f"in {old}",
+            do,
+            needed=f"it has {known}",
+            step=step,
         )
     if side is not None and side not in spaces:
         raise UpgradeError(

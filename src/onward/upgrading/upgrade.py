@@ -39,6 +39,7 @@ from onward.upgrading.routes import (
     choose_batch_rows,
     describe_chains,
     find_natives,
+    journal_of,
     measure_work,
 )
 from onward.upgrading.run import UpgradeResult, run_upgrade
@@ -68,6 +69,10 @@ NOT_VERIFIED = {
     "stale": "rows have changed since its upgrade was verified; run it again, then verify",
 }
 """Why an upgrade does not cut over, by what its verification is."""
+AFTER_CUTTING_OVER = (
+    next_step("roll_back", "if the new space serves badly"),
+    next_step("complete", "if it serves well: then there is no rolling back any more"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +159,10 @@ class UpgradeStatus:
             steps.append(next_step("resume", "the upgrade is paused"))
         if self.work.to_do:
             steps.append(next_step("run", f"{self.work.to_do:,} rows are to be done"))
+        if self.is_cut_over and self.previous is None:  # complete: there is no way back
+            return [*steps, *helps]
         if self.is_cut_over:
-            return [*steps, *self._steps_after_cutting_over(), *helps]
+            return [*steps, *AFTER_CUTTING_OVER, *helps]
         if self.verification == "passed":
             return [*steps, next_step("cut_over", "the verification has passed"), *helps]
         if not self.work.to_do:
@@ -182,14 +189,6 @@ class UpgradeStatus:
         if not self.is_cut_over:
             steps.append(next_step("abort", f"then start again {fallback}"))
         return steps
-
-    def _steps_after_cutting_over(self) -> list[dict[str, str]]:
-        if self.previous is None:  # complete: there is no way back
-            return []
-        return [
-            next_step("roll_back", "if the new space serves badly"),
-            next_step("complete", "if it serves well: then there is no rolling back any more"),
-        ]
 
 
 class Upgrade:
@@ -436,10 +435,7 @@ class Upgrade:
             "transformation": self.routes.digest,
             "verification": verified,
             "forced": verified != "passed",
-            "next_steps": [
-                next_step("roll_back", "if the new space serves badly"),
-                next_step("complete", "if it serves well"),
-            ],
+            "next_steps": list(AFTER_CUTTING_OVER),
         }
         return self._status(self.gallery.serve(new, query_model=query_model, event=event))
 
@@ -463,7 +459,15 @@ class Upgrade:
         if view.previous is not None:
             natives = find_natives(view, new, without=[view.previous])
             if natives is not None and not leave_out:
-                raise UpgradeError(_why_not_back(view.url, natives, view.previous))
+                raise UpgradeError(
+                    f"gallery {view.url} was not rolled back: {natives} were added with the new "
+                    f"model's embedding and have no vector in {view.previous}, so that they would "
+                    "not be found",
+                    "embed them with the old model and write these vectors too, or leave them out "
+                    "with leave_out=True: they stay in the gallery, and cutting over again finds "
+                    "them",
+                    step="write",
+                )
         event = {
             "event": "roll back",
             "transformation": self.routes.digest,
@@ -556,7 +560,9 @@ class Upgrade:
         """
         new = self.routes.new
         rows = view.count([new])
-        if not rows or _is_indexed(view, new):
+        indexed = (INDEX_EVENT, new.to_json())
+        built = ((one["event"], one.get("space")) for one in journal_of(view, new))
+        if not rows or indexed in built:
             return None
         begin = time.perf_counter()
         view.build_index(new)
@@ -658,35 +664,12 @@ def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
 
 
 def _gate_of(view: GalleryView, routes: Routes) -> GateEntry | None:
-    """Return what the gate said when an upgrade was started; None if it was not.
-
-    What it said before the upgrade was given up, and started again, counts no more.
-    """
+    """Return what the gate said when an upgrade was started; None if it was not."""
     if not is_started(view, routes):
         return None
-    for entry in reversed(view.journal):
-        if entry["event"] == GATE and entry["transformation"] == routes.digest:
-            return GateEntry.of(entry)
-        if entry["event"] in ("abort", "drop space") and entry["space"] == routes.new.to_json():
-            break
-    return GateEntry.of(None)
-
-
-def _is_indexed(view: GalleryView, new: Space) -> bool:
-    """Say whether an index was built since the space was added last."""
-    for entry in reversed(view.journal):
-        if entry.get("space") == new.to_json():
-            if entry["event"] == INDEX_EVENT:
-                return True
-            if entry["event"] in ("start upgrade", "add space", "drop space"):
-                return False
-    return False
-
-
-def _why_not_back(url: str, natives: CountedRows, back_to: Space) -> str:
-    return (
-        f"gallery {url} was not rolled back: {natives} were added with the new model's embedding "
-        f"and have no vector in {back_to}, so that they would not be found. Embed them with the "
-        "old model and write these vectors too, or leave them out with leave_out=True: they stay "
-        "in the gallery, and cutting over again finds them"
+    said = (
+        entry
+        for entry in journal_of(view, routes.new)
+        if entry["event"] == GATE and entry["transformation"] == routes.digest
     )
+    return GateEntry.of(next(said, None))

@@ -26,13 +26,12 @@ from onward.compatibility import NEW, OLD, UPGRADED
 from onward.errors import UpgradeError
 from onward.evaluation import METRICS, Counts, Evaluation, average_precision, first_hits
 from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
-from onward.labels import renumber, translate
 from onward.plain import Plain, fields_of
 from onward.progress import Progress
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading.evidence import Qrels
+from onward.upgrading.evidence import Qrels, labels_of
 from onward.upgrading.gate import Requirement, Verdict
 from onward.upgrading.routes import (
     EXAMPLES,
@@ -441,14 +440,8 @@ def _check_spaces(gallery: GalleryRows, new: Space, canaries: Canaries) -> None:
 def _by_label(gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]) -> Answers:
     """Return what to find by labels: every item of the query's class, save its own entry."""
     queries = canaries.new
-    assert queries.labels is not None  # noqa: S101 (Canaries has checked it)
-    translated = translate(
-        queries.class_names,
-        gallery.class_names(),
-        same_labels=canaries.same_labels,
-        sources=("the canaries", f"gallery {gallery.url}"),
-    )
-    labels = renumber(queries.labels, translated)  # none below 0 is a label of the gallery's
+    labels = labels_of(gallery, queries, canaries.same_labels, "the canaries")
+    assert labels is not None  # noqa: S101 (Canaries has checked it)
     wanted = dict(zip(queries.ids, labels.tolist(), strict=True))
     found = {item for ranking in rankings.values() for item in ranking.gallery_ids}
     label_of, of_label, own = dict[str, int | None](), Counter[int | None](), set[str]()
