@@ -45,15 +45,6 @@ def test_nested_folders_belong_to_their_class_and_ids_have_forward_slashes(folde
     assert items.labels.tolist() == [0, 0]
 
 
-def test_a_link_that_leads_back_into_the_data_set_brings_no_other_class_along(folder):
-    put_part(folder, ["cat", "dog"], images=1)
-    (folder / "cat" / "up").symlink_to(folder)
-    assert open_items(folder).ids == ("cat/0.png", "dog/0.png")
-    (folder / "loop").symlink_to(".")
-    with pytest.raises(DataError, match=r"loop is a link that leads back to .*remove the link"):
-        open_items(folder)
-
-
 def test_linked_folders_elsewhere_are_followed(folder, tmp_path):
     put(tmp_path / "elsewhere" / "0.png")
     folder.mkdir()
