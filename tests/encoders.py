@@ -7,6 +7,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onward.models import InputSpec
+
+GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.25,))
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
+
 PLACES = {
     "initializer": lambda model: model.graph.initializer[0],
     "constant": lambda model: model.graph.node[1].attribute[0].t,

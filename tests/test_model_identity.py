@@ -10,7 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from encoders import PLACES, encoder, write_beside, write_inline
+from encoders import GREY, PIXELS, PLACES, encoder, write_beside, write_inline
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -25,10 +25,8 @@ from onward.quantisation import Quantisation
 from onward.training.image_models import train_model
 from onward.training.settings import RunSettings, TrainingSettings
 
-GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.25,))
 SMALL = BackboneSpec(size=8, channels=1, width=2, dim=3)
 TIMM = BackboneSpec(name="timm:test_vit", size=32, channels=1, dim=3)
-PIXELS = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
 
 INPUTS = {
     "mean": {"mean": (0.5 + 2**-20,)},

@@ -6,16 +6,13 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-from encoders import PLACES, encoder, say, write_beside, write_inline
+from encoders import GREY, PIXELS, PLACES, encoder, say, write_beside, write_inline
 from onnx import TensorProto, helper, numpy_helper
 
 from onward.artifacts import read_artifact
 from onward.errors import ArtifactError, ModelError
-from onward.models import EmbeddingModel, InputSpec
+from onward.models import EmbeddingModel
 from onward.models.onnx_files import read_onnx
-
-GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.25,))
-PIXELS = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
 
 
 def load(path, **settings):
@@ -412,57 +409,93 @@ def test_onnxruntime_s_own_format_stays_readable(tmp_path):
 # files that give other vectors for the same image
 
 
-def test_a_graph_that_takes_the_statistics_of_a_batch_is_refused(tmp_path):
-    """The mean of the batch is taken away, as BatchNorm does while a model is trained."""
+def ending(*nodes, **constants):
+    """The wide model, whose sum goes through these operators to its vectors."""
     model = wide()
-    axes = numpy_helper.from_array(np.array([0]), "axes")
-    model.graph.initializer.append(axes)
     model.graph.node[-1].output[0] = "sum"
-    model.graph.node.extend(
-        [
-            helper.make_node("ReduceMean", ["sum", "axes"], ["of_batch"], keepdims=1),
-            helper.make_node("Sub", ["sum", "of_batch"], ["vectors"]),
-        ]
+    model.graph.node.extend(nodes)
+    values = [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()]
+    model.graph.initializer.extend(values)
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+def drawing(operator, **attributes):
+    return ending(
+        helper.make_node("Sigmoid", ["sum"], ["share"]),
+        helper.make_node(operator, ["share"], ["drawn"], **attributes),
+        helper.make_node("Add", ["share", "drawn"], ["vectors"]),
     )
-    words = r"another vector for the same image beside another image; .* after model.eval\(\)"
-    with pytest.raises(ModelError, match=words):
-        load(write_inline(model, tmp_path / "trained.onnx"))
+
+
+def carrying_over(reverse):
+    return ending(helper.make_node("CumSum", ["sum", "axis"], ["vectors"], reverse=reverse), axis=0)
+
+
+def of_batches():
+    """The mean of the batch is taken away, as BatchNorm does while a model is trained."""
+    return ending(
+        helper.make_node("ReduceMean", ["sum", "axes"], ["of_batch"], keepdims=1),
+        helper.make_node("Sub", ["sum", "of_batch"], ["vectors"]),
+        axes=[0],
+    )
+
+
+def in_training():
+    """The statistics of the images of a batch differ little from those of one of them."""
+    scale, shift = np.full(1, 0.1, np.float32), np.full(1, 0.5, np.float32)
+    model = wide()
+    arrays = {"scale": scale, "shift": shift, "mean": shift, "variance": scale}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    outputs = ["normal", "new_mean", "new_variance"]
+    node = helper.make_node("BatchNormalization", ["image", *arrays], outputs, training_mode=1)
+    model.graph.node[0].input[0] = "normal"
+    model.graph.node.insert(0, node)
+    return model
+
+
+def tokens():
+    """Several rows an image: the first of them was taken for its vector."""
+    return ending(helper.make_node("Reshape", ["sum", "eight"], ["vectors"]), eight=[-1, 8])
+
+
+def codes():
+    model = ending(
+        helper.make_node("Cast", ["sum"], ["vectors"], to=TensorProto.FLOAT8E4M3FN),
+    )
+    model.opset_import[0].version = 19
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT8E4M3FN
+    return model
+
+
+BESIDE = r"another vector for the same image beside another image; .* after model.eval\(\)"
+CHANCE = "another vector for the same image every time; it draws numbers at random or takes the"
 
 
 @pytest.mark.parametrize(
-    ("operator", "attributes"),
+    ("model", "words"),
     [
-        ("RandomNormalLike", {"scale": 10.0}),
-        ("RandomUniformLike", {"seed": 3.0}),
-        ("Bernoulli", {}),
+        pytest.param(of_batches(), BESIDE, id="statistics-of-a-batch"),
+        pytest.param(in_training(), r"same image .* as while it is trained", id="batch-norm"),
+        pytest.param(carrying_over(0), BESIDE, id="carries-over"),
+        pytest.param(carrying_over(1), BESIDE, id="carries-over-backwards"),
+        pytest.param(drawing("RandomNormalLike", scale=10.0), CHANCE, id="normal"),
+        pytest.param(drawing("RandomUniformLike", seed=3.0), CHANCE, id="uniform"),
+        pytest.param(drawing("Bernoulli"), CHANCE, id="bernoulli"),
+        pytest.param(
+            tokens(),
+            r"output has shape \(5, 8\) for 1 images; it needs \(images, dimensions\); expor",
+            id="rows-that-are-not-one-an-image",
+        ),
+        pytest.param(codes(), r"is tensor\(float8e4m3fn\); cast it to float32 in it", id="codes"),
     ],
 )
-def test_a_graph_that_draws_numbers_is_refused(tmp_path, operator, attributes):
-    model = wide()
-    model.graph.node[-1].output[0] = "sum"
-    model.graph.node.extend(
-        [
-            helper.make_node("Sigmoid", ["sum"], ["share"]),
-            helper.make_node(operator, ["share"], ["drawn"], **attributes),
-            helper.make_node("Add", ["share", "drawn"], ["vectors"]),
-        ]
-    )
-    words = "another vector for the same image every time; it draws numbers at random or takes the"
+def test_a_graph_that_gives_no_vector_of_each_image_alone_is_refused(tmp_path, model, words):
     with pytest.raises(ModelError, match=words):
-        load(write_inline(model, tmp_path / "random.onnx"))
-
-
-def test_rows_that_are_not_one_an_image_are_refused(tmp_path):
-    """Such as the tokens of one image: the first of them was taken for its vector."""
-    model = wide()
-    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 8]), "eight"))
-    model.graph.node[-1].output[0] = "sum"
-    model.graph.node.append(helper.make_node("Reshape", ["sum", "eight"], ["vectors"]))
-    del model.graph.output[0].type.tensor_type.shape.dim[:]
-    model.graph.output[0].type.tensor_type.ClearField("shape")
-    words = r"first output has shape \(5, 8\) for 1 images; it needs \(images, dimensions\); expor"
-    with pytest.raises(ModelError, match=words):
-        load(write_inline(model, tmp_path / "tokens.onnx"))
+        load(write_inline(model, tmp_path / "refused.onnx"))
 
 
 def test_infinite_vectors_are_left_to_where_they_are_used(tmp_path):
@@ -475,14 +508,10 @@ def test_infinite_vectors_are_left_to_where_they_are_used(tmp_path):
 
 def quantised(tmp_path):
     """The vectors as codes of one byte, whose scale is that of the largest number of a batch."""
-    model = wide()
-    model.graph.node[-1].output[0] = "sum"
     names = ["codes", "scale", "zero"]
-    model.graph.node.extend(
-        [
-            helper.make_node("DynamicQuantizeLinear", ["sum"], names),
-            helper.make_node("DequantizeLinear", names, ["vectors"]),
-        ]
+    model = ending(
+        helper.make_node("DynamicQuantizeLinear", ["sum"], names),
+        helper.make_node("DequantizeLinear", names, ["vectors"]),
     )
     return load(write_inline(model, tmp_path / "quantised.onnx"))
 
@@ -493,41 +522,3 @@ def test_a_graph_that_quantises_by_the_largest_number_of_a_batch_is_run_image_by
     alone = np.concatenate([embed(pixels[row : row + 1])[0] for row in range(len(pixels))])
     np.testing.assert_array_equal(embed(pixels)[0], alone)
     np.testing.assert_array_equal(embed(pixels[::-1])[0], alone[::-1])
-
-
-def test_batch_normalisation_as_while_training_is_refused_where_it_changes_little(tmp_path):
-    """The statistics of the images of a batch differ little from those of one of them."""
-    scale, shift = np.full(1, 0.1, np.float32), np.full(1, 0.5, np.float32)
-    model = wide()
-    arrays = {"scale": scale, "shift": shift, "middle": shift, "variance": scale}
-    model.graph.initializer.extend(
-        numpy_helper.from_array(array, name) for name, array in arrays.items()
-    )
-    outputs = ["normal", "new_middle", "new_variance"]
-    node = helper.make_node("BatchNormalization", ["image", *arrays], outputs, training_mode=1)
-    model.graph.node[0].input[0] = "normal"
-    model.graph.node.insert(0, node)
-    with pytest.raises(ModelError, match=r"for the same image .* as while it is trained"):
-        load(write_inline(model, tmp_path / "trained.onnx"))
-
-
-@pytest.mark.parametrize("reverse", [0, 1])
-def test_a_graph_that_carries_over_from_one_image_to_the_next_is_refused(tmp_path, reverse):
-    model = wide()
-    model.graph.initializer.append(numpy_helper.from_array(np.array(0), "axis"))
-    model.graph.node[-1].output[0] = "sum"
-    node = helper.make_node("CumSum", ["sum", "axis"], ["vectors"], reverse=reverse)
-    model.graph.node.append(node)
-    with pytest.raises(ModelError, match="for the same image beside another image"):
-        load(write_inline(model, tmp_path / "sum.onnx"))
-
-
-def test_an_output_that_onnxruntime_gives_as_codes_is_refused(tmp_path):
-    model = wide()
-    model.graph.node[-1].output[0] = "sum"
-    coded = helper.make_node("Cast", ["sum"], ["vectors"], to=TensorProto.FLOAT8E4M3FN)
-    model.graph.node.append(coded)
-    model.opset_import[0].version = 19
-    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT8E4M3FN
-    with pytest.raises(ModelError, match=r"is tensor\(float8e4m3fn\); cast it to float32 in it"):
-        load(write_inline(model, tmp_path / "codes.onnx"))
