@@ -72,6 +72,16 @@ def test_the_first_space_serves_unless_another_is_named(url):
     assert description.query_model is None
 
 
+def test_spaces_whose_names_differ_in_signs_only_are_kept_apart(url):
+    first, second, third = Space("a b", 2), Space("a-b", 2), Space("A.B", 2)
+    gallery = create_gallery(url, first, second)
+    gallery.add(embed(first, ["x"], 1), embed(second, ["x"], 2))
+    gallery.add_space(third)
+    np.testing.assert_array_equal(gallery.read(first).vectors, embed(first, ["x"], 1).vectors)
+    np.testing.assert_array_equal(gallery.read(second).vectors, embed(second, ["x"], 2).vectors)
+    assert gallery.count([third]) == 0
+
+
 def test_refused_additions_say_what_does_not_fit(gallery):
     cases = [
         ((), None, "no embeddings were given"),

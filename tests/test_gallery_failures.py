@@ -13,18 +13,13 @@ import lancedb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from upgrades import embed, numbered
+from upgrades import OLD, embed, numbered
 
 from onward.errors import GalleryError
-from onward.gallery import (
-    RecordedRoutes,
-    create_gallery,
-    open_gallery,
-)
+from onward.gallery import RecordedRoutes, create_gallery, open_gallery
 from onward.gallery.lance import commits, fragments
 from onward.spaces import Space
 
-OLD = Space("old@1", 4)
 NEW = Space("new@2", 5)
 
 

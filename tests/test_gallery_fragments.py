@@ -182,7 +182,7 @@ def test_compacting_in_the_midst_means_that_the_part_is_made_again(path, gallery
 
 def test_two_who_fill_the_same_part_write_it_once(path, gallery, monkeypatch):
     """Without locks, as on a file system that has none."""
-    monkeypatch.setattr("onward.gallery.lance.workers._is_held", lambda _: False)
+    monkeypatch.setattr("onward.gallery.lance.workers._lock", lambda file, exclusive: None)
     found = []
 
     def disturbed(batch):
@@ -220,13 +220,13 @@ def test_told_to_end_or_failing_it_leaves_the_part_as_it_was(path, gallery, afte
 
 
 def test_an_interrupt_just_after_the_commit_takes_no_file_away(gallery, monkeypatch):
-    take = fragments._Filler._take
+    take = fragments.Filler._take
 
     def interrupted(*arguments):
         take(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fragments._Filler, "_take", interrupted)
+    monkeypatch.setattr(fragments.Filler, "_take", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fill(gallery)
     monkeypatch.undo()

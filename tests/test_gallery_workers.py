@@ -81,7 +81,7 @@ def test_a_worker_that_was_killed_is_no_longer_one(tmp_path):
 
 def test_without_locks_every_worker_believes_to_be_alone(tmp_path, monkeypatch):
     gallery = create_gallery(tmp_path / "g.lance", OLD)
-    monkeypatch.setattr("onward.gallery.lance.workers._lock", lambda file, exclusive: False)
+    monkeypatch.setattr("onward.gallery.lance.workers._lock", lambda file, exclusive: None)
     with gallery.working_on(OLD) as mine, gallery.working_on(OLD) as theirs:
         assert mine() == theirs() == Share(0, 1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onward.gallery.lance import store as lance
+from onward.gallery.lance.fragments import Filler
 from onward.testing import upgrade_machine
 from onward.testing.machine import STEPS
 
@@ -32,14 +32,14 @@ def test_in_any_order_of_steps_no_row_in_memory_is_lost_reborn_or_wrong(request,
 
 @pytest.mark.slow
 def test_in_any_order_of_steps_no_row_in_lancedb_is_lost_reborn_or_wrong(request, monkeypatch):
-    filled, fill_fragments = [], lance.fill_fragments
+    filled, fill = [], Filler.fill
 
-    def counting(*arguments):
-        for rows in fill_fragments(*arguments):
+    def counting(filler):
+        for rows in fill(filler):
             filled.append(rows)
             yield rows
 
-    monkeypatch.setattr(lance, "fill_fragments", counting)
+    monkeypatch.setattr(Filler, "fill", counting)
     monkeypatch.setattr("onward.gallery.lance.fragments.FEWEST_ROWS", 2)
     examples = request.config.getoption("--examples") or 6
     counts = upgrade_machine(lambda directory: directory / "g.lance", examples=examples)

@@ -181,7 +181,9 @@ class MemoryStore:
         with self._lock:
             self._workers[name] = field.column
         try:
-            yield lambda: share_of(name, self._workers_on(field.column))
+            yield lambda: share_of(
+                name, [one for one, on in tuple(self._workers.items()) if on == field.column]
+            )
         finally:
             with self._lock:
                 del self._workers[name]
@@ -234,10 +236,6 @@ class MemoryStore:
                     f"gallery {self.url} has no column {one.column}", "it was dropped"
                 )
 
-    def _workers_on(self, column: str) -> list[str]:
-        with self._lock:
-            return [name for name, on in self._workers.items() if on == column]
-
     def _put(self, rows: Rows) -> None:
         for at, item in enumerate(rows.ids):
             self._newest_revision += 1
@@ -247,7 +245,7 @@ class MemoryStore:
                 one.column: _Stored(vectors[at].astype(one.space.dtype), "embedded")
                 for one, vectors in rows.vectors.items()
             }
-            label = was.label if rows.labels is None else _known(int(rows.labels[at]))
+            label = was.label if rows.labels is None else int(rows.labels[at])
             payload = was.payload if rows.payloads is None else rows.payloads[at]
             self._rows[item] = _Row(self._newest_revision, label, payload, stored)
 
@@ -288,10 +286,6 @@ def open_memory(name: str) -> MemoryStore:
     return _stores[name]
 
 
-def _known(label: int) -> int | None:
-    return label if label >= 0 else None
-
-
 def _without_derived(row: _Row, writing: Writing) -> dict[str, _Stored]:
     """Return what stays of a row in which an embedded vector replaces another."""
     cleared = {one.column for one in writing.derived if writing.origin == "embedded"}
@@ -317,7 +311,7 @@ def _batch(found: Sequence[tuple[str, _Row]], wanted: Sequence[Field]) -> Batch:
     return Batch(
         ids=tuple(item for item, _ in found),
         revisions=np.array([row.revision for row in rows], np.int64),
-        labels=tuple(row.label for row in rows),
+        labels=tuple(None if row.label is None or row.label < 0 else row.label for row in rows),
         vectors={
             space: np.stack([one.vector for one in all_]).astype(np.float32)
             for space, all_ in stored.items()

@@ -15,7 +15,7 @@ from typing import Any
 from onward.errors import GalleryError
 from onward.gallery.values import Control, RecordedRoutes, Served
 from onward.labels import ClassNames, Labels, into, renumber, translate
-from onward.plain import plain
+from onward.plain import fields_of
 from onward.spaces import Embeddings, Space
 
 FORMAT = 2
@@ -320,12 +320,7 @@ class Record:
             "format": FORMAT,
             "revision": self.revision,
             "fields": [{**one.space.to_json(), "column": one.column} for one in self.fields],
-            "serving": plain(self.serving),
-            "previous": plain(self.previous),
-            "made_by": plain(self.made_by),
-            "controls": plain(self.controls),
-            "retired": list(self.retired),
-            "class_names": None if self.class_names is None else dict(self.class_names),
+            **fields_of(self, without=("url", "revision", "fields")),
         }
 
     @classmethod

@@ -46,22 +46,21 @@ class Share:
         return self.of == 1
 
     @property
-    def low(self) -> str:
-        """The least digest of an id that belongs to it, as far as it counts."""
-        return self._bound(self.number)
+    def bounds(self) -> tuple[str, str | None]:
+        """The least digest of an id that belongs to it, as far as it counts, and the least above.
 
-    @property
-    def high(self) -> str | None:
-        """The least digest above it; None if there is none."""
-        return None if self.number == self.of - 1 else self._bound(self.number + 1)
+        The latter is None if there is none.
+        """
+        low, high = (
+            f"{16**DIGITS * at // self.of:0{DIGITS}x}" for at in (self.number, self.number + 1)
+        )
+        return low, None if self.number == self.of - 1 else high
 
     def holds(self, item: str) -> bool:
         """Say whether an id belongs to it."""
         found = hashlib.md5(item.encode(), usedforsecurity=False).hexdigest()
-        return found >= self.low and (self.high is None or found < self.high)
-
-    def _bound(self, number: int) -> str:
-        return f"{16**DIGITS * number // self.of:0{DIGITS}x}"
+        low, high = self.bounds
+        return found >= low and (high is None or found < high)
 
 
 EVERYTHING = Share()

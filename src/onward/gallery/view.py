@@ -162,7 +162,21 @@ class GalleryRows(ABC):
         at = [record.field_of(space)]
         chosen = None if ids is None else self._known_ids(ids)
         batches = list(self._store.scan(at, (), (), BATCH_ROWS, ids=chosen))
-        return _embeddings_of(batches, space, chosen, record.class_names or None)
+        found = tuple(item for batch in batches for item in batch.ids)
+        order = sorted(found) if chosen is None else chosen
+        missing = sorted(set(order) - set(found))
+        if missing:
+            raise GalleryError(
+                f"{len(missing)} of {len(order)} items have no vector in {space}: "
+                f"{name_ids(missing)}",
+                "leave them out, or upgrade the gallery into that space",
+            )
+        labels = [-1 if label is None else label for batch in batches for label in batch.labels]
+        known = np.array(labels, np.int64) if any(label >= 0 for label in labels) else None
+        parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
+        origins = tuple(origin for batch in batches for origin in batch.origins[space])
+        names = record.class_names or None
+        return Embeddings(found, np.concatenate(parts), space, known, names, origins).align(order)
 
     def search(
         self,
@@ -412,7 +426,12 @@ class GalleryView(GalleryRows):
     @cached_property
     def counts(self) -> Mapping[Space, FieldCounts]:
         """For each space, how many items have a vector in it."""
-        return {space: self._count_origins(space) for space in self.spaces()}
+        return {
+            space: FieldCounts(
+                self.count([space], origin="embedded"), self.count([space], origin="upgraded")
+            )
+            for space in self.spaces()
+        }
 
     @cached_property
     def journal(self) -> list[JournalEntry]:
@@ -440,11 +459,6 @@ class GalleryView(GalleryRows):
         whole = {"rows": self.rows, "revisions": self._store.revision_sum()}
         return digest(canonical_json({**whole, "counts": counts}))
 
-    def _count_origins(self, space: Space) -> FieldCounts:
-        return FieldCounts(
-            self.count([space], origin="embedded"), self.count([space], origin="upgraded")
-        )
-
 
 def unique_ids(ids: Iterable[str]) -> Ids:
     """Return ids, each once, in their order.
@@ -455,30 +469,6 @@ def unique_ids(ids: Iterable[str]) -> Ids:
     chosen = tuple(dict.fromkeys(ids))
     check_unique(chosen)
     return chosen
-
-
-def _embeddings_of(
-    batches: Sequence[Batch], space: Space, ids: Ids | None, class_names: ClassNames | None
-) -> Embeddings:
-    """Return the vectors in a space: of these items in their order, or of all, sorted by id.
-
-    Raises:
-        GalleryError: if an item is not in the batches.
-    """
-    found = tuple(item for batch in batches for item in batch.ids)
-    order = sorted(found) if ids is None else ids
-    missing = sorted(set(order) - set(found))
-    if missing:
-        raise GalleryError(
-            f"{len(missing)} of {len(order)} items have no vector in {space}: "
-            f"{name_ids(missing)}. Leave them out, or upgrade the gallery into that space"
-        )
-    labels = [-1 if label is None else label for batch in batches for label in batch.labels]
-    parts = [np.empty((0, space.dim), np.float32), *(batch.vectors[space] for batch in batches)]
-    known = np.array(labels, np.int64) if any(label >= 0 for label in labels) else None
-    origins = tuple(origin for batch in batches for origin in batch.origins[space])
-    made = Embeddings(found, np.concatenate(parts), space, known, class_names, origins)
-    return made.align(order)
 
 
 def _revisions(batch: Batch, made: Embeddings) -> Revisions:

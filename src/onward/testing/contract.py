@@ -157,15 +157,6 @@ class StoreContract:
         found = gallery.search(embed(space, ["q", "r"]), 1)
         assert [found.ids_of(row) for row in (0, 1)] == [["x"], ["x"]]
 
-    def test_spaces_whose_names_differ_in_signs_only_are_kept_apart(self, place: Where) -> None:
-        first, second, third = Space("a b", 2), Space("a-b", 2), Space("A.B", 2)
-        gallery = create_gallery(place, first, second)
-        gallery.add(embed(first, ["x"], 1), embed(second, ["x"], 2))
-        gallery.add_space(third)
-        np.testing.assert_array_equal(gallery.read(first).vectors, embed(first, ["x"], 1).vectors)
-        np.testing.assert_array_equal(gallery.read(second).vectors, embed(second, ["x"], 2).vectors)
-        assert gallery.count([third]) == 0
-
     def test_a_scratch_gallery_is_empty_and_apart(
         self, place: Where, quantisation: Quantisation
     ) -> None:
@@ -190,17 +181,6 @@ class StoreContract:
         assert again.view().record.revision == 2
         assert again.view().record.retired == ()
         assert [entry["event"] for entry in again.journal()] == ["create", "note"]
-
-    def test_serving_and_rolling_back_are_seen_by_others(
-        self, place: Where, gallery: Gallery
-    ) -> None:
-        other = open_gallery(place)
-        filled(gallery).serve(SIDE, query_model="side-model")
-        assert (other.describe().serving, other.describe().query_model) == (SIDE, "side-model")
-        assert other.search(embed(SIDE, ["q"]), 1).ids_of(0)
-        assert gallery.roll_back() == OLD
-        assert (other.describe().serving, other.describe().query_model) == (OLD, "old-model")
-        assert [entry["event"] for entry in other.journal()] == ["create", "serve", "roll back"]
 
     # Spaces
 

@@ -189,7 +189,11 @@ class UpgradeMachine(RuleBasedStateMachine):
         there = [item for item in items if item in self.rows]
         if kind == "delete":
             self.rows = {item: row for item, row in self.rows.items() if item not in items}
-            return lambda gallery: self.same(gallery.delete(items), len(there))
+
+            def delete(gallery: Gallery) -> None:
+                assert gallery.delete(items) == len(there)
+
+            return delete
         right = there if kind == "update" else [item for item in items if item not in self.rows]
         versions = {item: next(self.versions) for item in right}
         changed = {item: Row(at, frozenset(spaces)) for item, at in versions.items()}
@@ -208,29 +212,21 @@ class UpgradeMachine(RuleBasedStateMachine):
 
         return write
 
-    def same(self, answer: int, expected: int) -> None:
-        assert answer == expected
-
     def is_unknown(self, *spaces: Space) -> bool:
         return any(space not in self.watched.stated.made_by for space in spaces)
 
-    @rule(kind=st.sampled_from(["add", "update"]), given=given, items=some)
+    @rule(kind=kinds, given=given, items=some)
     def others_write(self, kind: str, given: str, items: str) -> None:
         self.write(kind, GIVEN[given], items)
 
     def write(self, kind: str, spaces: Sequence[Space], items: Sequence[str]) -> None:
         self.count(kind)
         gallery = self.watched.gallery
-        if self.is_unknown(*spaces):
+        if kind != "delete" and self.is_unknown(*spaces):
             with pytest.raises(GalleryError, match="has no space"):
                 getattr(gallery, kind)(*(vectors_of(s, {"a": 0}) for s in spaces))
             return
         self.writing(kind, spaces, items)(gallery)
-
-    @rule(items=some)
-    def others_delete(self, items: str) -> None:
-        self.count("delete")
-        self.writing("delete", (), items)(self.watched.gallery)
 
     @rule(at=st.integers(1, 3), items=some)
     def others_embed(self, at: int, items: str) -> None:
@@ -298,14 +294,7 @@ class UpgradeMachine(RuleBasedStateMachine):
             return
         self.step("start", way, lambda upgrade: upgrade.start(), self.after_start)
 
-    @rule(way=ways, batch_rows=st.integers(1, 4), batches=st.integers(1, 3))
-    def run_some_batches(self, way: str, batch_rows: int, batches: int) -> None:
-        self.run(way, batch_rows, batches)
-
-    @rule(way=ways, batch_rows=st.integers(1, 9))
-    def run_to_the_end(self, way: str, batch_rows: int) -> None:
-        self.run(way, batch_rows, EVERY_BATCH)
-
+    @rule(way=ways, batch_rows=st.integers(1, 9), batches=st.sampled_from([1, 2, 3, EVERY_BATCH]))
     def run(self, way: str, batch_rows: int, batches: int) -> None:
         def take(upgrade: Upgrade) -> None:
             asked = itertools.count()
@@ -452,7 +441,7 @@ class UpgradeMachine(RuleBasedStateMachine):
         follow = {
             "start": lambda: self.start(way),
             "resume": lambda: self.pause_or_resume(way, False),
-            "run": lambda: self.run_to_the_end(way, 3),
+            "run": lambda: self.run(way, 3, EVERY_BATCH),
             "verify": lambda: self.verify(way, True),
             "cut_over": lambda: self.cut_over(way, False),
             "complete": lambda: self.complete(way, True, False),
@@ -571,10 +560,7 @@ class UpgradeMachine(RuleBasedStateMachine):
         self, way: str, batch_rows: int, kind: str, given: str, items: str
     ) -> None:
         self.a_slow_worker_reads_a_batch(way, batch_rows)
-        if kind == "delete":
-            self.others_delete(items)
-        else:
-            self.others_write(kind, given, items)
+        self.others_write(kind, given, items)
         self.a_slow_worker_writes_its_batch()
 
     @rule(way=st.sampled_from(["new", "new or without side"]), again=st.booleans())

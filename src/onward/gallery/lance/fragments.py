@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from onward.artifacts import digest
 from onward.gallery.lance.commits import commit, open_dataset, speaking
@@ -77,38 +76,27 @@ PLACE_BITS = 32
 """The lower bits of a row's address say where in its fragment it stands."""
 
 
-@dataclass(frozen=True)
-class Fragments:
-    """The parts of a table.
+class Filler:
+    """Fills one field of a table, fragment by fragment, beside others who do the same.
 
     Attributes:
         path: of the table.
         workers: the directory of the locks by which workers know of each other.
         url: of the gallery.
+        filling: what fills which field.
     """
 
-    path: Path
-    workers: Path
-    url: str
-
-
-def fill_fragments(fragments: Fragments, filling: Filling) -> Iterator[int]:
-    """Fill a field in every large fragment in which it is empty; see `Store.fill`."""
-    return _Filler(fragments, filling).work_off()
-
-
-class _Filler:
-    """Fills one field of a table, fragment by fragment, beside others who do the same."""
-
-    def __init__(self, fragments: Fragments, filling: Filling) -> None:
-        self._path, self._url = fragments.path, fragments.url
-        self._locks = fragments.workers / f"{filling.to.column}-fragments"
-        self._filling = filling
+    def __init__(self, path: Path, workers: Path, url: str, filling: Filling) -> None:
+        self._path, self._url, self._filling = path, url, filling
+        self._locks = workers / f"{filling.to.column}-fragments"
         self._schema = pa.schema(field_columns(filling.to))
         self._left_out = set[int]()
 
-    def work_off(self) -> Iterator[int]:
-        """Give after each fragment how many rows were written, or 0 where others work on it."""
+    def fill(self) -> Iterator[int]:
+        """Fill the field in every large fragment in which it is empty; see `Store.fill`.
+
+        Gives after each how many rows were written, or 0 where others work on it.
+        """
         tries, patience = Counter[int](), _Patience()
         while large := self._large():
             held = []
@@ -205,7 +193,9 @@ class _Filler:
                 writing.result()
                 if made is None:
                     return None
-                places = places[_made(batch, made)]
+                if len(made.embeddings) < len(batch):
+                    chosen = set(made.embeddings.ids)
+                    places = places[[item in chosen for item in batch.ids]]
                 if len(places):
                     written, end = written + len(places), int(places[-1]) + 1
                     writing = others.submit(self._append, writer, made, places - begin)
@@ -237,14 +227,17 @@ class _Filler:
 
     def _append(self, writer: Any, made: Writing, places: Int64[np.ndarray, " row"]) -> None:
         """Write a batch's vectors at their places, counted from the end of what came before."""
-        columns = list(written_columns(made).values())
-        batch, rows = pa.record_batch(columns, schema=self._schema), _at(places)
+        if places[0] < 0 or (np.diff(places) <= 0).any():
+            raise RuntimeError("Lance gave the rows of a fragment in another order than theirs")
+        batch = pa.record_batch(list(written_columns(made).values()), schema=self._schema)
+        rows = np.full(int(places[-1]) + 1, -1)  # which of them stands at each place
+        rows[places] = np.arange(len(places))
         with speaking(self._url):
             if len(rows) == len(batch):
                 writer.write_batch(batch)
                 return
-            for begin in range(0, len(rows), NULL_ROWS):
-                writer.write_batch(batch.take(rows.slice(begin, NULL_ROWS)))
+            for piece in np.split(rows, range(NULL_ROWS, len(rows), NULL_ROWS)):
+                writer.write_batch(batch.take(pa.array(piece, mask=piece < 0)))
 
     def _take(self, number: int, files: list[Any], file: Any) -> bool:
         """Make a file part of a fragment, if it is made up of the same files still."""
@@ -255,7 +248,10 @@ class _Filler:
         if fragment is None or fragment.metadata.files != files or file.fields != numbers:
             return False
         after = fragment.metadata
-        after.files = [*(_without(one, numbers) for one in files), file]
+        kept = list(map(copy, files))
+        for one in kept:  # whose columns are no longer used
+            one.fields = [NOT_USED if at in numbers else at for at in one.fields]
+        after.files = [*kept, file]
         update = LanceOperation.Update(
             updated_fragments=[after], fields_modified=numbers, update_mode="rewrite_columns"
         )
@@ -284,15 +280,11 @@ def count_scattered(path: Path) -> tuple[int, int]:
     return sum(rows for rows in live if rows < FEWEST_ROWS), sum(live)
 
 
-def content_version(path: Path) -> str:
-    """Return a digest of the columns and of the files that hold the rows.
+def content_version(dataset: Any) -> str:
+    """Return a digest of the columns of a table and of the files that hold its rows.
 
     What compaction has put together counts as what it was made from.
     """
-    return _content_version(open_dataset(path))
-
-
-def _content_version(dataset: Any) -> str:
     now = _digest_of_files(dataset)
     same, _, before = dataset.config().get(COMPACTED, "").partition(" ")
     return before if now == same else now
@@ -304,26 +296,21 @@ def _digest_of_files(dataset: Any) -> str:
     return digest(json.dumps([columns, fragments], sort_keys=True, default=str).encode())
 
 
-def _merge_fragments(path: Path) -> None:
-    """Merge small fragments, and note in the table that its rows are as they were before.
+def compact_table(path: Path, keep: timedelta) -> None:
+    """Merge small fragments, index new rows, and forget versions that are older than `keep`.
 
-    Others may have written meanwhile: what was merged is what the version just before held.
+    It is noted in the table that its rows are as they were before. Others may have written
+    meanwhile: what was merged is what the version just before held.
     """
     from lance.optimize import Compaction
 
     dataset = open_dataset(path)
     read = dataset.version
     Compaction.execute(dataset, COMPACTION)
-    if dataset.version == read:
-        return
-    with suppress(OSError, ValueError):  # that version is gone: then nobody knows
-        before = _content_version(dataset.checkout_version(dataset.version - 1))
-        dataset.update_config({COMPACTED: f"{_digest_of_files(dataset)} {before}"})
-
-
-def compact_table(path: Path, keep: timedelta) -> None:
-    """Merge small fragments, index new rows, and forget versions that are older than `keep`."""
-    _merge_fragments(path)
+    if dataset.version != read:
+        with suppress(OSError, ValueError):  # that version is gone: then nobody knows
+            before = content_version(dataset.checkout_version(dataset.version - 1))
+            dataset.update_config({COMPACTED: f"{_digest_of_files(dataset)} {before}"})
     dataset = open_dataset(path)
     dataset.optimize.optimize_indices()
     dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
@@ -351,28 +338,3 @@ def _numbers(dataset: Any, to: Field) -> list[int]:
     numbers = {column.name(): column.id() for column in dataset.lance_schema.fields()}
     names = [column.name for column in field_columns(to)]
     return [numbers[name] for name in names] if set(names) <= set(numbers) else []
-
-
-def _made(batch: Batch, made: Writing) -> Bool[np.ndarray, " row"]:
-    """Return of which rows of a batch there is a vector."""
-    if len(made.embeddings) == len(batch):
-        return np.ones(len(batch), np.bool_)
-    chosen = set(made.embeddings.ids)
-    return np.array([item in chosen for item in batch.ids], np.bool_)
-
-
-def _at(places: Int64[np.ndarray, " row"]) -> pa.Array:
-    """Return which of the rows stands at each place; null where none does."""
-    if places[0] < 0 or (np.diff(places) <= 0).any():
-        raise RuntimeError("Lance gave the rows of a fragment in another order than theirs")
-    rows = np.full(int(places[-1]) + 1, -1)
-    rows[places] = np.arange(len(places))
-    return pa.array(rows, mask=rows < 0)
-
-
-def _without(file: Any, numbers: list[int]) -> Any:
-    """Return a file as it is described where some of its columns are no longer used."""
-    kept = [NOT_USED if number in numbers else number for number in file.fields]
-    described = copy(file)
-    described.fields = kept
-    return described

@@ -128,18 +128,11 @@ def with_given(stored: pa.Table, rows: Rows, token: int, step: int) -> pa.Table:
     order = pa.array(np.arange(len(rows.ids))[_positions(stored, rows.ids)])
     given = {name: array.take(order) for name, array in _given_columns(rows).items()}
     given["revision"] = pa.array(np.full(len(stored), token))
-    given["change"] = _next_change(stored, step)
+    given["change"] = pc.add(stored["change"], step)
     origins = (name for name in stored.schema.names if name.endswith(ORIGIN))
-    emptied = {name for origin in origins for name in names_of(origin.removesuffix(ORIGIN))}
-    columns = []
-    for column in stored.schema:
-        if column.name in given:
-            columns.append(given[column.name])
-        elif column.name in emptied:
-            columns.append(pa.nulls(len(stored), column.type))
-        else:
-            columns.append(stored[column.name])
-    return pa.table(columns, schema=stored.schema)
+    for name in (one for at in origins for one in names_of(at.removesuffix(ORIGIN))):
+        given.setdefault(name, pa.nulls(len(stored), stored.schema.field(name).type))
+    return _with_columns(stored, given)
 
 
 def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
@@ -156,11 +149,10 @@ def with_vectors(stored: pa.Table, writing: Writing, step: int) -> pa.Table:
     if not free.all():
         positions = np.arange(len(writing.revisions))[positions][free]
         stored = stored.filter(pa.array(free))
-    given = written_columns(writing, positions) | {"change": _next_change(stored, step)}
+    given = written_columns(writing, positions) | {"change": pc.add(stored["change"], step)}
     if writing.origin == "embedded":
         given |= _cleared(stored, writing)
-    columns = [given.get(column.name, stored[column.name]) for column in stored.schema]
-    return pa.table(columns, schema=stored.schema)
+    return _with_columns(stored, given)
 
 
 def written_columns(
@@ -255,8 +247,9 @@ def where_kept(writing: Writing, schema: pa.Schema) -> str:
 
 def rows_in(share: Share, also: str) -> str:
     """Return the condition that rows belong to a share, and another one."""
-    bounds = [] if share.is_everything else [f"md5(id) >= '{share.low}'"]
-    bounds += [] if share.high is None else [f"md5(id) < '{share.high}'"]
+    low, high = share.bounds
+    bounds = [] if share.is_everything else [f"md5(id) >= '{low}'"]
+    bounds += [] if high is None else [f"md5(id) < '{high}'"]
     return " AND ".join([*([also] if also else []), *bounds])
 
 
@@ -266,6 +259,12 @@ def rows_of(ids: Ids, also: str = "") -> Iterator[str]:
         quoted = (item.replace("'", "''") for item in ids[start : start + IDS_A_QUERY])
         chosen = "id IN ('" + "','".join(quoted) + "')"
         yield f"{chosen} AND {also}" if also else chosen
+
+
+def _with_columns(stored: pa.Table, given: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """Return a table with other values in some of its columns."""
+    names = stored.schema.names
+    return pa.table([given.get(name, stored[name]) for name in names], schema=stored.schema)
 
 
 def _given_columns(rows: Rows) -> dict[str, pa.Array]:
@@ -301,8 +300,3 @@ def _positions(stored: pa.Table, ids: Ids) -> Int64[np.ndarray, " row"] | slice:
         return slice(None)
     at = {item: position for position, item in enumerate(ids)}
     return np.array([at[item] for item in found], np.int64)
-
-
-def _next_change(stored: pa.Table, step: int) -> pa.Array:
-    changes: Int64[np.ndarray, " item"] = stored["change"].to_numpy()
-    return pa.array(changes + step)

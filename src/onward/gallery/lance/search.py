@@ -29,7 +29,7 @@ from onward.gallery.lance.commits import open_dataset
 from onward.gallery.lance.rows import origin_column, rows_where, vectors_of
 from onward.gallery.record import Field
 from onward.rankings import Ranking
-from onward.spaces import LONGEST, Embeddings, Ids, Space, Vectors, has_length
+from onward.spaces import LENGTHS, LONGEST, Embeddings, Ids, Space, Vectors, has_length
 
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
@@ -48,6 +48,9 @@ VANISHING = 2.0**-126
 """A square below it may be nothing to Lance: float32 holds it badly or not at all."""
 
 Nearest = tuple[Ids, Float32[np.ndarray, " rank"]]
+Candidates = tuple[Embeddings, int, float]
+"""What Lance gives for a query: those that have a vector in the field; how many rows in all; and
+the largest distance, as Lance computes it."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,6 @@ class Asked:
     exclude_self: bool
     filled: int
     indexed: bool
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """What Lance gives for one query.
-
-    Attributes:
-        items: the rows that have a vector in the field, by their ids.
-        came: how many rows Lance gave in all.
-        farthest: the largest distance, as Lance computes it.
-    """
-
-    items: Embeddings
-    came: int
-    farthest: float
 
 
 class Lengths:
@@ -114,6 +102,37 @@ class Lengths:
         return None
 
 
+def build_index(
+    table: Any, of: Field, url: str, everything: Iterator[Embeddings], lengths: Lengths
+) -> None:
+    """Build an inverted file of vectors in 8 bits a number, for approximate search.
+
+    Raises:
+        GalleryError: if Lance would lose vectors in it, saying what their lengths may be.
+    """
+    from lancedb.index import IvfSq
+
+    without = "Search is exact without one"
+    if of.space.metric == "ip":
+        each = (np.linalg.norm(part.vectors.astype(float), axis=1).max() for part in everything)
+        longest = float(max(each, default=1.0))
+        least, most = INDEXED_LENGTHS
+        if not least <= longest <= most:
+            raise GalleryError(
+                f"gallery {url} can have no index of {of.space}: its longest vector has the length "
+                f"{longest:.3g}, and Lance computes inner products in float32, for lengths from "
+                f"{least:g} to {most:g}. {without}; to have one, scale the vectors"
+            )
+    elif (odd := lengths.odd_one(of, table.version)) is not None:
+        raise GalleryError(
+            f"no index of {of.space} was built in gallery {url}: the vector of item {odd!r} is too "
+            f"long or too short: indexes take {LENGTHS}. {without}",
+            "to have one, give such items other vectors (update)",
+        )
+    config = IvfSq(distance_type=distance_type(of.space))
+    table.create_index(of.column, config=config, replace=True)
+
+
 def search_table(
     table: Any,
     asked: Asked,
@@ -143,11 +162,9 @@ def search_table(
             block = left[start : start + step]
             given = _candidates(table, asked, queries.select(block), fetch)
             for row, candidates in zip(block, given, strict=True):
+                one = queries.select([row])
                 ranking = retrieval.search(
-                    queries.select([row]),
-                    candidates.items,
-                    asked.k,
-                    exclude_self=asked.exclude_self,
+                    one, candidates[0], asked.k, exclude_self=asked.exclude_self
                 )
                 found[row] = tuple(ranking.ids_of(0)), ranking.distances[0]
                 if not _is_whole(asked, candidates, ranking, fetch):
@@ -168,28 +185,6 @@ def distance_type(space: Space) -> Literal["l2", "cosine", "dot"]:
     return "dot" if space.metric == "ip" else space.metric
 
 
-def _brought_to_length(vectors: Vectors) -> Vectors:
-    """Return vectors of `QUERY_LENGTH`; those that are zero stay so."""
-    exact = vectors.astype(np.float64)
-    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    return (exact * (QUERY_LENGTH / np.where(lengths > 0, lengths, 1))).astype(np.float32)
-
-
-def check_indexed(url: str, of: Field, longest: float) -> None:
-    """Refuse to build an index of inner products in which Lance would lose vectors.
-
-    Raises:
-        GalleryError: saying what the lengths may be.
-    """
-    least, most = INDEXED_LENGTHS
-    if not least <= longest <= most:
-        raise GalleryError(
-            f"gallery {url} can have no index of {of.space}: its longest vector has the length "
-            f"{longest:.3g}, and Lance computes inner products in float32, for lengths from "
-            f"{least:g} to {most:g}. Search without an index, which is exact, or scale the vectors"
-        )
-
-
 def has_index(table: Any, of: Field) -> bool:
     """Say whether an index of the field's vectors was built."""
     return any(of.column in index.columns for index in table.list_indices())
@@ -208,7 +203,7 @@ def _odd_one(fragment: Any, of: Field) -> str | None:
     return None
 
 
-def _candidates(table: Any, asked: Asked, queries: Embeddings, fetch: int) -> Iterator[_Candidates]:
+def _candidates(table: Any, asked: Asked, queries: Embeddings, fetch: int) -> Iterator[Candidates]:
     """Give what Lance takes for the nearest rows of each query."""
     of, origin = asked.of, origin_column(asked.of)
     query = table.search(_as_lance_can(queries), vector_column_name=of.column, query_type="vector")
@@ -224,8 +219,7 @@ def _candidates(table: Any, asked: Asked, queries: Embeddings, fetch: int) -> It
         mine = of_query == at
         rows = np.flatnonzero(mine & known)
         items = Embeddings(tuple(ids[row] for row in rows), vectors[rows], of.space)
-        farthest = float(distances[mine].max(initial=-np.inf))
-        yield _Candidates(items, int(mine.sum()), farthest)
+        yield items, int(mine.sum()), float(distances[mine].max(initial=-np.inf))
 
 
 def _as_lance_can(queries: Embeddings) -> Vectors:
@@ -233,13 +227,15 @@ def _as_lance_can(queries: Embeddings) -> Vectors:
     if queries.space.metric == "l2":
         return queries.vectors
     if queries.space.metric == "ip":
-        return _brought_to_length(queries.vectors)
+        exact = queries.vectors.astype(np.float64)
+        lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+        return (exact * (QUERY_LENGTH / np.where(lengths > 0, lengths, 1))).astype(np.float32)
     _, exponents = np.frexp(np.abs(queries.vectors).max(axis=1, keepdims=True, initial=0))
     scaled: Vectors = np.ldexp(queries.vectors, -exponents)
     return scaled
 
 
-def _is_whole(asked: Asked, candidates: _Candidates, ranking: Ranking, fetch: int) -> bool:
+def _is_whole(asked: Asked, candidates: Candidates, ranking: Ranking, fetch: int) -> bool:
     """Say whether the ranking of the candidates is that of all vectors.
 
     With an index: whether there are as many as were wanted, or all. Else: whether Lance has given
@@ -247,20 +243,20 @@ def _is_whole(asked: Asked, candidates: _Candidates, ranking: Ranking, fetch: in
     is squared for l2. Its relative (l2) or absolute (cosine) error is below a rounding for each
     dimension, unless squares vanish.
     """
-    space, k = asked.of.space, asked.k
+    space, k, (items, came, farthest) = asked.of.space, asked.k, candidates
     if asked.indexed:
-        return len(candidates.items) >= min(k + asked.exclude_self, asked.filled)
-    if candidates.came < fetch:
-        return len(candidates.items) >= asked.filled
+        return len(items) >= min(k + asked.exclude_self, asked.filled)
+    if came < fetch:
+        return len(items) >= asked.filled
     if ranking.rows.shape[1] < k or ranking.rows[0, k - 1] < 0:
         return False
-    if not np.isfinite(candidates.farthest):
+    if not np.isfinite(farthest):
         return False
     last = float(ranking.distances[0, k - 1])
     error = 1e-5 + 2.0**-23 * space.dim
     if space.metric == "cosine":
-        return last + error < candidates.farthest
-    return last**2 * (1 + error) + VANISHING * space.dim < candidates.farthest
+        return last + error < farthest
+    return last**2 * (1 + error) + VANISHING * space.dim < farthest
 
 
 def _together(query_ids: Ids, found: dict[int, Nearest], exclude_self: bool) -> Ranking:

@@ -25,13 +25,12 @@ import pyarrow.compute as pc
 
 from onward.artifacts import beside
 from onward.errors import GalleryError, OnwardError
-from onward.gallery.lance.commits import commit, connect, speaking
+from onward.gallery.lance.commits import commit, connect, open_dataset, speaking
 from onward.gallery.lance.fragments import (
-    Fragments,
+    Filler,
     compact_table,
     content_version,
     count_scattered,
-    fill_fragments,
 )
 from onward.gallery.lance.rows import (
     IDS_A_QUERY,
@@ -57,8 +56,7 @@ from onward.gallery.lance.search import (
     BLOCK_BYTES,
     Asked,
     Lengths,
-    check_indexed,
-    distance_type,
+    build_index,
     has_index,
     search_table,
 )
@@ -67,7 +65,7 @@ from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.store import EVERYTHING, Filling, Rows, Share, Writing
 from onward.gallery.values import Batch, JournalEntry
 from onward.rankings import Ranking
-from onward.spaces import LENGTHS, Embeddings, Ids, Origin
+from onward.spaces import Embeddings, Ids, Origin
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))
 """Lance would read up to 2 GiB ahead of who reads slower than the disk. A page of each column must
@@ -91,8 +89,8 @@ class LanceStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fragments = Fragments(path / f"{ITEMS}.lance", path / WORKERS, str(path))
-        self._lengths = Lengths(self._fragments.path)
+        self._table = path / f"{ITEMS}.lance"
+        self._lengths = Lengths(self._table)
         self._last_read: deque[pa.Table] = deque(maxlen=KEPT_BATCHES)
         with speaking(self.url):
             database = connect(path)
@@ -235,7 +233,7 @@ class LanceStore:
     def fill(self, filling: Filling) -> Iterator[int]:
         """Write new files beside large fragments."""
         self._last_read.clear()
-        return fill_fragments(self._fragments, filling)
+        return Filler(self._table, self._path / WORKERS, self.url, filling).fill()
 
     def count(
         self, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None = None
@@ -287,15 +285,11 @@ class LanceStore:
             filled = int(self._items.count_rows(rows_where([of], (), None)))
             indexed = approximate and has_index(self._items, of)
             asked = Asked(of, min(k, max(1, filled)), exclude_self, filled, indexed)
-            by_lance = indexed or self._chooses_well(of)
+            metric = of.space.metric  # without an index Lance chooses well by some
+            odd = None if metric != "cosine" else self._lengths.odd_one(of, self._items.version)
+            by_lance = indexed or (metric != "ip" and odd is None)
             everything = partial(self._parts, of)
             return search_table(self._items, asked, queries, everything, by_lance=by_lance)
-
-    def _chooses_well(self, of: Field) -> bool:
-        """Say whether Lance can choose candidates by the metric without an index."""
-        if of.space.metric == "cosine":
-            return self._lengths.odd_one(of, self._items.version) is None
-        return of.space.metric == "l2"
 
     def _parts(self, of: Field) -> Iterator[Embeddings]:
         rows = max(1, BLOCK_BYTES // (4 * of.space.dim))
@@ -304,29 +298,11 @@ class LanceStore:
 
     def build_index(self, of: Field) -> None:
         """Build an inverted file of vectors in 8 bits a number, for approximate search."""
-        from lancedb.index import IvfSq
 
-        if of.space.metric == "ip":
-            lengths = (
-                np.linalg.norm(part.vectors.astype(float), axis=1) for part in self._parts(of)
-            )
-            longest = max((float(each.max()) for each in lengths), default=1.0)
-            check_indexed(self.url, of, longest)
-        else:
-            self._check_lengths(of)
-        config = IvfSq(distance_type=distance_type(of.space))
-        commit(self.url, lambda: self._items.create_index(of.column, config=config, replace=True))
+        def build() -> None:
+            build_index(self._items, of, self.url, self._parts(of), self._lengths)
 
-    def _check_lengths(self, of: Field) -> None:
-        with speaking(self.url):
-            odd = self._lengths.odd_one(of, self._items.version)
-        if odd is not None:
-            raise GalleryError(
-                f"no index of {of.space} was built in gallery {self.url}: the vector of item "
-                f"{odd!r} is too long or too short: indexes take {LENGTHS}. Search is exact "
-                "without one",
-                "to have one, give such items other vectors (update)",
-            )
+        commit(self.url, build)
 
     def compact(self, keep: timedelta) -> None:
         """Merge small fragments, index new rows, and forget old versions, in both tables."""
@@ -339,7 +315,7 @@ class LanceStore:
     def version(self) -> str:
         """Return a digest of which files hold the rows: every write of Lance makes others."""
         with speaking(self.url):
-            return content_version(self._fragments.path)
+            return content_version(open_dataset(self._table))
 
     def revision_sum(self) -> int:
         """Return the sum of the column `revision`, modulo 2^64."""
@@ -365,22 +341,18 @@ class LanceStore:
         """Return the mean size of a row, times the share of the rows that are rewritten."""
         with speaking(self.url):
             stats = self._items.stats()
-            scattered, rows = count_scattered(self._fragments.path)
+            scattered, rows = count_scattered(self._table)
         return int(stats["total_bytes"]) * scattered // rows**2 if rows else 0
 
     def _there(self, ids: Ids) -> set[str]:
         """Return those of the ids that are there."""
-        if len(ids) <= IDS_A_QUERY:
-            conditions, wanted = list(rows_of(ids)), None
-        else:  # a long list of ids takes longer to parse than the column to read
-            conditions, wanted = [""], pa.array(ids, pa.string())
-        there: set[str] = set()
+        # A long list of ids takes longer to parse than the column to read.
+        conditions = rows_of(ids) if len(ids) <= IDS_A_QUERY else [""]
+        wanted, there = pa.array(ids, pa.string()), set[str]()
         for condition in conditions:
             for table in self._stream(condition, ["id"], 1 << 16):
                 found = table["id"]
-                if wanted is not None:
-                    found = found.filter(pc.is_in(found, value_set=wanted))
-                there.update(found.to_pylist())
+                there.update(found.filter(pc.is_in(found, value_set=wanted)).to_pylist())
         return there
 
     def _stream(

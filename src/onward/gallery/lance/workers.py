@@ -35,7 +35,7 @@ def working_in(directory: Path, url: str) -> Iterator[Callable[[], Share]]:
         file = aside.open("x")  # never what somebody else has put there
     with file:
         try:
-            if not _lock(file, exclusive=True):
+            if _lock(file, exclusive=True) is None:
                 yield lambda: EVERYTHING
                 return
             with speaking(url):
@@ -57,7 +57,7 @@ def alone_in(path: Path, url: str) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _open_lock(path)
     with file:
-        alone = not _is_held(file)
+        alone = _lock(file, exclusive=True) is not False
         try:
             yield alone
         finally:
@@ -85,21 +85,6 @@ def _open_lock(path: Path) -> IO[str]:
         ) from error
 
 
-def _is_held(file: IO[str]) -> bool:
-    """Try to lock a file until it is closed; say whether another process has."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # this file system has no locks
-        return False
-    return False
-
-
 def _alive(directory: Path, own: str) -> list[str]:
     """Return the other workers; forget those that have ended."""
     found = []
@@ -120,14 +105,19 @@ def _alive(directory: Path, own: str) -> list[str]:
     return found
 
 
-def _lock(file: IO[str], *, exclusive: bool) -> bool:
-    """Lock a file until it is closed; say whether that could be done."""
+def _lock(file: IO[str], *, exclusive: bool) -> bool | None:
+    """Lock a file until it is closed; say whether that could be done, or None where none has locks.
+
+    False means that another process holds it.
+    """
     if sys.platform == "win32":
-        return False
+        return None
     import fcntl
 
     try:
         fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except OSError:  # another process holds it, or this file system has no locks
+    except BlockingIOError:
         return False
+    except OSError:  # this file system has no locks
+        return None
     return True
