@@ -138,19 +138,6 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
 
 
 @pytest.mark.slow
-def test_a_requirement_without_a_sample_is_refused_by_every_command(shop, gallery, tmp_path):
-    _, _, _, new, _ = shop
-    h = linear(OLD, SIDE, new.space, np.ones((24, 30)), np.zeros(24), made_by={})
-    h.save(tmp_path / "h")
-    for command in (("plan",), ("start",), ("all",), ("all", "--yes")):  # each says the same
-        with pytest.raises(
-            UpgradeError, match=r"is required, but nothing is predicted; .* \(sample=\.\.\.\)"
-        ):
-            answer("upgrade", *command, gallery, tmp_path / "h", "--require", "map >= old/old")
-    assert len(open_gallery(gallery).spaces()) == 2
-
-
-@pytest.mark.slow
 def test_a_plan_with_a_sample_that_h_makes_worse_ends_with_1(shop, gallery, tmp_path):
     _, _, _, new, _ = shop
     rng = np.random.default_rng(1)

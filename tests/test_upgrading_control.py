@@ -144,12 +144,14 @@ def test_a_limit_that_is_no_rate_is_refused(upgrade, rate):
         upgrade.limit(rate)
 
 
-def test_what_was_not_started_cannot_be_controlled(gallery):
+def test_of_what_was_not_started_every_step_is_refused(gallery):
     upgrade = Upgrade(gallery, H)
-    words = r"was not started; start it first$"
-    for verb in (upgrade.pause, upgrade.resume, lambda: upgrade.limit(1.0), upgrade.abort):
+    words = r"from old@1 to new@2 was not started; start it first$"
+    steps = [upgrade.run, upgrade.verify, lambda: upgrade.cut_over(query_model="m", force=True)]
+    for step in (*steps, upgrade.pause, upgrade.resume, lambda: upgrade.limit(1.0), upgrade.abort):
         with pytest.raises(UpgradeError, match=words):
-            verb()
+            step()
+    assert NEW not in gallery.spaces()
 
 
 # Aborting
@@ -313,14 +315,7 @@ def test_a_worker_leaves_to_others_what_is_theirs_and_takes_it_over_when_they_go
 
 
 def run_and_count(path, connection):
-    written, write = [], GalleryRows.write
-
-    def counted(self, embeddings, *args, **options):
-        count = write(self, embeddings, *args, **options)
-        written.append(count)
-        return count
-
-    GalleryRows.write = counted
+    written = count_writes(pytest.MonkeyPatch())
     upgrade = Upgrade(open_gallery(path), H)
     connection.send("ready")
     connection.recv()

@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lancedb
-import numpy as np
-import pyarrow as pa
 import pytest
 from rights import without_the_rights_of_root
 from upgrades import (
@@ -24,10 +22,9 @@ from upgrades import (
 )
 
 from onward.cli import main
-from onward.errors import EmbeddingsError, GalleryError, UpgradeError
+from onward.errors import GalleryError, UpgradeError
 from onward.gallery import open_gallery
-from onward.spaces import Embeddings, Space
-from onward.transformation import Transformation, linear
+from onward.transformation import Transformation
 from onward.upgrading import Upgrade, Verification
 from onward.upgrading.backfill import Budget, backfill, embeddings_given
 
@@ -243,50 +240,6 @@ def test_a_run_that_may_read_but_not_write_says_so_and_with_the_right_to_it_ends
 # What is stored, or what is made of it, is no vector
 
 
-def store(path, item, vector):
-    """Write past all checks, as damage does."""
-    table = lancedb.connect(path).open_table("items")
-    rows = table.search().where(f"id = '{item}'").to_arrow()
-    at = rows.schema.get_field_index("old_1")
-    rows = rows.set_column(
-        at, rows.schema.field(at), pa.array([vector], rows.schema.field(at).type)
-    )
-    merging = table.merge_insert("id").when_matched_update_all()
-    merging.execute(rows, on_bad_vectors="fill", fill_value=np.nan)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_damaged_vector_is_named_and_the_run_ends_when_it_is_replaced(path, gallery, value):
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
-    store(path, IDS[7], [0.0, value, 0.0, 0.0])
-    with pytest.raises(EmbeddingsError, match=rf"item '{IDS[7]}'.*NaN or infinite"):
-        upgrade.run()
-    assert gallery.ids() == IDS
-    assert gallery.count([SECOND]) == 0
-    assert gallery.describe().serving == OLD
-    gallery.update(embed(OLD, [IDS[7]]), embed(SIDE, [IDS[7]]))
-    finish(gallery)
-
-
-def test_an_item_of_which_h_makes_nan_is_named_and_the_upgrade_is_done_when_it_is_replaced(url):
-    gallery = make_gallery(url, ROWS)
-    huge = np.full((1, OLD.dim), 1e30, np.float32)
-    gallery.update(Embeddings((IDS[7],), huge, OLD), embed(SIDE, [IDS[7]]))
-    weight = np.full((SECOND.dim, OLD.dim + SIDE.dim), 1e10, np.float32)
-    h = linear(OLD, SIDE, SECOND, weight, np.zeros(SECOND.dim, np.float32), made_by={})
-    upgrade = Upgrade(gallery, h)
-    upgrade.start()
-    before = state_of(gallery)
-    result = upgrade.run()
-    assert (result.done, result.skipped, result.remaining) == (ROWS - 1, 1, 0)
-    assert f"1 rows: the transformation gives NaN or infinite numbers ({IDS[7]})" in str(result)
-    assert (state_of(gallery), gallery.count([SECOND])) == (before, ROWS - 1)
-    gallery.update(embed(OLD, [IDS[7]]), embed(SIDE, [IDS[7]]))
-    finish(gallery, h)
-
-
 # The transformation is not what it should be
 
 
@@ -321,32 +274,6 @@ def test_a_transformation_with_one_bit_flipped_is_used_for_nothing(
 
 
 BACKWARDS = make_transformation(SECOND, None, OLD)
-OTHER_SIDE = make_transformation(OLD, Space("side@9", SIDE.dim), SECOND)
-SIDE_OF_OTHER_DIM = make_transformation(OLD, Space("side@1", SIDE.dim + 1), SECOND)
-UNFIT = {
-    "backwards": (BACKWARDS, "seems to go the wrong way: fit one from old@1"),
-    "side-information of another model": (
-        OTHER_SIDE,
-        r"needs side-information in side@9 (3, l2), but gallery",
-    ),
-    "side-information of other dimensions": (
-        SIDE_OF_OTHER_DIM,
-        r"needs side-information in side@1 (4, l2), but gallery",
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", UNFIT)
-@pytest.mark.parametrize("verb", ["plan", "start", "cutover"])
-def test_a_transformation_that_does_not_fit_writes_nothing(tmp_path, path, what, verb, capsys):
-    gallery = make_gallery(path, ROWS)
-    transformation, words = UNFIT[what]
-    transformation.save(tmp_path / "h")
-    before = bytes_of(path)
-    assert words in says(capsys, "upgrade", verb, path, tmp_path / "h")
-    assert bytes_of(path) == before
-    finish(gallery)
 
 
 @pytest.mark.slow
@@ -358,18 +285,6 @@ def test_after_cutting_over_the_way_back_is_no_transformation(tmp_path, path, ca
     said = says(capsys, "upgrade", "start", path, tmp_path / "h")
     assert "are made from those in old@1 (4, l2): it goes the wrong way. To answer" in said
     assert bytes_of(path) == before
-
-
-def test_side_information_of_another_model_is_not_stored(url):
-    gallery = make_gallery(url, ROWS)
-    before = state_of(gallery)
-    other = Space("side@9", SIDE.dim)
-    with pytest.raises(GalleryError, match=r"has no space side@9 \(3, l2\); it has old@1 .*side@1"):
-        gallery.add(embed(OLD, ["late"]), embed(other, ["late"]))
-    with pytest.raises(GalleryError, match=r"knows the space side@1 with 3 dimensions"):
-        gallery.update(embed(OLD, IDS[:1]), embed(Space("side@1", 4), IDS[:1]))
-    assert state_of(gallery) == before
-    finish(gallery)
 
 
 # Another program writes into the store

@@ -20,7 +20,7 @@ from onward.gallery.lance import fragments
 from onward.spaces import Embeddings, Space
 from onward.training.fit.samples import choose_from_gallery
 from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
-from onward.upgrading import Upgrade, plan_backfill, plan_upgrade, run
+from onward.upgrading import Upgrade, plan_upgrade, run
 from onward.upgrading.backfill import Budget, backfill, embeddings_given
 from onward.upgrading.routes import MOST_NAMED
 
@@ -341,20 +341,6 @@ def test_a_fallback_that_needs_what_they_lack_is_passed_over(gallery):
 
 
 # Plans
-
-
-def test_plans_count_them_as_not_found_and_agree(gallery):
-    true = embed(NEW, IDS)
-    sample = Embeddings(true.ids, true.vectors, NEW, np.arange(ROWS) % 5)
-    predicted = plan_upgrade(gallery, H, sample=sample).prediction.within
-    planned = plan_backfill(gallery, H, sample=sample)
-    assert predicted.lost == planned.within.lost == 4
-    for metric in planned.metrics:
-        at = planned.drawn.of("random").values[metric]
-        assert at[0.0] == pytest.approx(predicted.value(metric, "upgrade"), abs=1e-12)
-        assert at[0.1] == pytest.approx(
-            predicted.value(metric, "upgrade + backfill 10 %"), abs=1e-12
-        )
 
 
 # Filled in large parts
