@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -309,7 +308,7 @@ print(json.dumps(found))
     assert set(found) == {"a", "b"}
 
 
-def test_damage_is_told_after_reading_twice_and_not_after_seconds(tmp_path, monkeypatch):
+def test_damage_is_told_after_reading_twice(tmp_path, monkeypatch):
     write_artifact(tmp_path / "h", artifact(1))
     (tmp_path / "h" / "model.safetensors").write_bytes(b"nonsense")
     reads = []
@@ -317,11 +316,9 @@ def test_damage_is_told_after_reading_twice_and_not_after_seconds(tmp_path, monk
     monkeypatch.setattr(
         artifacts._Opened, "read", lambda opened, name: reads.append(name) or read(opened, name)
     )
-    started = time.monotonic()
     with pytest.raises(ArtifactError, match=r"model\.safetensors was changed or damaged"):
         read_artifact(tmp_path / "h", "transformation")
     assert reads.count("model.safetensors") == 2
-    assert time.monotonic() - started < 1
 
 
 def test_a_copy_that_is_still_being_made_is_read_once_it_is_whole(tmp_path, monkeypatch):

@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from onward.backfill_curve import (
     GRID,
@@ -113,28 +111,6 @@ def test_a_curve_is_that_of_mixed_galleries_evaluated_one_by_one(exclude_self, m
             np.testing.assert_array_equal(ours.relevant, theirs.relevant)
             np.testing.assert_allclose(ours.average_precision, theirs.average_precision, rtol=1e-12)
     assert curve.evaluations[0].skipped > 0
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=40)
-@given(
-    places=st.lists(
-        st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=9
-    ),
-    points=st.integers(2, 12),
-    seed=st.integers(0, 99),
-)
-def test_a_curve_over_many_ties_is_that_of_mixed_galleries(places, points, seed):
-    before, after, labels = zip(*places, strict=True)
-    upgraded = on_a_line(before, labels, ids="abcdefghi")
-    embedded = on_a_line(after, labels, ids="abcdefghi")
-    how = {"exclude_self": True, "shares": grid(points)}
-    order = random_order(upgraded.ids, seed=seed)
-    curve = backfill_curve(embedded, upgraded, embedded, order, **how)
-    expected = naive_curve(embedded, upgraded, embedded, order, **how)
-    for metric in METRICS:
-        theirs = [np.nan if (v := one.to_json()[metric]) is None else v for one in expected]
-        np.testing.assert_allclose(curve.values(metric), theirs, rtol=1e-12)
 
 
 # b is lost: no transformation could carry it. Nearest first, as above:

@@ -240,11 +240,6 @@ def test_evaluating_across_spaces_is_refused():
         evaluate_embeddings(embedded([[1]], [0], "new"), embedded([[1]], [0]), exclude_self=False)
 
 
-def test_a_comparison_can_be_made_directly():
-    cells = {name: cell([1.0]) for name in ("old/old", "new/old", "new/new")}
-    assert Comparison(cells).verdict.startswith("Keep the old model")
-
-
 def test_any_metric_that_was_measured_has_an_update_gain_and_an_interval():
     items = {
         name: embedded(vectors, [0, 0, 1, 1], name)

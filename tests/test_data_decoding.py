@@ -134,25 +134,14 @@ def test_an_image_cut_off_anywhere_is_an_error(kind):
             decode(content[:kept], "cut-off")
 
 
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0", "HEIF"),
-        (b"\0\0\0\x18ftypmp42\0\0\0\0", r"a film \(MP4\)"),
-        (b"\xff\x0a\0\0", "JPEG XL"),
-        (b"%PDF-1.7", "PDF"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"\x93NUMPY\x01\0", "a NumPy array"),
-        (b"\0" * 128 + b"DICM", "DICOM"),
-        (encode(Image.new("RGB", (16, 16)), "ICO"), "ICO"),
-        (encode(Image.new("RGB", (4, 4)), "EPS"), "PostScript"),
-        (encode(Image.new("RGB", (4, 4)), "DDS"), "DDS"),
-    ],
-)
-def test_a_format_that_is_not_read_is_refused_by_name(content, what):
-    with pytest.raises(DataError, match=rf"it is {what}, not one of AVIF, BMP.*; convert it, such"):
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "SGI", "PALM", "MSP", "XBM", "QOI", "DDS"])
+def test_no_other_reader_of_pillows_is_let_loose_on_a_file(kind, tmp_path):
+    mode = "1" if kind in ("PALM", "MSP", "XBM") else "RGB"
+    content = encode(Image.new(mode, (16, 16)), kind)
+    with pytest.raises(DataError, match=r"no image format was recognised .*AVIF, BMP.*; convert"):
         decode(content, "photo")
+    (tmp_path / "photo").write_bytes(content)
+    assert not is_image(str(tmp_path / "photo"))
 
 
 @pytest.mark.parametrize(("tag", "value"), [(50706, b"\x01\x04\0\0"), (254, 1)])
@@ -166,16 +155,6 @@ def test_a_raw_photo_is_refused_and_its_thumbnail_never_taken_for_it(tag, value)
 def test_every_format_that_is_listed_is_read(kind):
     image = Image.new("RGB", (16, 16), (200, 100, 50))
     assert decode_image(image, kind).size == (16, 16)
-
-
-@pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "SGI", "PALM", "MSP", "XBM", "QOI"])
-def test_no_other_reader_of_pillows_is_let_loose_on_a_file(kind, tmp_path):
-    mode = "1" if kind in ("PALM", "MSP", "XBM") else "RGB"
-    content = encode(Image.new(mode, (16, 16)), kind)
-    with pytest.raises(DataError, match=r"cannot be read as an image: (it is|no image format)"):
-        decode(content, "photo")
-    (tmp_path / "photo").write_bytes(content)
-    assert not is_image(str(tmp_path / "photo"))
 
 
 def test_an_image_of_too_many_pixels_is_refused_and_the_limit_can_be_raised(monkeypatch):

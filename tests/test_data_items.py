@@ -116,8 +116,8 @@ def test_labels_cannot_be_changed():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"ids": ("a", "a")}, "id 'a' stands twice, at digits, row 0 and at digits, row 1"),
-        ({"ids": ("a", "")}, "the id of digits, row 1 is ''"),
+        ({"ids": ("a", "a")}, "a test: id 'a' stands in rows 0 and 1"),
+        ({"ids": ("a", "")}, "a test: the id in row 1 is ''"),
         ({"ids": ("a",)}, "1 ids, labels of shape .2,. and 2 payloads"),
         ({"payloads": ()}, "2 ids, labels of shape .2,. and 0 payloads"),
         ({"class_names": {1: "one"}}, "class 2 has no name"),

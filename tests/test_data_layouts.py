@@ -577,17 +577,11 @@ def test_leftovers_beside_parts_and_shards_are_no_parts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        (
-            "1.heic",
-            b"\0\0\0\x18ftypheic\0\0\0\0",
-            "is not an image that is read: it is HEIC, not on",
-        ),
-        ("1.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0", "is not an image that is read: it is a film"),
+        ("1.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "is not an image that is read: no image format"),
         ("1.NEF", b"II*\0\x08\0\0\0", "is a raw photo, and only its small preview could be"),
-        ("1.zip", b"PK\x03\x04", "is not an image that is read: no image format was recognised"),
     ],
 )
-def test_files_of_another_format_are_refused_by_name(tmp_path, name, content, words):
+def test_files_of_another_format_are_refused(tmp_path, name, content, words):
     put_part(tmp_path, ["cat"])
     (tmp_path / "cat" / name).write_bytes(content)
     with pytest.raises(DataError, match=words):

@@ -117,13 +117,6 @@ def test_another_format_or_scale_is_another_space_with_the_given_name():
         assert (brought.name.split("@")[0], brought.metric) == ("clip-float16", metric)
 
 
-def test_the_same_for_any_batches():
-    some = drawn(50, dim=3)
-    fitted = fit_quantisation(some, "int8")
-    rows = [fitted.apply(some.select([row])).vectors for row in range(len(some))]
-    np.testing.assert_array_equal(np.concatenate(rows), fitted.apply(some).vectors)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

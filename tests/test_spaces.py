@@ -213,19 +213,6 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
             "labels of shape (2,) for 3 items; give one an item",
             id="labels",
         ),
-        *(
-            pytest.param(
-                {"labels": np.array(labels)},
-                "the labels are not all whole numbers of 64 bits (",
-                id=f"labels-{kind}",
-            )
-            for kind, labels in {
-                "nan": [1, np.nan, 2],
-                "fractions": [1, 1.5, 2],
-                "words": ["a", "b", "c"],
-                "beyond-64-bits": np.array([1, 2, 2**63 + 1], np.uint64),
-            }.items()
-        ),
     ],
 )
 def test_embeddings_refuse_what_cannot_be_ones(changes, words, monkeypatch):

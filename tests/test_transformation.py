@@ -260,25 +260,7 @@ def test_a_residual_worked_by_hand():
     np.testing.assert_array_equal(h.apply_reference(items).vectors, by_hand)
 
 
-def test_the_size_of_a_residual_is_that_of_its_inner_layers():
-    old = Space("o", 5)
-    inner = dense(np.random.default_rng(0), 5, 5)
-    h = Transformation(
-        old, None, replace(NEW, dim=5), (one_network((), (), (Residual((inner,)),), False),)
-    )
-    assert (h.parameters, h.multiply_adds) == (5 * 5 + 5, 5 * 5)
-
-
 # The same rows for any batching
-
-
-def test_residuals_give_bitwise_the_same_rows_in_any_batch():
-    h, (old, side) = residuals(), inputs(2 * BLOCK_ROWS + 37)
-    together = h.apply(old, side).vectors
-    for rows in (slice(0, 1), slice(5, 300), slice(BLOCK_ROWS, None)):
-        np.testing.assert_array_equal(
-            h.apply_arrays(old.vectors[rows], side.vectors[rows]), together[rows]
-        )
 
 
 @pytest.mark.slow

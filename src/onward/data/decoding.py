@@ -7,7 +7,6 @@ that no image is read. Nothing here knows of folders, tables or labels.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -30,30 +29,8 @@ file. PPM stands for PBM, PGM and PNM too."""
 MAX_PIXELS = 178_956_970
 """The most pixels that an image may have unless more are asked for: 179 megapixels."""
 
-OTHER_FORMATS = (  # where they begin and with what: those that are met often
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (4, b"ftyp", "a film (MP4)"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (4, b"JXL ", "JPEG XL"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"%PDF", "PDF"),
-    (0, b"<svg", "SVG"),
-    (0, b"<?xml", "XML, perhaps SVG"),
-    (0, b"\0\0\1\0", "ICO"),
-    (0, b"icns", "ICNS"),
-    (0, b"DDS ", "DDS"),
-    (0, b"qoif", "QOI"),
-    (0, b"SIMPLE  =", "FITS"),
-    (0, b"\x89HDF", "HDF5"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (128, b"DICM", "DICOM"),
-)
-
-LONGEST_MAGIC = 256  # bytes
 CONVERT = "convert it, such as to PNG"
+UNKNOWN = f"no image format was recognised of those that are read, {', '.join(FORMATS)}; {CONVERT}"
 RAW = f"is a raw photo, and only its small preview could be read; {CONVERT}"
 DNG_VERSION, SUBFILE_TYPE = 50706, 254  # tags of TIFF: a raw photo; what a picture in it is
 REDUCED = 1  # bit of the latter: a smaller copy of another picture
@@ -98,7 +75,7 @@ def decode(
     except Exception as error:  # Pillow's readers raise whatever the damage leads them to
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = _other_format(content)
+            reason = UNKNOWN
         if isinstance(error, Image.DecompressionBombError):
             reason = (
                 f"it has more than {max_pixels:,} pixels, and a damaged or malicious file could "
@@ -119,12 +96,6 @@ def is_image(path: str) -> bool:
         return True
     except Exception:  # as above
         return False
-
-
-def name_format(path: str) -> str:
-    """Say what a file that is no image, or of another format, seems to be."""
-    with Path(path).open("rb") as file:
-        return _other_format(file.read(LONGEST_MAGIC))
 
 
 def _require_pillow() -> None:
@@ -157,13 +128,6 @@ def _allowing(max_pixels: int) -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
-
-
-def _other_format(content: bytes) -> str:
-    found = [name for start, magic, name in OTHER_FORMATS if content.startswith(magic, start)]
-    if not found or content.startswith(b"ftypavi", 4):
-        return "no image format was recognised"
-    return f"it is {found[0]}, not one of {', '.join(FORMATS)}; {CONVERT}"
 
 
 def _to_grey_or_rgb(image: "Image.Image") -> "Image.Image":

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onward.artifacts import is_left_behind
-from onward.data.decoding import RAW, is_image, name_format
+from onward.data.decoding import RAW, UNKNOWN, is_image
 from onward.data.items import PassedOver, natural_key, number_classes
 from onward.data.parts import (
     ORDER,
@@ -496,4 +496,4 @@ def _glance(file: Path) -> str | None:
     if suffix in RAW_SUFFIXES:
         return RAW
     unread = suffix not in IMAGE_SUFFIXES and not is_image(str(file))
-    return f"is not an image that is read: {name_format(str(file))}" if unread else None
+    return f"is not an image that is read: {UNKNOWN}" if unread else None

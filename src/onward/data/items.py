@@ -16,11 +16,11 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.data.decoding import MAX_PIXELS
-from onward.data.payloads import Payload, describe_payload, digest_payloads, open_payload
+from onward.data.payloads import Payload, digest_payloads, open_payload
 from onward.errors import DataError, EmbeddingsError
 from onward.labels import LARGEST_LABEL, ClassNames, Labels, as_labels, as_name, is_text
 from onward.plain import Plain
-from onward.spaces import Ids
+from onward.spaces import Ids, check_unique
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -160,6 +160,7 @@ class Items:
 
     def __post_init__(self) -> None:
         try:
+            check_unique(self.ids)
             labels = as_labels(self.labels).copy()
         except EmbeddingsError as error:
             raise DataError(f"{self.source}: {error}") from error
@@ -173,7 +174,6 @@ class Items:
                 f"{len(self.payloads)} payloads",
                 "give one of each an item",
             )
-        self._check_ids()
         self._check_names()
 
     def _check_names(self) -> None:
@@ -193,22 +193,6 @@ class Items:
                 raise DataError(
                     f"{self.source}: the classes {other} and {label} are both called {name!r}",
                     "give each class a name of its own",
-                )
-
-    def _check_ids(self) -> None:
-        seen: dict[str, int] = {}
-        for row, item in enumerate(self.ids):
-            if not isinstance(item, str) or not item or not is_text(item):
-                raise DataError(
-                    f"the id of {describe_payload(self.payloads[row])} is {item!r}",
-                    needed="ids are strings in UTF-8 that are not empty",
-                )
-            first = seen.setdefault(item, row)
-            if first != row:
-                raise DataError(
-                    f"id {item!r} stands twice, at {describe_payload(self.payloads[first])} and at "
-                    f"{describe_payload(self.payloads[row])}",
-                    needed="every item needs an id of its own",
                 )
 
     def __len__(self) -> int:

@@ -24,7 +24,6 @@ from pathlib import Path, PurePath
 from threading import Lock
 from typing import Literal, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -221,7 +220,6 @@ class ImageParquet(Source):
     ) -> Iterator[Found]:
         file, folder = str(shard.path.absolute()), self.path
         prefix = shard.path.relative_to(folder if folder.is_dir() else folder.parent)
-        imageless = _rows_without_image(file, columns.image)
         table = _read_columns(shard.path, [columns.label, *filter(None, [columns.id])])
         rows = range(len(table))
         ids = [f"{prefix.with_suffix('').as_posix()}/{row:06}" for row in rows]
@@ -229,9 +227,7 @@ class ImageParquet(Source):
             ids = table[columns.id].to_pylist()
         for row, item, given in zip(rows, ids, table[columns.label].to_pylist(), strict=True):
             fault, label = None, given if numbers is None else numbers.get(given, 0)
-            if row in imageless:
-                fault = f"its image ({columns.image}) has null bytes"
-            elif given in (None, ""):
+            if given in (None, ""):
                 fault = f"its label ({columns.label}) is {'null' if given is None else 'empty'}"
             elif label > LARGEST_LABEL:
                 fault = f"its label ({columns.label}) is {label}, above {LARGEST_LABEL}"
@@ -411,22 +407,6 @@ def read_schema(shard: Path) -> pa.Schema:
 def _read_columns(shard: Path, columns: list[str]) -> pa.Table:
     with _reading(shard), pq.ParquetFile(shard) as parquet:
         return parquet.read(columns=columns)
-
-
-def _rows_without_image(file: str, column: str) -> set[int]:
-    """Return the rows whose bytes are null; reads images only where the footer does not tell."""
-    footer = pq.read_metadata(file)
-    leaves = [footer.schema.column(leaf).path for leaf in range(footer.num_columns)]
-    found: set[int] = set()
-    start = 0
-    for group in range(footer.num_row_groups):
-        described = footer.row_group(group)
-        known = described.column(leaves.index(f"{column}.bytes")).statistics
-        if known is None or not known.has_null_count or known.null_count:
-            nulls = pc.is_null(read_group(file, group, column)).to_numpy()
-            found.update((start + np.flatnonzero(nulls)).tolist())
-        start += described.num_rows
-    return found
 
 
 class HeldGroups:

@@ -55,10 +55,8 @@ def open_payload(payload: Payload, max_pixels: int = MAX_PIXELS) -> "Image.Image
         DataError: if the image is gone, unreadable, too large or changed, naming its file and row;
             if the payload says nothing about where its image is.
     """
-    if "digits" in payload and not {"path", "file"} & payload.keys():
-        return decoding.decode(_digit(payload), describe_payload(payload), max_pixels)
     content, where = _read(payload), describe_payload(payload)
-    changed = _find_change(content, payload)
+    changed = _find_change(content, payload) if isinstance(content, bytes) else None
     if changed is not None:
         raise DataError(
             f"{where} has changed since its payload was written: {changed}. Put the image back, or "
@@ -75,9 +73,10 @@ def with_digest(payload: Payload) -> dict[str, Any]:
     Raises:
         DataError: if the image is gone, or the payload says nothing about where it is.
     """
-    if "digits" in payload and not {"path", "file"} & payload.keys():
+    content = _read(payload)
+    if not isinstance(content, bytes):
         return dict(payload)
-    return {**payload, "sha256": hashlib.sha256(_read(payload)).hexdigest()}
+    return {**payload, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def find_fault(payload: Payload, max_pixels: int = MAX_PIXELS) -> str | None:
@@ -204,8 +203,8 @@ def _digest_footer(file: str) -> str:
         return digest(str(size).encode(), opened.read())
 
 
-def _read(payload: Payload) -> bytes:
-    """Return the bytes of an image file, or of a cell."""
+def _read(payload: Payload) -> bytes | UInt8[np.ndarray, "8 8"]:
+    """Return the bytes of an image file or of a cell, or the grey values of a digit."""
     if "path" in payload:
         path = _value(payload, "path", str)
         with _there(path):
@@ -221,6 +220,8 @@ def _read(payload: Payload) -> bytes:
             where = describe_payload(payload)
             raise DataError(f"{where} holds no image: its bytes are null", "leave it out")
         return content
+    if "digits" in payload and "file" not in payload:
+        return _digit(payload)
     raise _says_nothing(payload)
 
 
