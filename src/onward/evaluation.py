@@ -1,7 +1,7 @@
 """Score rankings: CMC, average precision, recall, reciprocal rank and discounted gain.
 
 A ranking says which gallery items came back for each query, nearest first. Nothing here
-knows of images, models or distances: `onward.retrieval` makes rankings, this module judges them.
+knows of images, models or distances: `retrieval` makes rankings, this module judges them.
 """
 
 import re

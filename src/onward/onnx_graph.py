@@ -68,7 +68,7 @@ def write_graph(
 
 
 def _uncertainty_nodes() -> list[Any]:
-    """Return what makes "uncertainty" of "new"; see `onward.dense.Uncertainty`."""
+    """Return what makes "uncertainty" of "new"; see `Uncertainty`."""
     from onnx import helper
 
     weight, bias, middle = UNCERTAINTY

@@ -1,6 +1,6 @@
 """Rankings: which gallery items came back for each query, nearest first.
 
-Nothing here knows what a query was looking for (`onward.relevance` does), nor of models or
+Nothing here knows what a query was looking for (`relevance` does), nor of models or
 databases.
 """
 

@@ -253,7 +253,7 @@ class Transformation:
         """Return how unsure the transformation is of each item: larger is less sure.
 
         The logarithm of the error it expects, as a share of the new vector's distance from the
-        middle, up to a constant (see `onward.dense.Uncertainty`): only the order means anything.
+        middle, up to a constant (see `Uncertainty`): only the order means anything.
         Infinite where an item gets no vector; see `carry`.
 
         Raises:

@@ -189,7 +189,7 @@ class GalleryRows(ABC):
     ) -> Ranking:
         """Return the k nearest items of every query, from the space that answers queries.
 
-        Distances and ties are those of `onward.retrieval`; items without a vector are left out.
+        Distances and ties are those of `retrieval`; items without a vector are left out.
 
         Args:
             queries: in the serving space.
