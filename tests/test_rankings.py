@@ -5,7 +5,7 @@ import re
 import jaxtyping
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.errors import EvaluationError
@@ -177,6 +177,7 @@ def test_an_item_that_the_judged_gallery_lacks_is_not_found():
     np.testing.assert_allclose(got, [1 / 2, 1 / 2])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 6))
 def test_agreement_is_what_a_loop_over_sets_gives(seed, count):
     rng = np.random.default_rng(seed)
