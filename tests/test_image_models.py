@@ -9,7 +9,7 @@ import torch
 from pytorch_metric_learning.losses import NTXentLoss
 
 from onward.data import open_items
-from onward.errors import ConfigurationError, DataError, LabelMismatchError, ModelError
+from onward.errors import ConfigurationError, DataError, LabelMismatchError
 from onward.experiments.baselines import Autoencoder, Decoder, SupervisedContrastive, build_of
 from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import EmbeddingModel, InputSpec
@@ -409,12 +409,6 @@ def test_a_loss_that_does_not_fit_the_old_classifier_is_refused(items, of_old, o
         train_bound(items, old, loss=of_new)
 
 
-def test_a_classification_is_made_of_backbone_and_classifier_alone(items):
-    objective = start(items, SPEC, InputSpec.of_spec(SPEC), SETTINGS, 0)
-    learned = {name.split(".")[0] for name, _ in objective.named_parameters()}
-    assert learned == {"backbone", "classifier"}
-
-
 # --- autoencoder ---
 
 
@@ -498,19 +492,6 @@ def test_random_weights_are_decided_by_the_seed_and_leave_the_generators_alone()
     torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
     assert first.space == frozen(SPEC).space
     assert first.space != frozen(SPEC, seed=1).space
-
-
-def test_pretrained_weights_that_cannot_be_had_are_told(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("timm.create_model", refuse)
-    spec = BackboneSpec(name="timm:resnet10t", dim=None, pretrained=True)
-    with pytest.raises(
-        ModelError,
-        match=r"timm:resnet10t cannot be had .*no route.* connect to it once, or set pre",
-    ):
-        frozen(spec)
 
 
 def test_pretrained_weights_behind_a_random_layer_are_refused():

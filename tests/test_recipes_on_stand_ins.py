@@ -6,18 +6,17 @@ the same arms, the same files.
 
 import io
 import json
-from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_study import quiet
 
 from onward.data import open_items
 from onward.errors import ConfigurationError, DataError
 from onward.experiments.experiment import run_experiment
 from onward.experiments.recipe import bundled_recipes, load_recipe
-from onward.experiments.vectors import Stage
 
 ITEMS = {"train": 12, "test": 6}  # of each class
 BRIEF = {
@@ -43,15 +42,6 @@ SMALL = {"backbone.width": 4, "backbone.dim": 16, "backbone.size": 16}
 TIMM = {"backbone.name": "timm:test_resnet", "backbone.dim": 16, "backbone.size": 32}
 ON_CIFAR = [name for name in bundled_recipes() if load_recipe(name).data.classes == 100]
 ON_FOLDERS = ["imagenet", "places365", "vggface2"]
-
-
-@contextmanager
-def no_bar(what, unit):
-    yield lambda done, total: None
-
-
-def stage(folder):
-    return Stage("cpu", lambda line: None, no_bar, folder / "cache")
 
 
 def images_of(label, part):
@@ -111,7 +101,9 @@ def test_a_recipe_on_cifar_runs_on_its_stand_in(name, parquet, tmp_path):
             for variant, values in load_recipe(name).variants.items()
         }
     recipe = load_recipe(name, {**BRIEF, **SMALL, **split})
-    assert_whole(run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it"))
+    assert_whole(
+        run_experiment(recipe, [0], tmp_path / "run", quiet(tmp_path / "cache"), command="it")
+    )
     written = json.loads((tmp_path / "run" / f"{name}.json").read_text())
     assert bool(written["seeds"]["0"].get("open")) == (split.get("data.new_classes") == 8)
     assert (tmp_path / "run" / f"{name}.html").is_file()
@@ -122,7 +114,7 @@ def test_a_recipe_on_cifar_runs_on_its_stand_in(name, parquet, tmp_path):
 def test_a_recipe_on_an_image_folder_runs_on_its_stand_in(name, folders, tmp_path):
     split = {"data.source": str(folders[name]), "data.classes": 6, "data.old_classes": 3}
     recipe = load_recipe(name, {**BRIEF, **TIMM, **split})
-    done = run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
+    done = run_experiment(recipe, [0], tmp_path / "run", quiet(tmp_path / "cache"), command="it")
     assert_whole(done)
     rates = done.seeds[0].get("verification", {})
     assert (rates.keys() == done.seeds[0]["cells"].keys()) == (name == "vggface2")
@@ -138,22 +130,20 @@ def assert_whole(experiment):
 
 
 @pytest.mark.parametrize("name", [*ON_CIFAR, *ON_FOLDERS])
-def test_a_recipe_without_its_images_says_which_layout_it_needs(name, tmp_path):
-    recipe = load_recipe(name)
-    with pytest.raises(ConfigurationError, match=r"needs images: .* folder with train/ .*PATH"):
-        run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
-
-
-@pytest.mark.parametrize("name", [*ON_CIFAR, *ON_FOLDERS])
-def test_a_recipe_refuses_images_of_another_layout_and_says_which_it_needs(name, tmp_path):
-    recipe = load_recipe(name, {"data.source": "digits"})
-    with pytest.raises(DataError, match=r"needs .* folder with train/ .*digits has 10 classes"):
-        run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
-
-
-@pytest.mark.parametrize("name", ["imagenet", "cifar100"])
-def test_a_recipe_refuses_a_folder_that_is_none_and_says_which_layout_it_needs(name, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    recipe = load_recipe(name, {"data.source": str(tmp_path / "pictures")})
-    with pytest.raises(DataError, match=rf"the recipe '{name}' needs .* train/ and .*pictures"):
-        run_experiment(recipe, [0], tmp_path / "run", stage(tmp_path), command="it")
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ("", ConfigurationError, "needs images: .* folder with train/ .*PATH"),
+        ("digits", DataError, "needs .* folder with train/ .*digits has 10 classes"),
+        ("an empty folder", DataError, "the recipe '.*' needs .* train/ .*an empty folder"),
+    ],
+)
+def test_a_recipe_without_its_images_says_which_layout_it_needs(
+    name, refused, tmp_path, monkeypatch
+):
+    source, error, words = refused
+    (tmp_path / "an empty folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(name, {"data.source": source})
+    with pytest.raises(error, match=words):
+        run_experiment(recipe, [0], tmp_path / "run", quiet(tmp_path / "cache"), command="it")

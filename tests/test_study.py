@@ -48,15 +48,15 @@ def no_bar(what, unit):
     yield lambda done, total: None
 
 
-def quiet(cache):
-    return Stage("cpu", lambda line: None, no_bar, cache)
+def quiet(cache, tell=lambda line: None):
+    return Stage("cpu", tell, no_bar, cache)
 
 
 @pytest.fixture(scope="module")
 def performed(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "run"
     lines = []
-    stage = Stage("cpu", lines.append, no_bar, out.parent / "cache")
+    stage = quiet(out.parent / "cache", lines.append)
     study.run_study(load_recipe("digits", QUICK), out, stage)
     return out, lines
 
@@ -69,8 +69,7 @@ def test_a_study_says_how_each_source_was_read_and_what_was_left_out(tmp_path):
     (tmp_path / "Training" / "cat" / "2.png").write_bytes(b"no image")
     images = {"data.source": str(tmp_path), "data.old_classes": 2, "data.skip_bad": True}
     lines = []
-    stage = Stage("cpu", lines.append, no_bar, tmp_path / "cache")
-    study._tell_images(split(load_recipe("digits", images)), stage)
+    study._tell_images(split(load_recipe("digits", images)), quiet(tmp_path, lines.append))
     assert lines == [
         f"{tmp_path}: image folder; classes cat, dog, owl; train with Training, test with Testing",
         f"left out: {tmp_path}/Training/cat/2.png: cannot be read as an image: no image format was "
@@ -175,7 +174,9 @@ def test_a_folder_of_few_images_is_enough(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_goes_on_with_the_models_it_had_trained(tmp_path, monkeypatch):
+def test_an_interrupted_study_goes_on_with_its_models_and_another_seed_trains_its_own(
+    tmp_path, monkeypatch
+):
     arms = [CARRIED, {"name": "new/old simclr", "side": "simclr"}]
     recipe = load_recipe("digits", {**QUICK, "arms": arms})
 
@@ -186,22 +187,8 @@ def test_an_interrupted_study_goes_on_with_the_models_it_had_trained(tmp_path, m
         patch.setattr(study, "fit_arms", interrupt)
         with pytest.raises(KeyboardInterrupt):
             study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
-    with monkeypatch.context() as patch:
-        patch.setattr(vectors, "train_model", interrupt)
-        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
-
-
-@pytest.mark.slow
-def test_another_seed_trains_its_own_models(tmp_path, monkeypatch):
-    def interrupt(*given, **named):
-        raise KeyboardInterrupt
-
-    recipe = load_recipe("digits", QUICK)
-    with monkeypatch.context() as patch:
-        patch.setattr(study, "fit_arms", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
     monkeypatch.setattr(vectors, "train_model", interrupt)
+    study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
     other = recipe.model_copy(update={"seed": 1})
     with pytest.raises(KeyboardInterrupt):
         study.run_study(other, tmp_path / "other", quiet(tmp_path / "cache"))
@@ -268,27 +255,21 @@ def test_a_directory_that_holds_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_more_old_classes_than_there_are_is_refused_before_anything_is_trained(tmp_path):
-    recipe = load_recipe("digits", {**QUICK, "data.old_classes": 10})
-    with pytest.raises(ConfigurationError, match="old_classes is 10, but digits has 10 classes"):
-        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
-
-
-def test_images_that_are_not_there_are_refused_before_anything_is_trained(tmp_path):
-    recipe = load_recipe("images", {"data.source": str(tmp_path / "nothing")})
-    with pytest.raises(DataError, match="nothing"):
-        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
-
-
-@pytest.mark.parametrize("middle", [3, 5, 11])
-def test_a_middle_model_that_is_not_between_the_others_is_refused(tmp_path, middle):
-    recipe = load_recipe("digits", {**QUICK, "middle_classes": middle})
-    with pytest.raises(ConfigurationError, match=f"middle_classes is {middle}; the middle"):
-        study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))
-
-
-def test_a_gallery_sample_without_an_open_set_is_refused_before_anything_is_trained(tmp_path):
-    arms = [{"name": "new/old"}, {"name": "new/old sample 10%", "gallery_sample": 0.1}]
-    recipe = load_recipe("digits", {**QUICK, "arms": arms})
-    with pytest.raises(ConfigurationError, match="takes a sample of the open gallery"):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.old_classes": 10}, "old_classes is 10, but digits has 10 classes"),
+        ({"data.source": "no/such/folder"}, "no/such/folder"),
+        ({"middle_classes": 3}, "middle_classes is 3; the middle"),
+        ({"middle_classes": 5}, "middle_classes is 5; the middle"),
+        ({"middle_classes": 11}, "middle_classes is 11; the middle"),
+        (
+            {"arms": [{"name": "new/old"}, {"name": "new/old 10%", "gallery_sample": 0.1}]},
+            "takes a sample of the open gallery",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(changes, words, tmp_path):
+    recipe = load_recipe("digits", {**QUICK, **changes})
+    with pytest.raises((ConfigurationError, DataError), match=words):
         study.run_study(recipe, tmp_path / "run", quiet(tmp_path / "cache"))

@@ -32,15 +32,18 @@ def model():
         return EmbeddingModel.of_backbone(build_backbone(SPEC), SPEC, name="old")
 
 
-def test_side_information_is_the_pca_of_standardised_stages(model, items):
+@pytest.mark.parametrize("stages", [None, (1,)])
+def test_side_information_is_the_pca_of_the_standardised_stages_that_are_read(model, items, stages):
     raw = np.concatenate(list(model.stages(items, grid=2))).astype(np.float64)
+    first, second, *_ = (channels * 4 for channels in model.stage_channels)
+    raw = raw if stages is None else raw[:, first : first + second]
     deviation = raw.std(axis=0)
     scale = np.where(deviation > 1e-6 * deviation.max(), deviation, 1)
     expected = PCA(5, svd_solver="full").fit_transform((raw - raw.mean(axis=0)) / scale)
-    _, side = add_layers_side_information(model, items, dim=5, format="float32").embed_with_side(
-        items
-    )
+    made = add_layers_side_information(model, items, dim=5, format="float32", stages=stages)
+    _, side = made.embed_with_side(items)
     np.testing.assert_allclose(np.abs(side.vectors), np.abs(expected), rtol=2e-3, atol=2e-3)
+    assert made.readout.components.shape == (5, raw.shape[1])
 
 
 def test_embeddings_and_their_space_stay_what_they_are(model, items):
@@ -66,19 +69,6 @@ def test_quantised_in_the_same_pass_as_afterwards(model, items, form):
     np.testing.assert_array_equal(embeddings.vectors, model.embed(items).vectors)
     assert quantised.side.name.startswith(f"old-layers-{form}@")
     assert quantised.made_by["layers"]["format"] == form
-
-
-def test_some_stages_are_read_as_if_there_were_no_others(model, items):
-    raw = np.concatenate(list(model.stages(items, grid=2))).astype(np.float64)
-    first, second, *_ = (channels * 4 for channels in model.stage_channels)
-    read = raw[:, first : first + second]
-    deviation = read.std(axis=0)
-    scale = np.where(deviation > 1e-6 * deviation.max(), deviation, 1)
-    expected = PCA(5, svd_solver="full").fit_transform((read - read.mean(axis=0)) / scale)
-    with_side = add_layers_side_information(model, items, dim=5, format="float32", stages=(1,))
-    _, side = with_side.embed_with_side(items)
-    np.testing.assert_allclose(np.abs(side.vectors), np.abs(expected), rtol=2e-3, atol=2e-3)
-    assert with_side.readout.components.shape == (5, second)
 
 
 def test_all_stages_named_are_all_stages(model, items):

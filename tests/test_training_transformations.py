@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from onward.compatibility import evaluate_embeddings
-from onward.errors import ConfigurationError, DataError, SpaceMismatchError, TransformationError
+from onward.errors import DataError, SpaceMismatchError, TransformationError
 from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
 from onward.training.fit import fit as fit_module
@@ -110,20 +110,6 @@ def test_procrustes_finds_a_rotation_back():
     h = fit(old, None, new, settings=settings_for("procrustes"), run=CPU)
     np.testing.assert_allclose(h.apply(old).vectors, new.vectors, atol=1e-5)
     np.testing.assert_allclose(h.steps[0].parts[0].mixer[0].weight, turned, atol=1e-6)
-
-
-def test_procrustes_into_more_dimensions_keeps_all_distances():
-    old, _, new = world()
-    h = fit(old, None, new, settings=settings_for("procrustes"), run=CPU)
-    weight = h.steps[0].parts[0].mixer[0].weight
-    np.testing.assert_allclose(weight.T @ weight, np.eye(6), atol=1e-6)
-
-
-def test_procrustes_into_fewer_dimensions_is_a_projection():
-    _, side, new = world()
-    h = fit(new, None, side, settings=settings_for("procrustes"), run=CPU)
-    weight = h.steps[0].parts[0].mixer[0].weight
-    np.testing.assert_allclose(weight @ weight.T, np.eye(5), atol=1e-6)
 
 
 @pytest.mark.parametrize("into", [OLD, Space("new@1", 3), Space("new@1", 9)])
@@ -246,12 +232,13 @@ def test_the_same_seed_gives_the_same_transformation_and_another_seed_another():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_side", [True, False])
-def test_an_ensemble_is_the_mean_of_its_two_parts(with_side, tmp_path):
+@pytest.mark.parametrize(("with_side", "networks"), [(True, 1), (False, 1), (True, 2)])
+def test_an_ensemble_is_the_mean_of_the_networks_mean_and_ridge(with_side, networks, tmp_path):
     old, side, new = world()
     side = side if with_side else None
-    parts = [fit(old, side, new, settings=settings_for("mlp"), run=CPU)]
-    h = fit(old, side, new, settings=settings_for("ensemble"), run=CPU)
+    parts = [fit(old, side, new, settings=settings_for("mlp", networks=networks), run=CPU)]
+    h = fit(old, side, new, settings=settings_for("ensemble", networks=networks), run=CPU)
+    assert (h.made_by["method"], h.made_by.get("networks", 1)) == ("ensemble", networks)
     one_penalty = settings_for("ridge", ridge_penalties=(h.made_by["penalty"],))
     parts.append(fit(old, side, new, settings=one_penalty, run=CPU))
     mean = sum(part.apply(old, side).vectors for part in parts) / 2
@@ -286,25 +273,11 @@ def test_several_networks_give_their_mean(with_side, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_ensemble_of_several_networks_gives_half_their_mean_and_half_of_ridge():
+@pytest.mark.parametrize(("method", "networks"), [("ensemble", 1), ("ensemble", 2), ("mlp", 2)])
+def test_a_sum_of_maps_says_how_unsure_it_is(method, networks):
     old, side, new = world()
-    h = fit(old, side, new, settings=settings_for("ensemble", networks=2), run=CPU)
-    assert (h.made_by["method"], h.made_by["networks"]) == ("ensemble", 2)
-    one_penalty = (h.made_by["penalty"],)
-    given = [("mlp", {"networks": 2}), ("ridge", {"ridge_penalties": one_penalty})]
-    parts = [
-        fit(old, side, new, settings=settings_for(method, **more), run=CPU).apply(old, side)
-        for method, more in given
-    ]
-    mean = (parts[0].vectors + parts[1].vectors) / 2
-    np.testing.assert_allclose(h.apply(old, side).vectors, mean, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["ensemble", "mlp"])
-def test_several_networks_say_how_unsure_they_are(method):
-    old, side, new = world()
-    h = fit(old, side, new, settings=settings_for(method, networks=2, uncertainty=True), run=CPU)
+    settings = settings_for(method, networks=networks, uncertainty=True)
+    h = fit(old, side, new, settings=settings, run=CPU)
     assert h.uncertainties(old, side).shape == (len(old),)
 
 
@@ -336,28 +309,6 @@ def test_several_networks_that_were_stopped_go_on_to_the_same_transformation(tmp
     assert set(at_once) <= {140, 280}
     forget_checkpoint(keep["checkpoint"])
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("method", ["ridge", "procrustes"])
-def test_only_the_fct_network_comes_in_numbers(method):
-    with pytest.raises(
-        ConfigurationError, match=rf"networks is 2, .* method is '{method}'; choose 'auto', .* 1$"
-    ):
-        fit(*world(), settings=settings_for(method, networks=2), run=CPU)
-
-
-@pytest.mark.slow
-def test_auto_tries_the_ensemble_too():
-    old, side, new = world()
-    h = fit(old, side, new, settings=settings_for("auto"), run=CPU)
-    assert {trial["method"] for trial in h.made_by["tried"]} == {"ridge", "mlp", "ensemble"}
-
-
-@pytest.mark.slow
-def test_an_ensemble_says_how_unsure_it_is():
-    old, side, new = world()
-    h = fit(old, side, new, settings=settings_for("ensemble", uncertainty=True), run=CPU)
-    assert h.uncertainties(old, side).shape == (len(old),)
 
 
 def test_a_few_pairs_are_seen_for_at_least_so_many_steps():
@@ -459,27 +410,20 @@ def test_an_item_of_a_sample_counts_as_ten_up_to_half_of_the_weight(training, it
     assert examples.weights[2 * training :].sum() / examples.weights.sum() == pytest.approx(share)
 
 
-def test_a_network_meets_a_heavy_sample_more_often():
-    examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.5)
+@pytest.mark.parametrize(
+    ("items", "weight", "shown"),
+    [(80, 0.5, (400, 5 * 80)), (80, 0.05, (4 * 400, 80)), (3, 0.999, (400, 100 * 3))],
+)
+def test_a_network_meets_a_heavy_sample_more_often_but_none_more_than_a_hundred_times(
+    items, weight, shown
+):
+    pairs = Pairs(world()[0], None, world()[2])
+    examples = Examples.of(pairs, sample=sampled(items), sample_weight=weight)
     batches = networks_module._ExampleBatches(examples, Scaling.of(examples), None)
+    assert len(batches) == sum(shown)
     *_, weights = batches.read(np.arange(len(batches)))
-    assert len(batches) == 400 + 5 * 80
-    np.testing.assert_allclose(weights.numpy(), 1, rtol=1e-6)
-    light = Examples.of(Pairs(world()[0], None, world()[2]), sample=sampled(), sample_weight=0.05)
-    batches = networks_module._ExampleBatches(light, Scaling.of(light), None)
-    *_, weights = batches.read(np.arange(len(batches)))
-    total = float(weights.double().sum())
-    assert float(weights[-80:].sum()) == pytest.approx(0.05 * total, rel=1e-3)
-
-
-def test_an_extreme_weight_shows_no_example_more_than_a_hundred_times():
-    heavy = sampled(3)
-    examples = Examples.of(Pairs(world()[0], None, world()[2]), sample=heavy, sample_weight=0.999)
-    batches = networks_module._ExampleBatches(examples, Scaling.of(examples), None)
-    assert len(batches) == 400 + 100 * 3
-    *_, weights = batches.read(np.arange(len(batches)))
-    of_sample, total = float(weights[-300:].double().sum()), float(weights.double().sum())
-    assert of_sample == pytest.approx(0.999 * total, rel=1e-3)
+    of_sample, total = float(weights[-shown[1] :].double().sum()), float(weights.double().sum())
+    assert of_sample == pytest.approx(weight * total, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -548,61 +492,49 @@ def test_ids_that_only_look_like_views_are_items(ids):
     assert pairs.items == 30
 
 
-def test_too_few_items_are_refused():
-    with pytest.raises(DataError, match=r"there are 19 items .* at least 20; embed more items"):
-        fit(*world(19), run=CPU)
+BACKWARDS = np.arange(40)[::-1]
 
 
-def test_views_do_not_make_up_for_items():
-    given = [with_views(each, 4) for each in world(10)]
-    with pytest.raises(DataError, match=r"there are 10 items .* in 40 pairs"):
-        fit(*given, run=CPU)
-
-
-def test_another_number_of_embeddings_is_refused():
-    old, side, new = world(40)
-    with pytest.raises(TransformationError, match=r"40 old embeddings and 39 new .*by \.align"):
-        fit(old, side, new.select(np.arange(39)), run=CPU)
-    with pytest.raises(TransformationError, match="40 old embeddings and 39 side-information"):
-        fit(old, side.select(np.arange(39)), new, run=CPU)
-
-
-def test_another_order_is_refused_and_the_remedy_named():
-    old, side, new = world(40)
-    backwards = new.select(np.arange(40)[::-1])
-    with pytest.raises(
-        TransformationError, match=r"row 0 is item 'i000' .* 'i039' .*give other\.align\(old\.ids\)"
-    ):
-        fit(old, side, backwards, run=CPU)
-
-
-def test_other_items_are_refused():
-    old, side, new = world(40)
-    ids = ("other", *new.ids[1:])
-    with pytest.raises(
-        TransformationError, match=r"'i000' in the old .*'other' in the new .*not the"
-    ):
-        fit(old, side, rows(NEW, new.vectors, ids), run=CPU)
-
-
-def test_one_space_is_refused():
-    old, _, _ = world(40)
-    with pytest.raises(TransformationError, match=r"both in old@1 .*nothing to fit"):
-        fit(old, None, old, run=CPU)
-
-
-@pytest.mark.slow
-def test_a_fit_that_was_stopped_goes_on_to_the_same_transformation(tmp_path):
-    class Stopped(Exception):
-        pass
-
-    def stop(done, _):
-        if done == 30:
-            raise Stopped
-
-    keep = {"device": "cpu", "checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0.0}
-    given = world()
-    with pytest.raises(Stopped):
-        fit(*given, settings=QUICK, run=RunSettings(progress=stop, **keep))
-    resumed = fit(*given, settings=QUICK, run=RunSettings(**keep))
-    assert resumed.digest == fit(*given, settings=QUICK, run=CPU).digest
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (
+            lambda old, side, new: (old, side, new.select(BACKWARDS[1:])),
+            TransformationError,
+            "40 old embeddings and 39 new .*in one order",
+        ),
+        (
+            lambda old, side, new: (old, side.select(BACKWARDS[1:]), new),
+            TransformationError,
+            "40 old embeddings and 39 side-information",
+        ),
+        (
+            lambda old, side, new: (old, side, new.select(BACKWARDS)),
+            TransformationError,
+            r"row 0 is item 'i000' .* 'i039' .*by align\(old\.ids\)",
+        ),
+        (
+            lambda old, side, new: (old, side, replace(new, ids=("other", *new.ids[1:]))),
+            TransformationError,
+            "'i000' in the old .*'other' in the new .*not the",
+        ),
+        (
+            lambda old, side, new: (old, None, old),
+            TransformationError,
+            "both in old@1 .*nothing to fit",
+        ),
+        (
+            lambda *given: [each.select(np.arange(19)) for each in given],
+            DataError,
+            "there are 19 items .* at least 20",
+        ),
+        (
+            lambda *given: [with_views(each.select(np.arange(10)), 4) for each in given],
+            DataError,
+            "there are 10 items .* in 40 pairs",
+        ),
+    ],
+)
+def test_pairs_that_are_none_or_too_few_are_refused(change, error, words):
+    with pytest.raises(error, match=words):
+        fit(*change(*world(40)), run=CPU)
