@@ -1,7 +1,6 @@
 """Runs an ONNX file by onnxruntime; needs no torch."""
 
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,13 +46,7 @@ class OnnxEngine(Engine):
         self._check_input()
         shape = (1, self.taken.channels, self.taken.size, self.taken.size)
         image = (100 + np.arange(math.prod(shape)) * 37 % 51).astype(np.uint8).reshape(shape)
-        output = next(self._outputs(self._session, image, self.taken))
-        if output.ndim != 2:
-            raise ModelError(
-                f"the ONNX file's first output has shape {output.shape} for one image",
-                "export the model with its pooling, as one vector an image",
-                needed="it needs (images, dimensions)",
-            )
+        output = self._run(self._session, image, self.taken)
         kind = self._session.get_outputs()[0].type
         if "float8" in kind:  # onnxruntime gives the codes instead of the numbers
             raise ModelError(f"the ONNX file's first output is {kind}", "cast it to float32 in it")
@@ -89,11 +82,11 @@ class OnnxEngine(Engine):
     def _check_repeats(self, image: Pixels, first: np.ndarray) -> None:
         """Refuse a graph whose vectors depend on chance, or on the other images of a batch."""
         length = float(np.linalg.norm(first.astype(np.float64)))
-        again, beside = next(self._outputs(self._session, image, self.taken)), first
+        again, beside = self._run(self._session, image, self.taken), first
         harsh = (image % 2 * 255).astype(np.uint8)  # as unlike it in mean and deviation as can be
         with suppress(ModelError):  # traced with one image: embedding by one works
             three = np.concatenate([harsh, image, harsh])
-            beside = np.concatenate(list(self._outputs(self._session, three, self.taken)))[1:2]
+            beside = self._run(self._session, three, self.taken)[1:2]
         for other, share, reason in (
             (again, REPEATED, "every time"),
             (beside, BESIDE, "beside another image"),
@@ -115,13 +108,12 @@ class OnnxEngine(Engine):
 
         def run(pixels: Pixels) -> tuple[Vectors, None]:
             taken.check(pixels)
-            outputs = list(self._outputs(session, pixels, taken))
-            vectors = np.concatenate(outputs) if outputs else np.empty((0, self.dim), np.float32)
+            vectors = self._run(session, pixels, taken)
             return check_vectors(vectors, len(pixels), self.dim, "the ONNX file"), None
 
         return run
 
-    def _outputs(self, session: Any, pixels: Pixels, taken: InputSpec) -> Iterator[np.ndarray]:
+    def _run(self, session: Any, pixels: Pixels, taken: InputSpec) -> np.ndarray:
         """Run the graph on batches of the size it wants; what a last one is filled with is cut.
 
         One that quantises by the largest number of a batch is given one image at a time, so that
@@ -130,21 +122,32 @@ class OnnxEngine(Engine):
         wanted = session.get_inputs()[0]
         fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
         step = 1 if QUANTISES in self.model.graph else fixed or max(len(pixels), 1)
+        outputs = [np.empty((0, self.dim), np.float32)] if len(pixels) == 0 else []
         for start in range(0, len(pixels), step):
             batch = pixels[start : start + step]
             images = batch if wanted.type == _BYTES else taken.normalise(batch)
             if fixed:
                 missing = fixed - len(batch)
                 images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
-            output = _run(session, wanted.name, images)
-            if len(output) != len(images):
+            try:
+                output = session.run(None, {wanted.name: images})[0]
+            except Exception as error:  # onnxruntime's own errors have no common class
                 raise ModelError(
-                    f"the ONNX file's first output has shape {output.shape} for {len(images)} "
-                    "images",
-                    "export the model with one vector an image as its first output",
+                    f"the ONNX file cannot be run on {len(images)} images "
+                    f"({str(error).splitlines()[0]})",
+                    "export it with a batch of any size (dynamic), or with the fixed one it was "
+                    "traced with",
+                ) from error
+            shape = output.shape if isinstance(output, np.ndarray) else type(output).__name__
+            if len(shape) != 2 or shape[0] != len(images):
+                raise ModelError(
+                    f"the ONNX file's first output has shape {shape} for {len(images)} images",
+                    "export the model with its pooling, and one vector an image as its first "
+                    "output",
                     needed="it needs (images, dimensions)",
                 )
-            yield output[: len(batch)]
+            outputs.append(output[: len(batch)])
+        return np.concatenate(outputs)
 
     @cached_property
     def _session(self) -> Any:
@@ -158,24 +161,6 @@ class OnnxEngine(Engine):
         """Return the graph as a file, and its weights where it is too large to hold them."""
         files = {ONNX_FILE: self.model.graph, WEIGHTS_FILE: self.model.weights}
         return {}, {name: content for name, content in files.items() if content}
-
-
-def _run(session: Any, name: str, images: np.ndarray) -> np.ndarray:
-    try:
-        output: Any = session.run(None, {name: images})[0]
-    except Exception as error:  # onnxruntime's own errors have no common class
-        raise ModelError(
-            f"the ONNX file cannot be run on {len(images)} images ({str(error).splitlines()[0]})",
-            "export it with a batch of any size (dynamic), or with the fixed one it was "
-            "traced with",
-        ) from error
-    if not isinstance(output, np.ndarray) or output.ndim == 0:
-        raise ModelError(
-            f"the ONNX file's first output is a {type(output).__name__} of no images",
-            "export the model with one vector an image as its first output",
-            needed="it needs (images, dimensions)",
-        )
-    return output
 
 
 def _session(model: OnnxFiles, device: str) -> Any:
