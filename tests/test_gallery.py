@@ -7,7 +7,7 @@ import pytest
 from upgrades import OLD, SIDE, embed, make_transformation, numbered
 
 from onward import retrieval
-from onward.errors import EvaluationError, GalleryError, SpaceMismatchError
+from onward.errors import EvaluationError, GalleryError, LabelMismatchError, SpaceMismatchError
 from onward.gallery import RecordedRoutes, create_gallery, open_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Space
@@ -100,7 +100,7 @@ def test_refused_additions_say_what_does_not_fit(gallery):
                 verb(*embeddings, payloads=payloads)
     one, two = (embed(s, ["a"], labels=np.array([n])) for s, n in ((OLD, 1), (SIDE, 2)))
     with pytest.raises(
-        GalleryError, match=r"item 'a' is of class 1 .* of class 2 in those in side"
+        LabelMismatchError, match=r"'a' is of class 1 .* of class 2 in those in sid"
     ):
         gallery.add(one, two)
     assert gallery.count() == 0

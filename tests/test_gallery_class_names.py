@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from upgrades import OLD, SIDE, embed, make_gallery
 
-from onward.errors import GalleryError, LabelMismatchError
+from onward.errors import LabelMismatchError
 from onward.gallery import create_gallery, open_gallery
 from onward.gallery.record import Record
 
@@ -138,9 +138,8 @@ def test_embeddings_of_the_same_items_give_their_labels_together(url):
     assert classes(gallery) | {"d": "cat", "e": "owl"} == classes(gallery)
     with pytest.raises(LabelMismatchError, match="only one has class names, and item 'g' has its"):
         gallery.add(items("fg", [0, 1]), items("fg", [0, -1], CATS_AND_OWLS, SIDE))
-    with pytest.raises(
-        GalleryError, match=r"'f' is of class 'cat' in one .* and of class 'owl' in"
-    ):
+    words = "'f' is of class 'cat' in those in old@1 .* and of class 'owl' in those in side@1"
+    with pytest.raises(LabelMismatchError, match=words):
         gallery.add(items("f", [0], CATS_AND_OWLS), items("f", [0], {0: "owl"}, SIDE))
 
 

@@ -458,14 +458,19 @@ def label_alike(same_items: Sequence[Embeddings], sources: Sequence[str]) -> lis
         if each.labels is not None
     ]
     return [
-        _labelled_by(each, source, [pair for pair in known if pair[0] is not each])
+        labelled_by(each, source, [pair for pair in known if pair[0] is not each])
         for each, source in zip(same_items, sources, strict=True)
     ]
 
 
-def _labelled_by(
+def labelled_by(
     each: Embeddings, source: str, others: Sequence[tuple[Embeddings, str]]
 ) -> Embeddings:
+    """Return embeddings with the classes that others of the same items know too.
+
+    Raises:
+        LabelMismatchError: if an item is in two classes.
+    """
     for other, whose in others:
         assert other.labels is not None  # noqa: S101  # such are left out
         if each.labels is None:

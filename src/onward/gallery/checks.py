@@ -14,8 +14,9 @@ from onward.errors import EvaluationError, GalleryError, LabelMismatchError
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows
 from onward.gallery.values import Revisions
-from onward.labels import comparable, into, shown
+from onward.labels import comparable
 from onward.rankings import as_count
+from onward.relevance import labelled_by
 from onward.spaces import LENGTHS, Embeddings, Space, has_length
 
 NAMED = 3
@@ -72,7 +73,8 @@ def label_items(embeddings: Sequence[Embeddings]) -> Embeddings:
     Where some do not know an item's class, the others say it.
 
     Raises:
-        GalleryError: if there are no embeddings, their ids differ, or an item has two labels.
+        GalleryError: if there are no embeddings, or their ids differ.
+        LabelMismatchError: if an item is in two classes, or nothing tells in which.
     """
     if not embeddings:
         raise GalleryError(
@@ -81,7 +83,10 @@ def label_items(embeddings: Sequence[Embeddings]) -> Embeddings:
     whole = replace(embeddings[0])
     for one in embeddings[1:]:
         _check_aligned(whole, one)
-        whole = _with_labels_of(whole, one)
+        _check_comparable(whole, one)
+        if one.labels is not None:
+            whole = labelled_by(whole, f"those in {whole.space}", [(one, f"those in {one.space}")])
+            whole = replace(whole, class_names=whole.class_names or one.class_names)
     return whole
 
 
@@ -210,34 +215,23 @@ def _check_lengths(given: Embeddings) -> None:
         )
 
 
-def _with_labels_of(whole: Embeddings, one: Embeddings) -> Embeddings:
-    if one.labels is None:
-        return whole
-    if whole.labels is None:
-        return replace(whole, labels=one.labels, class_names=one.class_names)
-    sources = (f"those in {one.space}", f"those in {whole.space}")
-    labels, names = one.labels, whole.class_names
-    if one.class_names is not None and names is not None:
-        labels, names = into(labels, one.class_names, names, same_labels=False, sources=sources)
-    bare, named = (labels, whole.labels) if one.class_names is None else (whole.labels, labels)
-    alone = (bare >= 0) & (named < 0)  # else the items tell that the numbers mean the same
-    if alone.any() and not comparable(one.class_names, whole.class_names):
+def _check_comparable(whole: Embeddings, one: Embeddings) -> None:
+    """Refuse labels of two numberings where no item tells that the numbers mean the same.
+
+    Raises:
+        LabelMismatchError: naming an item that has its label in the numbering without names.
+    """
+    if whole.labels is None or one.labels is None or comparable(one.class_names, whole.class_names):
+        return
+    labels = whole.labels, one.labels
+    bare, named = labels[::-1] if one.class_names is None else labels
+    alone = (bare >= 0) & (named < 0)
+    if alone.any():
         raise LabelMismatchError(
             f"of the embeddings in {one.space} and in {whole.space} only one has class names, and "
             f"item {one.ids[int(np.argmax(alone))]!r} has its label in the other, so nothing tells "
             "which class that is. Give both with class names, or only one of them with labels"
         )
-    apart = (whole.labels != labels) & (whole.labels >= 0) & (labels >= 0)
-    if apart.any():
-        row = int(np.argmax(apart))
-        raise GalleryError(
-            f"item {one.ids[row]!r} is of class {shown(int(whole.labels[row]), whole.class_names)} "
-            "in one of the embeddings and of class "
-            f"{shown(int(one.labels[row]), one.class_names)} in those in {one.space}",
-            "an item is of one class",
-        )
-    common = np.where(whole.labels >= 0, whole.labels, labels)
-    return replace(whole, labels=common, class_names=names or one.class_names)
 
 
 def _payload_texts(items: Embeddings, payloads: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

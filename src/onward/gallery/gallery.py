@@ -105,7 +105,7 @@ class Gallery(GalleryRows):
             GalleryError: if an item is there already, or what is given does not fit together;
                 then no row is written.
             LabelMismatchError: if only the gallery or only the items have class names, and
-                `same_labels` is false.
+                `same_labels` is false; or the embeddings put an item in two classes.
         """
         rows = self._rows(embeddings, payloads, same_labels)
         there = self._store.insert(rows) if rows.ids else ()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from onward.labels import ClassNames
-from onward.plain import Plain, plain
+from onward.plain import Plain, fields_of, plain
 from onward.spaces import Ids, Origin, Space, Vectors
 
 Revisions = Int64[np.ndarray, " item"]
@@ -226,10 +226,7 @@ class GalleryDescription:
                 }
                 for space, counts in self.spaces.items()
             ],
-            "serving": self.serving.to_json(),
-            "query_model": self.query_model,
-            "since": self.since,
-            "previous": plain(self.previous),
+            **fields_of(self, without=("url", "rows", "spaces", "transformations", "class_names")),
             "named_classes": None if self.class_names is None else len(self.class_names),
         }
 
