@@ -38,63 +38,47 @@ def pixels_of(image):
     return [image.getpixel((x, 0)) for x in range(image.width)]
 
 
-@pytest.mark.parametrize(
-    ("image", "mode", "expected"),
-    [
-        pytest.param(two_pixels("L", 0, 200), "L", [0, 200], id="grey"),
-        pytest.param(two_pixels("RGB", RED, GREEN), "RGB", [RED, GREEN], id="colour"),
-        pytest.param(two_pixels("1", 0, 1), "L", [0, 255], id="black-and-white"),
-        pytest.param(two_pixels("I;16", 0x0101, 0xFFFF), "L", [1, 255], id="sixteen-bit"),
-        pytest.param(
-            two_pixels("RGBA", (*RED, 255), (*GREEN, 0)), "RGB", [RED, WHITE], id="transparent"
-        ),
-        pytest.param(two_pixels("LA", (10, 255), (10, 0)), "L", [10, 255], id="grey-transparent"),
-        pytest.param(
-            two_pixels("RGB", RED, GREEN).convert("P", palette=Image.Palette.ADAPTIVE),
-            "RGB",
-            [RED, GREEN],
-            id="palette",
-        ),
-    ],
-)
-def test_images_of_every_mode_become_grey_or_colour(image, mode, expected):
-    decoded = decode_image(image)
-    assert decoded.mode == mode
-    assert pixels_of(decoded) == expected
-
-
-def test_a_transparent_palette_is_laid_on_white():
-    image = two_pixels("P", 0, 1)
-    image.putpalette([*RED, *GREEN])
-    assert pixels_of(decode_image(image, transparency=1)) == [RED, WHITE]
+COLOURS = two_pixels("RGB", RED, GREEN)
+PALETTE = COLOURS.convert("P", palette=Image.Palette.ADAPTIVE)
+INDEXED = two_pixels("P", 0, 1)
+INDEXED.putpalette([*RED, *GREEN])
+INKS = Image.new("CMYK", (2, 1), (0, 255, 255, 0))
+TURNED = Image.Exif()
+TURNED[0x0112] = 3  # by 180 degrees, as the camera noted
 
 
 @pytest.mark.parametrize(
-    ("image", "clear", "mode", "expected"),
+    ("image", "options", "mode", "expected"),
     [
-        pytest.param(two_pixels("L", 0, 100), 0, "L", [255, 100], id="grey"),
-        pytest.param(two_pixels("RGB", RED, GREEN), RED, "RGB", [WHITE, GREEN], id="colour"),
-        pytest.param(two_pixels("I;16", 0, 30000), 0, "L", [255, 117], id="sixteen-bit"),
+        pytest.param(two_pixels("L", 0, 200), {}, "L", [0, 200], id="grey"),
+        pytest.param(COLOURS, {}, "RGB", [RED, GREEN], id="colour"),
+        pytest.param(two_pixels("1", 0, 1), {}, "L", [0, 255], id="black-and-white"),
+        pytest.param(two_pixels("I;16", 0x0101, 0xFFFF), {}, "L", [1, 255], id="sixteen-bit"),
+        pytest.param(PALETTE, {}, "RGB", [RED, GREEN], id="palette"),
+        pytest.param(INKS, {"kind": "TIFF"}, "RGB", [RED, RED], id="cmyk"),
+        pytest.param(COLOURS, {"exif": TURNED}, "RGB", [GREEN, RED], id="turned"),
+        pytest.param(
+            two_pixels("RGBA", (*RED, 255), (*GREEN, 0)), {}, "RGB", [RED, WHITE], id="transparent"
+        ),
+        pytest.param(
+            two_pixels("LA", (10, 255), (10, 0)), {}, "L", [10, 255], id="grey-transparent"
+        ),
+        pytest.param(INDEXED, {"transparency": 1}, "RGB", [RED, WHITE], id="clear-in-a-palette"),
+        pytest.param(
+            two_pixels("L", 0, 100), {"transparency": 0}, "L", [255, 100], id="clear-grey"
+        ),
+        pytest.param(COLOURS, {"transparency": RED}, "RGB", [WHITE, GREEN], id="clear-colour"),
+        pytest.param(
+            two_pixels("I;16", 0, 30000), {"transparency": 0}, "L", [255, 117], id="clear-of-16-bit"
+        ),
     ],
 )
-def test_a_colour_that_is_named_transparent_is_laid_on_white(image, clear, mode, expected):
-    decoded = decode_image(image, transparency=clear)
+def test_images_of_every_mode_become_grey_or_colour_upright_and_on_white(
+    image, options, mode, expected
+):
+    decoded = decode_image(image, **options)
     assert decoded.mode == mode
     assert pixels_of(decoded) == expected
-
-
-def test_cmyk_becomes_colour():
-    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    decoded = decode_image(image, "TIFF")
-    assert decoded.mode == "RGB"
-    assert decoded.getpixel((4, 4)) == RED
-
-
-def test_the_orientation_that_the_camera_noted_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 3  # turned by 180 degrees
-    image = two_pixels("RGB", RED, GREEN)
-    assert pixels_of(decode_image(image, exif=exif)) == [GREEN, RED]
 
 
 def test_of_an_animation_the_first_picture_counts():
