@@ -1,6 +1,5 @@
 """The plan of a backfill: its curves against naive ones, and its advice worked by hand."""
 
-import inspect
 import itertools
 import json
 from dataclasses import replace
@@ -12,7 +11,7 @@ from worlds import unsure_by
 
 from onward.backfill_curve import GRID, random_order
 from onward.compatibility import evaluate_embeddings
-from onward.errors import SpaceMismatchError, UpgradeError
+from onward.errors import UpgradeError
 from onward.evaluation import evaluate
 from onward.gallery import create_gallery
 from onward.intervals import Interval
@@ -165,13 +164,6 @@ def test_too_few_items_make_no_plan():
         plan_backfill(make_gallery(old), make_h(), sample=new.select(range(19)))
 
 
-def test_a_sample_of_another_model_is_refused():
-    old, new = make_items()
-    other = Embeddings(new.ids, new.vectors, Space("other@3", 3))
-    with pytest.raises(SpaceMismatchError, match=r"the sample is in other@3 .* leads to new@2"):
-        plan_backfill(make_gallery(old), make_h(), sample=other)
-
-
 # The plan of the upgrade says the same
 
 
@@ -298,11 +290,6 @@ def test_a_sample_of_which_nothing_can_be_carried_makes_no_plan():
     gallery, h, sample, _ = world(bare=90, labelled=True, unsure=True)
     with pytest.raises(UpgradeError, match=r"90 of the .*, and no transformation can carry one of"):
         plan_backfill(gallery, h, sample=sample)
-
-
-def test_both_judge_by_the_same_items_of_a_large_sample():
-    signatures = [inspect.signature(one).parameters for one in (forecast, plan_backfill)]
-    assert len({one["most_items"].default for one in signatures}) == 1
 
 
 # The advice

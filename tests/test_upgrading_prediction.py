@@ -358,6 +358,8 @@ def test_a_sample_in_another_space_is_refused():
     with pytest.raises(SpaceMismatchError, match=words):
         plan_upgrade(gallery, h, sample=other)
     with pytest.raises(SpaceMismatchError, match=words):
+        plan_backfill(gallery, h, sample=other)
+    with pytest.raises(SpaceMismatchError, match=words):
         Upgrade(gallery, h).start(sample=other)
     assert NEW not in gallery.spaces()
 

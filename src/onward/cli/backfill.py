@@ -340,13 +340,13 @@ def _embed_some(
     from onward.models import EmbeddingModel
     from onward.progress import progress_bar
     from onward.spaces import Embeddings
-    from onward.upgrading.evidence import fitted_on
+    from onward.upgrading.evidence import fitted_items
     from onward.upgrading.routes import answering_space
 
     loaded = EmbeddingModel.load(model)
     opened = upgrade.gallery
     embed = open_embedder(opened, loaded, device, max_pixels)
-    fitted = {item for one in upgrade.routes.transformations for item in fitted_on(one.made_by)}
+    fitted = fitted_items(upgrade.routes)
     now = answering_space(opened.view(), upgrade.routes)
     drawn = opened.sample([now], rows + len(fitted), seed=seed)
     ids = tuple(item for item in drawn if item not in fitted)[:rows]

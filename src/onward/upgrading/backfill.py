@@ -126,7 +126,8 @@ class Budget:
         found = BUDGET.fullmatch(text.strip())
         is_long = found is not None and len(found["number"]) > MOST_DIGITS
         if found is None or is_long or (found["money"] and found["unit"]):
-            raise ConfigurationError(f"{_shortened(text)} is not a budget", f"write {BUDGETS}")
+            shown = text if len(text) <= 40 else text[:40] + "..."
+            raise ConfigurationError(f"{shown!r} is not a budget", f"write {BUDGETS}")
         number, unit = Decimal(found["number"]), found["unit"]
         if found["money"]:
             return cls(money=float(number), price=price)
@@ -347,7 +348,13 @@ def backfill(
         raise ConfigurationError(f"there is no order {order!r}", f"choose {' or '.join(ORDERS)}")
     begin = time.perf_counter()
     view = gallery.view()
-    _check_space(view, new)
+    if new not in view.spaces():
+        raise UpgradeError(
+            f"gallery {view.url} has no vectors in {new}, so there is nothing to backfill",
+            "give the model of one of these, or start the upgrade to that space first",
+            needed=f"it has {', '.join(map(str, view.spaces()))}",
+            step="start",
+        )
     meter = Meter(budget, view.rows)
     among = None if ids is None else frozenset(ids)
     chosen = _waiting_in_order(view, new, among, order=order, seed=seed, meter=meter)
@@ -621,17 +628,6 @@ def _read(
     return {item: revisions[item] for item in there}, payloads
 
 
-def _check_space(view: GalleryView, new: Space) -> None:
-    spaces = view.spaces()
-    if new not in spaces:
-        raise UpgradeError(
-            f"gallery {view.url} has no vectors in {new}, so there is nothing to backfill",
-            "give the model of one of these, or start the upgrade to that space first",
-            needed=f"it has {', '.join(map(str, spaces))}",
-            step="start",
-        )
-
-
 def _check_embedded(found: EmbeddedItems, asked: Ids, new: Space) -> None:
     made = found.embeddings
     if made.space != new:
@@ -653,10 +649,6 @@ def _is_above_0(value: object) -> bool:
     """Say whether it is a number above 0; infinity, NaN and truth values are not."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type, operator]
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 def _exact(number: float) -> Decimal:

@@ -217,7 +217,9 @@ def _moment(written: object) -> datetime | None:
 
 def _why_kept(view: GalleryView, routes: Routes, space: Space, given_up: set[Space]) -> str | None:
     """Return why a space is not dropped; None if it is, or if it answers queries."""
-    filled, served = view.record.transformations, _have_served(view)
+    filled = view.record.transformations
+    began = (one for one in view.journal if one["event"] in SERVES)
+    served = {view.serving, *(Space.from_json(one["space"]) for one in began)}
     under_way = {one for one in filled if one not in served}
     if space == routes.new or space in given_up - under_way - _read_by(view, under_way):
         return None
@@ -231,12 +233,6 @@ def _why_kept(view: GalleryView, routes: Routes, space: Space, given_up: set[Spa
     originals = [old for old in read if old not in filled and old not in given_up]
     natives = find_natives(view, space, without=originals, unless_embedded=routes.new)
     return None if natives is None else f"a model embedded {natives} in no other space"
-
-
-def _have_served(view: GalleryView) -> set[Space]:
-    """Return the spaces that answer queries or have done so, as the journal says."""
-    entries = (one for one in view.journal if one["event"] in SERVES)
-    return {view.serving, *(Space.from_json(one["space"]) for one in entries)}
 
 
 def _read_by(view: GalleryView, filled: Iterable[Space]) -> set[Space]:

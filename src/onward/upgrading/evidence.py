@@ -343,6 +343,11 @@ def fitted_on(made_by: Mapping[str, Any]) -> Iterator[str]:
         yield from fitted_on(part.get("made_by", {}))
 
 
+def fitted_items(routes: Routes) -> set[str]:
+    """Return the ids of the items that one of the transformations was fitted on."""
+    return {item for one in routes.transformations for item in fitted_on(one.made_by)}
+
+
 def count_unlisted(made_by: Mapping[str, Any]) -> int:
     """Count the training pairs whose ids are not kept, where no gallery sample was learned from.
 
@@ -454,7 +459,10 @@ def _choose_searched(
         there = view.scan((), with_spaces=[space], ids=sorted({*wanted, *given}))
         first = {item for batch in there for item in batch.ids}
         drawn = (*first, *(item for item in drawn if item not in first))[: max(most, len(first))]
-    untold = _never_told(routes).intersection(drawn)
+    told = {
+        item for one in routes.transformations if one.out_of_fold for item in one.out_of_fold.ids
+    }
+    untold = (fitted_items(routes) - told).intersection(drawn)
     untold -= set(_read(view, routes.new, untold, origin="embedded").ids)
     flattered = untold.intersection(given)
     ids = tuple(sorted(set(drawn) - (untold - flattered)))
@@ -485,15 +493,6 @@ def _known_labels(
     return known | {item: label for item, label in given if label >= 0}
 
 
-def _never_told(routes: Routes) -> set[str]:
-    """Return the items that a transformation was fitted on, save those of which it tells more."""
-    fitted, told = set[str](), set[str]()
-    for one in routes.transformations:
-        fitted.update(fitted_on(one.made_by))
-        told.update(() if one.out_of_fold is None else one.out_of_fold.ids)
-    return fitted - told
-
-
 def _choose_judged(
     view: GalleryView,
     routes: Routes,
@@ -511,7 +510,7 @@ def _choose_judged(
     are judged without labels.
     """
     check_sample_space(sample, routes.new)
-    fitted = {item for one in routes.transformations for item in fitted_on(one.made_by)}
+    fitted = fitted_items(routes)
     fresh = sorted(item for item in sample.ids if item not in fitted)
     chosen = _first_by_digest(fresh, most)
     found = searched.among(frozenset(chosen))

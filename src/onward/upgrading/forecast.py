@@ -538,7 +538,10 @@ class _Backfilled:
                 found[share] = _mean([_by_metric(one, BY_LABEL) for one in both])
         for share in shares if self.relevance is None else agreed:
             some = orders if 0 < share < 1 else orders[:1]  # at the ends all are the same
-            galleries = (self._mixed(order, share) for order in some)
+            galleries = (  # what has no vector is not found
+                with_true(self.upgraded, self.new, among=order[: items_at(share, len(order))])
+                for order in some
+            )
             found[share] |= _mean([self._agreement(self.asked.new, one) for one in galleries])
         return found
 
@@ -553,11 +556,6 @@ class _Backfilled:
         count = count_neighbours(len(self.new))
         found = search(queries, gallery, count, exclude_self=self.asked.exclude_self)
         return {AGREEMENT: agreement(found, self.nearest)}
-
-    def _mixed(self, order: Ids, share: float) -> Embeddings:
-        """Return the gallery of which a share is embedded; what has no vector is not found."""
-        embedded = order[: items_at(share, len(order))]
-        return with_true(self.upgraded, self.new, among=embedded)
 
 
 def _orders(

@@ -642,14 +642,19 @@ def check_rate(rows_per_second: float | None) -> None:
 
 
 def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
-    new = routes.new
+    new, started = routes.new, is_started(view, routes)
+    said = (
+        entry
+        for entry in journal_of(view, new)
+        if entry["event"] == GATE and entry["transformation"] == routes.digest
+    )
     home = view.serving if view.serving != new else view.previous
     return UpgradeStatus(
         gallery=view.url,
         transformation=routes.digest,
         old=routes.first.old,
         new=new,
-        started=is_started(view, routes),
+        started=started,
         work=measure_work(view, routes),
         notes=describe_chains(view, routes),
         verification=verification_state(view, routes),
@@ -659,17 +664,5 @@ def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
         previous=view.previous,
         natives=None if home is None else find_natives(view, new, without=[home]),
         control=view.control(new) if new in view.spaces() else Control(),
-        gate=_gate_of(view, routes),
+        gate=GateEntry.of(next(said, None)) if started else None,
     )
-
-
-def _gate_of(view: GalleryView, routes: Routes) -> GateEntry | None:
-    """Return what the gate said when an upgrade was started; None if it was not."""
-    if not is_started(view, routes):
-        return None
-    said = (
-        entry
-        for entry in journal_of(view, routes.new)
-        if entry["event"] == GATE and entry["transformation"] == routes.digest
-    )
-    return GateEntry.of(next(said, None))
