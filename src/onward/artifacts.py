@@ -259,13 +259,11 @@ def check_replaceable(target: Path, kind: str) -> None:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    try:
-        mode = target.stat().st_mode  # once: another writer may replace it meanwhile
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    if not stat.S_ISDIR(mode):
-        raise ArtifactError(_holds_no(target, kind))
-    _read_steadily(target, lambda opened: _check_standing(target, opened, kind))
+    mode = _mode(target)
+    if mode and not stat.S_ISDIR(mode):
+        raise _holds_no(target, kind)
+    if mode:
+        _read_steadily(target, lambda opened: _check_standing(target, opened, kind))
 
 
 def _check_standing(target: Path, opened: "_Opened", kind: str) -> None:
@@ -275,7 +273,7 @@ def _check_standing(target: Path, opened: "_Opened", kind: str) -> None:
     data = opened.read(CONFIG)
     header = {} if data is None else _parse_header(target, data)
     if header.get("kind") != kind:
-        raise ArtifactError(_holds_no(target, kind))
+        raise _holds_no(target, kind)
     _check_fields(target, header)
     others = sorted(names - {CONFIG, *header["digests"]})
     lost = [name for name in others if not is_left_behind(name)]
@@ -287,11 +285,19 @@ def _check_standing(target: Path, opened: "_Opened", kind: str) -> None:
         )
 
 
-def _holds_no(target: Path, kind: str) -> str:
-    return (
-        f"{target} is there already and holds no {kind}; it was left as it is. "
-        "Give another directory"
+def _holds_no(target: Path, kind: str) -> ArtifactError:
+    return ArtifactError(
+        f"{target} is there already and holds no {kind}",
+        "it was left as it is. Give another directory",
     )
+
+
+def _mode(target: Path) -> int:
+    """Return the mode of what stands at a target, looked up once; 0 where nothing does."""
+    try:
+        return target.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def check_file_replaceable(target: Path) -> None:
@@ -301,11 +307,8 @@ def check_file_replaceable(target: Path) -> None:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    try:
-        mode = target.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    if not stat.S_ISREG(mode):
+    mode = _mode(target)
+    if mode and not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "not a file that can be replaced"
         raise ArtifactError(f"{target} is {what}", "it was left as it is. Give another place")
 
@@ -438,23 +441,18 @@ def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:
     if data is None:
         raise ArtifactError(f"{target} has no config.json", "give a directory that Onward wrote")
     try:
-        header = json.loads(data, parse_constant=_refuse_constant)
+        header: dict[str, Any] = json.loads(data, parse_constant=_refuse_constant)
         if not isinstance(header, dict):
             raise TypeError(f"it is a {type(header).__name__}")
         rest = {name: value for name, value in header.items() if name != "digest"}
-        computed = digest(canonical_json(rest))
-    except RecursionError as error:
-        raise ArtifactError(
-            f"{target / CONFIG} is nested too deeply to be read", "restore it from a copy"
-        ) from error
+        whole = header.get("digest") == digest(canonical_json(rest))
+        wrong = "" if whole else "was changed after it was written"
+    except RecursionError:
+        wrong = "is nested too deeply to be read"
     except (ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{target / CONFIG} is not a JSON object: {error}", "restore it from a copy"
-        ) from error
-    if header.get("digest") != computed:
-        raise ArtifactError(
-            f"{target / CONFIG} was changed after it was written", "restore it from a copy"
-        )
+        wrong = f"is not a JSON object: {error}"
+    if wrong:
+        raise ArtifactError(f"{target / CONFIG} {wrong}", "restore it from a copy")
     return header
 
 

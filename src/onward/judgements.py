@@ -72,8 +72,8 @@ def read_ignored(path: Path | str) -> dict[str, set[str]]:
         if len(fields) != 2 or not all(fields):
             raise EvaluationError(
                 f"line {number} of {path} is {_short(line)}",
-                "give the id of a query and the id of "
-                "an item to ignore for it, with a tab or a space between",
+                "give the id of a query and the id of an item to ignore for it, with a tab or a "
+                "space between",
             )
         ignored.setdefault(fields[0], set()).add(fields[1])
     return ignored
@@ -115,15 +115,10 @@ def _judgement(fields: Sequence[str], line: str, where: str, beir: bool) -> tupl
     if not beir and len(fields) != 4:
         fields = _at_spaces(line)
     if len(fields) != (3 if beir else 4) or not all(fields):
-        header = " ".join(BEIR_HEADER)
         raise EvaluationError(
-            f"{where} has {len(fields)} columns, or an empty one: {_short(line)}. "
-            + (
-                f"Under the header {header!r} each line has three, split by tabs"
-                if beir
-                else "TREC's qrels have four (query iteration item grade); BEIR's have three, "
-                f"split by tabs, under the header {header!r}"
-            )
+            f"{where} has {len(fields)} columns, or an empty one: {_short(line)}",
+            needed="TREC's qrels have four (query iteration item grade); BEIR's have three, split "
+            f"by tabs, under the header {' '.join(BEIR_HEADER)!r}",
         )
     return fields[0], fields[-2], fields[-1].strip()
 
@@ -158,14 +153,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line.rstrip("\n")
-    except OSError as error:
-        raise EvaluationError(
-            f"{path} cannot be read: {error.strerror}", "give a text file"
-        ) from error
-    except ValueError as error:
-        raise EvaluationError(
-            f"{path} is not text in UTF-8 ({error})", "give a text file"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path} cannot be read: {error}", "give a text in UTF-8") from error
 
 
 def _split(line: str, columns: int) -> list[str]:

@@ -115,10 +115,7 @@ class Relevance:
                     "give one label an id",
                 )
         asked, there = as_labels(query_labels), as_labels(gallery_labels)
-        left_out = {
-            "queries_without_label": int((asked < 0).sum()),
-            "items_without_label": int((there < 0).sum()),
-        }
+        left_out = unlabelled(asked, there)
         order = np.argsort(there, kind="stable")
         labels, starts = np.unique(there[order], return_index=True)
         rows_of = dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=False))
@@ -438,6 +435,15 @@ def common_labels(
         sources=("the queries", "the gallery"),
     )
     return renumber(queries.labels, translated), gallery.labels
+
+
+def unlabelled(
+    query_labels: Counts, gallery_labels: Int64[np.ndarray, " gallery"]
+) -> dict[str, int]:
+    """Return how many labels of queries and gallery are unknown; see `Relevance.left_out`."""
+    known = {"queries_without_label": query_labels, "items_without_label": gallery_labels}
+    counts = {kind: int((labels < 0).sum()) for kind, labels in known.items()}
+    return {kind: count for kind, count in counts.items() if count}
 
 
 def label_alike(same_items: Sequence[Embeddings], sources: Sequence[str]) -> list[Embeddings]:

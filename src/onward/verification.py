@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int64, UInt32
 from onward.errors import EvaluationError
 from onward.evaluation import known, left_out_text
 from onward.judgements import Pair
-from onward.relevance import common_labels
+from onward.relevance import common_labels, unlabelled
 from onward.retrieval import (
     TILE_ITEMS,
     block_sizes,
@@ -170,7 +170,7 @@ def verify_pairs(
     asked: Iterable[_Tile]
     if pairs is None:
         asked = _AllPairs.between(queries, gallery, exclude_self, same_labels, block_bytes)
-        left_out = asked.left_out
+        left_out = unlabelled(asked.query_labels, asked.gallery_labels)
     else:
         asked = _listed(queries, gallery, pairs, exclude_self, block_bytes)
     upper = _count_upper(asked)
@@ -239,15 +239,6 @@ class _AllPairs:
         once = rows is not None and np.array_equal(labels, others[rows])
         queries, labels = (gallery, others) if once else (queries, labels)
         return cls(queries, gallery, labels, others, exclude_self, once, block_bytes)
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """How many items make no pair, as their label is unknown."""
-        unknown = {
-            "queries_without_label": int((self.query_labels < 0).sum()),
-            "items_without_label": int((self.gallery_labels < 0).sum()),
-        }
-        return {kind: number for kind, number in unknown.items() if number}
 
     def __iter__(self) -> Iterator[_Tile]:
         size, metric = len(self.gallery), self.gallery.space.metric
