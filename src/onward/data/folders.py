@@ -215,16 +215,14 @@ class FolderPart:
     Attributes:
         part: its name and role.
         path: the folder that holds its class folders.
-        classes: these, in natural order; none where a list says the classes.
+        classes: these, in natural order; none where a list says the classes, or nothing does.
         listed: class by file name, from a list beside the images.
-        unlabelled: whether nothing says the classes of its images.
     """
 
     part: Part
     path: Path
     classes: tuple[Path, ...]
     listed: Mapping[str, str] = field(default_factory=dict)
-    unlabelled: bool = False
 
     @property
     def class_names(self) -> set[str]:
@@ -319,7 +317,7 @@ class ImageFolder(Source):
         passed += _passed_beside(folder, parts)
         seen: dict[str, Path] = {}
         for one in parts:
-            if one.unlabelled:
+            if not (one.classes or one.listed):
                 raise DataError(
                     f"neither class folders nor a list ({one.part.name}_annotations.txt) say the "
                     f"classes of the images in {one.path}. Name the parts to read without it: "
@@ -419,7 +417,7 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
     lists = [file for file in look_into(one.path).files if file.name.endswith("annotations.txt")]
     place = one.classes[0] if wrapper else one.path
     if len(lists) != 1:
-        return FolderPart(one.part, place, (), unlabelled=True)
+        return FolderPart(one.part, place, ())
     listed: dict[str, str] = {}
     try:
         lines = lists[0].read_text(encoding="utf-8-sig").splitlines()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_NAME = 1000  # characters
+MOST = 20  # classes that a message lists
 TEST_SHARE = 0.25
 
 
@@ -256,7 +257,8 @@ class Items:
             lacking = f"class {missing[0]} has no item" if missing else "no class was asked for"
             raise DataError(
                 f"{lacking} in {self.source}",
-                f"its classes are {_ranges(self.classes)}. Classes are given by label number",
+                f"its {len(self.classes)} classes are {', '.join(map(str, self.classes[:MOST]))}"
+                f"{', ...' * (len(self.classes) > MOST)}. Classes are given by label number",
             )
         return self.select(np.flatnonzero(np.isin(self.labels, wanted)))
 
@@ -276,14 +278,3 @@ def split_by_id(items: Items) -> tuple[Items, Items]:
         held_out = max(round(len(rows) * TEST_SHARE), 1) if len(rows) > 1 else 0
         in_test[rows[np.argsort(rank[rows])][:held_out]] = True
     return items.select(~in_test), replace(items.select(in_test), left_out=())
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Write ascending numbers shortly: 0-4, 7, 9-10."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs) or "none"

@@ -1,7 +1,7 @@
 """Runs a torch backbone in eval mode."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from onward.data.images import Pixels
 from onward.errors import ModelError
-from onward.models.engines import Content, Engine, Forward, InputSpec, Vectors, check_vectors
+from onward.models.engines import Content, Engine, InputSpec
 from onward.models.layers import PooledStages
 from onward.nn.backbones import Backbone, BackboneSpec, build_backbone, normalise
 
@@ -79,27 +79,25 @@ class BackboneEngine(Engine):
             raise ModelError(f"the weights are not those of {spec.name}: {reason}") from error
         return cls(backbone, spec)
 
-    def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
+    def start(
+        self, taken: InputSpec, device: str, grid: int | None
+    ) -> Callable[[Pixels], tuple[np.ndarray, PooledStages | None]]:
         """Return a function that runs the backbone on a device."""
         place = _device(device)
         on_cpu = place.type == "cpu"
         backbone = self.backbone if on_cpu else copy.deepcopy(self.backbone).to(place)
 
-        def run(pixels: Pixels) -> tuple[Vectors, PooledStages | None]:
-            taken.check(pixels)
+        def run(pixels: Pixels) -> tuple[np.ndarray, PooledStages | None]:
             with _exactly(place):
                 images = torch.tensor(pixels).to(place).float() / 255
                 normal = normalise(images, taken.mean, taken.std)
                 if grid is None:
-                    return self._vectors(backbone(normal)), None
+                    return backbone(normal).cpu().numpy(), None
                 vectors, maps = backbone.stages(normal)
                 pooled = [adaptive_avg_pool2d(stage, grid).flatten(1) for stage in maps]
-                return self._vectors(vectors), torch.cat(pooled, dim=1).cpu().numpy()
+                return vectors.cpu().numpy(), torch.cat(pooled, dim=1).cpu().numpy()
 
         return run
-
-    def _vectors(self, vectors: Tensor) -> Vectors:
-        return check_vectors(vectors.cpu().numpy(), len(vectors), self.dim, self.spec.name)
 
     def to_json(self) -> dict[str, Any]:
         """Return its kind and what it is built from."""

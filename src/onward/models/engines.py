@@ -151,13 +151,56 @@ class Engine(ABC):
     dim: int
     stage_channels: tuple[int, ...] = ()
 
-    @abstractmethod
     def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
         """Return a function that embeds batches on a device, stages pooled to a grid if asked for.
 
         Raises:
-            ModelError: if the device cannot be used, or there are no stages to read.
+            ModelError: if the device cannot be used, or there are no stages to read. The function
+                raises it for pixels of another size, and for what is not one vector an image.
         """
+        if grid is not None and not self.stage_channels:
+            raise ModelError(
+                "the model does not tell what its stages say",
+                "use a side-information model, such as one trained by SimCLR",
+                needed="side-information of kind layers needs a torch backbone",
+            )
+        run = self.start(taken, device, grid)
+
+        def forward(pixels: Pixels) -> tuple[Vectors, PooledStages | None]:
+            taken.check(pixels)
+            output, pooled = run(pixels)
+            return self.check(output, len(pixels)), pooled
+
+        return forward
+
+    @abstractmethod
+    def start(
+        self, taken: InputSpec, device: str, grid: int | None
+    ) -> Callable[[Pixels], tuple[Any, PooledStages | None]]:
+        """Return the function that `forward` checks.
+
+        Raises:
+            ModelError: if the device cannot be used.
+        """
+
+    def check(self, output: Any, count: int) -> Vectors:
+        """Return what the model gave as one float32 row an image.
+
+        Raises:
+            ModelError: if it is of another shape or no array; the message says what is needed.
+        """
+        given = f"the model was given {count} images and returned"
+        needed = (
+            f"it must return one row of {self.dim} numbers an image, shape ({count}, {self.dim})"
+        )
+        try:
+            vectors: Vectors = as_numbers(output, np.float32)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            what = f"a {type(output).__name__} that is not an array of numbers ({error})"
+            raise ModelError(f"{given} {what}", needed) from error
+        if vectors.shape != shape:
+            raise ModelError(f"{given} shape {vectors.shape}", needed)
+        return vectors
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -209,20 +252,14 @@ class CallableEngine(Engine):
     dim: int
     declared: str | None = None
 
-    def forward(
+    def start(
         self,
-        taken: InputSpec,
+        taken: InputSpec,  # noqa: ARG002
         device: str,  # noqa: ARG002  # a function of the user's computes where it wants to
-        grid: int | None,
-    ) -> Forward:
-        """Return the function, its results checked."""
-        refuse_stages(grid, "a callable")
-
-        def run(pixels: Pixels) -> tuple[Vectors, None]:
-            taken.check(pixels)
-            return check_vectors(self.function(pixels), len(pixels), self.dim, "the callable"), None
-
-        return run
+        grid: int | None,  # noqa: ARG002
+    ) -> Callable[[Pixels], tuple[Any, None]]:
+        """Return the function."""
+        return lambda pixels: (self.function(pixels), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return its kind, and what was declared of it."""
@@ -244,39 +281,3 @@ class CallableEngine(Engine):
             "export it to ONNX (torch.onnx.export) and use EmbeddingModel.from_onnx, or make it "
             "from the callable again in each program",
         )
-
-
-def refuse_stages(grid: int | None, what: str) -> None:
-    """Refuse to read stages where there are none.
-
-    Raises:
-        ModelError: if a grid is asked for.
-    """
-    if grid is not None:
-        raise ModelError(
-            f"{what} does not tell what its stages say",
-            "use a side-information model, such as one trained by SimCLR",
-            needed="side-information of kind layers needs a torch backbone",
-        )
-
-
-def check_vectors(output: Any, count: int, dim: int, who: str) -> Vectors:
-    """Return what a model gave as one float32 row an image.
-
-    Raises:
-        ModelError: if it is of another shape or no array; the message says what is needed.
-    """
-    needed = f"it must return one row of {dim} numbers an image, shape ({count}, {dim})"
-    try:
-        vectors: Vectors = as_numbers(output, np.float32)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ModelError(
-            f"{who} was given {count} images and returned a {type(output).__name__} that is "
-            f"not an array of numbers ({error})",
-            f"{needed}",
-        ) from error
-    if vectors.shape != (count, dim):
-        raise ModelError(
-            f"{who} was given {count} images and returned shape {vectors.shape}", f"{needed}"
-        )
-    return vectors

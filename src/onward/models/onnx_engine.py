@@ -1,6 +1,7 @@
 """Runs an ONNX file by onnxruntime; needs no torch."""
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,15 +11,7 @@ import numpy as np
 
 from onward.data.images import Pixels
 from onward.errors import ModelError
-from onward.models.engines import (
-    Content,
-    Engine,
-    Forward,
-    InputSpec,
-    Vectors,
-    check_vectors,
-    refuse_stages,
-)
+from onward.models.engines import Content, Engine, InputSpec
 from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
 
 ONNX_FILE = "model.onnx"
@@ -51,7 +44,7 @@ class OnnxEngine(Engine):
         if "float8" in kind:  # onnxruntime gives the codes instead of the numbers
             raise ModelError(f"the ONNX file's first output is {kind}", "cast it to float32 in it")
         object.__setattr__(self, "dim", int(output.shape[1]))
-        self._check_repeats(image, check_vectors(output, 1, self.dim, "the ONNX file"))
+        self._check_repeats(image, self.check(output, 1))
 
     def _check_input(self) -> None:
         inputs = self._session.get_inputs()
@@ -101,17 +94,15 @@ class OnnxEngine(Engine):
                     "Export it after model.eval()",
                 )
 
-    def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
+    def start(
+        self,
+        taken: InputSpec,
+        device: str,
+        grid: int | None,  # noqa: ARG002
+    ) -> Callable[[Pixels], tuple[np.ndarray, None]]:
         """Return a function that runs the graph on the CPU, or on a GPU by CUDA."""
-        refuse_stages(grid, "an ONNX file")
         session = self._session if device in ("cpu", "auto") else _session(self.model, device)
-
-        def run(pixels: Pixels) -> tuple[Vectors, None]:
-            taken.check(pixels)
-            vectors = self._run(session, pixels, taken)
-            return check_vectors(vectors, len(pixels), self.dim, "the ONNX file"), None
-
-        return run
+        return lambda pixels: (self._run(session, pixels, taken), None)
 
     def _run(self, session: Any, pixels: Pixels, taken: InputSpec) -> np.ndarray:
         """Run the graph on batches of the size it wants; what a last one is filled with is cut.
