@@ -42,7 +42,7 @@ def test_what_is_misspelt_or_of_the_wrong_kind_is_refused_in_words(changes, word
     ("name", "words"),
     [
         ("digit", r"no recipe 'digit'; choose one of .*digits, .*images"),
-        ("mine.toml", r"there is no recipe mine\.toml"),
+        ("mine.toml", r"there is no recipe 'mine\.toml'; choose one of"),
     ],
 )
 def test_a_recipe_that_is_not_there_is_refused(name, words):

@@ -416,11 +416,19 @@ def _read_fields(name: str, other_base: str | None = None) -> dict[str, Any]:
     Args:
         other_base: a base to take instead of the one that it names.
     """
-    path = Path(name) if name.endswith(".toml") else None
+    bundled = files("onward.experiments").joinpath("recipes", f"{name}.toml")
+    path = Path(name) if name.endswith(".toml") else bundled
+    if not path.is_file():
+        raise ConfigurationError(
+            f"there is no recipe {name!r}",
+            f"choose one of {', '.join(bundled_recipes())}, or give the path of a .toml file",
+        )
     try:
-        fields = tomllib.loads(_read(path) if path else _read_bundled(name))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{name} is not TOML: {error}") from error
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name} is not TOML in UTF-8: {error}", "give a recipe"
+        ) from error
     base = fields.pop("base", None)
     if base is None and other_base is not None:
         raise ConfigurationError(
@@ -441,26 +449,6 @@ def bundled_recipes() -> tuple[str, ...]:
     """Return the names of the recipes that come with Onward."""
     names = (entry.name for entry in files("onward.experiments").joinpath("recipes").iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise ConfigurationError(f"there is no recipe {path}", "give a TOML file that exists")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"{path} is not text in UTF-8: {error}", "give a recipe, a TOML file"
-        ) from error
-
-
-def _read_bundled(name: str) -> str:
-    if name not in bundled_recipes():
-        raise ConfigurationError(
-            f"there is no recipe {name!r}",
-            f"choose one of {', '.join(bundled_recipes())}, or give the path of a .toml file",
-        )
-    return files("onward.experiments").joinpath("recipes", f"{name}.toml").read_text()
 
 
 def _set(fields: dict[str, Any], key: str, value: Any) -> None:

@@ -309,18 +309,14 @@ class FitSettings(Optimization):
         Raises:
             ConfigurationError: naming the setting, and the methods that it belongs to.
         """
-        if self.networks > 1 and self.method not in FCT_METHODS:
-            raise ConfigurationError(
-                f"networks is {self.networks}, the mean of FCT networks, but method is "
-                f"{self.method!r}",
-                "choose 'auto', 'ensemble' or 'mlp', or networks 1",
-            )
-        if self.discriminative != "none" and self.method not in FCT_METHODS:
-            raise ConfigurationError(
-                f"discriminative is {self.discriminative!r}, which a network learns, but method is "
-                f"{self.method!r}, which is solved in closed form",
-                "choose 'auto', 'ensemble' or 'mlp', or discriminative 'none'",
-            )
+        for name, without in (("networks", 1), ("discriminative", "none")):
+            said = getattr(self, name)
+            if said != without and self.method not in FCT_METHODS:
+                raise ConfigurationError(
+                    f"{name} is {said!r}, which is for a network, and what has a closed form has "
+                    f"none, but method is {self.method!r}",
+                    f"choose 'auto', 'ensemble' or 'mlp', or {name} {without!r}",
+                )
 
 
 PAPER = FitSettings(method="mlp", inner=2048)

@@ -17,7 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from onward.errors import ConfigurationError, MissingExtraError, SpaceMismatchError
+from onward.errors import (
+    ConfigurationError,
+    DataError,
+    MissingExtraError,
+    SpaceMismatchError,
+)
 from onward.spaces import Embeddings
 from onward.training.fit.closed_forms import fit_closed_form, with_uncertainty
 from onward.training.fit.pairs import (
@@ -25,8 +30,6 @@ from onward.training.fit.pairs import (
     Classifier,
     Examples,
     Pairs,
-    check_enough,
-    check_sample,
 )
 from onward.training.fit.selection import (
     Folds,
@@ -121,7 +124,13 @@ class Fit:
                 f"judged by {self.by} on {self.folds} folds of {self.groups:,} {self.held_out}: "
                 f"{self.items:,} items, {self.queries:,} queries that count, in percent",
                 " ".join([" " * width, *(f"{metric:>6}" for metric in metrics)]),
-                *(" ".join([f"{name:<{width}}", *_percents(v, metrics)]) for name, v in rows),
+                *(
+                    " ".join(
+                        [f"{name:<{width}}"]
+                        + [f"{100 * values[one]:{max(len(one), 6)}.1f}" for one in metrics]
+                    )
+                    for name, values in rows
+                ),
                 f"{kept}, judged on {self.judged}: {self.reason}",
             ]
         )
@@ -195,12 +204,13 @@ def fit(
     """
     settings, run = settings or FitSettings(), run or RunSettings()
     pairs = Pairs(old, side, new)
-    if classifier is not None and pairs.labels is not None and _uses_classifier(settings):
+    used = settings.discriminative == "classifier" and pairs.labels is not None
+    if classifier is not None and used:
         classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
-    _check(pairs, sample, groups, classifier, settings)
     work = _Work(pairs, sample, groups, of_gallery, classifier, settings, seed, run)
+    _check(work)
     if settings.method == "mlp":
-        found = Fit(work.network(work.everything, run), chosen={"method": "mlp"})
+        found = Fit(work.network(work.everything), chosen={"method": "mlp"})
     else:
         found = _choose(work)
     best = found.transformation
@@ -290,44 +300,35 @@ class _Work:
         settings = self.settings.model_copy(update={"ridge_penalties": penalties})
         return list(fit_closed_form(examples, settings))
 
-    def network(self, examples: Examples, run: RunSettings, share: float = 1) -> Transformation:
+    def network(self, examples: Examples, fold: int | None = None) -> Transformation:
         """Return a network that has learned from examples.
 
         Args:
-            share: of the steps that it learns for where it is kept.
+            fold: that which is held out, for a trial: it learns for a share of its steps.
         """
-        settings = self.settings
-        if share < 1:
-            epochs = share * settings.epochs * len(self.everything) / len(examples)
-            least = round(share * settings.least_steps)
-            settings = settings.model_copy(
-                update={"epochs": max(1, round(epochs)), "least_steps": least}
-            )
         from onward.training.fit.networks import fit_networks
 
+        settings, run = self.settings, self.run_of(fold)
+        if fold is not None:
+            epochs = TRIAL_STEPS * settings.epochs * len(self.everything) / len(examples)
+            least = round(TRIAL_STEPS * settings.least_steps)
+            fewer = {"epochs": max(1, round(epochs)), "least_steps": least}
+            settings = settings.model_copy(update=fewer)
         return fit_networks(examples, settings, classifier=self.classifier, seed=self.seed, run=run)
 
-    def trial_runs(self) -> list[RunSettings]:
-        """Return how a network learns in each fold: with a checkpoint of its own."""
+    def run_of(self, fold: int | None) -> RunSettings:
+        """Return how the network that is kept learns, or that of a fold's trial.
+
+        Each has a checkpoint of its own; together they make up the progress.
+        """
         from onward.training.fit.networks import one_of
 
-        checkpoint, count = self.run.checkpoint, self.folds.count
-        runs = [one_of(self.run, fold, count + 1) for fold in range(count)]
-        if checkpoint is None:
-            return runs
-        names = (f"{checkpoint.name}.trial-{fold}" for fold in range(count))
-        return [
-            replace(run, checkpoint=checkpoint.with_name(name))
-            for run, name in zip(runs, names, strict=True)
-        ]
-
-    @property
-    def last_run(self) -> RunSettings:
-        """How the network that is kept learns."""
-        from onward.training.fit.networks import one_of
-
-        count = self.folds.count if self.settings.method == "auto" else 0
-        return replace(one_of(self.run, count, count + 1), checkpoint=self.run.checkpoint)
+        trials = self.folds.count if self.settings.method == "auto" else 0
+        place = self.run.checkpoint
+        if place is not None and fold is not None:
+            place = place.with_name(f"{place.name}.trial-{fold}")
+        run = one_of(self.run, trials if fold is None else fold, trials + 1)
+        return replace(run, checkpoint=place)
 
     def carry(self, made: Sequence[Transformation], rows: Sequence[np.ndarray]) -> list[Embeddings]:
         """Return what the transformation of each fold makes of these pairs."""
@@ -406,18 +407,16 @@ def _try_networks(work: _Work, ridge: Trial) -> list[Trial]:
     from onward.training.loop import forget_checkpoint
 
     settings = work.settings
-    networks = [
-        work.network(work.examples(fold), run, TRIAL_STEPS)
-        for fold, run in enumerate(work.trial_runs())
-    ]
+    folds = range(work.folds.count)
+    networks = [work.network(work.examples(fold), fold) for fold in folds]
     both = [mean(each) for each in zip(networks, ridge.made, strict=True)]
     tried = [
         _try(work, {"method": "mlp", **_shape(settings)}, networks),
         _try(work, _describe_ensemble(settings, ridge.described), both),
     ]
-    for run in work.trial_runs():
-        if run.checkpoint is not None:
-            forget_checkpoint(run.checkpoint)
+    for checkpoint in (work.run_of(fold).checkpoint for fold in folds):
+        if checkpoint is not None:
+            forget_checkpoint(checkpoint)
     return tried
 
 
@@ -476,14 +475,13 @@ def _say_judged(work: _Work) -> str:
 
 def _fit_chosen(work: _Work, chosen: Mapping[str, Any]) -> Transformation:
     """Fit what was chosen on everything."""
-    penalty, everything = chosen.get("penalty"), work.everything
-    if chosen["method"] == "mlp":
-        return work.network(everything, work.last_run)
-    if chosen["method"] == "ensemble":
-        ((_, ridge),) = work.closed(everything, penalty)
-        return mean([work.network(everything, work.last_run), ridge])
-    ((_, best),) = work.closed(everything, penalty)
-    return best
+    made = []
+    if chosen["method"] in ("mlp", "ensemble"):
+        made.append(work.network(work.everything))
+    if chosen["method"] != "mlp":
+        ((_, linear),) = work.closed(work.everything, chosen.get("penalty"))
+        made.append(linear)
+    return mean(made) if len(made) > 1 else made[0]
 
 
 def _describe_ensemble(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
@@ -495,36 +493,42 @@ def _shape(settings: FitSettings) -> dict[str, Any]:
     return {"inner": settings.inner} | ({"networks": count} if count > 1 else {})
 
 
-def _check(
-    pairs: Pairs,
-    sample: Pairs | None,
-    groups: Sequence[str | None] | None,
-    classifier: Classifier | None,
-    settings: FitSettings,
-) -> None:
-    check_enough(pairs)
-    if groups is not None and sample is not None and sample.items >= LEAST_ITEMS:
+def _check(work: _Work) -> None:
+    """Refuse what cannot be fitted or judged."""
+    pairs, sample, settings = work.pairs, work.sample, work.settings
+    if pairs.items < LEAST_ITEMS:
+        raise DataError(
+            f"there are {pairs.items} items to fit a transformation on, in {len(pairs)} pairs",
+            "embed more items with both models",
+            needed=f"it needs at least {LEAST_ITEMS}",
+        )
+    if work.groups is not None and sample is not None and work.sample_judges:
         raise ConfigurationError(
             f"groups of the {len(pairs)} pairs were given, but the {sample.items} items of the "
             "gallery's sample are held out to judge by, item by item",
             "leave the groups or the sample out",
         )
-    if groups is not None and settings.gallery_classes == "seen":
+    if work.groups is not None and settings.gallery_classes == "seen":
         raise ConfigurationError(
             "groups are held out as a whole for a gallery of unseen classes, but gallery_classes "
             "is 'seen', by which items are held out",
             "leave the groups out, or say 'unseen'",
         )
-    if sample is not None:
-        check_sample(pairs, sample)
+    for name in ("old", "side", "new") if sample is not None else ():
+        ours, theirs = getattr(pairs, name), getattr(sample, name)
+        if (ours and ours.space) != (theirs and theirs.space):
+            said = [f"in {of.space}" if of is not None else "not given" for of in (ours, theirs)]
+            what = "side-information" if name == "side" else f"{name} embeddings"
+            raise SpaceMismatchError(
+                f"the {what} of the training pairs are {said[0]}, those of the gallery sample are "
+                f"{said[1]}",
+                "embed the sample with the same models",
+                needed="a transformation is fitted between the same spaces on both",
+            )
     settings.check()
     check_torch(settings)
-    if _uses_classifier(settings):
-        _check_classifier(pairs, classifier)
-
-
-def _uses_classifier(settings: FitSettings) -> bool:
-    return settings.discriminative == "classifier"
+    if settings.discriminative == "classifier":
+        _check_classifier(pairs, work.classifier)
 
 
 def _check_classifier(pairs: Pairs, classifier: Classifier | None) -> None:
@@ -563,7 +567,3 @@ def _describe(pairs: Pairs, *, listed: bool) -> dict[str, Any]:
     """Return what was learned from; with the ids, by which a plan leaves these items out."""
     facts = {"items": pairs.items, "pairs": len(pairs), "digest": pairs.digest}
     return facts | ({"ids": list(pairs.item_ids)} if listed else {})
-
-
-def _percents(numbers: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
-    return [f"{100 * numbers[name]:{max(len(name), 6)}.1f}" for name in metrics]

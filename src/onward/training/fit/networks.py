@@ -55,11 +55,11 @@ def fit_networks(
         ModelError: if the loss stops being finite.
     """
     count = settings.networks
-    runs = [one_of(run, number, count) for number in range(count)]
-    learned = [
-        fit_network(examples, settings, classifier=classifier, seed=_seed(seed, n), run=each)
-        for n, each in enumerate(runs)
-    ]
+    learned = []
+    for number in range(count):
+        own = int(digest(f"{seed}/network {number}".encode())[:8], 16) if number else seed
+        each = one_of(run, number, count)
+        learned.append(fit_network(examples, settings, classifier=classifier, seed=own, run=each))
     return learned[0] if count == 1 else mean(learned)
 
 
@@ -84,7 +84,16 @@ def fit_network(
     """
     scaling = Scaling.of(examples)
     with seeded(seed, "first weights"):
-        network = _fct_network(examples, settings) if build is None else build(examples)
+        network = (
+            build(examples)
+            if build is not None
+            else FCTTransformation(
+                examples.old.dim,
+                None if examples.side is None else examples.side.dim,
+                examples.new.dim,
+                settings.inner,
+            )
+        )
         objective = Fitting(network, scaling, settings, classifier)
     batches = _ExampleBatches(examples, scaling, classifier)
     batch_size = min(settings.batch_size, len(batches))
@@ -215,11 +224,6 @@ class _ExampleBatches(Batches):
         return tuple(tensor[chosen] for tensor in self._tensors)
 
 
-def _fct_network(examples: Examples, settings: FitSettings) -> FCTTransformation:
-    side_dim = None if examples.side is None else examples.side.dim
-    return FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
-
-
 def _scaled(network: Network, scaling: Scaling) -> Network:
     """Return a network that gives whole vectors where it gave standardised ones."""
     *mixer, last = network.mixer
@@ -239,8 +243,3 @@ def _unsure(layer: torch.nn.Linear, scaling: Scaling) -> Uncertainty:
     bias = layer.bias.detach().double().numpy() - weight @ scaling.mean
     whole = Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
     return Uncertainty(whole, scaling.mean)
-
-
-def _seed(seed: int, number: int) -> int:
-    """Return the seed of one of several networks; the first has that of the fit."""
-    return int(digest(f"{seed}/network {number}".encode())[:8], 16) if number else seed

@@ -14,7 +14,6 @@ from onward.errors import (
     ConfigurationError,
     DataError,
     ModelError,
-    SpaceMismatchError,
     TransformationError,
 )
 from onward.labels import ClassNames, Labels, translate
@@ -338,39 +337,6 @@ class Classifier:
         known = np.asarray(self.classes, np.int64)[order]
         place = np.searchsorted(known, labels).clip(max=len(known) - 1)
         return np.where(known[place] == labels, order[place], -1).astype(np.int64)
-
-
-def check_enough(pairs: Pairs) -> None:
-    """Refuse too few pairs to learn from and to judge by.
-
-    Raises:
-        DataError: if there are fewer than 20 items.
-    """
-    if pairs.items < LEAST_ITEMS:
-        raise DataError(
-            f"there are {pairs.items} items to fit a transformation on, in {len(pairs)} pairs",
-            "embed more items with both models",
-            needed=f"it needs at least {LEAST_ITEMS}",
-        )
-
-
-def check_sample(pairs: Pairs, sample: Pairs) -> None:
-    """Refuse a gallery sample that is not in the spaces of the training pairs.
-
-    Raises:
-        SpaceMismatchError: naming both spaces.
-    """
-    for name in ("old", "side", "new"):
-        ours, theirs = getattr(pairs, name), getattr(sample, name)
-        if (ours and ours.space) != (theirs and theirs.space):
-            said = [f"in {of.space}" if of is not None else "not given" for of in (ours, theirs)]
-            what = "side-information" if name == "side" else f"{name} embeddings"
-            raise SpaceMismatchError(
-                f"the {what} of the training pairs are {said[0]}, those of the gallery sample are "
-                f"{said[1]}",
-                "a transformation is fitted between the same spaces on both. Embed the "
-                "sample with the same models",
-            )
 
 
 def _known_labels(embeddings: Embeddings) -> int:

@@ -389,19 +389,13 @@ def _some(
     if len(rows) <= most:
         return rows
     shuffled = np.random.default_rng([seed, 1]).permutation(len(rows))
-    order = shuffled[np.argsort(_places(groups[shuffled]), kind="stable")]
+    _, first, inverse = np.unique(groups[shuffled], return_index=True, return_inverse=True)
+    order = shuffled[np.argsort(first[inverse.reshape(-1)], kind="stable")]
     last = order[most - 1 : most + 1]
     whole = order[:most]
     if groups[last[0]] == groups[last[1]] and (groups[whole] != groups[last[1]]).any():
         whole = whole[groups[whole] != groups[last[1]]]
     return np.sort(rows[whole])
-
-
-def _places(groups: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
-    """Return where in the order of first appearance each group stands."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    places: Int64[np.ndarray, " row"] = first[inverse.reshape(-1)]
-    return places
 
 
 def _have_mates(labels: Labels | None) -> Bool[np.ndarray, " item"]:
@@ -431,17 +425,12 @@ def _held_together(pairs: Pairs, groups: Sequence[str | None] | None) -> tuple[B
                 "give groups that tell items apart, or none",
             )
         return "group", found
-    if pairs.labels is not None:
-        labels = pairs.labels[first]
-        if _tell_classes(labels):
-            return "class", _numbers([None if label < 0 else label for label in labels.tolist()])
-    return "neighbours", neighbour_groups(pairs.new.select(first))
-
-
-def _tell_classes(labels: Labels) -> bool:
-    """Say whether most items have a label, and enough is left to learn from without any class."""
+    labels = np.full(len(first), -1) if pairs.labels is None else pairs.labels[first]
     _, sizes = np.unique(labels[labels >= 0], return_counts=True)
-    return len(sizes) > 1 and bool(sizes.sum() >= len(labels) / 2 >= sizes.max())
+    # Most items have a label, and enough is left to learn from without any class.
+    if len(sizes) > 1 and sizes.sum() >= len(labels) / 2 >= sizes.max():
+        return "class", _numbers([None if label < 0 else label for label in labels.tolist()])
+    return "neighbours", neighbour_groups(pairs.new.select(first))
 
 
 def _numbers(names: Sequence[object]) -> Groups:
