@@ -1,4 +1,4 @@
-"""Those who fill a space: how they part the rows, what they obey, and what they may not write."""
+"""Those who fill a space: how they split the rows, what they obey, and what they may not write."""
 
 import multiprocessing
 import os
@@ -45,7 +45,7 @@ def test_a_scan_of_a_share_gives_what_belongs_to_it(gallery):
     assert sorted(found) == list(numbered(300))
 
 
-def test_workers_part_the_rows_while_they_are_there(url, gallery):
+def test_workers_split_the_rows_while_they_are_there(url, gallery):
     other = open_gallery(url)
     with gallery.working_on(NEW) as mine:
         assert mine() == Share(0, 1)

@@ -164,7 +164,9 @@ class Gallery(GalleryRows):
             nonlocal added
             at = record.find(space) or added
             if at is None:
-                at = added = self._add_column(space, record.retired)
+                names = (name for name in column_names(space) if name not in record.retired)
+                free = (Field(space, name) for name in names)
+                at = added = next(one for one in free if self._store.add_column(one))
             return record.with_space(at, made_by)
 
         made = None if made_by is None else made_by.to_json()
@@ -292,10 +294,6 @@ class Gallery(GalleryRows):
             "be changed here",
             "try again when fewer processes change it",
         )
-
-    def _add_column(self, space: Space, retired: Sequence[str]) -> Field:
-        fields = (Field(space, name) for name in column_names(space) if name not in retired)
-        return next(added for added in fields if self._store.add_column(added))
 
     def _without_columns(self, after: GalleryView) -> GalleryView:
         """Drop the columns that a record has forgotten; killed before, the next call does it."""

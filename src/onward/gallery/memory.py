@@ -135,7 +135,11 @@ class MemoryStore:
                 new = _Stored(
                     vectors[at].astype(writing.to.space.dtype), writing.origin, uncertainty
                 )
-                kept = _without_derived(row, writing) if column in row.stored else row.stored
+                kept = dict(row.stored)
+                if column in kept and writing.origin == "embedded":  # what was made of it goes
+                    for one in writing.derived:
+                        if one.column in kept and kept[one.column].origin == "upgraded":
+                            del kept[one.column]
                 self._rows[item] = replace(row, stored={**kept, column: new})
                 written += 1
             self._writes += written
@@ -284,16 +288,6 @@ def open_memory(name: str) -> MemoryStore:
             "make it with create_gallery. What must outlive the process goes into a directory",
         )
     return _stores[name]
-
-
-def _without_derived(row: _Row, writing: Writing) -> dict[str, _Stored]:
-    """Return what stays of a row in which an embedded vector replaces another."""
-    cleared = {one.column for one in writing.derived if writing.origin == "embedded"}
-    return {
-        column: stored
-        for column, stored in row.stored.items()
-        if column not in cleared or stored.origin == "embedded"
-    }
 
 
 def _matches(

@@ -44,8 +44,8 @@ def open_gallery(url: str | Path | Place) -> Gallery:
             the place of a store of your own.
 
     Raises:
-        GalleryError: if it is not there, is no gallery, is damaged, or the URL is of a kind that is
-            not known.
+        GalleryError: if it is not there, is not a gallery, is damaged, or the URL is of a kind
+            that is not known.
     """
     return Gallery(_place(url).open())
 

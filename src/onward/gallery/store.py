@@ -119,7 +119,7 @@ class Filling:
     Attributes:
         to: the field; only rows in which it is empty are filled.
         wanted: the fields whose vectors the batches carry.
-        batch_rows: at most so many rows at a time.
+        batch_rows: the most rows at a time.
         derive: gives the new vectors of a batch in its order, maybe not of all rows, whose field
             then stays empty; None to end.
     """
@@ -232,7 +232,7 @@ class Store(Protocol):
             wanted: the fields whose vectors the batches carry.
             filled: other fields that must be filled.
             empty: fields that must not.
-            batch_rows: at most so many rows at a time.
+            batch_rows: the most rows at a time.
             ids: only these rows.
             share: only rows whose ids belong to it; not together with `ids`.
         """

@@ -234,22 +234,17 @@ class GalleryDescription:
         rows: list[tuple[str, ...]] = [
             ("space", "dim", "metric", "format", "bytes", "filled", "embedded", "upgraded", "")
         ]
+        notes = {} if self.previous is None else {self.previous.space: "rolling back returns here"}
+        notes[self.serving] = "serving"
         for space, counts in self.spaces.items():
             numbers = (f"{n:,}" for n in (counts.filled, counts.embedded, counts.upgraded))
             stored = (str(space.dim), space.metric, space.format, f"{space.bytes:,}")
-            rows.append((space.name, *stored, *numbers, self._note(space)))
+            rows.append((space.name, *stored, *numbers, notes.get(space, "")))
         model = "not recorded" if self.query_model is None else self.query_model
         head = f"gallery {self.url}: {self.rows:,} rows, queries embedded by model {model}"
         if self.class_names is not None:
             head += f", labels of {len(self.class_names):,} named classes"
         return "\n".join([head, *aligned(rows)])
-
-    def _note(self, space: Space) -> str:
-        if space == self.serving:
-            return "serving"
-        if self.previous is not None and space == self.previous.space:
-            return "rolling back returns here"
-        return ""
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:

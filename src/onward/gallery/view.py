@@ -104,7 +104,7 @@ class GalleryRows(ABC):
     ) -> Ids:
         """Return the ids of the items with vectors in some spaces and none in others, sorted.
 
-        Of these, only the first so many where there is a limit.
+        Where there is a limit, only the first ones up to it.
         """
         every = self._ids(with_spaces, without)
         return tuple(sorted(every) if limit is None else heapq.nsmallest(limit, every))
@@ -265,7 +265,7 @@ class GalleryRows(ABC):
             spaces: those of which the batches carry vectors; rows without one are left out.
             derive: gives the new vectors of a batch and their uncertainty; None to end. Rows that
                 it leaves out stay empty. If it ends or fails, the part under way is left as it was.
-            batch_rows: at most so many rows at a time.
+            batch_rows: the most rows at a time.
             made_by: digest of what makes the vectors.
 
         Yields:

@@ -406,9 +406,9 @@ class UpgradeMachine(RuleBasedStateMachine):
             return stated._replace(previous=None) if is_over else None
 
         def take(upgrade: Upgrade) -> None:
-            holdover = timedelta(days=1)
+            window = timedelta(days=1)
             completion = upgrade.complete(
-                now=at_once, holdover=holdover, drop_original=drop_original, leave_out=True
+                now=at_once, holdover=window, drop_original=drop_original, leave_out=True
             )
             one.dropped = set(completion.dropped)
             left = {item for item, held in one.held.items() if held and held <= one.dropped}

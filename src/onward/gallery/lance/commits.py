@@ -190,7 +190,8 @@ def commit(url: str, action: Callable[[], T]) -> T:
                 return action()
         except GalleryError as error:
             cause = error.__cause__
-            if cause is None or not _is_conflict(cause, url):
+            said = "" if cause is None else _without_paths(cause, url).lower()
+            if cause is None or not any(word in said for word in CONFLICT):
                 raise
             last = cause
         time.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.01 * 2**attempt)))
@@ -199,12 +200,6 @@ def commit(url: str, action: Callable[[], T]) -> T:
         f"with theirs ({_first_line(last)}). Nothing was lost",
         "run the same again when fewer processes write",
     ) from last
-
-
-def _is_conflict(error: BaseException, url: str) -> bool:
-    """Say whether another process was quicker."""
-    said = _without_paths(error, url).lower()
-    return any(word in said for word in CONFLICT)
 
 
 def _without_paths(error: BaseException, url: str) -> str:

@@ -48,11 +48,11 @@ from onward.gallery.values import Batch
 FEWEST_ROWS = 8192
 """Parts in which fewer rows are to be filled are left to merges."""
 FRAGMENT_ROWS = 1 << 17
-"""Compaction makes parts of so many rows: what a killed process does twice at most."""
+"""Number of rows of the parts that compaction makes: what a killed process does twice at most."""
 READ_AHEAD = 2
 """Number of batches that are read ahead."""
 NULL_ROWS = 4096
-"""At most so many rows at a time are made where some have nothing."""
+"""The most rows that are made at a time where some have nothing."""
 FRUITLESS_TRIES = 3
 """Times that a part is made again which others have changed at the last moment."""
 LOOKING_SECONDS = 5.0
@@ -65,7 +65,7 @@ COMPACTION: Any = {
     "batch_size": 2048,
     "io_buffer_size": 1 << 30,
 }
-"""Bounds memory. Lance stands still for ever if a page of each column does not fit its buffer."""
+"""Bounds memory. Lance hangs if a page of each column does not fit its buffer."""
 COMPACTED = "onward.compacted"
 """In the configuration of the table: a digest of its files, and the version of what they hold."""
 LEFTOVER = timedelta(days=7)

@@ -34,7 +34,7 @@ from onward.spaces import LENGTHS, LONGEST, Embeddings, Ids, Space, Vectors, has
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
 TRIES = 3
-"""After so many tries, comparing all vectors is quicker."""
+"""After this number of tries, comparing all vectors is quicker."""
 QUERY_LENGTH = 2.0**50
 """To this length queries of inner products are brought, which changes no order: Lance's distance is
 one minus the product, in which products below 1e-7 are lost."""

@@ -69,11 +69,11 @@ from onward.spaces import Embeddings, Ids, Origin
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))
 """Lance would read up to 2 GiB ahead of who reads slower than the disk. A page of each column must
-fit, or it stands still: pages of vectors take up to 32 MiB."""
+fit, or it hangs: pages of vectors take up to 32 MiB."""
 
 ITEMS, RECORD, WORKERS = "items", "record", "workers"
 READ_ROWS = 2048
-"""At most so many rows at a time are read: Lance reads many such batches ahead."""
+"""The most rows that are read at a time: Lance reads many such batches ahead."""
 KEPT_BATCHES = 2
 """Number of batches of whole rows kept to be written: one, while the next is read."""
 LEAST_KEPT = timedelta(milliseconds=1)
@@ -483,7 +483,7 @@ def open_lancedb(path: Path) -> LanceStore:
     """Open the database in a directory.
 
     Raises:
-        GalleryError: if it is not there, or is no gallery.
+        GalleryError: if it is not there, or is not a gallery.
     """
     if not path.exists():
         raise GalleryError(
