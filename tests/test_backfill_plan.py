@@ -121,12 +121,6 @@ def test_without_labels_the_neighbours_are_compared_with_those_of_full_backfill(
     assert "does not know how unsure it is" in plan.advice
 
 
-def test_labels_are_taken_from_the_gallery_where_the_sample_has_none():
-    old, new = make_items()
-    plan = plan_backfill(make_gallery(old), make_h(), sample=replace(new, labels=None))
-    assert plan.metrics == ("cmc@1", "cmc@5", "map")
-
-
 def test_a_plan_says_what_the_gallery_holds_and_what_was_left_out():
     old, new = make_items()
     ids = old.ids

@@ -1,7 +1,6 @@
 """A gallery sample by commands: choose, embed, fit, plan, start; and what each refuses."""
 
 import json
-import re
 
 import numpy as np
 import onnx
@@ -14,7 +13,6 @@ from worlds import unsure_by
 from onward import EmbeddingModel, open_items
 from onward.cli.app import app
 from onward.cli.gallery import parse_count
-from onward.data import open_splits
 from onward.errors import (
     ConfigurationError,
     DataError,
@@ -137,28 +135,6 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     assert open_gallery(gallery).describe().serving == sample.space
 
 
-@pytest.mark.slow
-def test_a_plan_with_a_sample_that_h_makes_worse_ends_with_1(shop, gallery, tmp_path):
-    _, _, _, new, _ = shop
-    rng = np.random.default_rng(1)
-    h = linear(OLD, SIDE, new.space, rng.normal(size=(24, 30)), np.zeros(24), made_by={})
-    h.save(tmp_path / "h")
-    new.select(np.arange(100)).save(tmp_path / "again.parquet")
-    command = (gallery, tmp_path / "h", "--sample", tmp_path / "again.parquet")
-    planned = json.loads(answer("upgrade", "plan", *command, "--json", code=1))
-    assert (planned["allowed"], planned["gate"]["answer"]) == (False, "closed")
-    assert planned["recommendation"].startswith("Do not upgrade by this alone")
-    assert "--force" in planned["next_steps"][0]["why"]
-    before = open_gallery(gallery).journal()
-    for verb in (("all", "--yes"), ("start",)):
-        result = CliRunner().invoke(app, ["upgrade", *verb, *map(str, command)])
-        assert result.exit_code == 1
-        words = r"gate is CLOSED: .* say force=True"
-        assert re.search(words, str(result.exception)), result.exception
-    assert open_gallery(gallery).journal() == before
-    assert len(open_gallery(gallery).spaces()) == 2
-
-
 # Choosing
 
 
@@ -263,11 +239,6 @@ def test_a_part_is_chosen_by_the_id_alone():
     assert set(learned_part(IDS, 0.5)) < set(part)
 
 
-def test_of_the_items_of_a_test_split_a_part_is_kept_too():
-    _, test = open_splits("digits")
-    assert 0.7 < len(learned_part(test.ids, 0.8)) / len(test) < 0.9
-
-
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
 def test_a_share_to_learn_from_that_is_none_is_refused(share):
     with pytest.raises(ConfigurationError, match="cannot be learned from; give a fraction above 0"):
@@ -342,27 +313,6 @@ def test_an_upgrade_that_nothing_judges_starts_only_where_that_is_said(shop, gal
     assert "  gate         NOT JUDGED: neither a sample nor real queries were given" in shown
     (entry,) = [one for one in open_gallery(gallery).journal() if one["event"] == "gate"]
     assert entry["answer"] is None
-
-
-@pytest.mark.slow
-def test_a_sample_that_is_too_small_lets_nothing_start_unless_it_is_forced(shop, gallery, tmp_path):
-    _, _, _, new, _ = shop
-    h = linear(OLD, SIDE, new.space, np.eye(24, 30), np.zeros(24), made_by={})
-    h.save(tmp_path / "h")
-    new.select(np.arange(3)).save(tmp_path / "few.parquet")
-    start = ("upgrade", "start", gallery, tmp_path / "h", "--json")
-    few = (*start, "--sample", tmp_path / "few.parquet")
-    with pytest.raises(
-        UpgradeError, match=r"nothing was written: the gate is CANNOT JUDGE: .* would"
-    ):
-        answer(*few)
-    assert len(open_gallery(gallery).spaces()) == 2
-    result = CliRunner().invoke(app, [*map(str, few), "--force"], catch_exceptions=False)
-    assert "WARNING: the gate did NOT OPEN for this upgrade, which goes on" in result.stderr
-    gate = json.loads(result.stdout)["gate"]
-    assert (gate["answer"], gate["forced"]) == ("cannot judge", True)
-    shown = answer("upgrade", "status", gallery, tmp_path / "h")
-    assert "  gate         CANNOT JUDGE, but forced: map " in shown
 
 
 # Real queries

@@ -342,13 +342,6 @@ def test_rows_that_others_write_meanwhile_converge(url, gallery, upgrade):
     assert assert_upgraded_are_what_h_makes_of_what_is_stored(gallery) == ROWS - 2
 
 
-def test_rows_that_cannot_be_done_are_counted_and_left_alone(gallery, upgrade):
-    gallery.add(embed(OLD, ["x"]))
-    result = upgrade.run()
-    assert (result.done, result.skipped, result.remaining) == (ROWS, 1, 0)
-    assert gallery.ids([OLD], [NEW]) == ("x",)
-
-
 def test_memory_bounds_the_rows_of_a_batch():
     assert choose_batch_rows(H) == 16384
     wide = make_transformation(Space("o", 1000), None, Space("n", 1000))

@@ -17,14 +17,11 @@ from upgrades import (
     TO_SECOND,
     embed,
     make_gallery,
-    make_transformation,
     numbered,
 )
 
-from onward.cli import main
 from onward.errors import GalleryError, UpgradeError
 from onward.gallery import open_gallery
-from onward.transformation import Transformation
 from onward.upgrading import Upgrade, Verification
 from onward.upgrading.backfill import Budget, backfill, embeddings_given
 
@@ -63,22 +60,6 @@ def finish(gallery, transformation=TO_SECOND):
     upgrade = run_and_verify(gallery, transformation)
     upgrade.cut_over(query_model="second")
     assert len(gallery.search(embed(transformation.new, ["q"]), ROWS).ids_of(0)) == ROWS
-
-
-def bytes_of(directory):
-    files = (file for file in Path(directory).rglob("*") if file.is_file())
-    return {str(file): file.read_bytes() for file in files}
-
-
-def says(capsys, *arguments):
-    """Run a command that fails; return what it says, which is one message."""
-    with pytest.raises(SystemExit) as end:
-        main([str(one) for one in arguments])
-    assert end.value.code == 1
-    said = capsys.readouterr().err
-    assert said.count("onward: ") == 1
-    assert "Traceback" not in said
-    return said
 
 
 # The disk is full
@@ -238,53 +219,6 @@ def test_a_run_that_may_read_but_not_write_says_so_and_with_the_right_to_it_ends
 
 
 # What is stored, or what is made of it, is no vector
-
-
-# The transformation is not what it should be
-
-
-def flip_a_bit(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(bytes(content))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("verb", "file"),
-    [
-        ("plan", "config.json"),
-        *((verb, "model.safetensors") for verb in ("start", "verify", "cutover", "rollback")),
-    ],
-)
-def test_a_transformation_with_one_bit_flipped_is_used_for_nothing(
-    tmp_path, path, file, verb, capsys
-):
-    gallery = make_gallery(path, ROWS)
-    TO_SECOND.save(tmp_path / "h")
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
-    upgrade.run(batch_rows=10, stop=iter([False, True]).__next__)
-    before = bytes_of(path)
-    flip_a_bit(tmp_path / "h" / file)
-    assert f"{file}" in says(capsys, "upgrade", verb, path, tmp_path / "h")
-    assert bytes_of(path) == before
-    flip_a_bit(tmp_path / "h" / file)
-    finish(gallery, Transformation.load(tmp_path / "h"))
-
-
-BACKWARDS = make_transformation(SECOND, None, OLD)
-
-
-@pytest.mark.slow
-def test_after_cutting_over_the_way_back_is_no_transformation(tmp_path, path, capsys):
-    gallery = make_gallery(path, ROWS)
-    finish(gallery)
-    BACKWARDS.save(tmp_path / "h")
-    before = bytes_of(path)
-    said = says(capsys, "upgrade", "start", path, tmp_path / "h")
-    assert "are made from those in old@1 (4, l2): it goes the wrong way. To answer" in said
-    assert bytes_of(path) == before
 
 
 # Another program writes into the store

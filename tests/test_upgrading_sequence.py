@@ -24,10 +24,11 @@ from upgrades import (
 
 from onward.cli.app import app
 from onward.errors import UpgradeError
-from onward.gallery import open_gallery
+from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Space
 from onward.transformation import compose
 from onward.upgrading import Upgrade, plan_upgrade
+from onward.upgrading.backfill import Budget, backfill, embeddings_given
 
 ROWS = 12
 
@@ -142,6 +143,85 @@ def test_a_third_upgrade_is_made_from_the_first_vectors_still(gallery):
     completion = upgrade.complete(now=True)
     assert completion.dropped == (THIRD,)
     assert gallery.spaces() == (OLD, SIDE, SECOND, fourth)
+
+
+# What is embedded, or collected, after vectors were made of something else
+
+
+WITHOUT_SIDE = make_transformation(OLD, None, SECOND, seed=7)
+
+
+@pytest.fixture
+def items(url):
+    return create_gallery(url, OLD, SIDE, items=(embed(OLD, "abc"),))
+
+
+def run(items, *transformations):
+    upgrade = Upgrade(items, *transformations)
+    upgrade.start()
+    upgrade.run()
+    assert upgrade.verify(sample_rows=None).passed
+    return upgrade
+
+
+def embed_later(items, space, ids):
+    given = embeddings_given(embed(space, ids, seed=9))
+    return backfill(items, space, given, budget=Budget(share=1.0), ids=ids, order="random")
+
+
+def test_what_a_fallback_made_is_right_also_when_side_information_comes_later(items):
+    upgrade = run(items, TO_SECOND, WITHOUT_SIDE)
+    before = items.read(SECOND).vectors
+    assert embed_later(items, SIDE, "ab").done == 2
+    np.testing.assert_array_equal(items.read(SECOND).vectors, before)
+    verification = upgrade.verify(sample_rows=None)
+    assert verification.passed
+    assert (verification.checked, verification.wrong) == (3, 0)
+
+
+def test_a_vector_that_none_of_the_transformations_makes_is_wrong(items):
+    upgrade = run(items, TO_SECOND, WITHOUT_SIDE)
+    embed_later(items, SIDE, "ab")
+    batch = next(items.scan([], ids="b"))
+    items.write(embed(SECOND, "b", seed=3), batch.revisions, origin="upgraded")
+    verification = upgrade.verify(sample_rows=None)
+    assert (verification.wrong, verification.wrong_examples) == (1, ("b",))
+
+
+def test_what_was_made_of_a_vector_is_made_again_when_a_model_has_replaced_it(items):
+    run(items, TO_SECOND, WITHOUT_SIDE)
+    upgrade = run(items, TO_THIRD, SECOND_TO_THIRD)
+    before = items.read(THIRD)
+    assert embed_later(items, SECOND, "a").done == 1
+    assert items.ids([THIRD]) == ("b", "c")
+    assert upgrade.run().done == 1
+    after = items.read(THIRD)
+    assert [bool(one) for one in (after.vectors == before.vectors).all(axis=1)] == [
+        False,
+        True,
+        True,
+    ]
+    assert upgrade.verify(sample_rows=None).passed
+
+
+def test_what_a_model_has_made_stays_whatever_it_could_be_made_of(items):
+    run(items, TO_SECOND, WITHOUT_SIDE)
+    run(items, TO_THIRD, SECOND_TO_THIRD)
+    embed_later(items, THIRD, "a")
+    embed_later(items, SECOND, "ab")
+    assert items.ids([THIRD]) == ("a", "c")
+    np.testing.assert_array_equal(items.read(THIRD, "a").vectors, embed(THIRD, "a", 9).vectors)
+    np.testing.assert_array_equal(items.read(OLD).vectors, embed(OLD, "abc").vectors)
+
+
+def test_what_is_given_where_nothing_was_clears_nothing(items):
+    run(items, TO_SECOND, WITHOUT_SIDE)
+    run(items, TO_THIRD, SECOND_TO_THIRD)
+    embed_later(items, SIDE, "abc")
+    assert items.ids([SECOND, THIRD]) == ("a", "b", "c")
+
+
+# The command line
 
 
 @pytest.mark.slow

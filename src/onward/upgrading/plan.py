@@ -11,7 +11,6 @@ from onward.errors import UpgradeError
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.values import aligned
 from onward.plain import fields_of, plain
-from onward.progress import silent
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.evidence import RealQueries
@@ -38,7 +37,6 @@ from onward.upgrading.routes import (
     NO_SIDE,
     Routes,
     Work,
-    choose_batch_rows,
     describe_chains,
     measure_work,
     needed_spaces,
@@ -299,9 +297,8 @@ def _seconds_per_row(
     with scratch_gallery(gallery) as scratch:
         scratch.add(*(Embeddings(batch.ids, batch.vectors[space], space) for space in needed))
         scratch.add_space(transformation.new, made_by=routes.recorded)
-        size = choose_batch_rows(transformation)
-        run = run_upgrade(scratch, routes, batch_rows=size, progress=silent, stop=lambda: False)
-    return (seconds + run.seconds) / len(batch), len(batch)
+        seconds += run_upgrade(scratch, routes).seconds
+    return seconds / len(batch), len(batch)
 
 
 @dataclass(frozen=True, eq=False)

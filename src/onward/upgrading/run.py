@@ -18,20 +18,21 @@ from typing import Any, Literal
 from onward.errors import GalleryError, UpgradeError
 from onward.gallery import Batch, Control, Derived, Gallery, Share
 from onward.plain import fields_of
-from onward.progress import Progress
+from onward.progress import Progress, silent
 from onward.spaces import Space
 from onward.transformation import Carried, Transformation
 from onward.upgrading.routes import (
     Blocked,
     Routes,
     attempt,
+    choose_batch_rows,
     count_pending,
     fill_first,
     measure_work,
     pending,
     transform,
 )
-from onward.upgrading.steps import check_started, is_started, next_step
+from onward.upgrading.steps import check_started, check_whole, is_started, next_step
 
 LOOK_SECONDS = 0.5
 """Seconds between the looks of a run that waits whether it may go on."""
@@ -308,9 +309,9 @@ def run_upgrade(
     gallery: Gallery,
     routes: Routes,
     *,
-    batch_rows: int,
-    progress: Progress,
-    stop: Callable[[], bool],
+    batch_rows: int | None = None,
+    progress: Progress = silent,
+    stop: Callable[[], bool] = lambda: False,
 ) -> UpgradeResult:
     """Work off the rows of an upgrade; log what was done. See `Upgrade.run`.
 
@@ -320,6 +321,9 @@ def run_upgrade(
     Raises:
         UpgradeError: if it was not started, or with other transformations, or is aborted meanwhile.
     """
+    if batch_rows is None:
+        batch_rows = choose_batch_rows(*routes.transformations)
+    check_whole("batch_rows", batch_rows)
     begin = time.perf_counter()
     pace = Pace(gallery, routes.new, stop)
     check_started(pace.view, routes)

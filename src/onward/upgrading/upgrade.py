@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from onward.errors import ConfigurationError, GalleryError, UpgradeError
+from onward.errors import GalleryError, UpgradeError
 from onward.gallery import Control, Gallery, GalleryView
 from onward.plain import fields_of
 from onward.progress import Progress, silent
@@ -36,7 +36,6 @@ from onward.upgrading.routes import (
     CountedRows,
     Routes,
     Work,
-    choose_batch_rows,
     describe_chains,
     find_natives,
     journal_of,
@@ -294,15 +293,8 @@ class Upgrade:
             ConfigurationError: if the number of rows is not a whole number from 1 up.
             EmbeddingsError: if a stored vector is damaged; the message names the item.
         """
-        if batch_rows is not None:
-            check_whole("batch_rows", batch_rows)
-        chosen = choose_batch_rows(*self.routes.transformations)
         return run_upgrade(
-            self.gallery,
-            self.routes,
-            batch_rows=chosen if batch_rows is None else batch_rows,
-            progress=progress,
-            stop=stop,
+            self.gallery, self.routes, batch_rows=batch_rows, progress=progress, stop=stop
         )
 
     def pause(self) -> UpgradeStatus:
@@ -395,12 +387,6 @@ class Upgrade:
             ConfigurationError: if the number of rows is not a whole number from 1 up, or the
                 tolerance none from 0 to 1.
         """
-        if sample_rows is not None:
-            check_whole("sample_rows", sample_rows)
-        if not 0 <= tolerance <= 1:
-            raise ConfigurationError(
-                f"tolerance is {tolerance!r}", "give a share of a vector's length, from 0 to 1"
-            )
         return verify_upgrade(
             self.gallery,
             self.routes,

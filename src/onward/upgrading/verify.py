@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from onward.compatibility import NEW, OLD, UPGRADED
-from onward.errors import UpgradeError
+from onward.errors import ConfigurationError, UpgradeError
 from onward.evaluation import METRICS, Counts, Evaluation, average_precision, first_hits
 from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
 from onward.plain import Plain, fields_of
@@ -45,7 +45,7 @@ from onward.upgrading.routes import (
     pending_ids,
     transform,
 )
-from onward.upgrading.steps import check_started, next_step
+from onward.upgrading.steps import check_started, check_whole, next_step
 
 Marks = UInt64[np.ndarray, " row"]
 Answers = tuple[Counts, Callable[[str, str], bool], int]
@@ -315,6 +315,12 @@ def verify_upgrade(
     progress: Progress,
 ) -> Verification:
     """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
+    if sample_rows is not None:
+        check_whole("sample_rows", sample_rows)
+    if not 0 <= tolerance <= 1:
+        raise ConfigurationError(
+            f"tolerance is {tolerance!r}", "give a share of a vector's length, from 0 to 1"
+        )
     begin, view = time.perf_counter(), gallery.view()
     check_started(view, routes)
     version, state = view.version(), view.state()
