@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from onward.experiments.tables import markdown
+from onward.experiments.experiment import markdown
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "measured.md"

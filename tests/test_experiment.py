@@ -13,10 +13,17 @@ from onward.cli.app import app
 from onward.cli.experiment import read_override
 from onward.errors import ConfigurationError
 from onward.experiments import experiment
-from onward.experiments.experiment import Experiment, merge_arms, run_experiment
+from onward.experiments.experiment import (
+    Experiment,
+    join_variants,
+    markdown,
+    means,
+    merge_arms,
+    run_experiment,
+    split_variants,
+)
 from onward.experiments.recipe import load_recipe
 from onward.experiments.study import COMPARISON, RECIPE, describe_study
-from onward.experiments.tables import join_variants, markdown, means, split_variants
 from onward.experiments.vectors import split
 
 ROOT = Path(__file__).parent.parent

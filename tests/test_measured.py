@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from onward.experiments.tables import markdown
+from onward.experiments.experiment import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "lab" / "results").glob("*.json"))

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from onward.errors import TransformationError
 from onward.experiments.baselines import ResidualBottleneck
 from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space
@@ -141,12 +140,3 @@ def test_the_side_branch_is_wired(build):
     old, side = map(torch.from_numpy, arrays())
     with torch.inference_mode():
         assert not torch.allclose(h(old, side), h(old, side + 1))
-
-
-@pytest.mark.parametrize("build", [fct, rbt])
-def test_missing_and_unwanted_side_information_are_refused(build):
-    old, side = map(torch.from_numpy, arrays())
-    with pytest.raises(TransformationError, match="built with side-information; give it too"):
-        build(5)(old)
-    with pytest.raises(TransformationError, match="without side-information; leave it out"):
-        build(None)(old, side)

@@ -32,7 +32,6 @@ from onward.nn.transformations import (
     SideVectors,
     as_dense,
     chain,
-    check_side_wanted,
     dense_layers,
 )
 from onward.training.devices import device_of
@@ -263,12 +262,7 @@ class ResidualBottleneck(Foldable):
         self.last = nn.Linear(dim, new_dim)
 
     def forward(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
-        """Return the new vectors.
-
-        Raises:
-            TransformationError: if side-information is missing or not wanted.
-        """
-        check_side_wanted(side, uses_side=self.uses_side)
+        """Return the new vectors."""
         given = old if side is None else torch.cat([old, side], dim=1)
         x = (given - self.middle) / self.spread
         for block in self.blocks:

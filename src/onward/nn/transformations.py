@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onward.errors import TransformationError
 from onward.transformation import Dense, Network
 
 OldVectors = Float[Tensor, "item old"]
@@ -65,12 +64,7 @@ class FCTTransformation(Foldable):
         )
 
     def forward(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
-        """Return the new vectors.
-
-        Raises:
-            TransformationError: if side-information is missing or not wanted.
-        """
-        check_side_wanted(side, uses_side=self.uses_side)
+        """Return the new vectors; side-information is given if and only if it has a dimension."""
         aside = old if side is None else side
         branches = torch.cat([self.old_branch(old), self.side_branch(aside)], dim=1)
         new: NewVectors = self.mixer(branches)
@@ -83,20 +77,6 @@ class FCTTransformation(Foldable):
             side_branch=tuple(dense_layers(self.side_branch)),
             mixer=tuple(dense_layers(self.mixer)),
             uses_side=self.uses_side,
-        )
-
-
-def check_side_wanted(side: Tensor | None, *, uses_side: bool) -> None:
-    """Refuse side-information that is missing or not wanted.
-
-    Raises:
-        TransformationError: saying which.
-    """
-    if (side is not None) != uses_side:
-        raise TransformationError(
-            "this transformation was built with side-information; give it too"
-            if uses_side
-            else "this transformation was built without side-information; leave it out"
         )
 
 
