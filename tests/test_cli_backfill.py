@@ -312,5 +312,5 @@ def test_embed_writes_where_the_images_are_so_that_a_changed_one_is_noticed(plac
     answer = json.loads(run("backfill", gallery, *given, code=1).stdout)
     assert (answer["done"], list(answer["reasons"])) == (24, ["3/3.png"])
     assert "has changed since its payload was written: its SHA-256" in answer["reasons"]["3/3.png"]
-    with pytest.raises(ConfigurationError, match=r"payloads are written as JSON lines; .* end in"):
+    with pytest.raises(ConfigurationError, match=r"JSON lines are written; .* must end in"):
         run(*embed, "--payloads-out", tmp_path / "where.json", "--overwrite")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from onward.artifacts import Artifact, write_artifact
 from onward.cli.app import app
-from onward.cli.options import check_apart, check_kept
+from onward.cli.options import check_room
 from onward.errors import ArtifactError, ConfigurationError
 from onward.experiments.experiment import run_experiment
 from onward.experiments.recipe import load_recipe
@@ -121,7 +121,7 @@ def test_two_results_are_not_written_to_one_place(tmp_path):
         ConfigurationError, match=r"two results would be written to .*a\.parquet; g"
     ):
         call("embed", "no-model", "digits", out, "--side-out", tmp_path / "." / "a.parquet")
-    check_apart(out, None, None, tmp_path / "b.parquet")
+    check_room(out, None, None, tmp_path / "b.parquet", overwrite=False)
 
 
 def test_what_is_read_is_not_replaced_by_what_is_made_of_it(world):
@@ -139,11 +139,11 @@ def test_what_is_read_is_not_replaced_by_what_is_made_of_it(world):
 
 def test_a_link_that_leads_to_itself_is_a_place_like_any_other(tmp_path):
     (tmp_path / "loop.parquet").symlink_to(tmp_path / "loop.parquet")
-    check_kept(tmp_path / "loop.parquet", tmp_path / "made.parquet", None)
+    check_room(tmp_path / "made.parquet", None, overwrite=False, read=tmp_path / "loop.parquet")
     with pytest.raises(
         ConfigurationError, match=r"two results would be written to .*loop\.parquet"
     ):
-        check_apart(tmp_path / "loop.parquet", tmp_path / "loop.parquet")
+        check_room(tmp_path / "loop.parquet", tmp_path / "loop.parquet", overwrite=False)
 
 
 def test_train_refuses_before_it_reads_data_and_goes_on_with_what_it_began(world, tmp_path):
@@ -183,6 +183,6 @@ def test_every_command_with_a_place_to_write_has_the_option():
         parameters = inspect.signature(command).parameters
         writes = [one for one in parameters if one == "out" or one.endswith("_out")]
         writes = [one for one in writes if one != "leave_out"]
-        if writes or (name == "backfill" and "report" in parameters):
+        if writes:
             assert "overwrite" in parameters, name
     assert "overwrite" in inspect.signature(run_experiment).parameters

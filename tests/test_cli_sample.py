@@ -95,7 +95,7 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     said = json.loads(answer("gallery", "sample", gallery, lines, "--count", "40%", "--json"))
     (step,) = said.pop("next_steps")
     assert step["command"].startswith(f"onward embed MODEL {lines} ")
-    assert said == {"items": 200, "without payload": 0, "written": [str(lines)]}
+    assert said == {"items": 200, "without_payload": 0, "written": [str(lines)]}
     answer("embed", path / "new-model", lines, embedded)
     sample = Embeddings.load(embedded)
     assert (len(sample), sample.labels) == (200, None)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onward.cli import main
-from onward.cli.output import laid_out, message_of, show, show_fields, tell, to_text
+from onward.cli.output import Fields, laid_out, message_of, show, tell, to_text
 from onward.errors import UpgradeError
 from onward.gallery import create_gallery
 from onward.progress import progress_bar, visible
@@ -178,7 +178,7 @@ def test_ends_of_lines_that_are_the_layout_s_own_stay():
 
 def test_lines_and_fields_that_are_told_are_one_line_each(capsys):
     tell("left out: a\nb\x1b[2J")
-    show_fields({"written": ["a\nb", "c\x07"], "space": "\u202e"}, as_json=False)
+    show(Fields({"written": ["a\nb", "c\x07"], "space": "\u202e"}), as_json=False)
     out, err = capsys.readouterr()
     assert err == "left out: a\\nb\\x1b[2J\n"
     assert out == "written  a\\nb, c\\x07\nspace    \\u202e\n"

@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from onward import open_items, open_splits
 from onward.artifacts import LEFT_BEHIND
 from onward.cli.app import app
-from onward.cli.options import DATA_OPTIONS
+from onward.cli.options import DataOptions
 from onward.data import Stated, describe_data
 from onward.data.parts import role_of, split_name
 from onward.errors import ConfigurationError, DataError
@@ -845,10 +845,10 @@ def test_info_refuses_options_for_images_where_there_are_none(tmp_path):
 
 
 def test_every_option_of_a_source_is_an_option_of_the_commands():
-    assert set(DATA_OPTIONS) == set(vars(Stated()))
+    assert set(DataOptions.model_fields) == set(vars(Stated()))
     for command in ("train", "embed", "report", "demo", "info"):
         told = run(command, "--help").stdout
-        for name in DATA_OPTIONS:
+        for name in DataOptions.model_fields:
             assert f"--{name.replace('_', '-')}" in told, (command, name)
 
 

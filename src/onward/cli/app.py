@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from onward.cli import backfill, evaluate, experiment, fit, gallery, train, upgrade
-from onward.cli.output import print_version
+from onward.cli.output import Commands, print_version
 
-app = typer.Typer(
+app = Commands(
     name="onward",
     no_args_is_help=True,
     add_completion=False,

@@ -2,25 +2,22 @@
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
+from pydantic import BaseModel, Field
 
 from onward.cli.options import (
-    Device,
-    GalleryUrl,
-    MaxPixels,
-    Overwrite,
-    Seed,
-    check_kept,
+    MOST_PIXELS,
     check_room,
     defaults_to,
     open_embedder,
+    takes_gallery,
+    takes_settings,
 )
-from onward.cli.output import AsJson, show, tell
-from onward.cli.upgrade import OpenUpgrade, takes_upgrade
+from onward.cli.output import Answer, Commands, Told, tell
+from onward.cli.upgrade import takes_upgrade
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,12 +26,11 @@ if TYPE_CHECKING:
     from onward.upgrading import Upgrade
     from onward.upgrading.backfill import BackfillResult, Budget
 
-Order = Literal["uncertainty", "random"]
 NAMED = 5
 """Number of items that are named; more are counted."""
 SAMPLE_BATCH_ROWS = 256
 
-app = typer.Typer(
+app = Commands(
     cls=defaults_to("run"),
     no_args_is_help=True,
     help="Embed items of a gallery with the new model, the least certain first.\n\n"
@@ -42,65 +38,92 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True)
-class Absence:
-    """Items that stand in one of two places only: how many, and the first few of them."""
-
-    items: int = 0
-    examples: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        more = ", ..." if self.items > len(self.examples) else ""
-        return f"({', '.join(self.examples)}{more})"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of embeddings that were given.
+class EmbeddingOptions(BaseModel):
+    """How a model embeds items of a gallery.
 
     Attributes:
-        result: of writing them.
-        not_in_gallery: of them, those whose items are not there.
-        not_in_file: items that the budget asks for beyond those that were given.
+        model: the new model; opens images by the items' payloads.
+        seed: same seed and device, same bytes.
+        max_pixels: most pixels of an image that is read.
+        device: auto takes a GPU where there is one.
     """
 
-    result: "BackfillResult"
-    not_in_gallery: Absence
-    not_in_file: Absence
+    model: Path | None = None
+    seed: int = Field(0, ge=0)
+    max_pixels: int = Field(MOST_PIXELS, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what is absent, for a machine."""
-        from onward.plain import plain
 
-        return {
-            "not_in_gallery": plain(self.not_in_gallery),
-            "not_in_file": plain(self.not_in_file),
-        }
+class RunOptions(EmbeddingOptions):
+    """What is embedded, and how much of it.
+
+    Attributes:
+        embeddings: what the new model has embedded already: .parquet.
+        budget: 5000 (rows), 10% (of the gallery), 90s, 15m, 2h, or '$20'.
+        price: of one item, for a budget of money.
+        order: uncertainty: what the upgrade is least sure of comes first.
+    """
+
+    embeddings: Path | None = None
+    budget: str | None = None
+    price: float | None = None
+    order: Literal["uncertainty", "random"] = "uncertainty"
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse options that do not go together."""
+        _check_one("--model", self.model, "--embeddings", self.embeddings)
+        if self.budget is None and self.model is not None:
+            raise ConfigurationError(
+                "how much to embed was not said",
+                "add --budget: 5000 (rows), 10% (of the gallery), 90s, 15m, or '$20' with --price, "
+                "the price of one item. What it would bring says: onward backfill plan",
+            )
+        _ = self.spent
+
+    @cached_property
+    def spent(self) -> "Budget":
+        """What may be spent: what was asked for, or all embeddings that are there already."""
+        from onward.upgrading.backfill import Budget
+
+        return Budget.parse(self.budget or "100%", price=self.price)
+
+
+class PlanOptions(EmbeddingOptions):
+    """By what a backfill is planned, and where the page of it goes.
+
+    Attributes:
+        sample: true new embeddings of some items: .parquet.
+        sample_rows: --model: number of items to embed.
+        report: a page with the curves to write: .html.
+        overwrite: replace what is already at the output path.
+    """
+
+    sample: Path | None = None
+    sample_rows: int = Field(1000, ge=20)
+    report: Path | None = None
+    overwrite: bool = False
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse options that do not go together, and a page that cannot be written."""
+        _check_one("--sample", self.sample, "--model", self.model)
+        check_room(self.report, overwrite=self.overwrite, read=self.sample)
+
+
+def _check_one(first: str, one: Path | None, second: str, other: Path | None) -> None:
+    if (one is None) == (other is None):
+        raise ConfigurationError(
+            f"neither {first} nor {second} was given"
+            if one is None
+            else f"both {first} and {second} were given",
+            "give one: the new model, which then embeds items itself, or embeddings that it has "
+            "made of some (onward embed)",
+        )
 
 
 @app.command()
-def run(
-    gallery: GalleryUrl,
-    model: Annotated[
-        Path | None, typer.Option(help="The new model; opens images by the items' payloads.")
-    ] = None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="What the new model has embedded already: .parquet.")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="5000 (rows), 10% (of the gallery), 90s, 15m, 2h, or '$20'."),
-    ] = None,
-    price: Annotated[float | None, typer.Option(help="Of one item, for a budget of money.")] = None,
-    order: Annotated[
-        Order,
-        typer.Option(help="uncertainty: what the upgrade is least sure of comes first."),
-    ] = "uncertainty",
-    seed: Seed = 0,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
+@takes_settings("given", RunOptions, make=RunOptions)
+@takes_gallery
+def run(gallery: "Gallery", given: RunOptions) -> Told:
     """Embed items of GALLERY with the new model, the least certain first; as far as a budget goes.
 
     Goes on where the last one ended. Ends with 1 if an image could not be read, an item is not
@@ -108,41 +131,27 @@ def run(
 
     Example: onward backfill photos.lance --model models/new --budget 10%
     """
-    spent = _read_budget(model, embeddings, budget, price)
-    if embeddings is not None:
-        given = _write(gallery, embeddings, spent, budget is None, order, seed)
-        result, absent = given.result, given.to_json()
-    else:
-        assert model is not None  # noqa: S101  # one of the two is given
-        result, absent = _spend(gallery, model, spent, order, seed, device, max_pixels), {}
-    show(result, as_json, also=absent)
-    not_done = any(one["items"] for one in absent.values())
-    if result.skipped or result.stopped or not_done:
-        raise typer.Exit(1)
+    from onward.models import EmbeddingModel
+    from onward.upgrading.backfill import EmbeddedItems
+
+    if given.model is None:
+        return _write(gallery, given)
+    model = EmbeddingModel.load(given.model)
+    embed = open_embedder(gallery, model, given.device, given.max_pixels)
+    result = _backfill(
+        gallery,
+        model.space,
+        lambda ids, payloads: EmbeddedItems(*embed(ids, payloads)),
+        given,
+        f"Embed with {model.space.name}",
+    )
+    return Told(result, failed=bool(result.skipped) or result.stopped)
 
 
 @app.command()
+@takes_settings("given", PlanOptions, make=PlanOptions)
 @takes_upgrade
-def plan(
-    open_upgrade: OpenUpgrade,
-    sample: Annotated[
-        Path | None, typer.Option(help="True new embeddings of some items: .parquet.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="The new model, in place of --sample: it embeds some items.")
-    ] = None,
-    sample_rows: Annotated[
-        int, typer.Option(min=20, help="--model: number of items to embed.")
-    ] = 1000,
-    report: Annotated[
-        Path | None, typer.Option(help="A page with the curves to write: .html.")
-    ] = None,
-    seed: Seed = 0,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+def plan(upgrade: "Upgrade", given: PlanOptions) -> Answer:
     """Say what a backfill would bring, before anything is spent on it; write nothing.
 
     Example: onward backfill plan photos.lance old-to-new/ --sample new.parquet --report page.html
@@ -150,174 +159,83 @@ def plan(
     from onward.spaces import Embeddings
     from onward.upgrading import plan_backfill
 
-    if (sample is None) == (model is None):
-        raise ConfigurationError(
-            "neither --sample nor --model was given"
-            if sample is None
-            else "both --sample and --model were given",
-            "give true new embeddings of some items (onward gallery sample, then onward embed), or "
-            "the new model, which then embeds --sample-rows of them",
-        )
-    if report is not None:
-        check_room(report, overwrite=overwrite)
-        if sample is not None:
-            check_kept(sample, report)
-    upgrade = open_upgrade()
-    if sample is not None:
-        known = Embeddings.load(sample)
-    else:
-        assert model is not None  # noqa: S101  # one of the two is given
-        known = _embed_some(upgrade, model, sample_rows, seed, device, max_pixels)
+    known = _embed_some(upgrade, given) if given.sample is None else Embeddings.load(given.sample)
     routes = upgrade.routes.transformations
-    planned = plan_backfill(upgrade.gallery, *routes, sample=known, seed=seed)
-    show(planned, as_json)
-    if report is not None:
+    planned = plan_backfill(upgrade.gallery, *routes, sample=known, seed=given.seed)
+    if given.report is not None:
         from onward.report import write_backfill_report
 
-        write_backfill_report(report, planned, facts={"true new embeddings": str(sample or model)})
-        tell(f"written: {report}")
+        facts = {"true new embeddings": str(given.sample or given.model)}
+        write_backfill_report(given.report, planned, facts=facts)
+        tell(f"written: {given.report}")
+    return planned
 
 
-def _read_budget(
-    model: Path | None, embeddings: Path | None, budget: str | None, price: float | None
-) -> "Budget":
-    """Return what may be spent: what was asked for, or all embeddings that are there already."""
-    from onward.upgrading.backfill import Budget
-
-    if (model is None) == (embeddings is None):
-        raise ConfigurationError(
-            "neither --model nor --embeddings was given"
-            if model is None
-            else "both --model and --embeddings were given",
-            "give one: the new model, or what it has embedded already",
-        )
-    if budget is None and model is not None:
-        raise ConfigurationError(
-            "how much to embed was not said",
-            "add --budget: 5000 (rows), 10% (of the gallery), 90s, "
-            "15m, or '$20' with --price, the price of one item. What it would bring says: onward "
-            "backfill plan",
-        )
-    return Budget.parse(budget or "100%", price=price)
-
-
-def _write(
-    gallery: str,
-    embeddings: Path,
-    budget: "Budget",
-    all_given: bool,
-    order: Order,
-    seed: int,
-) -> Outcome:
-    from onward.gallery import open_gallery
-    from onward.spaces import Embeddings
-
-    opened, given = open_gallery(gallery), Embeddings.load(embeddings)
-    _tell_if_paused(opened, given.space)
-    return _write_given(
-        opened, given, embeddings, budget, all_given=all_given, order=order, seed=seed
-    )
-
-
-def _spend(
-    gallery: str,
-    model: Path,
-    budget: "Budget",
-    order: Order,
-    seed: int,
-    device: str,
-    max_pixels: int | None,
+def _backfill(
+    gallery: "Gallery", new: "Space", embed: Any, given: RunOptions, doing: str, **some: Any
 ) -> "BackfillResult":
-    from onward.gallery import open_gallery
-    from onward.models import EmbeddingModel
     from onward.progress import progress_bar
-    from onward.upgrading.backfill import EmbeddedItems, backfill
+    from onward.upgrading.backfill import backfill
 
-    opened = open_gallery(gallery)
-    loaded = EmbeddingModel.load(model)
-    embed = open_embedder(opened, loaded, device, max_pixels)
-    _tell_if_paused(opened, loaded.space)
-    with progress_bar(f"Embed with {loaded.space.name}", unit="rows") as progress:
-        return backfill(
-            opened,
-            loaded.space,
-            lambda ids, payloads: EmbeddedItems(*embed(ids, payloads)),
-            budget=budget,
-            order=order,
-            seed=seed,
-            progress=progress,
-        )
-
-
-def _tell_if_paused(gallery: "Gallery", new: "Space") -> None:
     if new in gallery.spaces() and gallery.control(new).paused:
         tell("the upgrade is paused: this waits until it is resumed (onward upgrade resume)")
-
-
-def _write_given(
-    gallery: "Gallery",
-    given: "Embeddings",
-    path: Path,
-    budget: "Budget",
-    *,
-    all_given: bool,
-    order: Order,
-    seed: int,
-) -> Outcome:
-    """Write embeddings into the rows that wait for them, and tell what could not be done.
-
-    Args:
-        gallery: the gallery.
-        given: what the new model has embedded.
-        path: where that stood, to be told.
-        budget: how much of it.
-        all_given: whether no budget was named: then no more is asked for than was given.
-        order: as `backfill` takes it.
-        seed: as `backfill` takes it.
-    """
-    from onward.progress import progress_bar
-    from onward.upgrading.backfill import backfill, embeddings_given
-
-    paid = None if all_given else budget.rows_of(gallery.count())
-    waiting = frozenset[str]() if paid is None else frozenset(_waiting(gallery, given))
-    with progress_bar("Write", unit="rows") as progress:
-        result = backfill(
+    with progress_bar(doing, unit="rows") as progress:
+        return backfill(
             gallery,
-            given.space,
-            embeddings_given(given),
-            budget=budget,
-            order=order,
-            seed=seed,
-            ids=given.ids,
+            new,
+            embed,
+            budget=given.spent,
+            order=given.order,
+            seed=given.seed,
             progress=progress,
+            **some,
         )
-    there = {item for batch in gallery.scan((), ids=given.ids) for item in batch.ids}
-    strangers = _first(set(given.ids) - there)
+
+
+def _write(gallery: "Gallery", given: RunOptions) -> Told:
+    """Write embeddings into the rows that wait for them, and tell what could not be done."""
+    from onward.spaces import Embeddings
+    from onward.upgrading.backfill import embeddings_given
+
+    path = given.embeddings
+    assert path is not None  # noqa: S101  # one of the two is given
+    embedded = Embeddings.load(path)
+    # Without a budget no more is asked for than was given.
+    paid = None if given.budget is None else given.spent.rows_of(gallery.count())
+    waiting = set[str]() if paid is None else set(_waiting(gallery, embedded.space))
+    embed = embeddings_given(embedded)
+    result = _backfill(gallery, embedded.space, embed, given, "Write", ids=embedded.ids)
+    there = {item for batch in gallery.scan((), ids=embedded.ids) for item in batch.ids}
+    strangers, lacking = set(embedded.ids) - there, waiting - set(embedded.ids)
     asked = min(paid or 0, len(waiting))
-    lacking = waiting - set(given.ids)
-    short = 0 if result.stopped else min(len(lacking), asked - result.done - result.changed)
-    absent = Absence(short, _first(lacking).examples[:short]) if short > 0 else Absence()
-    tell(f"{result.done:,} of the {len(given):,} embeddings in {path} were written")
-    if strangers.items:
-        tell(
-            f"{strangers.items:,} of their items are not in {gallery.url} {strangers}: add these "
-            "(onward gallery add)"
-        )
-    if absent.items:
-        tell(
-            f"{absent.items:,} of the {asked:,} items that the budget asks for are not in {path}; "
-            f"it lacks {absent}: embed such items too (--model), or give a smaller --budget"
-        )
-    return Outcome(result, strangers, absent)
+    undone = 0 if result.stopped else max(0, asked - result.done - result.changed)
+    absent = {
+        "not_in_gallery": _absence(strangers, len(strangers)),
+        "not_in_file": _absence(lacking, min(len(lacking), undone)),
+    }
+    tell(f"{result.done:,} of the {len(embedded):,} embeddings in {path} were written")
+    words = {
+        "not_in_gallery": f"of their items are not in {gallery.url} {{}}: add these (onward "
+        "gallery add)",
+        "not_in_file": f"of the {asked:,} items that the budget asks for are not in {path}; it "
+        "lacks {}: embed such items too (--model), or give a smaller --budget",
+    }
+    for where, one in absent.items():
+        if one["items"]:
+            more = ", ..." if one["items"] > len(one["examples"]) else ""
+            named = f"({', '.join(one['examples'])}{more})"
+            tell(f"{one['items']:,} {words[where].format(named)}")
+    undone = any(one["items"] for one in absent.values())
+    return Told(result, also=absent, failed=undone or bool(result.skipped) or result.stopped)
 
 
-def _first(items: "set[str] | frozenset[str]") -> Absence:
-    return Absence(len(items), tuple(heapq.nsmallest(NAMED, items)))
+def _absence(items: set[str], count: int) -> dict[str, Any]:
+    """Return how many items stand in one of two places only, and the first few of them."""
+    return {"items": count, "examples": heapq.nsmallest(min(NAMED, count), items)}
 
 
-def _waiting(gallery: "Gallery", given: "Embeddings") -> "Iterator[str]":
+def _waiting(gallery: "Gallery", space: "Space") -> Iterator[str]:
     """Give the items that no model has embedded in the space."""
-    space = given.space
     if space not in gallery.spaces():
         return
     yield from gallery.ids(without=[space])
@@ -328,9 +246,7 @@ def _waiting(gallery: "Gallery", given: "Embeddings") -> "Iterator[str]":
         )
 
 
-def _embed_some(
-    upgrade: "Upgrade", model: Path, rows: int, seed: int, device: str, max_pixels: int | None
-) -> "Embeddings":
+def _embed_some(upgrade: "Upgrade", given: PlanOptions) -> "Embeddings":
     """Return what the model makes of some items that nothing was fitted on, chosen at random.
 
     Of all that can be found now, also of those that no transformation carries.
@@ -343,22 +259,22 @@ def _embed_some(
     from onward.upgrading.evidence import fitted_items
     from onward.upgrading.routes import answering_space
 
-    loaded = EmbeddingModel.load(model)
-    opened = upgrade.gallery
-    embed = open_embedder(opened, loaded, device, max_pixels)
+    assert given.model is not None  # noqa: S101  # one of the two is given
+    model, gallery = EmbeddingModel.load(given.model), upgrade.gallery
+    embed = open_embedder(gallery, model, given.device, given.max_pixels)
     fitted = fitted_items(upgrade.routes)
-    now = answering_space(opened.view(), upgrade.routes)
-    drawn = opened.sample([now], rows + len(fitted), seed=seed)
-    ids = tuple(item for item in drawn if item not in fitted)[:rows]
+    now = answering_space(gallery.view(), upgrade.routes)
+    drawn = gallery.sample([now], given.sample_rows + len(fitted), seed=given.seed)
+    ids = tuple(item for item in drawn if item not in fitted)[: given.sample_rows]
     parts: list[Embeddings] = []
-    with progress_bar(f"Embed with {loaded.space.name}") as progress:
+    with progress_bar(f"Embed with {model.space.name}") as progress:
         for start in range(0, len(ids), SAMPLE_BATCH_ROWS):
             chosen = ids[start : start + SAMPLE_BATCH_ROWS]
-            made, skipped = embed(chosen, opened.payloads(chosen))
+            made, skipped = embed(chosen, gallery.payloads(chosen))
             for item, why in skipped.items():
                 tell(f"left out: {item}: {why}")
             parts.append(made)
             progress(start + len(chosen), len(ids))
-    vectors = [np.empty((0, loaded.space.dim), np.float32), *(part.vectors for part in parts)]
+    vectors = [np.empty((0, model.space.dim), np.float32), *(part.vectors for part in parts)]
     found = tuple(item for part in parts for item in part.ids)
-    return Embeddings(found, np.concatenate(vectors), loaded.space)
+    return Embeddings(found, np.concatenate(vectors), model.space)

@@ -20,27 +20,28 @@ from onward.cli.judging import (
 from onward.cli.options import (
     Device,
     EmbeddingsFile,
-    GalleryUrl,
     Overwrite,
     SameLabels,
     check_room,
     open_data,
     takes_data,
+    takes_gallery,
 )
-from onward.cli.output import AsJson, show, show_fields, suggest, tell
+from onward.cli.output import Answer, Fields, Told, suggest, tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
     from onward.compatibility import Cells, Comparison, UpgradeComparison
     from onward.data import Stated
     from onward.data.items import Items
+    from onward.gallery import Gallery
     from onward.report import RetrievalGrid
     from onward.spaces import Embeddings
-    from onward.verification import VerificationRates
 
 
+@takes_gallery
 def search(
-    gallery: GalleryUrl,
+    gallery: "Gallery",
     queries: Annotated[Path, typer.Argument(help="Embeddings (.parquet), or an image file.")],
     model: Annotated[
         Path | None, typer.Option(help="The query model, where QUERIES is an image.")
@@ -50,25 +51,23 @@ def search(
         bool, typer.Option("--exclude-self", help="Leave out the item with the query's own id.")
     ] = False,
     device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Find the nearest items of GALLERY to each of QUERIES.
 
     Example: onward search photos.lance cat.png --model models/new -k 10
     """
-    from onward.gallery import open_gallery
     from onward.spaces import Embeddings
 
     if queries.suffix == ".parquet":
         asked = Embeddings.load(queries)
     elif model is None:
         raise ConfigurationError(
-            f"{queries} is an image, and an image needs a model: add --model DIRECTORY, "
-            "or give a .parquet file of embeddings"
+            f"{queries} is an image, and an image needs a model",
+            "add --model DIRECTORY, or give a .parquet file of embeddings",
         )
     else:
         asked = _embed_file(model, queries, device)
-    show(open_gallery(gallery).search(asked, k, exclude_self=exclude_self), as_json)
+    return gallery.search(asked, k, exclude_self=exclude_self)
 
 
 def _embed_file(model: Path, image: Path, device: str) -> "Embeddings":
@@ -96,16 +95,22 @@ def evaluate(
         Path | None,
         typer.Option(help="With --far: only these pairs; a line each, two ids and 1 or 0."),
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Evaluate the search of QUERIES in GALLERY, exact: by labels, or by qrels.
 
     Example: onward evaluate new.parquet upgraded.parquet --exclude-self
     """
+    from onward.judgements import read_pairs
     from onward.spaces import Embeddings
+    from onward.verification import verify_pairs
 
     if far is not None:
-        _check_alone(judging)
+        given = judging.said & {"qrels", "ignored", "camera_column", "metrics"}
+        for field in sorted(given):
+            raise ConfigurationError(
+                f"--{field.replace('_', '-')} is about search, and --far verifies pairs instead",
+                "leave out one of them",
+            )
     elif pairs is not None:
         raise ConfigurationError(
             "--pairs names pairs to verify", "say at which false accept rate: --far 0.001"
@@ -115,11 +120,18 @@ def evaluate(
     asked, searched = Embeddings.load(queries), Embeddings.load(gallery)
     if pairs is None:
         judging.tell_numbering((asked, searched))
-    if far is not None:
-        show(_verify(asked, searched, judging, far, pairs), as_json)
-        return
-    evaluation = judging.evaluate(asked, searched, (queries, gallery))
-    show(evaluation, as_json, also=_tell_of_origins(searched))
+    if far is None:
+        evaluation = judging.evaluate(asked, searched, (queries, gallery))
+        return Told(evaluation, also=_tell_of_origins(searched))
+    rates = verify_pairs(
+        asked,
+        searched,
+        exclude_self=judging.exclude_self,
+        same_labels=judging.same_labels,
+        pairs=None if pairs is None else read_pairs(pairs),
+        fars=far,
+    )
+    return Told(rates)
 
 
 def _tell_of_origins(gallery: "Embeddings") -> dict[str, dict[str, int]]:
@@ -133,42 +145,6 @@ def _tell_of_origins(gallery: "Embeddings") -> dict[str, dict[str, int]]:
         "stored. h alone is told by: onward compare"
     )
     return {"gallery_origins": counts}
-
-
-def _check_alone(judging: Judging) -> None:
-    """Refuse what says nothing where pairs are verified."""
-    given = {
-        "--qrels": judging.qrels,
-        "--ignored": judging.ignored,
-        "--camera-column": judging.camera_column,
-        "--metrics": judging.metrics,
-    }
-    for option, value in given.items():
-        if value is not None:
-            raise ConfigurationError(
-                f"{option} is about search, and --far verifies pairs instead",
-                "leave out one of them",
-            )
-
-
-def _verify(
-    queries: "Embeddings",
-    gallery: "Embeddings",
-    judging: Judging,
-    fars: list[float],
-    pairs: Path | None,
-) -> "VerificationRates":
-    from onward.judgements import read_pairs
-    from onward.verification import verify_pairs
-
-    return verify_pairs(
-        queries,
-        gallery,
-        exclude_self=judging.exclude_self,
-        same_labels=judging.same_labels,
-        pairs=None if pairs is None else read_pairs(pairs),
-        fars=fars,
-    )
 
 
 Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
@@ -212,8 +188,7 @@ def compare(
     ] = None,
     queries_old: QueriesOld = None,
     queries_new: QueriesNew = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Compare doing nothing, upgrading and full backfill on the same items.
 
     Of a gallery that the new model embedded in part, h alone stands beside what is stored. Without
@@ -224,13 +199,13 @@ def compare(
     """
     files = Files(old, upgraded, new, queries_old, queries_new)
     made = compare_cells(read_cells(files, judging), files, judging)
-    show(made, as_json, _report_step(files, judging))
+    return Told(made, _report_step(files, judging))
 
 
 def _report_step(files: Files, judging: Judging) -> list[dict[str, str]]:
     """Return how to see the same as a page, where a page can show it."""
-    plain = Judging(judging.exclude_self, judging.same_labels)
-    if judging != plain or files.new is None or files.queries_new is not None:
+    beyond = judging.said - {"exclude_self", "same_labels"}
+    if beyond or files.new is None or files.queries_new is not None:
         return []
     named = ("--old", files.old, "--upgraded", files.upgraded, "--new", files.new)
     itself = "--exclude-self" if judging.exclude_self else "--include-self"
@@ -263,7 +238,7 @@ def _check_agreement(cells: "Cells", files: Files, judging: Judging) -> None:
     """
     from onward.compatibility import NEW
 
-    if judging != Judging(judging.exclude_self):
+    if judging.said - {"exclude_self"}:
         raise ConfigurationError(
             "the queries have no labels, and no --qrels say what they look for: only the agreement "
             "with full backfill can be compared, of which --metrics, --ignored, --camera-column, "
@@ -352,8 +327,7 @@ def report(
     title: Annotated[str, typer.Option(help="The page's title.")] = "An upgrade and what it gave",
     same_labels: SameLabels = False,
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Fields:
     """Write a page that compares doing nothing, upgrading and full backfill.
 
     Example: onward report page.html --old old.parquet --upgraded up.parquet --new new.parquet
@@ -363,7 +337,7 @@ def report(
 
     check_room(out, overwrite=overwrite)
     files = Files(old, upgraded, new)
-    judging = Judging(exclude_self, same_labels)
+    judging = Judging(exclude_self=exclude_self, same_labels=same_labels)
     cells = read_cells(files, judging)
     alone = _of_h(cells, files)
     grid = None if data is None else _grid(open_data(data, stated), alone, exclude_self)
@@ -376,8 +350,7 @@ def report(
     }
     page = {"title": title, "introduction": INTRODUCTION}
     write_report(out, comparison, **page, grid=grid, facts=facts, upgrade=made)
-    fields = {"verdict": comparison.verdict, **made.origins, "written": [str(out)]}
-    show_fields(fields, as_json)
+    return Fields({"verdict": comparison.verdict, **made.origins, "written": [str(out)]})
 
 
 def _grid(items: "Items", cells: "Cells", exclude_self: bool) -> "RetrievalGrid":

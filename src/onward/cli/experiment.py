@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onward.cli.options import Device, Overwrite, parse_numbers, takes_data
-from onward.cli.output import AsJson, show, tell_answer
+from onward.cli.output import Answer, tell_answer
 from onward.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
     device: Device = "auto",
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Train old and new models, fill a gallery, upgrade it without its images, and compare.
 
     The same again goes on where it was interrupted, and replaces what it has written.
@@ -60,8 +59,7 @@ def demo(
     overrides |= {key: value for key, value in given.items() if value is not None}
     recipe = load_recipe("digits" if data in (None, "digits") else "images", overrides)
     stage = Stage(device, tell_answer, progress_bar, out / CACHE)
-    comparison = run_study(recipe, out, stage, overwrite=overwrite)
-    show(comparison, as_json)
+    return run_study(recipe, out, stage, overwrite=overwrite)
 
 
 def experiment(
@@ -88,8 +86,7 @@ def experiment(
     ] = Path("runs/cache"),
     device: Device = "auto",
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Perform RECIPE for each seed; write NAME.json and NAME.md. Interrupted, it goes on.
 
     The same again, or with more seeds, replaces what it has written. With --arm and --merge, rows
@@ -112,11 +109,9 @@ def experiment(
             raise ConfigurationError(
                 "--merge writes its own file alone", "leave --out and --overwrite out"
             )
-        show(merge_arms(loaded, numbers, merge, stage, command=command), as_json)
-        return
+        return merge_arms(loaded, numbers, merge, stage, command=command)
     place = out or Path("runs") / loaded.name
-    result = run_experiment(loaded, numbers, place, stage, command=command, overwrite=overwrite)
-    show(result, as_json)
+    return run_experiment(loaded, numbers, place, stage, command=command, overwrite=overwrite)
 
 
 def read_override(text: str) -> tuple[str, Any]:

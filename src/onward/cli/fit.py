@@ -19,7 +19,7 @@ from onward.cli.options import (
     takes_settings,
     tell_numbering,
 )
-from onward.cli.output import AsJson, show, suggest, tell, tell_answer
+from onward.cli.output import Told, suggest, tell, tell_answer
 from onward.errors import ConfigurationError
 from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
 
@@ -74,8 +74,7 @@ def fit(
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Learn h(OLD, side) -> NEW on the same items and write it to OUT. Reads no image.
 
     Example: onward fit old-train.parquet new-train.parquet old-to-new/ --side side-train.parquet
@@ -86,14 +85,19 @@ def fit(
     from onward.transformation import KIND
 
     of_gallery = is_gallery(old)
-    settings = _read_settings(
-        said,
-        paper=paper,
-        by_classifier=classifier is not None,
-        seen=of_gallery and group_column is None,
-    )
+    if paper:
+        if said.get("method", "auto") not in ("auto", PAPER.method):
+            raise ConfigurationError(
+                f"--paper is the network of the FCT paper, but --method is {said['method']}",
+                "give one of them",
+            )
+        said |= {"method": PAPER.method, "inner": PAPER.inner}
+    seen = "seen" if of_gallery and group_column is None else "unseen"
+    helped = "none" if classifier is None else "classifier"
+    given = {"gallery_classes": seen, **said, "discriminative": helped}
+    settings = read_settings(FitSettings, given, where="onward fit")
     check_torch(settings)
-    check_room(out, KIND, overwrite=overwrite)
+    check_room(out, kind=KIND, overwrite=overwrite)
     pairs = load_pairs(old, side, new, sample_share)
     share = None if of_gallery else sample_share
     learned = read_sample(pairs, gallery, sample, share)
@@ -114,32 +118,11 @@ def fit(
         )
     fitted.transformation.save(out)
     tell_answer(fitted)
-    show(fitted.transformation, as_json, [_plan_step(old, new, out, gallery, sample)])
-
-
-def _read_settings(
-    said: dict[str, Any], *, paper: bool, by_classifier: bool, seen: bool
-) -> FitSettings:
-    """Return what is fitted: what was said, and what follows from what is given.
-
-    Args:
-        said: settings by options.
-        paper: whether it is to be the network of the FCT paper.
-        by_classifier: whether the new model's classifier helps.
-        seen: whether the gallery's items are of the classes that are learned from.
-
-    Raises:
-        ConfigurationError: if options do not go together.
-    """
-    method = said.get("method", "auto")
-    if paper and method not in ("auto", PAPER.method):
-        raise ConfigurationError(
-            f"--paper is the network of the FCT paper, but --method is {method}", "give one of them"
-        )
-    given = {"gallery_classes": "seen" if seen else "unseen", **said}
-    given |= {"discriminative": "classifier" if by_classifier else "none"}
-    given |= {"method": PAPER.method, "inner": PAPER.inner} if paper else {}
-    return read_settings(FitSettings, given, where="onward fit")
+    kept, url = (new, str(old)) if of_gallery else (sample, gallery or "GALLERY")
+    judged = () if kept is None else ("--sample", kept)
+    why = "it says what upgrading would do, cost and be worth"
+    step = suggest("upgrade plan", url, out, *judged, why=why)
+    return Told(fitted.transformation, [step])
 
 
 def _load_classifier(
@@ -154,17 +137,6 @@ def _load_classifier(
     known = Classifier.of(EmbeddingModel.load(model))
     tell_numbering(known.class_names, pairs.class_names, same_labels=same_labels)
     return known
-
-
-def _plan_step(
-    old: Path, new: Path, out: Path, gallery: str | None, sample: Path | None
-) -> dict[str, str]:
-    """Return how to plan the upgrade, by the part of the sample that was kept for it."""
-    kept = new if is_gallery(old) else sample
-    url = str(old) if is_gallery(old) else gallery or "GALLERY"
-    judged = () if kept is None else ("--sample", kept)
-    why = "it says what upgrading would do, cost and be worth"
-    return suggest("upgrade plan", url, out, *judged, why=why)
 
 
 def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> "Pairs":

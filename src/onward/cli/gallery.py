@@ -1,8 +1,8 @@
 """`onward gallery`: make, fill and look at a gallery; `onward info`: say what a path holds."""
 
-from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,17 +14,21 @@ from onward.cli.options import (
     check_lines,
     check_room,
     find_space,
+    holds_gallery,
+    read_time,
     takes_data,
+    takes_gallery,
     tell_numbering,
 )
-from onward.cli.output import AsJson, show, show_fields, suggest, tell
+from onward.cli.output import Commands, Fields, Told, suggest, tell
 from onward.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from onward.data import Stated
     from onward.gallery import Gallery, GalleryDescription
+    from onward.spaces import Embeddings
 
-app = typer.Typer(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
+app = Commands(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
 
 Files = Annotated[
     list[Path], typer.Argument(help="Embeddings of the same items, one .parquet a space.")
@@ -35,39 +39,35 @@ Payloads = Annotated[
 
 
 @app.command()
-def create(
-    gallery: GalleryUrl, embeddings: Files, payloads: Payloads = None, as_json: AsJson = False
-) -> None:
+def create(gallery: GalleryUrl, embeddings: Files, payloads: Payloads = None) -> Told:
     """Make GALLERY from embeddings; the first file's space answers queries.
 
     Example: onward gallery create photos.lance old.parquet side.parquet
     """
     from onward.data.payloads import read_payloads
     from onward.gallery import create_gallery
-    from onward.spaces import Embeddings
 
-    loaded = [Embeddings.load(path) for path in embeddings]
+    loaded = _load(embeddings)
     spaces = [each.space for each in loaded]
-    where = read_payloads(payloads, loaded[0].ids)
     made = create_gallery(
         gallery,
         *spaces,
         serving=spaces[0],
         query_model=spaces[0].name,
         items=loaded,
-        payloads=where,
+        payloads=read_payloads(payloads, loaded[0].ids),
     )
-    show_gallery(made, as_json)
+    return described(made)
 
 
 @app.command()
+@takes_gallery
 def add(
-    gallery: GalleryUrl,
+    gallery: "Gallery",
     embeddings: Files,
     payloads: Payloads = None,
     same_labels: SameLabels = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Add items to GALLERY: old embedding and side-information, or the new model's embedding.
 
     Labels go by the names of their classes, which GALLERY keeps.
@@ -75,127 +75,101 @@ def add(
     Example: onward gallery add photos.lance more-old.parquet more-side.parquet
     """
     from onward.data.payloads import read_payloads
-    from onward.gallery import open_gallery
-    from onward.spaces import Embeddings
 
-    loaded = [Embeddings.load(path) for path in embeddings]
-    opened = open_gallery(gallery)
+    loaded = _load(embeddings)
     where = read_payloads(payloads, loaded[0].ids)
-    opened.add(*loaded, payloads=where, same_labels=same_labels)
-    labelled = [one for one in loaded if one.labels is not None]
-    if labelled:
-        named = next((one.class_names for one in labelled if one.class_names), None)
-        tell_numbering(named, opened.class_names(), same_labels=same_labels)
-    show_gallery(opened, as_json)
+    gallery.add(*loaded, payloads=where, same_labels=same_labels)
+    if any(one.labels is not None for one in loaded):
+        named = next((one.class_names for one in loaded if one.class_names), None)
+        tell_numbering(named, gallery.class_names(), same_labels=same_labels)
+    return described(gallery)
 
 
 @app.command()
-def write(gallery: GalleryUrl, embeddings: Files, as_json: AsJson = False) -> None:
+@takes_gallery
+def write(gallery: "Gallery", embeddings: Files) -> Told:
     """Give items that GALLERY holds vectors that they lack, such as side-information made later.
 
     A space that is new to GALLERY is added. Ends with 1 if items are not there.
 
     Example: onward gallery write photos.lance side.parquet
     """
-    from onward.gallery import open_gallery
-    from onward.spaces import Embeddings
-
-    opened = open_gallery(gallery)
     absent = 0
-    for given in [Embeddings.load(path) for path in embeddings]:
-        opened.add_space(given.space)
+    for given in _load(embeddings):
+        gallery.add_space(given.space)
         written = 0
-        for batch in opened.scan((), without=[given.space], ids=given.ids):
+        for batch in gallery.scan((), without=[given.space], ids=given.ids):
             vectors = given.align(batch.ids)
-            written += opened.write(vectors, batch.revisions, origin="embedded")
-        there = sum(len(batch.ids) for batch in opened.scan((), ids=given.ids))
+            written += gallery.write(vectors, batch.revisions, origin="embedded")
+        there = sum(len(batch.ids) for batch in gallery.scan((), ids=given.ids))
         absent += len(given) - there
         tell(
             f"{written:,} of {len(given):,} vectors in {given.space.name} were written; "
             f"{there - written:,} items have one, {len(given) - there:,} are not in the gallery"
         )
-    show_gallery(opened, as_json)
-    if absent:
-        raise typer.Exit(1)
+    return described(gallery, failed=absent > 0)
 
 
 @app.command()
+@takes_gallery
 def delete(
-    gallery: GalleryUrl,
+    gallery: "Gallery",
     ids: Annotated[list[str], typer.Argument(help="Ids of the items to delete.")],
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Delete items from GALLERY.
 
     Example: onward gallery delete photos.lance cat-17 cat-18
     """
-    from onward.gallery import open_gallery
-
-    opened = open_gallery(gallery)
-    deleted = opened.delete(ids)
-    show_fields({"deleted": deleted}, as_json, steps_of_gallery(opened.describe()))
+    deleted = gallery.delete(ids)
+    return Told(Fields({"deleted": deleted}), steps_of_gallery(gallery.describe()))
 
 
 @app.command()
-def describe(gallery: GalleryUrl, as_json: AsJson = False) -> None:
+@takes_gallery
+def describe(gallery: "Gallery") -> Told:
     """Say what GALLERY holds and which space answers queries.
 
     Example: onward gallery describe photos.lance --json
     """
-    from onward.gallery import open_gallery
-
-    show_gallery(open_gallery(gallery), as_json)
+    return described(gallery)
 
 
 @app.command()
+@takes_gallery
 def compact(
-    gallery: GalleryUrl,
+    gallery: "Gallery",
     keep_minutes: Annotated[
         float, typer.Option(min=0, help="How long what was replaced is kept for those who read it.")
     ] = 60.0,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Put together what writing has scattered, index it, and free what was replaced.
 
     Safe beside others who write. An upgrade does it at its end.
 
     Example: onward gallery compact photos.lance --keep-minutes 10
     """
-    from datetime import timedelta
-
-    from onward.gallery import open_gallery
-
-    try:
-        keep = timedelta(minutes=keep_minutes)
-    except (OverflowError, ValueError) as error:
-        raise ConfigurationError(
-            f"--keep-minutes {keep_minutes:g} is not a number of minutes", "give one such as 60"
-        ) from error
-    opened = open_gallery(gallery)
-    opened.compact(keep=keep)
-    show_gallery(opened, as_json)
+    gallery.compact(keep=read_time("--keep-minutes", keep_minutes, timedelta(minutes=1)))
+    return described(gallery)
 
 
 @app.command()
+@takes_gallery
 def export(
-    gallery: GalleryUrl,
+    gallery: "Gallery",
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
     space: Annotated[
         str | None, typer.Option(help="Name of the space; default: the one that answers queries.")
     ] = None,
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Write the vectors of GALLERY in one space to a file, and of each whether it was embedded.
 
     Example: onward gallery export photos.lance upgraded.parquet
     """
-    from onward.gallery import open_gallery
     from onward.spaces import check_suffix
 
     check_room(check_suffix(out), overwrite=overwrite)
-    opened = open_gallery(gallery)
-    embeddings = opened.read(find_space(opened, space))
+    embeddings = gallery.read(find_space(gallery, space))
     embeddings.save(out)
     fields = {
         "items": len(embeddings),
@@ -204,12 +178,13 @@ def export(
         "written": [str(out)],
     }
     step = suggest("evaluate", "QUERIES", out, "--exclude-self", why="if the items have labels")
-    show_fields(fields, as_json, [step])
+    return Told(Fields(fields), [step])
 
 
 @app.command()
+@takes_gallery
 def sample(
-    gallery: GalleryUrl,
+    gallery: "Gallery",
     out: Annotated[Path, typer.Argument(help="JSON lines to write, an item a line: .jsonl.")],
     count: Annotated[
         str, typer.Option(help="How many items, or how many percent: 1000 or 3%.")
@@ -229,44 +204,48 @@ def sample(
     ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Choose items of GALLERY to embed with the new model: ids with payloads, to OUT.
 
     Example: onward gallery sample photos.lance sample.jsonl --count 3%
     """
     from onward.data.payloads import write_payload_lines
-    from onward.gallery import open_gallery
     from onward.training.fit.samples import choose_from_gallery
     from onward.transformation import Transformation
 
-    check_room(check_lines(out, "a sample is"), overwrite=overwrite)
-    opened = open_gallery(gallery)
-    old = find_space(opened, space)
+    check_lines(out)
+    check_room(out, overwrite=overwrite)
+    old = find_space(gallery, space)
     ids = choose_from_gallery(
-        opened,
+        gallery,
         old,
-        None if side is None else find_space(opened, side),
-        count=parse_count(count, opened.count([old])),
+        None if side is None else find_space(gallery, side),
+        count=parse_count(count, gallery.count([old])),
         by=by,
         transformation=None if transformation is None else Transformation.load(transformation),
         seed=seed,
     )
-    payloads = opened.payloads(ids)
+    payloads = gallery.payloads(ids)
     write_payload_lines(out, ids, payloads)
     bare = sum(payload is None for payload in payloads)
     if bare:
         tell(f"{bare} of {len(ids)} items have no payload, so nothing says where their images are")
-    fields = {"items": len(ids), "without payload": bare, "written": [str(out)]}
+    fields = {"items": len(ids), "without_payload": bare, "written": [str(out)]}
     why = "by the new model; then fit and plan with what it gives (--sample)"
     step = suggest("embed", "MODEL", out, out.with_suffix(".parquet"), why=why)
-    show_fields(fields, as_json, [step])
+    return Told(Fields(fields), [step])
 
 
-def show_gallery(gallery: "Gallery", as_json: bool) -> None:
-    """Print what a gallery holds now."""
+def _load(paths: list[Path]) -> "list[Embeddings]":
+    from onward.spaces import Embeddings
+
+    return [Embeddings.load(path) for path in paths]
+
+
+def described(gallery: "Gallery", *, failed: bool = False) -> Told:
+    """Return what a gallery holds now, and what may come next."""
     description = gallery.describe()
-    show(description, as_json, steps_of_gallery(description))
+    return Told(description, steps_of_gallery(description), failed=failed)
 
 
 def steps_of_gallery(now: "GalleryDescription") -> list[dict[str, str]]:
@@ -302,68 +281,51 @@ def parse_count(text: str, whole: int) -> int:
     return max(1, round(number * whole / 100)) if percent else int(number)
 
 
-@dataclass(frozen=True)
-class Information:
-    """What something is: fields for a machine, text for a person."""
-
-    fields: dict[str, Any]
-    text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields."""
-        return self.fields
-
-    def __str__(self) -> str:
-        return self.text
-
-
 @takes_data
 def info(
     path: Annotated[
         Path, typer.Argument(help="A model, a transformation, embeddings, a gallery, images.")
     ],
     stated: "Stated",
-    as_json: AsJson = False,
-) -> None:
+) -> Told | Fields:
     """Say what PATH holds: its spaces, its sizes and what made it; of images, how they are read.
 
     The options say how images are read, as for `train`.
 
     Example: onward info runs/demo/models/new
     """
-    from onward.data.parts import Stated
-    from onward.data.sources import DIGITS
+    from onward.data import Stated
+    from onward.data.sources import DIGITS, describe_data
 
     if str(path) == DIGITS or _holds_images(path):
-        show(_data(path, stated), as_json)
-        return
+        data = describe_data(str(path), stated)
+        return Fields({**data.to_json(), "kind": "images", "layout": data.kind}, str(data))
     if stated != Stated():
         raise ConfigurationError(
             f"{path} holds no images, and these options say how images are read", "leave them out"
         )
-    show(_describe_path(path), as_json)
+    return _describe_path(path)
 
 
-def _describe_path(path: Path) -> Information:
+def _describe_path(path: Path) -> Told | Fields:
+    from onward.gallery import open_gallery
+
     if (path / "config.json").is_file():
         return _artifact(path)
-    if _holds_vectors(path):
+    if path.suffix == ".parquet" or (path.is_dir() and _first_shard(path) is not None):
         return _embeddings(path)
     if path.is_dir():
-        return _gallery(path)
+        told = described(open_gallery(str(path)))
+        return Told(told.answer, told.steps, {"kind": "gallery"})
     raise ArtifactError(
         f"{path} is not a model, a transformation, embeddings, a gallery or images",
         "give a directory that Onward wrote, a .parquet file of embeddings, or a folder of images",
     )
 
 
-def _holds_vectors(path: Path) -> bool:
-    return path.suffix == ".parquet" or (path.is_dir() and _first_shard(path) is not None)
-
-
 def _holds_images(path: Path) -> bool:
     """Say whether something is a source of images rather than what Onward wrote."""
-    if (path / "config.json").is_file() or _is_gallery(path):
+    if (path / "config.json").is_file() or holds_gallery(path):
         return False
     shard = path if path.is_file() else _first_shard(path) if path.is_dir() else None
     if shard is None:
@@ -378,31 +340,10 @@ def _holds_images(path: Path) -> bool:
 def _first_shard(folder: Path) -> Path | None:
     from onward.data.parquet import find_shards
 
-    return None if _is_gallery(folder) else next(iter(find_shards(folder).shards), None)
+    return None if holds_gallery(folder) else next(iter(find_shards(folder).shards), None)
 
 
-def _is_gallery(path: Path) -> bool:
-    return path.is_dir() and any(path.glob("*.lance"))
-
-
-def _data(path: Path, stated: "Stated") -> Information:
-    from onward.data.sources import describe_data
-
-    description = describe_data(str(path), stated)
-    fields = {**description.to_json(), "kind": "images", "layout": description.kind}
-    return Information(fields, str(description))
-
-
-def _gallery(path: Path) -> Information:
-    from onward.gallery import open_gallery
-
-    description = open_gallery(str(path)).describe()
-    fields = {"kind": "gallery", **description.to_json()}
-    fields["next_steps"] = steps_of_gallery(description)
-    return Information(fields, str(description))
-
-
-def _embeddings(path: Path) -> Information:
+def _embeddings(path: Path) -> Fields:
     from onward.spaces import Embeddings
 
     embeddings = Embeddings.load(path)
@@ -428,13 +369,13 @@ def _embeddings(path: Path) -> Information:
     if embeddings.origins is not None:
         counts = embeddings.count_origins().items()
         labels += f", {' and '.join(f'{count:,} {origin}' for origin, count in counts)}"
-    return Information(fields, f"{embeddings}, {stored}, {labels}")
+    return Fields(fields, f"{embeddings}, {stored}, {labels}")
 
 
-def _artifact(path: Path) -> Information:
+def _artifact(path: Path) -> Fields:
     from onward.artifacts import read_artifact, read_header
 
     header = read_header(path)
     artifact = read_artifact(path, header["kind"])  # checks every file
     fields = {"kind": header["kind"], **header["config"], "made_by": header["made_by"]}
-    return Information({**fields, "digest": header["digest"]}, artifact.card.strip())
+    return Fields({**fields, "digest": header["digest"]}, artifact.card.strip())

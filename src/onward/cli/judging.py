@@ -3,14 +3,14 @@
 `evaluate`, `compare`, `report`, `upgrade plan` and `upgrade verify` take them from here.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from pydantic import BaseModel, Field
 
-from onward.cli.options import REQUIRED, SameLabels, takes
+from onward.cli.options import takes_settings
 from onward.cli.output import tell
 from onward.errors import ConfigurationError, EvaluationError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onward.spaces import Embeddings
     from onward.upgrading import Canaries, RealQueries, Requirement
 
+EXCLUDE_SELF = "--exclude-self/--include-self"
 QueriesOld = Annotated[
     Path | None, typer.Option(help="Queries that are not the items, by the old model: .parquet.")
 ]
@@ -29,54 +30,45 @@ QueriesNew = Annotated[
 ExcludeSelf = Annotated[
     bool,
     typer.Option(
-        "--exclude-self/--include-self",
-        help="Whether a query's own gallery entry (the same id) is left out.",
+        EXCLUDE_SELF, help="Whether a query's own gallery entry (the same id) is left out."
     ),
-]
-Qrels = Annotated[
-    Path | None,
-    typer.Option(help="What each query looks for, instead of labels: TREC or BEIR qrels, graded."),
-]
-Ignored = Annotated[
-    Path | None,
-    typer.Option(help="Pairs that do not count: a line each, id of a query and id of an item."),
-]
-CameraColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of cameras: what the query's own camera took is ignored."),
-]
-IgnoreUnknown = Annotated[
-    bool,
-    typer.Option(
-        "--ignore-unknown", help="Leave out items in qrels or pairs that the gallery lacks."
-    ),
-]
-Metrics = Annotated[
-    str | None,
-    typer.Option(help="Such as ndcg@10,recall@100,mrr@10,map; cmc@1,cmc@5,map unless given."),
 ]
 
 
-@dataclass(frozen=True)
-class Judging:
-    """The options that say what is right, and what is measured."""
+class Judging(BaseModel):
+    """What is right, and what is measured, where search is evaluated.
+
+    Attributes:
+        exclude_self: whether a query's own gallery entry (the same id) is left out.
+        qrels: what each query looks for, instead of labels: TREC or BEIR qrels, graded.
+        ignored: pairs that do not count: a line each, id of a query and id of an item.
+        camera_column: column of cameras: what the query's own camera took is ignored.
+        same_labels: if only one side has class names: the other's label numbers mean the same.
+        ignore_unknown: leave out items in qrels or pairs that the gallery lacks.
+        metrics: such as ndcg@10,recall@100,mrr@10,map; cmc@1,cmc@5,map unless given.
+    """
 
     exclude_self: bool
-    same_labels: bool = False
     qrels: Path | None = None
     ignored: Path | None = None
     camera_column: str | None = None
+    same_labels: bool = False
     ignore_unknown: bool = False
     metrics: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.qrels is not None and self.same_labels:
-            raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
+    def model_post_init(self, _: Any) -> None:
+        """Refuse options that say nothing beside others."""
+        _check_qrels(self.qrels, self.same_labels)
         if self.ignore_unknown and self.qrels is None and self.ignored is None:
             raise ConfigurationError(
                 "--ignore-unknown is about the items of --qrels or --ignored",
                 "give one of them, or leave it out",
             )
+
+    @property
+    def said(self) -> set[str]:
+        """The options that were said."""
+        return set(self.model_dump(exclude_defaults=True))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,16 +160,9 @@ class Judging:
         return relevance
 
 
-JUDGING_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "exclude_self": (ExcludeSelf, REQUIRED),
-    "qrels": (Qrels, None),
-    "ignored": (Ignored, None),
-    "camera_column": (CameraColumn, None),
-    "same_labels": (SameLabels, False),
-    "ignore_unknown": (IgnoreUnknown, False),
-    "metrics": (Metrics, None),
-}
-takes_judging = takes("judging", JUDGING_OPTIONS, Judging)
+takes_judging = takes_settings(
+    "judging", Judging, flags={"exclude_self": EXCLUDE_SELF}, make=Judging
+)
 """Give a command the options that say what is right and what is measured, as `judging`."""
 
 
@@ -239,55 +224,65 @@ def align_files(
     return one.align(other.ids)
 
 
-JUDGE_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "sample": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                help="True new embeddings of some items, to judge by, and to be written: .parquet."
-            ),
-        ],
-        None,
-    ),
-    "queries_old": (QueriesOld, None),
-    "queries_new": (QueriesNew, None),
-    "qrels": (Qrels, None),
-    "ignore_unknown": (IgnoreUnknown, False),
-    "same_labels": (SameLabels, False),
-    "require": (
-        Annotated[
-            str | None,
-            typer.Option(help="What must be predicted besides, such as 'cmc@1 >= 0.95 * new/new'."),
-        ],
-        None,
-    ),
-    "margin": (
-        Annotated[
-            float,
-            typer.Option(
-                min=0, max=99, help="Points by which search may get worse and the gate be open."
-            ),
-        ],
-        1.0,
-    ),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Judges:
-    """What an upgrade is judged by, read from files.
+class Judges(BaseModel):
+    """What an upgrade is judged by.
 
     Attributes:
-        sample: true new embeddings of some items, if they are given.
-        queries: real queries by both models, if they are given.
-        require: what must be reached besides, if anything.
-        margin: search may get worse by so much, in [0, 1).
+        sample: true new embeddings of some items, to judge by, and to be written: .parquet.
+        queries_old: queries that are not the items, by the old model: .parquet.
+        queries_new: the same queries by the new model: .parquet.
+        qrels: what each query looks for, instead of labels: TREC or BEIR qrels, graded.
+        ignore_unknown: leave out items in qrels that the gallery lacks.
+        same_labels: if only one side has class names: the other's label numbers mean the same.
+        require: what must be predicted besides, such as 'cmc@1 >= 0.95 * new/new'.
+        margin: points by which search may get worse and the gate be open.
     """
 
-    sample: "Embeddings | None"
-    queries: "RealQueries | None"
-    require: "Requirement | None"
-    margin: float
+    sample: Path | None = None
+    queries_old: Path | None = None
+    queries_new: Path | None = None
+    qrels: Path | None = None
+    ignore_unknown: bool = False
+    same_labels: bool = False
+    require: str | None = None
+    margin: float = Field(1.0, ge=0, le=99)
+
+    @cached_property
+    def embedded(self) -> "Embeddings | None":
+        """The sample."""
+        from onward.spaces import Embeddings
+
+        return None if self.sample is None else Embeddings.load(self.sample)
+
+    @cached_property
+    def queries(self) -> "RealQueries | None":
+        """The real queries.
+
+        Raises:
+            ConfigurationError: if options are missing, or do not go together.
+        """
+        from onward.judgements import read_qrels
+        from onward.upgrading import RealQueries
+
+        _check_qrels(self.qrels, self.same_labels)
+        if self.ignore_unknown and self.qrels is None:
+            raise ConfigurationError("--ignore-unknown is about the items of --qrels", "give both")
+        asked = read_queries(self.queries_old, self.queries_new)
+        if asked is not None:
+            judgements = None if self.qrels is None else read_qrels(self.qrels)
+            return RealQueries(*asked, judgements, self.ignore_unknown, self.same_labels)
+        if self.qrels is not None or self.same_labels:
+            option = "--qrels" if self.qrels else "--same-labels"
+            raise ConfigurationError(
+                f"{option} is about real queries, and there are none",
+                "give them by both models, --queries-old and --queries-new",
+            )
+        return None
+
+    @property
+    def requirement(self) -> "Requirement | None":
+        """What must be reached besides, if anything."""
+        return _read_requirement(self.require)
 
     @property
     def are_given(self) -> bool:
@@ -295,99 +290,51 @@ class Judges:
         return self.sample is not None or self.queries is not None
 
 
-def read_judges(
-    *,
-    sample: Path | None,
-    queries_old: Path | None,
-    queries_new: Path | None,
-    qrels: Path | None,
-    ignore_unknown: bool,
-    same_labels: bool,
-    require: str | None,
-    margin: float,
-) -> Judges:
-    """Return what the options name.
-
-    Raises:
-        ConfigurationError: if options are missing, or do not go together.
-    """
-    from onward.spaces import Embeddings
-    from onward.upgrading import RealQueries
-
-    judging = Judging(False, same_labels, qrels, None, None, ignore_unknown)
-    asked = read_queries(queries_old, queries_new)
-    if asked is None and (qrels is not None or same_labels):
-        raise ConfigurationError(
-            f"{'--qrels' if qrels else '--same-labels'} is about real queries, and there are none",
-            "give them by both models, --queries-old and --queries-new",
-        )
-    real = None
-    if asked is not None:
-        real = RealQueries(*asked, judging.judgements, ignore_unknown, same_labels)
-    embedded = None if sample is None else Embeddings.load(sample)
-    return Judges(embedded, real, read_requirement(require), margin / 100)
+def _read_judges(**said: Any) -> Judges:
+    judges = Judges(**said)
+    _ = judges.queries, judges.embedded, judges.requirement  # what is wrong is said first of all
+    return judges
 
 
-takes_judges = takes("judges", JUDGE_OPTIONS, read_judges)
+takes_judges = takes_settings("judges", Judges, make=_read_judges)
 """Give a command the options that say what an upgrade is judged by, in place of `judges`."""
 
 
-def read_requirement(require: str | None) -> "Requirement | None":
-    """Return what is required, if anything is said."""
+def _check_qrels(qrels: Path | None, same_labels: bool) -> None:
+    if qrels is not None and same_labels:
+        raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
+
+
+def _read_requirement(require: str | None) -> "Requirement | None":
     from onward.upgrading import Requirement
 
     return None if require is None else Requirement.parse(require)
 
 
-CANARY_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "canaries": (
-        Annotated[
-            Path | None,
-            typer.Option(help="Queries with labels, embedded by the new model: .parquet."),
-        ],
-        None,
-    ),
-    "canaries_old": (
-        Annotated[
-            Path | None, typer.Option(help="The same queries, embedded by the old model: .parquet.")
-        ],
-        None,
-    ),
-    "queries_new": (
-        Annotated[
-            Path | None, typer.Option(help="Real queries by the new model, as canaries: .parquet.")
-        ],
-        None,
-    ),
-    "queries_old": (
-        Annotated[Path | None, typer.Option(help="The same queries by the old model: .parquet.")],
-        None,
-    ),
-    "qrels": (Qrels, None),
-    "require": (
-        Annotated[
-            str | None,
-            typer.Option(
-                help="What the canaries must reach, such as 'cmc@1 >= 0.98 * old/old' or "
-                "'map >= 0.5'; default: 'map >= old/old'."
-            ),
-        ],
-        None,
-    ),
-    "same_labels": (SameLabels, False),
-}
+class CanaryOptions(BaseModel):
+    """What a verification asks.
+
+    Attributes:
+        canaries: queries with labels, embedded by the new model: .parquet.
+        canaries_old: the same queries, embedded by the old model: .parquet.
+        queries_new: real queries by the new model, as canaries: .parquet.
+        queries_old: the same queries by the old model: .parquet.
+        qrels: what each query looks for, instead of labels: TREC or BEIR qrels, graded.
+        require: what the canaries must reach, such as 'cmc@1 >= 0.98 * old/old' or 'map >= 0.5';
+            default: 'map >= old/old'.
+        same_labels: if only one side has class names: the other's label numbers mean the same.
+    """
+
+    canaries: Path | None = None
+    canaries_old: Path | None = None
+    queries_new: Path | None = None
+    queries_old: Path | None = None
+    qrels: Path | None = None
+    require: str | None = None
+    same_labels: bool = False
 
 
-def read_canaries(
-    *,
-    canaries: Path | None,
-    canaries_old: Path | None,
-    queries_new: Path | None,
-    queries_old: Path | None,
-    qrels: Path | None,
-    require: str | None,
-    same_labels: bool,
-) -> "Canaries | None":
+def _read_canaries(**said: Any) -> "Canaries | None":
     """Return the queries that a verification asks, if there are any.
 
     Raises:
@@ -397,48 +344,44 @@ def read_canaries(
     from onward.spaces import Embeddings
     from onward.upgrading import Canaries
 
-    new = _one_of(("--canaries", canaries), ("--queries-new", queries_new))
-    old = _one_of(("--canaries-old", canaries_old), ("--queries-old", queries_old))
+    given = CanaryOptions(**said)
+    new = _one_of("--canaries and --queries-new", given.canaries, given.queries_new)
+    old = _one_of("--canaries-old and --queries-old", given.canaries_old, given.queries_old)
     if new is None:
-        if old is None and require is None and qrels is None:
+        if old is None and given.require is None and given.qrels is None:
             return None
         raise ConfigurationError(
             "--canaries-old, --queries-old, --qrels and --require say what canaries are held to, "
             "but there are none",
             "add --canaries FILE or --queries-new FILE, queries embedded by the new model",
         )
-    by_new, requirement = Embeddings.load(new), read_requirement(require)
-    by_old = None
+    by_new, by_old, judged = Embeddings.load(new), None, None
+    requirement = _read_requirement(given.require)
     if old is not None:
         by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
-    if qrels is not None and same_labels:
-        raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
-    judged = None if qrels is None else read_qrels(qrels)
-    for_nothing = [
-        query
-        for query in by_new.ids
-        if judged is not None and max(judged.get(query, {}).values(), default=0) <= 0
-    ]
-    if for_nothing:
-        tell(
-            f"{len(for_nothing):,} of {len(by_new):,} queries have no relevant item in {qrels}: "
-            "left out"
-        )
-    return Canaries(by_new, by_old, judged, requirement, same_labels)
+    _check_qrels(given.qrels, given.same_labels)
+    if given.qrels is not None:
+        judged = read_qrels(given.qrels)
+        grades = (judged.get(query, {}).values() for query in by_new.ids)
+        unjudged = sum(max(each, default=0) <= 0 for each in grades)
+        if unjudged:
+            tell(
+                f"{unjudged:,} of {len(by_new):,} queries have no relevant item in {given.qrels}: "
+                "left out"
+            )
+    return Canaries(by_new, by_old, judged, requirement, given.same_labels)
 
 
-takes_canaries = takes("canaries", CANARY_OPTIONS, read_canaries)
+takes_canaries = takes_settings("canaries", CanaryOptions, make=_read_canaries)
 """Give a command the options that say what a verification asks, in place of `canaries`."""
 
 
-def _one_of(*given: tuple[str, Path | None]) -> Path | None:
+def _one_of(options: str, one: Path | None, other: Path | None) -> Path | None:
     """Return the file of two options that mean the same.
 
     Raises:
         ConfigurationError: if both are given.
     """
-    files = [path for _, path in given if path is not None]
-    if len(files) > 1:
-        names = " and ".join(option for option, _ in given)
-        raise ConfigurationError(f"{names} name the same queries", "give one of the two")
-    return files[0] if files else None
+    if one is not None and other is not None:
+        raise ConfigurationError(f"{options} name the same queries", "give one of the two")
+    return one or other

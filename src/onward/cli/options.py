@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import wraps
@@ -17,14 +18,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
+from pydantic import BaseModel, Field
 from typer.core import TyperGroup
 
-from onward.cli.output import tell
+from onward.cli.output import set_signature, tell
 from onward.errors import ArtifactError, ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from onward.data import Stated
     from onward.data.items import Items
     from onward.gallery import Gallery
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from onward.models import EmbeddingModel
     from onward.models.running import EmbedPayloads
     from onward.spaces import Space
+
+
+def _open_gallery(gallery: str) -> "Gallery":
+    from onward.gallery import open_gallery
+
+    return open_gallery(gallery)
 
 
 DataSource = Annotated[
@@ -61,10 +67,8 @@ REQUIRED = inspect.Parameter.empty
 MOST_DIGITS, LONGEST_RANGE = 18, 1_000_000
 """In a list of classes, seeds or stages, which must have room in memory."""
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(min=1, help="Most pixels of an image that is read; default: 178956970."),
-]
+MOST_PIXELS = 178_956_970
+MaxPixels = Annotated[int, typer.Option(min=1, help="Most pixels of an image that is read.")]
 
 
 class Split(StrEnum):
@@ -100,10 +104,10 @@ def defaults_to(name: str) -> type[TyperGroup]:
 
 def takes(
     name: str, options: Mapping[str, tuple[Any, Any]], make: Callable[..., Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return what gives a command some options in place of one parameter.
 
-    What is required stands where the parameter stood, the rest just before `as_json`.
+    What is required stands where the parameter stood, the rest behind all others.
 
     Args:
         name: of the parameter, which gets what is made of the options.
@@ -111,29 +115,22 @@ def takes(
         make: makes one value of all of them, given by name.
     """
 
-    def give(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command)
-        before, after = list(own.parameters.values()), list[inspect.Parameter]()
-        while before[-1].name != "as_json":
-            after.insert(0, before.pop())
-        after.insert(0, before.pop())
-        place = [each.name for each in before].index(name)
-        kind = before.pop(place).kind
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = list(inspect.signature(command).parameters.values())
+        place = [each.name for each in own].index(name)
         given = [
-            inspect.Parameter(each, kind, default=default, annotation=annotation)
+            inspect.Parameter(each, own[place].kind, default=default, annotation=annotation)
             for each, (annotation, default) in options.items()
         ]
         required = [each for each in given if each.default is REQUIRED]
         optional = [each for each in given if each.default is not REQUIRED]
-        parameters = [*before[:place], *required, *before[place:], *optional, *after]
 
         @wraps(command)
-        def run(**words: Any) -> None:
+        def run(**words: Any) -> Any:
             made = make(**{each: words.pop(each) for each in options})
-            command(**words, **{name: made})
+            return command(**words, **{name: made})
 
-        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        set_signature(run, [*own[:place], *required, *own[place + 1 :], *optional])
         return run
 
     return give
@@ -141,11 +138,13 @@ def takes(
 
 def takes_settings(
     name: str,
-    kind: "type[BaseModel]",
+    kind: type[BaseModel],
     *fields: str,
     called: Mapping[str, str] = MappingProxyType({}),
     shown: Mapping[str, str] = MappingProxyType({}),
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    flags: Mapping[str, str] = MappingProxyType({}),
+    make: Callable[..., Any] = dict,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command an option for some fields of settings, in place of one parameter.
 
     An option has the field's range, and for its help the first sentence of the field's docs. The
@@ -154,17 +153,19 @@ def takes_settings(
     Args:
         name: of the parameter.
         kind: of the settings; their docstrings say what each field means, under "Attributes:".
-        fields: those that are options.
+        fields: those that are options; all where none is named.
         called: what an option is called, where that is not the field's name.
         shown: the default that the help shows, where that is not the settings' own.
+        flags: of an option that is required and has two, one to say no.
+        make: makes the parameter of what was said, given by field; a dictionary if not given.
     """
     types, docs = get_type_hints(kind), _docs_of(kind)
-    by_option = {called.get(field, field): field for field in fields}
+    by_option = {called.get(field, field): field for field in fields or kind.model_fields}
     options = dict[str, tuple[Any, Any]]()
     for option, field in by_option.items():
         info = kind.model_fields[field]
-        flags = [f"--{option.replace('_', '-')}"] if info.default is False else []
-        own = False if info.default in (None, False) else str(info.default)
+        flag = f"--{option.replace('_', '-')}" if info.default is False else flags.get(option)
+        own = False if info.is_required() or info.default in (None, False) else str(info.default)
         own = option if info.default is True else own
         limits = {
             word: getattr(one, bound)
@@ -173,11 +174,15 @@ def takes_settings(
             if hasattr(one, bound)
         }
         help_ = docs[field].replace("[", r"\[")  # else taken for markup
-        said = typer.Option(*flags, help=help_, show_default=shown.get(field, own), **limits)
-        options[option] = (Annotated[types[field] | None, said], None)
+        words = [] if flag is None else [flag]
+        said = typer.Option(*words, help=help_, show_default=shown.get(field, own), **limits)
+        if info.is_required():
+            options[option] = (Annotated[types[field], said], REQUIRED)
+        else:
+            options[option] = (Annotated[types[field] | None, said], None)
 
-    def said_of(**given: Any) -> dict[str, Any]:
-        return {by_option[one]: value for one, value in given.items() if value is not None}
+    def said_of(**given: Any) -> Any:
+        return make(**{by_option[one]: value for one, value in given.items() if value is not None})
 
     return takes(name, options, said_of)
 
@@ -193,6 +198,10 @@ def _docs_of(kind: type) -> dict[str, str]:
         for name, said in own
     }
     return inherited | {name: f"{one[:1].upper()}{one[1:]}." for name, one in sentences.items()}
+
+
+takes_gallery = takes("gallery", {"gallery": (GalleryUrl, REQUIRED)}, _open_gallery)
+"""Open the gallery that a command is for."""
 
 
 def parse_numbers(text: str, what: str) -> tuple[int, ...]:
@@ -224,75 +233,75 @@ def parse_numbers(text: str, what: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def check_room(path: Path, kind: str | None = None, *, overwrite: bool) -> None:
-    """Refuse a place that cannot or may not be written to before long work is done for it.
+def read_time(option: str, given: float, unit: timedelta) -> timedelta:
+    """Return a time that was given in some unit.
+
+    Raises:
+        ConfigurationError: if that is no length of time.
+    """
+    try:
+        return given * unit
+    except (ValueError, OverflowError) as error:  # NaN, infinity, or longer than a calendar
+        raise ConfigurationError(
+            f"{option} {given:g} is not a number of {option.rpartition('-')[2]}",
+            "give one such as 7",
+        ) from error
+
+
+def check_room(
+    *paths: Path | None, overwrite: bool, kind: str | None = None, read: Path | None = None
+) -> None:
+    """Refuse places that cannot or may not be written to before long work is done for them.
 
     Args:
-        path: what is to be written.
-        kind: of the artefact that it is to be; None for a file.
+        paths: what is to be written.
         overwrite: whether what stands there may be replaced.
+        kind: of the artefact that it is to be; None for files.
+        read: what is never replaced by what is made of it.
 
     Raises:
         ArtifactError: naming what is in the way.
+        ConfigurationError: if two results, or what is read and a result, are at one place.
     """
     from onward.artifacts import check_file_replaceable, check_replaceable
 
-    if kind is None:
-        check_file_replaceable(path)
-    else:
-        check_replaceable(path, kind)
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not (overwrite or empty):
-        raise ArtifactError(
-            f"{path} is there already",
-            "it was left as it is. Give another place, or replace it with --overwrite",
-        )
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise ArtifactError(
-            f"{path} cannot be written: {above} is not a directory that you may write to. Give "
-            "another place"
-        )
+    written = [path for path in paths if path is not None]
+    places = [os.path.realpath(path) for path in written]
+    for path, place in zip(written, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigurationError(f"two results would be written to {path}", "give each its own")
+        if read is not None and place == os.path.realpath(read):
+            raise ConfigurationError(
+                f"{read} is read, and would be replaced by what is made of it", "give another place"
+            )
+        if kind is None:
+            check_file_replaceable(path)
+        else:
+            check_replaceable(path, kind)
+        empty = path.is_dir() and not any(path.iterdir())
+        if path.exists() and not (overwrite or empty):
+            raise ArtifactError(
+                f"{path} is there already",
+                "it was left as it is. Give another place, or replace it with --overwrite",
+            )
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise ArtifactError(
+                f"{path} cannot be written: {above} is not a directory that you may write to",
+                "give another place",
+            )
 
 
-def check_lines(path: Path, what: str) -> Path:
-    """Return a place for lines of JSON, which are looked for by its suffix.
+def check_lines(path: Path | None) -> None:
+    """Refuse a place for lines of JSON that are not found again by its suffix.
 
     Raises:
         ConfigurationError: if the file has another suffix.
     """
     from onward.data.payloads import LINES_SUFFIX
 
-    if path.suffix != LINES_SUFFIX:
-        raise ConfigurationError(
-            f"{what} written as JSON lines", f"{path} must end in {LINES_SUFFIX}"
-        )
-    return path
-
-
-def check_apart(*paths: Path | None) -> None:
-    """Refuse to write two things to one place.
-
-    Raises:
-        ConfigurationError: naming the place.
-    """
-    seen: set[str] = set()
-    for path in filter(None, paths):
-        if os.path.realpath(path) in seen:
-            raise ConfigurationError(f"two results would be written to {path}", "give each its own")
-        seen.add(os.path.realpath(path))
-
-
-def check_kept(read: Path, *written: Path | None) -> None:
-    """Refuse to replace what is read by what is made of it, even where replacing is allowed.
-
-    Raises:
-        ConfigurationError: naming the place.
-    """
-    if os.path.realpath(read) in [os.path.realpath(path) for path in filter(None, written)]:
-        raise ConfigurationError(
-            f"{read} is read, and would be replaced by what is made of it", "give another place"
-        )
+    if path is not None and path.suffix != LINES_SUFFIX:
+        raise ConfigurationError("JSON lines are written", f"{path} must end in {LINES_SUFFIX}")
 
 
 def tell_numbering(
@@ -306,11 +315,14 @@ def tell_numbering(
         tell(note)
 
 
+def holds_gallery(path: Path) -> bool:
+    """Say whether a folder has what a gallery is stored in."""
+    return path.is_dir() and any(path.glob("*.lance"))
+
+
 def is_gallery(path: Path) -> bool:
     """Say whether a path is that of a gallery, not of a file or a folder of embeddings."""
-    if not path.is_dir():
-        return False
-    return (path / "record.lance").exists() or not any(path.rglob("*.parquet"))
+    return path.is_dir() and (holds_gallery(path) or not any(path.rglob("*.parquet")))
 
 
 def find_space(gallery: "Gallery", name: str | None) -> "Space":
@@ -324,71 +336,41 @@ def find_space(gallery: "Gallery", name: str | None) -> "Space":
     return description.serving if name is None else by_name[name]
 
 
-DATA_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "image_column": (
-        Annotated[str | None, typer.Option(help="Parquet: column of the images, {bytes, path}.")],
-        None,
-    ),
-    "label_column": (
-        Annotated[
-            str | None, typer.Option(help="Parquet: column of the label numbers or class names.")
-        ],
-        None,
-    ),
-    "id_column": (
-        Annotated[
-            str | None, typer.Option(help="Parquet: column of the ids; default: file and row.")
-        ],
-        None,
-    ),
-    "config": (
-        Annotated[
-            str | None, typer.Option(help="Parquet: the configuration, if there are several.")
-        ],
-        None,
-    ),
-    "read_as": (
-        Annotated[
-            Literal["auto", "classes", "parts", "parquet"],
-            typer.Option(help="What the folders in DATA are, where their names leave it open."),
-        ],
-        "auto",
-    ),
-    "train_part": (
-        Annotated[
-            str | None, typer.Option(help="The folder or shards to train with, such as fold-1.")
-        ],
-        None,
-    ),
-    "test_part": (
-        Annotated[str | None, typer.Option(help="The folder or shards to test with.")],
-        None,
-    ),
-    "open_set": (
-        Annotated[
-            bool,
-            typer.Option("--open-set", help="The test part may have classes of its own."),
-        ],
-        False,
-    ),
-    "skip_bad": (
-        Annotated[
-            bool,
-            typer.Option("--skip-bad", help="Leave out images that cannot be read; say which."),
-        ],
-        False,
-    ),
-    "max_pixels": (MaxPixels, None),
-}
+class DataOptions(BaseModel):
+    """How the images of a source are read, as `onward.data.Stated` takes it.
+
+    Attributes:
+        image_column: Parquet: column of the images, {bytes, path}.
+        label_column: Parquet: column of the label numbers or class names.
+        id_column: Parquet: column of the ids; default: file and row.
+        config: Parquet: the configuration, if there are several.
+        read_as: what the folders in DATA are, where their names leave it open.
+        train_part: the folder or shards to train with, such as fold-1.
+        test_part: the folder or shards to test with.
+        open_set: the test part may have classes of its own.
+        skip_bad: leave out images that cannot be read; say which.
+        max_pixels: most pixels of an image that is read.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    id_column: str | None = None
+    config: str | None = None
+    read_as: Literal["auto", "classes", "parts", "parquet"] = "auto"
+    train_part: str | None = None
+    test_part: str | None = None
+    open_set: bool = False
+    skip_bad: bool = False
+    max_pixels: int = Field(MOST_PIXELS, ge=1)
 
 
 def _stated(**given: Any) -> "Stated":
     from onward.data import Stated
 
-    return Stated(**{name: value for name, value in given.items() if value is not None})
+    return Stated(**given)
 
 
-takes_data = takes("stated", DATA_OPTIONS, _stated)
+takes_data = takes_settings("stated", DataOptions, make=_stated)
 """Give a command the options that say how its data is read, in place of `stated`."""
 
 
@@ -409,14 +391,13 @@ def open_data(
 
 
 def open_embedder(
-    gallery: "Gallery", model: "EmbeddingModel", device: str, max_pixels: int | None
+    gallery: "Gallery", model: "EmbeddingModel", device: str, max_pixels: int
 ) -> "EmbedPayloads":
     """Return what embeds the images of a gallery's items; tell where it takes them from."""
-    from onward.data.decoding import MAX_PIXELS
     from onward.models import payload_embedder
 
     tell(f"read images where the payloads of {gallery.url} say that they are")
-    return payload_embedder(model, device=device, max_pixels=max_pixels or MAX_PIXELS)
+    return payload_embedder(model, device=device, max_pixels=max_pixels)
 
 
 def tell_left_out(items: "Items") -> None:

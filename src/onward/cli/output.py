@@ -8,11 +8,14 @@ Nothing else prints JSON, so every answer in JSON says what may come next, if on
 to.
 """
 
+import inspect
 import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
@@ -77,21 +80,91 @@ def suggest(command: str, *arguments: object, why: str) -> dict[str, str]:
     return {"step": command.rsplit(maxsplit=1)[-1], "command": whole, "why": why}
 
 
-def show(
-    answer: Answer,
-    as_json: bool,
-    steps: Steps = (),
-    also: Mapping[str, Any] | None = None,
-) -> None:
-    """Print an answer on standard output.
+@dataclass(frozen=True)
+class Told:
+    """What a command returns where its answer is not all of it.
 
-    Args:
+    Attributes:
         answer: what is printed.
-        as_json: for a machine.
         steps: what may come next, before what the answer itself says.
         also: more values, for a machine only.
+        then: a line for a person, on standard error, after the answer.
+        failed: whether the command ends with 1.
     """
-    typer.echo(to_text(answer.to_json(), steps, also) if as_json else laid_out(answer))
+
+    answer: Answer
+    steps: Steps = ()
+    also: Mapping[str, Any] = field(default_factory=dict)
+    then: str = ""
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Named values; to a person one a line, and not those that are None, unless there is a text."""
+
+    fields: dict[str, Any]
+    text: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values."""
+        return self.fields
+
+    def __str__(self) -> str:
+        given = {name: value for name, value in self.fields.items() if value is not None}
+        width = max(map(len, given))
+        lines = (
+            f"{name:<{width}}  {', '.join(map(str, one)) if isinstance(one, list) else one}"
+            for name, one in given.items()
+        )
+        return self.text or "\n".join(lines)
+
+
+class Commands(typer.Typer):
+    """A table of commands, each of which returns its answer; here it is printed, or made JSON."""
+
+    def command(self, *words: Any, **more: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Give a command `--json`, and print what it returns."""
+        add = super().command(*words, **more)
+
+        def register(command: Callable[..., Any]) -> Callable[..., Any]:
+            own = inspect.signature(command)
+            if "as_json" in own.parameters:  # it prints what it has line by line
+                add(command)
+                return command
+
+            @wraps(command)
+            def run(as_json: bool, **given: Any) -> None:
+                show(command(**given), as_json)
+
+            kind = inspect.Parameter.KEYWORD_ONLY
+            flag = inspect.Parameter("as_json", kind, default=False, annotation=AsJson)
+            parameters = [
+                *(one.replace(kind=kind) for one in own.parameters.values()),
+                flag,
+            ]
+            set_signature(run, parameters)
+            add(run)
+            return command
+
+        return register
+
+
+def set_signature(command: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> None:
+    """Let a function have these parameters for whoever looks at it, as Typer does."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+
+
+def show(told: Told | Answer, as_json: bool) -> None:
+    """Print an answer on standard output; end with 1 where the command has failed."""
+    told = told if isinstance(told, Told) else Told(told)
+    whole = to_text(told.answer.to_json(), told.steps, told.also) if as_json else ""
+    typer.echo(whole or laid_out(told.answer))
+    if told.then:
+        tell(told.then)
+    if told.failed:
+        raise typer.Exit(1)
 
 
 def laid_out(answer: object) -> str:
@@ -127,18 +200,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _texts(one)
-
-
-def show_fields(fields: dict[str, Any], as_json: bool, steps: Steps = ()) -> None:
-    """Print named values on standard output, one a line; to a person, not those that are None."""
-    if as_json:
-        typer.echo(to_text(fields, steps))
-        return
-    given = {name: value for name, value in fields.items() if value is not None}
-    width = max(map(len, given))
-    for name, value in given.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(visible(f"{name:<{width}}  {shown}"))
 
 
 def to_text(

@@ -1,11 +1,13 @@
 """`onward train` and `onward embed`: make a model, and make embeddings with it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import BaseModel, Field
 
 from onward.cli.experiment import read_override
 from onward.cli.options import (
@@ -17,19 +19,16 @@ from onward.cli.options import (
     SameLabels,
     Seed,
     Split,
-    check_apart,
-    check_kept,
     check_lines,
     check_room,
     open_data,
     parse_numbers,
-    takes,
     takes_data,
     takes_settings,
     tell_left_out,
     tell_numbering,
 )
-from onward.cli.output import AsJson, show, show_fields, suggest, tell
+from onward.cli.output import Fields, Told, suggest, tell
 from onward.errors import ConfigurationError, GalleryError
 from onward.nn.specs import TIMM, BackboneSpec
 from onward.training.settings import RunSettings, TrainingSettings, read_settings
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from onward.data import Stated
     from onward.data.items import Items
     from onward.models import EmbeddingModel
-    from onward.spaces import Embeddings
     from onward.training.settings import FrozenSettings, ModelSettings
 
 WHERE = "onward train"
@@ -58,80 +56,52 @@ class ModelKind(StrEnum):
     NONE = "none"
 
 
-LAYER_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "layers": (
-        Annotated[
-            int | None,
-            typer.Option(
-                min=1,
-                help="Also give side-information of this many dimensions, from its own stages.",
-            ),
-        ],
-        None,
-    ),
-    "layers_format": (
-        Annotated[
-            Literal["float32", "float16", "int8"] | None,
-            typer.Option(
-                help="layers: 4, 2 or 1 bytes a dimension; default: int8.", show_default=False
-            ),
-        ],
-        None,
-    ),
-    "layers_grid": (
-        Annotated[
-            int | None,
-            typer.Option(min=1, help="layers: average each stage over this many cells a side; 2."),
-        ],
-        None,
-    ),
-    "layers_stages": (
-        Annotated[
-            str | None,
-            typer.Option(
-                help="layers: stages to read, such as 1-3; 0 is nearest to the image; all."
-            ),
-        ],
-        None,
-    ),
-}
-RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "device": (Device, "auto"),
-    "precision": (
-        Annotated[
-            Literal["32-true", "bf16-mixed"],
-            typer.Option(help="bf16-mixed: half the bits, where it is safe."),
-        ],
-        "32-true",
-    ),
-    "devices": (Annotated[int, typer.Option(min=1, help="GPUs that share each batch.")], 1),
-    "tensorboard": (
-        Annotated[Path | None, typer.Option(help="Directory for TensorBoard's event files.")],
-        None,
-    ),
-}
+class LayerOptions(BaseModel):
+    """How side-information is read from a model's own stages.
+
+    Attributes:
+        layers: also give side-information of this many dimensions, from its own stages.
+        layers_format: layers: 4, 2 or 1 bytes a dimension; default: int8.
+        layers_grid: layers: average each stage over this many cells a side; default: 2.
+        layers_stages: layers: stages to read, such as 1-3; 0 is nearest to the image; default: all.
+    """
+
+    layers: int | None = Field(None, ge=1)
+    layers_format: Literal["float32", "float16", "int8"] | None = None
+    layers_grid: int | None = Field(None, ge=1)
+    layers_stages: str | None = None
 
 
-def _read_layers(
-    *,
-    layers: int | None,
-    layers_format: str | None,
-    layers_grid: int | None,
-    layers_stages: str | None,
-) -> dict[str, Any] | None:
+class RunOptions(BaseModel):
+    """How a training is carried out.
+
+    Attributes:
+        device: auto takes a GPU where there is one.
+        precision: bf16-mixed: half the bits, where it is safe.
+        devices: GPUs that share each batch.
+        tensorboard: directory for TensorBoard's event files.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    devices: int = Field(1, ge=1)
+    tensorboard: Path | None = None
+
+
+def _read_layers(layers: int | None = None, **given: Any) -> dict[str, Any] | None:
     """Return what is to be read from the layers, as `add_layers_side_information` takes it.
 
     Raises:
         ConfigurationError: if it is said how, but not that anything is to be read.
     """
-    numbers = None if layers_stages is None else parse_numbers(layers_stages, "stages")
-    given = {"format": layers_format, "grid": layers_grid, "stages": numbers}
-    given = {name: value for name, value in given.items() if value is not None}
+    read = {name.removeprefix("layers_"): value for name, value in given.items()}
+    if "stages" in read:
+        read["stages"] = parse_numbers(read["stages"], "stages")
     if layers is not None:
-        return {"dim": layers, **given}
-    if given:
+        return {"dim": layers, **read}
+    if read:
         raise ConfigurationError(
-            f"--layers-{next(iter(given))} says how side-information is read from the layers, but "
+            f"--layers-{next(iter(read))} says how side-information is read from the layers, but "
             "not of how many dimensions",
             "add --layers DIM, such as --layers 256",
         )
@@ -151,8 +121,8 @@ def _read_layers(
     *("epochs", "batch_size", "lr", "flip"),
     shown={"batch_size": str(BATCH_SIZE)},
 )
-@takes("reading", LAYER_OPTIONS, _read_layers)
-@takes("carried_out", RUN_OPTIONS, dict)
+@takes_settings("reading", LayerOptions, make=_read_layers)
+@takes_settings("carried_out", RunOptions, make=RunOptions)
 @takes_data
 def train(
     data: DataSource,
@@ -160,7 +130,7 @@ def train(
     backbone_said: dict[str, Any],
     said: dict[str, Any],
     reading: dict[str, Any] | None,
-    carried_out: dict[str, Any],
+    carried_out: RunOptions,
     stated: "Stated",
     name: Annotated[
         str | None, typer.Option(help="Name of its space; default: OUT's own name.")
@@ -184,8 +154,7 @@ def train(
     same_labels: SameLabels = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Train a model on DATA and write it to OUT. If it was killed, the same command goes on.
 
     A training that was begun may replace what it was allowed to replace when it began.
@@ -199,7 +168,7 @@ def train(
     from onward.training.loop import forget_checkpoint, has_checkpoint
 
     checkpoint = out.with_name(f".{out.name}.checkpoint")
-    check_room(out, KIND, overwrite=overwrite or has_checkpoint(checkpoint))
+    check_room(out, kind=KIND, overwrite=overwrite or has_checkpoint(checkpoint))
     spec = _read_backbone(objective, backbone_said)
     items = open_data(data, stated, split=split, classes=classes)
     overrides = dict(read_override(text) for text in set_ or [])
@@ -214,16 +183,16 @@ def train(
             spec,
             name=name or out.name,
             seed=seed,
-            run=RunSettings(**carried_out, checkpoint=checkpoint, progress=progress),
+            run=RunSettings(**vars(carried_out), checkpoint=checkpoint, progress=progress),
             old_model=old,
             same_labels=same_labels,
         )
     if reading is not None:
-        model = add_layers_side_information(model, items, **reading, device=carried_out["device"])
+        model = add_layers_side_information(model, items, **reading, device=carried_out.device)
     model.save(out)
     forget_checkpoint(checkpoint)
     step = suggest("embed", out, "DATA", "OUT", why="to make embeddings with it")
-    show(model, as_json, [step])
+    return Told(model, [step])
 
 
 def _read_backbone(objective: ModelKind, said: Mapping[str, Any]) -> BackboneSpec:
@@ -284,8 +253,7 @@ def embed(
     classes: Classes = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Embed the images of DATA with MODEL.
 
     Example: onward embed models/old digits old.parquet --split test --side-out side.parquet
@@ -295,48 +263,46 @@ def embed(
     from onward.progress import progress_bar
     from onward.spaces import check_suffix
 
-    for path in (out, side_out):
-        if path is not None:
-            check_room(check_suffix(path), overwrite=overwrite)
-    if payloads_out is not None:
-        check_room(check_lines(payloads_out, "payloads are"), overwrite=overwrite)
-    check_apart(out, side_out, payloads_out)
-    check_kept(Path(data), out, side_out, payloads_out)
+    for path in filter(None, (out, side_out)):
+        check_suffix(path)
+    check_lines(payloads_out)
+    check_room(out, side_out, payloads_out, overwrite=overwrite, read=Path(data))
     loaded = EmbeddingModel.load(model)
     from_lines = data.endswith(LINES_SUFFIX)
     if from_lines:
-        _refuse_parts(data, split, classes, stated)
+        said = stated.model_fields_set - {"skip_bad", "max_pixels"}
+        if split is not Split.ALL or classes or said:
+            raise ConfigurationError(
+                f"{data} lists the items to embed, and has neither splits, classes nor columns",
+                "leave these options out",
+            )
         items = _open_lines(Path(data), stated)
     else:
         items = open_data(data, stated, split=split, classes=classes)
     with progress_bar(f"Embed with {loaded.space.name}") as progress:
         if side_out is None:
-            embeddings = loaded.embed(items, device=device, progress=progress)
+            made = [loaded.embed(items, device=device, progress=progress)]
         else:
-            embeddings, side = loaded.embed_with_side(items, device=device, progress=progress)
-            _labelled(side, not from_lines).save(side_out)
-    _labelled(embeddings, not from_lines).save(out)
+            made = [*loaded.embed_with_side(items, device=device, progress=progress)]
+    for embeddings, path in zip(made, filter(None, (out, side_out)), strict=True):
+        known = replace(embeddings, labels=None, class_names=None) if from_lines else embeddings
+        known.save(path)
     if payloads_out is not None:
         write_payload_lines(payloads_out, items.ids, [with_digest(one) for one in items.payloads])
     fields = {
-        "items": len(embeddings),
-        "space": str(embeddings.space),
+        "items": len(made[0]),
+        "space": str(made[0].space),
         "side": None if side_out is None else str(loaded.side),
-        "left out": len(items.left_out),
+        "left_out": len(items.left_out),
         "written": [str(path) for path in (out, side_out, payloads_out) if path is not None],
     }
     if from_lines:
         step = suggest("fit", "GALLERY", out, "OUT", why="to learn from the gallery's sample")
     else:
-        step = _create_step(out, side_out, payloads_out)
-    show_fields(fields, as_json, [step])
-
-
-def _create_step(out: Path, side: Path | None, payloads: Path | None) -> dict[str, str]:
-    """Return how to make a gallery of what was embedded."""
-    where = () if payloads is None else ("--payloads", payloads)
-    why = "or fit, where these are to learn from"
-    return suggest("gallery create", "GALLERY", out, side, *where, why=why)
+        where = () if payloads_out is None else ("--payloads", payloads_out)
+        why = "or fit, where these are to learn from"
+        step = suggest("gallery create", "GALLERY", out, side_out, *where, why=why)
+    return Told(Fields(fields), [step])
 
 
 def _open_lines(path: Path, stated: "Stated") -> "Items":
@@ -386,23 +352,3 @@ def _open_lines(path: Path, stated: "Stated") -> "Items":
     tell(f"read {len(items):,} items listed in {path}; their classes are not known")
     tell_left_out(items)
     return items
-
-
-def _refuse_parts(data: str, split: Split, classes: str | None, stated: "Stated") -> None:
-    from onward.data import Stated
-
-    said = Stated(skip_bad=stated.skip_bad, max_pixels=stated.max_pixels)
-    if split is not Split.ALL or classes or stated != said:
-        raise ConfigurationError(
-            f"{data} lists the items to embed, and has neither splits, classes nor columns",
-            "leave these options out",
-        )
-
-
-def _labelled(embeddings: "Embeddings", known: bool) -> "Embeddings":
-    """Return embeddings without labels where none are known."""
-    from onward.spaces import Embeddings
-
-    if known:
-        return embeddings
-    return Embeddings(embeddings.ids, embeddings.vectors, embeddings.space)

@@ -1,23 +1,30 @@
 """`onward upgrade`: bring a gallery into a new space. Reads no image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onward.cli.judging import Judges, takes_canaries, takes_judges
-from onward.cli.options import REQUIRED, GalleryUrl, defaults_to, takes, tell_numbering
-from onward.cli.output import AsJson, Steps, show, tell, tell_answer, to_text
+from onward.cli.options import (
+    REQUIRED,
+    GalleryUrl,
+    defaults_to,
+    read_time,
+    takes,
+    takes_gallery,
+    tell_numbering,
+)
+from onward.cli.output import Answer, AsJson, Commands, Steps, Told, tell, tell_answer, to_text
 from onward.errors import ConfigurationError, UpgradeError
 from onward.progress import visible
 
 if TYPE_CHECKING:
+    from onward.gallery import Gallery
     from onward.upgrading import Canaries, Forecast, Plan, Upgrade, UpgradeResult
 
-OpenUpgrade = Callable[[], "Upgrade"]
 UPGRADE_OPTIONS: dict[str, tuple[Any, Any]] = {
     "gallery": (GalleryUrl, REQUIRED),
     "transformation": (
@@ -90,11 +97,11 @@ def _open(gallery: str, transformation: Path, fallback: list[Path] | None = None
     return Upgrade(open_gallery(gallery), Transformation.load(transformation), *fallbacks)
 
 
-takes_upgrade = takes("open_upgrade", UPGRADE_OPTIONS, partial(partial, _open))
-"""Give a command the options that name an upgrade, in place of what opens it."""
+takes_upgrade = takes("upgrade", UPGRADE_OPTIONS, _open)
+"""Give a command the options that name an upgrade, in place of the upgrade."""
 
 
-app = typer.Typer(
+app = Commands(
     cls=defaults_to("all"),
     no_args_is_help=True,
     help="Bring a gallery into a new space with a transformation. Reads no image.\n\n"
@@ -106,15 +113,14 @@ app = typer.Typer(
 @takes_upgrade
 @takes_judges
 def everything(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     judges: Judges,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
     force: ForceStart = False,
     unjudged: Unjudged = False,
     query_model: QueryModel = None,
     leave_out: LeaveOut = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Plan; with --yes also run, verify and cut over, if the gate is open.
 
     Where others change rows meanwhile, it runs and verifies again, three times in all.
@@ -124,64 +130,56 @@ def everything(
     from onward.upgrading import verify_and_cut_over
     from onward.upgrading.steps import is_started
 
-    upgrade = open_upgrade()
     if yes:
         _check_judged(upgrade, judges, unjudged=unjudged)
     planned = _plan(upgrade, judges)
     if not yes:
-        show(planned, as_json)
-        if planned.decision is not None and not planned.allowed:
-            tell("To do it all the same: add --yes --force")
-            raise typer.Exit(1)
+        closed = planned.decision is not None and not planned.allowed
         goes_on = planned.allowed or is_started(upgrade.gallery.view(), upgrade.routes)
-        tell("To do it: add --yes" if goes_on else "To do it unjudged: --yes --unjudged")
-        return
+        then = "To do it: add --yes" if goes_on else "To do it unjudged: --yes --unjudged"
+        then = "To do it all the same: add --yes --force" if closed else then
+        return Told(planned, then=then, failed=closed)
     tell_answer(planned)
     gate = _start(upgrade, judges, planned.prediction, force=force)
     result = _run(upgrade)
     if result.stopped:
-        show(result, as_json, _steps_of_pause(upgrade), also=gate)
-        raise typer.Exit(1)
+        return Told(result, _steps_of_pause(upgrade), gate, failed=True)
     status = verify_and_cut_over(
         upgrade,
         query_model=name_query_model(upgrade, query_model),
         leave_out=leave_out,
         tell=tell_answer,
     )
-    show(status, as_json)
+    return Told(status)
 
 
 @app.command()
 @takes_upgrade
 @takes_judges
 def plan(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     judges: Judges,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Say what an upgrade would do, cost and be worth; write nothing.
 
     Ends with 1 if the gate is closed or cannot judge.
 
     Example: onward upgrade plan photos.lance old-to-new/ --sample new.parquet
     """
-    planned = _plan(open_upgrade(), judges)
-    show(planned, as_json)
-    if planned.decision is not None and not planned.allowed:
-        raise typer.Exit(1)
+    planned = _plan(upgrade, judges)
+    return Told(planned, failed=planned.decision is not None and not planned.allowed)
 
 
 @app.command()
 @takes_upgrade
 @takes_judges
 def start(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     judges: Judges,
     force: ForceStart = False,
     unjudged: Unjudged = False,
     rows_per_second: RowsPerSecond = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
 
     Only if the gate is open, by a sample or by real queries; the sample's own vectors are written
@@ -196,69 +194,58 @@ def start(
 
     rate = None if rows_per_second is None else read_rate(rows_per_second)
     check_rate(rate)
-    upgrade = open_upgrade()
     _check_judged(upgrade, judges, unjudged=unjudged)
     prediction = None
     if judges.are_given:
         prediction = forecast(
-            upgrade.gallery, upgrade.routes, judges.sample, queries=judges.queries
+            upgrade.gallery, upgrade.routes, judges.embedded, queries=judges.queries
         )
         tell_answer(prediction)
     gate = _start(upgrade, judges, prediction, force=force)
     if rows_per_second is not None:
         upgrade.limit(rate)
     result = _run(upgrade)
-    show(result, as_json, _steps_of_pause(upgrade) if result.stopped else (), also=gate)
-    if result.stopped or result.remaining or result.skipped:
-        raise typer.Exit(1)
+    steps = _steps_of_pause(upgrade) if result.stopped else ()
+    failed = result.stopped or result.remaining > 0 or result.skipped > 0
+    return Told(result, steps, gate, failed=failed)
 
 
 @app.command()
 @takes_upgrade
-def status(
-    open_upgrade: OpenUpgrade,
-    as_json: AsJson = False,
-) -> None:
+def status(upgrade: "Upgrade") -> Answer:
     """Say how far an upgrade is and what comes next.
 
     Example: onward upgrade status photos.lance old-to-new/
     """
-    show(open_upgrade().status(), as_json)
+    return upgrade.status()
 
 
 @app.command()
 @takes_upgrade
-def pause(
-    open_upgrade: OpenUpgrade,
-    as_json: AsJson = False,
-) -> None:
+def pause(upgrade: "Upgrade") -> Answer:
     """Let all who run an upgrade wait, after the batch that they are writing.
 
     Example: onward upgrade pause photos.lance old-to-new/
     """
-    show(open_upgrade().pause(), as_json)
+    return upgrade.pause()
 
 
 @app.command()
 @takes_upgrade
-def resume(
-    open_upgrade: OpenUpgrade,
-    as_json: AsJson = False,
-) -> None:
+def resume(upgrade: "Upgrade") -> Answer:
     """Let all who run an upgrade go on.
 
     Example: onward upgrade resume photos.lance old-to-new/
     """
-    show(open_upgrade().resume(), as_json)
+    return upgrade.resume()
 
 
 @app.command()
 @takes_upgrade
 def limit(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     rows_per_second: RowsPerSecond = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Limit how many rows a second an upgrade writes, also while it runs.
 
     Example: onward upgrade limit photos.lance old-to-new/ --rows-per-second 5000
@@ -267,90 +254,78 @@ def limit(
         raise ConfigurationError(
             "no limit was given", "give --rows-per-second with a number, or none to lift the limit"
         )
-    upgrade = open_upgrade()
-    show(upgrade.limit(read_rate(rows_per_second)), as_json)
+    return upgrade.limit(read_rate(rows_per_second))
 
 
 @app.command()
 @takes_upgrade
 def abort(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what goes.")] = False,
     leave_out: Annotated[
         bool,
         typer.Option("--leave-out", help="Also where items have a vector in the new space only."),
     ] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Give an upgrade up: runs of it end, and the new space is dropped. Nothing else changes.
 
     Example: onward upgrade abort photos.lance old-to-new/ --yes
     """
-    upgrade = open_upgrade()
     if yes:
-        show(upgrade.abort(leave_out=leave_out), as_json)
-        return
+        return Told(upgrade.abort(leave_out=leave_out))
     status = upgrade.status()
-    show(status, as_json)
-    raise ConfigurationError(
+    then = (
         f"nothing was done. Aborting would drop {status.new} with the vectors of "
-        f"{status.work.done:,} rows",
-        "to do it: add --yes",
+        f"{status.work.done:,} rows; to do it: add --yes"
     )
+    return Told(status, then=then, failed=True)
 
 
 @app.command()
 @takes_upgrade
 @takes_canaries
 def verify(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     canaries: "Canaries | None",
     sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="Compute all rows again.")] = False,
     leave_out: LeaveOut = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Told:
     """Prove that every row is there and right; exit with 1 if not.
 
     With canaries, or real queries and what they look for, also that these find as much as before.
 
     Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
     """
-    upgrade = open_upgrade()
     verification = upgrade.verify(
         sample_rows=None if every else sample, leave_out=leave_out, canaries=canaries
     )
     if canaries is not None and canaries.qrels is None:
         names = upgrade.gallery.class_names()
         tell_numbering(canaries.new.class_names, names, same_labels=canaries.same_labels)
-    show(verification, as_json)
-    if not verification.passed:
-        raise typer.Exit(1)
+    return Told(verification, failed=not verification.passed)
 
 
 @app.command()
 @takes_upgrade
 def cutover(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     query_model: QueryModel = None,
     force: Force = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Let the new space answer queries, at once and as a whole.
 
     Builds its index first, where it has none.
 
     Example: onward upgrade cutover photos.lance old-to-new/
     """
-    upgrade = open_upgrade()
-    model = name_query_model(upgrade, query_model)
-    show(upgrade.cut_over(query_model=model, force=force), as_json)
+    return upgrade.cut_over(query_model=name_query_model(upgrade, query_model), force=force)
 
 
 @app.command()
 @takes_upgrade
 def rollback(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     leave_out: Annotated[
         bool,
         typer.Option(
@@ -358,19 +333,18 @@ def rollback(
             help="Roll back although items with the new model's embedding alone are not found.",
         ),
     ] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Let the space answer queries that did so before the cut over.
 
     Example: onward upgrade rollback photos.lance old-to-new/
     """
-    show(open_upgrade().roll_back(leave_out=leave_out), as_json)
+    return upgrade.roll_back(leave_out=leave_out)
 
 
 @app.command()
 @takes_upgrade
 def complete(
-    open_upgrade: OpenUpgrade,
+    upgrade: "Upgrade",
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the holdover.")] = False,
     holdover_days: Annotated[
         float, typer.Option(min=0, help="So long after cutting over this is refused.")
@@ -389,38 +363,31 @@ def complete(
         bool,
         typer.Option("--yes", help="Give the originals up, knowing what that makes impossible."),
     ] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """End the possibility of rolling back; drop what was derived and serves no longer.
 
     Example: onward upgrade complete photos.lance old-to-new/ --now
     """
     from onward.upgrading.complete import plan_completion, why_confirm
 
-    holdover = _read_days(holdover_days)
-    upgrade = open_upgrade()
+    holdover = read_time("--holdover-days", holdover_days, timedelta(days=1))
     if drop_original and not yes:
         planned = plan_completion(upgrade.gallery.view(), upgrade.routes, drop_original=True)
         if planned.impossible:
             raise UpgradeError(why_confirm(planned), "to do it: add --yes")
-    completion = upgrade.complete(
-        now=now,
-        holdover=holdover,
-        drop_original=drop_original,
-        leave_out=leave_out,
+    return upgrade.complete(
+        now=now, holdover=holdover, drop_original=drop_original, leave_out=leave_out
     )
-    show(completion, as_json)
 
 
 @app.command()
-def log(gallery: GalleryUrl, as_json: AsJson = False) -> None:
+@takes_gallery
+def log(gallery: "Gallery", as_json: AsJson = False) -> None:
     """Show every step that was taken on GALLERY, oldest first; with --json, one a line.
 
     Example: onward upgrade log photos.lance --json
     """
-    from onward.gallery import open_gallery
-
-    for entry in open_gallery(gallery).journal():
+    for entry in gallery.journal():
         typer.echo(to_text(entry, indent=None) if as_json else visible(_line(entry)))
 
 
@@ -430,10 +397,10 @@ def _plan(upgrade: "Upgrade", judges: Judges) -> "Plan":
     return plan_upgrade(
         upgrade.gallery,
         *upgrade.routes.transformations,
-        sample=judges.sample,
+        sample=judges.embedded,
         queries=judges.queries,
-        require=judges.require,
-        margin=judges.margin,
+        require=judges.requirement,
+        margin=judges.margin / 100,
     )
 
 
@@ -468,10 +435,10 @@ def _start(
     """Start an upgrade; warn if the gate was not open, and return what it said, for a machine."""
     started = upgrade.start(
         prediction=prediction,
-        require=judges.require,
-        margin=judges.margin,
+        require=judges.requirement,
+        margin=judges.margin / 100,
         force=force,
-        sample=judges.sample,
+        sample=judges.embedded,
     )
     if started.gate is None:  # it was given up meanwhile
         return {"gate": None}
@@ -522,22 +489,6 @@ def read_rate(given: str) -> float | None:
         raise ConfigurationError(
             f"--rows-per-second {given} is not a number",
             "give one such as 5000, or none for no limit",
-        ) from error
-
-
-def _read_days(days: float) -> "timedelta":
-    """Return so many days.
-
-    Raises:
-        ConfigurationError: if that is no length of time.
-    """
-    from datetime import timedelta
-
-    try:
-        return timedelta(days=days)
-    except (ValueError, OverflowError) as error:  # NaN, infinity, or longer than a calendar
-        raise ConfigurationError(
-            f"--holdover-days {days:g} is not a number of days", "give one such as 7"
         ) from error
 
 

@@ -190,8 +190,9 @@ class Engine(ABC):
             ModelError: if it is of another shape or no array; the message says what is needed.
         """
         given = f"the model was given {count} images and returned"
-        shape = (count, self.dim)
-        needed = f"it must return one row of {self.dim} numbers an image, shape {shape}"
+        needed = (
+            f"it must return one row of {self.dim} numbers an image, shape ({count}, {self.dim})"
+        )
         try:
             vectors: Vectors = as_numbers(output, np.float32)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
