@@ -44,6 +44,7 @@ from onward.training.settings import FCT_METHODS, FitSettings, RunSettings, made
 from onward.transformation import Transformation, mean
 
 _Found = tuple[dict[str, Any], Transformation]
+_Way = tuple[dict[str, Any], Sequence[Transformation]]  # how, and what was made in each fold
 _Linear = tuple[list[Trial], Trial, str]  # of all penalties, which to keep, and why
 
 HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
@@ -345,7 +346,7 @@ def _choose(work: _Work) -> Fit:
     fitted once more, on everything.
     """
     settings, judge = work.settings, work.judge
-    trials, kept, why = _try_closed(work)
+    trials, kept, why = _try_closed(work, _fit_closed(work))
     made, chosen, reason = kept.made, kept.described, ASKED
     if settings.method == "auto":
         work, (trials, linear, why) = _choose_inputs(work, (trials, kept, why))
@@ -378,27 +379,35 @@ def _choose(work: _Work) -> Fit:
     )
 
 
-def _try_closed(work: _Work, penalty: float | None = None) -> _Linear:
-    """Try what has a closed form, with every penalty or one; say with it which to keep, and why."""
-    folds = [work.closed(work.examples(fold), penalty) for fold in range(work.folds.count)]
-    trials = [_try(work, of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
+def _fit_closed(work: _Work) -> list[_Way]:
+    """Fit what has a closed form in each fold, with every penalty."""
+    folds = [work.closed(work.examples(fold)) for fold in range(work.folds.count)]
+    return [(of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
+
+
+def _try_closed(work: _Work, ways: Sequence[_Way]) -> _Linear:
+    """Try ridge with every penalty; return with the trials which to keep, and why."""
+    trials = [_try(work, *way) for way in ways]
     return trials, *choose_penalty(trials, work.judge)
 
 
 def _choose_inputs(work: _Work, tried: _Linear) -> tuple[_Work, _Linear]:
-    """Leave side-information out where ridge clearly does better without it, penalty for penalty.
+    """Leave side-information out where ridge clearly does better without it.
 
-    What is tried further then goes without it too. Of the other way the best stays in the table.
+    By the penalty of the least error, which says so sooner than retrieval of them all. What is
+    tried further then goes without it too. Of the other way the best stays in the table.
     """
     if work.pairs.side is None:
         return work, tried
-    without = work.without_side()
+    without, judge = work.without_side(), work.judge
     trials, linear, why = tried
-    _, other, _ = _try_closed(without, linear.described["penalty"])
-    reason = leaves_side_out(other, linear, work.judge)
+    ways = _fit_closed(without)
+    least = min(ways, key=lambda way: judge.errors(without.carry(way[1], judge.rows)).mean())
+    other = _try(without, *least)
+    reason = leaves_side_out(other, linear, judge)
     if reason is None:
         return work, ([*trials, other], linear, why)
-    others, other, its_why = _try_closed(without)
+    others, other, its_why = _try_closed(without, ways)
     return without, ([*others, linear], other, f"{its_why}; {reason}")
 
 

@@ -224,11 +224,15 @@ class Judge:
             (new, Embeddings(new.ids, part, new.space, new.labels))
             for (_, new), part in zip(self.galleries, np.split(vectors, ends), strict=True)
         ]
-        targets = self.targets.astype(np.float64)
-        variance = ((targets - targets.mean(axis=0)) ** 2).sum(axis=1).mean()
-        errors = ((vectors - targets) ** 2).sum(axis=1) / max(variance, 1e-300)
         values, scores = self._found(cells)
-        return Trial(described, values, scores, errors)
+        return Trial(described, values, scores, self.errors(made))
+
+    def errors(self, made: Sequence[Embeddings]) -> PerItem:
+        """Return how far what was made of each item is from its true vector, as `Trial` has it."""
+        vectors, targets = np.concatenate([one.vectors for one in made]), np.float64(self.targets)
+        variance = ((targets - targets.mean(axis=0)) ** 2).sum(axis=1).mean()
+        found: PerItem = ((vectors - targets) ** 2).sum(axis=1) / max(variance, 1e-300)
+        return found
 
     @cached_property
     def references(self) -> Mapping[str, Mapping[str, float]]:
