@@ -190,9 +190,8 @@ class Engine(ABC):
             ModelError: if it is of another shape or no array; the message says what is needed.
         """
         given = f"the model was given {count} images and returned"
-        needed = (
-            f"it must return one row of {self.dim} numbers an image, shape ({count}, {self.dim})"
-        )
+        shape = (count, self.dim)
+        needed = f"it must return one row of {self.dim} numbers an image, shape {shape}"
         try:
             vectors: Vectors = as_numbers(output, np.float32)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
