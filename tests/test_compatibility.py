@@ -77,12 +77,6 @@ def test_the_cells_are_compared_query_by_query_whatever_their_order():
     assert made.cells["new/old"].query_ids == ("a", "b")
 
 
-def test_some_queries_can_be_compared_apart():
-    made = comparison(**USUAL).select(["q1", "q2"])
-    assert made.value("map", "old/old") == pytest.approx(0.2)
-    assert made.update_gain("map") == pytest.approx(1)
-
-
 @pytest.mark.parametrize(
     ("old", "upgraded", "new", "sentence"),
     [

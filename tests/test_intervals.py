@@ -59,13 +59,6 @@ def test_the_estimate_is_the_metric_itself_and_skipped_queries_are_not_drawn():
         assert found.method == "bootstrap over 3 queries"
 
 
-def test_the_interval_of_a_share_is_about_that_of_the_normal_distribution():
-    evaluation = evaluated([0] * 600 + [1] * 400)
-    found = over_queries(evaluation, "cmc@1", resamples=4000)
-    half = 1.96 * math.sqrt(0.6 * 0.4 / 1000)
-    np.testing.assert_allclose([found.low, found.high], [0.6 - half, 0.6 + half], atol=0.004)
-
-
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     held = 0
     for seed in range(200):
