@@ -14,7 +14,9 @@ LARGEST_EXACT = 2**53
 """Above it, a float64 no longer tells one whole number from the next."""
 
 
-def as_numbers(values: Any, dtype: type[np.number[Any]]) -> np.ndarray:
+def as_numbers(
+    values: Any, dtype: type[np.number[Any]], error: type[OnwardError], wrong: str, do: str
+) -> np.ndarray:
     """Return real numbers in a type; contiguous, and not copied where they are so already.
 
     What is too large for a type of floats becomes infinite.
@@ -22,13 +24,21 @@ def as_numbers(values: Any, dtype: type[np.number[Any]]) -> np.ndarray:
     Args:
         values: anything that NumPy takes.
         dtype: of the numbers; to a type of integers only what they hold exactly is brought.
+        error: raised of values that are complex, masked, dates, text or records, or have no regular
+            shape; and, where whole numbers are wanted, of booleans and of what is none.
+        wrong: what it says is wrong; why follows in brackets.
+        do: what it says to do.
 
     Raises:
-        TypeError: if they are complex, masked, dates, text or records; or booleans, where whole
-            numbers are wanted.
-        ValueError: if they have no regular shape, or are not whole numbers of the type's range.
-        OverflowError: if an integer is too large for any number of NumPy.
+        OnwardError: of that kind.
     """
+    try:
+        return _convert(values, dtype)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as cause:
+        raise error(f"{wrong} ({cause})", do) from cause
+
+
+def _convert(values: Any, dtype: type[np.number[Any]]) -> np.ndarray:
     given = values if isinstance(values, np.ndarray) else np.asarray(values)
     if isinstance(given, np.ma.MaskedArray):
         raise TypeError("they are masked: fill the gaps, or leave these items out")
@@ -60,9 +70,7 @@ def as_weights(values: Any, what: str, error: type[OnwardError]) -> np.ndarray:
     Raises:
         OnwardError: of that kind, if they are not numbers.
     """
-    try:
-        copied = as_numbers(values, np.float32).copy()
-    except (TypeError, ValueError, OverflowError) as cause:
-        raise error(f"the {what} holds no numbers ({cause})", "give an array of float32") from cause
+    wrong, do = f"the {what} holds no numbers", "give an array of float32"
+    copied = as_numbers(values, np.float32, error, wrong, do).copy()
     copied.flags.writeable = False
     return copied

@@ -28,13 +28,13 @@ def as_labels(values: Any) -> Labels:
     Raises:
         EmbeddingsError: if they are anything else, such as 1.5, NaN, True, a date, or masked.
     """
-    try:
-        return as_numbers(values, np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise EmbeddingsError(
-            f"the labels are not all whole numbers of 64 bits ({error})",
-            "give each item's class a number, and -1 where it is not known",
-        ) from error
+    return as_numbers(
+        values,
+        np.int64,
+        EmbeddingsError,
+        "the labels are not all whole numbers of 64 bits",
+        "give each item's class a number, and -1 where it is not known",
+    )
 
 
 def as_class_names(names: Any, labels: Labels) -> dict[int, str]:

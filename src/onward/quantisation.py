@@ -67,10 +67,13 @@ class Quantisation:
                 needed=f"int8 needs one of shape ({self.of.dim},), float16 needs None",
             )
         if self.scale is not None:
-            try:
-                kept = as_numbers(self.scale, np.float32).copy()
-            except (TypeError, ValueError, OverflowError) as error:
-                raise EmbeddingsError(f"the scales are not numbers: {error}") from error
+            kept = as_numbers(
+                self.scale,
+                np.float32,
+                EmbeddingsError,
+                "the scales are not numbers",
+                "give one of float32 a dimension",
+            ).copy()
             if not (np.isfinite(kept) & (kept > 0)).all():
                 raise EmbeddingsError(
                     "int8 needs finite scales above 0",

@@ -162,13 +162,9 @@ def check_once(ids: Ids, what: str) -> None:
 
 
 def _read_only(array: np.ndarray, dtype: type) -> np.ndarray:
-    try:
-        view: np.ndarray = as_numbers(array, dtype).view()
-    except (TypeError, ValueError, OverflowError) as error:
-        what = "rows" if dtype is np.int64 else "distances"
-        raise EvaluationError(
-            f"the {what} of a ranking are not numbers ({error})", f"give them as {dtype.__name__}"
-        ) from error
+    what = "rows" if dtype is np.int64 else "distances"
+    wrong, do = f"the {what} of a ranking are not numbers", f"give them as {dtype.__name__}"
+    view: np.ndarray = as_numbers(array, dtype, EvaluationError, wrong, do).view()
     view.flags.writeable = False
     return view
 

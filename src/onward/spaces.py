@@ -372,12 +372,8 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def _as_vectors(values: Any) -> np.ndarray:
-    try:
-        return as_numbers(values, np.float32)  # what overflows is refused as infinite
-    except (TypeError, ValueError, OverflowError) as error:
-        raise EmbeddingsError(
-            f"the vectors are not numbers ({error})", "give one row of float32 an item"
-        ) from error
+    wrong, do = "the vectors are not numbers", "give one row of float32 an item"
+    return as_numbers(values, np.float32, EmbeddingsError, wrong, do)  # overflow becomes infinite
 
 
 def _checked_labels(given: Labels, items: int) -> Labels:

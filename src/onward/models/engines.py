@@ -192,11 +192,8 @@ class Engine(ABC):
         given = f"the model was given {count} images and returned"
         shape = (count, self.dim)
         needed = f"it must return one row of {self.dim} numbers an image, shape {shape}"
-        try:
-            vectors: Vectors = as_numbers(output, np.float32)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            what = f"a {type(output).__name__} that is not an array of numbers ({error})"
-            raise ModelError(f"{given} {what}", needed) from error
+        wrong = f"{given} a {type(output).__name__} that is not an array of numbers"
+        vectors: Vectors = as_numbers(output, np.float32, ModelError, wrong, needed)
         if vectors.shape != shape:
             raise ModelError(f"{given} shape {vectors.shape}", needed)
         return vectors
