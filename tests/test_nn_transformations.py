@@ -80,14 +80,6 @@ def test_the_residual_bottleneck_begins_linear():
         torch.testing.assert_close(h(old, side), h.last(given))
 
 
-def test_every_block_of_the_residual_bottleneck_is_folded_into_a_residual():
-    network = trained(build=rbt).fold()
-    assert [type(layer).__name__ for layer in network.mixer] == ["Residual"] * 4 + ["Dense"]
-    relus = [layer.relu for residual in network.mixer[:4] for layer in residual.inner]
-    assert relus == [True, True, False] * 4
-    assert np.abs(network.mixer[0].inner[2].weight).max() > 0.01
-
-
 @pytest.mark.parametrize("build", [fct, rbt])
 @pytest.mark.parametrize("side_dim", [5, None])
 def test_folded_equals_the_module_in_eval_mode(side_dim, build):
@@ -118,12 +110,6 @@ def test_folding_one_layer_worked_by_hand():
     assert layer.weight[0, 0] == pytest.approx(3 * 2 / 2)  # weight * gamma / deviation
     assert layer.bias[0] == pytest.approx(0.5 - 1 * 2 / 2)  # beta - mean * gamma / deviation
     assert layer.relu
-
-
-def test_only_the_last_layer_has_no_relu():
-    network = trained().fold()
-    relus = [layer.relu for branch in network.branches.values() for layer in branch]
-    assert relus == [True] * 6 + [False]
 
 
 def test_without_side_information_the_side_branch_is_fed_the_old_vector():

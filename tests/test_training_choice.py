@@ -291,38 +291,41 @@ def judge():
     return judge_of(*world())[0]  # 180 queries of 30 classes
 
 
-def test_a_trial_that_is_clearly_better_is_kept_whatever_its_place(judge):
-    rng = np.random.default_rng(0)
-    low, high = rng.uniform(0.3, 0.5, 180), rng.uniform(0.5, 0.7, 180)
-    for order in ([0, 1], [1, 0]):
-        trials = [(trial("ridge", low), trial("mlp", high))[place] for place in order]
-        kept, why = choose_method(trials, judge)
-        assert (kept.method, why) == ("mlp", "it finds most")
+LOW, HIGH, MIDDLE = (
+    np.random.default_rng(0).uniform(*ends, 180) for ends in ((0.3, 0.5), (0.5, 0.7), (0.4, 0.6))
+)
+ERRORS, OTHER = (np.random.default_rng(seed).uniform(0.4, 0.6, 180) for seed in (1, 2))
 
 
-def test_where_neither_retrieval_nor_error_can_tell_the_simpler_method_is_kept(judge):
-    rng = np.random.default_rng(0)
-    scores, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.2, 0.6, 180)
-    other = rng.uniform(0.2, 0.6, 180)
-    trials = [
-        trial("mlp", scores + 0.001, other),
-        trial("ensemble", scores, errors - 0.001),
-        trial("ridge", scores, errors),
-    ]
-    kept, why = choose_method(trials, judge)
-    assert kept.method == "ridge"
-    assert why == "180 queries cannot tell ridge, ensemble and mlp apart, and it is the simplest"
-
-
-def test_where_retrieval_cannot_tell_a_method_that_clearly_errs_less_is_kept(judge):
-    rng = np.random.default_rng(0)
-    scores, errors = rng.uniform(0.4, 0.6, 180), rng.uniform(0.4, 0.6, 180)
-    trials = [trial("ridge", scores, errors), trial("ensemble", scores + 0.001, errors - 0.05)]
-    kept, why = choose_method(trials, judge)
-    assert kept.method == "ensemble"
-    assert why == "180 queries cannot tell ridge and ensemble apart, and it errs less than ridge"
-    clearly = trial("ridge", scores + 0.2, errors)
-    assert choose_method([clearly, trials[1]], judge) == (clearly, "it finds most")
+@pytest.mark.parametrize(
+    ("trials", "kept", "why"),
+    [
+        ([("ridge", LOW), ("mlp", HIGH)], "mlp", "it finds most"),
+        ([("mlp", HIGH), ("ridge", LOW)], "mlp", "it finds most"),
+        (
+            [("mlp", MIDDLE + 0.001, OTHER), ("ensemble", MIDDLE, ERRORS), ("ridge", MIDDLE)],
+            "ridge",
+            "180 queries cannot tell ridge, ensemble and mlp apart, and it is the simplest",
+        ),
+        (
+            [("ridge", MIDDLE, ERRORS), ("ensemble", MIDDLE + 0.001, ERRORS - 0.05)],
+            "ensemble",
+            "180 queries cannot tell ridge and ensemble apart, and it errs less than ridge",
+        ),
+        (
+            [("ridge", MIDDLE + 0.2, ERRORS), ("ensemble", MIDDLE, ERRORS - 0.05)],
+            "ridge",
+            "it finds most",
+        ),
+    ],
+    ids=["better", "better-first", "simplest", "errs-less", "finds-more-and-errs-more"],
+)
+def test_the_method_that_finds_most_is_kept_and_where_none_does_the_simplest(
+    trials, kept, why, judge
+):
+    """Unless the error of another is clearly less; never one because of its place."""
+    found, reason = choose_method([trial(*each) for each in trials], judge)
+    assert (found.method, reason) == (kept, why)
 
 
 def test_where_retrieval_is_flat_the_error_decides_and_never_the_strongest_penalty(judge):
@@ -348,11 +351,8 @@ def test_equal_trials_are_not_told_apart_by_their_place(judge):
 
 
 def test_a_penalty_with_a_small_error_that_finds_less_is_not_kept(judge):
-    rng = np.random.default_rng(0)
-    low, high = rng.uniform(0.3, 0.5, 180), rng.uniform(0.5, 0.7, 180)
-    kept, why = choose_penalty(
-        [trial("ridge", low, 0.1, penalty=0.1), trial("ridge", high, 0.9, penalty=3.0)], judge
-    )
+    trials = [trial("ridge", LOW, 0.1, penalty=0.1), trial("ridge", HIGH, 0.9, penalty=3.0)]
+    kept, why = choose_penalty(trials, judge)
     assert (kept.described["penalty"], why) == (3.0, "its penalty finds most")
 
 

@@ -173,22 +173,6 @@ def test_a_model_s_classifier_is_known_with_its_space():
 # --- uncertainty ---
 
 
-def test_with_an_uncertainty_the_loss_is_fastfill_s():
-    learner, scaling = fitting(changed(uncertainty=True))
-    learner.eval().requires_grad_(requires_grad=False)
-    learner.unsure.weight.copy_(torch.linspace(-1, 1, 8)[None])
-    learner.unsure.bias.fill_(0.3)
-    old, side, new = world(12)
-    given = [torch.from_numpy(e.vectors.copy()) for e in (old, side)]
-    wanted, none = torch.from_numpy(scaling.standardise(new.vectors)), torch.full((12,), -1)
-    vectors = learner.network(*given)
-    s = vectors.double().numpy() @ np.linspace(-1, 1, 8) + 0.3
-    losses = learner.per_item(vectors, wanted, none).double().numpy()
-    expected = np.mean(0.5 * np.exp(-s) * losses + 0.5 * s)
-    found = float(learner(*given, wanted, none, torch.ones(12)))
-    assert found == pytest.approx(expected, rel=1e-5)
-
-
 def test_weighed_by_the_variance_the_discriminative_part_makes_fastfill_s_whole_loss():
     """mean of exp(-s) / 2 * (L_sim + L_disc) + s / 2, nothing standardised."""
     _, scaling = fitting(QUICK)
@@ -239,13 +223,11 @@ def test_the_uncertain_items_are_those_with_the_large_errors(method):
     assert rank_correlation(h.uncertainties(old), shares) > (0.6 if method == "ridge" else 0.4)
 
 
-def test_without_asking_there_is_no_uncertainty():
-    assert fit(*uneven(), settings=changed(method="ridge"), run=CPU).uncertainty is None
-
-
 def test_the_uncertainty_of_a_closed_form_is_where_the_loss_is_least():
     old, _, new = uneven()
     h = fit(old, None, new, settings=changed(method="ridge", uncertainty=True), run=CPU)
+    plain = fit(old, None, new, settings=changed(method="ridge"), run=CPU)
+    assert plain.uncertainty is None  # for nobody asked
     z = h.apply(old).vectors.astype(np.float64)
     std = Scaling.of(Examples.of(Pairs(old, None, new))).std
     losses = (((z - new.vectors) / std) ** 2).mean(axis=1)
@@ -266,18 +248,27 @@ def test_the_uncertainty_of_a_closed_form_is_where_the_loss_is_least():
 # --- refused ---
 
 
-def test_a_classifier_that_is_needed_and_missing_is_asked_for():
+@pytest.mark.parametrize(
+    ("given", "labelled", "error", "words"),
+    [
+        (None, True, ConfigurationError, "no classifier was given; .*=Classifier"),
+        (classifier(), False, ConfigurationError, "needs labels, but neither"),
+        (classifier(Space("other@1", 8)), True, SpaceMismatchError, "other@1 .* apart, .* new@1"),
+        (
+            Classifier(classifier().weight[:2], (77, 78), NEW),
+            True,
+            ConfigurationError,
+            r"classes 77, 78, .* labels 0, 1, 2, 3, 4 \.\.\.",
+        ),
+    ],
+)
+def test_a_classifier_that_is_needed_and_missing_is_asked_for(given, labelled, error, words):
     settings = changed(discriminative="classifier")
-    with pytest.raises(ConfigurationError, match=r"no classifier was given; .*=Classifier"):
-        fit(*world(), settings=settings, run=CPU)
-    with pytest.raises(ConfigurationError, match="needs labels, but neither"):
-        fit(*world(labelled=False), classifier=classifier(), settings=settings, run=CPU)
-    other = classifier(Space("other@1", 8))
-    with pytest.raises(SpaceMismatchError, match=r"other@1 .* apart, the new .* new@1"):
-        fit(*world(), classifier=other, settings=settings, run=CPU)
-    strange = Classifier(classifier().weight[:2], (77, 78), NEW)
-    with pytest.raises(ConfigurationError, match=r"classes 77, 78, .* labels 0, 1, 2, 3, 4 \.\.\."):
-        fit(*world(), classifier=strange, settings=settings, run=CPU)
+    with pytest.raises(error, match=words):
+        fit(*world(labelled=labelled), classifier=given, settings=settings, run=CPU)
+
+
+def test_a_classifier_has_a_row_for_each_class():
     with pytest.raises(ModelError, match=r"shape \(20, 8\) for 19 classes"):
         Classifier(classifier().weight, tuple(range(19)), NEW)
 
