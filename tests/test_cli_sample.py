@@ -221,7 +221,7 @@ def test_lines_that_point_to_no_image_are_refused_or_left_out(shop, tmp_path):
     ):
         answer(*command, "--classes", "0-4")
     lines.write_text("\n")
-    with pytest.raises(GalleryError, match=r"s\.jsonl has no item\. Write a line of JSON for each"):
+    with pytest.raises(DataError, match=r"s\.jsonl has no item"):
         answer(*command)
     lines.unlink()
     with pytest.raises(GalleryError, match=r"there is no file .* onward gallery sample"):

@@ -52,27 +52,16 @@ def run(*arguments) -> Result:
 # --- names of parts
 
 
-@pytest.mark.parametrize(
-    ("train", "test"),
-    [
-        ("train", "test"),
-        ("Training", "Testing"),
-        ("TRAIN", "TEST"),
-        ("training_set", "test_set"),
-        ("train-images", "test-images"),
-        ("Training Data", "Testing Data"),
-        ("TrainData", "TestData"),
-        ("train2017", "val2017"),
-        ("train", "valid"),
-        ("train", "Validation"),
-        ("train", "dev"),
-        ("train", "eval"),
-        ("trainval", "test"),
-        ("trn", "tst"),
-        ("train", "held-out"),
-    ],
+PAIRS = (
+    "train/test, Training/Testing, TRAIN/TEST, training_set/test_set, train-images/test-images, "
+    "Training Data/Testing Data, TrainData/TestData, train2017/val2017, train/valid, "
+    "train/Validation, train/dev, train/eval, trainval/test, trn/tst, train/held-out"
 )
-def test_parts_are_known_by_their_names(tmp_path, train, test):
+
+
+@pytest.mark.parametrize("names", PAIRS.split(", "))
+def test_parts_are_known_by_their_names(tmp_path, names):
+    train, test = names.split("/")
     put_part(tmp_path / train, images=3)
     put_part(tmp_path / test, images=1)
     learn, judge = open_splits(tmp_path)
@@ -84,21 +73,14 @@ def test_parts_are_known_by_their_names(tmp_path, train, test):
     assert len(open_items(tmp_path)) == 12
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "trainer",
-        "strain",
-        "testament",
-        "bullet train",
-        "value",
-        "device",
-        "evaluator",
-        "a",
-        "",
-        "7",
-    ],
-)
+ALIKE = [
+    "",
+    "bullet train",
+    *["trainer", "strain", "testament", "value", "device", "evaluator", "a", "7"],
+]
+
+
+@pytest.mark.parametrize("name", ALIKE)
 def test_names_that_only_look_like_parts_are_none(name):
     assert role_of(name) is None
 

@@ -306,49 +306,12 @@ def embed(
 
 
 def _open_lines(path: Path, stated: "Stated") -> "Items":
-    """Return the items of the lines, whose labels mean nothing; tell what was read.
-
-    Args:
-        path: a `.jsonl` file.
-        stated: whether to leave out items whose images cannot be read, and the most pixels of one.
-
-    Raises:
-        GalleryError: if there is no such file, no line in it, or one is none.
-    """
-    import numpy as np
-
-    from onward.data.items import Items, LeftOut
-    from onward.data.payloads import (
-        WRITE_LINES,
-        describe_payload,
-        find_fault,
-        read_payload_lines,
-    )
+    """Return the items of the lines, whose labels mean nothing; tell what was read."""
+    from onward.data.sources import open_listed
 
     if not path.is_file():
         raise GalleryError(f"there is no file {path}", "make it with: onward gallery sample")
-    by_id, left_out = read_payload_lines(path), []
-    if stated.skip_bad:
-        most = stated.max_pixels
-        faults = {item: find_fault(payload, most) for item, payload in by_id.items()}
-        bad = {item: fault for item, fault in faults.items() if fault is not None}
-        left_out = [LeftOut(describe_payload(by_id[item]), fault) for item, fault in bad.items()]
-        by_id = {item: payload for item, payload in by_id.items() if item not in bad}
-    if not by_id:
-        raise GalleryError(
-            f"{path} has no item{' that can be read' if left_out else ''}. {WRITE_LINES}"
-        )
-    labels = np.zeros(len(by_id), np.int64)
-    payloads = tuple(by_id.values())
-    items = Items(
-        ids=tuple(by_id),
-        labels=labels,
-        class_names={0: "unknown"},
-        payloads=payloads,
-        source=str(path),
-        left_out=tuple(left_out),
-        max_pixels=stated.max_pixels,
-    )
+    items = open_listed(path, stated)
     tell(f"read {len(items):,} items listed in {path}; their classes are not known")
     tell_left_out(items)
     return items

@@ -17,6 +17,7 @@ from onward.data.folders import LAYOUT, ImageFolder
 from onward.data.items import Items, PassedOver, split_by_id
 from onward.data.parts import (
     STATE_PARTS,
+    Found,
     Opened,
     Part,
     Role,
@@ -26,6 +27,7 @@ from onward.data.parts import (
     role_of,
     state,
 )
+from onward.data.payloads import describe_payload, read_payload_lines
 from onward.errors import ConfigurationError, DataError
 from onward.labels import is_text
 from onward.plain import Plain, fields_of
@@ -189,6 +191,25 @@ def describe_data(source: str | Path, stated: Stated | None = None) -> DataDescr
         left_out=tuple(map(str, items.left_out)),
         remarks=tuple(_remarks(found, items)),
     )
+
+
+def open_listed(path: Path, stated: Stated) -> Items:
+    """List the items of lines of JSON, each a payload with its id; their labels mean nothing.
+
+    Raises:
+        GalleryError: if a line is none.
+        DataError: if there is no item, none that can be read, or an image cannot be read.
+    """
+    return _Listed(path, stated, [Part("")]).open([Part("")]).items
+
+
+class _Listed(Source):
+    kind = "list of images"
+
+    def open(self, parts: Sequence[Part]) -> Opened:
+        lines = read_payload_lines(self.path).items()
+        found = (Found(i, 0, one, describe_payload(one), parts[0], None) for i, one in lines)
+        return self.collect(found, {0: "unknown"}, ())
 
 
 class _Digits(Source):
