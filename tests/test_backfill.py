@@ -429,7 +429,7 @@ def test_a_time_is_spent_in_batches_that_become_smaller_towards_its_end():
         clock.now += rows
         meter.spend(rows, tried=rows)
     assert batches == [16, 64, 20]
-    assert not Meter(Budget(seconds=1.0), 10).covers(0)
+    assert Meter(Budget(seconds=1.0), 10).left is None
 
 
 def test_of_a_time_at_least_one_row_is_done_while_there_is_any_left():

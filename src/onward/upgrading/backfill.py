@@ -39,7 +39,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 MOST_DIGITS = 18
 """Of a number that is written: more are no budget."""
 UNTIMED_ROWS = 16
-"""Of a time nothing is known yet: so many rows tell how long a row takes."""
+"""The rows of a first batch that a time pays for: they tell how long a row takes."""
 
 BATCH_SECONDS = 10.0
 FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 64, 32, 4096
@@ -164,6 +164,9 @@ class Meter:
         budget: what may be spent.
         rows: how many the gallery has.
         clock: seconds that only grow.
+
+    Attributes:
+        left: how many rows are paid for still; None where only time will tell.
     """
 
     def __init__(
@@ -172,24 +175,16 @@ class Meter:
         self._clock = clock
         self._begin = clock()
         self._seconds = budget.seconds
-        self._left = budget.rows_of(rows)
+        self.left = budget.rows_of(rows)
         self._tried = 0
 
-    def covers(self, rows: int) -> bool:
-        """Say whether so many rows are paid for; of a time that is not known."""
-        return self._left is not None and self._left >= rows
-
-    def total(self, rows: int) -> int:
-        """Return how many of so many rows will be done, as far as that is known."""
-        return rows if self._left is None else min(rows, self._left)
-
     def next_rows(self, most: int) -> int:
-        """Return how many rows to do next, at most so many; 0 if everything is spent.
+        """Return the number of rows to do next, up to a limit; 0 if everything is spent.
 
         Of a time as many as are likely to be done within what is left of it, but one in any case.
         """
-        if self._left is not None:
-            return min(most, self._left)
+        if self.left is not None:
+            return min(most, self.left)
         assert self._seconds is not None  # noqa: S101  # a budget is rows or time
         elapsed = self._clock() - self._begin
         if elapsed >= self._seconds:
@@ -205,10 +200,10 @@ class Meter:
         return int(self._tried * seconds / elapsed) if self._tried and elapsed else None
 
     def spend(self, embedded: int, *, tried: int) -> None:
-        """Count rows that a model has embedded, of so many that were tried."""
+        """Count the rows that a model has embedded, and those that were tried."""
         self._tried += tried
-        if self._left is not None:
-            self._left -= embedded
+        if self.left is not None:
+            self.left -= embedded
 
 
 @dataclass(frozen=True, eq=False)
@@ -397,15 +392,12 @@ def embeddings_given(embeddings: Embeddings) -> Embed:
     return embed
 
 
-def write_sample(gallery: Gallery, sample: Embeddings, *, after: GalleryView | None = None) -> int:
+def write_sample(gallery: Gallery, sample: Embeddings, *, after: GalleryView) -> None:
     """Write a sample's vectors, with the origin "embedded", into the rows that are there; log it.
 
     A vector that a model made stays as it is. The sample must be of the items as they are now:
     rows that were updated since it was embedded are to be left out of it. `after` is the gallery
     as it was just looked at.
-
-    Returns:
-        How many rows were written.
     """
     written = 0
     vectors = Embeddings(sample.ids, sample.vectors, sample.space)
@@ -419,7 +411,6 @@ def write_sample(gallery: Gallery, sample: Embeddings, *, after: GalleryView | N
         "written": written,
     }
     gallery.log(event, after=after)
-    return written
 
 
 def _waiting_in_order(
@@ -459,7 +450,8 @@ def _waiting_in_order(
         return tuple(item for part in parts for item in random_order(part, seed=seed))
     uncertainty = np.concatenate(unsure)
     unknown = np.isnan(uncertainty)
-    if upgraded and unknown.all() and not meter.covers(len(missing) + len(upgraded)):
+    covers_all = meter.left is not None and meter.left >= len(missing) + len(upgraded)
+    if upgraded and unknown.all() and not covers_all:
         raise UpgradeError(
             f"how unsure the upgrade is of its {len(upgraded):,} vectors in {new} is not stored in "
             f"gallery {view.url}, so there is no order by uncertainty",
@@ -527,8 +519,8 @@ class _Run:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def work_off(self, ids: Ids, share_now: Callable[[], Share]) -> None:
-        """Embed these items in their order until the budget is spent, parted with other workers."""
-        self.total = self.meter.total(len(ids))
+        """Embed these items in their order until the budget is spent, split with others."""
+        self.total = len(ids) if self.meter.left is None else min(len(ids), self.meter.left)
         self.progress(0, self.total)
         left = ids
         while left and not self.stopped and self.meter.next_rows(1):

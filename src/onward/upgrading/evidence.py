@@ -532,7 +532,7 @@ def _choose_judged(
 
 
 def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
-    """Return so many of some ids, sorted: the same of the same ids, in any order."""
+    """Return the first of some ids by their digests, sorted: the same in any order of them."""
     return sorted(sorted(ids, key=lambda item: digest(item.encode()))[:count])
 
 

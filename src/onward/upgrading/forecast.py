@@ -61,7 +61,7 @@ NOTHING, UPGRADE, WITH_SAMPLE, EVERYTHING = (
 OrderName = Literal["random", "uncertainty", "oracle"]
 RANDOM, UNCERTAINTY, ORACLE = ORDERS = get_args(OrderName)
 SEEDS = 5
-"""What is found in random order is the mean of so many orders."""
+"""The number of random orders whose mean stands for a random order."""
 SHARES = (0.1, 0.25, 0.5)
 """Of the items that are backfilled beside the upgrade, between nothing and all."""
 

@@ -15,7 +15,6 @@ from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import (
-    MOST_ITEMS,
     ORDERS,
     SEEDS,
     SHARES,
@@ -405,7 +404,6 @@ def plan_backfill(
     *fallbacks: Transformation,
     sample: Embeddings,
     seed: int = 0,
-    most_items: int = MOST_ITEMS,
 ) -> BackfillPlan:
     """Say what a backfill would bring. Nothing is written.
 
@@ -416,19 +414,16 @@ def plan_backfill(
         sample: true new embeddings of some items of the gallery. Its labels judge, else the
             gallery's; where there are none, the agreement of neighbours with a full backfill.
         seed: of the random orders.
-        most_items: judge by no more items than these, chosen by a digest of their ids.
 
     Raises:
         UpgradeError: if the gallery lacks a space that a transformation reads, fewer than 20
             items are left to judge by, or no transformation can carry one of them.
         SpaceMismatchError: if the sample is in another space than the upgrade leads to.
-        ConfigurationError: if the seed or the number of items is not a whole number.
+        ConfigurationError: if the seed is not a whole number.
     """
     routes, view = Routes((transformation, *fallbacks)), gallery.view()
     check_routes(view, routes)
-    prediction = forecast(
-        view, routes, sample, whole=False, orders=ORDERS, seed=seed, most_items=most_items
-    )
+    prediction = forecast(view, routes, sample, whole=False, orders=ORDERS, seed=seed)
     if prediction.within is None or prediction.curves is None:
         raise UpgradeError(prediction.why or "")
     counts = view.counts.get(routes.new)

@@ -42,7 +42,7 @@ EXAMPLES = 5
 MOST_NAMED = 1000
 """Number of ids of rows that get no vector kept in the journal; more are counted."""
 MOST_TRIED = 16384
-"""After so many rows that get a vector it is not looked any further for those that get none."""
+"""Number of rows that get a vector after which those that get none are looked for no further."""
 
 BATCH_BYTES = 96 << 20
 FEWEST_ROWS, MOST_ROWS = 256, 16384

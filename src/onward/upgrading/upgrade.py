@@ -46,13 +46,11 @@ from onward.upgrading.steps import (
     check_routes,
     check_same_routes,
     check_started,
-    check_whole,
     is_started,
     next_step,
 )
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
-    TOLERANCE,
     Canaries,
     Verification,
     verification_state,
@@ -367,7 +365,6 @@ class Upgrade:
         *,
         sample_rows: int | None = SAMPLE_ROWS,
         leave_out: bool = False,
-        tolerance: float = TOLERANCE,
         canaries: Canaries | None = None,
         progress: Progress = silent,
     ) -> Verification:
@@ -377,22 +374,18 @@ class Upgrade:
             sample_rows: how many upgraded rows are recomputed, chosen at random; None for all.
             leave_out: allow that items which can be found now, and which the transformation cannot
                 carry over, cannot be found after cutting over.
-            tolerance: how far a stored vector may be from the recomputed one, as a share of the
-                latter's length.
             canaries: queries whose answers are known, and what they must reach to pass.
             progress: told how many rows are recomputed.
 
         Raises:
             UpgradeError: if the upgrade was not started, or with another transformation.
-            ConfigurationError: if the number of rows is not a whole number from 1 up, or the
-                tolerance none from 0 to 1.
+            ConfigurationError: if the number of rows is not a whole number from 1 up.
         """
         return verify_upgrade(
             self.gallery,
             self.routes,
             sample_rows=sample_rows,
             leave_out=leave_out,
-            tolerance=tolerance,
             canaries=canaries,
             progress=progress,
         )
@@ -563,9 +556,6 @@ def verify_and_cut_over(
     *,
     query_model: str | None,
     leave_out: bool = False,
-    canaries: Canaries | None = None,
-    attempts: int = ATTEMPTS,
-    progress: Progress = silent,
     tell: Callable[[Verification], None] | None = None,
 ) -> UpgradeStatus:
     """Verify an upgrade that was run, and cut over; run and verify again if rows have changed.
@@ -574,21 +564,16 @@ def verify_and_cut_over(
         upgrade: the upgrade.
         query_model: as `Upgrade.cut_over` takes it.
         leave_out: as `Upgrade.verify` takes it.
-        canaries: as `Upgrade.verify` takes them.
-        attempts: how often it is verified at most.
-        progress: of the runs in between.
         tell: told every verification.
 
     Raises:
         UpgradeError: if the verification fails, a run is stopped, or rows changed every time.
-        ConfigurationError: if the number of attempts is not a whole number from 1 up.
     """
-    check_whole("attempts", attempts)
     gallery, routes = upgrade.gallery, upgrade.routes
     upgrade._build_index(upgrade._started())  # it takes long, and rows may change meanwhile
     longest = 0.0
-    for _ in range(attempts):
-        verification = upgrade.verify(leave_out=leave_out, canaries=canaries)
+    for _ in range(ATTEMPTS):
+        verification = upgrade.verify(leave_out=leave_out)
         if tell is not None:
             tell(verification)
         longest = max(longest, verification.seconds)
@@ -598,13 +583,13 @@ def verify_and_cut_over(
             except UpgradeError:
                 if verification_state(gallery.view(), routes) != "stale":
                     raise
-        if upgrade.run(progress=progress).stopped:
+        if upgrade.run().stopped:
             raise UpgradeError(
                 f"the upgrade of gallery {gallery.url} was stopped before it cut over",
                 "run the same again to go on",
             )
     raise UpgradeError(
-        f"gallery {gallery.url} was not cut over: others changed rows during each of {attempts} "
+        f"gallery {gallery.url} was not cut over: others changed rows during each of {ATTEMPTS} "
         f"verifications. All else is done",
         f"let them rest for about {longest:,.1f} s, as long as a "
         "verification takes, and do the same again. Or cut over with force=True: rows "

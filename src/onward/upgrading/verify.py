@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from onward.compatibility import NEW, OLD, UPGRADED
-from onward.errors import ConfigurationError, UpgradeError
+from onward.errors import UpgradeError
 from onward.evaluation import METRICS, Counts, Evaluation, average_precision, first_hits
 from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
 from onward.plain import Plain, fields_of
@@ -138,7 +138,7 @@ class CanaryResult(Verdict):
     def __str__(self) -> str:
         says = "met" if self.met else "NOT met"
         shown = "; ".join(
-            " ".join([name, *(f"{metric} {100 * _value(cell, metric):.1f}" for metric in METRICS)])
+            " ".join([name, *(f"{metric} {100 * cell.value(metric):.1f}" for metric in METRICS)])
             for name, cell in self.cells.items()
         )
         if self.absent:
@@ -310,17 +310,12 @@ def verify_upgrade(
     *,
     sample_rows: int | None,
     leave_out: bool,
-    tolerance: float,
     canaries: Canaries | None,
     progress: Progress,
 ) -> Verification:
     """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
     if sample_rows is not None:
         check_whole("sample_rows", sample_rows)
-    if not 0 <= tolerance <= 1:
-        raise ConfigurationError(
-            f"tolerance is {tolerance!r}", "give a share of a vector's length, from 0 to 1"
-        )
     begin, view = time.perf_counter(), gallery.view()
     check_started(view, routes)
     version, state = view.version(), view.state()
@@ -331,7 +326,7 @@ def verify_upgrade(
     gone = tuple(space for space in read if space not in view.spaces())  # `complete` drops them
     checked, wrong = 0, list[str]()
     if not gone:
-        checked, wrong = _recompute(view, routes, sample_rows, tolerance, progress)
+        checked, wrong = _recompute(view, routes, sample_rows, progress)
     verification = Verification(
         transformation=routes.digest,
         state=state,
@@ -423,7 +418,7 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
             "or other canaries",
         )
     required = canaries.requirement
-    found = {name: _value(cell, required.metric) for name, cell in cells.items()}
+    found = {name: cell.value(required.metric) for name, cell in cells.items()}
     verdict = required.compare(found[UPGRADED], found.get(OLD, 1.0))
     return CanaryResult(**vars(verdict), depth=DEPTH, absent=absent, cells=cells)
 
@@ -490,15 +485,10 @@ def _evaluation(
     return Evaluation(ranking.query_ids, first_hits(hits), counts, scores, depth)
 
 
-def _value(cell: Evaluation, metric: str) -> float:
-    return cell.map if metric == "map" else cell.cmc(int(metric.removeprefix("cmc@")))
-
-
 def _recompute(
     view: GalleryView,
     routes: Routes,
     sample_rows: int | None,
-    tolerance: float,
     progress: Progress,
 ) -> tuple[int, list[str]]:
     """Return how many upgraded rows were recomputed, and the ids of those that are wrong."""
@@ -510,14 +500,14 @@ def _recompute(
     checked, seen, wrong = 0, 0, list[str]()
     rows = choose_batch_rows(*routes.transformations)
     for transformation, batch in carried(view, routes, rows, chosen):
-        upgraded, bad = _wrong_rows(transformation, batch, tolerance)
+        upgraded, bad = _wrong_rows(transformation, batch)
         wrong += bad
         checked, seen = checked + upgraded, seen + len(batch)
         progress(seen, total)
-    return checked, _made_by_none(view, routes, wrong, tolerance)
+    return checked, _made_by_none(view, routes, wrong)
 
 
-def _made_by_none(view: GalleryView, routes: Routes, ids: list[str], tolerance: float) -> list[str]:
+def _made_by_none(view: GalleryView, routes: Routes, ids: list[str]) -> list[str]:
     """Return the items whose vector is what none of the transformations makes.
 
     A row that a fallback has carried, and that got what the first transformation reads only then,
@@ -527,13 +517,11 @@ def _made_by_none(view: GalleryView, routes: Routes, ids: list[str], tolerance: 
     for fallback in routes.fallbacks:
         spaces = (*needed_spaces(fallback), routes.new)
         for batch in view.scan(spaces, ids=left) if left and there >= set(spaces) else ():
-            left -= set(batch.ids) - set(_wrong_rows(fallback, batch, tolerance)[1])
+            left -= set(batch.ids) - set(_wrong_rows(fallback, batch)[1])
     return sorted(left)
 
 
-def _wrong_rows(
-    transformation: Transformation, batch: Batch, tolerance: float
-) -> tuple[int, list[str]]:
+def _wrong_rows(transformation: Transformation, batch: Batch) -> tuple[int, list[str]]:
     """Return how many rows are upgraded, and the ids of those that are not what is made of them.
 
     Wrong is also a vector where the transformation gives none.
@@ -544,6 +532,6 @@ def _wrong_rows(
     made = carried.embeddings.vectors.astype(np.float64)
     apart = np.linalg.norm(batch.vectors[new][carried.rows] - made, axis=1)
     right = np.zeros(len(batch), np.bool_)
-    right[carried.rows] = apart <= tolerance * np.linalg.norm(made, axis=1)  # false for NaN
+    right[carried.rows] = apart <= TOLERANCE * np.linalg.norm(made, axis=1)  # false for NaN
     wrong = np.flatnonzero(upgraded & ~right)
     return int(upgraded.sum()), [batch.ids[row] for row in wrong]
