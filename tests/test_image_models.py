@@ -287,14 +287,14 @@ def test_nt_xent_equals_naive_loops_and_the_librarys_triplet_form():
 
 def test_the_old_term_counts_items_of_old_classes_only():
     digits = open_items("digits").of_classes([1, 2, 5])
-    taken = InputSpec.of_spec(SPEC)
+    input_spec = InputSpec.of_spec(SPEC)
     settings = SETTINGS.model_copy(update={"augment": False})
-    new = start(digits, SPEC, taken, settings, 0).eval()
+    new = start(digits, SPEC, input_spec, settings, 0).eval()
     bound = BackwardCompatibleSettings(**settings.model_dump(), weight=2.0)
-    both = start(digits, SPEC, taken, bound, 0).eval()
+    both = start(digits, SPEC, input_spec, bound, 0).eval()
     old_classifier = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 8))).float()
     both.hold_to(old_classifier, torch.tensor([1, -1, 0]))
-    pixels, classes = ImageBatches(digits, taken, image_bytes=1 << 20).read(np.arange(30))
+    pixels, classes = ImageBatches(digits, input_spec, image_bytes=1 << 20).read(np.arange(30))
     embeddings = new.backbone(new.preparation(pixels))
     known = np.flatnonzero(np.isin(classes.numpy(), [0, 2]))
     rows = torch.tensor([{0: 1, 2: 0}[int(classes[i])] for i in known])

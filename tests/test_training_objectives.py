@@ -160,12 +160,12 @@ def test_what_the_classifier_does_not_know_is_learned_without_it():
 
 
 def test_a_model_s_classifier_is_known_with_its_space():
-    taken = InputSpec(8, 1, (0.5,), (0.5,))
-    model = EmbeddingModel.from_callable(lambda _: None, name="new@1", dim=8, input=taken)
+    input_spec = InputSpec(8, 1, (0.5,), (0.5,))
+    model = EmbeddingModel.from_callable(lambda _: None, name="new@1", dim=8, input=input_spec)
     with pytest.raises(ConfigurationError, match=r"new@1 has no classifier; .* or no classifier"):
         Classifier.of(model)
     given = classifier()
-    able = EmbeddingModel(model.space, taken, model.engine, given.classes, given.weight)
+    able = EmbeddingModel(model.space, input_spec, model.engine, given.classes, given.weight)
     assert Classifier.of(able).space == NEW
     np.testing.assert_array_equal(Classifier.of(able).weight, given.weight)
 

@@ -34,8 +34,8 @@ def pixels_seen(items, views, seed, std=0.5):
         seen.append(pixels.copy())
         return pixels.reshape(len(pixels), -1)[:, :4].astype(np.float32) + 1
 
-    taken = InputSpec(8, 1, (0.5,), (std,))
-    spy = EmbeddingModel.from_callable(function, name="spy", dim=4, input=taken)
+    input_spec = InputSpec(8, 1, (0.5,), (std,))
+    spy = EmbeddingModel.from_callable(function, name="spy", dim=4, input=input_spec)
     embed_views(spy, items, augmentation=AUGMENTATION, views=views, seed=seed)
     return seen
 

@@ -67,15 +67,15 @@ RBT_WIDTH = 16
 def build_of(settings: ModelSettings | FrozenSettings) -> Build | None:
     """Return what puts a baseline's objective on a backbone; None for settings of other models."""
 
-    def build(network: Backbone, classes: int, taken: InputSpec) -> ImageObjective:
-        size, channels = taken.size, taken.channels
+    def build(network: Backbone, classes: int, input_spec: InputSpec) -> ImageObjective:
+        size, channels = input_spec.size, input_spec.channels
         if isinstance(settings, AutoencoderSettings):
             shown = supervised_augmentation(size, channels, settings.flip)
-            preparation = Preparation(taken, shown if settings.augment else None)
+            preparation = Preparation(input_spec, shown if settings.augment else None)
             return Autoencoder(network, preparation, settings.width)
         assert isinstance(settings, SupervisedContrastiveSettings)  # noqa: S101
         views = simclr_augmentation(size, channels, flip=settings.flip, strength=settings.strength)
-        return SupervisedContrastive(network, classes, Preparation(taken, views), settings)
+        return SupervisedContrastive(network, classes, Preparation(input_spec, views), settings)
 
     baselines = AutoencoderSettings | SupervisedContrastiveSettings
     return build if isinstance(settings, baselines) else None
@@ -94,8 +94,8 @@ class Autoencoder(ImageObjective):
 
     def __init__(self, backbone: Backbone, preparation: Preparation, width: int) -> None:
         super().__init__(backbone, preparation)
-        taken = preparation.taken
-        self.decoder = Decoder(backbone.dim, taken.size, taken.channels, width)
+        input_spec = preparation.input_spec
+        self.decoder = Decoder(backbone.dim, input_spec.size, input_spec.channels, width)
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Return the loss of pixels; classes are not looked at."""

@@ -300,8 +300,8 @@ class Recipe(BaseModel):
                 f"[backward_compatible] {self.backward_compatible.loss}; give both the same, or "
                 "baselines = []"
             )
-        taken = (backbone.size, backbone.channels)
-        if self.views > 1 and taken != (self.backbone.size, self.backbone.channels):
+        images = (backbone.size, backbone.channels)
+        if self.views > 1 and images != (self.backbone.size, self.backbone.channels):
             raise ValueError(
                 f"{self.views} views of each image are to go to both models, which take images of "
                 "other sizes or channels; give views = 1"

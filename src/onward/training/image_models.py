@@ -341,11 +341,11 @@ def train_model(
             loss stops being finite.
         MissingExtraError: if a package that is needed is not installed.
     """
-    taken, run = input_of(backbone, input), run or RunSettings()
+    input_spec, run = input_of(backbone, input), run or RunSettings()
     if isinstance(settings, FrozenSettings):
-        return _frozen(backbone, taken, name=name, metric=metric or "l2", seed=seed)
+        return _frozen(backbone, input_spec, name=name, metric=metric or "l2", seed=seed)
     items, device = _check(images, settings, old_model), device_of(run)
-    objective = start(items, backbone, taken, settings, seed, build=build)
+    objective = start(items, backbone, input_spec, settings, seed, build=build)
     described = {
         "data": dict(describe_items(items)),
         "backbone": backbone.model_dump(mode="json"),
@@ -356,13 +356,13 @@ def train_model(
             rows, position = _add_class_means(old_model, items, rows, position, device)
         objective.hold_to(rows, position)
         described["old model"] = old_model.space.to_json()
-    batches = ImageBatches(items, taken, image_bytes=run.image_bytes)
+    batches = ImageBatches(items, input_spec, image_bytes=run.image_bytes)
     train(objective, batches, settings, seed=seed, what=described, run=run)
     model = EmbeddingModel.of_backbone(
         objective.backbone,
         backbone,
         name=name,
-        input=taken,
+        input=input_spec,
         classes=items.classes if settings.labelled else None,
         classifier=objective.classifier_array(),
         metric=metric or (settings.metric if old_model is None else old_model.space.metric),
@@ -375,37 +375,37 @@ def train_model(
 def start(
     items: Items,
     backbone: BackboneSpec,
-    taken: InputSpec,
+    input_spec: InputSpec,
     settings: ModelSettings,
     seed: int,
     *,
     build: Build | None = None,
 ) -> ImageObjective:
     """Return the objective with its first weights, which depend on the seed and the specs alone."""
-    size, channels, classes = taken.size, taken.channels, len(items.classes)
+    size, channels, classes = input_spec.size, input_spec.channels, len(items.classes)
     with seeded(seed, "first weights"):
         network = build_backbone(backbone)
         if build is not None:
-            return build(network, classes, taken)
+            return build(network, classes, input_spec)
         if isinstance(settings, SimCLRSettings):
             views = simclr_augmentation(
                 size, channels, flip=settings.flip, strength=settings.strength
             )
-            return Contrast(network, Preparation(taken, views), settings, by_class=False)
+            return Contrast(network, Preparation(input_spec, views), settings, by_class=False)
         assert isinstance(settings, TrainingSettings)  # noqa: S101  # others come with `build`
         if settings.loss == "supcon":
             both = simclr_augmentation(size, channels, flip=settings.flip)
-            preparation = Preparation(taken, both if settings.augment else None)
+            preparation = Preparation(input_spec, both if settings.augment else None)
             return Contrast(network, preparation, settings, by_class=True)
         shown = supervised_augmentation(size, channels, settings.flip)
-        preparation = Preparation(taken, shown if settings.augment else None)
+        preparation = Preparation(input_spec, shown if settings.augment else None)
         bound = isinstance(settings, BackwardCompatibleSettings)
         kind = BackwardCompatible if bound else Classification
         return kind(network, classes, preparation, settings)
 
 
 def _frozen(
-    backbone: BackboneSpec, taken: InputSpec, *, name: str, metric: Metric, seed: int
+    backbone: BackboneSpec, input_spec: InputSpec, *, name: str, metric: Metric, seed: int
 ) -> EmbeddingModel:
     """Return a model that learns nothing.
 
@@ -431,7 +431,7 @@ def _frozen(
         "versions": versions(described),
     }
     return EmbeddingModel.of_backbone(
-        network, backbone, name=name, input=taken, metric=metric, made_by=origin
+        network, backbone, name=name, input=input_spec, metric=metric, made_by=origin
     )
 
 

@@ -37,17 +37,17 @@ class ImageBatches(Batches):
 
     Args:
         items: what to decode.
-        taken: size and channels of the pixels.
+        input_spec: size and channels of the pixels.
         image_bytes: hold the decoded images if they take at most this.
 
     Raises:
         DataError: if an image cannot be opened.
     """
 
-    def __init__(self, items: Items, taken: InputSpec, *, image_bytes: int) -> None:
-        self._items, self._taken = items, taken
+    def __init__(self, items: Items, input_spec: InputSpec, *, image_bytes: int) -> None:
+        self._items, self._input_spec = items, input_spec
         self._classes = torch.from_numpy(np.searchsorted(items.classes, items.labels))
-        fits = len(items) * taken.channels * taken.size**2 <= image_bytes
+        fits = len(items) * input_spec.channels * input_spec.size**2 <= image_bytes
         self._held = self._decode(np.arange(len(items))) if fits else None
         self.digest = items.digest
         self.ahead = 0 if fits else (os.cpu_count() or 1)
@@ -61,8 +61,10 @@ class ImageBatches(Batches):
         return pixels, self._classes[rows]
 
     def _decode(self, rows: Rows) -> Pixels:
-        taken = self._taken
-        return torch.from_numpy(load_images(self._items, taken.size, taken.channels, rows))
+        input_spec = self._input_spec
+        return torch.from_numpy(
+            load_images(self._items, input_spec.size, input_spec.channels, rows)
+        )
 
 
 class Preparation(nn.Module):
@@ -71,9 +73,9 @@ class Preparation(nn.Module):
     Augmentation is done in float32 and learns nothing.
     """
 
-    def __init__(self, taken: InputSpec, augmentation: nn.Module | None) -> None:
+    def __init__(self, input_spec: InputSpec, augmentation: nn.Module | None) -> None:
         super().__init__()
-        self.taken = taken
+        self.input_spec = input_spec
         self.augmentation = augmentation
 
     @torch.no_grad()
@@ -83,7 +85,7 @@ class Preparation(nn.Module):
             images = pixels.float() / 255
             if self.augmentation is not None:
                 images = self.augmentation(images)
-            images = normalise(images, self.taken.mean, self.taken.std)
+            images = normalise(images, self.input_spec.mean, self.input_spec.std)
             return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -93,14 +95,14 @@ def input_of(backbone: BackboneSpec, given: InputSpec | None) -> InputSpec:
     Raises:
         ConfigurationError: if what is given does not fit the backbone.
     """
-    taken = InputSpec.of_spec(backbone) if given is None else given
-    if (taken.size, taken.channels) != (backbone.size, backbone.channels):
+    input_spec = InputSpec.of_spec(backbone) if given is None else given
+    if (input_spec.size, input_spec.channels) != (backbone.size, backbone.channels):
         raise ConfigurationError(
-            f"the input is {taken.size} px and {taken.channels} channels, the backbone takes "
-            f"{backbone.size} px and {backbone.channels} channels",
+            f"the input is {input_spec.size} px and {input_spec.channels} channels, "
+            f"the backbone takes {backbone.size} px and {backbone.channels} channels",
             "make them the same",
         )
-    return taken
+    return input_spec
 
 
 def describe_items(items: Items) -> Mapping[str, Any]:
@@ -149,12 +151,12 @@ def embed_views(
             f"{views} views were asked for, augmentation: {augmentation is not None}",
             "give at least 1 view, and an augmentation for more than 1",
         )
-    taken, spaces = model.input, [space for space in (model.space, model.side) if space]
+    input_spec, spaces = model.input, [space for space in (model.space, model.side) if space]
     vectors = {space: np.empty((views, len(items), space.dim), np.float32) for space in spaces}
     run = model.pixel_embedder(device=device, with_side=model.side is not None)
     for start in range(0, len(items), BATCH_SIZE):
         rows = np.arange(start, min(start + BATCH_SIZE, len(items)))
-        plain = load_images(items, taken.size, taken.channels, rows)
+        plain = load_images(items, input_spec.size, input_spec.channels, rows)
         for view in range(views):
             pixels = plain
             if view and augmentation is not None:

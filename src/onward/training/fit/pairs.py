@@ -191,7 +191,7 @@ class Examples:
         pairs: Pairs,
         rows: Rows | None = None,
         sample: Pairs | None = None,
-        sample_rows: Int64[np.ndarray, " taken"] | None = None,
+        sample_rows: Int64[np.ndarray, " chosen"] | None = None,
         sample_weight: float | None = None,
     ) -> "Examples":
         """Return some rows of training pairs and of a sample; all of them where none are named.
@@ -205,14 +205,14 @@ class Examples:
         weights = [np.ones(len(rows))]
         labels = [np.full(len(rows), -1) if pairs.labels is None else pairs.labels[rows]]
         if sample is not None:
-            taken = np.arange(len(sample)) if sample_rows is None else sample_rows
-            parts.append((sample, taken))
-            labels.append(np.full(len(taken), -1))
-            both = len(rows) + len(taken)
+            chosen = np.arange(len(sample)) if sample_rows is None else sample_rows
+            parts.append((sample, chosen))
+            labels.append(np.full(len(chosen), -1))
+            both = len(rows) + len(chosen)
             share = _share_of(sample, pairs) if sample_weight is None else sample_weight
             weights = [
                 np.full(len(rows), (1 - share) * both / len(rows)),
-                np.full(len(taken), share * both / len(taken)),
+                np.full(len(chosen), share * both / len(chosen)),
             ]
         return cls(
             pairs.old.space,
