@@ -76,8 +76,8 @@ class Unsure(MemoryStore):
 class Greedy(MemoryStore):
     found_by = "test_shares_split_the_rows_between_workers"
 
-    def scan(self, *arguments, ids=None, share=EVERYTHING):
-        return super().scan(*arguments, ids=ids)
+    def scan(self, scan):
+        return super().scan(replace(scan, share=EVERYTHING))
 
 
 class Near(MemoryStore):

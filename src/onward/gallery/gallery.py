@@ -16,7 +16,7 @@ from onward.artifacts import canonical_json
 from onward.errors import GalleryError
 from onward.gallery.checks import check_can_serve, check_ids, label_items, make_rows
 from onward.gallery.record import Field, Record, column_names, moment
-from onward.gallery.store import Rows
+from onward.gallery.store import Rows, Scan
 from onward.gallery.values import (
     Control,
     GalleryDescription,
@@ -24,7 +24,7 @@ from onward.gallery.values import (
     RecordedRoutes,
     Served,
 )
-from onward.gallery.view import BATCH_ROWS, GalleryRows, GalleryView, unique_ids
+from onward.gallery.view import GalleryRows, GalleryView, unique_ids
 from onward.spaces import Embeddings, Space
 
 TRIES = 100
@@ -312,7 +312,7 @@ class Gallery(GalleryRows):
         rows = make_rows(self._record(), embeddings, payloads)
 
         def labels_there() -> set[int]:
-            batches = self._store.scan((), (), (), BATCH_ROWS)
+            batches = self._store.scan(Scan())
             return {label for batch in batches for label in batch.labels if label is not None}
 
         def named(record: Record) -> Record | None:

@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from onward import retrieval
 from onward.errors import GalleryError
 from onward.gallery.record import Field, Record
-from onward.gallery.store import EVERYTHING, Filling, Rows, Share, Writing, share_of
+from onward.gallery.store import Filling, Rows, Scan, Share, Writing, share_of
 from onward.gallery.values import Batch, JournalEntry
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Origin
@@ -156,27 +156,18 @@ class MemoryStore:
         rows = list(self._rows.values())
         return sum(_matches(row, filled, empty, origin) for row in rows)
 
-    def scan(
-        self,
-        wanted: Sequence[Field],
-        filled: Sequence[Field],
-        empty: Sequence[Field],
-        batch_rows: int,
-        *,
-        ids: Ids | None = None,
-        share: Share = EVERYTHING,
-    ) -> Iterator[Batch]:
+    def scan(self, scan: Scan) -> Iterator[Batch]:
         """Give the rows as they are when the first batch is asked for."""
-        asked = None if ids is None else set(ids)
+        asked = None if scan.ids is None else set(scan.ids)
         with self._lock:
             found = [
                 (item, row)
                 for item, row in self._rows.items()
-                if (share.holds(item) if asked is None else item in asked)
-                and _matches(row, [*wanted, *filled], empty, None)
+                if (scan.share.holds(item) if asked is None else item in asked)
+                and _matches(row, [*scan.wanted, *scan.filled], scan.empty, None)
             ]
-        for start in range(0, len(found), batch_rows):
-            yield _batch(found[start : start + batch_rows], wanted)
+        for start in range(0, len(found), scan.batch_rows):
+            yield _batch(found[start : start + scan.batch_rows], scan.wanted)
 
     @contextmanager
     def working_on(self, field: Field) -> Iterator[Callable[[], Share]]:
@@ -202,7 +193,7 @@ class MemoryStore:
     ) -> Ranking:
         """Search exactly, whatever was asked for."""
         del approximate
-        batches = list(self.scan([of], (), (), max(1, len(self._rows))))
+        batches = list(self.scan(Scan([of])))
         ids = tuple(item for batch in batches for item in batch.ids)
         parts = [np.empty((0, of.space.dim), np.float32)]
         parts += [batch.vectors[of.space] for batch in batches]

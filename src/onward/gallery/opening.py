@@ -81,8 +81,8 @@ def create_gallery(
     if items:
         whole = label_items(items)
         rows = replace(make_rows(record, items, payloads), labels=whole.labels)
-        labelled = whole.labels is not None and (whole.labels >= 0).any()
-        record = replace(record, class_names=(whole.class_names or {}) if labelled else None)
+        named = record.with_class_names(whole, same_labels=False, labels_there=set)
+        record = named or record
     return Gallery(place.create(record, entry, rows))
 
 

@@ -21,6 +21,8 @@ from onward.labels import Labels
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Origin, Vectors
 
+BATCH_ROWS = 8192
+"""How many rows are read at a time where nothing else is asked for."""
 DIGITS = 8
 """Number of hexadecimal digits of an id's digest that say to which share it belongs."""
 
@@ -71,6 +73,27 @@ def share_of(worker: str, workers: list[str]) -> Share:
     """Return the share of one of the workers that there are; it counts as one in any case."""
     every = sorted({worker, *workers})
     return Share(every.index(worker), len(every))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Which rows are read, and what of them.
+
+    Attributes:
+        wanted: the fields whose vectors the batches carry; all of them must be filled.
+        filled: other fields that must be filled.
+        empty: fields that must not.
+        batch_rows: the most rows at a time.
+        ids: only these rows, if given.
+        share: only rows whose ids belong to it; not together with `ids`.
+    """
+
+    wanted: Sequence[Field] = ()
+    filled: Sequence[Field] = ()
+    empty: Sequence[Field] = ()
+    batch_rows: int = BATCH_ROWS
+    ids: Ids | None = None
+    share: Share = EVERYTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,28 +236,11 @@ class Store(Protocol):
         """Count rows with vectors in some fields, all of that origin if given, none in others."""
         ...
 
-    def scan(
-        self,
-        wanted: Sequence[Field],
-        filled: Sequence[Field],
-        empty: Sequence[Field],
-        batch_rows: int,
-        *,
-        ids: Ids | None = None,
-        share: Share = EVERYTHING,
-    ) -> Iterator[Batch]:
-        """Give rows with vectors in the wanted and the filled fields and none in the empty ones.
+    def scan(self, scan: Scan) -> Iterator[Batch]:
+        """Give rows that have what is wanted, in the store's own order.
 
         Memory is bounded by the batch. Every row comes once at most; rows that others write
-        meanwhile may come or not. The order is the store's own.
-
-        Args:
-            wanted: the fields whose vectors the batches carry.
-            filled: other fields that must be filled.
-            empty: fields that must not.
-            batch_rows: the most rows at a time.
-            ids: only these rows.
-            share: only rows whose ids belong to it; not together with `ids`.
+        meanwhile may come or not.
         """
         ...
 

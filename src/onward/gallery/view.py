@@ -27,7 +27,7 @@ from onward.gallery.checks import (
     read_payload,
 )
 from onward.gallery.record import Field, Record
-from onward.gallery.store import EVERYTHING, Filling, Share, Store, Writing
+from onward.gallery.store import BATCH_ROWS, EVERYTHING, Filling, Scan, Share, Store, Writing
 from onward.gallery.values import (
     Batch,
     Control,
@@ -41,8 +41,6 @@ from onward.labels import ClassNames
 from onward.rankings import Ranking, as_count
 from onward.spaces import Embeddings, Ids, Origin, Space, check_unique
 
-BATCH_ROWS = 8192
-"""How many rows are read at a time where nothing else is asked for."""
 KEEP = timedelta(hours=1)
 
 Derived = tuple[Embeddings, Float32[np.ndarray, " vector"] | None]
@@ -147,7 +145,7 @@ class GalleryRows(ABC):
         chosen = None if ids is None else unique_ids(ids)
         wanted, filled, empty = self._fields(spaces, with_spaces, without)
         size = check_batch_rows(batch_rows)
-        return self._store.scan(wanted, filled, empty, size, ids=chosen, share=share)
+        return self._store.scan(Scan(wanted, filled, empty, size, chosen, share))
 
     def read(self, space: Space, ids: Iterable[str] | None = None) -> Embeddings:
         """Return the vectors in a space: of these items in their order, or of all, sorted by id.
@@ -161,7 +159,7 @@ class GalleryRows(ABC):
         record = self._record()
         at = [record.field_of(space)]
         chosen = None if ids is None else self._known_ids(ids)
-        batches = list(self._store.scan(at, (), (), BATCH_ROWS, ids=chosen))
+        batches = list(self._store.scan(Scan(at, ids=chosen)))
         found = tuple(item for batch in batches for item in batch.ids)
         order = sorted(found) if chosen is None else chosen
         missing = sorted(set(order) - set(found))
@@ -384,7 +382,7 @@ class GalleryRows(ABC):
         """
         chosen = tuple(ids)
         check_unique(chosen)
-        batches = self._store.scan((), (), (), BATCH_ROWS, ids=chosen)
+        batches = self._store.scan(Scan(ids=chosen))
         unknown = sorted(set(chosen) - {item for batch in batches for item in batch.ids})
         check_ids(self.url, len(chosen), unknown, "are not in", "ask for others, or add them")
         return chosen

@@ -16,7 +16,7 @@ import pytest
 from onward import retrieval
 from onward.errors import SpaceMismatchError
 from onward.gallery import Batch, Gallery, JournalEntry, Place, create_gallery, open_gallery
-from onward.gallery.store import Filling, Store, Writing
+from onward.gallery.store import Filling, Scan, Store, Writing
 from onward.spaces import Embeddings, Origin, Space
 from onward.transformation import Transformation, linear
 from onward.upgrading import Routes
@@ -84,9 +84,9 @@ class Process:
         self._before()
         return self._store.fill(replace(filling, derive=derive))
 
-    def scan(self, *arguments: Any, **options: Any) -> Iterator[Batch]:
+    def scan(self, scan: Scan) -> Iterator[Batch]:
         """Scan, disturbed before any batch."""
-        batches = self._store.scan(*arguments, **options)
+        batches = self._store.scan(scan)
         while True:
             self._before()
             batch = next(batches, None)

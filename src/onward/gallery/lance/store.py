@@ -62,7 +62,7 @@ from onward.gallery.lance.search import (
 )
 from onward.gallery.lance.workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
-from onward.gallery.store import EVERYTHING, Filling, Rows, Share, Writing
+from onward.gallery.store import Filling, Rows, Scan, Share, Writing
 from onward.gallery.values import Batch, JournalEntry
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Origin
@@ -242,26 +242,17 @@ class LanceStore:
         with speaking(self.url):
             return int(self._items.count_rows(rows_where(filled, empty, origin) or None))
 
-    def scan(
-        self,
-        wanted: Sequence[Field],
-        filled: Sequence[Field],
-        empty: Sequence[Field],
-        batch_rows: int,
-        *,
-        ids: Ids | None = None,
-        share: Share = EVERYTHING,
-    ) -> Iterator[Batch]:
+    def scan(self, scan: Scan) -> Iterator[Batch]:
         """Stream the rows of one version of the table."""
-        columns = batch_columns(wanted)
-        to_be_written = bool(wanted) and bool(empty)
-        condition = rows_where([*wanted, *filled], empty, None)
-        conditions = [rows_in(share, condition)] if ids is None else rows_of(ids, condition)
+        to_be_written = bool(scan.wanted) and bool(scan.empty)
+        columns = None if to_be_written else batch_columns(scan.wanted)
+        condition, ids = rows_where([*scan.wanted, *scan.filled], scan.empty, None), scan.ids
+        conditions = [rows_in(scan.share, condition)] if ids is None else rows_of(ids, condition)
         for one in conditions:
-            for table in self._stream(one, None if to_be_written else columns, batch_rows):
+            for table in self._stream(one, columns, scan.batch_rows):
                 if to_be_written:
                     self._last_read.append(table)
-                yield read_batch(table, wanted)
+                yield read_batch(table, scan.wanted)
 
     def working_on(self, field: Field) -> AbstractContextManager[Callable[[], Share]]:
         """Hold a lock on a file in the gallery's directory."""
