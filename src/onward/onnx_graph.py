@@ -1,4 +1,4 @@
-"""Write steps as an ONNX graph, and run it by onnxruntime: the same rows for any batching.
+"""Steps as an ONNX graph, run the same for any batching; apart, as layers need no onnxruntime.
 
 A matrix product may add up in another order when it is given another number of rows, and then the
 last bits of a row depend on its neighbours. So rows are run in blocks of one fixed size, the last
