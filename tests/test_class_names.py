@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -91,6 +91,7 @@ PAIRS = st.tuples(st.integers(0, 9), st.sampled_from("abcdefgh"))
 NUMBERINGS = st.lists(PAIRS, unique_by=(lambda pair: pair[0], lambda pair: pair[1])).map(dict)
 
 
+@settings(deadline=None)
 @given(given=NUMBERINGS, to=NUMBERINGS)
 def test_every_label_keeps_its_name_in_any_numbering(given, to):
     labels = np.array([*given, -1], np.int64)

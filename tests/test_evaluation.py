@@ -7,7 +7,7 @@ import re
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -59,6 +59,7 @@ def test_average_precision_worked_by_hand(ranking, relevant, expected):
     np.testing.assert_allclose(average_precision(hits, np.array([relevant])), [expected])
 
 
+@settings(deadline=None)
 @given(HITS, st.integers(0, 3))
 def test_average_precision_is_that_of_naive_loops(hits, missed):
     for row, score in zip(hits, average_precision(hits, hits.sum(axis=1) + missed), strict=True):
@@ -71,6 +72,7 @@ def test_average_precision_is_that_of_naive_loops(hits, missed):
         assert np.isnan(score) if relevant == 0 else np.isclose(score, total / relevant, rtol=1e-12)
 
 
+@settings(deadline=None)
 @given(hits=hnp.arrays(bool, st.tuples(st.just(1), st.integers(2, 20))), data=st.data())
 def test_moving_a_hit_up_never_lowers_average_precision(hits, data):
     position = data.draw(st.integers(1, hits.shape[1] - 1))

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -148,6 +148,7 @@ def test_the_t_interval_worked_by_hand():
     assert found.high - found.estimate == pytest.approx(12.706205 * 0.02, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda given: np.std(given) > 1e-6),
     st.floats(0.5, 0.999),

@@ -292,6 +292,7 @@ def test_inner_products_of_many_kinds_are_those_of_exact_fractions(make):
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, st.integers(0, 30), elements=finite | st.sampled_from([0.0, -0.0])))
 def test_bits_sort_as_the_distances_and_give_them_back(distances):
     bits = sortable_bits(distances)
