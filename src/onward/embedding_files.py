@@ -70,7 +70,7 @@ class VectorFile:
         """Return the vectors, one row an item, in the type in which they are stored.
 
         Raises:
-            EmbeddingsError: if they are no lists of so many numbers; the message names the row.
+            EmbeddingsError: if they are not lists of that many numbers; the message names the row.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -103,7 +103,7 @@ def read_vector_files(path: Path) -> list[VectorFile]:
     where all of these are whole numbers they are labels, else they are the names of classes.
 
     Raises:
-        EmbeddingsError: if a file is no Parquet, lacks `id` or `vector` or has labels that are
+        EmbeddingsError: if a file is not Parquet, lacks `id` or `vector` or has labels that are
             neither whole numbers nor text, or a folder holds none; the message names the file.
     """
     if not path.is_dir():
@@ -231,7 +231,7 @@ def read_column(path: Path, name: str) -> dict[Any, Any]:
     """Return what a column beside the vectors holds, by id: of a file, or of a folder of them.
 
     Raises:
-        EmbeddingsError: if a file is no Parquet, or lacks `id` or that column; it says which.
+        EmbeddingsError: if a file is not Parquet, or lacks `id` or that column; it says which.
     """
     found = _walk(path) if path.is_dir() else [path]
     values: dict[Any, Any] = {}

@@ -407,7 +407,7 @@ def _named_alike(children: Sequence[Path]) -> dict[Path, Role]:
 def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
     """Return a part with its list of classes, if it has no class folders but such a list.
 
-    Its images may lie in a folder of their own, beside the list; that is no class then.
+    Its images may lie in a folder of their own, beside the list; that is not a class then.
     """
     divided = [part for part in parts if len(part.classes) > 1]
     others = set[str]().union(*(part.class_names for part in divided if part != one))

@@ -91,7 +91,7 @@ def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class PassedOver(Plain):
-    """What is in a data set and is no item, of one kind.
+    """What is in a data set and is not an item, of one kind.
 
     Attributes:
         why: what kind it is.

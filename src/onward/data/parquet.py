@@ -61,8 +61,8 @@ LABEL_NAMES = (
 if the file's metadata calls it one (`ClassLabel`)."""
 
 HELD_BYTES = 256 << 20
-"""The row groups read last are held up to so many bytes, or one if it alone is larger: reading a
-file from top to bottom decodes each group once."""
+"""How much of the row groups read last is held, or one of them if it alone is larger: reading a file
+from top to bottom decodes each group once."""
 
 GroupKey = tuple[str, int, int, str, int]
 
@@ -183,7 +183,7 @@ class ImageParquet(Source):
         negative label means that the class is not known, as in the test parts of the hub.
 
         Raises:
-            DataError: if a file is no Parquet, a column is missing or of a wrong type, shards
+            DataError: if a file is not Parquet, a column is missing or of a wrong type, shards
                 differ, or a row cannot be used; the message names file and row.
         """
         shards = [shard for shard in self.shards if shard.part in parts]
@@ -396,7 +396,7 @@ def read_schema(shard: Path) -> pa.Schema:
     """Return the schema of a Parquet file.
 
     Raises:
-        DataError: if the file cannot be read or is no Parquet.
+        DataError: if the file cannot be read or is not Parquet.
     """
     if not is_text(str(shard)):
         raise DataError(f"the path {str(shard)!r} is not UTF-8, and payloads are text", "rename it")
@@ -437,7 +437,7 @@ def read_image_bytes(file: str, row: int, column: str) -> bytes | None:
     """Return what the `bytes` field of a struct column holds in one row; None where it is null.
 
     Raises:
-        DataError: if the file is gone or is no Parquet, or has no such row or column (any more).
+        DataError: if the file is gone or is not Parquet, or has no such row or column (any more).
     """
     try:
         state = Path(file).stat()

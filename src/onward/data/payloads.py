@@ -242,7 +242,7 @@ def _digit(payload: Payload) -> UInt8[np.ndarray, "8 8"]:
 def _value(payload: Payload, name: str, kind: type[V]) -> V:
     """Return a value of a payload; the owner may have written anything."""
     value: V = payload[name]
-    unfit = isinstance(value, bool) or not isinstance(value, kind)  # True is no row
+    unfit = isinstance(value, bool) or not isinstance(value, kind)  # True is not a row
     if unfit or (isinstance(value, str) and ("\0" in value or not is_text(value))):
         raise DataError(
             f"the payload {dict(payload)} has {value!r} as {name!r}, which says of no image where "

@@ -80,7 +80,7 @@ class BackboneEngine(Engine):
         return cls(backbone, spec)
 
     def start(
-        self, taken: InputSpec, device: str, grid: int | None
+        self, input_spec: InputSpec, device: str, grid: int | None
     ) -> Callable[[Pixels], tuple[np.ndarray, PooledStages | None]]:
         """Return a function that runs the backbone on a device."""
         place = _device(device)
@@ -90,7 +90,7 @@ class BackboneEngine(Engine):
         def run(pixels: Pixels) -> tuple[np.ndarray, PooledStages | None]:
             with _exactly(place):
                 images = torch.tensor(pixels).to(place).float() / 255
-                normal = normalise(images, taken.mean, taken.std)
+                normal = normalise(images, input_spec.mean, input_spec.std)
                 if grid is None:
                     return backbone(normal).cpu().numpy(), None
                 vectors, maps = backbone.stages(normal)

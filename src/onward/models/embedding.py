@@ -159,16 +159,16 @@ class EmbeddingModel:
         Raises:
             ModelError: if these do not fit together, or the backbone is not what the spec builds.
         """
-        taken = InputSpec.of_spec(spec) if input is None else input
-        if (taken.size, taken.channels) != (spec.size, spec.channels):
+        input_spec = InputSpec.of_spec(spec) if input is None else input
+        if (input_spec.size, input_spec.channels) != (spec.size, spec.channels):
             raise ModelError(
                 f"the backbone was built for {spec.size} px and {spec.channels} channels, the "
-                f"input is {taken.size} px and {taken.channels} channels",
+                f"input is {input_spec.size} px and {input_spec.channels} channels",
                 "make them the same",
             )
         engine = import_backbone_engine().of_backbone(backbone, spec)
-        space = Space(mint(name, engine, taken), engine.dim, metric)
-        return cls(space, taken, engine, classes, classifier, None, made_by or {}, class_names)
+        space = Space(mint(name, engine, input_spec), engine.dim, metric)
+        return cls(space, input_spec, engine, classes, classifier, None, made_by or {}, class_names)
 
     @classmethod
     def from_onnx(
@@ -395,13 +395,15 @@ class EmbeddingModel:
     @classmethod
     def _read(cls, directory: Path | str, artifact: Artifact) -> "EmbeddingModel":
         config = artifact.config
-        space, taken = Space.from_json(config["space"]), InputSpec.from_json(config["input"])
-        engine = read_engine(directory, artifact, taken)
+        space, input_spec = Space.from_json(config["space"]), InputSpec.from_json(config["input"])
+        engine = read_engine(directory, artifact, input_spec)
         classes = None if config["classes"] is None else tuple(config["classes"])
         readout, classifier = read_layers(artifact), artifact.arrays.get(CLASSIFIER)
         names = config.get("class_names")
         named = None if names is None else {int(label): name for label, name in names.items()}
-        model = cls(space, taken, engine, classes, classifier, readout, artifact.made_by, named)
+        model = cls(
+            space, input_spec, engine, classes, classifier, readout, artifact.made_by, named
+        )
         side = None if config["side"] is None else Space.from_json(config["side"])
         if model.side != side:
             raise ArtifactError(

@@ -151,7 +151,7 @@ class Engine(ABC):
     dim: int
     stage_channels: tuple[int, ...] = ()
 
-    def forward(self, taken: InputSpec, device: str, grid: int | None) -> Forward:
+    def forward(self, input_spec: InputSpec, device: str, grid: int | None) -> Forward:
         """Return a function that embeds batches on a device, stages pooled to a grid if asked for.
 
         Raises:
@@ -164,10 +164,10 @@ class Engine(ABC):
                 "use a side-information model, such as one trained by SimCLR",
                 needed="side-information of kind layers needs a torch backbone",
             )
-        run = self.start(taken, device, grid)
+        run = self.start(input_spec, device, grid)
 
         def forward(pixels: Pixels) -> tuple[Vectors, PooledStages | None]:
-            taken.check(pixels)
+            input_spec.check(pixels)
             output, pooled = run(pixels)
             return self.check(output, len(pixels)), pooled
 
@@ -175,7 +175,7 @@ class Engine(ABC):
 
     @abstractmethod
     def start(
-        self, taken: InputSpec, device: str, grid: int | None
+        self, input_spec: InputSpec, device: str, grid: int | None
     ) -> Callable[[Pixels], tuple[Any, PooledStages | None]]:
         """Return the function that `forward` checks.
 
@@ -215,12 +215,12 @@ class Engine(ABC):
         """Whether all that makes the vectors is in `fingerprint`."""
         return True
 
-    def fingerprint(self, taken: InputSpec) -> str:
+    def fingerprint(self, input_spec: InputSpec) -> str:
         """Return a digest of all that makes the vectors: weights, architecture, normalisation.
 
         It is computed once for each input, for an engine never changes.
         """
-        settings = canonical_json({"engine": self.to_json(), "input": taken.to_json()})
+        settings = canonical_json({"engine": self.to_json(), "input": input_spec.to_json()})
         if settings not in self._fingerprints:
             self._fingerprints[settings] = digest(settings, *self._said())
         return self._fingerprints[settings]
@@ -250,7 +250,7 @@ class CallableEngine(Engine):
 
     def start(
         self,
-        taken: InputSpec,  # noqa: ARG002
+        input_spec: InputSpec,  # noqa: ARG002
         device: str,  # noqa: ARG002  # a function of the user's computes where it wants to
         grid: int | None,  # noqa: ARG002
     ) -> Callable[[Pixels], tuple[Any, None]]:

@@ -24,7 +24,7 @@ WEIGHTS, LAYERS, CLASSIFIER = "weights.", "layers.", "classifier"  # names of ar
 CODES = "codes.scale"
 
 
-def mint(name: str, engine: Engine, taken: InputSpec) -> str:
+def mint(name: str, engine: Engine, input_spec: InputSpec) -> str:
     """Return the name of the space of a model: the given name and the digest of what it computes.
 
     The digest is of weights, architecture and normalisation, for all three make the vectors.
@@ -38,7 +38,7 @@ def mint(name: str, engine: Engine, taken: InputSpec) -> str:
             "give a name without '@', such as 'photos-2', "
             "and the digest of the weights is added to it",
         )
-    return f"{name}@{engine.fingerprint(taken)[:DIGITS]}"
+    return f"{name}@{engine.fingerprint(input_spec)[:DIGITS]}"
 
 
 def import_backbone_engine() -> Any:
@@ -98,7 +98,7 @@ def read_layers(artifact: Artifact) -> LayersReadout | None:
     )
 
 
-def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> Engine:
+def read_engine(directory: Path | str, artifact: Artifact, input_spec: InputSpec) -> Engine:
     """Return the engine of a saved model.
 
     Raises:
@@ -122,7 +122,7 @@ def read_engine(directory: Path | str, artifact: Artifact, taken: InputSpec) -> 
         from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
 
         weights = artifact.files.get(WEIGHTS_FILE, b"")
-        return OnnxEngine(OnnxFiles(artifact.files[ONNX_FILE], weights), taken)
+        return OnnxEngine(OnnxFiles(artifact.files[ONNX_FILE], weights), input_spec)
     raise ArtifactError(
         f"{directory} holds a model of kind {config['kind']!r}",
         "this Onward runs backbones and ONNX files. Install a newer Onward",
@@ -140,11 +140,11 @@ def _strip(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 def _card(description: Mapping[str, Any]) -> str:
     """Return the card of a model for a person, from what its `to_json` says."""
-    space, taken = description["space"], description["input"]
-    colours = "grey" if taken["channels"] == 1 else "colour"
+    space, input_spec = description["space"], description["input"]
+    colours = "grey" if input_spec["channels"] == 1 else "colour"
     facts = {
         "space": f"`{space['name']}`, {space['dim']} dimensions, metric {space['metric']}",
-        "images": f"{taken['size']} x {taken['size']} pixels, {colours}",
+        "images": f"{input_spec['size']} x {input_spec['size']} pixels, {colours}",
         "runs by": _engine_words(description["engine"]),
     }
     if description["classes"] is not None:

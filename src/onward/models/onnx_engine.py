@@ -32,14 +32,14 @@ class OnnxEngine(Engine):
     """
 
     model: OnnxFiles
-    taken: InputSpec
+    input_spec: InputSpec
     dim: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._check_input()
-        shape = (1, self.taken.channels, self.taken.size, self.taken.size)
+        shape = (1, self.input_spec.channels, self.input_spec.size, self.input_spec.size)
         image = (100 + np.arange(math.prod(shape)) * 37 % 51).astype(np.uint8).reshape(shape)
-        output = self._run(self._session, image, self.taken)
+        output = self._run(self._session, image, self.input_spec)
         kind = self._session.get_outputs()[0].type
         if "float8" in kind:  # onnxruntime gives the codes instead of the numbers
             raise ModelError(f"the ONNX file's first output is {kind}", "cast it to float32 in it")
@@ -48,8 +48,8 @@ class OnnxEngine(Engine):
 
     def _check_input(self) -> None:
         inputs = self._session.get_inputs()
-        taken, size = self.taken, self.taken.size
-        wanted = f"one float32 or uint8 input of (images, {taken.channels}, {size}, {size})"
+        input_spec, size = self.input_spec, self.input_spec.size
+        wanted = f"one float32 or uint8 input of (images, {input_spec.channels}, {size}, {size})"
         shape = inputs[0].shape if inputs else []
         fits = (
             len(inputs) == 1
@@ -57,7 +57,7 @@ class OnnxEngine(Engine):
             and len(shape) == 4
             and all(
                 not isinstance(given, int) or given == needed
-                for given, needed in zip(shape[1:], (taken.channels, size, size), strict=True)
+                for given, needed in zip(shape[1:], (input_spec.channels, size, size), strict=True)
             )
         )
         if not fits:
@@ -75,11 +75,11 @@ class OnnxEngine(Engine):
     def _check_repeats(self, image: Pixels, first: np.ndarray) -> None:
         """Refuse a graph whose vectors depend on chance, or on the other images of a batch."""
         length = float(np.linalg.norm(first.astype(np.float64)))
-        again, beside = self._run(self._session, image, self.taken), first
+        again, beside = self._run(self._session, image, self.input_spec), first
         harsh = (image % 2 * 255).astype(np.uint8)  # as unlike it in mean and deviation as can be
         with suppress(ModelError):  # traced with one image: embedding by one works
             three = np.concatenate([harsh, image, harsh])
-            beside = self._run(self._session, three, self.taken)[1:2]
+            beside = self._run(self._session, three, self.input_spec)[1:2]
         for other, share, reason in (
             (again, REPEATED, "every time"),
             (beside, BESIDE, "beside another image"),
@@ -96,15 +96,15 @@ class OnnxEngine(Engine):
 
     def start(
         self,
-        taken: InputSpec,
+        input_spec: InputSpec,
         device: str,
         grid: int | None,  # noqa: ARG002
     ) -> Callable[[Pixels], tuple[np.ndarray, None]]:
         """Return a function that runs the graph on the CPU, or on a GPU by CUDA."""
         session = self._session if device in ("cpu", "auto") else _session(self.model, device)
-        return lambda pixels: (self._run(session, pixels, taken), None)
+        return lambda pixels: (self._run(session, pixels, input_spec), None)
 
-    def _run(self, session: Any, pixels: Pixels, taken: InputSpec) -> np.ndarray:
+    def _run(self, session: Any, pixels: Pixels, input_spec: InputSpec) -> np.ndarray:
         """Run the graph on batches of the size it wants; what a last one is filled with is cut.
 
         One that quantises by the largest number of a batch is given one image at a time, so that
@@ -116,7 +116,7 @@ class OnnxEngine(Engine):
         outputs = [np.empty((0, self.dim), np.float32)] if len(pixels) == 0 else []
         for start in range(0, len(pixels), step):
             batch = pixels[start : start + step]
-            images = batch if wanted.type == _BYTES else taken.normalise(batch)
+            images = batch if wanted.type == _BYTES else input_spec.normalise(batch)
             if fixed:
                 missing = fixed - len(batch)
                 images = np.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")

@@ -81,7 +81,7 @@ def read_onnx(path: Path | str) -> OnnxFiles:
     would be too large for one file keeps its large weights apart, in one file.
 
     Raises:
-        ModelError: if there is no such file or it is no ONNX; if a file that it names is missing,
+        ModelError: if there is no such file or it is not ONNX; if a file that it names is missing,
             too short, or not beside it (the message names file and tensor).
     """
     file = Path(path)
@@ -217,7 +217,7 @@ def _parse(graph: bytes, name: str) -> Any | None:
     """Return the model, or None where onnxruntime alone can read it.
 
     Raises:
-        ModelError: if it is no ONNX.
+        ModelError: if it is not ONNX.
     """
     import onnx
 
