@@ -61,8 +61,8 @@ LABEL_NAMES = (
 if the file's metadata calls it one (`ClassLabel`)."""
 
 HELD_BYTES = 256 << 20
-"""How much of the row groups read last is held, or one of them if it alone is larger: reading a file
-from top to bottom decodes each group once."""
+"""How much of the row groups read last is held, or one of them if it alone is larger: so reading a
+file from top to bottom decodes each group once."""
 
 GroupKey = tuple[str, int, int, str, int]
 
