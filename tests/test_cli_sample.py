@@ -23,7 +23,7 @@ from onward.errors import (
 from onward.gallery import create_gallery, open_gallery
 from onward.models import InputSpec
 from onward.spaces import Embeddings, Space
-from onward.training.fit.samples import (
+from onward.training.fit.pairs import (
     KEPT,
     choose_from_gallery,
     learned_part,

@@ -221,20 +221,23 @@ def test_the_new_model_is_the_same_files_whatever_was_trained_before_it(items, o
     assert alone == after
 
 
-@pytest.mark.parametrize("kind", [TrainingSettings, SimCLRSettings])
-def test_nothing_of_an_old_model_can_go_into_training_the_new_one(items, old, kind):
-    with pytest.raises(ConfigurationError, match=r"was given with an old model; .*neither"):
-        train_model(items, kind(**BRIEF), SPEC, name="new", old_model=old, run=CPU)
-
-
-def test_backward_compatible_training_needs_an_old_model(items):
-    with pytest.raises(ConfigurationError, match=r"was given without an old model; .*needs one"):
-        train_bound(items, None)
-
-
-def test_nothing_is_learned_without_images():
-    with pytest.raises(ConfigurationError, match="TrainingSettings was given without images"):
-        train_model(None, SETTINGS, SPEC, name="new", run=CPU)
+@pytest.mark.parametrize(
+    ("kind", "of", "words"),
+    [
+        (TrainingSettings, (True, True), "was given with an old model; .*neither"),
+        (SimCLRSettings, (True, True), "was given with an old model; .*neither"),
+        (BackwardCompatibleSettings, (True, False), "was given without an old model; .*needs one"),
+        (TrainingSettings, (False, False), "TrainingSettings was given without images"),
+    ],
+)
+def test_each_kind_is_given_what_it_learns_from_and_nothing_of_an_old_model(
+    items, old, kind, of, words
+):
+    images, old_model = (
+        each if is_given else None for each, is_given in zip((items, old), of, strict=True)
+    )
+    with pytest.raises(ConfigurationError, match=words):
+        train_model(images, kind(**BRIEF), SPEC, name="m", old_model=old_model, run=CPU)
 
 
 @pytest.mark.slow

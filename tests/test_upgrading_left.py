@@ -18,7 +18,7 @@ from onward.errors import EmbeddingsError, UpgradeError
 from onward.gallery import GalleryRows, create_gallery, open_gallery
 from onward.gallery.lance import fragments
 from onward.spaces import Embeddings, Space
-from onward.training.fit.samples import choose_from_gallery
+from onward.training.fit.pairs import choose_from_gallery
 from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
 from onward.upgrading import Upgrade, plan_upgrade, run
 from onward.upgrading.backfill import Budget, backfill, embeddings_given

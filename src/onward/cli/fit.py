@@ -230,7 +230,7 @@ def _learned(
     least: int,
 ) -> "Pairs":
     from onward.spaces import Embeddings
-    from onward.training.fit.samples import KEPT, LEARNED, learned_part, pairs_of_gallery
+    from onward.training.fit.pairs import KEPT, LEARNED, learned_part, pairs_of_gallery
 
     embedded = Embeddings.load(sample)
     if share is None:
@@ -257,7 +257,7 @@ def _learned(
 
 
 def _why_few(items: int, left: int, least: int, share: float | None) -> str:
-    from onward.training.fit.samples import KEPT
+    from onward.training.fit.pairs import KEPT
 
     if share is not None:
         return (

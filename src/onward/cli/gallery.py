@@ -210,7 +210,7 @@ def sample(
     Example: onward gallery sample photos.lance sample.jsonl --count 3%
     """
     from onward.data.payloads import write_payload_lines
-    from onward.training.fit.samples import choose_from_gallery
+    from onward.training.fit.pairs import choose_from_gallery
     from onward.transformation import Transformation
 
     check_lines(out)

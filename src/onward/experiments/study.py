@@ -52,7 +52,7 @@ from onward.rankings import Ranking
 from onward.report import make_grid, write_report
 from onward.retrieval import search
 from onward.spaces import Embeddings, Space
-from onward.training.fit.samples import learned_part
+from onward.training.fit.pairs import learned_part
 from onward.training.settings import renamed
 from onward.upgrading import Upgrade, plan_upgrade
 from onward.verification import verify_pairs
