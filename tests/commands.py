@@ -33,16 +33,26 @@ def answer(*words: object, code: int = 0) -> str:
 
 
 @functools.cache
-def commands() -> dict[str, Callable[..., Any]]:
-    """The function behind each command, such as `gallery create`."""
+def table() -> dict[str, Any]:
+    """Each command as Typer has it, by its name, such as `gallery create`."""
     typer = importlib.import_module("typer")
     app = importlib.import_module("onward.cli.app").app
     return dict(_below(typer.main.get_command(app)))
 
 
-def _below(group, *before: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+def commands() -> dict[str, Callable[..., Any]]:
+    """The function behind each command."""
+    return {name: inspect.unwrap(command.callback) for name, command in table().items()}
+
+
+def parameters() -> dict[str, list[Any]]:
+    """The parameters of each command."""
+    return {name: command.params for name, command in table().items()}
+
+
+def _below(group: Any, *before: str) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if getattr(command, "commands", None):
             yield from _below(command, *before, name)
         else:
-            yield " ".join([*before, name]), inspect.unwrap(command.callback)
+            yield " ".join([*before, name]), command

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onward.models import InputSpec
+from onward.models import EmbeddingModel, InputSpec
 
 GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.25,))
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
@@ -118,3 +118,23 @@ def say(tensor, **words):
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in words.items():
         tensor.external_data.add(key=key, value=str(value))
+
+
+def save_projection(path, name, weight):
+    """Write a model that projects the pixels of a digit, as ONNX and as a model; return it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["images"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["vectors"]),
+        ],
+        name,
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["items", 1, 8, 8])],
+        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["items", weight.shape[1]])],
+        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path / f"{name}.onnx")
+    grey = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
+    model = EmbeddingModel.from_onnx(path / f"{name}.onnx", name=name, input=grey)
+    model.save(path / name)
+    return model

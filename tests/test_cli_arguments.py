@@ -13,7 +13,6 @@ options twice, arguments too many and too few.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import parameters
 from PIL import Image
 
 from onward.artifacts import CONFIG, Artifact, read_header, write_artifact
@@ -233,22 +232,7 @@ class Call:
         return ascii(self.words)
 
 
-def table() -> dict[str, list[Any]]:
-    """The parameters of each command."""
-    typer = importlib.import_module("typer")
-    app = importlib.import_module("onward.cli.app").app
-
-    def below(group: Any, *before: str) -> Iterator[tuple[str, list[Any]]]:
-        for name, command in group.commands.items():
-            if getattr(command, "commands", None):
-                yield from below(command, *before, name)
-            else:
-                yield " ".join([*before, name]), command.params
-
-    return dict(below(typer.main.get_command(app)))
-
-
-TABLE = table()
+TABLE = parameters()
 
 
 def bad_value(draw: random.Random, name: str, good: str, files: list[str]) -> str:
@@ -615,7 +599,7 @@ def test_wrong_arguments_of_real_processes_end_with_one_message(world):
 
 
 def test_an_option_that_a_message_may_name_is_one_of_a_command():
-    assert set(ARGUMENTS) <= {one.name for parameters in TABLE.values() for one in parameters}
+    assert set(ARGUMENTS) <= {one.name for known in TABLE.values() for one in known}
 
 
 def test_every_parameter_of_every_command_is_drawn(tmp_path):
@@ -624,8 +608,8 @@ def test_every_parameter_of_every_command_is_drawn(tmp_path):
     for _ in range(CALLS * 2):
         call = generate(draw, ["old.parquet"])
         drawn[call.command] |= set(call.words)
-    for name, parameters in TABLE.items():
-        options = [one for one in parameters if one.param_type_name == "option"]
+    for name, known in TABLE.items():
+        options = [one for one in known if one.param_type_name == "option"]
         assert drawn[name], name
         missing = [one.opts[0] for one in options if not {*one.opts} & drawn[name]]
         assert len(missing) <= len(options) // 5, f"{name}: {missing}"

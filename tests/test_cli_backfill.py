@@ -4,10 +4,9 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 from commands import run
-from onnx import TensorProto, helper, numpy_helper
+from encoders import save_projection
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,14 +15,12 @@ from onward.data import open_items
 from onward.data.payloads import with_digest
 from onward.errors import ConfigurationError
 from onward.gallery import create_gallery, open_gallery
-from onward.models import EmbeddingModel, InputSpec
 from onward.spaces import Embeddings, Space
 from onward.training.fit.fit import fit as fit_and_choose
 from onward.training.settings import FitSettings
 from onward.transformation import Transformation, linear
 from onward.upgrading import Upgrade
 
-GREY = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
 GALLERY = range(0, 300)
 TRAINING = range(900, 1200)
 
@@ -35,22 +32,7 @@ def fit(*given, **more):
 
 def make_model(path, name, dim, seed):
     """A random projection of the pixels, as an ONNX file."""
-    weight = np.random.default_rng(seed).normal(size=(64, dim)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["images"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["vectors"]),
-        ],
-        name,
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["items", 1, 8, 8])],
-        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["items", dim])],
-        [numpy_helper.from_array(weight, "weight")],
-    )
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path / f"{name}.onnx")
-    model = EmbeddingModel.from_onnx(path / f"{name}.onnx", name=name, input=GREY)
-    model.save(path / name)
-    return model
+    return save_projection(path, name, np.random.default_rng(seed).normal(size=(64, dim)))
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import commands
-from typer.testing import CliRunner
+from commands import answer, parameters
+from worlds import save_shop
 
 from onward.artifacts import Artifact, write_artifact
-from onward.cli.app import app
 from onward.cli.options import check_room
 from onward.errors import ArtifactError, ConfigurationError
 from onward.experiments.experiment import run_experiment
@@ -19,29 +18,16 @@ from onward.experiments.study import check_place
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
 from onward.training.loop import has_checkpoint
-from onward.transformation import linear
 
 OLD, NEW = Space("old@1", 4), Space("new@2", 4)
 IDS = tuple(f"item-{row}" for row in range(60))
 
 
-def call(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 @pytest.fixture
 def world(tmp_path):
     """Embeddings of three kinds, a transformation and a gallery with payloads."""
-    vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-    labels = np.arange(60) % 3
-    h = linear(OLD, None, NEW, np.eye(4), np.zeros(4), made_by={})
-    old = Embeddings(IDS, vectors, OLD, labels)
-    old.save(tmp_path / "old.parquet")
-    h.apply(old).save(tmp_path / "upgraded.parquet")
-    Embeddings(IDS, vectors, NEW, labels).save(tmp_path / "new.parquet")
-    h.save(tmp_path / "h")
+    save_shop(tmp_path, IDS, OLD, NEW, np.eye(4))
+    old = Embeddings.load(tmp_path / "old.parquet")
     payloads = [{"digits": row} for row in range(60)]
     url = str(tmp_path / "photos.lance")
     create_gallery(url, OLD, serving=OLD, query_model="old", items=[old], payloads=payloads)
@@ -74,14 +60,14 @@ def writers(world: Path) -> dict[str, tuple[list[object], list[Path]]]:
 def test_what_is_there_is_replaced_only_where_that_is_said(world, name):
     arguments, written = writers(world)[name]
     if not written[0].exists():
-        call(*arguments)
+        answer(*arguments)
     before = {path: path.read_bytes() for path in world.rglob("*") if path.is_file()}
     with pytest.raises(ArtifactError, match=r"is there already; it was left as it is. .*overwrite"):
-        call(*arguments)
+        answer(*arguments)
     assert {path: path.read_bytes() for path in world.rglob("*") if path.is_file()} == before
     if written[0].is_file():
         written[0].write_text("older")
-    call(*arguments, "--overwrite")
+    answer(*arguments, "--overwrite")
     assert not written[0].is_file() or written[0].read_bytes() != b"older"
 
 
@@ -91,7 +77,7 @@ def test_a_directory_is_never_replaced_by_a_file(world, name):
     path.mkdir()
     (path / "thesis.txt").write_text("years of work")
     with pytest.raises(ArtifactError, match="is a directory; it was left as it is"):
-        call(*arguments, "--overwrite")
+        answer(*arguments, "--overwrite")
     assert (path / "thesis.txt").read_text() == "years of work"
 
 
@@ -101,7 +87,7 @@ def test_something_else_is_never_replaced_by_an_artefact(world):
     files = world / "old.parquet", world / "new.parquet"
     for out in (world / "photos", world / "old.parquet"):
         with pytest.raises(ArtifactError, match="is there already and holds no transformation"):
-            call("fit", *files, out, "--method", "procrustes", "--overwrite")
+            answer("fit", *files, out, "--method", "procrustes", "--overwrite")
 
 
 @pytest.mark.parametrize("option", ["out", "--side-out", "--payloads-out"])
@@ -111,7 +97,7 @@ def test_embed_looks_at_every_place_before_it_loads_the_model(tmp_path, option):
     there.write_text("older")
     words = rf"{there.name} is there already; it was left as it is"
     with pytest.raises(ArtifactError, match=words):
-        call("embed", "no-model", "digits", out, "--side-out", side, "--payloads-out", lines)
+        answer("embed", "no-model", "digits", out, "--side-out", side, "--payloads-out", lines)
     assert there.read_text() == "older"
 
 
@@ -120,17 +106,19 @@ def test_two_results_are_not_written_to_one_place(tmp_path):
     with pytest.raises(
         ConfigurationError, match=r"two results would be written to .*a\.parquet; g"
     ):
-        call("embed", "no-model", "digits", out, "--side-out", tmp_path / "." / "a.parquet")
+        answer("embed", "no-model", "digits", out, "--side-out", tmp_path / "." / "a.parquet")
     check_room(out, None, None, tmp_path / "b.parquet", overwrite=False)
 
 
 def test_what_is_read_is_not_replaced_by_what_is_made_of_it(world):
     words = r"{} is read, and would be replaced by what is made of it; give another place"
     with pytest.raises(ConfigurationError, match=words.format(r"old\.parquet")):
-        call("embed", "no-model", world / "old.parquet", world / "." / "old.parquet", "--overwrite")
+        answer(
+            "embed", "no-model", world / "old.parquet", world / "." / "old.parquet", "--overwrite"
+        )
     plan = [world / "h", "--sample", world / "new.parquet"]
     with pytest.raises(ConfigurationError, match=words.format(r"new\.parquet")):
-        call(
+        answer(
             *("backfill", "plan", world / "photos.lance", *plan),
             *("--report", world / "new.parquet", "--overwrite"),
         )
@@ -150,13 +138,13 @@ def test_train_refuses_before_it_reads_data_and_goes_on_with_what_it_began(world
     model = tmp_path / "model"
     write_artifact(model, Artifact("embedding-model", {}, {}, {}, "", {}))
     with pytest.raises(ArtifactError, match="model is there already; it was left as it is"):
-        call("train", "no-data", model)
+        answer("train", "no-data", model)
     for begun in (".model.checkpoint", ".model.checkpoint.0"):
         assert not has_checkpoint(tmp_path / ".model.checkpoint")
         (tmp_path / begun).touch()
         assert has_checkpoint(tmp_path / ".model.checkpoint")
         with pytest.raises(Exception, match="no-data"):
-            call("train", "no-data", model)
+            answer("train", "no-data", model)
         (tmp_path / begun).unlink()
 
 
@@ -179,10 +167,8 @@ def test_a_study_of_another_recipe_stays_unless_it_is_to_be_replaced(tmp_path):
 
 def test_every_command_with_a_place_to_write_has_the_option():
     """A parameter that names what is written: `out`, `..._out`, or a page of a report."""
-    for name, command in commands().items():
-        parameters = inspect.signature(command).parameters
-        writes = [one for one in parameters if one == "out" or one.endswith("_out")]
-        writes = [one for one in writes if one != "leave_out"]
-        if writes:
-            assert "overwrite" in parameters, name
+    for name, given in parameters().items():
+        names = {one.name for one in given} - {"leave_out"}
+        if any(one == "out" or one.endswith("_out") or one == "report" for one in names):
+            assert "overwrite" in names, name
     assert "overwrite" in inspect.signature(run_experiment).parameters

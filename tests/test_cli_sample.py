@@ -3,14 +3,13 @@
 import json
 
 import numpy as np
-import onnx
 import pytest
 from commands import answer, run
-from onnx import TensorProto, helper, numpy_helper
+from encoders import save_projection
 from typer.testing import CliRunner
 from worlds import unsure_by
 
-from onward import EmbeddingModel, open_items
+from onward import open_items
 from onward.cli.app import app
 from onward.cli.gallery import parse_count
 from onward.errors import (
@@ -21,7 +20,6 @@ from onward.errors import (
     UpgradeError,
 )
 from onward.gallery import create_gallery, open_gallery
-from onward.models import InputSpec
 from onward.spaces import Embeddings, Space
 from onward.training.fit.pairs import (
     KEPT,
@@ -40,26 +38,6 @@ def told(*words):
     return run(*words).stderr
 
 
-def project(weight, path):
-    """Write a model that projects the pixels of a digit; return its directory."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["images"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["vectors"]),
-        ],
-        "projection",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["items", 1, 8, 8])],
-        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["items", weight.shape[1]])],
-        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
-    )
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path / "m.onnx")
-    grey = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
-    model = EmbeddingModel.from_onnx(path / "m.onnx", name="new", input=grey)
-    model.save(path / "new-model")
-    return model
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A model, training pairs of 500 digits, and vectors of 500 more; old ones see 6 pixels."""
@@ -68,7 +46,7 @@ def shop(tmp_path_factory):
     digits = open_items("digits").select(np.arange(1000))
     pixels = np.stack([np.asarray(digits.open(row), np.float32).ravel() for row in range(1000)])
     pixels = pixels / 127.5 - 1
-    model = project(rng.normal(size=(64, 24)) / 8, path)
+    model = save_projection(path, "new", rng.normal(size=(64, 24)) / 8)
     columns = rng.permutation(64)
     old = Embeddings(IDS, pixels[:, columns[:6]], OLD, digits.labels)
     side = Embeddings(IDS, pixels[:, columns[6:30]], SIDE)
@@ -96,7 +74,7 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     (step,) = said.pop("next_steps")
     assert step["command"].startswith(f"onward embed MODEL {lines} ")
     assert said == {"items": 200, "without_payload": 0, "written": [str(lines)]}
-    answer("embed", path / "new-model", lines, embedded)
+    answer("embed", path / "new", lines, embedded)
     sample = Embeddings.load(embedded)
     assert (len(sample), sample.labels) == (200, None)
     train = [path / "old-train.parquet", path / "new-train.parquet", h]
@@ -211,7 +189,7 @@ def test_lines_that_point_to_no_image_are_refused_or_left_out(shop, tmp_path):
     path, *_ = shop
     lines = tmp_path / "s.jsonl"
     lines.write_text('{"id": "a", "digits": 3}\n{"id": "b"}\n{"id": "c", "path": "/gone.png"}\n')
-    command = ("embed", path / "new-model", lines, tmp_path / "out.parquet", "--overwrite")
+    command = ("embed", path / "new", lines, tmp_path / "out.parquet", "--overwrite")
     with pytest.raises(DataError, match="does not say where an image is"):
         answer(*command)
     answer(*command, "--skip-bad")
@@ -272,12 +250,14 @@ def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_sha
     words = told(*fit, "--sample-share", 0.8)
     assert "WARNING: 20 are needed to judge by. By fewer the gate can hardly tell whether" in words
     new.select(np.arange(39)).save(tmp_path / "new.parquet")
-    words = r"39 items, and 20 of a sample are kept to .* 19 are left to learn from; it needs 20"
+    words = r"39 items, and of these 19 are left to learn from; it needs 20"
     with pytest.raises(ConfigurationError, match=words):
         answer(*fit)
     assert "learns from 19 of the sample's 39" in told(*beside, tmp_path / "new.parquet")
     new.select(np.arange(20)).save(tmp_path / "new.parquet")
-    with pytest.raises(ConfigurationError, match=r"so 0 are left to learn from; it needs 1\. Emb"):
+    with pytest.raises(
+        ConfigurationError, match=r"20 items, and of these 0 are left to learn from; it needs 1; em"
+    ):
         answer(*beside, tmp_path / "new.parquet")
     assert "learns from 20 of the sample's 20 items; 0 are kept" in told(*fit, "--sample-share", 1)
 

@@ -3,11 +3,13 @@
 import json
 import math
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import save_shop
 
 from onward.cli import main
 from onward.cli.output import Fields, laid_out, message_of, show, tell, to_text
@@ -15,7 +17,6 @@ from onward.errors import UpgradeError
 from onward.gallery import create_gallery
 from onward.progress import progress_bar, visible
 from onward.spaces import Embeddings, Space
-from onward.transformation import linear
 
 NASTY = [
     "\x1b[31mred",
@@ -79,13 +80,9 @@ def test_what_is_hidden_is_shown_as_python_writes_it(text, shown):
 def world(tmp_path_factory):
     """A gallery with such ids, spaces with such names, and files of them."""
     folder = tmp_path_factory.mktemp("shown")
-    vectors = np.random.default_rng(0).normal(size=(len(IDS), 4)).astype(np.float32)
-    labels = np.arange(len(IDS)) % 3
-    old, new = Embeddings(IDS, vectors, OLD, labels), Embeddings(IDS, vectors, NEW, labels)
-    old.save(folder / "old.parquet")
-    new.save(folder / "new.parquet")
-    Embeddings((*IDS[:-1], "extra\n\x1b[1m"), vectors, NEW, labels).save(folder / "off.parquet")
-    linear(OLD, None, NEW, np.eye(4), np.zeros(4), made_by={}).save(folder / "h")
+    save_shop(folder, IDS, OLD, NEW, np.eye(4))
+    old, new = (Embeddings.load(folder / f"{name}.parquet") for name in ("old", "new"))
+    replace(new, ids=(*IDS[:-1], "extra\n\x1b[1m")).save(folder / "off.parquet")
     payloads = [{"path": f"/nowhere/{item}.png"} for item in IDS]
     create_gallery(
         str(folder / "g.lance"),

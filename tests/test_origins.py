@@ -204,9 +204,7 @@ def test_without_answers_the_agreement_of_the_queries_is_compared(files, asked):
 
 
 def test_what_agreement_cannot_tell_is_refused(files, asked):
-    with pytest.raises(
-        ConfigurationError, match=r"needs the items by the new model\. Give --qrels"
-    ):
+    with pytest.raises(ConfigurationError, match=r"needs the items by the new model; give --qrels"):
         answer(*without_new(files, *asked))
     with pytest.raises(ConfigurationError, match="of which --metrics, --ignored"):
         answer(*words_of(files, *asked, "--metrics", "map"))

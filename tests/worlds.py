@@ -76,3 +76,16 @@ def unlabelled(gallery):
     given = [gallery.read(space) for space in gallery.spaces()]
     bare = [Embeddings(one.ids, one.vectors, one.space) for one in given if len(one)]
     return create_gallery(f"memory:p{next(numbers)}", *gallery.spaces(), items=bare)
+
+
+def save_shop(folder, ids, old, new, weight):
+    """Save items of three classes by an old model, upgraded, and by a new one; and `h` between."""
+    vectors = np.random.default_rng(0).normal(size=(len(ids), old.dim)).astype(np.float32)
+    labels = np.arange(len(ids)) % 3
+    given = Embeddings(tuple(ids), vectors, old, labels)
+    h = linear(old, None, new, weight, np.zeros(new.dim), made_by={})
+    upgraded = h.apply(given)
+    given.save(folder / "old.parquet")
+    upgraded.save(folder / "upgraded.parquet")
+    Embeddings(tuple(ids), upgraded.vectors, new, labels).save(folder / "new.parquet")
+    h.save(folder / "h")

@@ -1,18 +1,16 @@
 """`onward search`, `evaluate`, `compare` and `report`: what queries find, and how good that is."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onward.cli.judging import (
-    ExcludeSelf,
+    EXCLUDE_SELF,
     Judging,
     Queries,
-    QueriesNew,
-    QueriesOld,
     align_files,
     read_queries,
     takes_judging,
@@ -21,11 +19,11 @@ from onward.cli.options import (
     Device,
     EmbeddingsFile,
     Overwrite,
-    SameLabels,
     check_room,
     open_data,
     takes_data,
     takes_gallery,
+    takes_settings,
 )
 from onward.cli.output import Answer, Fields, Told, suggest, tell
 from onward.errors import ConfigurationError, EvaluationError
@@ -147,26 +145,20 @@ def _tell_of_origins(gallery: "Embeddings") -> dict[str, dict[str, int]]:
     return {"gallery_origins": counts}
 
 
-Old = Annotated[Path, typer.Option(help="The items by the old model: .parquet.")]
-Upgraded = Annotated[Path, typer.Option(help="The items after the upgrade: .parquet.")]
-New = Annotated[Path, typer.Option(help="The items by the new model: .parquet.")]
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files that are compared: the items three times, and the queries twice.
+class Compared(Judging):
+    """The items three times, the queries twice, and what is right.
 
     Attributes:
-        old: the items by the old model.
-        upgraded: the items after the upgrade.
-        new: the items by the new model, if they are all embedded.
-        queries_old: queries by the old model; the items are the queries if None.
-        queries_new: the same by the new model.
+        old: the items by the old model: .parquet.
+        upgraded: the items after the upgrade: .parquet.
+        new: the items by the new model: .parquet; needed unless queries are given.
+        queries_old: queries that are not the items, by the old model: .parquet.
+        queries_new: the same queries by the new model: .parquet.
     """
 
     old: Path
     upgraded: Path
-    new: Path | None
+    new: Path | None = None
     queries_old: Path | None = None
     queries_new: Path | None = None
 
@@ -177,18 +169,8 @@ class Files:
         return self.queries_new or items, items
 
 
-@takes_judging
-def compare(
-    old: Old,
-    upgraded: Upgraded,
-    judging: Judging,
-    new: Annotated[
-        Path | None,
-        typer.Option(help="The items by the new model: .parquet; needed unless queries are given."),
-    ] = None,
-    queries_old: QueriesOld = None,
-    queries_new: QueriesNew = None,
-) -> Told:
+@takes_settings("asked", Compared, flags={"exclude_self": EXCLUDE_SELF}, make=Compared)
+def compare(asked: Compared) -> Told:
     """Compare doing nothing, upgrading and full backfill on the same items.
 
     Of a gallery that the new model embedded in part, h alone stands beside what is stored. Without
@@ -197,40 +179,34 @@ def compare(
 
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """
-    files = Files(old, upgraded, new, queries_old, queries_new)
-    made = compare_cells(read_cells(files, judging), files, judging)
-    return Told(made, _report_step(files, judging))
+    made = compare_cells(read_cells(asked), asked)
+    shown = {"exclude_self", "same_labels", "old", "upgraded", "new"}
+    if asked.said - shown or asked.new is None:  # a page cannot show that
+        return Told(made)
+    named = ("--old", asked.old, "--upgraded", asked.upgraded, "--new", asked.new)
+    itself = "--exclude-self" if asked.exclude_self else "--include-self"
+    stated = ("--same-labels",) if asked.same_labels else ()
+    step = suggest("report", "page.html", *named, itself, *stated, why="the same as a page")
+    return Told(made, [step])
 
 
-def _report_step(files: Files, judging: Judging) -> list[dict[str, str]]:
-    """Return how to see the same as a page, where a page can show it."""
-    beyond = judging.said - {"exclude_self", "same_labels"}
-    if beyond or files.new is None or files.queries_new is not None:
-        return []
-    named = ("--old", files.old, "--upgraded", files.upgraded, "--new", files.new)
-    itself = "--exclude-self" if judging.exclude_self else "--include-self"
-    stated = ("--same-labels",) if judging.same_labels else ()
-    return [suggest("report", "page.html", *named, itself, *stated, why="the same as a page")]
-
-
-def compare_cells(cells: "Cells", files: Files, judging: Judging) -> "UpgradeComparison":
+def compare_cells(cells: "Cells", asked: Compared) -> "UpgradeComparison":
     """Return the comparison of what `read_cells` gave: by qrels, labels, or agreement."""
     from onward.compatibility import compare_upgraded
 
-    asked = [queries for queries, _ in cells.values()]
-    if judging.judgements is None and all(queries.labels is None for queries in asked):
-        _check_agreement(cells, files, judging)
-        return compare_upgraded(cells, exclude_self=judging.exclude_self, relevance=None)
-    judging.tell_numbering(*cells.values())
+    if asked.judgements is None and all(queries.labels is None for queries, _ in cells.values()):
+        _check_agreement(cells, asked)
+        return compare_upgraded(cells, exclude_self=asked.exclude_self, relevance=None)
+    asked.tell_numbering(*cells.values())
     return compare_upgraded(
         cells,
-        exclude_self=judging.exclude_self,
-        relevance=lambda queries, gallery: judging.relevance(queries, gallery, files.cameras),
-        metrics=judging.names,
+        exclude_self=asked.exclude_self,
+        relevance=lambda queries, gallery: asked.relevance(queries, gallery, asked.cameras),
+        metrics=asked.names,
     )
 
 
-def _check_agreement(cells: "Cells", files: Files, judging: Judging) -> None:
+def _check_agreement(cells: "Cells", asked: Compared) -> None:
     """Refuse to compare agreement where full backfill is missing, or other things are asked for.
 
     Raises:
@@ -238,22 +214,24 @@ def _check_agreement(cells: "Cells", files: Files, judging: Judging) -> None:
     """
     from onward.compatibility import NEW
 
-    if judging.said - {"exclude_self"}:
+    only = (
+        "no --qrels say what they look for: only the agreement with full backfill can be compared"
+    )
+    if asked.said - {"exclude_self", "old", "upgraded", "new", "queries_old", "queries_new"}:
         raise ConfigurationError(
-            "the queries have no labels, and no --qrels say what they look for: only the agreement "
-            "with full backfill can be compared, of which --metrics, --ignored, --camera-column, "
-            "--same-labels and --ignore-unknown say nothing. Give --qrels or labels, or leave "
-            "these options out"
+            f"the queries have no labels, and {only}, of which --metrics, --ignored, "
+            "--camera-column, --same-labels and --ignore-unknown say nothing",
+            "give --qrels or labels, or leave these options out",
         )
     if NEW not in cells:
         raise ConfigurationError(
-            f"the queries in {files.queries_new} have no labels, and no --qrels say what they look "
-            "for: only the agreement with full backfill can be compared, and that needs the items "
-            "by the new model. Give --qrels FILE, labels, or --new FILE"
+            f"the queries in {asked.queries_new} have no labels, and {only}, and that needs the "
+            "items by the new model",
+            "give --qrels FILE, labels, or --new FILE",
         )
 
 
-def read_cells(files: Files, judging: Judging) -> "dict[str, tuple[Embeddings, Embeddings]]":
+def read_cells(asked: Compared) -> "dict[str, tuple[Embeddings, Embeddings]]":
     """Return queries and gallery of each cell from files that hold the same items.
 
     Where no qrels say what is right, each knows the classes that any file of the items knows.
@@ -268,43 +246,42 @@ def read_cells(files: Files, judging: Judging) -> "dict[str, tuple[Embeddings, E
     from onward.relevance import label_alike
     from onward.spaces import Embeddings
 
-    queries = read_queries(files.queries_old, files.queries_new)
-    if files.new is None and queries is None:
+    queries = read_queries(asked.queries_old, asked.queries_new)
+    if asked.new is None and queries is None:
         raise ConfigurationError(
             "without queries the items themselves are asked, by both models, and by the new one "
             "they are not there",
             "give --new FILE, or queries: --queries-old FILE --queries-new FILE",
         )
-    last = files.new or files.upgraded
-    by_new, by_old = Embeddings.load(last), Embeddings.load(files.old)
+    last = asked.new or asked.upgraded
+    by_new, by_old = Embeddings.load(last), Embeddings.load(asked.old)
     if by_old.space == by_new.space:
-        option = "--upgraded" if files.new is None else "--new"
+        option = "--upgraded" if asked.new is None else "--new"
         raise EvaluationError(
-            f"{files.old} and {last} are both in {by_new.space}",
+            f"{asked.old} and {last} are both in {by_new.space}",
             f"give the items by the old model with --old, and by the new one with {option}",
         )
-    by_old = align_files(by_old, by_new, (files.old, last), "items")
-    items, paths = [by_old, by_new], [files.old, last]
-    if files.new is not None:
-        carried = Embeddings.load(files.upgraded)
-        items.append(align_files(carried, by_new, (files.upgraded, files.new), "items"))
-        paths.append(files.upgraded)
-    if judging.qrels is None:  # else no label is asked for
+    by_old = align_files(by_old, by_new, (asked.old, last), "items")
+    items, paths = [by_old, by_new], [asked.old, last]
+    if asked.new is not None:
+        carried = Embeddings.load(asked.upgraded)
+        items.append(align_files(carried, by_new, (asked.upgraded, asked.new), "items"))
+        paths.append(asked.upgraded)
+    if asked.qrels is None:  # else no label is asked for
         items = label_alike(items, [str(path) for path in paths])
-        queries = queries and _labelled_queries(queries, files)
+        if queries is not None:
+            named = [str(asked.queries_old), str(asked.queries_new)]
+            queries = Queries(*label_alike([queries.old, queries.new], named))
     by_old, by_new = items[:2]
-    if files.new is None:
+    if asked.new is None:
         assert queries is not None  # noqa: S101 (refused above)
         return {OLD: (queries.old, by_old), UPGRADED: (queries.new, by_new)}
-    carried, asked = items[2], queries or Queries(by_old, by_new)
-    return {OLD: (asked.old, by_old), UPGRADED: (asked.new, carried), NEW: (asked.new, by_new)}
-
-
-def _labelled_queries(queries: Queries, files: Files) -> Queries:
-    from onward.relevance import label_alike
-
-    paths = [str(files.queries_old), str(files.queries_new)]
-    return Queries(*label_alike([queries.old, queries.new], paths))
+    by_both = queries or Queries(by_old, by_new)
+    return {
+        OLD: (by_both.old, by_old),
+        UPGRADED: (by_both.new, items[2]),
+        NEW: (by_both.new, by_new),
+    }
 
 
 INTRODUCTION = (
@@ -313,19 +290,22 @@ INTRODUCTION = (
 )
 
 
+@takes_settings(
+    "asked",
+    Compared,
+    *("old", "upgraded", "new", "exclude_self", "same_labels"),
+    flags={"exclude_self": EXCLUDE_SELF},
+    make=Compared,
+)
 @takes_data
 def report(
     out: Annotated[Path, typer.Argument(help="The page to write: .html.")],
-    old: Old,
-    upgraded: Upgraded,
-    new: New,
-    exclude_self: ExcludeSelf,
+    asked: Compared,
     stated: "Stated",
     data: Annotated[
         str | None, typer.Option(help="The items' images, to show what was found: as for embed.")
     ] = None,
     title: Annotated[str, typer.Option(help="The page's title.")] = "An upgrade and what it gave",
-    same_labels: SameLabels = False,
     overwrite: Overwrite = False,
 ) -> Fields:
     """Write a page that compares doing nothing, upgrading and full backfill.
@@ -336,17 +316,15 @@ def report(
     from onward.report import write_report
 
     check_room(out, overwrite=overwrite)
-    files = Files(old, upgraded, new)
-    judging = Judging(exclude_self=exclude_self, same_labels=same_labels)
-    cells = read_cells(files, judging)
-    alone = _of_h(cells, files)
-    grid = None if data is None else _grid(open_data(data, stated), alone, exclude_self)
-    made = compare_cells(cells, files, judging)
-    comparison = _of_labels(made, files)
+    cells = read_cells(asked)
+    alone = _of_h(cells, asked)
+    grid = None if data is None else _grid(open_data(data, stated), alone, asked.exclude_self)
+    made = compare_cells(cells, asked)
+    comparison = _of_labels(made, asked)
     facts = {
-        **{name: str(path) for name, path in (("old", old), ("upgraded", upgraded), ("new", new))},
+        **{name: str(getattr(asked, name)) for name in ("old", "upgraded", "new")},
         "the upgraded gallery": ". ".join([made.origins_text, *made.caveats]),
-        "a query's own gallery entry": "left out" if exclude_self else "kept",
+        "a query's own gallery entry": "left out" if asked.exclude_self else "kept",
     }
     page = {"title": title, "introduction": INTRODUCTION}
     write_report(out, comparison, **page, grid=grid, facts=facts, upgrade=made)
@@ -365,7 +343,7 @@ def _grid(items: "Items", cells: "Cells", exclude_self: bool) -> "RetrievalGrid"
     return make_grid(items, rankings)
 
 
-def _of_h(cells: "Cells", files: Files) -> "Cells":
+def _of_h(cells: "Cells", asked: Compared) -> "Cells":
     """Return the cells of what h carried.
 
     Raises:
@@ -376,7 +354,7 @@ def _of_h(cells: "Cells", files: Files) -> "Cells":
     alone = of_h_alone(cells)
     if alone is None:
         raise EvaluationError(
-            f"h carried none of the items in {files.upgraded}: what is known of them was embedded "
+            f"h carried none of the items in {asked.upgraded}: what is known of them was embedded "
             "by the new model, and there is no upgrade to show. Give a file in which some are "
             "upgraded",
             "what the gallery gives as it is stored is told by: onward compare",
@@ -384,7 +362,7 @@ def _of_h(cells: "Cells", files: Files) -> "Cells":
     return alone
 
 
-def _of_labels(made: "UpgradeComparison", files: Files) -> "Comparison":
+def _of_labels(made: "UpgradeComparison", asked: Compared) -> "Comparison":
     """Return what h alone gives, judged by labels.
 
     Raises:
@@ -394,7 +372,7 @@ def _of_labels(made: "UpgradeComparison", files: Files) -> "Comparison":
 
     if not isinstance(made.alone, Comparison):
         raise EvaluationError(
-            f"the items in {files.old} and {files.new} have no labels, and a page shows what is "
+            f"the items in {asked.old} and {asked.new} have no labels, and a page shows what is "
             "right by labels",
             "embed items with labels. The agreement with full backfill is told by: onward compare",
         )

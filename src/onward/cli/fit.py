@@ -2,17 +2,15 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import BaseModel, Field
 
+from onward.cli.judging import align_files
 from onward.cli.options import (
-    Device,
     Directory,
     EmbeddingsFile,
-    Overwrite,
-    SameLabels,
-    Seed,
     check_room,
     find_space,
     is_gallery,
@@ -29,12 +27,44 @@ if TYPE_CHECKING:
     from onward.training.fit.pairs import Classifier, Pairs
 
 
+class FitOptions(BaseModel):
+    """What is learned from, and where.
+
+    Attributes:
+        side: side-information of the same items: .parquet; of a gallery, its space.
+        paper: mlp as in the FCT paper: inner width 2048, not 512.
+        classifier: the new model: its classifier helps; needs labels.
+        gallery: the gallery that --sample is of, such as photos.lance.
+        sample: items of --gallery that the new model has embedded: .parquet.
+        sample_share: how much of it to learn from; a plan judges by the rest; default: 0.8.
+        group_column: column of OLD or NEW, or field of the gallery's payloads, that says what is
+            held out as a whole, such as person; default: the label, else nearest neighbours.
+        same_labels: if only one side has class names: the other's label numbers mean the same.
+        seed: same seed and device, same bytes.
+        device: auto takes a GPU where there is one.
+        overwrite: replace what is already at the output path.
+    """
+
+    side: Path | None = None
+    paper: bool = False
+    classifier: Path | None = None
+    gallery: str | None = None
+    sample: Path | None = None
+    sample_share: float | None = None
+    group_column: str | None = None
+    same_labels: bool = False
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    overwrite: bool = False
+
+
 @takes_settings(
     "said",
     FitSettings,
     *("method", "networks", "epochs", "objective", "uncertainty", "gallery_classes"),
     shown={"gallery_classes": "unseen; seen where OLD is a gallery, whose own items are learned"},
 )
+@takes_settings("given", FitOptions, make=FitOptions)
 def fit(
     old: Annotated[
         Path, typer.Argument(help="Embeddings: .parquet; or a gallery that NEW has items of.")
@@ -42,38 +72,7 @@ def fit(
     new: EmbeddingsFile,
     out: Directory,
     said: dict[str, Any],
-    side: Annotated[
-        Path | None,
-        typer.Option(help="Side-information of the same items: .parquet; of a gallery, its space."),
-    ] = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="mlp as in the FCT paper: inner width 2048, not 512.")
-    ] = False,
-    classifier: Annotated[
-        Path | None, typer.Option(help="The new model: its classifier helps; needs labels.")
-    ] = None,
-    gallery: Annotated[
-        str | None, typer.Option(help="The gallery that --sample is of, such as photos.lance.")
-    ] = None,
-    sample: Annotated[
-        Path | None,
-        typer.Option(help="Items of --gallery that the new model has embedded: .parquet."),
-    ] = None,
-    sample_share: Annotated[
-        float | None,
-        typer.Option(help="How much of it to learn from; a plan judges by the rest; default: 0.8."),
-    ] = None,
-    group_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of OLD or NEW, or field of the gallery's payloads, that says what is held "
-            "out as a whole, such as person; default: the label, else nearest neighbours."
-        ),
-    ] = None,
-    same_labels: SameLabels = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
+    given: FitOptions,
 ) -> Told:
     """Learn h(OLD, side) -> NEW on the same items and write it to OUT. Reads no image.
 
@@ -85,88 +84,91 @@ def fit(
     from onward.transformation import KIND
 
     of_gallery = is_gallery(old)
-    if paper:
-        if said.get("method", "auto") not in ("auto", PAPER.method):
-            raise ConfigurationError(
-                f"--paper is the network of the FCT paper, but --method is {said['method']}",
-                "give one of them",
-            )
-        said |= {"method": PAPER.method, "inner": PAPER.inner}
-    seen = "seen" if of_gallery and group_column is None else "unseen"
-    helped = "none" if classifier is None else "classifier"
-    given = {"gallery_classes": seen, **said, "discriminative": helped}
-    settings = read_settings(FitSettings, given, where="onward fit")
+    settings = _read_settings(said, given, seen=of_gallery and given.group_column is None)
     check_torch(settings)
-    check_room(out, kind=KIND, overwrite=overwrite)
-    pairs = load_pairs(old, side, new, sample_share)
-    share = None if of_gallery else sample_share
-    learned = read_sample(pairs, gallery, sample, share)
-    known = _load_classifier(classifier, pairs, same_labels=same_labels)
+    check_room(out, kind=KIND, overwrite=given.overwrite)
+    if of_gallery:
+        pairs, sample = _of_gallery(old, new, given), None
+    else:
+        pairs = _of_files(old, new, given)
+        sample = _of_sample(pairs, given)
     with progress_bar("Fit", unit="steps") as progress:
         fitted = fit_transformation(
             pairs.old,
             pairs.side,
             pairs.new,
-            sample=learned,
-            groups=None if group_column is None else read_groups(pairs, old, new, group_column),
+            sample=sample,
+            groups=read_groups(pairs, old, new, given.group_column),
             of_gallery=of_gallery,
-            classifier=known,
+            classifier=_load_classifier(pairs, given),
             settings=settings,
-            seed=seed,
-            run=RunSettings(device=device, progress=progress),
-            same_labels=same_labels,
+            seed=given.seed,
+            run=RunSettings(device=given.device, progress=progress),
+            same_labels=given.same_labels,
         )
     fitted.transformation.save(out)
     tell_answer(fitted)
-    kept, url = (new, str(old)) if of_gallery else (sample, gallery or "GALLERY")
+    kept, url = (new, str(old)) if of_gallery else (given.sample, given.gallery or "GALLERY")
     judged = () if kept is None else ("--sample", kept)
     why = "it says what upgrading would do, cost and be worth"
     step = suggest("upgrade plan", url, out, *judged, why=why)
     return Told(fitted.transformation, [step])
 
 
-def _load_classifier(
-    model: Path | None, pairs: "Pairs", *, same_labels: bool
-) -> "Classifier | None":
+def _read_settings(said: dict[str, Any], given: FitOptions, *, seen: bool) -> FitSettings:
+    """Return what is fitted: what was said, and what follows from what is given.
+
+    Raises:
+        ConfigurationError: if options do not go together.
+    """
+    if given.paper:
+        if said.get("method", "auto") not in ("auto", PAPER.method):
+            raise ConfigurationError(
+                f"--paper is the network of the FCT paper, but --method is {said['method']}",
+                "give one of them",
+            )
+        said = {**said, "method": PAPER.method, "inner": PAPER.inner}
+    helped = "none" if given.classifier is None else "classifier"
+    fields = {"gallery_classes": "seen" if seen else "unseen", **said, "discriminative": helped}
+    return read_settings(FitSettings, fields, where="onward fit")
+
+
+def _load_classifier(pairs: "Pairs", given: FitOptions) -> "Classifier | None":
     """Return the new model's classifier, if it is to help."""
     from onward.models import EmbeddingModel
     from onward.training.fit.pairs import Classifier
 
-    if model is None:
+    if given.classifier is None:
         return None
-    known = Classifier.of(EmbeddingModel.load(model))
-    tell_numbering(known.class_names, pairs.class_names, same_labels=same_labels)
+    known = Classifier.of(EmbeddingModel.load(given.classifier))
+    tell_numbering(known.class_names, pairs.class_names, same_labels=given.same_labels)
     return known
 
 
-def load_pairs(old: Path, side: Path | None, new: Path, share: float | None) -> "Pairs":
-    """Return the pairs to learn from: of files, or of a gallery and a part of a sample of it.
-
-    Args:
-        old: a file of old embeddings, or a gallery; then those of its serving space are read.
-        side: a file of side-information, or the name of a space of the gallery.
-        new: a file of new embeddings.
-        share: of a gallery's items, how much to learn from.
-    """
-    from onward.gallery import open_gallery
+def _of_files(old: Path, new: Path, given: FitOptions) -> "Pairs":
+    """Return the pairs to learn from, of files of the same items in any order."""
     from onward.spaces import Embeddings
-    from onward.training.fit.pairs import LEAST_ITEMS, Pairs
+    from onward.training.fit.pairs import Pairs
 
-    if not is_gallery(old):
-        aside = None if side is None else Embeddings.load(side)
-        return Pairs(Embeddings.load(old), aside, Embeddings.load(new))
+    first, last, side = Embeddings.load(old), Embeddings.load(new), None
+    if given.side is not None:
+        side = align_files(Embeddings.load(given.side), first, (given.side, old), "items")
+    return Pairs(first, side, align_files(last, first, (new, old), "items"))
+
+
+def _of_gallery(old: Path, new: Path, given: FitOptions) -> "Pairs":
+    """Return the pairs to learn from: what a gallery serves of items that were embedded again."""
+    from onward.gallery import open_gallery
+    from onward.training.fit.pairs import LEAST_ITEMS
+
     gallery = open_gallery(str(old))
+    side = None if given.side is None else find_space(gallery, str(given.side))
     space = find_space(gallery, None)
-    named = None if side is None else find_space(gallery, str(side))
-    return _learned(gallery, space, named, new, share, least=LEAST_ITEMS)
+    return _learned(gallery, space, side, new, given.sample_share, least=LEAST_ITEMS)
 
 
-def read_sample(
-    pairs: "Pairs", gallery: str | None, sample: Path | None, share: float | None
-) -> "Pairs | None":
-    """Return the part of a sample that is learned from, with what the gallery stores of it.
-
-    None where there is no sample.
+def _of_sample(pairs: "Pairs", given: FitOptions) -> "Pairs | None":
+    """Return what is learned from a sample, with what the gallery stores of it; None without one.
 
     Raises:
         ConfigurationError: if the gallery or the sample is missing, the share is not above 0 and at
@@ -174,18 +176,20 @@ def read_sample(
     """
     from onward.gallery import open_gallery
 
-    if gallery is None and sample is None and share is None:
+    if given.gallery is None and given.sample is None and given.sample_share is None:
         return None
-    if gallery is None or sample is None:
+    if given.gallery is None or given.sample is None:
         raise ConfigurationError(
-            "a sample of a gallery is what the new model gives for some of its items: give both "
-            "--gallery and --sample (and --sample-share only with them)"
+            "a sample of a gallery is what the new model gives for some of its items",
+            "give both --gallery and --sample (and --sample-share only with them)",
         )
-    side = None if pairs.side is None else pairs.side.space
-    return _learned(open_gallery(gallery), pairs.old.space, side, sample, share, least=1)
+    gallery, side = open_gallery(given.gallery), None if pairs.side is None else pairs.side.space
+    return _learned(gallery, pairs.old.space, side, given.sample, given.sample_share, least=1)
 
 
-def read_groups(pairs: "Pairs", old: Path, new: Path, column: str) -> list[str | None]:
+def read_groups(
+    pairs: "Pairs", old: Path, new: Path, column: str | None
+) -> list[str | None] | None:
     """Return of each pair what a column says: of the old embeddings' file, or else the new ones'.
 
     Of a gallery it is a field of the payloads.
@@ -197,25 +201,21 @@ def read_groups(pairs: "Pairs", old: Path, new: Path, column: str) -> list[str |
     from onward.errors import EmbeddingsError
     from onward.gallery import open_gallery
 
+    if column is None:
+        return None
     ids, found = pairs.old.ids, dict[str, Any]()
     if is_gallery(old):
         payloads = open_gallery(str(old)).payloads(ids)
         found = {item: (each or {}).get(column) for item, each in zip(ids, payloads, strict=True)}
-        if all(each is None for each in found.values()):
-            raise ConfigurationError(
-                f"no payload of these items in {old} has a field {column!r}",
-                "give the name of one "
-                "that has (onward gallery export shows them), or leave --group-column out",
-            )
-    else:
-        for path in (old, new):
-            with suppress(EmbeddingsError):
-                found = found or read_column(path, column)
-    if not found:
+    for path in () if is_gallery(old) else (old, new):
+        with suppress(EmbeddingsError):
+            found = found or read_column(path, column)
+    if all(each is None for each in found.values()):
+        where = f"no payload of {old}" if is_gallery(old) else f"neither {old} nor {new}"
         raise ConfigurationError(
-            f"neither {old} nor {new} has a column {column!r}",
-            "give the name of one that says what "
-            "is held out as a whole, or leave --group-column out",
+            f"{where} has a column {column!r}",
+            "give the name of one that says what is held out as a whole, or leave --group-column "
+            "out",
         )
     return [None if found.get(item) is None else str(found[item]) for item in ids]
 
@@ -238,7 +238,13 @@ def _learned(
     else:
         part = learned_part(embedded.ids, share)
     if not part or (share is None and len(part) < least):
-        raise ConfigurationError(_why_few(len(embedded), len(part), least, share))
+        raise ConfigurationError(
+            f"the sample has {len(embedded)} items, and of these {len(part)} are left to learn "
+            f"from; it needs {least}",
+            f"embed more items (onward gallery sample), or learn from more with --sample-share: of "
+            f"those that are not learned from, {KEPT} judge the upgrade, else nothing says whether "
+            "it makes search worse",
+        )
     learned = pairs_of_gallery(gallery, old, side, embedded.align(part))
     kept = len(embedded) - len(part)
     tell(
@@ -254,19 +260,3 @@ def _learned(
     if len(learned) < len(part):
         tell(f"{len(part) - len(learned)} are not in {gallery.url}, or lack what is read of them")
     return learned
-
-
-def _why_few(items: int, left: int, least: int, share: float | None) -> str:
-    from onward.training.fit.pairs import KEPT
-
-    if share is not None:
-        return (
-            f"of the sample's {items} items a share of {share:g} is none; embed more items or give "
-            "a larger --sample-share"
-        )
-    return (
-        f"the sample has {items} items, and {KEPT} of a sample are kept to judge the upgrade by, "
-        f"so {left} are left to learn from; it needs {least}. Embed more items (onward gallery "
-        "sample), or learn from all with --sample-share 1: then nothing says whether the upgrade "
-        "makes search worse"
-    )

@@ -3,11 +3,10 @@
 `evaluate`, `compare`, `report`, `upgrade plan` and `upgrade verify` take them from here.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
 from pydantic import BaseModel, Field
 
 from onward.cli.options import takes_settings
@@ -21,18 +20,6 @@ if TYPE_CHECKING:
     from onward.upgrading import Canaries, RealQueries, Requirement
 
 EXCLUDE_SELF = "--exclude-self/--include-self"
-QueriesOld = Annotated[
-    Path | None, typer.Option(help="Queries that are not the items, by the old model: .parquet.")
-]
-QueriesNew = Annotated[
-    Path | None, typer.Option(help="The same queries by the new model: .parquet.")
-]
-ExcludeSelf = Annotated[
-    bool,
-    typer.Option(
-        EXCLUDE_SELF, help="Whether a query's own gallery entry (the same id) is left out."
-    ),
-]
 
 
 class Judging(BaseModel):
@@ -290,13 +277,14 @@ class Judges(BaseModel):
         return self.sample is not None or self.queries is not None
 
 
-def _read_judges(**said: Any) -> Judges:
-    judges = Judges(**said)
-    _ = judges.queries, judges.embedded, judges.requirement  # what is wrong is said first of all
+def read_judges(kind: type[Judges], **said: Any) -> Judges:
+    """Return options by which an upgrade is judged; what is wrong with them is said first."""
+    judges = kind(**said)
+    _ = judges.queries, judges.embedded, judges.requirement
     return judges
 
 
-takes_judges = takes_settings("judges", Judges, make=_read_judges)
+takes_judges = takes_settings("judges", Judges, make=partial(read_judges, Judges))
 """Give a command the options that say what an upgrade is judged by, in place of `judges`."""
 
 

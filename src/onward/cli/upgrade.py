@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onward.cli.judging import Judges, takes_canaries, takes_judges
+from onward.cli.judging import Judges, read_judges, takes_canaries, takes_judges
 from onward.cli.options import (
     REQUIRED,
     GalleryUrl,
@@ -15,6 +16,7 @@ from onward.cli.options import (
     read_time,
     takes,
     takes_gallery,
+    takes_settings,
     tell_numbering,
 )
 from onward.cli.output import Answer, AsJson, Commands, Steps, Told, tell, tell_answer, to_text
@@ -43,14 +45,6 @@ UPGRADE_OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
 }
-ForceStart = Annotated[
-    bool,
-    typer.Option("--force", help="Start although the gate is closed or cannot judge; logged."),
-]
-Unjudged = Annotated[
-    bool,
-    typer.Option("--unjudged", help="Start although nothing says if search gets better; logged."),
-]
 RowsPerSecond = Annotated[
     str | None,
     typer.Option(
@@ -74,6 +68,22 @@ QueryModel = Annotated[
         "what is recorded where it serves already."
     ),
 ]
+
+
+class Starting(Judges):
+    """By what an upgrade is judged, and whether it starts all the same.
+
+    Attributes:
+        force: start although the gate is closed or cannot judge; logged.
+        unjudged: start although nothing says if search gets better; logged.
+    """
+
+    force: bool = False
+    unjudged: bool = False
+
+
+takes_starting = takes_settings("judges", Starting, make=partial(read_judges, Starting))
+"""Give a command the options by which an upgrade starts, in place of `judges`."""
 DIGEST_DIGITS = 64
 HOW_TO_JUDGE = (
     "choose items (onward gallery sample GALLERY sample.jsonl --count 3%), embed them with the new "
@@ -111,13 +121,11 @@ app = Commands(
 
 @app.command(name="all")
 @takes_upgrade
-@takes_judges
+@takes_starting
 def everything(
     upgrade: "Upgrade",
-    judges: Judges,
+    judges: Starting,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
-    force: ForceStart = False,
-    unjudged: Unjudged = False,
     query_model: QueryModel = None,
     leave_out: LeaveOut = False,
 ) -> Told:
@@ -131,7 +139,7 @@ def everything(
     from onward.upgrading.steps import is_started
 
     if yes:
-        _check_judged(upgrade, judges, unjudged=unjudged)
+        _check_judged(upgrade, judges)
     planned = _plan(upgrade, judges)
     if not yes:
         closed = planned.decision is not None and not planned.allowed
@@ -140,7 +148,7 @@ def everything(
         then = "To do it all the same: add --yes --force" if closed else then
         return Told(planned, then=then, failed=closed)
     tell_answer(planned)
-    gate = _start(upgrade, judges, planned.prediction, force=force)
+    gate = _start(upgrade, judges, planned.prediction)
     result = _run(upgrade)
     if result.stopped:
         return Told(result, _steps_of_pause(upgrade), gate, failed=True)
@@ -172,12 +180,10 @@ def plan(
 
 @app.command()
 @takes_upgrade
-@takes_judges
+@takes_starting
 def start(
     upgrade: "Upgrade",
-    judges: Judges,
-    force: ForceStart = False,
-    unjudged: Unjudged = False,
+    judges: Starting,
     rows_per_second: RowsPerSecond = None,
 ) -> Told:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
@@ -194,14 +200,14 @@ def start(
 
     rate = None if rows_per_second is None else read_rate(rows_per_second)
     check_rate(rate)
-    _check_judged(upgrade, judges, unjudged=unjudged)
+    _check_judged(upgrade, judges)
     prediction = None
     if judges.are_given:
         prediction = forecast(
             upgrade.gallery, upgrade.routes, judges.embedded, queries=judges.queries
         )
         tell_answer(prediction)
-    gate = _start(upgrade, judges, prediction, force=force)
+    gate = _start(upgrade, judges, prediction)
     if rows_per_second is not None:
         upgrade.limit(rate)
     result = _run(upgrade)
@@ -404,7 +410,7 @@ def _plan(upgrade: "Upgrade", judges: Judges) -> "Plan":
     )
 
 
-def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None:
+def _check_judged(upgrade: "Upgrade", judges: Starting) -> None:
     """Refuse to start what nothing judges, unless that is said; what was started may go on.
 
     Raises:
@@ -413,13 +419,14 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
     """
     from onward.upgrading.steps import is_started
 
-    if unjudged and (judges.are_given or judges.require is not None):
+    is_judged = judges.are_given or judges.require is not None
+    if judges.unjudged and is_judged:
         raise ConfigurationError(
             "--unjudged starts an upgrade that nothing judges, and --sample, --queries-old, "
             "--queries-new and --require judge it",
             "leave one out. To start it whatever they say: --force",
         )
-    if judges.are_given or judges.require is not None or unjudged:
+    if judges.unjudged or is_judged:
         return
     if is_started(upgrade.gallery.view(), upgrade.routes):
         return
@@ -429,15 +436,13 @@ def _check_judged(upgrade: "Upgrade", judges: Judges, *, unjudged: bool) -> None
     )
 
 
-def _start(
-    upgrade: "Upgrade", judges: Judges, prediction: "Forecast | None", *, force: bool
-) -> dict[str, Any]:
+def _start(upgrade: "Upgrade", judges: Starting, prediction: "Forecast | None") -> dict[str, Any]:
     """Start an upgrade; warn if the gate was not open, and return what it said, for a machine."""
     started = upgrade.start(
         prediction=prediction,
         require=judges.requirement,
         margin=judges.margin / 100,
-        force=force,
+        force=judges.force,
         sample=judges.embedded,
     )
     if started.gate is None:  # it was given up meanwhile
