@@ -1,4 +1,4 @@
-"""The gallery in memory: the specification that every store is tested against.
+"""The gallery in memory, a module of its own as the specification that all stores are tested by.
 
 It lives as long as the process, under a name. One lock makes every call atomic; what is right is
 meant to be plain to see, nothing here is meant to be fast.

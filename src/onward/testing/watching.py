@@ -1,4 +1,4 @@
-"""What must hold of a gallery after any step, whoever wrote to it and whatever was killed.
+"""What must hold of a gallery after any step, apart from the machine that chooses the steps.
 
 A dict says what was given of each item: `Watched.check` compares every row of a gallery with it.
 `Process` is a store as one process sees it that is disturbed, or killed, at one of its calls.

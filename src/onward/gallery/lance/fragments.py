@@ -1,4 +1,4 @@
-"""Fill a field that is empty in large parts of a Lance table: one new file beside each part.
+"""Fill an empty field beside the rows of a Lance table, where the store else rewrites rows.
 
 A merge looks for rows by id among all, and rewrites each as a whole. But in a fragment that is
 older than a field, the field is null in every row. One file with a value for each of the fragment's

@@ -1,4 +1,4 @@
-"""Search in a table of LanceDB: Lance chooses candidates, `onward.retrieval` ranks them.
+"""Search in a table of LanceDB, apart from what writes it: Lance chooses, `onward.retrieval` ranks.
 
 Lance computes distances in float32 and breaks ties as it likes. So it is asked for more candidates
 than are wanted, until no item that was left out can be among the nearest; the distances and the

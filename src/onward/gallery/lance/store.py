@@ -1,4 +1,4 @@
-"""The gallery in a directory: a LanceDB database with two tables, `items` and `record`.
+"""The gallery in a directory, loaded only where one is opened: LanceDB tables `items` and `record`.
 
 Every write is one commit of Lance, so a process may be killed at any moment. A row is rewritten as
 a whole, in a merge that only updates, on the condition that its column `change` is what it was when
