@@ -136,7 +136,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "far": ("1e-3", "0.1"),
     "gallery": ("photos.lance", "started.lance"),
     "gallery create gallery": ("made.lance",),
-    "holdover_days": ("0", "7"),
+    "rollback_days": ("0", "7"),
     "id_column": ("id",),
     "ids": ("item-1", "item-2"),
     "ignored": ("ignored.txt",),

@@ -101,9 +101,9 @@ def test_status_says_what_helps_rows_that_are_blocked(words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("complete", "--holdover-days", "inf"), "--holdover-days inf is not a number of days"),
-        (("complete", "--holdover-days", "1e300"), r"1e\+300 is not a number of days"),
-        (("complete", "--holdover-days", "999999999"), "ends after all that a calendar knows"),
+        (("complete", "--rollback-days", "inf"), "--rollback-days inf is not a number of days"),
+        (("complete", "--rollback-days", "1e300"), r"1e\+300 is not a number of days"),
+        (("complete", "--rollback-days", "999999999"), "ends after all that a calendar knows"),
         (("limit", "--rows-per-second", "nan"), "a limit of nan rows a second was asked for"),
         (("limit", "--rows-per-second", "1e999"), "a limit of inf rows a second"),
         (("limit", "--rows-per-second", "-5"), "a limit of -5 rows a second"),
@@ -127,8 +127,8 @@ def test_a_number_that_is_none_is_refused_in_one_message(served, arguments, word
     [
         ("verify", "--sample", "0"),
         ("verify", "--sample", "1.5"),
-        ("complete", "--holdover-days", "-1"),
-        ("complete", "--holdover-days", "nan"),
+        ("complete", "--rollback-days", "-1"),
+        ("complete", "--rollback-days", "nan"),
     ],
 )
 def test_a_number_out_of_the_range_of_an_option_is_wrong_usage(served, options):

@@ -206,13 +206,13 @@ def test_completing_too_early_says_from_when_on_it_can_be_done(gallery, upgrade)
     with pytest.raises(UpgradeError, match=words):
         upgrade.complete()
     with pytest.raises(UpgradeError, match=r"say now=True"):
-        upgrade.complete(holdover=timedelta(hours=1))
+        upgrade.complete(rollback_window=timedelta(hours=1))
     words = r"are made from those in old@1 \(4, l2\): it goes the wrong way\. To answer .*roll"
     with pytest.raises(UpgradeError, match=words):
         Upgrade(gallery, make_transformation(SECOND, None, OLD))
     assert upgrade.roll_back().serving == OLD
     upgrade.cut_over(query_model="second")
-    assert upgrade.complete(holdover=timedelta(0)).ended == OLD
+    assert upgrade.complete(rollback_window=timedelta(0)).ended == OLD
 
 
 NOW = datetime.now(UTC)
@@ -350,15 +350,15 @@ def test_a_moment_without_a_zone_is_in_utc(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("holdover", "words"),
+    ("window", "words"),
     [
-        (timedelta(days=-1), "a holdover of -1 days was given; give 0 or more"),
+        (timedelta(days=-1), "a rollback window of -1 days was given; give 0 or more"),
         (timedelta.max, "days from .* on ends after all that a calendar knows; give fewer days"),
     ],
 )
-def test_a_holdover_that_is_none_is_refused(upgrade, holdover, words):
+def test_a_rollback_window_that_is_none_is_refused(upgrade, window, words):
     with pytest.raises(UpgradeError, match=words):
-        upgrade.complete(holdover=holdover)
+        upgrade.complete(rollback_window=window)
 
 
 def test_completing_what_does_not_serve_is_refused(gallery, upgrade):

@@ -351,8 +351,10 @@ def rollback(
 @takes_upgrade
 def complete(
     upgrade: "Upgrade",
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for the holdover.")] = False,
-    holdover_days: Annotated[
+    now: Annotated[
+        bool, typer.Option("--now", help="Do it while one could roll back still.")
+    ] = False,
+    rollback_days: Annotated[
         float, typer.Option(min=0, help="So long after cutting over this is refused.")
     ] = 7,
     drop_original: Annotated[
@@ -376,13 +378,13 @@ def complete(
     """
     from onward.upgrading.complete import plan_completion, why_confirm
 
-    holdover = read_time("--holdover-days", holdover_days, timedelta(days=1))
+    rollback_window = read_time("--rollback-days", rollback_days, timedelta(days=1))
     if drop_original and not yes:
         planned = plan_completion(upgrade.gallery.view(), upgrade.routes, drop_original=True)
         if planned.impossible:
             raise UpgradeError(why_confirm(planned), "to do it: add --yes")
     return upgrade.complete(
-        now=now, holdover=holdover, drop_original=drop_original, leave_out=leave_out
+        now=now, rollback_window=rollback_window, drop_original=drop_original, leave_out=leave_out
     )
 
 

@@ -408,7 +408,7 @@ class UpgradeMachine(RuleBasedStateMachine):
         def take(upgrade: Upgrade) -> None:
             window = timedelta(days=1)
             completion = upgrade.complete(
-                now=at_once, holdover=window, drop_original=drop_original, leave_out=True
+                now=at_once, rollback_window=window, drop_original=drop_original, leave_out=True
             )
             one.dropped = set(completion.dropped)
             left = {item for item, held in one.held.items() if held and held <= one.dropped}

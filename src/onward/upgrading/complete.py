@@ -23,7 +23,7 @@ from onward.upgrading.routes import (
 )
 from onward.upgrading.steps import check_started
 
-HOLDOVER = timedelta(days=7)
+ROLLBACK_WINDOW = timedelta(days=7)
 """So long after cutting over an upgrade can be rolled back, unless it is completed at once."""
 SERVES = ("cut over", "serve")
 """Events of the journal with which a space begins to answer queries."""
@@ -122,7 +122,7 @@ def check_complete(
     completion: Completion,
     *,
     now: bool,
-    holdover: timedelta,
+    window: timedelta,
     leave_out: bool,
 ) -> None:
     """Refuse to complete before its time, or where items would be left without any vector.
@@ -130,12 +130,13 @@ def check_complete(
     Raises:
         UpgradeError: saying when that is, or which items.
     """
-    if holdover < timedelta(0):
+    if window < timedelta(0):
         raise UpgradeError(
-            f"a holdover of {holdover.total_seconds() / 86400:g} days was given", "give 0 or more"
+            f"a rollback window of {window.total_seconds() / 86400:g} days was given",
+            "give 0 or more",
         )
     if view.previous is not None and not now:
-        _check_holdover(view, holdover)
+        _check_window(view, window)
     if completion.unreachable is not None and not leave_out:
         raise UpgradeError(
             f"nothing was dropped: {completion.unreachable} have no other vector and could never "
@@ -153,7 +154,7 @@ def why_confirm(completion: Completion) -> str:
     )
 
 
-def _check_holdover(view: GalleryView, holdover: timedelta) -> None:
+def _check_window(view: GalleryView, window: timedelta) -> None:
     """Refuse to complete before the time to roll back is over.
 
     Raises:
@@ -166,12 +167,13 @@ def _check_holdover(view: GalleryView, holdover: timedelta) -> None:
             "a clock that was right, so nobody knows whether the time to roll back is over",
             at_once,
         )
-    days = f"{holdover.total_seconds() / 86400:g} days"
+    days = f"{window.total_seconds() / 86400:g} days"
     try:
-        until = since + holdover
+        until = since + window
     except OverflowError as error:
         raise UpgradeError(
-            f"a holdover of {days} from {since:%Y-%m-%d} on ends after all that a calendar knows",
+            f"a rollback window of {days} from {since:%Y-%m-%d} on ends after all that a calendar "
+            "knows",
             "give fewer days",
         ) from error
     if datetime.now(UTC) < until:

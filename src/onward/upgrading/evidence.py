@@ -42,6 +42,14 @@ def count_asked(count: int, who: Who) -> str:
     return f"{count:,} {one[who] if count == 1 else who}"
 
 
+def relevant_items(qrels: Qrels, queries: Iterable[str]) -> dict[str, set[str]]:
+    """Return which items judgements name as relevant to each query: with a grade above 0."""
+    return {
+        query: {item for item, grade in qrels.get(query, {}).items() if int(grade) > 0}
+        for query in queries
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class RealQueries:
     """Queries that people ask, embedded by both models, and the answers where they are known.
@@ -115,11 +123,9 @@ class Questions:
         """The class of each query where labels judge, for those of one are alike; else its id."""
         return self.old.ids if self.labels is None else self.labels.tolist()
 
-    def wanted(self) -> Iterator[str]:
-        """Give the ids of the items that judgements name as relevant to these queries."""
-        for query in self.old.ids if self.qrels is not None else ():
-            grades = (self.qrels or {}).get(query, {})
-            yield from (item for item, grade in grades.items() if int(grade) > 0)
+    def wanted(self) -> set[str]:
+        """Return the ids of the items that judgements name as relevant to these queries."""
+        return set[str]().union(*relevant_items(self.qrels or {}, self.old.ids).values())
 
     def relevance(self, ids: Ids, labels: Labels) -> Relevance | None:
         """Return what they are looking for among some items, whose labels are given too.
@@ -238,7 +244,7 @@ def gather(
         )
     space, new = answering_space(view, routes), routes.new
     asked = None if queries is None else _ask_real(view, queries, space, new, most_items)
-    wanted = () if asked is None else asked.wanted()
+    wanted = set[str]() if asked is None else asked.wanted()
     found, flattered = _choose_searched(
         view, routes, space, sample, wanted=wanted, most=most_searched
     )
@@ -418,7 +424,7 @@ def _ask_real(
 
 def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
     """Return how many relevant items the gallery lacks; refuse them unless they are ignored."""
-    wanted = sorted(set(asked.wanted()))
+    wanted = sorted(asked.wanted())
     there = {item for batch in view.scan((), ids=wanted) for item in batch.ids}
     missing = [item for item in wanted if item not in there]
     if not there:

@@ -20,7 +20,7 @@ from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.backfill import write_sample
-from onward.upgrading.complete import HOLDOVER, Completion, check_complete, plan_completion
+from onward.upgrading.complete import ROLLBACK_WINDOW, Completion, check_complete, plan_completion
 from onward.upgrading.evidence import check_sample_space
 from onward.upgrading.forecast import Forecast
 from onward.upgrading.gate import (
@@ -460,7 +460,7 @@ class Upgrade:
         self,
         *,
         now: bool = False,
-        holdover: timedelta = HOLDOVER,
+        rollback_window: timedelta = ROLLBACK_WINDOW,
         drop_original: bool = False,
         leave_out: bool = False,
     ) -> Completion:
@@ -471,23 +471,23 @@ class Upgrade:
         the next call drops what is left.
 
         Args:
-            now: do not wait for the holdover.
-            holdover: how long after cutting over this is refused.
+            now: do not wait for the end of the rollback window.
+            rollback_window: how long after cutting over this is refused.
             drop_original: drop what the transformations read too; `plan_completion` says what that
                 makes impossible.
             leave_out: with `drop_original`: give up items that have no other vector.
 
         Raises:
-            UpgradeError: if the new space does not answer queries, the holdover is not over, or
-                items would be left without any vector.
+            UpgradeError: if the new space does not answer queries, the rollback window is not over,
+                or items would be left without any vector.
         """
         view = self.gallery.view()
         completion = plan_completion(view, self.routes, drop_original=drop_original)
-        check_complete(view, completion, now=now, holdover=holdover, leave_out=leave_out)
+        check_complete(view, completion, now=now, window=rollback_window, leave_out=leave_out)
         event = {
             "event": "complete",
             "now": now,
-            "holdover_seconds": holdover.total_seconds(),
+            "rollback_window_seconds": rollback_window.total_seconds(),
             "drop_original": drop_original,
             "leave_out": leave_out,
             **completion.to_json(),

@@ -31,7 +31,7 @@ from onward.progress import Progress
 from onward.rankings import Ranking
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading.evidence import Qrels, labels_of
+from onward.upgrading.evidence import Qrels, labels_of, relevant_items
 from onward.upgrading.gate import Requirement, Verdict
 from onward.upgrading.routes import (
     EXAMPLES,
@@ -459,11 +459,7 @@ def _by_label(gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, R
 
 def _by_ids(gallery: GalleryRows, canaries: Canaries) -> Answers:
     """Return what to find by judgements, of what the gallery has."""
-    qrels = canaries.qrels or {}
-    named = {
-        query: {item for item, grade in qrels.get(query, {}).items() if int(grade) > 0}
-        for query in canaries.new.ids
-    }
+    named = relevant_items(canaries.qrels or {}, canaries.new.ids)
     asked = set[str]().union(*named.values())
     there = {item for batch in gallery.scan((), ids=sorted(asked)) for item in batch.ids}
     wanted = {query: items & there for query, items in named.items()}
