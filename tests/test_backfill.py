@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import math
 import threading
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 import jaxtyping
 import numpy as np
 import pytest
+from upgrades import steps_of
 from worlds import FAR, unsure_by
 
 from onward.errors import ConfigurationError, UpgradeError
@@ -602,18 +602,14 @@ def test_more_than_a_thousand_skipped_rows_are_counted_and_the_first_named(tmp_p
 
 
 def test_what_comes_next_is_said(gallery):
-    def steps(result):
-        given = json.loads(json.dumps(result.to_json()))["next_steps"]
-        return [one["step"] for one in given]
-
     again, verify = "backfill", "verify"
     result = backfill(gallery, NEW, Model(gone="d"), budget=Budget(rows=1))
-    assert steps(result) == [again, verify]
+    assert steps_of(result) == [again, verify]
     assert "put right what their reasons name" in result.to_json()["next_steps"][0]["why"]
-    assert steps(backfill(gallery, NEW, Model(), budget=Budget(rows=1))) == [again, verify]
-    assert steps(backfill(gallery, NEW, Model(), budget=ALL)) == [verify]
+    assert steps_of(backfill(gallery, NEW, Model(), budget=Budget(rows=1))) == [again, verify]
+    assert steps_of(backfill(gallery, NEW, Model(), budget=ALL)) == [verify]
     gallery.serve(NEW, query_model="new")
-    assert steps(backfill(gallery, NEW, Model(), budget=ALL)) == []
+    assert steps_of(backfill(gallery, NEW, Model(), budget=ALL)) == []
 
 
 # What it refuses

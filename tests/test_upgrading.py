@@ -12,7 +12,7 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
-from upgrades import OLD, SIDE, embed, make_transformation, numbered
+from upgrades import OLD, SIDE, embed, make_transformation, numbered, steps_of
 
 from onward.errors import (
     ConfigurationError,
@@ -57,12 +57,6 @@ def assert_upgraded_are_what_h_makes_of_what_is_stored(gallery, transformation=H
         np.testing.assert_allclose(batch.vectors[transformation.new], made, atol=1e-5)
         checked += len(batch)
     return checked
-
-
-def steps_of(value):
-    steps = json.loads(json.dumps(value.to_json()))["next_steps"]
-    assert all(list(one) == ["step", "why"] and one["why"] for one in steps)
-    return [one["step"] for one in steps]
 
 
 # The whole way

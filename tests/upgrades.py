@@ -1,5 +1,7 @@
 """Small spaces, transformations and galleries for the tests of upgrades."""
 
+import json
+
 import numpy as np
 
 from onward.gallery import create_gallery
@@ -41,4 +43,7 @@ def carry_out(gallery, *transformations, leave_out=False):
 
 
 def steps_of(value):
-    return [one["step"] for one in value.to_json()["next_steps"]]
+    """Return what is to be done next, as JSON says it: the names of steps, each with a reason."""
+    steps = json.loads(json.dumps(value.to_json()))["next_steps"]
+    assert all(list(one) == ["step", "why"] and one["why"] for one in steps)
+    return [one["step"] for one in steps]
