@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onward.backfill_curve import backfill_curve, random_order
-from onward.compatibility import evaluate_embeddings
+from onward.evaluation.backfill_curve import backfill_curve, random_order
+from onward.evaluation.comparison import evaluate_embeddings
 from onward.spaces import Embeddings, Space
 
 BYTES_A_PAIR = 40

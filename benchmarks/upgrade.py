@@ -28,10 +28,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from onward.dense import Dense, Network, Step
 from onward.gallery import Gallery, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
+from onward.transformation.networks import Dense, Network, Step
 from onward.upgrading import Upgrade
 from onward.upgrading.routes import choose_batch_rows
 

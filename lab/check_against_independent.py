@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import average_precision_score, roc_curve
 
 from onward import Embeddings, evaluate_embeddings
-from onward.verification import FARS, verify_pairs
+from onward.evaluation.verification import FARS, verify_pairs
 
 BLOCK_QUERIES = 256
 ALLOWED = 1e-6

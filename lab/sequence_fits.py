@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onward.compatibility import evaluate_embeddings
+from onward.evaluation.comparison import evaluate_embeddings
 from onward.experiments.arms import SideInformation
 from onward.experiments.recipe import load_recipe
 from onward.experiments.vectors import (

@@ -34,11 +34,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onward.artifacts import digest
-from onward.evaluation import evaluate
-from onward.intervals import bootstrap
-from onward.judgements import read_qrels
-from onward.relevance import Relevance
-from onward.retrieval import rank
+from onward.evaluation.intervals import bootstrap
+from onward.evaluation.judgements import read_qrels
+from onward.evaluation.metrics import evaluate
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import rank
 from onward.spaces import Embeddings
 from onward.training.fit.fit import fit
 from onward.training.settings import FitSettings, RunSettings

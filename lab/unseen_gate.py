@@ -43,9 +43,9 @@ from unseen import (
     some_of_each,
 )
 
+from onward.evaluation.intervals import Interval
+from onward.evaluation.judgements import read_qrels
 from onward.gallery import Gallery, create_gallery
-from onward.intervals import Interval
-from onward.judgements import read_qrels
 from onward.spaces import Embeddings
 from onward.training.fit.fit import fit
 from onward.training.settings import FitSettings, RunSettings

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onward.backfill_curve import (
+from onward.errors import EvaluationError, SpaceMismatchError
+from onward.evaluation.backfill_curve import (
     GRID,
     backfill_curve,
     items_at,
@@ -16,11 +17,10 @@ from onward.backfill_curve import (
     random_order,
     uncertainty_order,
 )
-from onward.compatibility import METRICS, evaluate_embeddings
-from onward.errors import EvaluationError, SpaceMismatchError
-from onward.evaluation import evaluate
-from onward.relevance import Relevance
-from onward.retrieval import rank
+from onward.evaluation.comparison import METRICS, evaluate_embeddings
+from onward.evaluation.metrics import evaluate
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import rank
 from onward.spaces import Embeddings, Space
 
 

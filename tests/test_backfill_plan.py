@@ -9,16 +9,16 @@ import pytest
 from pages import CONTRAST, Elements
 from worlds import unsure_by
 
-from onward.backfill_curve import GRID, random_order
-from onward.compatibility import evaluate_embeddings
 from onward.errors import UpgradeError
-from onward.evaluation import evaluate
+from onward.evaluation.backfill_curve import GRID, random_order
+from onward.evaluation.comparison import evaluate_embeddings
+from onward.evaluation.intervals import Interval
+from onward.evaluation.metrics import evaluate
+from onward.evaluation.rankings import agreement, count_neighbours
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import rank, search
 from onward.gallery import create_gallery
-from onward.intervals import Interval
-from onward.rankings import agreement, count_neighbours
-from onward.relevance import Relevance
 from onward.report import write_backfill_report
-from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade, evidence, forecast, plan_backfill, plan_upgrade, routes

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from onward.compatibility import Comparison, compare, evaluate_embeddings
 from onward.errors import EvaluationError, SpaceMismatchError
-from onward.evaluation import Evaluation
-from onward.intervals import over_queries
+from onward.evaluation.comparison import Comparison, compare, evaluate_embeddings
+from onward.evaluation.intervals import over_queries
+from onward.evaluation.metrics import Evaluation
 from onward.spaces import Embeddings, Space
 
 

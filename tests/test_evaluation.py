@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onward.errors import EvaluationError
-from onward.evaluation import Evaluation, average_precision, evaluate
-from onward.rankings import Ranking
-from onward.relevance import Relevance
-from onward.retrieval import rank, search
+from onward.evaluation.metrics import Evaluation, average_precision, evaluate
+from onward.evaluation.rankings import Ranking
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import rank, search
 from onward.spaces import Embeddings, Space
 
 SPACE = Space("old", 3)

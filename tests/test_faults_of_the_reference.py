@@ -10,15 +10,15 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.metrics import average_precision_score
 
-from onward.compatibility import compare, evaluate_embeddings
 from onward.data import open_items
 from onward.errors import ConfigurationError, SpaceMismatchError
-from onward.evaluation import average_precision, evaluate
+from onward.evaluation.comparison import compare, evaluate_embeddings
+from onward.evaluation.metrics import average_precision, evaluate
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import search
 from onward.experiments.recipe import load_recipe
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.specs import BackboneSpec
-from onward.relevance import Relevance
-from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 from onward.training.fit.fit import fit as fit_and_choose
 from onward.training.images import embed_views

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from upgrades import OLD, SIDE, embed, make_transformation, numbered
 
-from onward import retrieval
 from onward.errors import EvaluationError, GalleryError, LabelMismatchError, SpaceMismatchError
+from onward.evaluation import retrieval
 from onward.gallery import RecordedRoutes, create_gallery, open_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Space

@@ -18,11 +18,11 @@ from rights import without_the_rights_of_root
 from upgrades import OLD, embed
 
 from onward.errors import GalleryError
+from onward.evaluation.retrieval import search
 from onward.gallery import create_gallery, open_gallery
 from onward.gallery.lance import commits
 from onward.gallery.lance import search as lance_search
 from onward.gallery.lance.store import LanceStore
-from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 

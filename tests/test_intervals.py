@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from onward.errors import EvaluationError
-from onward.evaluation import Evaluation
-from onward.intervals import (
+from onward.evaluation.intervals import (
     BLOCK_BYTES,
     Interval,
     over_clusters,
@@ -20,6 +19,7 @@ from onward.intervals import (
     over_seeds,
     queries_for,
 )
+from onward.evaluation.metrics import Evaluation
 
 
 def evaluated(first_hit, scores=None, relevant=None, depth=None):
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_memory(monkeypatch):
     whole = over_queries(evaluation, "map", seed=3, resamples=501)
     assert over_queries(evaluation, "map", seed=3, resamples=501) == whole
     assert over_queries(evaluation, "map", seed=4, resamples=501) != whole
-    monkeypatch.setattr("onward.intervals.BLOCK_BYTES", 16 * 101 * 7)
+    monkeypatch.setattr("onward.evaluation.intervals.BLOCK_BYTES", 16 * 101 * 7)
     assert over_queries(evaluation, "map", seed=3, resamples=501) == whole
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from onward.errors import EvaluationError
-from onward.judgements import read_ignored, read_pairs, read_qrels
+from onward.evaluation.judgements import read_ignored, read_pairs, read_qrels
 
 QRELS = {"q1": {"d2": 1, "d3": 2}, "q2": {"d3": 0}}
 

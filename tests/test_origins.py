@@ -11,12 +11,6 @@ from typer.testing import CliRunner
 from upgrades import OLD, SECOND, SIDE, TO_SECOND, make_gallery, numbered
 
 from onward.cli.app import app
-from onward.compatibility import (
-    AgreementComparison,
-    compare_upgraded,
-    evaluate_embeddings,
-    of_h_alone,
-)
 from onward.errors import (
     ConfigurationError,
     EvaluationError,
@@ -24,8 +18,14 @@ from onward.errors import (
     TransformationError,
     UpgradeError,
 )
+from onward.evaluation.comparison import (
+    AgreementComparison,
+    compare_upgraded,
+    evaluate_embeddings,
+    of_h_alone,
+)
+from onward.evaluation.relevance import Relevance
 from onward.gallery import create_gallery, open_gallery
-from onward.relevance import Relevance
 from onward.spaces import Embeddings
 from onward.training.fit.pairs import Pairs
 from onward.upgrading import Upgrade, forecast

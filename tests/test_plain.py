@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onward.intervals import Interval
+from onward.evaluation.intervals import Interval
 from onward.plain import Plain, fields_of, plain
 from onward.spaces import Space
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.errors import EvaluationError
-from onward.rankings import Ranking, agreement, count_neighbours
-from onward.retrieval import search
+from onward.evaluation.rankings import Ranking, agreement, count_neighbours
+from onward.evaluation.retrieval import search
 from onward.spaces import Embeddings, Space
 
 INF = np.inf

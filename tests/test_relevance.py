@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onward.compatibility import evaluate_embeddings
 from onward.errors import EvaluationError
-from onward.evaluation import evaluate
-from onward.rankings import Ranking
-from onward.relevance import Relevance
-from onward.retrieval import rank, search
+from onward.evaluation.comparison import evaluate_embeddings
+from onward.evaluation.metrics import evaluate
+from onward.evaluation.rankings import Ranking
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import rank, search
 from onward.spaces import Embeddings, Space
 
 INF = np.inf

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pages import CONTRAST, Elements
 
-from onward.compatibility import METRICS
 from onward.errors import EvaluationError
+from onward.evaluation.comparison import METRICS
 from onward.report import ExperimentRow, ExperimentTable, write_experiment_report
 
 NASTY = "<script>alert(\"1\")</script> & 'co'"

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onward.errors import EvaluationError, SpaceMismatchError
-from onward.retrieval import from_sortable_bits, rank, search, search_parts, sortable_bits
+from onward.evaluation.retrieval import (
+    from_sortable_bits,
+    rank,
+    search,
+    search_parts,
+    sortable_bits,
+)
 from onward.spaces import Embeddings, Space
 
 METRICS = ["l2", "cosine", "ip"]

@@ -19,9 +19,9 @@ from onward.errors import (
     SpaceMismatchError,
     TransformationError,
 )
+from onward.evaluation.rankings import Ranking
+from onward.evaluation.relevance import Relevance
 from onward.quantisation import Quantisation
-from onward.rankings import Ranking
-from onward.relevance import Relevance
 from onward.spaces import Embeddings, Space, check_same_space
 from onward.transformation import linear
 

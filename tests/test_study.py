@@ -93,7 +93,7 @@ def test_comparison_json_has_every_cell_with_its_numbers(performed):
 @pytest.mark.slow
 def test_the_numbers_of_an_arm_are_those_of_its_transformation(performed):
     """By hand from the files that the study leaves: the same as in its JSON."""
-    from onward.compatibility import evaluate_embeddings
+    from onward.evaluation.comparison import evaluate_embeddings
     from onward.spaces import Embeddings
     from onward.transformation import Transformation
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onward.compatibility import evaluate_embeddings
 from onward.errors import ConfigurationError, DataError, LabelMismatchError
+from onward.evaluation.comparison import evaluate_embeddings
 from onward.spaces import Embeddings, Space
 from onward.training.fit import fit as fit_module
 from onward.training.fit import networks

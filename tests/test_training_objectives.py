@@ -5,13 +5,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from onward.compatibility import evaluate_embeddings
 from onward.errors import (
     ConfigurationError,
     LabelMismatchError,
     ModelError,
     SpaceMismatchError,
 )
+from onward.evaluation.comparison import evaluate_embeddings
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from onward.compatibility import evaluate_embeddings
 from onward.errors import DataError, SpaceMismatchError, TransformationError
+from onward.evaluation.comparison import evaluate_embeddings
 from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
 from onward.training.fit import fit as fit_module

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from onward.artifacts import read_artifact
 from onward.errors import ArtifactError, SpaceMismatchError, TransformationError
-from onward.onnx_graph import BLOCK_ROWS, run_in_blocks
 from onward.spaces import Embeddings, Space
 from onward.transformation import (
     Dense,
@@ -27,6 +26,7 @@ from onward.transformation import (
     linear,
     mean,
 )
+from onward.transformation.onnx import BLOCK_ROWS, run_in_blocks
 
 OLD, SIDE, NEW = Space("v1@11111111", 5), Space("s@22222222", 3), Space("v2@33333333", 4)
 NEWEST = Space("v3@44444444", 6, "cosine")

@@ -58,7 +58,7 @@ def test_canaries_on_the_items_themselves_find_them_first(gallery, upgrade):
 
 
 def test_canaries_agree_with_an_exact_evaluation(gallery, upgrade):
-    from onward.compatibility import evaluate_embeddings
+    from onward.evaluation.comparison import evaluate_embeddings
 
     queries = labelled(embed(SECOND, [f"q-{n}" for n in range(9)], seed=3))
     stored = labelled(gallery.read(SECOND, numbered(ROWS)))
@@ -101,7 +101,7 @@ def test_a_canary_of_unknown_class_has_nothing_to_find(gallery, upgrade):
 
 
 def test_a_canary_that_is_an_item_does_not_look_for_itself(gallery, upgrade):
-    from onward.compatibility import evaluate_embeddings
+    from onward.evaluation.comparison import evaluate_embeddings
 
     stored = labelled(gallery.read(SECOND, numbered(ROWS)))
     expected = evaluate_embeddings(stored, stored, exclude_self=True)
@@ -141,8 +141,8 @@ def test_a_canary_and_an_item_of_the_same_number_are_two_things(gallery, upgrade
 
 
 def test_real_queries_are_canaries_by_their_qrels(gallery, upgrade):
-    from onward.compatibility import evaluate_embeddings
-    from onward.relevance import Relevance
+    from onward.evaluation.comparison import evaluate_embeddings
+    from onward.evaluation.relevance import Relevance
 
     bare = embed(SECOND, [f"q-{n}" for n in range(9)], seed=3)
     items = numbered(ROWS)

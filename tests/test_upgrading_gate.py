@@ -19,8 +19,8 @@ from worlds import (
 )
 
 from onward.errors import ConfigurationError, UpgradeError
+from onward.evaluation.intervals import Interval, queries_for
 from onward.gallery import create_gallery
-from onward.intervals import Interval, queries_for
 from onward.spaces import Embeddings
 from onward.transformation import linear
 from onward.upgrading import Requirement, Upgrade, decide, forecast, gate, plan_upgrade

@@ -13,13 +13,19 @@ from typer.testing import CliRunner
 from upgrades import embed, numbered, steps_of
 
 from onward.cli.app import app
-from onward.dense import Dense, Uncertainty
 from onward.errors import EmbeddingsError, UpgradeError
 from onward.gallery import GalleryRows, create_gallery, open_gallery
 from onward.gallery.lance import fragments
 from onward.spaces import Embeddings, Space
 from onward.training.fit.pairs import choose_from_gallery
-from onward.transformation import NO_DIRECTION, NO_LENGTH, NOT_FINITE, Transformation, linear
+from onward.transformation.networks import Dense, Uncertainty
+from onward.transformation.transformation import (
+    NO_DIRECTION,
+    NO_LENGTH,
+    NOT_FINITE,
+    Transformation,
+    linear,
+)
 from onward.upgrading import Upgrade, plan_upgrade, run
 from onward.upgrading.backfill import Budget, backfill, embeddings_given
 from onward.upgrading.routes import MOST_NAMED

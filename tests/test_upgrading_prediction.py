@@ -22,10 +22,10 @@ from worlds import (
     world,
 )
 
-from onward.compatibility import evaluate_embeddings
 from onward.errors import ConfigurationError, SpaceMismatchError, UpgradeError
+from onward.evaluation.comparison import evaluate_embeddings
+from onward.evaluation.intervals import over_clusters
 from onward.gallery import create_gallery
-from onward.intervals import over_clusters
 from onward.spaces import Embeddings, Space
 from onward.upgrading import Requirement, Upgrade, decide, forecast, plan_backfill, plan_upgrade
 from onward.upgrading.evidence import fitted_on

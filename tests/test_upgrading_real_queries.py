@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from worlds import NEW, OLD, SIDE, numbers, unlabelled, world
 
-from onward.compatibility import evaluate_embeddings
 from onward.errors import LabelMismatchError, SpaceMismatchError, UpgradeError
+from onward.evaluation.comparison import evaluate_embeddings
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import search
 from onward.gallery import create_gallery
-from onward.relevance import Relevance
-from onward.retrieval import search
 from onward.spaces import Embeddings
 from onward.upgrading import RealQueries, Requirement, Upgrade, forecast, plan_upgrade
 from onward.upgrading.routes import Routes

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
 from onward.errors import EvaluationError, LabelMismatchError, SpaceMismatchError
+from onward.evaluation.verification import verify_pairs
 from onward.spaces import Embeddings, Space
-from onward.verification import verify_pairs
 
 
 def embeddings(vectors, labels, ids=None, *, metric="l2", name="faces"):

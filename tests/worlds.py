@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onward.dense import Dense, Uncertainty
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
+from onward.transformation.networks import Dense, Uncertainty
 
 LINE_OLD, LINE_NEW = Space("line@1", 1), Space("line@2", 1)
 OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 4), Space("new@2", 8)

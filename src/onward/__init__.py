@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onward.compatibility import Comparison, compare, evaluate_embeddings
     from onward.data.sources import open_items, open_splits
     from onward.errors import OnwardError
-    from onward.evaluation import Evaluation, evaluate
+    from onward.evaluation.comparison import Comparison, compare, evaluate_embeddings
+    from onward.evaluation.metrics import Evaluation, evaluate
+    from onward.evaluation.rankings import Ranking
+    from onward.evaluation.relevance import Relevance
+    from onward.evaluation.retrieval import rank, search
     from onward.gallery import Gallery, create_gallery, open_gallery
     from onward.models import EmbeddingModel
-    from onward.rankings import Ranking
-    from onward.relevance import Relevance
-    from onward.retrieval import rank, search
     from onward.spaces import Embeddings, Space
     from onward.training.fit.fit import fit
     from onward.training.image_models import train_model
@@ -28,31 +28,31 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Budget": "upgrading",
-    "Comparison": "compatibility",
+    "Comparison": "evaluation.comparison",
     "EmbeddingModel": "models",
     "Embeddings": "spaces",
-    "Evaluation": "evaluation",
+    "Evaluation": "evaluation.metrics",
     "Gallery": "gallery",
     "OnwardError": "errors",
-    "Ranking": "rankings",
-    "Relevance": "relevance",
+    "Ranking": "evaluation.rankings",
+    "Relevance": "evaluation.relevance",
     "Space": "spaces",
     "Transformation": "transformation",
     "Upgrade": "upgrading",
     "backfill": "upgrading.backfill",
-    "compare": "compatibility",
+    "compare": "evaluation.comparison",
     "compose": "transformation",
     "create_gallery": "gallery",
-    "evaluate": "evaluation",
-    "evaluate_embeddings": "compatibility",
+    "evaluate": "evaluation.metrics",
+    "evaluate_embeddings": "evaluation.comparison",
     "fit": "training.fit.fit",
     "open_gallery": "gallery",
     "open_items": "data.sources",
     "open_splits": "data.sources",
     "plan_backfill": "upgrading",
     "plan_upgrade": "upgrading",
-    "rank": "retrieval",
-    "search": "retrieval",
+    "rank": "evaluation.retrieval",
+    "search": "evaluation.retrieval",
     "train_model": "training.image_models",
 }
 

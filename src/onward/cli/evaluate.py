@@ -29,9 +29,9 @@ from onward.cli.output import Answer, Fields, Told, suggest, tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
-    from onward.compatibility import Cells, Comparison, UpgradeComparison
     from onward.data import Stated
     from onward.data.items import Items
+    from onward.evaluation.comparison import Cells, Comparison, UpgradeComparison
     from onward.gallery import Gallery
     from onward.report import RetrievalGrid
     from onward.spaces import Embeddings
@@ -98,9 +98,9 @@ def evaluate(
 
     Example: onward evaluate new.parquet upgraded.parquet --exclude-self
     """
-    from onward.judgements import read_pairs
+    from onward.evaluation.judgements import read_pairs
+    from onward.evaluation.verification import verify_pairs
     from onward.spaces import Embeddings
-    from onward.verification import verify_pairs
 
     if far is not None:
         given = judging.said & {"qrels", "ignored", "camera_column", "metrics"}
@@ -192,7 +192,7 @@ def compare(asked: Compared) -> Told:
 
 def compare_cells(cells: "Cells", asked: Compared) -> "UpgradeComparison":
     """Return the comparison of what `read_cells` gave: by qrels, labels, or agreement."""
-    from onward.compatibility import compare_upgraded
+    from onward.evaluation.comparison import compare_upgraded
 
     if asked.judgements is None and all(queries.labels is None for queries, _ in cells.values()):
         _check_agreement(cells, asked)
@@ -212,7 +212,7 @@ def _check_agreement(cells: "Cells", asked: Compared) -> None:
     Raises:
         ConfigurationError: saying what is missing, or has no effect.
     """
-    from onward.compatibility import NEW
+    from onward.evaluation.comparison import NEW
 
     only = (
         "no --qrels say what they look for: only the agreement with full backfill can be compared"
@@ -242,8 +242,8 @@ def read_cells(asked: Compared) -> "dict[str, tuple[Embeddings, Embeddings]]":
         ConfigurationError: if queries are given by one of the models alone, or neither queries nor
             the items by the new model.
     """
-    from onward.compatibility import NEW, OLD, UPGRADED
-    from onward.relevance import label_alike
+    from onward.evaluation.comparison import NEW, OLD, UPGRADED
+    from onward.evaluation.relevance import label_alike
     from onward.spaces import Embeddings
 
     queries = read_queries(asked.queries_old, asked.queries_new)
@@ -333,8 +333,8 @@ def report(
 
 def _grid(items: "Items", cells: "Cells", exclude_self: bool) -> "RetrievalGrid":
     """Return the images of what a few queries find in each cell."""
+    from onward.evaluation.retrieval import search
     from onward.report import make_grid
-    from onward.retrieval import search
 
     rankings = {
         name: search(queries, gallery, 5, exclude_self=exclude_self)
@@ -349,7 +349,7 @@ def _of_h(cells: "Cells", asked: Compared) -> "Cells":
     Raises:
         EvaluationError: if it is known to have carried nothing.
     """
-    from onward.compatibility import of_h_alone
+    from onward.evaluation.comparison import of_h_alone
 
     alone = of_h_alone(cells)
     if alone is None:
@@ -368,7 +368,7 @@ def _of_labels(made: "UpgradeComparison", asked: Compared) -> "Comparison":
     Raises:
         EvaluationError: if there are no labels.
     """
-    from onward.compatibility import Comparison
+    from onward.evaluation.comparison import Comparison
 
     if not isinstance(made.alone, Comparison):
         raise EvaluationError(

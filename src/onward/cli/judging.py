@@ -14,8 +14,8 @@ from onward.cli.output import tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
-    from onward.evaluation import Evaluation
-    from onward.relevance import Relevance
+    from onward.evaluation.metrics import Evaluation
+    from onward.evaluation.relevance import Relevance
     from onward.spaces import Embeddings
     from onward.upgrading import Canaries, RealQueries, Requirement
 
@@ -60,7 +60,7 @@ class Judging(BaseModel):
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics to measure."""
-        from onward.evaluation import METRICS, parse_metrics
+        from onward.evaluation.metrics import METRICS, parse_metrics
 
         given = METRICS if self.metrics is None else self.metrics.split(",")
         return parse_metrics(name.strip() for name in given)
@@ -68,14 +68,14 @@ class Judging(BaseModel):
     @cached_property
     def judgements(self) -> "dict[str, dict[str, int]] | None":
         """The grades of pairs, if there are qrels."""
-        from onward.judgements import read_qrels
+        from onward.evaluation.judgements import read_qrels
 
         return None if self.qrels is None else read_qrels(self.qrels)
 
     @cached_property
     def pairs_ignored(self) -> dict[str, set[str]] | None:
         """The pairs that do not count, if a file names them."""
-        from onward.judgements import read_ignored
+        from onward.evaluation.judgements import read_ignored
 
         return None if self.ignored is None else read_ignored(self.ignored)
 
@@ -99,7 +99,7 @@ class Judging(BaseModel):
         self, queries: "Embeddings", gallery: "Embeddings", cameras: tuple[Path, Path]
     ) -> "Evaluation":
         """Rank the gallery for every query and judge; see `relevance`."""
-        from onward.compatibility import evaluate_embeddings
+        from onward.evaluation.comparison import evaluate_embeddings
         from onward.spaces import check_same_space
 
         check_same_space(queries.space, gallery.space)  # what relevance needs is asked for later
@@ -122,7 +122,7 @@ class Judging(BaseModel):
             cameras: the files with the cameras of queries and of gallery items, if asked for.
         """
         from onward.embedding_files import read_column
-        from onward.relevance import Relevance
+        from onward.evaluation.relevance import Relevance
 
         exclude_self, ignore_unknown = self.exclude_self, self.ignore_unknown
         if self.judgements is None:
@@ -248,7 +248,7 @@ class Judges(BaseModel):
         Raises:
             ConfigurationError: if options are missing, or do not go together.
         """
-        from onward.judgements import read_qrels
+        from onward.evaluation.judgements import read_qrels
         from onward.upgrading import RealQueries
 
         _check_qrels(self.qrels, self.same_labels)
@@ -328,7 +328,7 @@ def _read_canaries(**said: Any) -> "Canaries | None":
     Raises:
         ConfigurationError: if options are missing, or do not go together.
     """
-    from onward.judgements import read_qrels
+    from onward.evaluation.judgements import read_qrels
     from onward.spaces import Embeddings
     from onward.upgrading import Canaries
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from onward.data.augmentation import simclr_augmentation, supervised_augmentation
-from onward.dense import Dense, Network, Residual, Step, layers_of
 from onward.errors import TransformationError
 from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import InputSpec
@@ -55,6 +54,7 @@ from onward.training.settings import (
     made_by,
 )
 from onward.transformation import Transformation
+from onward.transformation.networks import Dense, Network, Residual, Step, layers_of
 
 InputStatistic = Float[Tensor, " old_and_side"]
 

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from onward.artifacts import write_aside
-from onward.compatibility import NEW, OLD, UPGRADED
 from onward.errors import ConfigurationError
-from onward.evaluation import METRICS
+from onward.evaluation.comparison import NEW, OLD, UPGRADED
+from onward.evaluation.intervals import over_seeds
+from onward.evaluation.metrics import METRICS
 from onward.experiments.recipe import Baseline, Recipe
 from onward.experiments.study import COMPARISON, RECIPE, check_place, describe_study, run_study
 from onward.experiments.vectors import Stage, split
-from onward.intervals import over_seeds
 from onward.report import ExperimentRow, ExperimentTable, write_experiment_report
 from onward.training.settings import renamed
 

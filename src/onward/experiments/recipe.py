@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from onward.artifacts import canonical_json, digest
-from onward.compatibility import NEW, OLD, UPGRADED
 from onward.data import Stated
 from onward.errors import ConfigurationError
+from onward.evaluation.comparison import NEW, OLD, UPGRADED
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
     FCT_METHODS,

@@ -30,9 +30,18 @@ import numpy as np
 import torch
 
 from onward.artifacts import write_aside
-from onward.backfill_curve import backfill_curve, oracle_order, random_order, uncertainty_order
-from onward.compatibility import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
 from onward.errors import ConfigurationError
+from onward.evaluation.backfill_curve import (
+    backfill_curve,
+    oracle_order,
+    random_order,
+    uncertainty_order,
+)
+from onward.evaluation.comparison import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
+from onward.evaluation.intervals import over_queries
+from onward.evaluation.rankings import Ranking
+from onward.evaluation.retrieval import search
+from onward.evaluation.verification import verify_pairs
 from onward.experiments.arms import FittedArm, count_macs, fit_arms
 from onward.experiments.recipe import Recipe
 from onward.experiments.vectors import (
@@ -47,15 +56,11 @@ from onward.experiments.vectors import (
     unsampled,
 )
 from onward.gallery import Gallery, create_gallery
-from onward.intervals import over_queries
-from onward.rankings import Ranking
 from onward.report import make_grid, write_report
-from onward.retrieval import search
 from onward.spaces import Embeddings, Space
 from onward.training.fit.pairs import learned_part
 from onward.training.settings import renamed
 from onward.upgrading import Upgrade, plan_upgrade
-from onward.verification import verify_pairs
 
 JUDGED, MOST_JUDGED = 0.2, 500  # share and number of the items that judge the upgrade
 TOP = 5  # results that the report shows of each query

@@ -11,12 +11,12 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from onward.errors import EvaluationError, GalleryError, LabelMismatchError
+from onward.evaluation.rankings import as_count
+from onward.evaluation.relevance import labelled_by
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows
 from onward.gallery.values import Revisions
 from onward.labels import comparable
-from onward.rankings import as_count
-from onward.relevance import labelled_by
 from onward.spaces import LENGTHS, Embeddings, Space, has_length
 
 NAMED = 3

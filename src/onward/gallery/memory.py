@@ -15,12 +15,12 @@ from datetime import timedelta
 import numpy as np
 from jaxtyping import Shaped
 
-from onward import retrieval
 from onward.errors import GalleryError
+from onward.evaluation import retrieval
+from onward.evaluation.rankings import Ranking
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Filling, Rows, Scan, Share, Writing, share_of
 from onward.gallery.values import Batch, JournalEntry
-from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Origin
 
 SCHEME = "memory:"

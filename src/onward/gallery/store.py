@@ -15,10 +15,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
+from onward.evaluation.rankings import Ranking
 from onward.gallery.record import Field, Record
 from onward.gallery.values import Batch, JournalEntry, Revisions
 from onward.labels import Labels
-from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Origin, Vectors
 
 BATCH_ROWS = 8192

@@ -18,6 +18,7 @@ from jaxtyping import Float32
 
 from onward.artifacts import canonical_json, digest
 from onward.errors import GalleryError, SpaceMismatchError
+from onward.evaluation.rankings import Ranking, as_count
 from onward.gallery.checks import (
     check_batch_rows,
     check_can_serve,
@@ -38,7 +39,6 @@ from onward.gallery.values import (
     Revisions,
 )
 from onward.labels import ClassNames
-from onward.rankings import Ranking, as_count
 from onward.spaces import Embeddings, Ids, Origin, Space, check_unique
 
 KEEP = timedelta(hours=1)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from onward.backfill_curve import GRID
+from onward.evaluation.backfill_curve import GRID
 from onward.report.charts import share_charts
 from onward.report.document import charts_section, percent, section, wide_table, write_page
 from onward.upgrading.forecast import SEEDS

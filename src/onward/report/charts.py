@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from types import MappingProxyType
 
-from onward.compatibility import Comparison
+from onward.evaluation.comparison import Comparison
 from onward.report.document import in_order, percent, with_sign
 
 _KS = (1, 2, 5, 10, 20, 50)

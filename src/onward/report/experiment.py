@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from onward.compatibility import NEW, OLD
 from onward.errors import EvaluationError
-from onward.evaluation import METRICS
+from onward.evaluation.comparison import NEW, OLD
+from onward.evaluation.metrics import METRICS
 from onward.report.charts import gain_bars
 from onward.report.document import percent, section, wide_table, write_page
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from onward.data.items import Items
 from onward.errors import DataError, EvaluationError
-from onward.rankings import Ranking
-from onward.relevance import Relevance
+from onward.evaluation.rankings import Ranking
+from onward.evaluation.relevance import Relevance
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from onward.compatibility import Comparison, UpgradeComparison
-from onward.evaluation import METRICS
+from onward.evaluation.comparison import Comparison, UpgradeComparison
+from onward.evaluation.metrics import METRICS
 from onward.report.charts import cmc_charts, cmc_levels, curve_ks, drawn_cells, gain_bars
 from onward.report.document import (
     charts_section,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onward import retrieval
 from onward.errors import GalleryError
+from onward.evaluation import retrieval
 from onward.gallery import (
     Batch,
     Gallery,

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from onward import retrieval
 from onward.errors import SpaceMismatchError
+from onward.evaluation import retrieval
 from onward.gallery import Batch, Gallery, JournalEntry, Place, create_gallery, open_gallery
 from onward.gallery.store import Filling, Scan, Store, Writing
 from onward.spaces import Embeddings, Origin, Space

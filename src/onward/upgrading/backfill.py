@@ -22,8 +22,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from onward.backfill_curve import random_order, uncertainty_order
 from onward.errors import ConfigurationError, GalleryError, UpgradeError
+from onward.evaluation.backfill_curve import random_order, uncertainty_order
 from onward.gallery import Gallery, GalleryView, Share
 from onward.plain import fields_of, plain
 from onward.progress import Progress, silent

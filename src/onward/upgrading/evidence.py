@@ -14,9 +14,9 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
+from onward.evaluation.relevance import Relevance
 from onward.gallery import GalleryRows, GalleryView
 from onward.labels import Labels, comparable, renumber, translate
-from onward.relevance import Relevance
 from onward.spaces import Embeddings, Ids, Origin, Space
 from onward.upgrading.routes import Routes, answering_space, needed_spaces, transform
 

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from onward.backfill_curve import (
+from onward.errors import ConfigurationError, UpgradeError
+from onward.evaluation.backfill_curve import (
     GRID,
     backfill_curve,
     items_at,
@@ -22,16 +23,15 @@ from onward.backfill_curve import (
     random_order,
     uncertainty_order,
 )
-from onward.errors import ConfigurationError, UpgradeError
-from onward.evaluation import METRICS as BY_LABEL
-from onward.evaluation import Evaluation, MetricName, PerQuery, evaluate
+from onward.evaluation.intervals import Interval, over_clusters
+from onward.evaluation.metrics import METRICS as BY_LABEL
+from onward.evaluation.metrics import Evaluation, MetricName, PerQuery, evaluate
+from onward.evaluation.rankings import Ranking, agreement, count_neighbours
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import rank, search
 from onward.gallery import Gallery, GalleryView
 from onward.gallery.values import aligned
-from onward.intervals import Interval, over_clusters
 from onward.plain import Plain, fields_of
-from onward.rankings import Ranking, agreement, count_neighbours
-from onward.relevance import Relevance
-from onward.retrieval import rank, search
 from onward.spaces import Embeddings, Ids
 from onward.upgrading.evidence import (
     LEAST_ITEMS,

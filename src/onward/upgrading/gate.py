@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onward.backfill_curve import GRID
-from onward.compatibility import NEW, OLD
 from onward.errors import ConfigurationError, UpgradeError
-from onward.intervals import Interval, queries_for
+from onward.evaluation.backfill_curve import GRID
+from onward.evaluation.comparison import NEW, OLD
+from onward.evaluation.intervals import Interval, queries_for
 from onward.plain import Plain
 from onward.spaces import Embeddings
 from onward.upgrading.evidence import ITEMS, Who, count_asked, digest_sample

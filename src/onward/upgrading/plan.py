@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from onward.backfill_curve import GRID
 from onward.errors import UpgradeError
+from onward.evaluation.backfill_curve import GRID
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.values import aligned
 from onward.plain import fields_of, plain

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt64
 
-from onward.compatibility import NEW, OLD, UPGRADED
 from onward.errors import UpgradeError
-from onward.evaluation import METRICS, Counts, Evaluation, average_precision, first_hits
+from onward.evaluation.comparison import NEW, OLD, UPGRADED
+from onward.evaluation.metrics import METRICS, Counts, Evaluation, average_precision, first_hits
+from onward.evaluation.rankings import Ranking
 from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
 from onward.plain import Plain, fields_of
 from onward.progress import Progress
-from onward.rankings import Ranking
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.evidence import Qrels, labels_of, relevant_items
@@ -71,7 +71,7 @@ class Canaries:
             for itself.
         old: the same queries in the same order, embedded by the old model, to compare with.
         qrels: for each query's id, the grade of each item's id; above 0 it should be found. A query
-            without such an item is skipped. See `onward.judgements.read_qrels`.
+            without such an item is skipped. See `onward.evaluation.judgements.read_qrels`.
         require: what must be reached, such as `Requirement.parse("cmc@1 >= 0.98 * old/old")`; of
             cmc@1, cmc@5 or map. If None, "map >= old/old".
         same_labels: if only the gallery or only the canaries have class names, the numbers of the

@@ -1,8 +1,8 @@
-"""Search in a table of LanceDB, apart from what writes it: Lance chooses, `onward.retrieval` ranks.
+"""Search in a table of LanceDB, apart from what writes it: Lance chooses, `retrieval` ranks.
 
 Lance computes distances in float32 and breaks ties as it likes. So it is asked for more candidates
 than are wanted, until no item that was left out can be among the nearest; the distances and the
-order that come back are those of `onward.retrieval`.
+order that come back are those of `onward.evaluation.retrieval`.
 
 Where its arithmetic fails, it leaves items out without a word: a distance that comes out as NaN
 is to it as none. So its candidates are counted, and where they are too few, or float32 cannot
@@ -23,12 +23,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from onward import retrieval
 from onward.errors import GalleryError
+from onward.evaluation import retrieval
+from onward.evaluation.rankings import Ranking
 from onward.gallery.lance.commits import open_dataset
 from onward.gallery.lance.rows import origin_column, rows_where, vectors_of
 from onward.gallery.record import Field
-from onward.rankings import Ranking
 from onward.spaces import LENGTHS, LONGEST, Embeddings, Ids, Space, Vectors, has_length
 
 MORE = 8

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from onward.artifacts import beside
 from onward.errors import GalleryError, OnwardError
+from onward.evaluation.rankings import Ranking
 from onward.gallery.lance.commits import commit, connect, open_dataset, speaking
 from onward.gallery.lance.fragments import (
     Filler,
@@ -64,7 +65,6 @@ from onward.gallery.lance.workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.store import Filling, Rows, Scan, Share, Writing
 from onward.gallery.values import Batch, JournalEntry
-from onward.rankings import Ranking
 from onward.spaces import Embeddings, Ids, Origin
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))

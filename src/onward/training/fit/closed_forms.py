@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from onward.dense import Dense, Uncertainty, run_steps
 from onward.errors import TransformationError
 from onward.training.fit.pairs import Examples, Scaling
 from onward.training.settings import FitSettings
 from onward.transformation import Transformation, linear
+from onward.transformation.networks import Dense, Uncertainty, run_steps
 
 Fitted = Iterator[tuple[dict[str, Any], Transformation]]
 Inputs = Float64[np.ndarray, "row input"]

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from onward.artifacts import digest
-from onward.dense import Dense, Network, Step, Uncertainty
 from onward.nn.transformations import FCTTransformation, Foldable
 from onward.training.devices import seeded
 from onward.training.fit.pairs import Classifier, Examples, Rows, Scaling
 from onward.training.loop import Batches, Objective, part_of, train
 from onward.training.settings import FitSettings, RunSettings
 from onward.transformation import Transformation, mean
+from onward.transformation.networks import Dense, Network, Step, Uncertainty
 
 Vectors = Float[Tensor, "item new"]
 Classes = Int64[Tensor, " item"]

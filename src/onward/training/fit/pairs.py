@@ -22,9 +22,9 @@ from onward.errors import (
     ModelError,
     TransformationError,
 )
+from onward.evaluation.relevance import label_alike
 from onward.gallery import Gallery
 from onward.labels import ClassNames, Labels, translate
-from onward.relevance import label_alike
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
 

@@ -25,10 +25,11 @@ from onward.artifacts import (
     read_artifact,
     write_artifact,
 )
-from onward.dense import (
+from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
+from onward.spaces import LENGTHS, Embeddings, Origin, Space, has_length
+from onward.transformation.networks import (
     Dense,
     Network,
-    Residual,
     Step,
     Uncertainty,
     arrays_of,
@@ -39,23 +40,13 @@ from onward.dense import (
     rebuild_steps,
     run_steps,
 )
-from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
-from onward.onnx_graph import BLOCK_ROWS, ONNX_OPSET, open_session, run_in_blocks, write_graph
-from onward.spaces import LENGTHS, Embeddings, Origin, Space, has_length
-
-__all__ = [
-    "Carried",
-    "Dense",
-    "Network",
-    "Residual",
-    "Step",
-    "Transformation",
-    "Uncertainty",
-    "compose",
-    "linear",
-    "mean",
-    "without_ids",
-]
+from onward.transformation.onnx import (
+    BLOCK_ROWS,
+    ONNX_OPSET,
+    open_session,
+    run_in_blocks,
+    write_graph,
+)
 
 OldVectors = Float32[np.ndarray, "item old"]
 SideVectors = Float32[np.ndarray, "side_item side"]

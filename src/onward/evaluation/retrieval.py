@@ -16,7 +16,7 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
 
-from onward.rankings import Ranking, as_count
+from onward.evaluation.rankings import Ranking, as_count
 from onward.spaces import Embeddings, Ids, Metric, Vectors, check_same_space
 
 Doubles = Float64[np.ndarray, "item dim"]

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from onward.errors import EvaluationError
-from onward.evaluation import Evaluation, known
+from onward.evaluation.metrics import Evaluation, known
 from onward.plain import fields_of
 
 PerQuery = Float64[np.ndarray, " query"]

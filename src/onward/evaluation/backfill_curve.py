@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt64
 
 from onward.errors import EvaluationError
-from onward.evaluation import METRICS, Evaluation, known
+from onward.evaluation.metrics import METRICS, Evaluation, known
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import LEFT_OUT, Searched, block_sizes, doubles
 from onward.labels import renumber, translate
-from onward.relevance import Relevance
-from onward.retrieval import LEFT_OUT, Searched, block_sizes, doubles
 from onward.spaces import Embeddings, Ids, check_same_space, places
 
 GRID = tuple(point / 21 for point in range(22))

@@ -1,7 +1,7 @@
 """Relevance: which gallery items each query is looking for, and which do not count for it.
 
 It comes from labels, or from judgements of pairs; either way it is kept sparse. Nothing here knows
-of distances, models, databases or files: `onward.judgements` reads files.
+of distances, models, databases or files: `onward.evaluation.judgements` reads files.
 """
 
 import operator
@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from onward.errors import EvaluationError, LabelMismatchError
+from onward.evaluation.rankings import Hits, Ranking, Rows, check_once, refuse
 from onward.labels import as_labels, into, renumber, shown, translate
-from onward.rankings import Hits, Ranking, Rows, check_once, refuse
 from onward.spaces import Embeddings, Ids
 
 Counts = Int64[np.ndarray, " query"]

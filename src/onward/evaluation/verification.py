@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from onward.errors import EvaluationError
-from onward.evaluation import known, left_out_text
-from onward.judgements import Pair
-from onward.relevance import common_labels, unlabelled
-from onward.retrieval import (
+from onward.evaluation.judgements import Pair
+from onward.evaluation.metrics import known, left_out_text
+from onward.evaluation.relevance import common_labels, unlabelled
+from onward.evaluation.retrieval import (
     TILE_ITEMS,
     block_sizes,
     doubles,

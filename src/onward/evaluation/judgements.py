@@ -1,7 +1,7 @@
 """What people have judged, read from files: qrels, pairs to ignore, and pairs to verify.
 
 Every error names the file and the line. Nothing here knows what the ids belong to:
-`onward.relevance` and `onward.verification` look them up.
+`onward.evaluation.relevance` and `onward.evaluation.verification` look them up.
 """
 
 import csv

@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from onward.dense import NEAREST, UNCERTAINTY, Dense, Step, Uncertainty, arrays_of, walk
 from onward.errors import TransformationError
 from onward.spaces import Space
+from onward.transformation.networks import (
+    NEAREST,
+    UNCERTAINTY,
+    Dense,
+    Step,
+    Uncertainty,
+    arrays_of,
+    walk,
+)
 
 ONNX_OPSET = 13
 ONNX_IR_VERSION = 7  # the one that came with opset 13: read by every runtime since 2020
