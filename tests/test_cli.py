@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import answer, attempt, commands
 from typer.testing import CliRunner
+from worlds import save_shop
 
 from onward.cli import main
 from onward.cli.app import app
@@ -55,23 +56,10 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def vectors():
-    return np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
-
-
-@pytest.fixture
-def files(tmp_path, vectors):
+def files(tmp_path):
     """Old, upgraded and new embeddings of twelve items, and the transformation between them."""
-    ids = tuple(f"item-{row}" for row in range(12))
-    labels = np.arange(12) % 3
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0].astype(np.float32)
-    transformation = linear(OLD, None, NEW, turn, np.zeros(4, np.float32), made_by={})
-    old = Embeddings(ids, vectors, OLD, labels)
-    upgraded = transformation.apply(old)
-    old.save(tmp_path / "old.parquet")
-    upgraded.save(tmp_path / "upgraded.parquet")
-    Embeddings(ids, upgraded.vectors, NEW, labels).save(tmp_path / "new.parquet")
-    transformation.save(tmp_path / "old-to-new")
+    save_shop(tmp_path, [f"item-{row}" for row in range(12)], OLD, NEW, turn)
     return tmp_path
 
 
@@ -285,7 +273,7 @@ def test_wrong_usage_is_one_message_without_control_characters(capsys, arguments
 
 @pytest.mark.parametrize("words", [["upgrade", "verfy"], ["upgrade", "stats"], ["backfill", "pln"]])
 def test_a_command_that_is_mistyped_is_not_taken_for_a_gallery(words):
-    result = attempt(*words, "photos.lance", "old-to-new")
+    result = attempt(*words, "photos.lance", "h")
     assert isinstance(result.exception, ConfigurationError)
     said = f"{words[1]!r} is neither a command nor a gallery that is there; the command may be "
     assert str(result.exception).startswith(said)
@@ -339,12 +327,12 @@ def test_a_range_that_is_backwards_or_endless_is_refused(part):
 
 @pytest.mark.slow
 def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, gallery):
-    plan = json.loads(answer("upgrade", gallery, files / "old-to-new", "--json"))
+    plan = json.loads(answer("upgrade", gallery, files / "h", "--json"))
     assert plan["rows"] == 12
     assert open_gallery(gallery).describe().serving == OLD
-    answer("upgrade", gallery, files / "old-to-new", "--yes", "--unjudged")
+    answer("upgrade", gallery, files / "h", "--yes", "--unjudged")
     assert open_gallery(gallery).describe().serving == NEW
-    answer("upgrade", "rollback", gallery, files / "old-to-new")
+    answer("upgrade", "rollback", gallery, files / "h")
     assert open_gallery(gallery).describe().serving == OLD
 
 
@@ -353,7 +341,7 @@ def test_upgrade_step_by_step(files, gallery):
     steps = dict.fromkeys(("plan", "start", "status", "verify", "cutover"), ())
     steps["start"] = ("--unjudged",)
     answers = {
-        step: json.loads(answer("upgrade", step, gallery, files / "old-to-new", "--json", *given))
+        step: json.loads(answer("upgrade", step, gallery, files / "h", "--json", *given))
         for step, given in steps.items()
     }
     assert all(each["next_steps"] for each in answers.values())
@@ -370,7 +358,7 @@ def test_an_upgrade_that_is_interrupted_ends_with_1_and_goes_no_further(
     stopped = UpgradeResult(done=3, skipped=0, remaining=9, seconds=0.1, stopped=True)
     monkeypatch.setattr("onward.upgrading.Upgrade.run", lambda self, progress: stopped)
     yes = ["--yes"] if command == "all" else []
-    words = ["upgrade", command, gallery, str(files / "old-to-new"), "--json", "--unjudged", *yes]
+    words = ["upgrade", command, gallery, str(files / "h"), "--json", "--unjudged", *yes]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     assert json.loads(result.stdout)["next_steps"][0]["command"] == "onward upgrade start"
@@ -383,7 +371,7 @@ def test_an_upgrade_that_is_interrupted_ends_with_1_and_goes_no_further(
 
 @pytest.mark.slow
 def test_an_upgrade_is_paused_limited_resumed_and_aborted_by_commands(files, gallery):
-    words = [gallery, files / "old-to-new", "--json"]
+    words = [gallery, files / "h", "--json"]
     answer("upgrade", "start", *words, "--unjudged", "--rows-per-second", "5_000")
     assert json.loads(answer("upgrade", "pause", *words))["paused"]
     limited = json.loads(answer("upgrade", "limit", *words, "--rows-per-second", "none"))
@@ -399,21 +387,8 @@ def test_an_upgrade_is_paused_limited_resumed_and_aborted_by_commands(files, gal
     assert NEW not in open_gallery(gallery).spaces()
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ([], "no limit was given; give --rows-per-second with a number, or none"),
-        (["--rows-per-second", "fast"], "--rows-per-second fast is not a number; give one such as"),
-    ],
-)
-def test_a_limit_that_says_nothing_is_refused(files, gallery, given, words):
-    told = CliRunner().invoke(app, ["upgrade", "limit", gallery, str(files / "old-to-new"), *given])
-    assert told.exit_code == 1
-    assert words in str(told.exception)
-
-
 def test_a_start_with_a_limit_that_is_none_writes_nothing(files, gallery):
-    words = ["upgrade", "start", gallery, str(files / "old-to-new"), "--rows-per-second", "-5"]
+    words = ["upgrade", "start", gallery, str(files / "h"), "--rows-per-second", "-5"]
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 1
     assert "a limit of -5 rows a second was asked for" in str(told.exception)
@@ -445,7 +420,7 @@ def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery)
 
 @pytest.mark.slow
 def test_upgraded_gallery_is_searched_exported_and_compared(files, gallery):
-    answer("upgrade", gallery, files / "old-to-new", "--yes", "--unjudged")
+    answer("upgrade", gallery, files / "h", "--yes", "--unjudged")
     found = json.loads(answer("search", gallery, files / "new.parquet", "-k", "2", "--json"))
     assert found["queries"][0]["items"][0]["id"] == found["queries"][0]["id"]
     answer("gallery", "export", gallery, files / "exported.parquet")
@@ -491,7 +466,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
 
 def test_something_else_in_the_way_is_refused_before_the_work(files):
     with pytest.raises(ArtifactError, match="holds no embedding-model; it was left as it is"):
-        answer("train", "no-such-data", files / "old-to-new")
+        answer("train", "no-such-data", files / "h")
     with pytest.raises(ArtifactError, match="holds no transformation; it was left as it is"):
         answer("fit", files / "none.parquet", files / "none.parquet", files / "old.parquet")
 
@@ -558,6 +533,18 @@ def test_fit_takes_the_mean_of_several_networks(pairs, tmp_path):
     answer("fit", *pairs, tmp_path / "one", *asked[:4])
     two, one = (Transformation.load(tmp_path / name).parameters for name in ("two", "one"))
     assert two == 2 * one
+
+
+def test_fit_brings_files_of_the_same_items_into_one_order(pairs, tmp_path):
+    old, new = (Embeddings.load(path) for path in pairs)
+    new.align(new.ids[::-1]).save(tmp_path / "turned.parquet")
+    for name, file in {"one": pairs[1], "other": tmp_path / "turned.parquet"}.items():
+        answer("fit", pairs[0], file, tmp_path / name, "--method", "ridge")
+    one, other = (Transformation.load(tmp_path / name).apply(old) for name in ("one", "other"))
+    np.testing.assert_array_equal(one.vectors, other.vectors)
+    new.select(range(39)).save(tmp_path / "fewer.parquet")
+    with pytest.raises(EvaluationError, match=r"1 items are in only one of .*; give files of the"):
+        answer("fit", pairs[0], tmp_path / "fewer.parquet", tmp_path / "h")
 
 
 def test_fit_holds_out_what_a_column_says(pairs, tmp_path):
@@ -740,6 +727,6 @@ def test_how_layers_are_read_needs_how_many_dimensions(tmp_path, option):
 def test_info_says_what_things_are(files, gallery):
     kinds = {
         path: json.loads(answer("info", path, "--json"))["kind"]
-        for path in (files / "old.parquet", files / "old-to-new", Path(gallery))
+        for path in (files / "old.parquet", files / "h", Path(gallery))
     }
     assert list(kinds.values()) == ["embeddings", "transformation", "gallery"]

@@ -104,6 +104,7 @@ def test_status_says_what_helps_rows_that_are_blocked(words):
         (("complete", "--rollback-days", "inf"), "--rollback-days inf is not a number of days"),
         (("complete", "--rollback-days", "1e300"), r"1e\+300 is not a number of days"),
         (("complete", "--rollback-days", "999999999"), "ends after all that a calendar knows"),
+        (("limit",), "no limit was given; give --rows-per-second with a number, or none"),
         (("limit", "--rows-per-second", "nan"), "a limit of nan rows a second was asked for"),
         (("limit", "--rows-per-second", "1e999"), "a limit of inf rows a second"),
         (("limit", "--rows-per-second", "-5"), "a limit of -5 rows a second"),

@@ -68,7 +68,6 @@ MOST_DIGITS, LONGEST_RANGE = 18, 1_000_000
 """In a list of classes, seeds or stages, which must have room in memory."""
 EmbeddingsFile = Annotated[Path, typer.Argument(help="Embeddings: .parquet.")]
 MOST_PIXELS = 178_956_970
-MaxPixels = Annotated[int, typer.Option(min=1, help="Most pixels of an image that is read.")]
 
 
 class Split(StrEnum):
