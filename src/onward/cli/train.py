@@ -270,13 +270,7 @@ def embed(
     loaded = EmbeddingModel.load(model)
     from_lines = data.endswith(LINES_SUFFIX)
     if from_lines:
-        said = stated.model_fields_set - {"skip_bad", "max_pixels"}
-        if split is not Split.ALL or classes or said:
-            raise ConfigurationError(
-                f"{data} lists the items to embed, and has neither splits, classes nor columns",
-                "leave these options out",
-            )
-        items = _open_lines(Path(data), stated)
+        items = _open_lines(Path(data), stated, split, classes)
     else:
         items = open_data(data, stated, split=split, classes=classes)
     with progress_bar(f"Embed with {loaded.space.name}") as progress:
@@ -305,10 +299,16 @@ def embed(
     return Told(Fields(fields), [step])
 
 
-def _open_lines(path: Path, stated: "Stated") -> "Items":
+def _open_lines(path: Path, stated: "Stated", split: Split, classes: str | None) -> "Items":
     """Return the items of the lines, whose labels mean nothing; tell what was read."""
     from onward.data.sources import open_listed
 
+    said = stated.model_fields_set - {"skip_bad", "max_pixels"}
+    if split is not Split.ALL or classes or said:
+        raise ConfigurationError(
+            f"{path} lists the items to embed, and has neither splits, classes nor columns",
+            "leave these options out",
+        )
     if not path.is_file():
         raise GalleryError(f"there is no file {path}", "make it with: onward gallery sample")
     items = open_listed(path, stated)
