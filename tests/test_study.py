@@ -70,11 +70,14 @@ def test_a_study_says_how_each_source_was_read_and_what_was_left_out(tmp_path):
     images = {"data.source": str(tmp_path), "data.old_classes": 2, "data.skip_bad": True}
     lines = []
     study._tell_images(split(load_recipe("digits", images)), quiet(tmp_path, lines.append))
-    assert lines == [
-        f"{tmp_path}: image folder; classes cat, dog, owl; train with Training, test with Testing",
-        f"left out: {tmp_path}/Training/cat/2.png: cannot be read as an image: no image format was "
-        "recognised",
-    ]
+    assert lines[0] == (
+        f"{tmp_path}: image folder; classes cat, dog, owl; train with Training, test with Testing"
+    )
+    bad = tmp_path / "Training" / "cat" / "2.png"
+    assert len(lines) == 2
+    assert lines[1].startswith(
+        f"left out: {bad}: cannot be read as an image: no image format was recognised"
+    )
 
 
 @pytest.mark.slow
