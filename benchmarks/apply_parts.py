@@ -58,8 +58,8 @@ def main() -> None:
             count: round(statistics.median(took[count] / took[1] for took in rounds), 2)
             for count in NETWORKS
         },
-        "times_one_network_in_multiply_adds": {
-            count: round(h.multiply_adds / one.multiply_adds, 2) for count, h in several.items()
+        "times_one_network_in_macs": {
+            count: round(h.macs / one.macs, 2) for count, h in several.items()
         },
         "rows_per_second_of_one": round(
             arguments.rows / statistics.median(took[1] for took in rounds)

@@ -146,7 +146,7 @@ def test_a_short_cut_worked_by_hand():
     by_hand = [[(3 + 1 + 4 - 2) + 30 + 20 + 120 + 5], [0 + 10 - 60 - 120 + 5]]
     np.testing.assert_array_equal(h.apply(items, known).vectors, by_hand)
     np.testing.assert_array_equal(h.apply_reference(items, known).vectors, by_hand)
-    assert (h.parameters, h.multiply_adds) == (8, 6)
+    assert (h.parameters, h.macs) == (8, 6)
 
 
 @pytest.mark.parametrize("side", [SIDE, None], ids=["side", "no-side"])
@@ -172,7 +172,7 @@ def test_parts_are_fed_side_information_only_where_they_use_it():
 def test_parallel_parts_cost_what_they_cost_apart():
     h, parts = parallel(networks=4), [mlp(seed=seed) for seed in range(4)]
     linear_map = (OLD.dim + SIDE.dim) * NEW.dim
-    assert h.multiply_adds == sum(one.multiply_adds for one in parts) + linear_map
+    assert h.macs == sum(one.macs for one in parts) + linear_map
     assert h.parameters == sum(one.parameters for one in parts) + linear_map + NEW.dim
 
 
@@ -220,7 +220,7 @@ def test_onnxruntime_gives_what_the_numpy_reference_gives_at_the_papers_size():
     h = Transformation(old, side, new, (one_network(*branch, mixer, uses_side=True),), {})
     given = embeddings(rng, 20, old), embeddings(rng, 20, side)
     assert_close(h.apply(*given), h.apply_reference(*given))
-    assert 5.7e6 < h.multiply_adds < h.parameters < 5.72e6
+    assert 5.7e6 < h.macs < h.parameters < 5.72e6
 
 
 def test_without_side_information_the_second_branch_is_fed_the_old_vector():
@@ -837,14 +837,14 @@ def test_transformations_with_different_side_information_are_not_composed():
 def test_a_transformation_prints_itself_on_a_line():
     text = str(mlp())
     assert text.startswith(f"transformation {mlp().digest[:8]}: v1@11111111 (5, l2) -> v2@33333333")
-    assert text.endswith("323 parameters, 1,292 bytes, 284 multiply-adds an item")
+    assert text.endswith("323 parameters, 1,292 bytes, 284 MACs an item")
     assert "no side-information" in str(mlp(side=None))
 
 
 def test_a_transformation_gives_plain_json():
     said = json.loads(json.dumps(mlp().to_json()))
     assert said["side"] == {"name": "s@22222222", "dim": 3, "metric": "l2"}
-    assert (said["parameters"], said["bytes"], said["multiply_adds"]) == (323, 1292, 284)
+    assert (said["parameters"], said["bytes"], said["macs"]) == (323, 1292, 284)
     assert said["steps"][0]["mixer"][1] == {"in": 9, "out": 4, "relu": False}
 
 

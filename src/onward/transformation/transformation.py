@@ -75,7 +75,7 @@ Carries stored vectors into a new embedding space. It reads no image.
 | new space (comes out) | `{of.new}` |
 | parameters | {of.parameters:,} |
 | bytes | {size:,} |
-| multiply-adds an item | {of.multiply_adds:,} |
+| multiply-adds an item | {of.macs:,} |
 | digest | `{of.digest}` |
 
 A whole gallery: `onward upgrade GALLERY TRANSFORMATION`. Some embeddings, in Python:
@@ -177,7 +177,7 @@ class Transformation:
         return sum(array.size for array in arrays_of(self.steps, self.uncertainty).values())
 
     @property
-    def multiply_adds(self) -> int:
+    def macs(self) -> int:
         """How many multiplications, each with an addition, one item costs."""
         return sum(layer.weight.size for _, layer in layers_of(self.steps))
 
@@ -337,7 +337,7 @@ class Transformation:
             "digest": self.digest,
             "parameters": self.parameters,
             "bytes": 4 * self.parameters,
-            "multiply_adds": self.multiply_adds,
+            "macs": self.macs,
             "made_by": dict(self.made_by),
         }
 
@@ -346,7 +346,7 @@ class Transformation:
         return (
             f"transformation {self.digest[:8]}: {self.old} -> {self.new}, {side}; "
             f"{self.parameters:,} parameters, {4 * self.parameters:,} bytes, "
-            f"{self.multiply_adds:,} multiply-adds an item"
+            f"{self.macs:,} MACs an item"
         )
 
     @cached_property
