@@ -13,20 +13,15 @@ from onward.evaluation.comparison import METRICS
 from onward.report import ExperimentRow, ExperimentTable, write_experiment_report
 
 NASTY = "<script>alert(\"1\")</script> & 'co'"
+GAINS = ("gain cmc@1", "gain map")
 FACTS = {"command": "onward experiment digits --seeds 0,1", "seeds": "0, 1"}
 
 
 def row(cell, numbers, gains=(), extra=None):
     """A row from (cmc@1, cmc@5, map) of each seed and (cmc@1, map) of each seed's gain."""
-    return ExperimentRow(
-        cell,
-        {seed: dict(zip(METRICS, values, strict=True)) for seed, values in enumerate(numbers)},
-        {
-            seed: dict(zip(("cmc@1", "map"), values, strict=True))
-            for seed, values in enumerate(gains)
-        },
-        extra or {},
-    )
+    columns = dict(zip(METRICS, zip(*numbers, strict=True), strict=bool(numbers)))
+    columns |= dict(zip(GAINS, zip(*gains, strict=True), strict=bool(gains)))
+    return ExperimentRow(cell, columns, extra or {})
 
 
 OLD = row("old/old", [(0.30, 0.50, 0.10), (0.32, 0.52, 0.12)])
@@ -48,8 +43,8 @@ WORSE = row(
     [(0.20, 0.40, 0.11), (0.22, 0.42, 0.13)],
     [(-1.0, 0.1), (-1.0, 0.1)],
 )
-CLOSED = ExperimentTable("Closed set", (OLD, RIDGE, MLP, WORSE, NEW))
-OPEN = ExperimentTable("Open set: classes that no model knows", (OLD, RIDGE, NEW))
+CLOSED = ExperimentTable("Closed set", (0, 1), (OLD, RIDGE, MLP, WORSE, NEW))
+OPEN = ExperimentTable("Open set: classes that no model knows", (0, 1), (OLD, RIDGE, NEW))
 
 
 def write(path, tables=(CLOSED, OPEN), **words: Any) -> str:
@@ -122,7 +117,7 @@ def test_the_verdict_names_the_best_and_those_worse_than_nothing(tmp_path):
 
 def test_the_verdict_of_one_seed_names_no_spread():
     once = row("new/old", [(0.38, 0.58, 0.16)], [(0.8, 0.6)])
-    assert ExperimentTable("Closed", (once,)).verdict == (
+    assert ExperimentTable("Closed", (0,), (once,)).verdict == (
         "Best of 1 in map, over 1 seed: new/old, with 60.0 % of what full backfill gains in map, "
         "and 80.0 % in cmc@1.",
         "No way to upgrade is worse than doing nothing.",
@@ -131,7 +126,7 @@ def test_the_verdict_of_one_seed_names_no_spread():
 
 def test_a_gain_that_is_not_defined_is_a_dash_and_no_bar(tmp_path):
     lost = row("new/old", [(math.nan, 0.5, 0.1)], [(math.nan, math.nan)])
-    table = ExperimentTable("Closed", (lost,))
+    table = ExperimentTable("Closed", (0,), (lost,))
     assert table.verdict == ("Nothing can be said of upgrades: no row has an update gain.",)
     text = write(tmp_path / "page.html", [table])
     page = Elements(text)
@@ -162,7 +157,9 @@ def test_bars_go_from_doing_nothing_and_are_cut_off_where_they_are_far_too_long(
 
 
 def test_what_is_given_is_escaped_and_nothing_is_loaded(tmp_path):
-    table = ExperimentTable(NASTY, (row(NASTY, [(0.1, 0.2, 0.3)], [(0.5, 0.5)], {NASTY: NASTY}),))
+    table = ExperimentTable(
+        NASTY, (0,), (row(NASTY, [(0.1, 0.2, 0.3)], [(0.5, 0.5)], {NASTY: NASTY}),)
+    )
     words = {"title": NASTY, "introduction": NASTY, "facts": {NASTY: NASTY}}
     text = write(tmp_path / "page.html", [table], **words)
     assert not re.search(r"https?:|url\(|@import|src=|<script|\son\w+=", text)
@@ -179,26 +176,36 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("seeds", "rows", "words"),
     [
-        ((), "the table 'Open' has no rows; leave it out"),
-        ((OLD, NEW, OLD), "'old/old' stands twice in the table 'Open'; give each row its own name"),
-        ((OLD, row("new/new", [(0.4, 0.6, 0.2)])), "'new/new' lacks numbers: each row has cmc@1,"),
-        ((row("old/old", []),), "of the same seeds, one or more"),
+        ((0, 1), (), "the table 'Open' has no rows; leave it out"),
         (
-            (row("new/old", [(0.4, 0.6, 0.2)] * 2, [(0.1, 0.2)]),),
-            "cmc@1 and map of all or none",
+            (0, 1),
+            (OLD, NEW, OLD),
+            "'old/old' stands twice in the table 'Open'; give each row its own name",
         ),
         (
-            (ExperimentRow("old/old", {3: {"map": 0.1}}, {}, {}),),
+            (0, 1),
+            (OLD, row("new/new", [(0.4, 0.6, 0.2)])),
+            "'new/new' lacks numbers: each row has cmc@1,",
+        ),
+        ((), (row("old/old", []),), "of the same seeds, one or more"),
+        (
+            (0, 1),
+            (row("new/old", [(0.4, 0.6, 0.2)] * 2, [(0.1, 0.2)]),),
+            "gain cmc@1 and gain map of all or none",
+        ),
+        (
+            (3,),
+            (ExperimentRow("old/old", {"map": [0.1]}, {}),),
             "; give NaN where a number",
         ),
     ],
     ids=["no-rows", "twice", "other-seeds", "no-seed", "gain-of-one-seed", "no-cmc"],
 )
-def test_rows_that_make_no_table_are_refused(rows, words):
+def test_rows_that_make_no_table_are_refused(seeds, rows, words):
     with pytest.raises(EvaluationError, match=re.escape(words)):
-        ExperimentTable("Open", rows)
+        ExperimentTable("Open", seeds, rows)
 
 
 @pytest.mark.slow
@@ -206,7 +213,7 @@ def test_rows_that_make_no_table_are_refused(rows, words):
 def test_the_page_holds_in_a_browser(browser, tmp_path, look):
     width, scheme = look
     long = row("a" * 200, [(0.1, 0.2, 0.3)] * 2, [(0.5, 1.9)] * 2, {"b" * 60: "c" * 200})
-    table = ExperimentTable("d" * 90, (*CLOSED.rows, long))
+    table = ExperimentTable("d" * 90, (0, 1), (*CLOSED.rows, long))
     write(tmp_path / "page.html", [CLOSED, table])
     size = {"width": width, "height": 800}
     page = browser.new_context(viewport=size, color_scheme=scheme).new_page()

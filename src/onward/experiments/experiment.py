@@ -582,7 +582,7 @@ def report_tables(seeds: Mapping[int, Study]) -> tuple[ExperimentTable, ...]:
     """Return the same tables as values for the report, seed by seed."""
     return tuple(
         ExperimentTable(
-            TITLES[part], tuple(_row(seeds, part, cell) for cell in cells_of(seeds, part))
+            TITLES[part], list(seeds), [_row(seeds, part, cell) for cell in cells_of(seeds, part)]
         )
         for part in PARTS
         if cells_of(seeds, part)
@@ -591,22 +591,17 @@ def report_tables(seeds: Mapping[int, Study]) -> tuple[ExperimentTable, ...]:
 
 def _row(seeds: Mapping[int, Study], part: str, cell: str) -> ExperimentRow:
     arm = next(iter(seeds.values())).get("arms", {}).get(cell)
-    numbers = {
-        seed: {metric: _number(of[part][cell][metric]) for metric in METRICS}
-        for seed, of in seeds.items()
-    }
+    numbers = {metric: values(seeds, part, cell, metric) for metric in METRICS}
     if arm is None:
-        return ExperimentRow(cell, numbers, {}, {})
-    gained = {
-        seed: {metric: _gain(of[part], cell, metric) for metric in ("cmc@1", "map")}
-        for seed, of in seeds.items()
-    }
+        return ExperimentRow(cell, numbers, {})
+    for metric in ("cmc@1", "map"):
+        numbers[f"gain {metric}"] = [_gain(of[part], cell, metric) for of in seeds.values()]
     extra = {
         "side bytes an item": str(arm["side_bytes"]),
         "MACs an item": _macs(arm),
         "method": str(arm["fit"].get("method", "")),
     }
-    return ExperimentRow(cell, numbers, gained, extra)
+    return ExperimentRow(cell, numbers, extra)
 
 
 def cells_of(seeds: Mapping[int, Study], part: str) -> list[str]:

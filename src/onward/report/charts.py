@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from types import MappingProxyType
 
-from onward.evaluation.comparison import Comparison
-from onward.report.document import in_order, percent, with_sign
+from onward.report.document import percent, with_sign
 
-_KS = (1, 2, 5, 10, 20, 50)
 _STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_MARK_EVERY = 3  # points of a curve against the share embedded
 _LONGEST_NAME = 30  # letters; more find no room on a phone
 _KEY_LINE = 22
 
@@ -54,87 +50,30 @@ class Line:
     """A line of a drawing.
 
     Attributes:
-        label: what stands in the key.
-        stroke: how it looks.
+        name: of the cell or the order, by which it is stroked.
+        about: what stands behind the name in the key.
         points: places along the horizontal axis, in [0, 1], and the share at each.
         marked: of the points, those with a marker.
     """
 
-    label: str
-    stroke: Stroke
+    name: str
+    about: str
     points: Sequence[tuple[float, float]]
     marked: Sequence[int]
 
+    @property
+    def label(self) -> str:
+        """What stands in the key."""
+        is_long = len(self.name) > _LONGEST_NAME
+        return f"{f'{self.name[: _LONGEST_NAME - 1]}…' if is_long else self.name}{self.about}"
 
-def drawn_cells(comparison: Comparison) -> list[str]:
-    """Cells whose curve is drawn.
-
-    `independent` is at chance and would press all others together at the top; it is left out of
-    the drawing (not of the tables), and so is a cell without any query.
-    """
-    cells = in_order(comparison.cells)
-    return [c for c in cells if c != "independent" and comparison.cells[c].queries > 0]
-
-
-def curve_ks(comparison: Comparison) -> tuple[int, ...]:
-    """Return where the curves have markers: as far down as every ranking reaches."""
-    depths = [cell.depth for cell in comparison.cells.values() if cell.depth is not None]
-    return tuple(k for k in _KS if k <= min(depths, default=_KS[-1]))
+    @property
+    def stroke(self) -> Stroke:
+        """How it looks."""
+        return STROKES.get(self.name, _OTHER)
 
 
-def cmc_levels(comparison: Comparison) -> list[float]:
-    """Return the shares that the vertical axis of the CMC curves shows; the last is 1."""
-    return _levels(min(comparison.cells[name].cmc(1) for name in drawn_cells(comparison)), 1.0)
-
-
-def cmc_charts(comparison: Comparison) -> list[str]:
-    """Draw cmc@k against k for every cell that is drawn, as SVG: wide, and narrow for a phone."""
-    ks, cells = curve_ks(comparison), comparison.cells
-    names = sorted(drawn_cells(comparison), key=lambda name: -cells[name].cmc(1))
-    places = [math.log(k) / math.log(ks[-1]) for k in range(1, ks[-1] + 1)]
-    lines = []
-    for name in names:
-        short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-        points = list(zip(places, cells[name].curve(ks[-1]).tolist(), strict=True))
-        label = f"{short} {percent(cells[name].cmc(1))}"
-        lines.append(Line(label, STROKES.get(name, _OTHER), points, [k - 1 for k in ks]))
-    return _charts(
-        lines,
-        levels=cmc_levels(comparison),
-        ticks=[(places[k - 1], str(k)) for k in ks],
-        titles=(
-            "cmc@k: queries with a right item in the first k, %",
-            "k, results looked at (log scale)",
-        ),
-    )
-
-
-def share_charts(
-    metric: str, shares: Sequence[float], curves: Mapping[str, Sequence[float]]
-) -> list[str]:
-    """Draw a metric against the share that is embedded, a line an order, as SVG: wide, and narrow.
-
-    Args:
-        metric: what is drawn, such as "map".
-        shares: in [0, 1], ascending.
-        curves: by order: the metric in [0, 1] at each share.
-    """
-    marked = range(0, len(shares), _MARK_EVERY)
-    lines = []
-    for name, curve in curves.items():
-        label = f"{name}, auc@{len(curve)} {percent(sum(curve) / len(curve))}"
-        points = list(zip(shares, curve, strict=True))
-        lines.append(Line(label, STROKES.get(name, _OTHER), points, marked))
-    values = [value for curve in curves.values() for value in curve]
-    return _charts(
-        lines,
-        levels=_levels(min(values), max(values)),
-        ticks=[(share, f"{100 * share:.0f}") for share in _SHARES],
-        titles=(f"{metric}, %", "items embedded by the new model, %"),
-    )
-
-
-def _levels(least: float, most: float) -> list[float]:
+def levels_around(least: float, most: float) -> list[float]:
     """Return the shares at whole steps around all values, ascending."""
     step = next((one for one in _STEPS if most - least <= 5 * one), _STEPS[-1])
     low, high = math.floor(least / step), math.ceil(most / step)
@@ -142,14 +81,14 @@ def _levels(least: float, most: float) -> list[float]:
     return [turn * step for turn in range(low, high + 1)]
 
 
-def _charts(
+def curves(
     lines: Sequence[Line],
     *,
     levels: Sequence[float],
     ticks: Sequence[tuple[float, str]],
     titles: tuple[str, str],
-) -> list[str]:
-    """Draw the same lines for a wide and for a narrow screen.
+) -> str:
+    """Draw the same lines as SVG for a wide and for a narrow screen.
 
     Args:
         lines: the first is drawn above the others.
@@ -157,15 +96,16 @@ def _charts(
         ticks: places along the horizontal axis, and what stands there.
         titles: of the vertical and of the horizontal axis.
     """
-    plots = Plot(1000, 450, levels), Plot(340, 330, levels)
+    plots = {"wide": Plot(1000, 450, levels), "narrow": Plot(340, 330, levels)}
     spoken = "; ".join(f"{line.label} at the left" for line in lines)
-    return [
+    return "".join(
+        f'<div class="chart chart-{screen}">'
         f'<svg viewBox="0 0 {plot.width} {plot.height + _KEY_LINE * len(lines) + 12}" role="img" '
         f'aria-label="{escape(f"{titles[0]} against {titles[1]}. {spoken}.")}">'
         f"{_axes(plot, ticks, titles)}{''.join(_line(plot, line) for line in reversed(lines))}"
-        f"{_key(plot, lines)}</svg>"
-        for plot in plots
-    ]
+        f"{_key(plot, lines)}</svg></div>"
+        for screen, plot in plots.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -255,18 +195,17 @@ def gain_bars(metric: str, gains: Mapping[str, Sequence[float]]) -> str:
 
     Args:
         metric: what the gain is in.
-        gains: by cell, one a seed; NaN where it is not defined. A bar that would be longer than
-            one and a half times the way, or further back than half of it, is cut off; the number
-            beside it is not.
+        gains: by cell, one a seed, where it is defined. A bar that would be longer than one and a
+            half times the way, or further back than half of it, is cut off; the number beside it
+            is not.
     """
-    finite = {cell: [one for one in each if math.isfinite(one)] for cell, each in gains.items()}
-    known = [gain for each in finite.values() for gain in each]
+    known = [gain for each in gains.values() for gain in each]
     start, end = max(-0.5, min([0.0, *known])), min(1.5, max([1.0, *known]))
 
     def place(share: float) -> float:
         return 100 * (min(max(share, start), end) - start) / (end - start)
 
-    rows = "".join(_gain_bar(cell, each, place) for cell, each in finite.items())
+    rows = "".join(_gain_bar(cell, each, place) for cell, each in gains.items())
     return (
         f'<div class="gain-chart" style="--nothing:{place(0.0):.1f}%;--backfill:{place(1.0):.1f}%">'
         f"<h3>Update gain of {metric}</h3><ul>{rows}</ul></div>"

@@ -17,6 +17,8 @@ from onward.artifacts import write_aside
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MISSING = "–"
+Row = tuple[str, list[str]]
+"""The beginning of a row of a table, and its cells: HTML."""
 
 CELLS: Mapping[str, str] = MappingProxyType(
     {
@@ -39,10 +41,10 @@ _LAST_UPGRADED = list(CELLS).index("new/old layers")
 def write_page(
     path: Path | str,
     title: str,
+    sections: Sequence[str],
     *,
     kind: str,
     introduction: str,
-    sections: Sequence[str],
     facts: Mapping[str, str],
 ) -> None:
     """Write a whole page; a reader sees the old one or all of the new one.
@@ -50,9 +52,9 @@ def write_page(
     Args:
         path: the HTML file.
         title: its heading.
+        sections: from `section`.
         kind: what sort of page it is, in a word.
         introduction: for somebody who knows nothing of it; blank lines divide paragraphs.
-        sections: from `section`.
         facts: how the numbers came to be, such as seed, versions, command and time.
     """
     style = files("onward.report").joinpath("style.css").read_text(encoding="utf-8")
@@ -96,41 +98,56 @@ def section(name: str, heading: str, content: str) -> str:
     )
 
 
-def wide_table(
-    name: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]] | str
-) -> str:
+def table_row(head: str, values: Iterable[str], *, tone: str = "aside", about: str = "") -> Row:
+    """Return a row of a table: its head and what stands below that, then HTML, a cell a column."""
+    below = f"<span>{escape(about)}</span>" if about else ""
+    return (
+        f'<tr role="row" class="tone-{tone}" data-cell="{escape(head)}">'
+        f'<th scope="row" role="rowheader"><b>{escape(head)}</b>{below}</th>',
+        [*values],
+    )
+
+
+def table(heads: Sequence[str], rows: Iterable[Row], caption: str, words: str = "") -> str:
+    """Return a table.
+
+    The roles are written out because a phone lays some rows out as cards, which would otherwise
+    take the table's meaning from those who listen to it.
+
+    Args:
+        heads: of the columns.
+        rows: from `table_row`.
+        caption: what they are numbers of.
+        words: attributes of the table.
+    """
+    shown = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
+    body = "".join(
+        first
+        + "".join(
+            f'<td role="cell" data-name="{escape(head)}">{value}</td>'
+            for head, value in zip(heads[1:], values, strict=True)
+        )
+        + "</tr>"
+        for first, values in rows
+    )
+    return (
+        f'<table role="table" {words}><caption>{caption}</caption><thead role="rowgroup">'
+        f'<tr role="row">{shown}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
+    )
+
+
+def wide_table(name: str, heads: Sequence[str], rows: Iterable[Row], caption: str) -> str:
     """Return a table that is scrolled sideways where it does not fit, its first column fixed.
 
     Args:
         name: what it is called by those who listen to it.
+        heads: of the columns.
+        rows: from `table_row`.
         caption: what they are numbers of.
-        heads: of all columns.
-        rows: of each its head, plain text, then its other cells; or HTML.
     """
-    shown = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    if not isinstance(rows, str):
-        rows = "".join(
-            f'<tr><th scope="row">{escape(head)}</th>'
-            + "".join(f"<td>{cell}</td>" for cell in cells)
-            + "</tr>"
-            for head, *cells in rows
-        )
     return (
-        f'<div class="wide runs" role="region" tabindex="0" aria-label="{escape(name)}"><table>'
-        f"<caption>{caption}</caption><thead><tr>{shown}</tr></thead><tbody>{rows}</tbody>"
-        "</table></div>"
-    )
-
-
-def charts_section(name: str, heading: str, words: str, charts: Sequence[str], table: str) -> str:
-    """Return a section with a wide and a narrow drawing, and the same in numbers, folded."""
-    wide, narrow = charts
-    return section(
-        name,
-        heading,
-        f"<p>{words}</p>"
-        f'<div class="chart chart-wide">{wide}</div><div class="chart chart-narrow">{narrow}</div>'
-        f"<details><summary>The curves in numbers</summary>{table}</details>",
+        f'<div class="wide runs" role="region" tabindex="0" aria-label="{escape(name)}">'
+        f"{table(heads, rows, caption)}</div>"
     )
 
 

@@ -1,18 +1,15 @@
 """The retrieval grid: a few queries with what came back for them before and after the upgrade.
 
 `make_grid` chooses the queries by a fixed rule and says so in a sentence that stands in the page:
-a grid of hand-picked queries proves nothing. `grid_html` draws it: right and wrong differ in
-symbol, words and the frame's stroke, not in colour alone.
+a grid of hand-picked queries proves nothing. Right and wrong differ in symbol, words and the
+frame's stroke, not in colour alone.
 """
 
 import base64
 import io
-import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +18,6 @@ from onward.errors import DataError, EvaluationError
 from onward.evaluation.rankings import Ranking
 from onward.evaluation.relevance import Relevance
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-GRID_CELLS = ("old/old", "new/old", "new/new")
 THUMBNAIL_PIXELS = 96
 CRISP_PIXELS = 48
 """Images up to this side are enlarged as sharp squares instead of being blurred."""
@@ -34,42 +27,7 @@ HEADINGS = {
     "new/old": "upgraded: no image read again",
     "new/new": "full backfill: every image read again",
 }
-
-
-@dataclass(frozen=True)
-class GridResult:
-    """One item that came back for a query.
-
-    Attributes:
-        id: its id.
-        label: its class.
-        hit: whether its class is the query's.
-        distance: from the query, in the space that was searched.
-        image: a PNG file.
-    """
-
-    id: str
-    label: int
-    hit: bool
-    distance: float
-    image: bytes
-
-
-@dataclass(frozen=True)
-class GridQuery:
-    """A query and, for each cell, what came back, nearest first.
-
-    Attributes:
-        id: its id.
-        label: its class.
-        image: a PNG file.
-        results: by the cells' names, in the order of the columns.
-    """
-
-    id: str
-    label: int
-    image: bytes
-    results: Mapping[str, tuple[GridResult, ...]]
+GRID_CELLS = tuple(HEADINGS)
 
 
 @dataclass(frozen=True)
@@ -77,16 +35,12 @@ class RetrievalGrid:
     """Queries downwards, what came back for them across.
 
     Attributes:
-        class_names: what to call each label.
-        queries: the rows.
-        old_classes: labels that the old model was trained on; empty where that is not known.
         chosen: how the queries were chosen, in sentences for the reader.
+        drawn: HTML, with the images in it: a legend, the columns' heads, a row for each query.
     """
 
-    class_names: Mapping[int, str]
-    queries: tuple[GridQuery, ...]
-    old_classes: frozenset[int]
     chosen: str
+    drawn: str
 
 
 def make_grid(
@@ -128,30 +82,21 @@ def make_grid(
     hits = {cell: relevance.hits(first) for cell, first in firsts.items()}
     change = hits["new/old"].sum(axis=1) - hits["old/old"].sum(axis=1)
     findable = relevance.counts(relevance.query_ids) > 0
-    labels = dict(zip(items.ids, items.labels.tolist(), strict=True))
-    asked = [(item, labels[item]) for item in relevance.query_ids]
-    rows = _choose(asked, change, findable, frozenset(old_classes), queries)
-
-    @cache
-    def png(item: str) -> bytes:
-        return _png(items.open(row_of[item]))
-
-    def shown(row: int, cell: str) -> tuple[GridResult, ...]:
-        first = firsts[cell]
-        found = zip(first.ids_of(row), hits[cell][row], first.distances[row], strict=False)
-        return tuple(
-            GridResult(one, labels[one], bool(hit), float(distance), png(one))
-            for one, hit, distance in found
-        )
-
+    labels = items.labels.tolist()
+    asked = [(item, labels[row_of[item]]) for item in relevance.query_ids]
+    known = frozenset(old_classes)
+    rows = _choose(asked, change, findable, known, queries)
+    pictures = _Pictures(items, row_of)
+    drawn = []
+    for row in rows:
+        item, label = asked[row]
+        groups = [
+            pictures.group(cell, first, row, hits[cell][row]) for cell, first in firsts.items()
+        ]
+        about = "" if not known else "old class" if label in known else "new class"
+        drawn.append(f"<li>{pictures.query(item, about)}{''.join(groups)}</li>")
     return RetrievalGrid(
-        class_names=dict(items.class_names),
-        queries=tuple(
-            GridQuery(*asked[row], png(asked[row][0]), {cell: shown(row, cell) for cell in firsts})
-            for row in rows
-        ),
-        old_classes=frozenset(old_classes),
-        chosen=_say_how(len(rows), change[findable], k, bool(old_classes)),
+        _say_how(len(rows), change[findable], k, bool(known)), _with_heads("".join(drawn))
     )
 
 
@@ -209,15 +154,6 @@ def _spread(classes: Sequence[int], count: int) -> list[int]:
     return [classes[place] for place in places]
 
 
-def _png(image: "Image") -> bytes:
-    """A PNG file of the image, reduced to `THUMBNAIL_PIXELS` a side where it is larger."""
-    small = image.copy()
-    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    file = io.BytesIO()
-    small.save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
 def _say_how(shown: int, change: np.ndarray, k: int, classes_known: bool) -> str:
     better, worse, same = (int(mark.sum()) for mark in (change > 0, change < 0, change == 0))
     spread = "half of old and half of new classes, evenly spread" if classes_known else "spread"
@@ -231,10 +167,8 @@ def _say_how(shown: int, change: np.ndarray, k: int, classes_known: bool) -> str
     )
 
 
-def grid_html(grid: RetrievalGrid) -> str:
-    """Return the legend, the column heads and one row for each query."""
-    heads = "".join(f"<p><b>{escape(cell)}</b> {escape(HEADINGS[cell])}</p>" for cell in GRID_CELLS)
-    rows = "".join(_row(grid, query) for query in grid.queries)
+def _with_heads(rows: str) -> str:
+    heads = "".join(f"<p><b>{cell}</b> {words}</p>" for cell, words in HEADINGS.items())
     return (
         '<ul class="legend">'
         '<li class="right"><span class="key"></span> ✓ solid frame: right, the query’s class</li>'
@@ -244,54 +178,60 @@ def grid_html(grid: RetrievalGrid) -> str:
     )
 
 
-def _row(grid: RetrievalGrid, query: GridQuery) -> str:
-    name = _spoken(grid, query.label)
-    known = ""
-    if grid.old_classes:
-        known = "old class" if query.label in grid.old_classes else "new class"
-    asked = (
-        f'<figure class="query">{_image(query.image, f"query: {name}", query.id)}'
-        f"<figcaption><b>{_breakable(name)}</b><span>{known}</span></figcaption></figure>"
-    )
-    groups = "".join(_group(grid, cell, query.results[cell]) for cell in GRID_CELLS)
-    return f"<li>{asked}{groups}</li>"
+@dataclass(frozen=True)
+class _Pictures:
+    """Draws items with the names of their classes."""
 
+    items: Items
+    row_of: Mapping[str, int]
 
-def _group(grid: RetrievalGrid, cell: str, results: tuple[GridResult, ...]) -> str:
-    right = sum(result.hit for result in results)
-    count = f"{right} of {len(results)} right" if results else "nothing came back"
-    pictures = "".join(_result(grid, result) for result in results)
-    return (
-        f'<div class="came-back" role="group" aria-label="{escape(f"{cell}: {count}")}">'
-        f"<p><b>{escape(cell)}</b> {count}</p><ol>{pictures}</ol></div>"
-    )
+    def query(self, item: str, about: str) -> str:
+        image = self._image(item, "query: {}", item)
+        return (
+            f'<figure class="query">{image}<figcaption><b>{_breakable(self._spoken(item))}</b>'
+            f"<span>{about}</span></figcaption></figure>"
+        )
 
+    def group(self, cell: str, ranking: Ranking, row: int, hits: np.ndarray) -> str:
+        found = list(
+            zip(ranking.ids_of(row), hits.tolist(), ranking.distances[row].tolist(), strict=False)
+        )
+        right = sum(hit for _, hit, _ in found)
+        count = f"{right} of {len(found)} right" if found else "nothing came back"
+        pictures = "".join(self._result(*each) for each in found)
+        return (
+            f'<div class="came-back" role="group" aria-label="{cell}: {count}">'
+            f"<p><b>{cell}</b> {count}</p><ol>{pictures}</ol></div>"
+        )
 
-def _result(grid: RetrievalGrid, result: GridResult) -> str:
-    name = _spoken(grid, result.label)
-    word, sign = ("right", "✓") if result.hit else ("wrong", "✗")
-    hint = f"{result.id} at distance {result.distance:.4g}"
-    return (
-        f'<li><figure class="{word}">{_image(result.image, f"{name}, {word}", hint)}'
-        f'<figcaption><span aria-hidden="true">{sign}</span> '
-        f"{_breakable(grid.class_names[result.label])}</figcaption></figure></li>"
-    )
+    def _result(self, item: str, hit: bool, distance: float) -> str:
+        word, sign = ("right", "✓") if hit else ("wrong", "✗")
+        image = self._image(item, f"{{}}, {word}", f"{item} at distance {distance:.4g}")
+        return (
+            f'<li><figure class="{word}">{image}<figcaption><span aria-hidden="true">{sign}</span> '
+            f"{_breakable(self._name(item))}</figcaption></figure></li>"
+        )
 
+    def _image(self, item: str, spoken: str, hint: str) -> str:
+        small = self.items.open(self.row_of[item]).copy()
+        small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        file = io.BytesIO()
+        small.save(file, "PNG", optimize=True)
+        crisp = ' class="crisp"' if max(small.size) <= CRISP_PIXELS else ""
+        data = base64.b64encode(file.getvalue()).decode()
+        return (
+            f'<img{crisp} src="data:image/png;base64,{data}" width="{small.width}" '
+            f'height="{small.height}" alt="{escape(spoken.format(self._spoken(item)))}" '
+            f'title="{escape(hint)}">'
+        )
 
-def _image(png: bytes, spoken: str, hint: str) -> str:
-    width, height = struct.unpack(">II", png[16:24])  # the PNG's header
-    crisp = ' class="crisp"' if max(width, height) <= CRISP_PIXELS else ""
-    data = base64.b64encode(png).decode()
-    return (
-        f'<img{crisp} src="data:image/png;base64,{data}" width="{width}" height="{height}" '
-        f'alt="{escape(spoken)}" title="{escape(hint)}">'
-    )
+    def _name(self, item: str) -> str:
+        return self.items.class_names[int(self.items.labels[self.row_of[item]])]
 
-
-def _spoken(grid: RetrievalGrid, label: int) -> str:
-    """The class's name, with the word class where it is only a number."""
-    name = grid.class_names[label]
-    return f"class {name}" if name.isdigit() else name
+    def _spoken(self, item: str) -> str:
+        """The class's name, with the word class where it is only a number."""
+        name = self._name(item)
+        return f"class {name}" if name.isdigit() else name
 
 
 def _breakable(name: str) -> str:
