@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.artifacts import read_artifact
-from onward.errors import ArtifactError, SpaceMismatchError, TransformationError
+from onward.errors import ArtifactError, EmbeddingsError, SpaceMismatchError, TransformationError
 from onward.spaces import Embeddings, Space
 from onward.transformation import (
     Dense,
@@ -26,7 +26,7 @@ from onward.transformation import (
     linear,
     mean,
 )
-from onward.transformation.onnx import BLOCK_ROWS, run_in_blocks
+from onward.transformation.networks import BLOCK_ROWS, open_session, run_in_blocks
 
 OLD, SIDE, NEW = Space("v1@11111111", 5), Space("s@22222222", 3), Space("v2@33333333", 4)
 NEWEST = Space("v3@44444444", 6, "cosine")
@@ -277,17 +277,19 @@ def test_rows_are_bitwise_the_same_in_any_order_and_any_batch(old, side, new, in
     spaces = Space("o", old), Space("s", side), Space("n", new)
     h = Transformation(*spaces, (step,), {})
     items = 2 * BLOCK_ROWS + 37
-    x = rng.normal(size=(items, old)).astype(np.float32)
-    s = rng.normal(size=(items, side)).astype(np.float32)
-    together = h.apply_arrays(x, s)
+    given = [embeddings(rng, items, space) for space in spaces[:2]]
+    together = h.apply(*given).vectors
+
+    def of(rows):
+        return h.apply(*(each.select(rows) for each in given)).vectors
+
     order = rng.permutation(items)
-    np.testing.assert_array_equal(h.apply_arrays(x[order], s[order]), together[order])
+    np.testing.assert_array_equal(of(order), together[order])
     cuts = sorted(data.draw(st.lists(st.integers(0, items), max_size=5)))
-    apart = [h.apply_arrays(*of) for of in zip(np.split(x, cuts), np.split(s, cuts), strict=True)]
+    apart = [of(rows) for rows in np.split(np.arange(items), cuts)]
     np.testing.assert_array_equal(np.concatenate(apart), together)
     row = data.draw(st.integers(0, items - 1))
-    alone = h.apply_arrays(x[row : row + 1], s[row : row + 1])
-    np.testing.assert_array_equal(alone, together[row : row + 1])
+    np.testing.assert_array_equal(of([row]), together[row : row + 1])
 
 
 @pytest.mark.parametrize("items", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1])
@@ -300,23 +302,16 @@ def test_every_run_is_fed_a_block_of_the_same_size_whatever_the_processor(items)
             return [inputs["old"] + 1]
 
     old = np.arange(3.0 * items, dtype=np.float32).reshape(items, 3)
-    new = run_in_blocks(Recorder(), {"old": old}, 3, str)
+    new = run_in_blocks(Recorder(), {"old": old}, 3)
     np.testing.assert_array_equal(new, old + 1)
     assert fed == [(BLOCK_ROWS, 3)] * -(-items // BLOCK_ROWS)
 
 
-def test_arrays_that_are_not_contiguous_give_the_same_rows():
-    h, (old, side) = mlp(), inputs(600)
-    apart = [np.repeat(of.vectors, 2, axis=0)[::2] for of in (old, side)]
-    assert not apart[0].flags.c_contiguous
-    np.testing.assert_array_equal(h.apply_arrays(*apart), h.apply(old, side).vectors)
-
-
 def test_memory_beyond_the_output_does_not_grow_with_the_number_of_items():
-    h, x = mlp(side=None), np.ones((200_000, 5), np.float32)
-    h.apply_arrays(x[:1])
+    session, x = open_session(mlp(side=None).to_onnx()), np.ones((200_000, 5), np.float32)
+    run_in_blocks(session, {"old": x[:1]}, 4)
     tracemalloc.start()
-    new = h.apply_arrays(x)
+    new = run_in_blocks(session, {"old": x}, 4)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak - new.nbytes < 200_000 < x.nbytes
@@ -340,7 +335,7 @@ def test_memory_beyond_the_output_does_not_grow_with_the_number_of_items():
         pytest.param(
             OLD,
             replace(SIDE, name="simclr@66666666"),
-            r"is in simclr@66666666 .* was fitted with .* in s@22222222 .*; give the embeddings",
+            r"given in simclr@66666666 .* was fitted with .* in s@22222222 .*; give the embeddings",
             id="another-side",
         ),
     ],
@@ -351,21 +346,13 @@ def test_embeddings_of_another_space_are_refused_with_both_names(old, side, word
         mlp().apply(embeddings(rng, 2, old), embeddings(rng, 2, side))
 
 
-@pytest.mark.parametrize("arrays", [False, True], ids=["embeddings", "arrays"])
-def test_missing_side_information_is_named(arrays):
-    (old,) = inputs(2, side=None)
-    with pytest.raises(
-        TransformationError,
-        match=r"v1@11111111 -> v2@33333333 needs side-information in s@22222222 \(3, l2\)",
-    ):
-        mlp().apply_arrays(old.vectors) if arrays else mlp().apply(old)
-
-
-@pytest.mark.parametrize("arrays", [False, True], ids=["embeddings", "arrays"])
-def test_side_information_that_is_not_wanted_is_refused(arrays):
-    h, (old, side) = mlp(side=None), inputs(2)
-    with pytest.raises(TransformationError, match="uses none; leave it out"):
-        h.apply_arrays(old.vectors, side.vectors) if arrays else h.apply(old, side)
+def test_side_information_that_is_missing_or_not_wanted_is_refused():
+    old, side = inputs(2)
+    words = r"v1@11111111 -> v2@33333333 was fitted with side-information in s@22222222 \(3, l2\)"
+    with pytest.raises(TransformationError, match=f"side-information is missing; .*{words}; give"):
+        mlp().apply(old)
+    with pytest.raises(TransformationError, match=r"given in s@2.*fitted without any; leave it ou"):
+        mlp(side=None).apply(old, side)
 
 
 @pytest.mark.parametrize(
@@ -383,35 +370,12 @@ def test_side_information_of_other_items_names_the_first_row_that_differs(rows, 
         mlp().apply(old.select([0, 1, 2]), side.select(rows))
 
 
-@pytest.mark.parametrize(
-    ("old", "side", "words"),
-    [
-        ((3, 4), (3, 3), r"'old' has the shape \(3, 4\), where \(3, 5\) is needed"),
-        ((3, 5), (2, 3), r"'side' has the shape \(2, 3\), where \(3, 3\) is needed: as many rows"),
-    ],
-    ids=["dimension", "rows"],
-)
-def test_arrays_of_the_wrong_shape_are_refused(old, side, words):
-    with pytest.raises(TransformationError, match=words):
-        mlp().apply_arrays(np.zeros(old, np.float32), np.zeros(side, np.float32))
-
-
 def test_a_vector_that_comes_out_infinite_names_the_item():
     old, side = inputs(300)
     wild = old.vectors.copy()
     wild[280] = 3e38
-    with pytest.raises(TransformationError, match=r"new vector of item 'item-280' \(row 280\) has"):
+    with pytest.raises(EmbeddingsError, match=r"vector of item 'item-280' \(row 280\) has NaN or"):
         mlp().apply(Embeddings(old.ids, wild, OLD), side)
-
-
-@pytest.mark.parametrize("which", [0, 1], ids=["old", "side"])
-def test_a_vector_that_goes_in_as_nan_names_the_row(which):
-    arrays = [of.vectors.copy() for of in inputs(300)]
-    arrays[which][270, 1] = np.nan
-    with pytest.raises(
-        TransformationError, match=f"the {['old', 'side'][which]} vector of row 270"
-    ):
-        mlp().apply_arrays(*arrays)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The transformation `h(old, side) -> new`: layers, the graph that runs them, and what it maps.
+"""The transformation `h(old, side) -> new`: networks, and what they map between.
 
 Its names are given here: the card of every stored transformation says so.
 """

@@ -6,7 +6,7 @@ Nothing here knows how it was fitted, and nothing reads an image.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -28,6 +28,8 @@ from onward.artifacts import (
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
 from onward.spaces import LENGTHS, Embeddings, Origin, Space, has_length
 from onward.transformation.networks import (
+    BLOCK_ROWS,
+    ONNX_OPSET,
     Dense,
     Network,
     Step,
@@ -35,22 +37,13 @@ from onward.transformation.networks import (
     arrays_of,
     check_steps,
     describe_steps,
-    format_of,
     layers_of,
-    rebuild_steps,
-    run_steps,
-)
-from onward.transformation.onnx import (
-    BLOCK_ROWS,
-    ONNX_OPSET,
     open_session,
+    rebuild_steps,
     run_in_blocks,
+    run_steps,
     write_graph,
 )
-
-OldVectors = Float32[np.ndarray, "item old"]
-SideVectors = Float32[np.ndarray, "side_item side"]
-NewVectors = Float32[np.ndarray, "item new"]
 
 KIND = "transformation"
 ONNX_FILE = "model.onnx"
@@ -190,13 +183,12 @@ class Transformation:
 
         Raises:
             SpaceMismatchError: if vectors are not in the transformation's spaces.
-            TransformationError: if side-information is missing or not wanted, the ids of `old` and
-                `side` differ, or an item's vector comes out NaN or infinite.
-            EmbeddingsError: if an item's vector comes out zero where the metric is the cosine.
+            TransformationError: if side-information is missing or not wanted, or the ids of `old`
+                and `side` differ.
+            EmbeddingsError: if an item's vector comes out NaN or infinite, or zero where the metric
+                is the cosine; `carry` leaves such items out.
         """
-        _check_embeddings(self, old, side)
-        aside = None if side is None else side.vectors
-        vectors = self._run(old.vectors, aside, lambda row: f"item {old.ids[row]!r} (row {row})")
+        vectors = self._run(old, side)
         origin: Origin = "upgraded"
         origins = (origin,) * len(old)
         return Embeddings(old.ids, vectors, self.new, old.labels, old.class_names, origins)
@@ -214,29 +206,15 @@ class Transformation:
 
         Raises:
             SpaceMismatchError: as `apply` does.
-            TransformationError: if side-information is missing or not wanted, or the ids of `old`
-                and `side` differ.
+            TransformationError: as `apply` does.
         """
-        _check_embeddings(self, old, side)
-        made = self._run(old.vectors, None if side is None else side.vectors, None)
+        made = self._run(old, side)
         sound = has_length(made, self.new)  # false of what is NaN or infinite
         rows, whole = np.flatnonzero(sound), bool(sound.all())
         kept, vectors = (old, made) if whole else (old.select(rows), made[rows])
         left = {old.ids[row]: _why_left(made[row]) for row in np.flatnonzero(~sound).tolist()}
         embeddings = Embeddings(kept.ids, vectors, self.new, kept.labels, kept.class_names)
         return Carried(embeddings, rows, left)
-
-    def apply_arrays(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
-        """Return the new vectors of a batch without ids; the caller vouches for the spaces.
-
-        A row's result is the same, bit for bit, whatever rows stand beside it.
-
-        Raises:
-            TransformationError: if an array has the wrong shape, or a row has NaN or infinite
-                values, in or out.
-        """
-        _check_arrays(self, old, side)
-        return self._run(old, side, lambda row: f"row {row}")
 
     def uncertainties(
         self, old: Embeddings, side: Embeddings | None = None
@@ -262,7 +240,7 @@ class Transformation:
 
     def apply_reference(self, old: Embeddings, side: Embeddings | None = None) -> Embeddings:
         """Return what `apply` should: the layers in NumPy, computed in float64."""
-        _check_embeddings(self, old, side)
+        _check_inputs(self, old, side)
         vectors = np.empty((len(old), self.new.dim), np.float32)
         for start in range(0, len(old), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
@@ -292,9 +270,8 @@ class Transformation:
         if self.out_of_fold is not None:
             config |= {OUT_OF_FOLD: list(self.out_of_fold.ids)}
             arrays |= {OUT_OF_FOLD: self.out_of_fold.vectors}
-        held = Artifact(
-            KIND, config, arrays, self.made_by, _card(self), files, format_of(self.steps)
-        )
+        oldest = 1 if all(step.is_format_1 for step in self.steps) else 2
+        held = Artifact(KIND, config, arrays, self.made_by, _card(self), files, oldest)
         write_artifact(directory, held)
 
     @classmethod
@@ -353,11 +330,11 @@ class Transformation:
     def _session(self) -> Any:
         return open_session(self.to_onnx())
 
-    def _run(
-        self, old: OldVectors, side: SideVectors | None, name_row: Callable[[int], str] | None
-    ) -> NewVectors:
-        inputs = {"old": old} | ({} if side is None else {"side": side})
-        return run_in_blocks(self._session, inputs, self.new.dim, name_row)
+    def _run(self, old: Embeddings, side: Embeddings | None) -> Float32[np.ndarray, "item new"]:
+        """Return the new vector of each item, whatever it holds; the same in any batch."""
+        _check_inputs(self, old, side)
+        inputs = {"old": old.vectors} | ({} if side is None else {"side": side.vectors})
+        return run_in_blocks(self._session, inputs, self.new.dim)
 
 
 def compose(first: Transformation, second: Transformation) -> Transformation:
@@ -490,7 +467,7 @@ def _plain(made_by: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _check_embeddings(of: Transformation, old: Embeddings, side: Embeddings | None) -> None:
+def _check_inputs(of: Transformation, old: Embeddings, side: Embeddings | None) -> None:
     if old.space != of.old:
         raise SpaceMismatchError(
             f"the old embeddings are in {old.space}, but the transformation goes from {of.old} to "
@@ -500,13 +477,17 @@ def _check_embeddings(of: Transformation, old: Embeddings, side: Embeddings | No
             if old.space == of.new
             else f"give embeddings in {of.old.name} first, and side-information second",
         )
-    if side is not None and of.side is not None and side.space != of.side:
-        raise SpaceMismatchError(
-            f"the side-information is in {side.space}, but the transformation {_direction(of)} "
-            f"was fitted with side-information in {of.side}",
-            "give the embeddings stored in that space",
+    given, wanted = None if side is None else side.space, of.side
+    if given != wanted:
+        error = TransformationError if given is None or wanted is None else SpaceMismatchError
+        fitted = "without any" if wanted is None else f"with side-information in {wanted}"
+        raise error(
+            "side-information " + ("is missing" if given is None else f"was given in {given}"),
+            "leave it out"
+            if wanted is None
+            else "give the embeddings of the same items that are stored in that space",
+            needed=f"the transformation {_direction(of)} was fitted {fitted}",
         )
-    _check_side_wanted(of, given=side is not None)
     if side is not None and old.ids != side.ids:
         pairs = zip_longest(map(repr, old.ids), map(repr, side.ids), fillvalue="nothing")
         row, (here, there) = next((row, pair) for row, pair in enumerate(pairs) if len({*pair}) > 1)
@@ -515,31 +496,6 @@ def _check_embeddings(of: Transformation, old: Embeddings, side: Embeddings | No
             f"which are of {len(old)} and {len(side)} items",
             "give both for the same items in the same order: side.align(old.ids)",
         )
-
-
-def _check_side_wanted(of: Transformation, *, given: bool) -> None:
-    if of.side is not None and not given:
-        raise TransformationError(
-            f"the transformation {_direction(of)} needs side-information in {of.side}, and none "
-            "was given",
-            "give the embeddings of the same items in that space, or fit a "
-            "transformation without side-information",
-        )
-    if of.side is None and given:
-        raise TransformationError(
-            f"side-information was given, but the transformation {_direction(of)} uses none",
-            "leave it out, or fit a transformation with side-information",
-        )
-
-
-def _check_arrays(of: Transformation, old: OldVectors, side: SideVectors | None) -> None:
-    _check_side_wanted(of, given=side is not None)
-    for name, space, array in (("old", of.old, old), ("side", of.side, side)):
-        if array is not None and space is not None and array.shape != (len(old), space.dim):
-            raise TransformationError(
-                f"the array {name!r} has the shape {array.shape}, where ({len(old)}, {space.dim}) "
-                f"is needed: as many rows as there are old vectors, each in {space}"
-            )
 
 
 def _card(of: Transformation) -> str:
