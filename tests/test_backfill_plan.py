@@ -14,9 +14,8 @@ from onward.evaluation.backfill_curve import GRID, random_order
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.evaluation.intervals import Interval
 from onward.evaluation.metrics import evaluate
-from onward.evaluation.rankings import agreement, count_neighbours
 from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import rank, search
+from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
 from onward.gallery import create_gallery
 from onward.report import write_backfill_report
 from onward.spaces import Embeddings, Space

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from onward import Embeddings, Relevance, Space, evaluate_embeddings
 from onward.cli.app import app
 from onward.errors import EmbeddingsError, LabelMismatchError
-from onward.labels import as_class_names, as_labels, into, numbering_note, renumber, translate
+from onward.labels import as_class_names, as_labels, into, numbering_note, renumber
 
 S = Space("s@1", 2)
 SOURCES = ("the queries", "the gallery")
@@ -51,7 +51,9 @@ CATS_DOGS_OWLS = {0: "cat", 1: "dog", 2: "owl"}
 )
 def test_labels_are_translated_by_the_names_of_their_classes(given, to, expected):
     given, to = (names and as_class_names(names, np.array([], np.int64)) for names in (given, to))
-    assert translate(given, to, same_labels=False, sources=SOURCES) == expected
+    labels = np.array([*(given or {0: ""}), -1, 99], np.int64)
+    new = renumber(labels, given, to, same_labels=False, sources=SOURCES)
+    assert new.tolist() == [expected.get(label, label) for label in labels.tolist()]
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -64,14 +66,9 @@ def test_names_on_one_side_only_are_refused_unless_the_numbering_is_stated(turne
         "names; or, if both number their classes the same, say so: same_labels=True"
     )
     with pytest.raises(LabelMismatchError, match=re.escape(words)):
-        translate(given, to, same_labels=False, sources=SOURCES)
-    assert translate(given, to, same_labels=True, sources=SOURCES) == {}
-
-
-def test_renumbering_moves_all_labels_at_once():
-    labels = np.array([0, 1, -1, 1, 7])
-    assert renumber(labels, {0: 1, 1: 0}).tolist() == [1, 0, -1, 0, 7]
-    assert renumber(labels, {}) is labels
+        renumber(np.array([0]), given, to, same_labels=False, sources=SOURCES)
+    labels = np.array([0, 7])
+    assert renumber(labels, given, to, same_labels=True, sources=SOURCES) is labels
 
 
 def test_only_a_comparison_by_number_is_noted():

@@ -13,9 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from onward.errors import EvaluationError
 from onward.evaluation.metrics import Evaluation, average_precision, evaluate
-from onward.evaluation.rankings import Ranking
 from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import rank, search
+from onward.evaluation.retrieval import Ranking, rank, search
 from onward.spaces import Embeddings, Space
 
 SPACE = Space("old", 3)

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.errors import EvaluationError
-from onward.evaluation.rankings import Ranking, agreement, count_neighbours
-from onward.evaluation.retrieval import search
+from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, search
 from onward.spaces import Embeddings, Space
 
 INF = np.inf

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from onward.errors import EvaluationError
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.evaluation.metrics import evaluate
-from onward.evaluation.rankings import Ranking
 from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import rank, search
+from onward.evaluation.retrieval import Ranking, rank, search
 from onward.spaces import Embeddings, Space
 
 INF = np.inf

@@ -19,9 +19,8 @@ from onward.data import Items, open_items
 from onward.errors import DataError, EvaluationError
 from onward.evaluation.comparison import Comparison, compare, evaluate_embeddings
 from onward.evaluation.metrics import evaluate
-from onward.evaluation.rankings import Ranking
 from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import search
+from onward.evaluation.retrieval import Ranking, search
 from onward.report import RetrievalGrid, make_grid, write_report
 from onward.report.document import CELLS, explain, in_order
 from onward.report.grid import GRID_CELLS, THUMBNAIL_PIXELS

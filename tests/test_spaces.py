@@ -19,8 +19,8 @@ from onward.errors import (
     SpaceMismatchError,
     TransformationError,
 )
-from onward.evaluation.rankings import Ranking
 from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import Ranking
 from onward.quantisation import Quantisation
 from onward.spaces import Embeddings, Space, check_same_space
 from onward.transformation import linear

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from onward.errors import OnwardError
     from onward.evaluation.comparison import Comparison, compare, evaluate_embeddings
     from onward.evaluation.metrics import Evaluation, evaluate
-    from onward.evaluation.rankings import Ranking
     from onward.evaluation.relevance import Relevance
-    from onward.evaluation.retrieval import rank, search
+    from onward.evaluation.retrieval import Ranking, rank, search
     from onward.gallery import Gallery, create_gallery, open_gallery
     from onward.models import EmbeddingModel
     from onward.spaces import Embeddings, Space
@@ -34,7 +33,7 @@ _MODULE_OF = {
     "Evaluation": "evaluation.metrics",
     "Gallery": "gallery",
     "OnwardError": "errors",
-    "Ranking": "evaluation.rankings",
+    "Ranking": "evaluation.retrieval",
     "Relevance": "evaluation.relevance",
     "Space": "spaces",
     "Transformation": "transformation",

@@ -2,12 +2,13 @@
 
 A label is a number that means something within one source only: class 1 is "owl" where the source
 has cats and owls, and "dog" where it has cats, dogs and owls. What compares the labels of two
-sources, or puts them into one gallery, goes through `translate`: by name where both have names.
+sources, or puts them into one gallery, goes through `renumber`: by name where both have names.
 A negative label means that the class is not known. Nothing here knows of vectors or files.
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -106,21 +107,23 @@ def comparable(given: ClassNames | None, to: ClassNames | None) -> bool:
     return (given is None) == (to is None) or names is None or named_by_number(names)
 
 
-def translate(
+def renumber(
+    labels: Labels,
     given: ClassNames | None,
     to: ClassNames | None,
     *,
     same_labels: bool,
     sources: tuple[str, str],
-) -> dict[int, int]:
-    """Return what labels of one source are in the numbering of another; the others stay.
+) -> Labels:
+    """Return labels of one source in the numbering of another.
 
     By name where both have names. A class that the other does not know keeps its number if that
     is free there, and gets a new one if not. Where neither has names, the numbers are taken to
     mean the same; also where one has none and the other's names are the numbers themselves.
 
     Args:
-        given: the names of the classes whose labels are to be translated.
+        labels: what is renumbered.
+        given: the names of their classes.
         to: the names of the classes in whose numbering they are wanted.
         same_labels: the numbers of a source without names are those of the one with names.
         sources: what the two are, for messages: "the queries", "the gallery".
@@ -131,35 +134,24 @@ def translate(
     """
     if given is None or to is None:
         if same_labels or comparable(given, to):
-            return {}
-        names = given if to is None else to
-        assert names is not None  # noqa: S101  # else the two are comparable
+            return labels
         with_names, without = sources if to is None else sources[::-1]
-        label, name = next(iter(names.items()))
+        label, name = next(iter((given or to or {}).items()))
         raise LabelMismatchError(
             f"the classes of {with_names} have names ({label} is {name!r}), those of {without} "
             "have none, so nothing tells whether a label means the same class in both. Embed again "
             "from data with class names",
             "or, if both number their classes the same, say so: same_labels=True",
         )
-    label_of = {name: label for label, name in to.items()}
-    fresh = _fresh(label for names in (given, to) for label in names)
-    taken = set(to)
-    translated = {}
-    for label, name in given.items():
-        found = label_of.get(name)
-        if found is None:
-            found = label if label not in taken else next(fresh)
-        translated[label] = found
-    return {label: found for label, found in translated.items() if label != found}
-
-
-def renumber(labels: Labels, translated: Mapping[int, int]) -> Labels:
-    """Return labels in another numbering; what is not translated stays."""
-    if not translated:
-        return labels
+    label_of, used = {name: label for label, name in to.items()}, {*given, *to}
+    after = range(max(used, default=-1) + 1, LARGEST_LABEL + 1)
+    fresh = (number for number in chain(after, count()) if number not in used)
+    found = {
+        label: label_of[name] if name in label_of else next(fresh) if label in to else label
+        for label, name in given.items()
+    }
     every, row_of = np.unique(labels, return_inverse=True)
-    new: Labels = np.array([translated.get(label, label) for label in every.tolist()], np.int64)
+    new: Labels = np.array([found.get(label, label) for label in every.tolist()], np.int64)
     return new[row_of]
 
 
@@ -171,25 +163,19 @@ def into(
     same_labels: bool,
     sources: tuple[str, str],
 ) -> tuple[Labels, ClassNames | None]:
-    """Return labels in the numbering of another source, and its names with those it lacked.
-
-    Args:
-        labels: what is translated.
-        given: the names of their classes.
-        to: the names of the classes in whose numbering they are wanted.
-        same_labels: as `translate` takes it.
-        sources: likewise.
+    """Return what `renumber` does, and the names of the other source with those it lacked.
 
     Raises:
-        LabelMismatchError: as `translate` does, and if a label without a name is said to be of a
+        LabelMismatchError: as `renumber` does, and if a label without a name is said to be of a
             numbering that has no such class.
     """
-    translated = translate(given, to, same_labels=same_labels, sources=sources)
-    new = renumber(labels, translated)
+    new = renumber(labels, given, to, same_labels=same_labels, sources=sources)
     if to is None:
         return new, None
     if given is not None:
-        return new, {**to, **{translated.get(label, label): name for label, name in given.items()}}
+        numbers = np.array([*given], np.int64)
+        known = renumber(numbers, given, to, same_labels=same_labels, sources=sources)
+        return new, {**to, **dict(zip(known.tolist(), given.values(), strict=True))}
     lacking = [label for label in np.unique(new).tolist() if label >= 0 and label not in to]
     if lacking and not named_by_number(to):
         raise LabelMismatchError(
@@ -209,18 +195,8 @@ def numbering_note(
 ) -> str | None:
     """Return a sentence if labels of two sources meet by number, and nobody stated that they may.
 
-    None where they meet by name, and where `translate` refuses to bring them together.
+    None where they meet by name, and where `renumber` refuses to bring them together.
     """
     if same_labels or (given is not None and to is not None) or not comparable(given, to):
         return None
     return "labels without class names: the same number is taken to mean the same class"
-
-
-def _fresh(used: Iterable[int]) -> Iterator[int]:
-    taken = set(used)
-    number = max(taken, default=-1)
-    while True:
-        number = number + 1 if number < LARGEST_LABEL else 0
-        if number not in taken:
-            taken.add(number)
-            yield number

@@ -15,9 +15,8 @@ from jaxtyping import Float, Float64, Int64, UInt64
 
 from onward.errors import EvaluationError
 from onward.evaluation.metrics import METRICS, Evaluation, known
-from onward.evaluation.relevance import Relevance
+from onward.evaluation.relevance import Relevance, labelled_by
 from onward.evaluation.retrieval import LEFT_OUT, Searched, block_sizes, doubles
-from onward.labels import renumber, translate
 from onward.spaces import Embeddings, Ids, check_same_space, places
 
 GRID = tuple(point / 21 for point in range(22))
@@ -120,8 +119,8 @@ def backfill_curve(
 
     Args:
         queries: with labels, in the new space.
-        upgraded: the gallery as the upgrade left it, with labels: of some of the items, or of all.
-        embedded: all of the items with the vectors that the new model gives them.
+        upgraded: the gallery as the upgrade left it: of some of the items, or of all.
+        embedded: all of the items with labels and the vectors that the new model gives them.
         order: the ids of all of the items, most urgent first.
         exclude_self: leave out a query's own gallery entry, the one of the same id.
         shares: ascending, in [0, 1]; see `items_at`. Their number stands in the name of the AUC.
@@ -130,8 +129,8 @@ def backfill_curve(
     Raises:
         SpaceMismatchError: if the three are not in one space.
         EvaluationError: if an upgraded item is not among the embedded ones, the order does not
-            hold the same items, labels are missing or differ, or the shares are not as they must
-            be.
+            hold the same items, labels are missing, or the shares are not as they must be.
+        LabelMismatchError: if an item is upgraded in one class and embedded in another.
     """
     check_same_space(queries.space, upgraded.space)
     check_same_space(queries.space, embedded.space)
@@ -234,11 +233,7 @@ class _Replaced:
     ) -> "_Replaced":
         after = embedded.align(sorted(embedded.ids))
         there = places(upgraded.ids, after.ids)
-        if not _same_classes(upgraded, after.select(there)):
-            raise EvaluationError(
-                "upgraded and embedded do not give the same items the same labels",
-                "take the labels of both from the same data",
-            )
+        labelled_by(upgraded, "upgraded", [(after.select(there), "embedded")])  # or refused
         vectors = after.vectors.copy()
         vectors[there] = upgraded.vectors
         before = Embeddings(after.ids, vectors, after.space)
@@ -247,18 +242,6 @@ class _Replaced:
         turns = places(after.ids, tuple(order))
         since = np.searchsorted(done, turns, side="right").astype(np.int64)
         return cls(before, after, lost, since, len(shares))
-
-
-def _same_classes(one: Embeddings, other: Embeddings) -> bool:
-    """Say whether the same items are of the same classes, by name where both have names.
-
-    The classes of the same items tell that their numbers mean the same where one has no names.
-    """
-    if one.labels is None or other.labels is None:
-        return one.labels is other.labels
-    names = (one.class_names, other.class_names)
-    translated = translate(*names, same_labels=True, sources=("upgraded", "embedded"))
-    return np.array_equal(renumber(one.labels, translated), other.labels)
 
 
 def _judge(

@@ -15,9 +15,8 @@ import numpy as np
 
 from onward.errors import EvaluationError
 from onward.evaluation.metrics import METRICS, Evaluation, PerQuery, evaluate, known, parse_metrics
-from onward.evaluation.rankings import agreement, count_neighbours
 from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import rank, search
+from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
 from onward.spaces import Embeddings, check_same_space
 
 OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
@@ -247,7 +246,7 @@ class AgreementComparison:
 
     Attributes:
         cells: the agreement of each query with "new/new", by name: "old/old", "new/old" or "new/old
-            as stored", and "new/new". See `onward.evaluation.rankings.agreement`.
+            as stored", and "new/new". See `onward.evaluation.retrieval.agreement`.
         neighbours: how many nearest items it compares.
         are_items: whether the queries are gallery items, which stand for queries that nobody has.
     """

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from onward.errors import EvaluationError
-from onward.evaluation.rankings import Hits, Ranking, as_count
 from onward.evaluation.relevance import IGNORED, Grades, Relevance
+from onward.evaluation.retrieval import Hits, Ranking, as_count
 from onward.spaces import Ids, places
 
 Counts = Int64[np.ndarray, " query"]

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from onward.errors import EvaluationError, LabelMismatchError
-from onward.evaluation.rankings import Hits, Ranking, Rows, check_once, refuse
-from onward.labels import as_labels, into, renumber, shown, translate
+from onward.evaluation.retrieval import Hits, Ranking, Rows, check_once, refuse
+from onward.labels import as_labels, into, renumber, shown
 from onward.spaces import Embeddings, Ids
 
 Counts = Int64[np.ndarray, " query"]
@@ -428,13 +428,9 @@ def common_labels(
             "embed items with labels, or say what is right by judgements (qrels=...) or by pairs "
             "to verify (pairs=...)",
         )
-    translated = translate(
-        queries.class_names,
-        gallery.class_names,
-        same_labels=same_labels,
-        sources=("the queries", "the gallery"),
-    )
-    return renumber(queries.labels, translated), gallery.labels
+    names, sources = (queries.class_names, gallery.class_names), ("the queries", "the gallery")
+    asked = renumber(queries.labels, *names, same_labels=same_labels, sources=sources)
+    return asked, gallery.labels
 
 
 def unlabelled(
@@ -458,15 +454,8 @@ def label_alike(same_items: Sequence[Embeddings], sources: Sequence[str]) -> lis
     Raises:
         LabelMismatchError: if two put an item in two classes, by name where both have names.
     """
-    known = [
-        (each, source)
-        for each, source in zip(same_items, sources, strict=True)
-        if each.labels is not None
-    ]
-    return [
-        labelled_by(each, source, [pair for pair in known if pair[0] is not each])
-        for each, source in zip(same_items, sources, strict=True)
-    ]
+    known = list(zip(same_items, sources, strict=True))
+    return [labelled_by(*one, known) for one in known]
 
 
 def labelled_by(
@@ -478,18 +467,14 @@ def labelled_by(
         LabelMismatchError: if an item is in two classes.
     """
     for other, whose in others:
-        assert other.labels is not None  # noqa: S101  # such are left out
+        if other.labels is None or other is each:
+            continue
         if each.labels is None:
             each = replace(each, labels=other.labels, class_names=other.class_names)
             source = whose
             continue
-        labels, names = into(
-            other.labels,
-            other.class_names,
-            each.class_names,
-            same_labels=True,
-            sources=(whose, source),
-        )
+        names, sources = (other.class_names, each.class_names), (whose, source)
+        labels, class_names = into(other.labels, *names, same_labels=True, sources=sources)
         apart = np.flatnonzero((labels != each.labels) & (labels >= 0) & (each.labels >= 0))
         if len(apart):
             row = int(apart[0])
@@ -497,13 +482,12 @@ def labelled_by(
             theirs = shown(int(other.labels[row]), other.class_names)
             raise LabelMismatchError(
                 f"item {each.ids[row]!r} is of class {ours} in {source} and of class "
-                f"{theirs} in {whose}, and {len(apart)} of {len(each)} "
-                "items differ like that",
+                f"{theirs} in {whose}, and {len(apart)} of {len(each)} items differ like that",
                 "give labels that are numbered the same, or all with class names",
             )
         if ((labels >= 0) & (each.labels < 0)).any():
             merged = np.where(each.labels < 0, labels, each.labels)
-            each = replace(each, labels=merged, class_names=names)
+            each = replace(each, labels=merged, class_names=class_names)
     return each
 
 

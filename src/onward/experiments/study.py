@@ -39,8 +39,7 @@ from onward.evaluation.backfill_curve import (
 )
 from onward.evaluation.comparison import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
 from onward.evaluation.intervals import over_queries
-from onward.evaluation.rankings import Ranking
-from onward.evaluation.retrieval import search
+from onward.evaluation.retrieval import Ranking, search
 from onward.evaluation.verification import verify_pairs
 from onward.experiments.arms import FittedArm, count_macs, fit_arms
 from onward.experiments.recipe import Recipe

@@ -11,8 +11,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from onward.errors import EvaluationError, GalleryError, LabelMismatchError
-from onward.evaluation.rankings import as_count
 from onward.evaluation.relevance import labelled_by
+from onward.evaluation.retrieval import as_count
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Rows
 from onward.gallery.values import Revisions

@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 
 from onward.errors import GalleryError
 from onward.evaluation import retrieval
-from onward.evaluation.rankings import Ranking
+from onward.evaluation.retrieval import Ranking
 from onward.gallery.record import Field, Record
 from onward.gallery.store import Filling, Rows, Scan, Share, Writing, share_of
 from onward.gallery.values import Batch, JournalEntry

@@ -14,7 +14,7 @@ from typing import Any
 
 from onward.errors import GalleryError
 from onward.gallery.values import Control, RecordedRoutes, Served
-from onward.labels import ClassNames, Labels, into, renumber, translate
+from onward.labels import ClassNames, Labels, into, renumber
 from onward.plain import fields_of
 from onward.spaces import Embeddings, Space
 
@@ -244,7 +244,7 @@ class Record:
                 there = set(labels_there())
                 if not there or (same_labels and there <= set(given)):
                     return replace(self, class_names=given)
-            translate(given, None, same_labels=same_labels, sources=sources)
+            renumber(labels, given, None, same_labels=same_labels, sources=sources)
             return None if known is not None else replace(self, class_names={})
         _, names = into(labels, given, known, same_labels=same_labels, sources=sources)
         return None if names == known else replace(self, class_names=names)
@@ -253,10 +253,8 @@ class Record:
         """Return the labels of items whose classes the record names, in its numbering."""
         if items.labels is None:
             return None
-        known, sources = self.class_names or None, ("the items", f"gallery {self.url}")
-        return renumber(
-            items.labels, translate(items.class_names, known, same_labels=True, sources=sources)
-        )
+        names, sources = (items.class_names, self.class_names or None), ("the items", self.url)
+        return renumber(items.labels, *names, same_labels=True, sources=sources)
 
     def with_serving(self, now: Served) -> "Record | None":
         """Return the record with something else answering queries; None if it does so already."""

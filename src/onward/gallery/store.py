@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from onward.evaluation.rankings import Ranking
+from onward.evaluation.retrieval import Ranking
 from onward.gallery.record import Field, Record
 from onward.gallery.values import Batch, JournalEntry, Revisions
 from onward.labels import Labels

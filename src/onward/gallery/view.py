@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from onward.artifacts import canonical_json, digest
 from onward.errors import GalleryError, SpaceMismatchError
-from onward.evaluation.rankings import Ranking, as_count
+from onward.evaluation.retrieval import Ranking, as_count
 from onward.gallery.checks import (
     check_batch_rows,
     check_can_serve,

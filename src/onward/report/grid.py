@@ -15,8 +15,8 @@ import numpy as np
 
 from onward.data.items import Items
 from onward.errors import DataError, EvaluationError
-from onward.evaluation.rankings import Ranking
 from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import Ranking
 
 THUMBNAIL_PIXELS = 96
 CRISP_PIXELS = 48

@@ -16,7 +16,7 @@ from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation.relevance import Relevance
 from onward.gallery import GalleryRows, GalleryView
-from onward.labels import Labels, comparable, renumber, translate
+from onward.labels import Labels, comparable, renumber
 from onward.spaces import Embeddings, Ids, Origin, Space
 from onward.upgrading.routes import Routes, answering_space, needed_spaces, transform
 
@@ -332,9 +332,8 @@ def labels_of(
     """
     if given.labels is None:
         return None
-    names, sources = gallery.class_names(), (what, f"gallery {gallery.url}")
-    translated = translate(given.class_names, names, same_labels=same_labels, sources=sources)
-    return renumber(given.labels, translated)
+    names, sources = (given.class_names, gallery.class_names()), (what, f"gallery {gallery.url}")
+    return renumber(given.labels, *names, same_labels=same_labels, sources=sources)
 
 
 def _count_known(given: Embeddings) -> int:

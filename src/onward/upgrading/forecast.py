@@ -26,9 +26,8 @@ from onward.evaluation.backfill_curve import (
 from onward.evaluation.intervals import Interval, over_clusters
 from onward.evaluation.metrics import METRICS as BY_LABEL
 from onward.evaluation.metrics import Evaluation, MetricName, PerQuery, evaluate
-from onward.evaluation.rankings import Ranking, agreement, count_neighbours
 from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import rank, search
+from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
 from onward.gallery import Gallery, GalleryView
 from onward.gallery.values import aligned
 from onward.plain import Plain, fields_of

@@ -25,7 +25,7 @@ from jaxtyping import UInt64
 from onward.errors import UpgradeError
 from onward.evaluation.comparison import NEW, OLD, UPGRADED
 from onward.evaluation.metrics import METRICS, Counts, Evaluation, average_precision, first_hits
-from onward.evaluation.rankings import Ranking
+from onward.evaluation.retrieval import Ranking
 from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
 from onward.plain import Plain, fields_of
 from onward.progress import Progress

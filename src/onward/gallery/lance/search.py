@@ -25,7 +25,7 @@ from jaxtyping import Float32
 
 from onward.errors import GalleryError
 from onward.evaluation import retrieval
-from onward.evaluation.rankings import Ranking
+from onward.evaluation.retrieval import Ranking
 from onward.gallery.lance.commits import open_dataset
 from onward.gallery.lance.rows import origin_column, rows_where, vectors_of
 from onward.gallery.record import Field

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from onward.artifacts import beside
 from onward.errors import GalleryError, OnwardError
-from onward.evaluation.rankings import Ranking
+from onward.evaluation.retrieval import Ranking
 from onward.gallery.lance.commits import commit, connect, open_dataset, speaking
 from onward.gallery.lance.fragments import (
     Filler,

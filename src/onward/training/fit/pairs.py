@@ -24,7 +24,7 @@ from onward.errors import (
 )
 from onward.evaluation.relevance import label_alike
 from onward.gallery import Gallery
-from onward.labels import ClassNames, Labels, translate
+from onward.labels import ClassNames, Labels, renumber
 from onward.spaces import Embeddings, Ids, Space
 from onward.transformation import Transformation
 
@@ -337,12 +337,10 @@ class Classifier:
         Raises:
             LabelMismatchError: if only one of the two has class names, and `same_labels` is false.
         """
+        given, names = np.array(self.classes, np.int64), (self.class_names, class_names)
         sources = ("the classifier", "the items")
-        translated = translate(
-            self.class_names, class_names, same_labels=same_labels, sources=sources
-        )
-        classes = tuple(translated.get(label, label) for label in self.classes)
-        return replace(self, classes=classes, class_names=class_names)
+        classes = renumber(given, *names, same_labels=same_labels, sources=sources)
+        return replace(self, classes=tuple(classes.tolist()), class_names=class_names)
 
     def rows_of(self, labels: Labels) -> Labels:
         """Return the row of each label's class, or -1 where the classifier does not know it."""

@@ -23,9 +23,8 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from onward.errors import DataError
 from onward.evaluation.intervals import Interval, over_clusters
 from onward.evaluation.metrics import evaluate
-from onward.evaluation.rankings import agreement, count_neighbours
 from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import rank, search
+from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
 from onward.labels import Labels
 from onward.spaces import Embeddings
 from onward.training.fit.pairs import Pairs, Rows
