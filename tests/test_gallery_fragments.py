@@ -1,10 +1,8 @@
 """An empty space of a LanceDB gallery is filled beside the rows, part by part."""
 
-import multiprocessing
 import os
 import sys
 import time
-from contextlib import contextmanager
 from datetime import timedelta
 
 import lancedb
@@ -15,7 +13,6 @@ from rights import without_the_rights_of_root
 from onward.errors import GalleryError, UpgradeError
 from onward.gallery import RecordedRoutes, Share, create_gallery, open_gallery
 from onward.gallery.lance import fragments
-from onward.gallery.lance.workers import alone_in
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade, plan_upgrade
@@ -180,9 +177,8 @@ def test_compacting_in_the_midst_means_that_the_part_is_made_again(path, gallery
     check(gallery)
 
 
-def test_two_who_fill_the_same_part_write_it_once(path, gallery, monkeypatch):
-    """Without locks, as on a file system that has none."""
-    monkeypatch.setattr("onward.gallery.lance.workers._lock", lambda file, exclusive: None)
+def test_two_who_fill_the_same_part_write_it_once(path, gallery):
+    """As each believes to be alone on a file system without locks."""
     found = []
 
     def disturbed(batch):
@@ -321,27 +317,13 @@ def test_an_index_of_another_space_stays_complete(path, gallery):
     assert table.index_stats(index.name).num_unindexed_rows == 0
 
 
-def hold(directory, held, release):
-    with alone_in(directory / "0", "photos.lance") as alone:
-        assert alone
-        held.set()
-        release.wait()
-
-
-@pytest.mark.slow
-def test_a_part_that_another_process_works_on_is_left_to_it_until_it_ends(path, gallery):
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    locks = path / "workers" / "new_2-fragments"
-    process = context.Process(target=hold, args=(locks, held, release))
-    process.start()
-    held.wait()
-    filling = gallery.fill(NEW, [OLD, SIDE], of_h, made_by=H.digest)
-    assert [next(filling) for _ in range(4)] == [PART, PART, 0, 0]
-    assert gallery.count([NEW]) == 2 * PART
-    process.kill()
-    process.join()
-    assert list(filling) == [PART]
+def test_workers_split_the_parts_and_those_of_one_that_ends_are_filled_too(path, gallery):
+    with gallery.working_on(NEW) as mine:
+        with open_gallery(path).working_on(NEW):
+            own = 2 - mine().number  # of the parts 0, 1, 2
+            filling = gallery.fill(NEW, [OLD, SIDE], of_h, made_by=H.digest, share_now=mine)
+            assert [next(filling) for _ in range(own + 2)] == [PART] * own + [0, 0]
+        assert list(filling) == [PART] * (3 - own)
     check(gallery)
 
 
@@ -354,40 +336,6 @@ def precious(tmp_path):
     yield file
     assert file.read_text() == "years of work"
     assert file.stat().st_mtime == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens what a link leads to")
-@pytest.mark.parametrize("leads_to", ["precious", "nothing"])
-def test_a_link_in_the_place_of_a_lock_is_refused_and_not_followed(
-    path, gallery, precious, leads_to
-):
-    lock = path / "workers" / "new_2-fragments" / "0"
-    lock.parent.mkdir(parents=True)
-    lock.symlink_to(precious.with_name(leads_to))
-    words = r"/0 is a link; a lock has to be a file of its own, .* Remove it, and run the same"
-    with pytest.raises(GalleryError, match=words):
-        fill(gallery)
-    assert lock.is_symlink()
-    assert not precious.with_name("nothing").exists()
-    lock.unlink()
-    assert sum(fill(gallery)) == 3 * PART
-    check(gallery)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens what a link leads to")
-def test_a_link_that_takes_the_place_of_a_lock_that_is_held_is_not_followed(
-    path, gallery, precious
-):
-    lock = path / "workers" / "new_2-fragments" / "0"
-
-    def of_h_beside_a_link(batch):
-        lock.unlink(missing_ok=True)
-        lock.symlink_to(precious)
-        return of_h(batch)
-
-    filling = gallery.fill(NEW, [OLD, SIDE], of_h_beside_a_link, made_by=H.digest, batch_rows=7)
-    assert next(filling) == PART
-    filling.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows opens what a link leads to")
@@ -424,18 +372,15 @@ def test_an_upgrade_fills_first_and_merges_the_rest(path, gallery):
 
 
 @pytest.fixture
-def held_parts(monkeypatch):
-    """Another process works on every part, and does not get on."""
-
-    @contextmanager
-    def held(path, url):
-        yield False
-
-    monkeypatch.setattr(fragments, "alone_in", held)
+def other_that_hangs(path, gallery, monkeypatch):
+    """Another worker, which never gets on with its parts."""
     monkeypatch.setattr("onward.upgrading.run.LOOK_SECONDS", 0.01)
+    with open_gallery(path).working_on(NEW):
+        yield
 
 
-def test_waiting_for_another_process_can_be_stopped(gallery, held_parts):
+@pytest.mark.usefixtures("other_that_hangs")
+def test_waiting_for_another_worker_can_be_stopped(gallery):
     upgrade, asked = Upgrade(gallery, H), []
     upgrade.start()
 
@@ -444,31 +389,17 @@ def test_waiting_for_another_process_can_be_stopped(gallery, held_parts):
         return len(asked) > 5
 
     result = upgrade.run(stop=stop)
-    assert (result.done, result.stopped) == (0, True)
+    assert result.stopped
+    assert result.done in (PART, 2 * PART)
 
 
-def test_what_another_process_hangs_on_is_written_row_by_row(gallery, held_parts, monkeypatch):
+@pytest.mark.usefixtures("other_that_hangs")
+def test_what_another_worker_hangs_on_is_filled_too(gallery, monkeypatch):
     monkeypatch.setattr(fragments, "HANGING_SECONDS", 0.05)
     upgrade = Upgrade(gallery, H)
     upgrade.start()
     assert upgrade.run(batch_rows=20).done == 60
     check(gallery)
-
-
-def test_a_worker_that_gets_on_is_waited_for_however_long_it_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr(fragments, "HANGING_SECONDS", 10.0)
-    patience, lock = fragments._Patience(), tmp_path / "0"
-    lock.touch()
-    seconds = [time.monotonic()]
-    monkeypatch.setattr("onward.gallery.lance.fragments.time.monotonic", lambda: seconds[0])
-    for _ in range(10):
-        seconds[0] += 4
-        assert not patience.is_over([lock])  # its lock was touched just now
-    os.utime(lock, (0, 0))
-    assert patience.is_over([lock])
-    assert patience.is_over([tmp_path / "gone"])
-    seconds[0] += 1000  # it was paused, as the other was
-    assert not patience.is_over([lock])
 
 
 def test_gaps_are_written_in_pieces(path, gallery, monkeypatch):

@@ -34,17 +34,6 @@ def test_every_id_belongs_to_exactly_one_share_and_shares_are_about_equal(of):
     assert sizes.max() < 1.5 * 6400 / of
 
 
-def test_a_scan_of_a_share_gives_what_belongs_to_it(gallery):
-    found = []
-    for number in range(3):
-        share = Share(number, 3)
-        batches = list(gallery.scan([OLD], without=[NEW], batch_rows=20, share=share))
-        ids = [item for batch in batches for item in batch.ids]
-        assert ids == [item for item in ids if share.holds(item)]
-        found += ids
-    assert sorted(found) == list(numbered(300))
-
-
 def test_workers_split_the_rows_while_they_are_there(url, gallery):
     other = open_gallery(url)
     with gallery.working_on(NEW) as mine:
@@ -81,7 +70,7 @@ def test_a_worker_that_was_killed_is_no_longer_one(tmp_path):
 
 def test_without_locks_every_worker_believes_to_be_alone(tmp_path, monkeypatch):
     gallery = create_gallery(tmp_path / "g.lance", OLD)
-    monkeypatch.setattr("onward.gallery.lance.workers._lock", lambda file, exclusive: None)
+    monkeypatch.setattr("onward.gallery.lance.fragments._lock", lambda file, exclusive: None)
     with gallery.working_on(OLD) as mine, gallery.working_on(OLD) as theirs:
         assert mine() == theirs() == Share(0, 1)
 

@@ -145,12 +145,14 @@ class Filling:
         batch_rows: the most rows at a time.
         derive: gives the new vectors of a batch in its order, maybe not of all rows, whose field
             then stays empty; None to end.
+        share_now: gives the share of the parts that are to be filled here, as it is now.
     """
 
     to: Field
     wanted: Sequence[Field]
     batch_rows: int
     derive: Callable[[Batch], Writing | None]
+    share_now: Callable[[], Share] = lambda: EVERYTHING
 
 
 @runtime_checkable

@@ -252,6 +252,7 @@ class GalleryRows(ABC):
         *,
         batch_rows: int = BATCH_ROWS,
         made_by: str,
+        share_now: Callable[[], Share] = lambda: EVERYTHING,
     ) -> Iterator[int]:
         """Fill an empty space in large parts of the rows at once, where the store has a way to.
 
@@ -265,6 +266,7 @@ class GalleryRows(ABC):
                 it leaves out stay empty. If it ends or fails, the part under way is left as it was.
             batch_rows: the most rows at a time.
             made_by: digest of what makes the vectors.
+            share_now: gives this worker's share of all parts, as `working_on` tells it.
 
         Yields:
             After each part, how many rows were written; 0 if others were quicker, or work on all
@@ -294,7 +296,7 @@ class GalleryRows(ABC):
                 )
             return Writing(to, embeddings, revisions, "upgraded", uncertainty)
 
-        return self._store.fill(Filling(to, wanted, size, checked))
+        return self._store.fill(Filling(to, wanted, size, checked, share_now))
 
     def build_index(self, space: Space) -> None:
         """Build what `search(approximate=True)` uses, where the store has such a thing."""

@@ -251,12 +251,20 @@ def fill_first(
     routes: Routes,
     batch_rows: int,
     derive: Callable[[Batch], Derived | None],
+    share_now: Callable[[], Share],
 ) -> Iterator[int]:
     """Fill what the first transformation carries in large parts; see `Gallery.fill`."""
     needed = needed_spaces(routes.first)
     if not set(needed) <= set(gallery.spaces()):
         return iter(())
-    return gallery.fill(routes.new, needed, derive, batch_rows=batch_rows, made_by=routes.digest)
+    return gallery.fill(
+        routes.new,
+        needed,
+        derive,
+        batch_rows=batch_rows,
+        made_by=routes.digest,
+        share_now=share_now,
+    )
 
 
 def carried(

@@ -211,7 +211,7 @@ class _Run:
 
         Rows that get no vector are left: where there are no others, nothing is to be done.
         """
-        outcome = self._fill(share)
+        outcome = self._fill(share_now)
         if outcome == "stopped":
             return outcome
         begin = time.monotonic()
@@ -229,14 +229,14 @@ class _Run:
         self.settle()
         return outcome
 
-    def _fill(self, share: Share) -> Outcome:
+    def _fill(self, share_now: Callable[[], Share]) -> Outcome:
         """Fill what the store can fill in large parts; another worker's parts are waited for."""
         outcome: Outcome = "nothing"
         underway = 0
 
         def derive(batch: Batch) -> Derived | None:
             nonlocal outcome, underway
-            rows = self.pace.next_rows(len(batch), share.of, self.settle)
+            rows = self.pace.next_rows(len(batch), 1, self.settle)
             if rows is None:
                 outcome = "stopped"
             if rows is None or self.pace.control.rows_per_second:  # what is under way is dropped
@@ -248,12 +248,12 @@ class _Run:
 
         if self.pace.control.rows_per_second:
             return outcome
-        for written in fill_first(self.pace.view, self.routes, self.batch_rows, derive):
+        for written in fill_first(self.pace.view, self.routes, self.batch_rows, derive, share_now):
             self.done += written
             underway = 0
             outcome = "done" if written else outcome
             if not written:
-                if self.pace.next_rows(1, share.of, self.settle) is None:
+                if self.pace.next_rows(1, 1, self.settle) is None:
                     return "stopped"
                 time.sleep(LOOK_SECONDS)
         return outcome

@@ -9,22 +9,30 @@ The file is made from the fragment as it was read, and becomes part of the table
 files make up the fragment still. What others change or delete meanwhile is marked as deleted there;
 changed rows stand elsewhere, without a vector in the field.
 
+Several processes split the fragments by their shares. Which processes those are, locks on files
+tell: the operating system takes a lock away from a process that ends, however it ends. So a worker
+that was killed is no longer one at once, without a clock and without being told. Correctness never
+depends on this: where there are no locks, every worker believes to be alone, and of two who fill
+the same fragment the first one wins.
+
 Only `onward.gallery.lance.store` imports this.
 """
 
+import errno
 import json
-import math
+import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import copy
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,9 +48,8 @@ from onward.gallery.lance.rows import (
     rows_where,
     written_columns,
 )
-from onward.gallery.lance.workers import alone_in, touch
 from onward.gallery.record import Field
-from onward.gallery.store import Filling, Writing
+from onward.gallery.store import EVERYTHING, Filling, Share, Writing, share_of
 from onward.gallery.values import Batch
 
 FEWEST_ROWS = 8192
@@ -55,10 +62,8 @@ NULL_ROWS = 4096
 """The most rows that are made at a time where some have nothing."""
 FRUITLESS_TRIES = 3
 """Times that a part is made again which others have changed at the last moment."""
-LOOKING_SECONDS = 5.0
-"""Who waits looks more often."""
 HANGING_SECONDS = 30.0
-"""A worker that has not got on with its part for so long is waited for no longer."""
+"""Where other workers have finished no part for so long, theirs are filled here too."""
 COMPACTION: Any = {
     "target_rows_per_fragment": FRAGMENT_ROWS,
     "num_threads": 1,
@@ -74,6 +79,8 @@ NOT_USED = -2
 """In the place of a column's number: Lance does not look for it in this file."""
 PLACE_BITS = 32
 """The lower bits of a row's address say where in its fragment it stands."""
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""A link in the place of a lock is not followed: what it leads to is not a worker's."""
 
 
 class Filler:
@@ -81,43 +88,38 @@ class Filler:
 
     Attributes:
         path: of the table.
-        workers: the directory of the locks by which workers know of each other.
         url: of the gallery.
         filling: what fills which field.
     """
 
-    def __init__(self, path: Path, workers: Path, url: str, filling: Filling) -> None:
+    def __init__(self, path: Path, url: str, filling: Filling) -> None:
         self._path, self._url, self._filling = path, url, filling
-        self._locks = workers / f"{filling.to.column}-fragments"
         self._schema = pa.schema(field_columns(filling.to))
         self._left_out = set[int]()
 
     def fill(self) -> Iterator[int]:
         """Fill the field in every large fragment in which it is empty; see `Store.fill`.
 
-        Gives after each how many rows were written, or 0 where others work on it.
+        Gives after each how many rows were written, or 0 where others work on all that is left.
         """
-        tries, patience = Counter[int](), _Patience()
+        tries, awaited, since = Counter[int](), list[int](), 0.0
         while large := self._large():
-            held = []
-            for number in large:
-                lock = self._locks / str(number)
-                with alone_in(lock, self._url) as alone:
-                    written = self._fill(number, lock) if alone else 0
-                if written is None:
-                    return
-                if not alone:
-                    held.append(lock)
-                    continue
-                yield written
-                if not written:  # the fragments are others now
-                    tries[number] += 1
-                    self._left_out |= {number} if tries[number] == FRUITLESS_TRIES else set()
-                    break
-            if len(held) == len(large):
-                if patience.is_over(held):
-                    return
+            if large != awaited:
+                awaited, since = large, time.monotonic()
+            share = self._filling.share_now()
+            own = [number for number in large if number % share.of == share.number]
+            if time.monotonic() - since > HANGING_SECONDS:
+                own = large
+            if not own:
                 yield 0
+                continue
+            written = self._fill(own[0])
+            if written is None:
+                return
+            yield written
+            if not written:  # the fragments are others now
+                tries[own[0]] += 1
+                self._left_out |= {own[0]} if tries[own[0]] == FRUITLESS_TRIES else set()
 
     def _large(self) -> list[int]:
         """Return the fragments to be filled as they are now; remember which are too small."""
@@ -137,7 +139,7 @@ class Filler:
                     self._left_out.add(one.fragment_id)
             return large
 
-    def _fill(self, number: int, lock: Path) -> int | None:
+    def _fill(self, number: int) -> int | None:
         """Fill the field in a fragment.
 
         Returns:
@@ -159,7 +161,7 @@ class Filler:
         name, is_needless = f"{token_hex(20)}.lance", True
         path = self._path / "data" / name
         try:
-            written = self._write(fragment, path, lock)
+            written = self._write(fragment, path)
             if not written:
                 return written
             version = files[0].file_major_version, files[0].file_minor_version
@@ -173,7 +175,7 @@ class Filler:
             if is_needless:
                 path.unlink(missing_ok=True)
 
-    def _write(self, fragment: Any, path: Path, lock: Path) -> int | None:
+    def _write(self, fragment: Any, path: Path) -> int | None:
         """Write the file; return how many rows have a vector in it, None if it was told to end."""
         from lance.file import LanceFileWriter
 
@@ -188,7 +190,6 @@ class Filler:
             while (given := reading.result()) is not None:
                 reading = others.submit(next, batches, None)
                 (batch, places), begin = given, end
-                touch(lock)
                 made = self._filling.derive(batch)
                 writing.result()
                 if made is None:
@@ -259,21 +260,6 @@ class Filler:
         return True
 
 
-class _Patience:
-    """Waits for other workers as long as they get on: their locks are touched with every batch."""
-
-    def __init__(self) -> None:
-        self._since = self._looked = time.monotonic()
-
-    def is_over(self, locks: list[Path]) -> bool:
-        now = time.monotonic()
-        if now - self._looked > LOOKING_SECONDS:  # it had not only to wait, or was paused itself
-            self._since = now
-        self._looked = now
-        quiet = min(map(_seconds_since_written, locks))
-        return min(quiet, now - self._since) > HANGING_SECONDS
-
-
 def count_scattered(path: Path) -> tuple[int, int]:
     """Count the rows in fragments that are too small to be filled, and all rows."""
     live = [one.physical_rows - one.num_deletions for one in open_dataset(path).get_fragments()]
@@ -315,16 +301,9 @@ def compact_table(path: Path, keep: timedelta) -> None:
     dataset.optimize.optimize_indices()
     dataset.cleanup_old_versions(older_than=keep, error_if_tagged_old_versions=False)
     for file in (path / "data").glob(".tmp*"):  # a killed process has left it; Lance does not look
-        if LEFTOVER.total_seconds() < _seconds_since_written(file) < math.inf:
-            file.unlink(missing_ok=True)
-
-
-def _seconds_since_written(file: Path) -> float:
-    """Return the age of a file; infinite if it is gone, for others may take it away meanwhile."""
-    try:
-        return time.time() - file.stat().st_mtime
-    except FileNotFoundError:
-        return math.inf
+        with suppress(FileNotFoundError):  # others may take it away meanwhile
+            if time.time() - file.stat().st_mtime > LEFTOVER.total_seconds():
+                file.unlink()
 
 
 def _is_empty(fragment: Any, field: Field, numbers: set[int]) -> bool:
@@ -338,3 +317,62 @@ def _numbers(dataset: Any, to: Field) -> list[int]:
     numbers = {column.name(): column.id() for column in dataset.lance_schema.fields()}
     names = [column.name for column in field_columns(to)]
     return [numbers[name] for name in names] if set(names) <= set(numbers) else []
+
+
+@contextmanager
+def working_in(directory: Path, url: str) -> Iterator[Callable[[], Share]]:
+    """Be one of the workers that have a file in this directory, while the block runs."""
+    name = token_hex(8)
+    aside, own = directory / f".{name}", directory / name
+    with speaking(url):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = aside.open("x")  # never what somebody else has put there
+    with file:
+        try:
+            if _lock(file, exclusive=True) is None:
+                yield lambda: EVERYTHING
+                return
+            with speaking(url):
+                aside.rename(own)  # locked before others can see it
+            yield lambda: share_of(name, _alive(directory, name))
+        finally:
+            own.unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
+
+
+def _alive(directory: Path, own: str) -> list[str]:
+    """Return the other workers; forget those that have ended."""
+    found = []
+    for path in directory.iterdir():
+        if path.name.startswith(".") or path.name == own:
+            continue
+        try:
+            with os.fdopen(os.open(path, os.O_RDONLY | _NOFOLLOW)) as file:
+                if _lock(file, exclusive=False):
+                    path.unlink(missing_ok=True)
+                else:
+                    found.append(path.name)
+        except FileNotFoundError:  # it ended just now
+            continue
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # a link is not a worker
+                raise
+    return found
+
+
+def _lock(file: IO[str], *, exclusive: bool) -> bool | None:
+    """Lock a file until it is closed; say whether that could be done, or None where none has locks.
+
+    False means that another process holds it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # this file system has no locks
+        return None
+    return True

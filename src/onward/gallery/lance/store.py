@@ -32,6 +32,7 @@ from onward.gallery.lance.fragments import (
     compact_table,
     content_version,
     count_scattered,
+    working_in,
 )
 from onward.gallery.lance.rows import (
     IDS_A_QUERY,
@@ -61,7 +62,6 @@ from onward.gallery.lance.search import (
     has_index,
     search_table,
 )
-from onward.gallery.lance.workers import working_in
 from onward.gallery.record import FORMAT, Field, Record
 from onward.gallery.store import Filling, Rows, Scan, Share, Writing
 from onward.gallery.values import Batch, JournalEntry
@@ -233,7 +233,7 @@ class LanceStore:
     def fill(self, filling: Filling) -> Iterator[int]:
         """Write new files beside large fragments."""
         self._last_read.clear()
-        return Filler(self._table, self._path / WORKERS, self.url, filling).fill()
+        return Filler(self._table, self.url, filling).fill()
 
     def count(
         self, filled: Sequence[Field], empty: Sequence[Field], origin: Origin | None = None
