@@ -43,8 +43,16 @@ def test_a_model_is_trained_by_each_objective(objective, tmp_path):
 @pytest.mark.slow
 def test_any_setting_of_the_objective_can_be_set(tmp_path):
     words = [*SMALL.split(), "--objective", "cosface", "--set", "margin=0.2", "--set", "scale=16"]
+    words[words.index("--batch-size")] = "--batch"  # its other spelling
     settings = train(tmp_path / "model", *words).made_by["settings"]
     assert (settings["loss"], settings["margin"], settings["scale"]) == ("cosface", 0.2, 16)
+    assert settings["batch_size"] == 64
+
+
+def test_an_option_may_not_be_given_in_both_its_spellings(tmp_path):
+    words = ["train", "digits", str(tmp_path / "m"), "--batch", "32", "--batch-size", "64"]
+    with pytest.raises(ConfigurationError, match="--batch and --batch-size mean the same; give"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 @pytest.mark.slow

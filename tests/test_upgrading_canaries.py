@@ -357,8 +357,12 @@ def test_the_command_line_takes_real_queries_with_qrels(on_disk):
     assert json.loads(alone.stdout)["passed"]
     refused = {
         (*qrels, *by_old): "but there are none; add --canaries FILE or --queries-new FILE",
-        (*by_new, "--canaries", "x"): "--canaries and --queries-new name the same queries; give",
-        (*by_new, *by_old, "--canaries-old", "x"): "--canaries-old and --queries-old name the same",
+        (
+            *by_new,
+            "--canaries",
+            "x",
+        ): "--canaries and --queries-new mean the same; give one of the two",
+        (*by_new, *by_old, "--canaries-old", "x"): "--canaries-old and --queries-old mean the same",
         (*by_new, *qrels, "--same-labels"): "--same-labels has no effect with --qrels",
         (*by_new, *by_old): "have no labels, and it is not said what they should find; give embed",
         (

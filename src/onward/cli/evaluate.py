@@ -12,7 +12,6 @@ from onward.cli.judging import (
     Judging,
     Queries,
     align_files,
-    read_queries,
     takes_judging,
 )
 from onward.cli.options import (
@@ -152,15 +151,11 @@ class Compared(Judging):
         old: the items by the old model: .parquet.
         upgraded: the items after the upgrade: .parquet.
         new: the items by the new model: .parquet; needed unless queries are given.
-        queries_old: queries that are not the items, by the old model: .parquet.
-        queries_new: the same queries by the new model: .parquet.
     """
 
     old: Path
     upgraded: Path
     new: Path | None = None
-    queries_old: Path | None = None
-    queries_new: Path | None = None
 
     @property
     def cameras(self) -> tuple[Path, Path]:
@@ -246,41 +241,33 @@ def read_cells(asked: Compared) -> "dict[str, tuple[Embeddings, Embeddings]]":
     from onward.evaluation.relevance import label_alike
     from onward.spaces import Embeddings
 
-    queries = read_queries(asked.queries_old, asked.queries_new)
+    queries, last = asked.queries, asked.new or asked.upgraded
     if asked.new is None and queries is None:
         raise ConfigurationError(
             "without queries the items themselves are asked, by both models, and by the new one "
             "they are not there",
             "give --new FILE, or queries: --queries-old FILE --queries-new FILE",
         )
-    last = asked.new or asked.upgraded
-    by_new, by_old = Embeddings.load(last), Embeddings.load(asked.old)
-    if by_old.space == by_new.space:
+    given = {OLD: asked.old, UPGRADED: asked.upgraded, NEW: asked.new}
+    paths = {cell: path for cell, path in given.items() if path is not None}
+    items = {cell: Embeddings.load(path) for cell, path in paths.items()}
+    by_new = items.get(NEW, items[UPGRADED])
+    if items[OLD].space == by_new.space:
         option = "--upgraded" if asked.new is None else "--new"
         raise EvaluationError(
             f"{asked.old} and {last} are both in {by_new.space}",
             f"give the items by the old model with --old, and by the new one with {option}",
         )
-    by_old = align_files(by_old, by_new, (asked.old, last), "items")
-    items, paths = [by_old, by_new], [asked.old, last]
-    if asked.new is not None:
-        carried = Embeddings.load(asked.upgraded)
-        items.append(align_files(carried, by_new, (asked.upgraded, asked.new), "items"))
-        paths.append(asked.upgraded)
+    found = [align_files(items[cell], by_new, (paths[cell], last), "items") for cell in paths]
     if asked.qrels is None:  # else no label is asked for
-        items = label_alike(items, [str(path) for path in paths])
+        found = label_alike(found, [str(path) for path in paths.values()])
         if queries is not None:
             named = [str(asked.queries_old), str(asked.queries_new)]
-            queries = Queries(*label_alike([queries.old, queries.new], named))
-    by_old, by_new = items[:2]
-    if asked.new is None:
-        assert queries is not None  # noqa: S101 (refused above)
-        return {OLD: (queries.old, by_old), UPGRADED: (queries.new, by_new)}
-    by_both = queries or Queries(by_old, by_new)
+            queries = Queries(*label_alike(list(queries), named))
+    by_both = queries or Queries(found[0], found[-1])
     return {
-        OLD: (by_both.old, by_old),
-        UPGRADED: (by_both.new, items[2]),
-        NEW: (by_both.new, by_new),
+        cell: (by_both.old if cell == OLD else by_both.new, gallery)
+        for cell, gallery in zip(paths, found, strict=True)
     }
 
 
@@ -313,14 +300,15 @@ def report(
     Example: onward report page.html --old old.parquet --upgraded up.parquet --new new.parquet
     --exclude-self --data digits
     """
+    from onward.evaluation.comparison import of_h_alone
     from onward.report import write_report
 
     check_room(out, overwrite=overwrite)
     cells = read_cells(asked)
-    alone = _of_h(cells, asked)
-    grid = None if data is None else _grid(open_data(data, stated), alone, asked.exclude_self)
+    items = None if data is None else open_data(data, stated)
     made = compare_cells(cells, asked)
-    comparison = _of_labels(made, asked)
+    comparison, alone = _of_labels(made, asked), of_h_alone(cells)
+    grid = _grid(items, alone, asked.exclude_self) if items and alone else None
     facts = {
         **{name: str(getattr(asked, name)) for name in ("old", "upgraded", "new")},
         "the upgraded gallery": ". ".join([made.origins_text, *made.caveats]),
@@ -343,33 +331,21 @@ def _grid(items: "Items", cells: "Cells", exclude_self: bool) -> "RetrievalGrid"
     return make_grid(items, rankings)
 
 
-def _of_h(cells: "Cells", asked: Compared) -> "Cells":
-    """Return the cells of what h carried.
+def _of_labels(made: "UpgradeComparison", asked: Compared) -> "Comparison":
+    """Return what h alone gives, judged by labels.
 
     Raises:
-        EvaluationError: if it is known to have carried nothing.
+        EvaluationError: if it is known to have carried nothing, or there are no labels.
     """
-    from onward.evaluation.comparison import of_h_alone
+    from onward.evaluation.comparison import Comparison
 
-    alone = of_h_alone(cells)
-    if alone is None:
+    if made.alone is None:
         raise EvaluationError(
             f"h carried none of the items in {asked.upgraded}: what is known of them was embedded "
             "by the new model, and there is no upgrade to show. Give a file in which some are "
             "upgraded",
             "what the gallery gives as it is stored is told by: onward compare",
         )
-    return alone
-
-
-def _of_labels(made: "UpgradeComparison", asked: Compared) -> "Comparison":
-    """Return what h alone gives, judged by labels.
-
-    Raises:
-        EvaluationError: if there are no labels.
-    """
-    from onward.evaluation.comparison import Comparison
-
     if not isinstance(made.alone, Comparison):
         raise EvaluationError(
             f"the items in {asked.old} and {asked.new} have no labels, and a page shows what is "

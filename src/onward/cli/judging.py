@@ -5,7 +5,7 @@
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -22,33 +22,40 @@ if TYPE_CHECKING:
 EXCLUDE_SELF = "--exclude-self/--include-self"
 
 
-class Judging(BaseModel):
-    """What is right, and what is measured, where search is evaluated.
+class Queries(NamedTuple):
+    """The same queries, in the same order, by both models."""
+
+    old: "Embeddings"
+    new: "Embeddings"
+
+
+class Asked(BaseModel):
+    """What is asked, and what is right.
 
     Attributes:
-        exclude_self: whether a query's own gallery entry (the same id) is left out.
+        queries_old: queries that are not the items, by the old model: .parquet.
+        queries_new: the same queries by the new model: .parquet.
         qrels: what each query looks for, instead of labels: TREC or BEIR qrels, graded.
-        ignored: pairs that do not count: a line each, id of a query and id of an item.
-        camera_column: column of cameras: what the query's own camera took is ignored.
-        same_labels: if only one side has class names: the other's label numbers mean the same.
         ignore_unknown: leave out items in qrels or pairs that the gallery lacks.
-        metrics: such as ndcg@10,recall@100,mrr@10,map; cmc@1,cmc@5,map unless given.
+        same_labels: if only one side has class names: the other's label numbers mean the same.
     """
 
-    exclude_self: bool
+    of_items: ClassVar[tuple[str, ...]] = ("qrels",)
+    """Options that may name items which the gallery lacks."""
+
+    queries_old: Path | None = None
+    queries_new: Path | None = None
     qrels: Path | None = None
-    ignored: Path | None = None
-    camera_column: str | None = None
-    same_labels: bool = False
     ignore_unknown: bool = False
-    metrics: str | None = None
+    same_labels: bool = False
 
     def model_post_init(self, _: Any) -> None:
         """Refuse options that say nothing beside others."""
-        _check_qrels(self.qrels, self.same_labels)
-        if self.ignore_unknown and self.qrels is None and self.ignored is None:
+        if self.qrels is not None and self.same_labels:
+            raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
+        if self.ignore_unknown and not self.said.intersection(self.of_items):
             raise ConfigurationError(
-                "--ignore-unknown is about the items of --qrels or --ignored",
+                f"--ignore-unknown is about the items of --{' or --'.join(self.of_items)}",
                 "give one of them, or leave it out",
             )
 
@@ -57,6 +64,59 @@ class Judging(BaseModel):
         """The options that were said."""
         return set(self.model_dump(exclude_defaults=True))
 
+    @cached_property
+    def judgements(self) -> "dict[str, dict[str, int]] | None":
+        """The grades of pairs, if there are qrels."""
+        from onward.evaluation.judgements import read_qrels
+
+        return None if self.qrels is None else read_qrels(self.qrels)
+
+    @cached_property
+    def queries(self) -> Queries | None:
+        """The queries by both models; None if neither is given.
+
+        Raises:
+            ConfigurationError: if only one of the two is given.
+            EvaluationError: if they do not hold the same queries, or both are by one model.
+        """
+        from onward.spaces import Embeddings
+
+        old, new = self.queries_old, self.queries_new
+        if old is None and new is None:
+            return None
+        if old is None or new is None:
+            raise ConfigurationError(
+                "give the queries by both models, --queries-old and --queries-new: each cell is "
+                "asked by the model that its name begins with"
+            )
+        by_new = Embeddings.load(new)
+        by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
+        if by_old.space == by_new.space:
+            raise EvaluationError(
+                f"{old} and {new} are both in {by_new.space}",
+                "give the queries by the old model with --queries-old, and by the new one with "
+                "--queries-new",
+            )
+        return Queries(by_old, by_new)
+
+
+class Judging(Asked):
+    """What is right, and what is measured, where search is evaluated.
+
+    Attributes:
+        exclude_self: whether a query's own gallery entry (the same id) is left out.
+        ignored: pairs that do not count: a line each, id of a query and id of an item.
+        camera_column: column of cameras: what the query's own camera took is ignored.
+        metrics: such as ndcg@10,recall@100,mrr@10,map; cmc@1,cmc@5,map unless given.
+    """
+
+    of_items: ClassVar[tuple[str, ...]] = ("qrels", "ignored")
+
+    exclude_self: bool
+    ignored: Path | None = None
+    camera_column: str | None = None
+    metrics: str | None = None
+
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics to measure."""
@@ -64,13 +124,6 @@ class Judging(BaseModel):
 
         given = METRICS if self.metrics is None else self.metrics.split(",")
         return parse_metrics(name.strip() for name in given)
-
-    @cached_property
-    def judgements(self) -> "dict[str, dict[str, int]] | None":
-        """The grades of pairs, if there are qrels."""
-        from onward.evaluation.judgements import read_qrels
-
-        return None if self.qrels is None else read_qrels(self.qrels)
 
     @cached_property
     def pairs_ignored(self) -> dict[str, set[str]] | None:
@@ -148,43 +201,14 @@ class Judging(BaseModel):
 
 
 takes_judging = takes_settings(
-    "judging", Judging, flags={"exclude_self": EXCLUDE_SELF}, make=Judging
+    "judging",
+    Judging,
+    *("exclude_self", "qrels", "ignored", "camera_column"),
+    *("same_labels", "ignore_unknown", "metrics"),
+    flags={"exclude_self": EXCLUDE_SELF},
+    make=Judging,
 )
 """Give a command the options that say what is right and what is measured, as `judging`."""
-
-
-class Queries(NamedTuple):
-    """The same queries, in the same order, by both models."""
-
-    old: "Embeddings"
-    new: "Embeddings"
-
-
-def read_queries(old: Path | None, new: Path | None) -> Queries | None:
-    """Return the queries of `--queries-old` and `--queries-new`; None if neither is given.
-
-    Raises:
-        ConfigurationError: if only one of the two is given.
-        EvaluationError: if they do not hold the same queries, or both are by one model.
-    """
-    from onward.spaces import Embeddings
-
-    if old is None and new is None:
-        return None
-    if old is None or new is None:
-        raise ConfigurationError(
-            "give the queries by both models, --queries-old and --queries-new: each cell is "
-            "asked by the model that its name begins with"
-        )
-    by_new = Embeddings.load(new)
-    by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
-    if by_old.space == by_new.space:
-        raise EvaluationError(
-            f"{old} and {new} are both in {by_new.space}",
-            "give the queries by the old model with "
-            "--queries-old, and by the new one with --queries-new",
-        )
-    return Queries(by_old, by_new)
 
 
 def align_files(
@@ -211,26 +235,17 @@ def align_files(
     return one.align(other.ids)
 
 
-class Judges(BaseModel):
-    """What an upgrade is judged by.
+class Judges(Asked):
+    """What an upgrade is judged by; what is wrong with it is said first.
 
     Attributes:
         sample: true new embeddings of some items, to judge by, and to be written: .parquet.
-        queries_old: queries that are not the items, by the old model: .parquet.
-        queries_new: the same queries by the new model: .parquet.
-        qrels: what each query looks for, instead of labels: TREC or BEIR qrels, graded.
-        ignore_unknown: leave out items in qrels that the gallery lacks.
-        same_labels: if only one side has class names: the other's label numbers mean the same.
-        require: what must be predicted besides, such as 'cmc@1 >= 0.95 * new/new'.
+        require: what must be reached besides, such as 'cmc@1 >= 0.95 * new/new' of what is
+            predicted, or 'map >= old/old' of canaries, which is their default.
         margin: points by which search may get worse and the gate be open.
     """
 
     sample: Path | None = None
-    queries_old: Path | None = None
-    queries_new: Path | None = None
-    qrels: Path | None = None
-    ignore_unknown: bool = False
-    same_labels: bool = False
     require: str | None = None
     margin: float = Field(1.0, ge=0, le=99)
 
@@ -242,34 +257,31 @@ class Judges(BaseModel):
         return None if self.sample is None else Embeddings.load(self.sample)
 
     @cached_property
-    def queries(self) -> "RealQueries | None":
-        """The real queries.
+    def real_queries(self) -> "RealQueries | None":
+        """The real queries, and what they look for.
 
         Raises:
-            ConfigurationError: if options are missing, or do not go together.
+            ConfigurationError: if there are none, but something is said about them.
         """
-        from onward.evaluation.judgements import read_qrels
         from onward.upgrading import RealQueries
 
-        _check_qrels(self.qrels, self.same_labels)
-        if self.ignore_unknown and self.qrels is None:
-            raise ConfigurationError("--ignore-unknown is about the items of --qrels", "give both")
-        asked = read_queries(self.queries_old, self.queries_new)
-        if asked is not None:
-            judgements = None if self.qrels is None else read_qrels(self.qrels)
-            return RealQueries(*asked, judgements, self.ignore_unknown, self.same_labels)
-        if self.qrels is not None or self.same_labels:
-            option = "--qrels" if self.qrels else "--same-labels"
+        if self.queries is not None:
+            return RealQueries(
+                *self.queries, self.judgements, self.ignore_unknown, self.same_labels
+            )
+        for field in sorted(self.said & {"qrels", "same_labels"}):
             raise ConfigurationError(
-                f"{option} is about real queries, and there are none",
+                f"--{field.replace('_', '-')} is about real queries, and there are none",
                 "give them by both models, --queries-old and --queries-new",
             )
         return None
 
-    @property
+    @cached_property
     def requirement(self) -> "Requirement | None":
         """What must be reached besides, if anything."""
-        return _read_requirement(self.require)
+        from onward.upgrading import Requirement
+
+        return None if self.require is None else Requirement.parse(self.require)
 
     @property
     def are_given(self) -> bool:
@@ -278,48 +290,14 @@ class Judges(BaseModel):
 
 
 def read_judges(kind: type[Judges], **said: Any) -> Judges:
-    """Return options by which an upgrade is judged; what is wrong with them is said first."""
+    """Return options by which an upgrade is judged, and read what they name."""
     judges = kind(**said)
-    _ = judges.queries, judges.embedded, judges.requirement
+    _ = judges.real_queries, judges.embedded, judges.requirement
     return judges
 
 
 takes_judges = takes_settings("judges", Judges, make=partial(read_judges, Judges))
 """Give a command the options that say what an upgrade is judged by, in place of `judges`."""
-
-
-def _check_qrels(qrels: Path | None, same_labels: bool) -> None:
-    if qrels is not None and same_labels:
-        raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
-
-
-def _read_requirement(require: str | None) -> "Requirement | None":
-    from onward.upgrading import Requirement
-
-    return None if require is None else Requirement.parse(require)
-
-
-class CanaryOptions(BaseModel):
-    """What a verification asks.
-
-    Attributes:
-        canaries: queries with labels, embedded by the new model: .parquet.
-        canaries_old: the same queries, embedded by the old model: .parquet.
-        queries_new: real queries by the new model, as canaries: .parquet.
-        queries_old: the same queries by the old model: .parquet.
-        qrels: what each query looks for, instead of labels: TREC or BEIR qrels, graded.
-        require: what the canaries must reach, such as 'cmc@1 >= 0.98 * old/old' or 'map >= 0.5';
-            default: 'map >= old/old'.
-        same_labels: if only one side has class names: the other's label numbers mean the same.
-    """
-
-    canaries: Path | None = None
-    canaries_old: Path | None = None
-    queries_new: Path | None = None
-    queries_old: Path | None = None
-    qrels: Path | None = None
-    require: str | None = None
-    same_labels: bool = False
 
 
 def _read_canaries(**said: Any) -> "Canaries | None":
@@ -328,28 +306,25 @@ def _read_canaries(**said: Any) -> "Canaries | None":
     Raises:
         ConfigurationError: if options are missing, or do not go together.
     """
-    from onward.evaluation.judgements import read_qrels
     from onward.spaces import Embeddings
     from onward.upgrading import Canaries
 
-    given = CanaryOptions(**said)
-    new = _one_of("--canaries and --queries-new", given.canaries, given.queries_new)
-    old = _one_of("--canaries-old and --queries-old", given.canaries_old, given.queries_old)
+    given = Judges(**said)
+    old, new, judged = given.queries_old, given.queries_new, given.judgements
     if new is None:
-        if old is None and given.require is None and given.qrels is None:
+        if not said:
             return None
         raise ConfigurationError(
-            "--canaries-old, --queries-old, --qrels and --require say what canaries are held to, "
-            "but there are none",
+            "--canaries-old, --queries-old, --qrels, --same-labels and --require are about "
+            "canaries, but there are none",
             "add --canaries FILE or --queries-new FILE, queries embedded by the new model",
         )
-    by_new, by_old, judged = Embeddings.load(new), None, None
-    requirement = _read_requirement(given.require)
-    if old is not None:
-        by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
-    _check_qrels(given.qrels, given.same_labels)
-    if given.qrels is not None:
-        judged = read_qrels(given.qrels)
+    by_new = Embeddings.load(new)
+    requirement = given.requirement
+    by_old = (
+        None if old is None else align_files(Embeddings.load(old), by_new, (old, new), "queries")
+    )
+    if judged is not None:
         grades = (judged.get(query, {}).values() for query in by_new.ids)
         unjudged = sum(max(each, default=0) <= 0 for each in grades)
         if unjudged:
@@ -360,16 +335,11 @@ def _read_canaries(**said: Any) -> "Canaries | None":
     return Canaries(by_new, by_old, judged, requirement, given.same_labels)
 
 
-takes_canaries = takes_settings("canaries", CanaryOptions, make=_read_canaries)
+takes_canaries = takes_settings(
+    "canaries",
+    Judges,
+    *("queries_new", "queries_old", "qrels", "require", "same_labels"),
+    also={"canaries": "queries_new", "canaries_old": "queries_old"},
+    make=_read_canaries,
+)
 """Give a command the options that say what a verification asks, in place of `canaries`."""
-
-
-def _one_of(options: str, one: Path | None, other: Path | None) -> Path | None:
-    """Return the file of two options that mean the same.
-
-    Raises:
-        ConfigurationError: if both are given.
-    """
-    if one is not None and other is not None:
-        raise ConfigurationError(f"{options} name the same queries", "give one of the two")
-    return one or other

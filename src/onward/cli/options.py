@@ -140,6 +140,7 @@ def takes_settings(
     kind: type[BaseModel],
     *fields: str,
     called: Mapping[str, str] = MappingProxyType({}),
+    also: Mapping[str, str] = MappingProxyType({}),
     shown: Mapping[str, str] = MappingProxyType({}),
     flags: Mapping[str, str] = MappingProxyType({}),
     make: Callable[..., Any] = dict,
@@ -154,16 +155,18 @@ def takes_settings(
         kind: of the settings; their docstrings say what each field means, under "Attributes:".
         fields: those that are options; all where none is named.
         called: what an option is called, where that is not the field's name.
+        also: second spellings, each with the field that it sets.
         shown: the default that the help shows, where that is not the settings' own.
         flags: of an option that is required and has two, one to say no.
         make: makes the parameter of what was said, given by field; a dictionary if not given.
     """
     types, docs = get_type_hints(kind), _docs_of(kind)
-    by_option = {called.get(field, field): field for field in fields or kind.model_fields}
+    first = {field: called.get(field, field) for field in fields or kind.model_fields}
+    by_option = {**{option: field for field, option in first.items()}, **also}
     options = dict[str, tuple[Any, Any]]()
     for option, field in by_option.items():
         info = kind.model_fields[field]
-        flag = f"--{option.replace('_', '-')}" if info.default is False else flags.get(option)
+        flag = _flag(option) if info.default is False else flags.get(option)
         own = False if info.is_required() or info.default in (None, False) else str(info.default)
         own = option if info.default is True else own
         limits = {
@@ -172,7 +175,8 @@ def takes_settings(
             for word, bound in (("min", "ge"), ("max", "le"))
             if hasattr(one, bound)
         }
-        help_ = docs[field].replace("[", r"\[")  # else taken for markup
+        help_ = docs[field] if option == first[field] else f"The same as {_flag(first[field])}."
+        help_ = help_.replace("[", r"\[")  # else taken for markup
         words = [] if flag is None else [flag]
         said = typer.Option(*words, help=help_, show_default=shown.get(field, own), **limits)
         if info.is_required():
@@ -181,9 +185,22 @@ def takes_settings(
             options[option] = (Annotated[types[field] | None, said], None)
 
     def said_of(**given: Any) -> Any:
-        return make(**{by_option[one]: value for one, value in given.items() if value is not None})
+        said: dict[str, Any] = {}
+        for option, value in given.items():
+            field = by_option[option]
+            if value is not None and field in said:
+                raise ConfigurationError(
+                    f"{_flag(option)} and {_flag(first[field])} mean the same",
+                    "give one of the two",
+                )
+            said |= {} if value is None else {field: value}
+        return make(**said)
 
     return takes(name, options, said_of)
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _docs_of(kind: type) -> dict[str, str]:

@@ -119,6 +119,7 @@ def _read_layers(layers: int | None = None, **given: Any) -> dict[str, Any] | No
     "said",
     TrainingSettings,
     *("epochs", "batch_size", "lr", "flip"),
+    also={"batch": "batch_size"},
     shown={"batch_size": str(BATCH_SIZE)},
 )
 @takes_settings("reading", LayerOptions, make=_read_layers)

@@ -204,7 +204,7 @@ def start(
     prediction = None
     if judges.are_given:
         prediction = forecast(
-            upgrade.gallery, upgrade.routes, judges.embedded, queries=judges.queries
+            upgrade.gallery, upgrade.routes, judges.embedded, queries=judges.real_queries
         )
         tell_answer(prediction)
     gate = _start(upgrade, judges, prediction)
@@ -406,7 +406,7 @@ def _plan(upgrade: "Upgrade", judges: Judges) -> "Plan":
         upgrade.gallery,
         *upgrade.routes.transformations,
         sample=judges.embedded,
-        queries=judges.queries,
+        queries=judges.real_queries,
         require=judges.requirement,
         margin=judges.margin / 100,
     )

@@ -98,14 +98,16 @@ def section(name: str, heading: str, content: str) -> str:
     )
 
 
-def table_row(head: str, values: Iterable[str], *, tone: str = "aside", about: str = "") -> Row:
-    """Return a row of a table: its head and what stands below that, then HTML, a cell a column."""
+def table_row(head: str, values: Iterable[str], *, tone: str = "", about: str = "") -> Row:
+    """Return a row of a table: its head and what stands below that, then HTML, a cell a column.
+
+    What has a tone is a cell of a comparison.
+    """
+    words, shown = "", escape(head)
+    if tone:
+        words, shown = f' class="tone-{tone}" data-cell="{shown}"', f"<b>{shown}</b>"
     below = f"<span>{escape(about)}</span>" if about else ""
-    return (
-        f'<tr role="row" class="tone-{tone}" data-cell="{escape(head)}">'
-        f'<th scope="row" role="rowheader"><b>{escape(head)}</b>{below}</th>',
-        [*values],
-    )
+    return f'<tr role="row"{words}><th scope="row" role="rowheader">{shown}{below}</th>', [*values]
 
 
 def table(heads: Sequence[str], rows: Iterable[Row], caption: str, words: str = "") -> str:
