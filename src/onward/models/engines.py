@@ -91,7 +91,7 @@ class InputSpec(Plain):
     def of_spec(cls, spec: BackboneSpec) -> "InputSpec":
         """Return what a backbone wants: timm's own normalisation, or [-1, 1] for a small ResNet."""
         if spec.name.startswith(TIMM):
-            from onward.nn.timm_backbones import timm_normalisation
+            from onward.nn.backbones import timm_normalisation
 
             return cls(spec.size, spec.channels, *timm_normalisation(spec))
         half = (0.5,) * spec.channels
