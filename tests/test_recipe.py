@@ -20,9 +20,9 @@ def test_overrides_reach_into_tables():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data.old_clases": 3}, r"no 'old_clases'; did you mean 'old_classes'\?"),
+        ({"data.old_clases": 3}, r"no 'data.old_clases'; did you mean 'old_classes'\?"),
         ({"backbones.width": 3}, r"no 'backbones'; did you mean 'backbone'\?"),
-        ({"fit.inner": "wide"}, r"\[fit\]: inner is 'wide'"),
+        ({"fit.inner": "wide"}, "recipe digits: fit.inner is 'wide'"),
         ({"fit": 3}, "fit is 3"),
         ({"seed": 1, "seed.of": 2}, "seed is a value, not a table"),
         ({"new_model": {"epoch": 2}}, r"\[new_model\].*did you mean 'epochs'\?"),
@@ -181,6 +181,7 @@ def test_an_arm_that_cannot_be_is_refused_in_words(arm, words):
             {"embedding_model.loss": "arcface"},
             "loss is arcface, that of .backward_compatible. soft",
         ),
+        ({"embedding_model.margin": 0.5}, "digits: embedding_model: margin is a setting of the"),
         ({"views": 2, "new_backbone": {"size": 16}}, "2 views of each image.*give views = 1"),
         ({"new_model": {"loss": "supcon"}}, "supcon has no classifier.*discriminative = 'none'"),
         ({"arms": [{"name": "new/old", "side": "frozen"}]}, "give one as .frozen_encoder., such"),

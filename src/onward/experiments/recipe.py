@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from types import UnionType
 from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -148,10 +147,8 @@ class Arm(BaseModel):
         dim: dimensions stored, by principal components of the old data; all if not given.
         format: how the side-information's numbers are stored.
         fit: what differs from the recipe's `fit`, as its table would have it.
-        baseline: a map to compare h with in place of what `fit` gives: "identity" (the old vectors
-            as they are), "low-rank" (linear, of a small rank) or "rbt" (the residual bottleneck
-            network).
-        rank: of the map of "low-rank".
+        baseline: a map to compare h with in place of what `fit` gives: "low-rank" (linear, of rank
+            64) or "rbt" (the residual bottleneck network).
         gallery_sample: share of the open gallery that is embedded by the new model, without labels,
             for h to learn from, beside the training pairs; up to a half, for the other half judges.
             Such an arm is judged on the open set.
@@ -170,8 +167,7 @@ class Arm(BaseModel):
     format: Literal["float32", "float16", "int8"] = "float32"
     fit: dict[str, Any] = {}
     gallery_sample: float = Field(default=0.0, ge=0, le=0.5)
-    baseline: Literal["identity", "low-rank", "rbt"] | None = None
-    rank: int = Field(default=64, ge=1)
+    baseline: Literal["low-rank", "rbt"] | None = None
     sample_by: Literal["random", "uncertainty"] = "random"
     through: Literal["direct", "chained", "composed"] = "direct"
     side_later: bool = True
@@ -374,7 +370,7 @@ class Recipe(BaseModel):
         fields = self.model_dump(exclude_defaults=True, exclude={"variants"})
         for key, value in self.variants[name].items():
             _set(fields, key, value)
-        return _read_recipe(fields, where=f"recipe {self.name}, variant {name!r}")
+        return read_settings(Recipe, fields, where=f"recipe {self.name}, variant {name!r}")
 
     def seed_of(self, role: str) -> int:
         """Return the seed of one part of the study, such as "old model".
@@ -407,7 +403,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     fields = _read_fields(name, given.pop("base", None))
     for key, value in given.items():
         _set(fields, key, value)
-    return _read_recipe(fields, where=f"recipe {name}")
+    return read_settings(Recipe, fields, where=f"recipe {name}")
 
 
 def _read_fields(name: str, other_base: str | None = None) -> dict[str, Any]:
@@ -460,22 +456,3 @@ def _set(fields: dict[str, Any], key: str, value: Any) -> None:
                 f"{table} is a value, not a table, so {key} cannot be set", f"set {table} itself"
             )
     fields[last] = value
-
-
-def _read_recipe(fields: dict[str, Any], *, where: str) -> Recipe:
-    kinds = {name: _table(field.annotation) for name, field in Recipe.model_fields.items()}
-    tables: dict[str, Any] = {
-        name: read_settings(kind, value, where=f"{where}, [{name}]")
-        for name, value in fields.items()
-        if isinstance(value, dict) and (kind := kinds.get(name)) is not None
-    }
-    if isinstance(arms := fields.get("arms"), list):
-        read = enumerate(arms)
-        tables["arms"] = [read_settings(Arm, a, where=f"{where}, arm {i}") for i, a in read]
-    return read_settings(Recipe, {**fields, **tables}, where=where)
-
-
-def _table(annotation: Any) -> type[BaseModel] | None:
-    """Return the settings that a field of a recipe holds; None for any other field."""
-    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)

@@ -6,12 +6,12 @@ data and the seed they determine the result. `RunSettings` says *how* it is carr
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -390,21 +390,33 @@ def read_settings(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
         ConfigurationError: for an unknown key (the message offers the nearest one) or a value that
             is out of its range.
     """
-    fields = renamed(fields)
-    for given in fields:
-        if given not in kind.model_fields:
-            known = ", ".join(sorted(kind.model_fields))
-            near = difflib.get_close_matches(given, kind.model_fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigurationError(f"{where}: there is no {given!r}", f"{hint}Known: {known}")
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(renamed(fields))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        # What is misspelt may be why something else is wrong.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        path = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            *tables, name = first["loc"]
+            known = sorted(_kind_of(kind, tables).model_fields)
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigurationError(
+                f"{where}: there is no {path!r}", f"{hint}Known: {', '.join(known)}"
+            ) from error
+        what = path if first["type"] == "value_error" else f"{path} is {first['input']!r}"
         said = first["msg"].removeprefix("Value error, ")
-        what = f"{name} is {first['input']!r}: {said}" if name else said
-        raise ConfigurationError(f"{where}: {what}") from error
+        raise ConfigurationError(": ".join(filter(None, (where, what, said)))) from error
+
+
+def _kind_of(kind: type[BaseModel], tables: Sequence[str | int]) -> type[BaseModel]:
+    """Return the settings that stand in a table of others, also one of several, or where none is."""
+    for name in tables:
+        if isinstance(name, str):
+            annotation = kind.model_fields[name].annotation
+            kinds = (annotation, *get_args(annotation))
+            kind = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+    return kind
 
 
 def made_by(
