@@ -3,8 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onward.errors import TransformationError
-from onward.experiments.baselines import fit_residual_bottleneck, identity, low_rank
+from onward.experiments.baselines import fit_residual_bottleneck, low_rank
 from onward.spaces import Embeddings, Space
 from onward.training.fit.closed_forms import fit_ridge
 from onward.training.fit.pairs import Examples, Pairs
@@ -40,22 +39,6 @@ def ridge_and_low_rank(rank, penalty=0.1):
     examples = Examples.of(Pairs(*world()))
     ((_, ridge),) = fit_ridge(examples, [penalty])
     return ridge, low_rank(ridge, examples, rank)
-
-
-def test_identity_leaves_the_old_vectors_as_they_are():
-    old, _, _ = world()
-    new = rows(Space("new@1", 6), np.tanh(old.vectors))
-    h = identity(Pairs(old, None, new))
-    np.testing.assert_array_equal(h.apply(old).vectors, old.vectors)
-    assert (h.apply(old).space, h.parameters, h.made_by["method"]) == (new.space, 0, "identity")
-
-
-def test_identity_between_other_dimensions_is_refused():
-    old, _, new = world()
-    with pytest.raises(
-        TransformationError, match=r"'identity' .* old@1 has 6 dimensions and new@1 has 8; choose"
-    ):
-        identity(Pairs(old, None, new))
 
 
 @pytest.mark.parametrize("rank", [8, 64])

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from torch.utils.flop_counter import FlopCounterMode
 
 from onward.artifacts import digest, digest_arrays
-from onward.experiments.baselines import fit_residual_bottleneck, identity, low_rank
+from onward.experiments.baselines import fit_residual_bottleneck, low_rank
 from onward.experiments.recipe import Arm
 from onward.experiments.vectors import (
     CLOSED,
@@ -261,13 +261,11 @@ def _fit(
         "pairs": pairs.digest,
         "spaces": [each and each.space.name for each in (pairs.old, pairs.side, pairs.new)],
         "sample": None if sample is None else sample.digest,
-        "baseline": [arm.baseline, arm.rank],
+        "baseline": arm.baseline,
     }
 
     def learn() -> Transformation:
         stage.tell(f"  {arm.name}")
-        if arm.baseline == "identity":
-            return identity(pairs)
         examples = Examples.of(pairs, sample=sample, sample_weight=settings.sample_weight)
         with run_settings(recipe, stage, f"Fit {arm.name}") as run:
             if arm.baseline == "rbt":
@@ -281,6 +279,6 @@ def _fit(
                 run=run,
                 same_labels=True,  # model and embeddings are of one source
             ).transformation
-        return found if arm.baseline is None else low_rank(found, examples, arm.rank)
+        return found if arm.baseline is None else low_rank(found, examples)
 
     return stage.keep(Transformation, what, learn)

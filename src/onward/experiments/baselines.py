@@ -1,7 +1,7 @@
-"""What only studies compare with: two ways to learn side-information, and three maps.
+"""What only studies compare with: two ways to learn side-information, and two maps.
 
-An autoencoder, and labels and views at once; the old vectors as they are, a linear map of a low
-rank, and the residual bottleneck network.
+An autoencoder, and labels and views at once; a linear map of a low rank, and the residual
+bottleneck network.
 
 References:
     Mukherjee and Zhu, Reduced rank ridge regression and its kernel extensions, 2011.
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from onward.data.augmentation import simclr_augmentation, supervised_augmentation
-from onward.errors import TransformationError
 from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import InputSpec
 from onward.nn.backbones import Backbone, Images, Vectors
@@ -35,7 +34,7 @@ from onward.nn.transformations import (
 )
 from onward.training.devices import device_of
 from onward.training.fit.networks import fit_network
-from onward.training.fit.pairs import Examples, Pairs
+from onward.training.fit.pairs import Examples
 from onward.training.image_models import (
     Build,
     Classification,
@@ -60,6 +59,7 @@ InputStatistic = Float[Tensor, " old_and_side"]
 
 SMALLEST_MAP = 4  # pixels a side that a decoder begins with, at most
 MOST_TIMES_WIDER = 8
+RANK = 64  # of the linear map of a low rank
 RBT_BLOCKS = 4
 RBT_WIDTH = 16
 
@@ -174,24 +174,7 @@ class Decoder(nn.Module):
         return images
 
 
-def identity(pairs: Pairs) -> Transformation:
-    """Return the map that leaves old vectors as they are: what new queries find in them.
-
-    Raises:
-        TransformationError: if the two spaces have not as many dimensions.
-    """
-    old, new = pairs.old.space, pairs.new.space
-    if old.dim != new.dim:
-        raise TransformationError(
-            f"the baseline 'identity' leaves vectors as they are, but {old.name} has {old.dim} "
-            f"dimensions and {new.name} has {new.dim}",
-            "choose another, or method 'procrustes'",
-        )
-    step = Step((Network((), (), (), uses_side=False),))
-    return Transformation(old, None, new, (step,), {"method": "identity"})
-
-
-def low_rank(ridge: Transformation, examples: Examples, rank: int) -> Transformation:
+def low_rank(ridge: Transformation, examples: Examples, rank: int = RANK) -> Transformation:
     """Return the map of at most a rank that minimises what ridge does, by ridge's own penalty.
 
     With ridge's map W of standardised inputs, their covariance C and the penalty it is `V V^T W`,

@@ -410,7 +410,7 @@ def read_settings(kind: type[S], fields: Mapping[str, Any], *, where: str) -> S:
 
 
 def _kind_of(kind: type[BaseModel], tables: Sequence[str | int]) -> type[BaseModel]:
-    """Return the settings that stand in a table of others, also one of several, or where none is."""
+    """Return the settings that stand in a table of others."""
     for name in tables:
         if isinstance(name, str):
             annotation = kind.model_fields[name].annotation
