@@ -5,7 +5,7 @@ import pytest
 
 from onward.experiments.baselines import fit_residual_bottleneck, low_rank
 from onward.spaces import Embeddings, Space
-from onward.training.fit.closed_forms import fit_ridge
+from onward.training.fit.fit import solve_ridge
 from onward.training.fit.pairs import Examples, Pairs
 from onward.training.settings import FitSettings, RunSettings
 from onward.transformation import Transformation
@@ -37,7 +37,7 @@ def rbt(old, side, new, **changes):
 
 def ridge_and_low_rank(rank, penalty=0.1):
     examples = Examples.of(Pairs(*world()))
-    ((_, ridge),) = fit_ridge(examples, [penalty])
+    ridge = solve_ridge(examples)({"method": "ridge", "penalty": penalty})
     return ridge, low_rank(ridge, examples, rank)
 
 

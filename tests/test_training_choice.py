@@ -376,7 +376,7 @@ def test_at_the_ceiling_with_few_mates_the_mild_penalty_is_kept():
     settings = FitSettings(method="ridge", ridge_penalties=penalties)
     fitted = fit(old, None, new, settings=settings, run=CPU)
     assert fitted.queries == 704
-    assert all(one.values == {"cmc@1": 1.0, "map": 1.0} for one in fitted.trials)
+    assert all(one.values == {"cmc@1": 1.0, "map": 1.0} for one in fitted.tried)
     assert fitted.chosen["penalty"] == 1e-4
     assert "the least error among 4 that retrieval cannot tell apart" in fitted.reason
 
@@ -389,7 +389,7 @@ def test_a_network_that_is_lost_on_unseen_classes_is_not_kept(monkeypatch):
     monkeypatch.setattr(fit_module, "mean", lambda both: both[0])
     fitted = fit(old, None, new, run=CPU)
     assert fitted.chosen["method"] == "ridge"
-    assert [one.method for one in fitted.trials] == ["ridge"] * 8 + ["mlp", "ensemble"]
+    assert [one.method for one in fitted.tried] == ["ridge"] * 8 + ["mlp", "ensemble"]
     assert "judged on classes that h has not seen: it finds most" in str(fitted)
 
 
@@ -406,8 +406,8 @@ def test_seen_and_unseen_classes_can_want_another_h():
     seen = fit(*given, settings=FitSettings(gallery_classes="seen"), run=CPU)
     assert unseen.chosen["method"] == "ridge"
     assert seen.chosen["method"] in ("ensemble", "mlp")
-    assert unseen.judged == "classes that h has not seen"
-    assert seen.judged == "further items of classes that h has seen"
+    assert unseen.judged_on == "classes that h has not seen"
+    assert seen.judged_on == "further items of classes that h has seen"
 
 
 def test_the_result_says_what_was_tried_and_why_in_words_and_in_json():
@@ -466,7 +466,7 @@ def test_what_a_gallery_may_hold_is_kept_out_of_fold():
 def test_of_items_of_the_gallery_it_is_kept_also_where_whole_classes_are_held_out():
     old, new = world()
     h = fit(old, None, new, of_gallery=True, settings=RIDGE, run=CPU)
-    assert h.judged == "classes that h has not seen"
+    assert h.judged_on == "classes that h has not seen"
     assert set(h.transformation.out_of_fold.ids) == set(old.ids)
 
 
@@ -475,7 +475,7 @@ def test_of_a_sample_that_judges_all_items_are_kept_out_of_fold():
     more = [replace(one, ids=tuple(f"g{n}" for n in range(60))) for one in world(10, 6, seed=3)]
     h = fit(old, None, new, sample=Pairs(more[0], None, more[1]), settings=RIDGE, run=CPU)
     assert set(h.transformation.out_of_fold.ids) == set(more[0].ids)
-    assert h.judged == "held-out items of the gallery's sample: classes that h has seen"
+    assert h.judged_on == "held-out items of the gallery's sample: classes that h has seen"
     assert h.items == 60
 
 
@@ -484,11 +484,9 @@ def test_what_is_judged_was_not_learned_from_under_another_name(monkeypatch, ite
     old, new = world()
     sample = Pairs(old.select(np.arange(items)), None, new.select(np.arange(items)))
     learned = []
-    closed = fit_module.fit_closed_form
+    solve = fit_module.solve_ridge
     monkeypatch.setattr(
-        fit_module,
-        "fit_closed_form",
-        lambda examples, settings: learned.append(examples) or closed(examples, settings),
+        fit_module, "solve_ridge", lambda examples: learned.append(examples) or solve(examples)
     )
     fit(old, None, new, sample=sample, settings=RIDGE, run=CPU)
     judged = sample if items == 60 else pairs_of(old, new)
@@ -550,14 +548,14 @@ def test_side_information_that_helps_is_used(seed):
     assert fitted.transformation.side == SIDE
     assert "left out" not in fitted.reason
     assert "without_side" not in fitted.chosen
-    assert sum("without_side" in trial.described for trial in fitted.trials) == 1
+    assert sum("without_side" in trial.described for trial in fitted.tried) == 1
 
 
 def test_a_method_that_is_asked_for_by_name_uses_the_side_information_that_it_is_given():
     old, side, new = with_side(helpful=False)
     fitted = fit(old, side, new, settings=RIDGE, run=CPU)
     assert fitted.transformation.side == SIDE
-    assert not any("without_side" in trial.described for trial in fitted.trials)
+    assert not any("without_side" in trial.described for trial in fitted.tried)
 
 
 @pytest.mark.slow

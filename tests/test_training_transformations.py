@@ -11,8 +11,8 @@ from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
 from onward.training.fit import fit as fit_module
 from onward.training.fit import networks as networks_module
-from onward.training.fit.closed_forms import fit_ridge
 from onward.training.fit.fit import fit as fit_and_choose
+from onward.training.fit.fit import solve_ridge
 from onward.training.fit.networks import Scaling, fit_networks
 from onward.training.fit.pairs import Examples, Pairs
 from onward.training.loop import forget_checkpoint
@@ -59,7 +59,7 @@ def error(transformation, old, side, new):
 @pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
 def test_ridge_is_scikit_learns(penalty):
     old, side, new = world()
-    ((_, h),) = fit_ridge(Examples.of(Pairs(old, side, new)), [penalty])
+    h = solve_ridge(Examples.of(Pairs(old, side, new)))({"penalty": penalty})
     x = np.concatenate([old.vectors, side.vectors], axis=1).astype(np.float64)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     expected = Ridge(penalty * len(x)).fit(x, new.vectors).predict(x)
@@ -388,7 +388,7 @@ def test_weighting_a_sample_is_showing_it_several_times():
     examples = Examples.of(Pairs(old, None, new), sample=sample, sample_weight=0.5)
     assert examples.weights.mean() == pytest.approx(1)
     assert examples.weights[400:].sum() == pytest.approx(240)
-    ((_, h),) = fit_ridge(examples, [0.1])
+    h = solve_ridge(examples)({"penalty": 0.1})
     five = [
         np.concatenate([part.vectors] + 5 * [more.vectors])
         for part, more in ((old, sample.old), (new, sample.new))

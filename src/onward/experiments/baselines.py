@@ -33,6 +33,7 @@ from onward.nn.transformations import (
     dense_layers,
 )
 from onward.training.devices import device_of
+from onward.training.fit.fit import centre
 from onward.training.fit.networks import fit_network
 from onward.training.fit.pairs import Examples
 from onward.training.image_models import (
@@ -185,10 +186,7 @@ def low_rank(ridge: Transformation, examples: Examples, rank: int = RANK) -> Tra
         rank: more than there are dimensions means no bound.
     """
     ((_, whole),) = layers_of(ridge.steps)
-    inputs = np.concatenate(list(examples.inputs.values()), axis=1).astype(np.float64)
-    share = examples.weights / examples.weights.sum()
-    mean, middle = share @ inputs, share @ examples.targets.astype(np.float64)
-    inputs -= mean
+    inputs, _, share, mean, middle = centre(examples)
     weight, penalty = whole.weight.astype(np.float64), ridge.made_by["penalty"]
     spread = weight * np.sqrt(share @ inputs**2)
     moved = inputs @ weight.T

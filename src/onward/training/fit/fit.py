@@ -1,36 +1,33 @@
 """Fit a transformation `h(old, side) -> new` on pairs of embeddings; no image is read.
 
 Fitted on vectors, judged on retrieval: what was tried, and how it fared on held-out items beside
-doing nothing and embedding everything again, is kept with the result. Without torch the linear maps
-are fitted, and the network is asked for.
+doing nothing and embedding everything again, is kept with the result. What has a closed form, and
+how unsure a transformation is, needs the core alone; without torch the network is asked for.
 
 References:
     Ramanujan et al., Forward Compatible Training for Large-Scale Embedding Retrieval Systems,
     CVPR 2022, arXiv 2112.02805.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from onward.errors import (
     ConfigurationError,
     DataError,
     MissingExtraError,
     SpaceMismatchError,
+    TransformationError,
 )
+from onward.plain import fields_of
 from onward.spaces import Embeddings
-from onward.training.fit.closed_forms import fit_closed_form, with_uncertainty
-from onward.training.fit.pairs import (
-    LEAST_ITEMS,
-    Classifier,
-    Examples,
-    Pairs,
-)
+from onward.training.fit.pairs import LEAST_ITEMS, Classifier, Examples, Pairs, Scaling
 from onward.training.fit.selection import (
     Folds,
     Judge,
@@ -41,11 +38,17 @@ from onward.training.fit.selection import (
     name_method,
 )
 from onward.training.settings import FCT_METHODS, FitSettings, RunSettings, made_by
-from onward.transformation import Transformation, mean
+from onward.transformation import Transformation, linear, mean
+from onward.transformation.networks import Dense, Uncertainty, run_steps
 
-_Found = tuple[dict[str, Any], Transformation]
-_Way = tuple[dict[str, Any], Sequence[Transformation]]  # how, and what was made in each fold
-_Linear = tuple[list[Trial], Trial, str]  # of all penalties, which to keep, and why
+Inputs = Float64[np.ndarray, "row input"]
+Targets = Float64[np.ndarray, "row new"]
+PerRow = Float64[np.ndarray, " row"]
+Weights = Float64[np.ndarray, " input"]
+Middle = Float64[np.ndarray, " new"]
+Method = Mapping[str, Any]
+"""A method with what it is given, as plain values: `{"method": "ridge", "penalty": 0.1}`."""
+Solved = Callable[[Method], Transformation]
 
 HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
 ASKED = "it was asked for by name"
@@ -58,6 +61,10 @@ LEARNED_NOTHING = (
 TRIAL_STEPS = 1 / 3
 """The share of its steps that a network learns for in a trial: to learn in three trials and once
 more takes twice as long as that network alone; judging comes on top."""
+NEWTON_STEPS = 50
+CONVERGED = 1e-10
+STEADY = 1e-6
+"""Added to the diagonal that Newton's method divides by."""
 MOST_LISTED = 20_000
 """The ids of training items are kept with the transformation if they are no more than these; more
 are training images, which no gallery holds. Those of a sample are kept always."""
@@ -69,61 +76,51 @@ class Fit:
 
     Attributes:
         transformation: what is kept, fitted on everything.
-        trials: what was tried, judged on what it was not fitted on; none where the method was asked
-            for by name and chooses nothing.
-        references: what doing nothing ("old/old") and embedding everything again ("new/new") give
-            on the same items.
         chosen: the method and settings of what is kept, as plain values.
-        reason: why it was kept.
-        judged: "new/old" is judged on these: "classes that h has not seen", for one.
-        by: "label" or "agreement".
+        judged_on: "new/old" is judged on these: "classes that h has not seen", for one.
+        judged_by: "label" or "agreement".
         folds: how many folds there were.
         held_out: what was held out as a whole: "classes", "groups", or "items".
         groups: how many of these there are.
         items: how many items were judged.
         queries: how many of them count: those that have something to find.
+        tried: what was tried, judged on what it was not fitted on; none where the method was asked
+            for by name and chooses nothing.
+        references: what doing nothing ("old/old") and embedding everything again ("new/new") give
+            on the same items.
+        reason: why it was kept.
     """
 
     transformation: Transformation
-    trials: tuple[Trial, ...] = ()
-    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    chosen: Mapping[str, Any] = field(default_factory=dict)
-    reason: str = "it was asked for by name and is given all to learn from: nothing was held out"
-    judged: str = "nothing"
-    by: str = ""
+    chosen: Mapping[str, Any]
+    judged_on: str = "nothing"
+    judged_by: str = ""
     folds: int = 0
     held_out: str = "items"
     groups: int = 0
     items: int = 0
     queries: int = 0
+    tried: tuple[Trial, ...] = ()
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    reason: str = "it was asked for by name and is given all to learn from: nothing was held out"
 
     def to_json(self) -> dict[str, Any]:
-        """Return trials, references, folds and the reason, as plain values."""
-        return {
-            "judged_on": self.judged,
-            "judged_by": self.by,
-            "folds": self.folds,
-            "held_out": self.held_out,
-            "groups": self.groups,
-            "items": self.items,
-            "queries": self.queries,
-            "tried": [trial.to_json() for trial in self.trials],
-            "references": {name: dict(values) for name, values in self.references.items()},
-            "reason": self.reason,
-        }
+        """Return all but the transformation and what was chosen as plain values."""
+        return fields_of(self, without=("transformation", "chosen"))
 
     def __str__(self) -> str:
         """Return a table of what was tried, and the line that says what is kept and why."""
         kept = f"kept: new/old {name_method(self.chosen)}"
-        if not self.trials:
+        if not self.tried:
             return f"{kept}: {self.reason}"
         rows = [(name, values) for name, values in self.references.items()]
-        rows[1:1] = [(f"new/old {trial}", trial.values) for trial in self.trials]
+        rows[1:1] = [(f"new/old {trial}", trial.values) for trial in self.tried]
         width, metrics = max(len(name) for name, _ in rows), list(rows[0][1])
         return "\n".join(
             [
-                f"judged by {self.by} on {self.folds} folds of {self.groups:,} {self.held_out}: "
-                f"{self.items:,} items, {self.queries:,} queries that count, in percent",
+                f"judged by {self.judged_by} on {self.folds} folds of {self.groups:,} "
+                f"{self.held_out}: {self.items:,} items, {self.queries:,} queries that count, "
+                "in percent",
                 " ".join([" " * width, *(f"{metric:>6}" for metric in metrics)]),
                 *(
                     " ".join(
@@ -132,7 +129,7 @@ class Fit:
                     )
                     for name, values in rows
                 ),
-                f"{kept}, judged on {self.judged}: {self.reason}",
+                f"{kept}, judged on {self.judged_on}: {self.reason}",
             ]
         )
 
@@ -211,7 +208,7 @@ def fit(
     work = _Work(pairs, sample, groups, of_gallery, classifier, settings, seed, run)
     _check(work)
     if settings.method == "mlp":
-        found = Fit(work.network(work.everything), chosen={"method": "mlp"})
+        found = Fit(work.learn({"method": "mlp"}), {"method": "mlp"})
     else:
         found = _choose(work)
     best = found.transformation
@@ -227,7 +224,7 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What was given to `fit`."""
+    """What was given to `fit`, and what was learned in each fold that several trials use."""
 
     pairs: Pairs
     sample: Pairs | None
@@ -238,6 +235,7 @@ class _Work:
     seed: int
     run: RunSettings
     side_is_left_out: bool = False
+    learned: dict[tuple[str, int | None], Any] = field(default_factory=dict)
 
     @property
     def everything(self) -> Examples:
@@ -291,27 +289,64 @@ class _Work:
         """Return the same work without side-information; judging needs none and stays."""
         sample = None if self.sample is None else replace(self.sample, side=None)
         pairs = replace(self.pairs, side=None)
-        work = replace(self, pairs=pairs, sample=sample, side_is_left_out=True)
+        work = replace(self, pairs=pairs, sample=sample, side_is_left_out=True, learned={})
         vars(work).update(folds=self.folds, judge=self.judge)
         return work
 
-    def closed(self, examples: Examples, penalty: float | None = None) -> list[_Found]:
-        """Return what has a closed form; of all penalties, or of one."""
-        penalties = self.settings.ridge_penalties if penalty is None else (penalty,)
-        settings = self.settings.model_copy(update={"ridge_penalties": penalties})
-        return list(fit_closed_form(examples, settings))
+    @property
+    def closed_forms(self) -> list[Method]:
+        """Those to choose among: ridge of each penalty, but if a rotation is asked for."""
+        if self.settings.method == "procrustes":
+            return [{"method": "procrustes"}]
+        return [{"method": "ridge", "penalty": each} for each in self.settings.ridge_penalties]
 
-    def network(self, examples: Examples, fold: int | None = None) -> Transformation:
-        """Return a network that has learned from examples.
+    @property
+    def networks(self) -> Method:
+        """The network, or several."""
+        inner, count = self.settings.inner, self.settings.networks
+        return {"method": "mlp", "inner": inner} | ({"networks": count} if count > 1 else {})
 
-        Args:
-            fold: that which is held out, for a trial: it learns for a share of its steps.
-        """
+    def ensemble(self, ridge: Method) -> Method:
+        """Return the mean of what the network and a ridge give."""
+        return {**self.networks, "method": "ensemble", "penalty": ridge["penalty"]}
+
+    def learn(self, method: Method, fold: int | None = None) -> Transformation:
+        """Return what a method makes of everything, or of all but a fold."""
+        made = []
+        if method["method"] in ("mlp", "ensemble"):
+            made.append(self._once("network", fold, self._network))
+        if method["method"] != "mlp":
+            made.append(self._once("closed form", fold, self._closed)(method))
+        return mean(made) if len(made) > 1 else made[0]
+
+    def attempt(self, method: Method) -> Trial:
+        """Return how a method fares, where what it makes of each fold's rest is judged on it."""
+        made = self.of_folds(method)
+        described = {**method, "without_side": True} if self.side_is_left_out else method
+        trial = self.judge.judge(self.carry(made, self.judge.rows), described)
+        return replace(trial, made=made)
+
+    def of_folds(self, method: Method) -> tuple[Transformation, ...]:
+        """Return what a method makes where each fold is held out."""
+        return tuple(self.learn(method, fold) for fold in range(self.folds.count))
+
+    def _once(self, what: str, fold: int | None, make: Callable[[int | None], Any]) -> Any:
+        if (what, fold) not in self.learned:
+            self.learned[what, fold] = make(fold)
+        return self.learned[what, fold]
+
+    def _closed(self, fold: int | None) -> Solved:
+        examples = self.everything if fold is None else self.examples(fold)
+        return (solve_procrustes if self.settings.method == "procrustes" else solve_ridge)(examples)
+
+    def _network(self, fold: int | None) -> Transformation:
+        """Return the network; for a trial it learns for a share of its steps."""
         from onward.training.fit.networks import fit_networks
 
-        settings, run = self.settings, self.run_of(fold)
+        settings, run, examples = self.settings, self.run_of(fold), self.everything
         if fold is not None:
-            epochs = TRIAL_STEPS * settings.epochs * len(self.everything) / len(examples)
+            whole, examples = len(examples), self.examples(fold)
+            epochs = TRIAL_STEPS * settings.epochs * whole / len(examples)
             least = round(TRIAL_STEPS * settings.least_steps)
             fewer = {"epochs": max(1, round(epochs)), "least_steps": least}
             settings = settings.model_copy(update=fewer)
@@ -345,95 +380,74 @@ def _choose(work: _Work) -> Fit:
     The penalty of ridge is chosen so too, also of the ridge of an ensemble. What is kept is then
     fitted once more, on everything.
     """
-    settings, judge = work.settings, work.judge
-    trials, kept, why = _try_closed(work, _fit_closed(work))
+    method, judge = work.settings.method, work.judge
+    trials = [work.attempt(each) for each in work.closed_forms]
+    kept, why = choose_penalty(trials, judge)
     made, chosen, reason = kept.made, kept.described, ASKED
-    if settings.method == "auto":
-        work, (trials, linear, why) = _choose_inputs(work, (trials, kept, why))
-        networks = _try_networks(work, linear) if has_torch() else []
-        kept, reason = choose_method([linear, *networks], judge)
+    if method == "auto":
+        work, trials, kept, why = _choose_inputs(work, trials, kept, why)
+        networks = _try_networks(work, kept) if has_torch() else []
+        kept, reason = choose_method([kept, *networks], judge)
         trials, made, chosen = [*trials, *networks], kept.made, kept.described
         reason = reason if networks else NO_NETWORK
-    elif settings.method == "ensemble":  # its ridge alone was tried
-        made, chosen = (), _describe_ensemble(settings, chosen)
+    elif method == "ensemble":  # its ridge alone was tried
+        made, chosen = (), work.ensemble(chosen)
     if "penalty" in chosen:
         reason = f"{reason}; {why}"
     if made and kept.error >= 1:
         reason = f"{reason}; {LEARNED_NOTHING}"
-    best = _fit_chosen(work, chosen)
+    best = work.learn(chosen)
     if work.of_gallery and made and work.judged.items <= MOST_LISTED:
         best = replace(best, out_of_fold=_out_of_fold(work, made))
     return Fit(
         best,
-        trials=tuple(replace(trial, made=()) for trial in trials),
-        references=judge.references,
-        chosen=chosen,
-        reason=reason,
-        judged=_say_judged(work),
-        by=judge.by,
+        chosen,
+        judged_on=_say_judged(work),
+        judged_by=judge.by,
         folds=work.folds.count,
         held_out=HELD_OUT[work.folds.by],
         groups=len(np.unique(work.folds.groups)),
         items=sum(len(rows) for rows in judge.rows),
         queries=judge.queries,
+        tried=tuple(replace(trial, made=()) for trial in trials),
+        references=judge.references,
+        reason=reason,
     )
 
 
-def _fit_closed(work: _Work) -> list[_Way]:
-    """Fit what has a closed form in each fold, with every penalty."""
-    folds = [work.closed(work.examples(fold)) for fold in range(work.folds.count)]
-    return [(of[0][0], [h for _, h in of]) for of in zip(*folds, strict=True)]
-
-
-def _try_closed(work: _Work, ways: Sequence[_Way]) -> _Linear:
-    """Try ridge with every penalty; return with the trials which to keep, and why."""
-    trials = [_try(work, *way) for way in ways]
-    return trials, *choose_penalty(trials, work.judge)
-
-
-def _choose_inputs(work: _Work, tried: _Linear) -> tuple[_Work, _Linear]:
+def _choose_inputs(
+    work: _Work, trials: list[Trial], kept: Trial, why: str
+) -> tuple[_Work, list[Trial], Trial, str]:
     """Leave side-information out where ridge clearly does better without it.
 
     By the penalty of the least error, which says so sooner than retrieval of them all. What is
     tried further then goes without it too. Of the other way the best stays in the table.
     """
     if work.pairs.side is None:
-        return work, tried
+        return work, trials, kept, why
     without, judge = work.without_side(), work.judge
-    trials, linear, why = tried
-    ways = _fit_closed(without)
-    least = min(ways, key=lambda way: judge.errors(without.carry(way[1], judge.rows)).mean())
-    other = _try(without, *least)
-    reason = leaves_side_out(other, linear, judge)
+
+    def error(method: Method) -> float:
+        return float(judge.errors(without.carry(without.of_folds(method), judge.rows)).mean())
+
+    other = without.attempt(min(without.closed_forms, key=error))
+    reason = leaves_side_out(other, kept, judge)
     if reason is None:
-        return work, ([*trials, other], linear, why)
-    others, other, its_why = _try_closed(without, ways)
-    return without, ([*others, linear], other, f"{its_why}; {reason}")
+        return work, [*trials, other], kept, why
+    others = [without.attempt(each) for each in without.closed_forms]
+    best, its_why = choose_penalty(others, judge)
+    return without, [*others, kept], best, f"{its_why}; {reason}"
 
 
 def _try_networks(work: _Work, ridge: Trial) -> list[Trial]:
     """Try the network, and the mean of what it and ridge give."""
     from onward.training.loop import forget_checkpoint
 
-    settings = work.settings
-    folds = range(work.folds.count)
-    networks = [work.network(work.examples(fold), fold) for fold in folds]
-    both = [mean(each) for each in zip(networks, ridge.made, strict=True)]
-    tried = [
-        _try(work, {"method": "mlp", **_shape(settings)}, networks),
-        _try(work, _describe_ensemble(settings, ridge.described), both),
-    ]
-    for checkpoint in (work.run_of(fold).checkpoint for fold in folds):
-        if checkpoint is not None:
+    tried = [work.attempt(each) for each in (work.networks, work.ensemble(ridge.described))]
+    for fold in range(work.folds.count):
+        if (checkpoint := work.run_of(fold).checkpoint) is not None:
             forget_checkpoint(checkpoint)
     return tried
-
-
-def _try(work: _Work, described: Mapping[str, Any], made: Sequence[Transformation]) -> Trial:
-    if work.side_is_left_out:
-        described = {**described, "without_side": True}
-    trial = work.judge.judge(work.carry(made, work.judge.rows), described)
-    return replace(trial, made=tuple(made))
 
 
 def _out_of_fold(work: _Work, made: Sequence[Transformation]) -> Embeddings:
@@ -480,26 +494,6 @@ def _say_judged(work: _Work) -> str:
         "neighbours": f"{unseen} (groups of nearest neighbours stand for them)",
         "item": "further items of classes that h has seen",
     }[work.folds.by]
-
-
-def _fit_chosen(work: _Work, chosen: Mapping[str, Any]) -> Transformation:
-    """Fit what was chosen on everything."""
-    made = []
-    if chosen["method"] in ("mlp", "ensemble"):
-        made.append(work.network(work.everything))
-    if chosen["method"] != "mlp":
-        ((_, linear),) = work.closed(work.everything, chosen.get("penalty"))
-        made.append(linear)
-    return mean(made) if len(made) > 1 else made[0]
-
-
-def _describe_ensemble(settings: FitSettings, linear: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": "ensemble", **_shape(settings), "penalty": linear["penalty"]}
-
-
-def _shape(settings: FitSettings) -> dict[str, Any]:
-    count = settings.networks
-    return {"inner": settings.inner} | ({"networks": count} if count > 1 else {})
 
 
 def _check(work: _Work) -> None:
@@ -576,3 +570,117 @@ def _describe(pairs: Pairs, *, listed: bool) -> dict[str, Any]:
     """Return what was learned from; with the ids, by which a plan leaves these items out."""
     facts = {"items": pairs.items, "pairs": len(pairs), "digest": pairs.digest}
     return facts | ({"ids": list(pairs.item_ids)} if listed else {})
+
+
+def solve_ridge(examples: Examples) -> Solved:
+    """Return what gives the linear map of a penalty.
+
+    `W = argmin mean w ||y - W x||^2 + penalty ||W||^2` over centred targets y and standardised
+    inputs x = [old, side] with weights w, in closed form and float64: one eigendecomposition serves
+    all penalties.
+    """
+    inputs, targets, share, mean, middle = centre(examples)
+    deviation = np.sqrt(share @ inputs**2)
+    # What never changes is no input; its deviation is what rounding left of it.
+    moves = deviation > 1e-9 * np.abs(mean)
+    scale = np.where(moves, deviation, 1.0)
+    inputs = inputs / scale * moves
+    weighted = inputs * share[:, None]
+    values, vectors = np.linalg.eigh(weighted.T @ inputs)
+    projected = vectors.T @ (weighted.T @ targets)
+
+    def solve(method: Method) -> Transformation:
+        shrunk = projected / (np.maximum(values, 0) + method["penalty"])[:, None]
+        weight = (vectors @ shrunk).T / scale
+        spaces = examples.old, examples.side, examples.new
+        return linear(*spaces, weight, middle - weight @ mean, made_by=method)
+
+    return solve
+
+
+def solve_procrustes(examples: Examples) -> Solved:
+    """Return what gives the rotation that brings old vectors nearest to the new ones, both centred.
+
+    `W = argmin mean ||(y - mean y) - W (x - mean x)||^2` over orthogonal W: `W = U V^T` where
+    `U S V^T` is the singular value decomposition of the mean of `(y - mean y) (x - mean x)^T`.
+    Mirroring is allowed, stretching is not. Between different dimensions the smaller space is
+    filled up with zeros, which leaves the rows or the columns of W orthonormal.
+
+    Raises:
+        TransformationError: if there is side-information, which a rotation has no use for.
+
+    References:
+        Schoenemann, A generalized solution of the orthogonal Procrustes problem, 1966.
+    """
+    if examples.side is not None:
+        raise TransformationError(
+            f"the method 'procrustes' uses no side-information, but some in {examples.side} was "
+            "given",
+            "leave it out, or choose 'ridge' or 'mlp'",
+        )
+    inputs, targets, share, mean, middle = centre(examples)
+    left, _, right = np.linalg.svd(targets.T @ (inputs * share[:, None]), full_matrices=False)
+    weight = left @ right
+    spaces = examples.old, None, examples.new
+    return lambda method: linear(*spaces, weight, middle - weight @ mean, made_by=method)
+
+
+def centre(examples: Examples) -> tuple[Inputs, Targets, PerRow, Weights, Middle]:
+    """Return inputs and targets without their means, the rows' shares, and both means."""
+    inputs = np.concatenate(list(examples.inputs.values()), axis=1).astype(np.float64)
+    targets = examples.targets.astype(np.float64)
+    share = examples.weights / examples.weights.sum()
+    mean, middle = share @ inputs, share @ targets
+    return inputs - mean, targets - middle, share, mean, middle
+
+
+def with_uncertainty(transformation: Transformation, examples: Examples) -> Transformation:
+    """Return the transformation with a layer that says how unsure it is, fitted on the examples.
+
+    `s = w^T z + b` minimises the mean of `exp(-s) L / 2 + s / 2`, where z is the standardised new
+    vector and L its mean squared difference from the target. The problem is convex. What the
+    transformation says is s as a share of the vector's distance from the middle of the targets.
+
+    References:
+        Jaeckle et al., FastFill: Efficient Compatible Model Update, ICLR 2023, arXiv 2303.04766.
+    """
+    scaling = Scaling.of(examples)
+    inputs = {name: array.astype(np.float64) for name, array in examples.inputs.items()}
+    given = run_steps(transformation.steps, inputs["old"], inputs.get("side"))
+    standardised = (given - scaling.mean) / scaling.std
+    losses = (((given - examples.targets) / scaling.std) ** 2).mean(axis=1)
+    share = examples.weights / examples.weights.sum()
+    one = np.ones((len(examples), 1))
+    found = _minimise(np.concatenate([standardised, one], axis=1), losses, share)
+    weight = found[:-1] / scaling.std
+    bias = found[-1:] - weight @ scaling.mean
+    layer = Dense(weight[None].astype(np.float32), bias.astype(np.float32), relu=False)
+    return replace(transformation, uncertainty=Uncertainty(layer, scaling.mean))
+
+
+def _minimise(inputs: Inputs, losses: PerRow, share: PerRow) -> Weights:
+    """Return the weights of `s`, by Newton's method with halved steps; the last input is 1."""
+
+    def value(weights: Weights) -> float:
+        unsure = inputs @ weights
+        with np.errstate(over="ignore"):  # such a step is halved
+            return float(share @ (losses * np.exp(-unsure) + unsure))
+
+    weights = np.zeros(inputs.shape[1])
+    weights[-1] = np.log(max(share @ losses, 1e-12))
+    reached = value(weights)
+    for _ in range(NEWTON_STEPS):
+        expected = losses * np.exp(-inputs @ weights)
+        slope = (share * (1 - expected)) @ inputs
+        bend = (inputs * (share * expected)[:, None]).T @ inputs
+        move = np.linalg.solve(bend + STEADY * np.eye(len(weights)), slope)
+        length = 1.0
+        while length > 1e-6 and not value(weights - length * move) <= reached:
+            length /= 2
+        if length <= 1e-6:
+            break
+        weights = weights - length * move
+        before, reached = reached, value(weights)
+        if before - reached < CONVERGED:
+            break
+    return weights
