@@ -7,9 +7,9 @@ read. Nothing is pickled. Nothing here knows what the kinds mean.
 Everything is written aside, synced and put into its place in one step. Aside is a directory of the
 writer alone, beside what it writes, with a name that nobody can guess and a file in it that the
 writer keeps locked: so whoever comes later knows ours from a user's, and a living writer's from a
-dead one's. A reader changes nothing on the disk. It holds the directory that it reads open, so that
-what takes its place meanwhile is never mixed with it. What a killed writer left, the next writer to
-the same place puts right.
+dead one's. A reader changes nothing on the disk. The header has the digest of every file, so what
+takes their place meanwhile is never mixed with them: it reads again. What a killed writer left, the
+next writer to the same place puts right.
 """
 
 import ctypes
@@ -174,8 +174,7 @@ def read_artifact(directory: Path | str, kind: str) -> Artifact:
     Raises:
         ArtifactError: if it is missing, of another kind, of a newer format, or a byte has changed.
     """
-    target = Path(directory)
-    return _read_steadily(target, lambda opened: _read_whole(target, opened, kind))
+    return _read_steadily(Path(directory), lambda place: _read_whole(place, kind))
 
 
 def read_header(directory: Path | str) -> dict[str, Any]:
@@ -184,8 +183,7 @@ def read_header(directory: Path | str) -> dict[str, Any]:
     Raises:
         ArtifactError: if there is none, or it was changed after it was written.
     """
-    target = Path(directory)
-    return _read_steadily(target, lambda opened: _parse_header(target, opened.read(CONFIG)))
+    return _read_steadily(Path(directory), _read_header)
 
 
 @contextmanager
@@ -263,23 +261,21 @@ def check_replaceable(target: Path, kind: str) -> None:
     if mode and not stat.S_ISDIR(mode):
         raise _holds_no(target, kind)
     if mode:
-        _read_steadily(target, lambda opened: _check_standing(target, opened, kind))
+        _read_steadily(target, lambda place: _check_standing(place, kind))
 
 
-def _check_standing(target: Path, opened: "_Opened", kind: str) -> None:
-    names = opened.names()
-    if not names:
-        return
-    data = opened.read(CONFIG)
-    header = {} if data is None else _parse_header(target, data)
-    if header.get("kind") != kind:
-        raise _holds_no(target, kind)
-    _check_fields(target, header)
-    others = sorted(names - {CONFIG, *header["digests"]})
+def _check_standing(place: Path, kind: str) -> None:
+    names = {path.name for path in place.iterdir()}
+    header = _read_header(place) if CONFIG in names else {}
+    if names and header.get("kind") != kind:
+        raise _holds_no(place, kind)
+    if header:
+        _check_fields(place, header)
+    others = sorted(names - {CONFIG, *header.get("digests", ())})
     lost = [name for name in others if not is_left_behind(name)]
     if lost:
         raise ArtifactError(
-            f"{target / lost[0]} is not a file of the {kind} and would be lost when that is "
+            f"{place / lost[0]} is not a file of the {kind} and would be lost when that is "
             "replaced",
             "it was left as it is. Move it away, or give another directory",
         )
@@ -325,79 +321,19 @@ def _resolved(path: Path) -> Path:
         raise ArtifactError(f"{path} is a link that leads to itself", "remove it") from error
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A directory held open: what takes its place in the meantime is another one."""
-
-    descriptor: int
-
-    def read(self, name: str) -> bytes | None:
-        """Return the bytes of a file in it; None where there is no such file."""
-        try:
-            if not stat.S_ISREG(os.stat(name, dir_fd=self.descriptor).st_mode):
-                return None
-            with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=self.descriptor), "rb") as file:
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ESTALE):
-                return None
-            raise
-
-    def names(self) -> set[str]:
-        """Return the names of what is in it."""
-        with os.scandir(self.descriptor) as entries:
-            return {entry.name for entry in entries}
-
-    def identity(self) -> tuple[int, int, bytes | None]:
-        """Return what tells one generation from the next: which directory, and which header."""
-        status = os.fstat(self.descriptor)
-        return status.st_dev, status.st_ino, self.read(CONFIG)
-
-
-@contextmanager
-def _open_standing(target: Path) -> Iterator[_Opened]:
-    """Open the directory that stands at a target, or that a writer is just about to replace."""
-    path = target if target.exists() else _taken_away(_resolved(target)) or target
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(_why_nothing(target)) from error
-    try:
-        yield _Opened(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _why_nothing(target: Path) -> str:
-    if target.exists():
-        return f"{target} has no config.json; give a directory that Onward wrote"
-    before = target.with_name(f".{target.name}.replaced")
-    if (before / CONFIG).is_file():
-        return (
-            f"{target} does not exist; an older Onward was killed while it replaced it, and what "
-            f"stood there is {before}: rename that to {target.name}"
-        )
-    return f"{target} does not exist; give a directory that Onward wrote"
-
-
-def _read_steadily(target: Path, read: Callable[[_Opened], Result]) -> Result:
+def _read_steadily(target: Path, read: Callable[[Path], Result]) -> Result:
     """Read; before complaining once more, and for as long as writers replace what is read."""
     failed: object = None
     until = time.monotonic() + PATIENCE
     for round_ in itertools.count():
-        now: object = "nothing"
+        # What stands there, or what a writer has taken away, which is just about to replace it.
+        place = target if target.exists() else _taken_away(_resolved(target)) or target
         try:
-            with _open_standing(target) as opened:
-                try:
-                    return read(opened)
-                except ArtifactError:
-                    now = opened.identity()
-                    raise
-        except ArtifactError:
-            between = now == "nothing" and round_ < ROUNDS and _places(target)
-            if (now == failed and not between) or time.monotonic() > until:
+            return read(place)
+        except (ArtifactError, FileNotFoundError):
+            now = _generation(place)
+            between = now is None and round_ < ROUNDS and _places(target)
+            if (round_ and now == failed and not between) or time.monotonic() > until:
                 raise
             if between:
                 time.sleep(0.001)
@@ -405,41 +341,61 @@ def _read_steadily(target: Path, read: Callable[[_Opened], Result]) -> Result:
     raise AssertionError  # never reached
 
 
-def _read_whole(target: Path, opened: _Opened, kind: str) -> Artifact:
-    header = _parse_header(target, opened.read(CONFIG))
+def _generation(place: Path) -> tuple[int, bytes | None] | None:
+    """Return what tells one generation from the next; None where there is nothing."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return place.stat().st_ino, _read_file(place / CONFIG)
+    return None
+
+
+def _read_file(path: Path) -> bytes | None:
+    """Return the bytes of a file; None where there is no such file."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ESTALE):
+            return None
+        raise
+
+
+def _read_whole(place: Path, kind: str) -> Artifact:
+    header = _read_header(place)
     if header.get("kind") != kind:
         raise ArtifactError(
-            f"{target} holds this kind: {header.get('kind')}", needed=f"{kind} is needed"
+            f"{place} holds this kind: {header.get('kind')}", needed=f"{kind} is needed"
         )
-    _check_fields(target, header)
+    _check_fields(place, header)
     if header["format"] > FORMAT:
         raise ArtifactError(
-            f"{target} has format {header['format']}, this Onward reads up to {FORMAT}",
+            f"{place} has format {header['format']}, this Onward reads up to {FORMAT}",
             "install a newer Onward",
         )
     contents = {
-        name: _check_digest(target / name, opened.read(name), stated)
-        for name, stated in header["digests"].items()
+        name: _read_checked(place / name, stated) for name, stated in header["digests"].items()
     }
     try:
         arrays = load_arrays(contents.pop(ARRAYS))
         card = contents.pop(CARD).decode()
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{target / CARD} is not text in UTF-8: {error}") from error
+        raise ArtifactError(f"{place / CARD} is not text in UTF-8: {error}") from error
     except KeyError as error:
         raise ArtifactError(
-            f"{target / ARRAYS} holds numbers of type {error.args[0]}, which NumPy does not have",
+            f"{place / ARRAYS} holds numbers of type {error.args[0]}, which NumPy does not have",
             "convert them to float32 and write it again",
         ) from error
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{target / ARRAYS} cannot be read: {error}") from error
+        raise ArtifactError(f"{place / ARRAYS} cannot be read: {error}") from error
     made = header["config"], arrays, header["made_by"], card, contents
     return Artifact(kind, *made, header["format"])
 
 
-def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:
+def _read_header(place: Path) -> dict[str, Any]:
+    data = _read_file(place / CONFIG)
     if data is None:
-        raise ArtifactError(f"{target} has no config.json", "give a directory that Onward wrote")
+        lacks = f"has no {CONFIG}" if place.exists() else "does not exist"
+        raise ArtifactError(f"{place} {lacks}", "give a directory that Onward wrote")
     try:
         header: dict[str, Any] = json.loads(data, parse_constant=_refuse_constant)
         if not isinstance(header, dict):
@@ -452,7 +408,7 @@ def _parse_header(target: Path, data: bytes | None) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         wrong = f"is not a JSON object: {error}"
     if wrong:
-        raise ArtifactError(f"{target / CONFIG} {wrong}", "restore it from a copy")
+        raise ArtifactError(f"{place / CONFIG} {wrong}", "restore it from a copy")
     return header
 
 
@@ -460,24 +416,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}, which JSON does not have")
 
 
-def _check_fields(target: Path, header: Mapping[str, Any]) -> None:
-    digests, form = header.get("digests"), header.get("format")
-    fits = (
-        isinstance(form, int)
-        and not isinstance(form, bool)
-        and isinstance(digests, dict)
-        and {ARRAYS, CARD} <= digests.keys()
-        and isinstance(header.get("config"), dict)
-        and isinstance(header.get("made_by"), dict)
-    )
-    if not fits:
+def _check_fields(place: Path, header: Mapping[str, Any]) -> None:
+    types = {"format": int, "config": dict, "made_by": dict, "digests": dict}
+    fits = all(type(header.get(name)) is one for name, one in types.items())
+    if not fits or not {ARRAYS, CARD} <= header["digests"].keys():
         raise ArtifactError(
-            f"{target / CONFIG} is not the header of an artefact",
+            f"{place / CONFIG} is not the header of an artefact",
             "restore it from a copy",
             needed=f"it needs format, config, made_by and digests of {ARRAYS} and {CARD}",
         )
     for name in header["digests"]:
-        _check_name(name, str(target / CONFIG))
+        _check_name(name, str(place / CONFIG))
 
 
 def _check_name(name: str, where: str) -> None:
@@ -489,7 +438,8 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def _check_digest(path: Path, data: bytes | None, stated: str) -> bytes:
+def _read_checked(path: Path, stated: str) -> bytes:
+    data = _read_file(path)
     if data is None:
         raise ArtifactError(f"{path} is missing", "restore it from a copy")
     if digest(data) != stated:
