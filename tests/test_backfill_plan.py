@@ -28,7 +28,6 @@ from onward.upgrading.forecast import (
     SEEDS,
     SHARES,
     UPGRADE,
-    Curve,
     Curves,
 )
 from onward.upgrading.gate import advise
@@ -80,7 +79,7 @@ def naive(old, new, order, point, metric):
 def test_curves_are_those_of_a_gallery_of_which_ever_more_is_embedded():
     old, new = make_items()
     plan = plan_backfill(make_gallery(old), make_h(), sample=new, seed=7)
-    assert [one.order for one in plan.drawn.curves] == ["random", "uncertainty", "oracle"]
+    assert list(plan.drawn.values) == ["random", "uncertainty", "oracle"]
     unsure = old.vectors[:, 2]
     far = np.linalg.norm(old.vectors[:, :3] - new.vectors, axis=1)
     orders = {
@@ -90,13 +89,13 @@ def test_curves_are_those_of_a_gallery_of_which_ever_more_is_embedded():
     }
     for name, each in orders.items():
         for metric in ("cmc@1", "cmc@5", "map"):
-            drawn = plan.drawn.of(name).on_grid(metric)
+            drawn = plan.drawn.on_grid(name, metric)
             for point in (0, 4, 13, 21):
                 expected = np.mean([naive(old, new, ids, point, metric) for ids in each])
                 assert drawn[point] == pytest.approx(expected), (name, metric, point)
-            assert plan.drawn.of(name).auc(metric) == pytest.approx(np.mean(drawn))
+            assert plan.drawn.auc(name, metric) == pytest.approx(np.mean(drawn))
     gain = plan.drawn.gains["map"]
-    ends = plan.drawn.of("oracle").on_grid("map")
+    ends = plan.drawn.on_grid("oracle", "map")
     assert gain.estimate == pytest.approx(ends[-1] - ends[0])
     assert gain.method == "t-interval over 42 queries in 3 clusters"  # as in the upgrade's plan
 
@@ -105,7 +104,7 @@ def test_without_labels_the_neighbours_are_compared_with_those_of_full_backfill(
     old, new = make_items(labelled=False)
     plan = plan_backfill(make_gallery(old), make_h(uncertainty=False), sample=new)
     assert plan.metrics == ("agreement",)
-    assert [one.order for one in plan.drawn.curves] == ["random", "oracle"]
+    assert list(plan.drawn.values) == ["random", "oracle"]
     upgraded = old.vectors[:, :3]
 
     def nearest(query, vectors):
@@ -114,7 +113,7 @@ def test_without_labels_the_neighbours_are_compared_with_those_of_full_backfill(
         return set(np.argsort(distances)[:4].tolist())  # a tenth of 42 items
 
     shared = [len(nearest(q, upgraded) & nearest(q, new.vectors)) / 4 for q in range(ITEMS)]
-    values = plan.drawn.of("random").on_grid("agreement")
+    values = plan.drawn.on_grid("random", "agreement")
     assert values[0] == pytest.approx(np.mean(shared))
     assert values[-1] == 1.0
     assert "does not know how unsure it is" in plan.advice
@@ -231,11 +230,11 @@ def test_plan_backfill_plan_and_a_gallery_rebuilt_give_one_number_for_one_share(
     planned = plan_backfill(gallery, h, sample=sample)
     assert predicted.lost == planned.within.lost == bare
     order = "uncertainty" if unsure else "random"
-    curve = planned.drawn.of(order)
+    curve = planned.drawn.values[order]
     assert prediction.order == order
     for share, name in SHARES_OF_BOTH.items():
         for metric in planned.metrics:
-            said = curve.values[metric][share]
+            said = curve[metric][share]
             assert said == pytest.approx(predicted.value(metric, name), abs=1e-12)
     for share in (0.0, 0.1, 0.5) if unsure else (0.0, 1.0):  # one random order is not the mean
         found, asked = rebuilt(*world(**how)[:3], order, share)
@@ -300,13 +299,11 @@ def straight(start, end):
 def drawn(random, uncertainty=None, half_width=0.01):
     """Curves by metric; the oracle's are those by uncertainty."""
     found = {"random": random, "uncertainty": uncertainty, "oracle": uncertainty or random}
-    curves = tuple(
-        Curve(
-            order, {metric: dict(zip(GRID, values, strict=True)) for metric, values in each.items()}
-        )
+    curves = {
+        order: {metric: dict(zip(GRID, values, strict=True)) for metric, values in each.items()}
         for order, each in found.items()
         if each is not None
-    )
+    }
     gains = {metric: interval(float(v[-1] - v[0]), half_width) for metric, v in random.items()}
     return Curves(curves, gains)
 
@@ -379,7 +376,7 @@ def test_the_page_shows_advice_curves_and_numbers(tmp_path):
     assert plan.advice in next(one["text"] for one in page.of("p") if one.get("class") == "verdict")
     assert len(page.of("svg")) == 4
     named = [one["text"] for one in page.of("text") if "name" in one.get("class", "")]
-    mean = 100 * plan.drawn.of("uncertainty").auc("cmc@1")
+    mean = 100 * plan.drawn.auc("uncertainty", "cmc@1")
     assert f"uncertainty, auc@22 {mean:.1f}" in named
     assert len(page.of("tr")) == 2 * (1 + 22 + 1)
     assert not page.of("script")

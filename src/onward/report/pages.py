@@ -479,7 +479,7 @@ def write_backfill_report(
 
 
 def _backfill_curves(plan: BackfillPlan, metric: str) -> str:
-    by_order = {one.order: one.on_grid(metric).tolist() for one in plan.drawn.curves}
+    by_order = {one: plan.drawn.on_grid(one, metric).tolist() for one in plan.drawn.values}
     values = [value for curve in by_order.values() for value in curve]
     drawn = curves(
         [
@@ -499,7 +499,7 @@ def _backfill_curves(plan: BackfillPlan, metric: str) -> str:
         table_row(percent(share), map(percent, of_orders))
         for share, *of_orders in zip(GRID, *by_order.values(), strict=True)
     ]
-    means = table_row(plan.auc_name, [percent(one.auc(metric)) for one in plan.drawn.curves])
+    means = table_row(plan.auc_name, [percent(plan.drawn.auc(one, metric)) for one in by_order])
     heads = ["embedded, %", *by_order]
     return _drawn_section(
         metric.replace("@", "-at-"),

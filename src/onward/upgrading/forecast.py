@@ -174,45 +174,29 @@ class Judgement(Plain):
         return said
 
 
-@dataclass(frozen=True)
-class Curve:
-    """What search gives while ever more items are embedded in one order.
-
-    Attributes:
-        order: "random", "uncertainty", or "oracle" (the farthest off first, which only who has all
-            new embeddings can know).
-        values: of each metric, at each share of the items, ascending from 0 to 1.
-    """
-
-    order: str
-    values: Mapping[str, Mapping[float, float]]
-
-    def on_grid(self, metric: str) -> Float64[np.ndarray, " share"]:
-        """Return a metric at each share of `GRID`."""
-        return np.array([self.values[metric][share] for share in GRID], np.float64)
-
-    def auc(self, metric: str) -> float:
-        """Return the mean over the shares of `GRID`, in [0, 1]."""
-        return float(self.on_grid(metric).mean())
-
-
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The curves of some orders of a backfill, and what lies between their ends.
+    """What search gives while ever more items are embedded, in each of some orders.
 
     Attributes:
-        curves: random; uncertainty, where the transformations know it; oracle. All begin with the
+        values: by order, each metric at each share of the items, ascending from 0 to 1. The orders
+            are "random", "uncertainty", where the transformations know it, and "oracle" (the
+            farthest off first, which only who has all new embeddings can know). All begin with the
             upgrade alone and end with full backfill.
         gains: what full backfill gives minus what upgrading alone does, paired: in cmc@1, cmc@5 and
             map where labels judge, else in the agreement of neighbours.
     """
 
-    curves: tuple[Curve, ...]
+    values: Mapping[str, Mapping[str, Mapping[float, float]]]
     gains: Mapping[str, Interval]
 
-    def of(self, order: str) -> Curve | None:
-        """Return the curve of an order, if there is one."""
-        return next((one for one in self.curves if one.order == order), None)
+    def on_grid(self, order: str, metric: str) -> Float64[np.ndarray, " share"]:
+        """Return a metric at each share of `GRID`."""
+        return np.array([self.values[order][metric][share] for share in GRID], np.float64)
+
+    def auc(self, order: str, metric: str) -> float:
+        """Return the mean over the shares of `GRID`, in [0, 1]."""
+        return float(self.on_grid(order, metric).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -495,23 +479,20 @@ class _Backfilled:
 
     def _curves(self, found: Mapping[str, Mapping[float, Found]]) -> Curves | None:
         """Return the curves of what was found in each order, at each share."""
-        metrics = (AGREEMENT,) if self.relevance is None else BY_LABEL
-        curves = tuple(
-            Curve(
-                name,
-                {
-                    metric: {share: float(np.nanmean(one[metric])) for share, one in each.items()}
-                    for metric in metrics
-                },
-            )
-            for name, each in found.items()
-        )
         if not found:
             return None
+        metrics = (AGREEMENT,) if self.relevance is None else BY_LABEL
         each = next(iter(found.values()))  # all orders have the same ends
         gains = {metric: each[1.0][metric] - each[0.0][metric] for metric in metrics}
+        values = {
+            order: {
+                metric: {share: float(np.nanmean(one[metric])) for share, one in at.items()}
+                for metric in metrics
+            }
+            for order, at in found.items()
+        }
         clusters = self.asked.clusters
-        return Curves(curves, {m: _interval(one, clusters, True) for m, one in gains.items()})
+        return Curves(values, {m: _interval(one, clusters, True) for m, one in gains.items()})
 
     def found(
         self, orders: tuple[Ids, ...], shares: Sequence[float], *, agreed: Sequence[float]

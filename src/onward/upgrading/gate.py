@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float64
 
 from onward.errors import ConfigurationError, UpgradeError
 from onward.evaluation.backfill_curve import GRID
@@ -29,7 +30,6 @@ from onward.upgrading.forecast import (
     UNCERTAINTY,
     UPGRADE,
     WITH_SAMPLE,
-    Curve,
     Curves,
     Forecast,
     Judgement,
@@ -548,42 +548,40 @@ def advise(drawn: Curves) -> str:
     """
     metrics = [metric for metric in ADVISED if metric in drawn.gains]
     gains = {metric: drawn.gains[metric].estimate for metric in metrics}
-    curve = _better(drawn, metrics[0])
+    possible = [one for one in (RANDOM, UNCERTAINTY) if one in drawn.values]
+    order = max(possible, key=lambda one: (drawn.auc(one, metrics[0]), one == UNCERTAINTY))
+    curves = {metric: drawn.on_grid(order, metric) for metric in metrics}
+    ends = " and ".join(
+        f"{metric} from {_percent(values[0])} to {_percent(values[-1])}"
+        for metric, values in curves.items()
+    )
     if all(gain <= 0 for gain in gains.values()):
-        ends = " and ".join(_ends(curve, metric) for metric in metrics)
         return (
             f"Spend nothing: the upgrade alone answers at least as well as full backfill, which "
             f"takes {ends}."
         )
     rising = next(metric for metric in metrics if gains[metric] > 0)
     falling = [metric for metric in metrics if gains[metric] < 0]
-    said = [f"Full backfill takes {' and '.join(_ends(curve, metric) for metric in metrics)}."]
+    said = [f"Full backfill takes {ends}."]
     if falling:
         said = [
-            f"Spend nothing unless {rising} counts more than {falling[0]}: "
-            + said[0][0].lower()
-            + said[0][1:]
+            f"Spend nothing unless {rising} counts more than {falling[0]}: full backfill takes "
+            f"{ends}."
         ]
     elif not drawn.gains[rising].clear:
         said.append(
             f"These queries cannot tell that from no change ({drawn.gains[rising]}); a larger "
             "sample can."
         )
-    return " ".join([*said, *_on_the_way(curve, rising), *_about_orders(drawn, curve)])
+    on_the_way = _on_the_way(order, rising, curves[rising])
+    return " ".join([*said, *on_the_way, *_about_orders(drawn, order)])
 
 
-def _better(drawn: Curves, metric: str) -> Curve:
-    """Return the curve of the better order that can be had."""
-    curves = [one for one in drawn.curves if one.order in (RANDOM, UNCERTAINTY)]
-    return max(curves, key=lambda one: (one.auc(metric), one.order == UNCERTAINTY))
-
-
-def _on_the_way(curve: Curve, metric: str) -> Iterator[str]:
+def _on_the_way(order: str, metric: str, values: Float64[np.ndarray, " share"]) -> Iterator[str]:
     """Say how much must be embedded for half of the gain, and where less is worse than nothing."""
-    values = curve.on_grid(metric)
     half = GRID[int(np.argmax(values >= (values[0] + values[-1]) / 2))]
-    order = "At random" if curve.order == RANDOM else "By uncertainty"
-    yield f"{order}, {_percent(half, 0)} of the items give half of that in {metric}."
+    how = "At random" if order == RANDOM else "By uncertainty"
+    yield f"{how}, {_percent(half, 0)} of the items give half of that in {metric}."
     lowest = int(values.argmin())
     if values[lowest] < min(values[0], values[-1]) - NOTICED:
         yield (
@@ -592,29 +590,27 @@ def _on_the_way(curve: Curve, metric: str) -> Iterator[str]:
         )
 
 
-def _about_orders(drawn: Curves, curve: Curve) -> Iterator[str]:
+def _about_orders(drawn: Curves, order: str) -> Iterator[str]:
     """Say where a random order would do better than uncertainty."""
-    random, unsure = drawn.of(RANDOM), drawn.of(UNCERTAINTY)
-    if unsure is None or random is None:
+    if UNCERTAINTY not in drawn.values:
         yield (
             "The transformation does not know how unsure it is, so only a random order can be had: "
             "fit it with uncertainty=True."
         )
         return
-    means = {one: (random.auc(one), unsure.auc(one)) for one in ADVISED if one in drawn.gains}
+    means = {
+        one: (drawn.auc(RANDOM, one), drawn.auc(UNCERTAINTY, one))
+        for one in ADVISED
+        if one in drawn.gains
+    }
     better = [
         f"{one} ({_percent(first)} against {_percent(second)} on average)"
         for one, (first, second) in means.items()
         if first > second + NOTICED
     ]
     if better:
-        choice = "take that" + ("" if curve.order == RANDOM else " if it counts more")
+        choice = "take that" + ("" if order == RANDOM else " if it counts more")
         yield f"On the way a random order gives more {' and '.join(better)}: {choice}."
-
-
-def _ends(curve: Curve, metric: str) -> str:
-    values = curve.on_grid(metric)
-    return f"{metric} from {_percent(values[0])} to {_percent(values[-1])}"
 
 
 def _points(gain: Interval) -> str:

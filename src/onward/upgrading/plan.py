@@ -354,15 +354,12 @@ class BackfillPlan:
             "shares": list(GRID),
             "planned_shares": list(SHARES),
             "curves": {
-                one.order: {
-                    **{metric: one.on_grid(metric).tolist() for metric in self.metrics},
-                    self.auc_name: {metric: one.auc(metric) for metric in self.metrics},
-                    "planned": {
-                        metric: [one.values[metric][share] for share in SHARES]
-                        for metric in self.metrics
-                    },
+                order: {
+                    **{one: self.drawn.on_grid(order, one).tolist() for one in self.metrics},
+                    self.auc_name: {one: self.drawn.auc(order, one) for one in self.metrics},
+                    "planned": {one: [values[one][share] for share in SHARES] for one in values},
                 }
-                for one in self.drawn.curves
+                for order, values in self.drawn.values.items()
             },
             "gains": plain(self.drawn.gains),
             "advice": self.advice,
@@ -390,11 +387,12 @@ class BackfillPlan:
         return "\n".join([*lines, "", self.advice, "A plan writes nothing."])
 
     def _table(self, metric: str) -> list[str]:
-        rows = [(f"{metric}, percent", *(one.order for one in self.drawn.curves), "")]
+        orders = self.drawn.values
+        rows = [(f"{metric}, percent", *orders, "")]
         for share in sorted({*GRID[::3], *SHARES}):
-            values = (f"{100 * one.values[metric][share]:.1f}" for one in self.drawn.curves)
+            values = (f"{100 * one[metric][share]:.1f}" for one in orders.values())
             rows.append((f"{100 * share:.0f} % embedded", *values, ""))
-        means = (f"{100 * one.auc(metric):.1f}" for one in self.drawn.curves)
+        means = (f"{100 * self.drawn.auc(one, metric):.1f}" for one in orders)
         return aligned([*rows, (self.auc_name, *means, "")])
 
 
