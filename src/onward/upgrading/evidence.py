@@ -97,11 +97,9 @@ class Questions:
     Attributes:
         who: what they are.
         old: in the space that the gallery answers now.
-        new: the same queries in the new space.
-        labels: class of each in the gallery's numbering, negative where it is unknown; None if no
-            labels judge.
+        new: the same queries in the new space; if labels judge, with the class of each in the
+            gallery's numbering, negative where it is unknown.
         qrels: judgements, if they judge.
-        exclude_self: whether a query's own entry in the gallery is left out.
         left_out: of the real queries that were given: why some are not asked, and how many.
         unknown: how many relevant items in the judgements the gallery lacks.
     """
@@ -109,9 +107,7 @@ class Questions:
     who: Who
     old: Embeddings
     new: Embeddings
-    labels: Labels | None
     qrels: Qrels | None = None
-    exclude_self: bool = True
     left_out: Mapping[str, int] = field(default_factory=dict)
     unknown: int = 0
 
@@ -119,31 +115,35 @@ class Questions:
         return len(self.new)
 
     @property
+    def exclude_self(self) -> bool:
+        """Whether a query's own entry in the gallery is left out."""
+        return self.qrels is None
+
+    @property
     def clusters(self) -> Sequence[Hashable]:
         """The class of each query where labels judge, for those of one are alike; else its id."""
-        return self.old.ids if self.labels is None else self.labels.tolist()
+        return self.new.ids if self.new.labels is None else self.new.labels.tolist()
 
     def wanted(self) -> set[str]:
         """Return the ids of the items that judgements name as relevant to these queries."""
-        return set[str]().union(*relevant_items(self.qrels or {}, self.old.ids).values())
+        return set[str]().union(*relevant_items(self.qrels or {}, self.new.ids).values())
 
-    def relevance(self, ids: Ids, labels: Labels) -> Relevance | None:
-        """Return what they are looking for among some items, whose labels are given too.
+    def relevance(self, items: "Items") -> Relevance | None:
+        """Return what they are looking for among some items.
 
         None if that is not known, no query finds anything, or all items are of one class: among
         those nothing found is wrong.
         """
+        asked, labels, ids = self.new.labels, items.labels, self.new.ids
         if self.qrels is not None:
             found = Relevance.of_qrels(
-                self.old.ids, ids, self.qrels, exclude_self=self.exclude_self, ignore_unknown=True
+                ids, items.ids, self.qrels, exclude_self=False, ignore_unknown=True
             )
-        elif self.labels is not None and len(np.unique(labels)) > 1:
-            found = Relevance.of_labels(
-                self.old.ids, ids, self.labels, labels, exclude_self=self.exclude_self
-            )
+        elif asked is not None and labels is not None and len(np.unique(labels)) > 1:
+            found = Relevance.of_labels(ids, items.ids, asked, labels, exclude_self=True)
         else:
             return None
-        return found if found.counts(self.old.ids).any() else None
+        return found if found.counts(ids).any() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,38 +151,63 @@ class Items:
     """Some items of a gallery, and what is known of their classes.
 
     Attributes:
-        ids: of the items, sorted.
-        labels: class of each in the gallery's numbering, negative where it is unknown; None if
-            labels do not judge.
+        class_of: each item's class in the gallery's numbering, negative where it is unknown.
         left_out: why others are left out, and how many.
     """
 
-    ids: Ids
-    labels: Labels | None
+    class_of: Mapping[str, int]
     left_out: Mapping[str, int]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.class_of)
+
+    @property
+    def ids(self) -> Ids:
+        """Their ids."""
+        return tuple(self.class_of)
+
+    @property
+    def labels(self) -> Labels | None:
+        """Their classes; None if not one is known."""
+        labels = np.array(list(self.class_of.values()), np.int64)
+        return labels if (labels >= 0).any() else None
 
     def among(self, ids: Collection[str], why: str = "") -> "Items":
         """Return those that are among some; the others are counted where it is said why."""
-        rows = [row for row, item in enumerate(self.ids) if item in ids]
-        left_out = _counted((why, len(self) - len(rows))) if why else {}
-        return Items(
-            tuple(self.ids[row] for row in rows),
-            None if self.labels is None else self.labels[rows],
-            {**self.left_out, **left_out},
-        )
+        kept = {item: label for item, label in self.class_of.items() if item in ids}
+        left_out = _counted((why, len(self) - len(kept))) if why else {}
+        return Items(kept, {**self.left_out, **left_out})
 
     def labelled(self) -> "Items":
         """Return those whose class is known: of others nobody can say whether they are right."""
-        known = self.label_of
-        return self.among({item for item in self.ids if known[item] >= 0}, NO_LABEL)
+        return self.among({item for item, label in self.class_of.items() if label >= 0}, NO_LABEL)
 
-    @property
-    def label_of(self) -> dict[str, int]:
-        """The class of each item, if labels judge."""
-        return {} if self.labels is None else dict(zip(self.ids, self.labels.tolist(), strict=True))
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Queries, and the items in which they are asked, before and after an upgrade.
+
+    Attributes:
+        asked: the queries.
+        now: what the gallery answers from now, of all of the items.
+        upgraded: what the transformations make, of those that one of them can carry. Of an item
+            that one was fitted on, what it makes of it unseen, where that is known.
+        embedded: what the new model has embedded already; it stays as it is.
+        true: what the new model gives, of the sample's items among them.
+        relevance: what the queries look for among the items; None if that is not known.
+        left_out: why other items are left out, and how many.
+        flattered: how many items a transformation was fitted on which does not tell what it gives
+            for them unseen; of these the true vectors are known.
+    """
+
+    asked: Questions
+    now: Embeddings
+    upgraded: Embeddings
+    embedded: Embeddings
+    true: Embeddings
+    relevance: Relevance | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    flattered: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,31 +216,20 @@ class Evidence:
 
     Attributes:
         asked: the queries.
-        searched: items of the gallery that can be found now, in which they are asked; None if
-            nothing says what they look for there, or it is not to be judged.
-        flattered: ids of those that a transformation was fitted on which does not tell what it
-            gives for them unseen; of these the sample has the true vectors.
-        judged: items of the sample that are asked for, or in which real queries are asked; None if
-            there is no sample.
-        sample: true new embeddings of some items, without labels; None if there is no sample.
-        now: what the gallery answers from now, of the items that are searched or judged.
-        upgraded: what the transformations make, of those that one of them can carry. Of an item
-            that one was fitted on, what it makes of it unseen, where that is known.
-        uncertainties: of those that are upgraded by a transformation that knows its own.
-        embedded: of those that are searched, what the new model has embedded already.
+        whole: in all that can be found now; None if nothing says what they look for there, or it is
+            not to be judged.
+        within: in items of the sample; None if these are too few, or none of them can be carried.
+        judged: those items; None if there is no sample.
+        uncertainties: of the items that are upgraded by a transformation that knows its own.
         rows: how many items the gallery has.
         sample_rows: how many of them are in the sample.
     """
 
     asked: Questions
-    searched: Items | None
-    flattered: frozenset[str]
+    whole: Trial | None
+    within: Trial | None
     judged: Items | None
-    sample: Embeddings | None
-    now: Embeddings
-    upgraded: Embeddings
     uncertainties: Mapping[str, float]
-    embedded: Embeddings
     rows: int
     sample_rows: int
 
@@ -248,42 +262,63 @@ def gather(
     found, flattered = _choose_searched(
         view, routes, space, sample, wanted=wanted, most=most_searched
     )
-    judged, there = None, 0
+    judged, true, there = None, _joined(new, ()), 0
     if sample is not None:
         judged = _choose_judged(view, routes, space, sample, found, most=most_items)
-        sample = Embeddings(sample.ids, sample.vectors, sample.space)
+        true = Embeddings(sample.ids, sample.vectors, sample.space)
         there = sum(len(batch) for batch in view.scan((), ids=sample.ids))
     searched = _where_answers_are_known(found, asked, judged) if whole else None
     ids = {*(searched.ids if searched else ()), *(judged.ids if judged else ())}
-    now = _read(view, space, ids)
-    if judged is not None and sample is not None:
+    now, (upgraded, uncertainties) = _read(view, space, ids), _carry(view, routes, ids)
+    everywhere = within = None
+    if judged is not None:
         judged = judged.among(frozenset(now.ids))  # others may have been deleted meanwhile
-        true = sample.align(judged.ids)
-        asked = asked or Questions(ITEMS, now.align(judged.ids), true, judged.labels)
+        labelled = replace(true.align(judged.ids), labels=judged.labels)
+        asked = asked or Questions(ITEMS, now.align(judged.ids), labelled)
+        within = _try_within(asked, judged, now, upgraded, labelled)
     assert asked is not None  # noqa: S101 (of a sample or of queries one is there)
-    upgraded, uncertainties = _carry(view, routes, ids)
-    return Evidence(
-        asked=asked,
-        searched=searched,
-        flattered=flattered,
-        judged=judged,
-        sample=sample,
-        now=now,
-        upgraded=upgraded,
-        uncertainties=uncertainties,
-        embedded=_read(view, new, frozenset(searched.ids if searched else ()), origin="embedded"),
-        rows=view.rows,
-        sample_rows=there,
+    if searched is not None and len(asked):
+        some = frozenset(searched.ids)
+        everywhere = Trial(
+            asked,
+            now=among(now, some),
+            upgraded=among(upgraded, some),
+            embedded=_read(view, new, some, origin="embedded"),
+            true=among(true, some),
+            relevance=asked.relevance(searched),
+            left_out=searched.left_out,
+            flattered=len(flattered & some),
+        )
+    return Evidence(asked, everywhere, within, judged, uncertainties, view.rows, there)
+
+
+def _try_within(
+    asked: Questions, judged: Items, now: Embeddings, upgraded: Embeddings, true: Embeddings
+) -> Trial | None:
+    """Return the items of a sample to be judged by; None if they are too few to say anything."""
+    carried = among(upgraded, frozenset(judged.ids))
+    if len(judged) < LEAST_ITEMS or not len(carried) or not len(asked):
+        return None
+    return Trial(
+        asked,
+        now=now.align(judged.ids),
+        upgraded=replace(carried, labels=true.align(carried.ids).labels),
+        embedded=_joined(true.space, ()),
+        true=true,
+        relevance=None if asked.qrels is not None else asked.relevance(judged),
     )
 
 
-def with_true(upgraded: Embeddings, true: Embeddings, *, among: Collection[str]) -> Embeddings:
+def among(embeddings: Embeddings, ids: Collection[str]) -> Embeddings:
+    """Return the embeddings of those items that are among some."""
+    return embeddings.select([item in ids for item in embeddings.ids])
+
+
+def with_true(upgraded: Embeddings, true: Embeddings) -> Embeddings:
     """Return a gallery in which some items have their true vectors; also those it lacks."""
-    ids = frozenset(among)
-    given = true.select([item in ids for item in true.ids])
-    replaced = frozenset(given.ids)
+    replaced = frozenset(true.ids)
     rest = upgraded.select([item not in replaced for item in upgraded.ids])
-    return _joined(upgraded.space, [given, rest])
+    return _joined(upgraded.space, [true, rest])
 
 
 def digest_sample(sample: Embeddings) -> str:
@@ -371,7 +406,7 @@ def _where_answers_are_known(
     """Return the items in which it can be told what queries look for; None if it is not known."""
     if asked is not None and asked.qrels is not None:
         return found
-    labels = asked.labels if asked is not None else None if judged is None else judged.labels
+    labels = asked.new.labels if asked is not None else None if judged is None else judged.labels
     return None if labels is None else found.labelled()
 
 
@@ -402,27 +437,25 @@ def _ask_real(
             "give judgements and queries with the same ids",
         )
     chosen = _first_by_digest(judged, most)
-    asked = Questions(
-        REAL,
-        queries.old.align(chosen),
-        queries.new.align(chosen),
-        None,
-        qrels,
-        exclude_self=qrels is None,
-        left_out=_counted(
-            ("not in the judgements", len(ids) - len(judged)),
-            (NOT_NEEDED.format(most), len(judged) - len(chosen)),
-        ),
-    )
+    old, new_ones, labels = queries.old.align(chosen), queries.new.align(chosen), None
     if qrels is None:
-        named = max(asked.new, asked.old, key=_count_known)
+        named = max(new_ones, old, key=_count_known)
         labels = labels_of(view, named, queries.same_labels, "the real queries")
-        return replace(asked, labels=labels if _count_known(named) else None)
+        labels = labels if _count_known(named) else None
+    left_out = _counted(
+        ("not in the judgements", len(ids) - len(judged)),
+        (NOT_NEEDED.format(most), len(judged) - len(chosen)),
+    )
+    asked = Questions(
+        REAL, old, replace(new_ones, labels=labels, class_names=None), qrels, left_out
+    )
     return replace(asked, unknown=_count_unknown(view, asked, queries.ignore_unknown))
 
 
 def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
     """Return how many relevant items the gallery lacks; refuse them unless they are ignored."""
+    if asked.qrels is None:
+        return 0
     wanted = sorted(asked.wanted())
     there = {item for batch in view.scan((), ids=wanted) for item in batch.ids}
     missing = [item for item in wanted if item not in there]
@@ -478,8 +511,7 @@ def _choose_searched(
     left_out = _counted((UNSEEN, len(drawn) - len(ids)))
     if not every:
         left_out |= _counted((NOT_NEEDED.format(most), view.count([space]) - len(drawn)))
-    labels = np.array([known.get(item, -1) for item in ids], np.int64)
-    return Items(ids, labels, left_out), frozenset(flattered)
+    return Items({item: known.get(item, -1) for item in ids}, left_out), frozenset(flattered)
 
 
 def _known_labels(
@@ -529,11 +561,11 @@ def _choose_judged(
     )
     found = replace(found, left_out=left_out)
     labelled = found.labelled()
-    classes = Counter(label for label in searched.label_of.values() if label >= 0)
+    classes = Counter(label for label in searched.class_of.values() if label >= 0)
     are_enough = 0 < len(labelled) >= min(LEAST_ITEMS, len(found)) and len(classes) > 1
-    if are_enough and any(classes[label] > 1 for label in labelled.label_of.values()):
+    if are_enough and any(classes[label] > 1 for label in labelled.class_of.values()):
         return labelled
-    return replace(found, labels=None)
+    return Items(dict.fromkeys(found.ids, -1), left_out)
 
 
 def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
@@ -583,7 +615,7 @@ def _carry(
                 numbers = one.uncertainty.of(carried.vectors).tolist()
                 uncertainties |= dict(zip(carried.ids, numbers, strict=True))
             told = one.out_of_fold
-            made.append(carried if told is None else with_true(carried, told, among=carried.ids))
+            made.append(carried if told is None else with_true(carried, among(told, carried.ids)))
     return _joined(routes.new, made), uncertainties
 
 

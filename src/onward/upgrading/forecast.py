@@ -7,8 +7,8 @@ items. Cells of one of the two say nothing of cells of the other. The plan of an
 a backfill say what is found here. Nothing here writes.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -35,8 +35,8 @@ from onward.spaces import Embeddings, Ids
 from onward.upgrading.evidence import (
     LEAST_ITEMS,
     Evidence,
-    Questions,
     RealQueries,
+    Trial,
     Who,
     count_asked,
     count_unlisted,
@@ -335,61 +335,50 @@ def forecast(
         check_whole(name, value)
     view = gallery.view() if isinstance(gallery, Gallery) else gallery
     evidence = gather(view, routes, sample, queries, whole=whole, **most)
-    asked, judged, known = evidence.asked, evidence.judged, evidence.uncertainties.keys()
-    everywhere = _judge_whole(evidence)
-    backfilled = _Backfilled.of(evidence, seed)
-    within = curves = None
-    if backfilled is not None:
+    asked, judged, known = evidence.asked, evidence.judged, evidence.uncertainties
+    everywhere = within = curves = None
+    if evidence.whole is not None:
+        everywhere = _judge_whole(evidence.whole, sampled=sample is not None)
+    if evidence.within is not None:
         share = min(1.0, evidence.sample_rows / max(1, evidence.rows))
         written = share if whole and everywhere is None else None
+        backfilled = _Backfilled.of(evidence.within, known, seed)
         within, curves = backfilled.judge(orders, sorted(set(shares)), written)
+    items = 0 if sample is None else len(sample)
     return Forecast(
         transformation=routes.digest,
         sample=None if sample is None else digest_sample(sample),
-        sample_items=0 if sample is None else len(sample),
+        sample_items=items,
         rows=evidence.rows,
         whole=everywhere,
         within=within,
-        why=None if everywhere or within else _why_not(evidence),
+        why=None if everywhere or within else _why_not(evidence, items),
         left_out={} if judged is None else judged.left_out,
         unasked=asked.left_out,
         unknown=asked.unknown,
         remade=asked.old.count_origins().get("upgraded", 0),
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
-        order=RANDOM if not judged or known.isdisjoint(judged.ids) else UNCERTAINTY,
+        order=RANDOM if not judged or known.keys().isdisjoint(judged.ids) else UNCERTAINTY,
         neighbours=0 if judged is None else count_neighbours(len(judged)),
         curves=curves,
     )
 
 
-def _judge_whole(evidence: Evidence) -> Judgement | None:
+def _judge_whole(trial: Trial, *, sampled: bool) -> Judgement | None:
     """Judge what is found in the whole gallery; None if nothing says what queries look for."""
-    asked, items = evidence.asked, evidence.searched
-    if items is None or items.labels is None or not len(asked):
-        return None
-    relevance = asked.relevance(items.ids, items.labels)
+    asked, relevance = trial.asked, trial.relevance
     if relevance is None:
         return None
-    metrics = BY_LABEL if asked.qrels is None else BY_GRADE
-    ids = frozenset(items.ids)
-    upgraded = with_true(_among(evidence.upgraded, ids), evidence.embedded, among=ids)
-    cells = {
-        NOTHING: (0.0, _answers(asked.old, _among(evidence.now, ids), relevance, metrics)),
-        UPGRADE: (0.0, _answers(asked.new, upgraded, relevance, metrics)),
-    }
-    if evidence.sample is not None:
-        written = with_true(upgraded, evidence.sample, among=ids - set(evidence.embedded.ids))
-        share = len(ids.intersection(evidence.sample.ids)) / len(ids)
-        cells[WITH_SAMPLE] = (share, _answers(asked.new, written, relevance, metrics))
-    return _judgement(
-        asked,
-        "map" if asked.qrels is None else "ndcg@10",
-        cells,
-        items=len(ids),
-        lost=len(ids) - len(upgraded),
-        flattered=len(evidence.flattered & ids),
-        left_out=items.left_out,
-    )
+    metrics, best = (BY_LABEL, "map") if asked.qrels is None else (BY_GRADE, "ndcg@10")
+    galleries = {UPGRADE: (0.0, trial.upgraded)}
+    if sampled:
+        share = len(trial.true) / len(trial.now)
+        galleries[WITH_SAMPLE] = (share, with_true(trial.upgraded, trial.true))
+    cells = {NOTHING: (0.0, _answers(asked.old, trial.now, relevance, metrics))}
+    for name, (share, gallery) in galleries.items():
+        stored = with_true(gallery, trial.embedded)  # what a model has embedded stays
+        cells[name] = share, _answers(asked.new, stored, relevance, metrics)
+    return _judgement(trial, best, cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -397,53 +386,35 @@ class _Backfilled:
     """The items of a sample while ever more of them are embedded, and who asks for them.
 
     Attributes:
-        asked: the queries; with labels in their new embeddings, if labels judge.
-        now: what the gallery answers from now.
-        upgraded: what the upgrade makes, of those that it can carry.
-        new: their true new vectors.
+        trial: the queries, and the items, of all of which the true vectors are known.
         nearest: the neighbours that each query finds among these.
-        relevance: what they look for among them by labels, if labels judge.
         orders: in which the items can be embedded, by name; random ones are several. What no
             transformation carries comes first in each: it is not found at all.
         seed: of the random orders.
     """
 
-    asked: Questions
-    now: Embeddings
-    upgraded: Embeddings
-    new: Embeddings
+    trial: Trial
     nearest: Ranking
-    relevance: Relevance | None
     orders: Mapping[str, tuple[Ids, ...]]
     seed: int
 
     @classmethod
-    def of(cls, evidence: Evidence, seed: int) -> "_Backfilled | None":
-        """Return the items that are judged; None if nothing can be judged by them."""
-        asked, judged = evidence.asked, evidence.judged
-        if judged is None or evidence.sample is None or len(judged) < LEAST_ITEMS:
-            return None
-        upgraded = _among(evidence.upgraded, frozenset(judged.ids))
-        if not len(upgraded) or not len(asked):
-            return None
-        new, relevance = evidence.sample.align(judged.ids), None
-        if judged.labels is not None and asked.labels is not None:
-            relevance = asked.relevance(judged.ids, judged.labels)
-        if relevance is not None:
-            asked = replace(asked, new=replace(asked.new, labels=asked.labels))
-            new = replace(new, labels=judged.labels)
-            upgraded = replace(upgraded, labels=new.align(upgraded.ids).labels)
-        count = count_neighbours(len(new))
-        return cls(
-            asked=asked,
-            now=evidence.now.align(judged.ids),
-            upgraded=upgraded,
-            new=new,
-            nearest=search(asked.new, new, count, exclude_self=asked.exclude_self),
-            relevance=relevance,
-            orders=_orders(upgraded, new, evidence.uncertainties, seed),
-            seed=seed,
+    def of(cls, trial: Trial, uncertainties: Mapping[str, float], seed: int) -> "_Backfilled":
+        """Return the items of a trial; by uncertainty only if it is known of some."""
+        upgraded, true, asked = trial.upgraded, trial.true, trial.asked
+        lost = sorted(set(true.ids) - set(upgraded.ids))
+        random = (
+            (*random_order(lost, seed=turn), *random_order(upgraded.ids, seed=turn))
+            for turn in range(seed, seed + SEEDS)
         )
+        orders: dict[str, tuple[Ids, ...]] = {RANDOM: tuple(random)}
+        if not uncertainties.keys().isdisjoint(upgraded.ids):
+            numbers = [uncertainties.get(item, -np.inf) for item in upgraded.ids]
+            orders[UNCERTAINTY] = ((*lost, *uncertainty_order(upgraded.ids, numbers)),)
+        orders[ORACLE] = ((*lost, *oracle_order(upgraded, true.align(upgraded.ids))),)
+        count = count_neighbours(len(true))
+        nearest = search(asked.new, true, count, exclude_self=asked.exclude_self)
+        return cls(trial, nearest, orders, seed)
 
     def judge(
         self, orders: Sequence[OrderName], shares: Sequence[float], written: float | None
@@ -463,25 +434,26 @@ class _Backfilled:
             for name, each in self.orders.items()
             if name == best or name in orders
         }
-        at = found[best]
-        cells = {NOTHING: (0.0, self.answers(self.asked.old, self.now)), UPGRADE: (0.0, at[0.0])}
+        at, trial = found[best], self.trial
+        nothing = self.agreement(trial.asked.old, trial.now)
+        if trial.relevance is not None:
+            nothing |= _answers(trial.asked.old, trial.now, trial.relevance, BY_LABEL)
+        cells: dict[str, tuple[float, Found]] = {NOTHING: (0.0, nothing), UPGRADE: (0.0, at[0.0])}
         if written is not None:
             turns = range(self.seed, self.seed + SEEDS)
-            some = tuple(random_order(self.new.ids, seed=turn) for turn in turns)
+            some = tuple(random_order(trial.true.ids, seed=turn) for turn in turns)
             cells[WITH_SAMPLE] = written, self.found(some, (written,), agreed=(written,))[written]
         for share in shares:
             cells[f"upgrade + backfill {100 * share:g} %"] = share, at[share]
         cells[EVERYTHING] = 1.0, at[1.0]
-        metric = AGREEMENT if self.relevance is None else "map"
-        items, lost = len(self.new), len(self.new) - len(self.upgraded)
-        judged = _judgement(self.asked, metric, cells, items=items, lost=lost)
+        judged = _judgement(trial, AGREEMENT if trial.relevance is None else "map", cells)
         return judged, self._curves({name: found[name] for name in orders if name in found})
 
     def _curves(self, found: Mapping[str, Mapping[float, Found]]) -> Curves | None:
         """Return the curves of what was found in each order, at each share."""
         if not found:
             return None
-        metrics = (AGREEMENT,) if self.relevance is None else BY_LABEL
+        metrics = (AGREEMENT,) if self.trial.relevance is None else BY_LABEL
         each = next(iter(found.values()))  # all orders have the same ends
         gains = {metric: each[1.0][metric] - each[0.0][metric] for metric in metrics}
         values = {
@@ -491,7 +463,7 @@ class _Backfilled:
             }
             for order, at in found.items()
         }
-        clusters = self.asked.clusters
+        clusters = self.trial.asked.clusters
         return Curves(values, {m: _interval(one, clusters, True) for m, one in gains.items()})
 
     def found(
@@ -501,58 +473,37 @@ class _Backfilled:
 
         By labels if they judge, and by agreement at some of the shares; else by agreement at all.
         """
+        upgraded, true, asked = self.trial.upgraded, self.trial.true, self.trial.asked
         found: dict[float, dict[str, PerQuery]] = {share: {} for share in shares}
-        if self.relevance is not None:
+        if self.trial.relevance is not None:
             each = [
                 backfill_curve(
-                    self.asked.new,
-                    self.upgraded,
-                    self.new,
+                    asked.new,
+                    upgraded,
+                    true,
                     order,
-                    exclude_self=self.asked.exclude_self,
+                    exclude_self=asked.exclude_self,
                     shares=shares,
                 ).evaluations
                 for order in orders
             ]
             for share, *both in zip(shares, *each, strict=True):
                 found[share] = _mean([_by_metric(one, BY_LABEL) for one in both])
-        for share in shares if self.relevance is None else agreed:
+        for share in shares if self.trial.relevance is None else agreed:
             some = orders if 0 < share < 1 else orders[:1]  # at the ends all are the same
             galleries = (  # what has no vector is not found
-                with_true(self.upgraded, self.new, among=order[: items_at(share, len(order))])
+                with_true(upgraded, true.align(order[: items_at(share, len(order))]))
                 for order in some
             )
-            found[share] |= _mean([self._agreement(self.asked.new, one) for one in galleries])
+            found[share] |= _mean([self.agreement(asked.new, one) for one in galleries])
         return found
 
-    def answers(self, queries: Embeddings, gallery: Embeddings) -> Found:
-        """Return what each query gets from items, all of which are there."""
-        agreed = self._agreement(queries, gallery)
-        if self.relevance is None:
-            return agreed
-        return {**_answers(queries, gallery, self.relevance, BY_LABEL), **agreed}
-
-    def _agreement(self, queries: Embeddings, gallery: Embeddings) -> dict[str, PerQuery]:
-        count = count_neighbours(len(self.new))
-        found = search(queries, gallery, count, exclude_self=self.asked.exclude_self)
+    def agreement(self, queries: Embeddings, gallery: Embeddings) -> dict[str, PerQuery]:
+        """Return of each query how many of its nearest items a gallery finds."""
+        count = count_neighbours(len(self.trial.true))
+        exclude_self = self.trial.asked.exclude_self
+        found = search(queries, gallery, count, exclude_self=exclude_self)
         return {AGREEMENT: agreement(found, self.nearest)}
-
-
-def _orders(
-    upgraded: Embeddings, new: Embeddings, uncertainties: Mapping[str, float], seed: int
-) -> dict[str, tuple[Ids, ...]]:
-    """Return in which orders items can be embedded; by uncertainty only if it is known of some."""
-    lost = sorted(set(new.ids) - set(upgraded.ids))
-    turns = range(seed, seed + SEEDS)
-    random = (
-        (*random_order(lost, seed=turn), *random_order(upgraded.ids, seed=turn)) for turn in turns
-    )
-    orders: dict[str, tuple[Ids, ...]] = {RANDOM: tuple(random)}
-    if not uncertainties.keys().isdisjoint(upgraded.ids):
-        numbers = [uncertainties.get(item, -np.inf) for item in upgraded.ids]
-        orders[UNCERTAINTY] = ((*lost, *uncertainty_order(upgraded.ids, numbers)),)
-    orders[ORACLE] = ((*lost, *oracle_order(upgraded, new.align(upgraded.ids))),)
-    return orders
 
 
 def _answers(
@@ -580,22 +531,10 @@ def _mean(found: Sequence[Found]) -> dict[str, PerQuery]:
     return {metric: np.mean([one[metric] for one in found], axis=0) for metric in found[0]}
 
 
-def _among(embeddings: Embeddings, ids: Collection[str]) -> Embeddings:
-    return embeddings.select([item in ids for item in embeddings.ids])
-
-
-def _judgement(
-    asked: Questions,
-    metric: str,
-    found: Mapping[str, tuple[float, Found]],
-    *,
-    items: int,
-    lost: int,
-    flattered: int = 0,
-    left_out: Mapping[str, int] | None = None,
-) -> Judgement:
+def _judgement(trial: Trial, metric: str, found: Mapping[str, tuple[float, Found]]) -> Judgement:
     """Return the cells of what was found: by their names, of which share, and what each gets."""
-    (_, nothing), clusters = found[NOTHING], asked.clusters
+    (_, nothing), clusters = found[NOTHING], trial.asked.clusters
+    stored = {*trial.upgraded.ids, *trial.embedded.ids}
     cells = tuple(
         Cell(
             name,
@@ -611,15 +550,15 @@ def _judgement(
         of_sample = _interval(difference, clusters, True)
     counted = np.flatnonzero(~np.isnan(nothing[metric])).tolist()
     return Judgement(
-        asked=asked.who,
+        asked=trial.asked.who,
         metric=metric,
         queries=len(counted),
         clusters=len({clusters[row] for row in counted}),
-        skipped=len(asked) - len(counted),
-        items=items,
-        lost=lost,
-        flattered=flattered,
-        left_out=left_out or {},
+        skipped=len(trial.asked) - len(counted),
+        items=len(trial.now),
+        lost=len(trial.now) - len(stored),
+        flattered=trial.flattered,
+        left_out=trial.left_out,
         cells=cells,
         of_sample=of_sample,
     )
@@ -630,11 +569,11 @@ def _interval(values: PerQuery, clusters: Sequence[Hashable], difference: bool =
     return over_clusters(values[counted], [clusters[row] for row in counted], difference=difference)
 
 
-def _why_not(evidence: Evidence) -> str:
-    asked, judged, sample = evidence.asked, evidence.judged, evidence.sample
-    if judged is None or sample is None:
+def _why_not(evidence: Evidence, sample_items: int) -> str:
+    asked, judged = evidence.asked, evidence.judged
+    if judged is None:
         why = "nothing says what the real queries look for"
-        if asked.labels is not None or asked.qrels is not None:
+        if asked.new.labels is not None or asked.qrels is not None:
             why = (
                 "the gallery's labels do not tell what real queries look for from what they do not"
             )
@@ -644,7 +583,7 @@ def _why_not(evidence: Evidence) -> str:
             "items share, or true new embeddings of some items (sample=...)"
         )
     reasons = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
-    left = f"{len(judged):,} of the sample's {len(sample):,} items are left to judge by"
+    left = f"{len(judged):,} of the sample's {sample_items:,} items are left to judge by"
     if len(judged) >= LEAST_ITEMS:
         left += ", and no transformation can carry one of them"
     return (
