@@ -24,7 +24,6 @@ from onward.upgrading import Upgrade, evidence, forecast, plan_backfill, plan_up
 from onward.upgrading.backfill import Budget, backfill, embeddings_given
 from onward.upgrading.forecast import (
     EVERYTHING,
-    ORDERS,
     SEEDS,
     SHARES,
     UPGRADE,
@@ -271,7 +270,7 @@ def test_each_item_is_carried_once_for_all_that_is_judged(monkeypatch, sampled):
 
     monkeypatch.setattr(evidence, "transform", transform)
     some = sample.select(range(sampled))
-    forecast(gallery, Routes((h,)), some, orders=ORDERS)
+    forecast(gallery, Routes((h,)), some)
     assert sorted(carried) == list(sample.ids)
     carried.clear()
     plan_backfill(gallery, h, sample=some)

@@ -24,7 +24,7 @@ from onward.errors import (
 from onward.gallery import GalleryRows, create_gallery, open_gallery
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
-from onward.upgrading import Upgrade, plan_upgrade
+from onward.upgrading import Upgrade, plan, plan_upgrade
 from onward.upgrading.routes import choose_batch_rows
 
 NEW = Space("new@2", 5)
@@ -162,25 +162,26 @@ def test_a_plan_writes_nothing(url, gallery):
     assert after == before
 
 
-def test_a_plan_says_rows_bytes_seconds_and_what_cannot_be_done(gallery):
+def test_a_plan_says_rows_bytes_seconds_and_what_cannot_be_done(gallery, monkeypatch):
+    monkeypatch.setattr(plan, "SAMPLE_ROWS", 8)
     gallery.add(embed(OLD, ["x", "y"]))
     gallery.add(embed(SIDE, ["z"]))
-    plan = plan_upgrade(gallery, H, sample_rows=8)
-    assert plan.work.rows == ROWS + 3
-    assert plan.work.to_do == ROWS
-    reasons = {one.reason: (one.rows, one.examples) for one in plan.work.blocked}
+    planned = plan_upgrade(gallery, H)
+    assert planned.work.rows == ROWS + 3
+    assert planned.work.to_do == ROWS
+    reasons = {one.reason: (one.rows, one.examples) for one in planned.work.blocked}
     assert reasons == {
         "no side-information": (2, ("x", "y")),
         "no vector in the old space": (1, ("z",)),
     }
-    assert plan.bytes >= ROWS * 4 * NEW.dim
-    assert plan.seconds > 0
-    assert plan.sampled == 8
-    printed = str(plan)
+    assert planned.bytes >= ROWS * 4 * NEW.dim
+    assert planned.seconds > 0
+    assert planned.sampled == 8
+    printed = str(planned)
     assert f"to do    {ROWS} of {ROWS + 3} rows, 0 are done already" in printed
     assert "blocked  2 rows: no side-information (x, y)" in printed
     assert "A plan writes nothing." in printed
-    written = json.loads(json.dumps(plan.to_json()))
+    written = json.loads(json.dumps(planned.to_json()))
     assert written["to_do"] == ROWS
     assert written["new"] == NEW.to_json()
     assert len(written["writes"]) == 3
@@ -495,7 +496,6 @@ def test_a_status_prints_itself(upgrade):
         (lambda u: u.run(batch_rows=2.5), r"batch_rows is 2\.5; give a whole number"),
         (lambda u: u.verify(sample_rows=0), "sample_rows is 0; give a whole number of 1 or more"),
         (lambda u: u.verify(sample_rows=-3), "sample_rows is -3; give a whole number"),
-        (lambda u: plan_upgrade(u.gallery, H, sample_rows=0), "sample_rows is 0; give a whole"),
     ],
 )
 def test_numbers_that_are_none_are_refused_before_anything_is_done(

@@ -233,7 +233,7 @@ def test_of_many_samples_few_intervals_miss_the_truth_and_few_gates_open_wrongly
     rng, held, wrong, samples = np.random.default_rng(seed), 0, 0, 40
     for _ in range(samples):
         some = new.select(np.sort(rng.choice(400, 80, replace=False)))
-        found = forecast(gallery, Routes((h,)), some, shares=[]).whole.cell("upgrade").gains["map"]
+        found = forecast(gallery, Routes((h,)), some).whole.cell("upgrade").gains["map"]
         held += found.low <= truth <= found.high
         wrong += gate._answer(found, 0.01) == ("closed" if truth > 0 else "open")
     assert held >= 0.95 * samples

@@ -5,7 +5,6 @@ import json
 import math
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 from worlds import (
@@ -27,7 +26,15 @@ from onward.evaluation.comparison import evaluate_embeddings
 from onward.evaluation.intervals import over_clusters
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
-from onward.upgrading import Requirement, Upgrade, decide, forecast, plan_backfill, plan_upgrade
+from onward.upgrading import (
+    Requirement,
+    Upgrade,
+    decide,
+    evidence,
+    forecast,
+    plan_backfill,
+    plan_upgrade,
+)
 from onward.upgrading.evidence import fitted_on
 from onward.upgrading.routes import Routes
 
@@ -37,7 +44,7 @@ from onward.upgrading.routes import Routes
 def test_a_prediction_worked_by_hand():
     """Of twenty items four have a stranger beside them, their partner at ranks 3, 5, 2 and 2."""
     gallery, sample = line_gallery(), line(LINE_NEW, crossed=False, labels=False)
-    found = forecast(gallery, Routes((scaled(1),)), sample, shares=[]).within
+    found = forecast(gallery, Routes((scaled(1),)), sample).within
     crossed = (16 + 1 / 3 + 1 / 5 + 1 / 2 + 1 / 2) / 20
     expected = {
         "do nothing": (16 / 20, 1.0, crossed),
@@ -46,7 +53,9 @@ def test_a_prediction_worked_by_hand():
     for name, values in expected.items():
         got = [found.value(metric, name) for metric in ("cmc@1", "cmc@5", "map")]
         np.testing.assert_allclose(got, values, err_msg=name)
-    assert [cell.name for cell in found.cells] == ["do nothing", "upgrade", "full backfill"]
+    backfills = [f"upgrade + backfill {share} %" for share in (10, 25, 50)]
+    names = ["do nothing", "upgrade", *backfills, "full backfill"]
+    assert [cell.name for cell in found.cells] == names
     assert found.value("agreement", "full backfill") == 1
     assert (found.items, found.queries, found.lost) == (20, 20, 0)
 
@@ -64,7 +73,7 @@ def test_an_item_that_cannot_be_carried_counts_as_not_found_until_it_is_backfill
     gallery, new, h = world(40)
     gallery.delete(new.ids[:10])
     gallery.add(Embeddings(new.ids[:10], np.zeros((10, 6), np.float32), OLD, np.arange(10)))
-    predicted = forecast(gallery, Routes((unsure(h),)), new, shares=[0.1, 0.25])
+    predicted = forecast(gallery, Routes((unsure(h),)), new)
     found = predicted.within
     assert (found.lost, predicted.whole.lost) == (10, 10)
     assert str(predicted).count("10 items cannot be carried over; upgrading alone loses them") == 2
@@ -94,13 +103,14 @@ def test_every_interval_contains_its_value_and_gains_are_differences(seed, label
     assert json.loads(json.dumps(found.to_json())) == found.to_json()
 
 
-def test_only_so_many_items_are_judged_the_same_for_any_order_of_the_sample():
+def test_only_so_many_items_are_judged_the_same_for_any_order_of_the_sample(monkeypatch):
+    monkeypatch.setattr(evidence, "MOST_ITEMS", 30)
     gallery, new, h = world(100)
-    found = forecast(gallery, Routes((h,)), new, most_items=30)
+    found = forecast(gallery, Routes((h,)), new)
     assert found.within.items == 30
     assert (found.whole.items, found.whole.queries) == (100, 30)
     assert found.left_out == {"more than 30 are not needed": 70}
-    again = forecast(gallery, Routes((h,)), new.select(np.arange(100)[::-1]), most_items=30)
+    again = forecast(gallery, Routes((h,)), new.select(np.arange(100)[::-1]))
     for one, other in ((found.whole, again.whole), (found.within, again.within)):
         assert one.to_json() == other.to_json()
 
@@ -214,15 +224,17 @@ def test_what_the_new_model_has_embedded_already_stays_and_is_judged_as_it_is():
         assert found.value("map", name) == pytest.approx(expected.map, abs=1e-12)
 
 
-def test_of_a_large_gallery_so_many_items_are_searched_always_with_the_sample():
+def test_of_a_large_gallery_so_many_items_are_searched_always_with_the_sample(monkeypatch):
+    monkeypatch.setattr(evidence, "MOST_SEARCHED", 60)
     gallery, new, h = world(200)
     sample = new.select(np.arange(150, 190))
-    found = forecast(gallery, Routes((h,)), sample, most_searched=60).whole
+    found = forecast(gallery, Routes((h,)), sample).whole
     assert (found.items, found.queries) == (60, 40)
     assert found.left_out == {"more than 60 are not needed": 140}
-    again = forecast(gallery, Routes((h,)), sample, most_searched=60).whole
+    again = forecast(gallery, Routes((h,)), sample).whole
     assert again.to_json() == found.to_json()
-    few = forecast(gallery, Routes((h,)), sample, most_searched=10).whole
+    monkeypatch.setattr(evidence, "MOST_SEARCHED", 10)
+    few = forecast(gallery, Routes((h,)), sample).whole
     assert few.items == 40
 
 
@@ -364,13 +376,6 @@ def test_a_sample_in_another_space_is_refused():
     assert NEW not in gallery.spaces()
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 7.0, math.nan, math.inf])
-def test_a_share_that_is_no_part_is_refused(share):
-    gallery, new, h = world(30)
-    with pytest.raises(ConfigurationError, match=f"{share:g} of the items is not a part of"):
-        forecast(gallery, Routes((h,)), new, shares=[0.5, share])
-
-
 def test_a_cell_that_is_not_there_is_refused():
     gallery, new, h = world(30)
     with pytest.raises(
@@ -379,19 +384,12 @@ def test_a_cell_that_is_not_there_is_refused():
         forecast(gallery, Routes((h,)), new).whole.cell("old/old")
 
 
-@pytest.mark.parametrize(
-    "options", [{"seed": -1}, {"most_items": 0}, {"most_items": 2.5}, {"most_searched": 0}]
-)
-def test_numbers_of_a_prediction_that_are_none_are_refused(monkeypatch, options):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+def test_a_seed_that_is_none_is_refused():
     gallery, new, h = world(30)
-    ((name, value),) = options.items()
-    words = f"{name} is {value}; give a whole number"
-    with pytest.raises(ConfigurationError, match=words):
-        forecast(gallery, Routes((h,)), new, **options)
-    if name == "seed":
-        with pytest.raises(ConfigurationError, match=words):
-            plan_backfill(gallery, h, sample=new, **options)
+    for predict in (forecast, plan_backfill):
+        routes = Routes((h,)) if predict is forecast else h
+        with pytest.raises(ConfigurationError, match="seed is -1; give a whole number"):
+            predict(gallery, routes, sample=new, seed=-1)
 
 
 # Words

@@ -12,7 +12,7 @@ from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import search
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings
-from onward.upgrading import RealQueries, Requirement, Upgrade, forecast, plan_upgrade
+from onward.upgrading import RealQueries, Requirement, Upgrade, evidence, forecast, plan_upgrade
 from onward.upgrading.routes import Routes
 
 
@@ -147,11 +147,13 @@ def test_without_answers_the_agreement_of_real_queries_with_full_backfill_judges
     )
 
 
-def test_so_many_queries_are_asked_chosen_by_their_ids_among_those_that_are_judged():
+def test_so_many_queries_are_asked_chosen_by_their_ids_among_those_that_are_judged(monkeypatch):
     gallery, new, h = world(100)
     old, by_new, qrels = ask(gallery, new)
     judged = {query: qrels[query] for query in old.ids[:30]}
-    found = forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged), most_items=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "MOST_ITEMS", 20)
+        found = forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, judged))
     assert found.whole.queries == 20
     assert found.unasked == {"not in the judgements": 30, "more than 20 are not needed": 10}
     assert "left out of the real queries: 30 (not in the judgements), 10 (more than 20" in str(
@@ -165,15 +167,17 @@ def test_so_many_queries_are_asked_chosen_by_their_ids_among_those_that_are_judg
     assert "1 more skipped (nothing to find)" in str(found)
 
 
-def test_relevant_items_are_searched_in_any_case():
+def test_relevant_items_are_searched_in_any_case(monkeypatch):
+    monkeypatch.setattr(evidence, "MOST_SEARCHED", 20)
     gallery, new, h = world(200)
     old, by_new, qrels = ask(gallery, new, count=5)
     queries = RealQueries(old, by_new, qrels)
-    found = forecast(gallery, Routes((h,)), queries=queries, most_searched=20).whole
+    found = forecast(gallery, Routes((h,)), queries=queries).whole
     wanted = {item for grades in qrels.values() for item in grades}
     assert found.items == 20
     assert found.queries == 5
-    few = forecast(gallery, Routes((h,)), queries=queries, most_searched=1).whole
+    monkeypatch.setattr(evidence, "MOST_SEARCHED", 1)
+    few = forecast(gallery, Routes((h,)), queries=queries).whole
     assert few.items == len(wanted)
 
 

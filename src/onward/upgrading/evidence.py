@@ -23,6 +23,11 @@ from onward.upgrading.routes import Routes, answering_space, needed_spaces, tran
 LEAST_ITEMS = 20
 """By fewer nothing can be judged."""
 
+MOST_ITEMS = 2000
+"""Every item is compared with every other; more than these change the numbers little."""
+MOST_SEARCHED = 100_000
+"""In more items than these nothing is judged: what all of them would show, these do."""
+
 FITTED = "a transformation was fitted on them"
 UNSEEN = "a transformation was fitted on them, and nothing says what it gives for them unseen"
 NOT_THERE = "not in the gallery"
@@ -221,8 +226,7 @@ class Evidence:
         within: in items of the sample; None if these are too few, or none of them can be carried.
         judged: those items; None if there is no sample.
         uncertainties: of the items that are upgraded by a transformation that knows its own.
-        rows: how many items the gallery has.
-        sample_rows: how many of them are in the sample.
+        sample_rows: how many items of the gallery are in the sample.
     """
 
     asked: Questions
@@ -230,7 +234,6 @@ class Evidence:
     within: Trial | None
     judged: Items | None
     uncertainties: Mapping[str, float]
-    rows: int
     sample_rows: int
 
 
@@ -241,8 +244,6 @@ def gather(
     queries: RealQueries | None,
     *,
     whole: bool,
-    most_items: int,
-    most_searched: int,
 ) -> Evidence:
     """Read all by which an upgrade is judged; see `forecast` in `onward.upgrading.forecast`.
 
@@ -257,14 +258,12 @@ def gather(
             "give one of them",
         )
     space, new = answering_space(view, routes), routes.new
-    asked = None if queries is None else _ask_real(view, queries, space, new, most_items)
+    asked = None if queries is None else _ask_real(view, queries, space, new)
     wanted = set[str]() if asked is None else asked.wanted()
-    found, flattered = _choose_searched(
-        view, routes, space, sample, wanted=wanted, most=most_searched
-    )
+    found, flattered = _choose_searched(view, routes, space, sample, wanted)
     judged, true, there = None, _joined(new, ()), 0
     if sample is not None:
-        judged = _choose_judged(view, routes, space, sample, found, most=most_items)
+        judged = _choose_judged(view, routes, space, sample, found)
         true = Embeddings(sample.ids, sample.vectors, sample.space)
         there = sum(len(batch) for batch in view.scan((), ids=sample.ids))
     searched = _where_answers_are_known(found, asked, judged) if whole else None
@@ -289,7 +288,7 @@ def gather(
             left_out=searched.left_out,
             flattered=len(flattered & some),
         )
-    return Evidence(asked, everywhere, within, judged, uncertainties, view.rows, there)
+    return Evidence(asked, everywhere, within, judged, uncertainties, there)
 
 
 def _try_within(
@@ -410,9 +409,7 @@ def _where_answers_are_known(
     return None if labels is None else found.labelled()
 
 
-def _ask_real(
-    view: GalleryView, queries: RealQueries, now: Space, new: Space, most: int
-) -> Questions:
+def _ask_real(view: GalleryView, queries: RealQueries, now: Space, new: Space) -> Questions:
     """Return real queries as they are asked of a gallery, no more than some, chosen by a digest.
 
     Raises:
@@ -436,7 +433,7 @@ def _ask_real(
             f"the judgements name none of the {len(ids):,} real queries",
             "give judgements and queries with the same ids",
         )
-    chosen = _first_by_digest(judged, most)
+    chosen = _first_by_digest(judged)
     old, new_ones, labels = queries.old.align(chosen), queries.new.align(chosen), None
     if qrels is None:
         named = max(new_ones, old, key=_count_known)
@@ -444,7 +441,7 @@ def _ask_real(
         labels = labels if _count_known(named) else None
     left_out = _counted(
         ("not in the judgements", len(ids) - len(judged)),
-        (NOT_NEEDED.format(most), len(judged) - len(chosen)),
+        (NOT_NEEDED.format(MOST_ITEMS), len(judged) - len(chosen)),
     )
     asked = Questions(
         REAL, old, replace(new_ones, labels=labels, class_names=None), qrels, left_out
@@ -479,18 +476,16 @@ def _choose_searched(
     routes: Routes,
     space: Space,
     sample: Embeddings | None,
-    *,
     wanted: Iterable[str],
-    most: int,
 ) -> tuple[Items, frozenset[str]]:
     """Return the items of a gallery in which an upgrade is judged.
 
-    All that can be found now; where there are more than `most`, some are chosen by a digest of
+    All that can be found now; where there are more than 100,000, some are chosen by a digest of
     their ids, beside the sample's and those that queries want, which are there in any case. Left
     out is what a transformation was fitted on, if it does not tell what it gives for the item
     unseen, and no true vector of it is known either; where that is known, it is given apart.
     """
-    given = () if sample is None else sample.ids
+    given, most = () if sample is None else sample.ids, MOST_SEARCHED
     drawn = view.sample([space], most + 1, seed=0)
     every = len(drawn) <= most
     if not every:
@@ -536,8 +531,6 @@ def _choose_judged(
     now: Space,
     sample: Embeddings,
     searched: Items,
-    *,
-    most: int,
 ) -> Items:
     """Return the items of a sample that an upgrade can be judged by; there may be none.
 
@@ -549,13 +542,13 @@ def _choose_judged(
     check_sample_space(sample, routes.new)
     fitted = fitted_items(routes)
     fresh = sorted(item for item in sample.ids if item not in fitted)
-    chosen = _first_by_digest(fresh, most)
+    chosen = _first_by_digest(fresh)
     found = searched.among(frozenset(chosen))
     elsewhere = view.scan((), ids=sorted(set(chosen) - set(found.ids)))
     no_vector = sum(len(batch) for batch in elsewhere)
     left_out = _counted(
         (FITTED, len(sample) - len(fresh)),
-        (NOT_NEEDED.format(most), len(fresh) - len(chosen)),
+        (NOT_NEEDED.format(MOST_ITEMS), len(fresh) - len(chosen)),
         (NOT_THERE, len(chosen) - len(found) - no_vector),
         (f"no vector in {now.name}, which answers queries now", no_vector),
     )
@@ -568,9 +561,9 @@ def _choose_judged(
     return Items(dict.fromkeys(found.ids, -1), left_out)
 
 
-def _first_by_digest(ids: Iterable[str], count: int) -> list[str]:
+def _first_by_digest(ids: Iterable[str]) -> list[str]:
     """Return the first of some ids by their digests, sorted: the same in any order of them."""
-    return sorted(sorted(ids, key=lambda item: digest(item.encode()))[:count])
+    return sorted(sorted(ids, key=lambda item: digest(item.encode()))[:MOST_ITEMS])
 
 
 def _read(

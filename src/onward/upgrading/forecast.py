@@ -9,12 +9,12 @@ a backfill say what is found here. Nothing here writes.
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from onward.errors import ConfigurationError, UpgradeError
+from onward.errors import UpgradeError
 from onward.evaluation.backfill_curve import (
     GRID,
     backfill_curve,
@@ -57,17 +57,11 @@ NOTHING, UPGRADE, WITH_SAMPLE, EVERYTHING = (
     "full backfill",
 )
 
-OrderName = Literal["random", "uncertainty", "oracle"]
-RANDOM, UNCERTAINTY, ORACLE = ORDERS = get_args(OrderName)
+RANDOM, UNCERTAINTY, ORACLE = "random", "uncertainty", "oracle"
 SEEDS = 5
 """The number of random orders whose mean stands for a random order."""
 SHARES = (0.1, 0.25, 0.5)
 """Of the items that are backfilled beside the upgrade, between nothing and all."""
-
-MOST_ITEMS = 2000
-"""Every item is compared with every other; more than these change the numbers little."""
-MOST_SEARCHED = 100_000
-"""In more items than these nothing is judged: what all of them would show, these do."""
 
 Found = Mapping[str, PerQuery]
 """What each query gets, by metric; NaN where it has nothing to find."""
@@ -292,12 +286,8 @@ def forecast(
     sample: Embeddings | None = None,
     *,
     queries: RealQueries | None = None,
-    whole: bool = True,
-    orders: Sequence[OrderName] = (),
-    shares: Sequence[float] = SHARES,
+    curves: bool = False,
     seed: int = 0,
-    most_items: int = MOST_ITEMS,
-    most_searched: int = MOST_SEARCHED,
 ) -> Forecast:
     """Predict how well search will be. Nothing is written.
 
@@ -306,50 +296,34 @@ def forecast(
         routes: the transformations.
         sample: true new embeddings of some of its items. Its labels judge, else the gallery's.
         queries: queries that people ask, by both models; items of the sample if None.
-        whole: judge in the whole gallery too, where that can be.
-        orders: of a backfill within the sample, each of which gets a curve on `GRID` and at the
-            shares. That by uncertainty is there only if a transformation knows its own.
-        shares: of the sample's items that are backfilled, each between 0 and 1: by uncertainty
-            where that is known, else in random order.
+        curves: draw the curve of a backfill within the sample, in each order, in place of judging
+            in the whole gallery. That by uncertainty is there only if a transformation knows its
+            own.
         seed: of the order of backfill where it is random.
-        most_items: no more queries, and within the sample no more items, chosen by a digest of
-            their ids.
-        most_searched: in the whole gallery, no more items, chosen likewise.
 
     Raises:
         SpaceMismatchError: if the sample or the queries are in another space than is needed.
         UpgradeError: if neither is given, or judgements name items that the gallery lacks.
-        ConfigurationError: if a share is not between 0 and 1, or the seed or a number of items is
-            not a whole number.
+        ConfigurationError: if the seed is not a whole number.
     """
     check_whole("seed", seed, least=0)
-    for share in shares:
-        if not 0 < share < 1:
-            raise ConfigurationError(
-                f"a share of {share:g} of the items is not a part of them",
-                "give shares between 0 and 1: upgrading alone and full backfill are predicted in "
-                "any case",
-            )
-    most = {"most_items": most_items, "most_searched": most_searched}
-    for name, value in most.items():
-        check_whole(name, value)
     view = gallery.view() if isinstance(gallery, Gallery) else gallery
-    evidence = gather(view, routes, sample, queries, whole=whole, **most)
+    evidence = gather(view, routes, sample, queries, whole=not curves)
     asked, judged, known = evidence.asked, evidence.judged, evidence.uncertainties
-    everywhere = within = curves = None
+    everywhere = within = drawn = None
     if evidence.whole is not None:
         everywhere = _judge_whole(evidence.whole, sampled=sample is not None)
     if evidence.within is not None:
-        share = min(1.0, evidence.sample_rows / max(1, evidence.rows))
-        written = share if whole and everywhere is None else None
+        share = min(1.0, evidence.sample_rows / max(1, view.rows))
+        written = None if curves or everywhere is not None else share
         backfilled = _Backfilled.of(evidence.within, known, seed)
-        within, curves = backfilled.judge(orders, sorted(set(shares)), written)
+        within, drawn = backfilled.judge(curves=curves, written=written)
     items = 0 if sample is None else len(sample)
     return Forecast(
         transformation=routes.digest,
         sample=None if sample is None else digest_sample(sample),
         sample_items=items,
-        rows=evidence.rows,
+        rows=view.rows,
         whole=everywhere,
         within=within,
         why=None if everywhere or within else _why_not(evidence, items),
@@ -360,7 +334,7 @@ def forecast(
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         order=RANDOM if not judged or known.keys().isdisjoint(judged.ids) else UNCERTAINTY,
         neighbours=0 if judged is None else count_neighbours(len(judged)),
-        curves=curves,
+        curves=drawn,
     )
 
 
@@ -416,23 +390,20 @@ class _Backfilled:
         nearest = search(asked.new, true, count, exclude_self=asked.exclude_self)
         return cls(trial, nearest, orders, seed)
 
-    def judge(
-        self, orders: Sequence[OrderName], shares: Sequence[float], written: float | None
-    ) -> tuple[Judgement, Curves | None]:
-        """Judge what is found in the better order that can be had, and draw curves of some.
+    def judge(self, *, curves: bool, written: float | None) -> tuple[Judgement, Curves | None]:
+        """Judge what is found in the better order that can be had, and draw the curve of each.
 
         Args:
-            orders: of the curves.
-            shares: of the items that are backfilled, ascending.
+            curves: whether to draw them.
             written: the share of the gallery that a sample makes, if its writing is judged here.
         """
         best = UNCERTAINTY if UNCERTAINTY in self.orders else RANDOM
-        ends = (0.0, *shares, 1.0)
-        drawn = sorted({*GRID, *shares}) if orders else ends
+        ends = (0.0, *SHARES, 1.0)
+        shares = sorted({*GRID, *SHARES}) if curves else ends
         found = {
-            name: self.found(each, drawn, agreed=ends if name == best else ())
+            name: self.found(each, shares, agreed=ends if name == best else ())
             for name, each in self.orders.items()
-            if name == best or name in orders
+            if name == best or curves
         }
         at, trial = found[best], self.trial
         nothing = self.agreement(trial.asked.old, trial.now)
@@ -443,16 +414,14 @@ class _Backfilled:
             turns = range(self.seed, self.seed + SEEDS)
             some = tuple(random_order(trial.true.ids, seed=turn) for turn in turns)
             cells[WITH_SAMPLE] = written, self.found(some, (written,), agreed=(written,))[written]
-        for share in shares:
+        for share in SHARES:
             cells[f"upgrade + backfill {100 * share:g} %"] = share, at[share]
         cells[EVERYTHING] = 1.0, at[1.0]
         judged = _judgement(trial, AGREEMENT if trial.relevance is None else "map", cells)
-        return judged, self._curves({name: found[name] for name in orders if name in found})
+        return judged, self._curves(found) if curves else None
 
-    def _curves(self, found: Mapping[str, Mapping[float, Found]]) -> Curves | None:
+    def _curves(self, found: Mapping[str, Mapping[float, Found]]) -> Curves:
         """Return the curves of what was found in each order, at each share."""
-        if not found:
-            return None
         metrics = (AGREEMENT,) if self.trial.relevance is None else BY_LABEL
         each = next(iter(found.values()))  # all orders have the same ends
         gains = {metric: each[1.0][metric] - each[0.0][metric] for metric in metrics}

@@ -1,7 +1,7 @@
 """What an upgrade would do and cost, and what a backfill would bring; nothing is written."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,6 @@ from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import (
-    ORDERS,
     SEEDS,
     SHARES,
     Curves,
@@ -42,7 +41,7 @@ from onward.upgrading.routes import (
     transform,
 )
 from onward.upgrading.run import run_upgrade
-from onward.upgrading.steps import check_routes, check_same_routes, check_whole, next_step
+from onward.upgrading.steps import check_routes, check_same_routes, next_step
 
 SAMPLE_ROWS = 8192
 
@@ -150,8 +149,6 @@ def plan_upgrade(
     queries: RealQueries | None = None,
     require: Requirement | None = None,
     margin: float = MARGIN,
-    shares: Sequence[float] = SHARES,
-    sample_rows: int = SAMPLE_ROWS,
 ) -> Plan:
     """Say what upgrading a gallery would do and cost. Nothing is written to it.
 
@@ -165,19 +162,14 @@ def plan_upgrade(
         queries: queries that people ask, by both models: they judge in place of items.
         require: what must be reached besides being better than doing nothing.
         margin: search may get worse by so much, in [0, 1), and still the gate opens.
-        shares: of the sample's items that are backfilled, each between 0 and 1, to be predicted as
-            well.
-        sample_rows: how many rows are read, transformed and written elsewhere to measure the time.
 
     Raises:
         UpgradeError: if the gallery lacks a space that the transformation reads, an upgrade to
             the new space was started with another transformation, or something is required of
             which nothing can be predicted.
         SpaceMismatchError: if the sample or the queries are in another space than is needed.
-        ConfigurationError: if a share is not between 0 and 1, the margin not in [0, 1), or the
-            number of rows is none.
+        ConfigurationError: if the margin is not in [0, 1).
     """
-    check_whole("sample_rows", sample_rows)
     routes = Routes((transformation, *fallbacks))
     view = gallery.view()
     check_routes(view, routes)
@@ -186,12 +178,12 @@ def plan_upgrade(
         check_same_routes(view, routes, made_by)
     prediction = None
     if sample is not None or queries is not None:
-        prediction = forecast(view, routes, sample, queries=queries, shares=shares)
+        prediction = forecast(view, routes, sample, queries=queries)
     decision = check_allowed(
         routes.digest, prediction, sample=sample, margin=margin, require=require, force=True
     )
     work, elsewhere = measure_work(view, routes), _elsewhere(view, routes)
-    seconds, sampled = _seconds_per_row(gallery, transformation, sample_rows)
+    seconds, sampled = _seconds_per_row(gallery, transformation)
     new = transformation.new
     written = sample if decision is None or decision.writes_sample else None
     return Plan(
@@ -279,16 +271,14 @@ def _advice(
         )
 
 
-def _seconds_per_row(
-    gallery: Gallery, transformation: Transformation, sample_rows: int
-) -> tuple[float, int]:
+def _seconds_per_row(gallery: Gallery, transformation: Transformation) -> tuple[float, int]:
     """Return the seconds that a row takes to be read and upgraded, and how many rows told that.
 
     They are upgraded in a scratch gallery of the same kind, by a run.
     """
     needed, routes = needed_spaces(transformation), Routes((transformation,))
     begin = time.perf_counter()
-    batch = next(gallery.scan(needed, batch_rows=sample_rows), None)
+    batch = next(gallery.scan(needed, batch_rows=SAMPLE_ROWS), None)
     seconds = time.perf_counter() - begin
     if batch is None:
         return 0.0, 0
@@ -421,7 +411,7 @@ def plan_backfill(
     """
     routes, view = Routes((transformation, *fallbacks)), gallery.view()
     check_routes(view, routes)
-    prediction = forecast(view, routes, sample, whole=False, orders=ORDERS, seed=seed)
+    prediction = forecast(view, routes, sample, curves=True, seed=seed)
     if prediction.within is None or prediction.curves is None:
         raise UpgradeError(prediction.why or "")
     counts = view.counts.get(routes.new)
