@@ -354,8 +354,7 @@ def decide(
         sample_note=note,
         verdict=verdict,
     )
-    known = (prediction, judge, decision, gain, written)
-    return replace(decision, says=_says(*known), recommendation=_recommend(*known))
+    return _in_words(prediction, judge, decision, gain)
 
 
 def check_allowed(
@@ -369,16 +368,8 @@ def check_allowed(
 ) -> Decision | None:
     """Refuse an upgrade that is not predicted to be better than doing nothing.
 
-    Args:
-        transformation: digest of the transformations that are to be started.
-        prediction: of what they give; None if nothing is predicted.
-        sample: what is to be written as it is.
-        margin: search may get worse by so much.
-        require: what must be reached besides.
-        force: let it start all the same.
-
-    Returns:
-        What the gate says; None where nothing is predicted.
+    Arguments are those of `Upgrade.start`, and the digest of the transformations. Returns what the
+    gate says; None where nothing is predicted.
 
     Raises:
         UpgradeError: if the gate is not open and `force` is not given, something is required of
@@ -446,55 +437,42 @@ def _needed(prediction: Forecast, judge: Judgement, gain: Interval, margin: floa
     return max(math.ceil(queries * a_query), given + 1)
 
 
-def _says(
-    prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval, written: str
-) -> str:
-    """Say why the gate answers as it does."""
-    said = [
-        f"{_name(judge)} {_percent(judge.value(judge.metric, NOTHING))} -> "
-        f"{_percent(judge.value(judge.metric, written))} ({written}), "
-        f"{_points(gain)} over {count_asked(judge.queries, judge.asked)}"
-    ]
+def _in_words(
+    prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval
+) -> Decision:
+    """Return a decision that says why, and whether to upgrade, to backfill, or to do nothing."""
+    written = WITH_SAMPLE if decision.writes_sample else UPGRADE
+    before, after = (_percent(judge.value(judge.metric, one)) for one in (NOTHING, written))
+    name, asked = judge.metric, count_asked(judge.queries, judge.asked)
+    told = verdict = unlike = None
+    if name == AGREEMENT and judge.asked == ITEMS:
+        unlike = "queries that are not items may fare otherwise"
+    if name == AGREEMENT:
+        name += f" of {judge.asked if unlike is None else 'items with items'}"
     if decision.verdict is not None:
-        said.append(str(decision.verdict))
+        verdict = str(decision.verdict)
     if decision.answer == CANNOT_JUDGE:
-        said.append(_what_would_tell(prediction, judge, decision, gain))
-    if judge.metric == AGREEMENT and judge.asked == ITEMS:
-        said.append("queries that are not items may fare otherwise")
-    return "; ".join(said if decision.sample_note is None else [*said, decision.sample_note])
-
-
-def _recommend(
-    prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval, written: str
-) -> str:
-    """Say whether to upgrade, to backfill, or to do nothing."""
-    before, after = (_percent(judge.value(judge.metric, name)) for name in (NOTHING, written))
-    moved = f"takes {_name(judge)} from {before} (doing nothing) to {after}"
+        told = _what_would_tell(prediction, judge, decision, gain)
+    points = f"{100 * gain.estimate:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    first = f"{name} {before} -> {after} ({written}), {points} over {asked}"
+    says = filter(None, (first, verdict, told, unlike, decision.sample_note))
+    moved = f"takes {name} from {before} (doing nothing) to {after}"
     within = prediction.within
     if decision.answer == CANNOT_JUDGE:
-        said = (
-            f"Not known: {count_asked(judge.queries, judge.asked)} cannot tell whether search gets "
-            f"worse ({_points(gain)}); {_what_would_tell(prediction, judge, decision, gain)}"
-        )
+        do = f"Not known: {asked} cannot tell whether search gets worse ({points}); {told}"
     elif decision.answer == OPEN:
-        said = f"Upgrade: it {moved}{_full_backfill(within, UPGRADE)}"
+        do = f"Upgrade: it {moved}{_full_backfill(within, UPGRADE)}"
     elif gain.high >= 0:
-        said = f"Do not upgrade yet: it {moved}, and {decision.verdict}"
+        do = f"Do not upgrade yet: it {moved}, and {verdict}"
     elif within is None or _gained(within, NOTHING) <= 0:
-        said = f"Do nothing: upgrading {moved}{_full_backfill(within, NOTHING)}"
+        do = f"Do nothing: upgrading {moved}{_full_backfill(within, NOTHING)}"
     else:
-        said = (
+        do = (
             f"Do not upgrade by this alone: it {moved}{_full_backfill(within, NOTHING)}. Or let "
             "the transformation learn from items of this gallery and from side-information"
         )
-    return f"{said}.{_caution(judge, gain, written)}"
-
-
-def _name(judge: Judgement) -> str:
-    if judge.metric != AGREEMENT:
-        return judge.metric
-    whose = "items with items" if judge.asked == ITEMS else "real queries"
-    return f"agreement of {whose}"
+    do += f".{_caution(judge, gain, written)}"
+    return replace(decision, says="; ".join(says), recommendation=do)
 
 
 def _what_would_tell(
@@ -611,11 +589,6 @@ def _about_orders(drawn: Curves, order: str) -> Iterator[str]:
     if better:
         choice = "take that" + ("" if order == RANDOM else " if it counts more")
         yield f"On the way a random order gives more {' and '.join(better)}: {choice}."
-
-
-def _points(gain: Interval) -> str:
-    ends = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    return f"{100 * gain.estimate:+.1f} points {ends}"
 
 
 def _percent(fraction: float, digits: int = 1) -> str:
