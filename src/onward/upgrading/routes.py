@@ -11,7 +11,7 @@ direction. Which rows are of the second kind is known once a run has tried. Noth
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -190,23 +190,17 @@ def transform(transformation: Transformation, batch: Batch) -> Carried:
     return transformation.carry(Embeddings(batch.ids, batch.vectors[old], old), aside)
 
 
-@dataclass(frozen=True, eq=False)
-class Attempt:
-    """What all transformations together make of some rows.
-
-    Attributes:
-        made: by which transformation, of which rows, and what.
-        left: of the rows that none of them gives a vector, by id: why the first gives none.
-    """
-
-    made: tuple[tuple[Transformation, Batch, Carried], ...]
-    left: Mapping[str, str]
+Made = tuple[Transformation, Batch, Carried]
+"""By which transformation, of which rows, and what."""
 
 
 def attempt(
     gallery: GalleryRows, routes: Routes, transformation: Transformation, batch: Batch
-) -> Attempt:
+) -> tuple[list[Made], dict[str, str]]:
     """Carry rows by the transformation whose turn it is, and what it leaves by the fallbacks.
+
+    Returns what is made, and of the rows that get no vector from any of them, by id, why the first
+    gives none.
 
     Raises:
         EmbeddingsError: if a stored vector is damaged; the message names the item.
@@ -214,7 +208,7 @@ def attempt(
     carried = transform(transformation, batch)
     made, left = [(transformation, batch, carried)], dict(carried.left)
     behind = routes.transformations[routes.transformations.index(transformation) + 1 :]
-    for fallback in behind if left else ():
+    for fallback in behind:
         needed = needed_spaces(fallback)
         if not left or not {*needed, routes.new} <= set(gallery.spaces()):
             continue
@@ -223,7 +217,7 @@ def attempt(
             made.append((fallback, rows, carried))
             for item in carried.embeddings.ids:
                 del left[item]
-    return Attempt(tuple(made), left)
+    return made, left
 
 
 def pending(
@@ -235,11 +229,11 @@ def pending(
     space. Each comes once at most; what others add meanwhile may come now or in the next call.
     Only rows that belong to the share.
     """
-    for transformation, part in _parts_of(gallery, routes):
+    for transformation, part in _parts_of(gallery, routes, to_do=True):
         for batch in gallery.scan(
             needed_spaces(transformation),
             with_spaces=part.filled,
-            without=[routes.new, *part.empty],
+            without=part.empty,
             batch_rows=batch_rows,
             share=share,
         ):
@@ -287,18 +281,15 @@ def carried(
 
 def count_pending(gallery: GalleryRows, routes: Routes) -> int:
     """Count the rows that `pending` would give."""
-    missing = [routes.new] if routes.new in gallery.spaces() else []
-    parts = _parts_of(gallery, routes)
-    return sum(gallery.count(part.filled, [*missing, *part.empty]) for _, part in parts)
+    parts = _parts_of(gallery, routes, to_do=True)
+    return sum(gallery.count(part.filled, part.empty) for _, part in parts)
 
 
-def pending_ids(gallery: GalleryRows, routes: Routes, limit: int) -> Ids:
-    """Return the first few ids of the rows that `pending` would give, sorted."""
-    missing = [routes.new] if routes.new in gallery.spaces() else []
-    found: list[str] = []
-    for _, part in _parts_of(gallery, routes):
-        found += gallery.ids(part.filled, [*missing, *part.empty], limit=limit)
-    return tuple(sorted(found)[:limit])
+def pending_ids(gallery: GalleryRows, routes: Routes, work: "Work") -> Ids:
+    """Return the first few ids of the rows that are to do and get a vector, sorted."""
+    parts, most = _parts_of(gallery, routes, to_do=True), EXAMPLES + len(work.left)
+    found = {one for _, part in parts for one in gallery.ids(part.filled, part.empty, limit=most)}
+    return tuple(sorted(found - set(work.left))[:EXAMPLES])
 
 
 def describe_chains(view: GalleryView, routes: Routes) -> tuple[str, ...]:
@@ -483,21 +474,22 @@ def left_by_runs(view: GalleryView, new: Space, transformation: str | None) -> I
         new: the space of the upgrade.
         transformation: digest of the transformations.
     """
-    for entry in journal_of(view, new):
-        is_of_this = entry["event"] == "run" and entry.get("transformation") == transformation
-        if is_of_this and "error" not in entry:
-            return tuple(entry.get("left", ()))
-    return ()
+    runs = journal_of(view, new, "run", transformation=transformation)
+    return tuple(next((one.get("left", ()) for one in runs if "error" not in one), ()))
 
 
-def journal_of(view: GalleryView, new: Space) -> Iterator[JournalEntry]:
-    """Give the entries of the journal since a space was dropped last, if it was; newest first."""
+def journal_of(view: GalleryView, new: Space, event: str, **said: object) -> Iterator[JournalEntry]:
+    """Give the entries of an event, and that say so, since a space was dropped last; newest first.
+
+    All of them if it never was.
+    """
     space = new.to_json()
     for entry in reversed(view.journal):
         was_dropped = entry["event"] in ("abort", "drop space") and entry["space"] == space
         if was_dropped or space in entry.get("dropped", ()):
             return
-        yield entry
+        if entry["event"] == event and said.items() <= entry.items():
+            yield entry
 
 
 def answering_space(view: GalleryView, routes: Routes) -> Space:
@@ -526,7 +518,7 @@ def _tried(view: GalleryView, routes: Routes, answering: Space) -> Iterator[tupl
     size, made = choose_batch_rows(*routes.transformations), 0
     for transformation, batch in pending(view, routes, size):
         try:
-            left = attempt(view, routes, transformation, batch).left
+            _, left = attempt(view, routes, transformation, batch)
         except EmbeddingsError:
             return
         there = view.scan((), with_spaces=[answering], ids=tuple(left)) if left else ()
@@ -554,10 +546,18 @@ def _reason(routes: Routes, part: Part) -> str:
     return ", ".join(words.get(one, f"no vector in {one.name}") for one in dict.fromkeys(lacking))
 
 
-def _parts_of(gallery: GalleryRows, routes: Routes) -> list[tuple[Transformation, Part]]:
-    """Return the parts that there can be in a gallery, given the spaces that it has."""
-    spaces = gallery.spaces()
-    found = [(transformation, part.among(spaces)) for transformation, part in routes.parts]
+def _parts_of(
+    gallery: GalleryRows, routes: Routes, *, to_do: bool = False
+) -> list[tuple[Transformation, Part]]:
+    """Return the parts that there can be in a gallery, given the spaces that it has.
+
+    Only of the rows without a vector in the new space, if these are wanted.
+    """
+    spaces, lacking = gallery.spaces(), (routes.new,) if to_do else ()
+    found = [
+        (one, Part(part.filled, _together(lacking, part.empty)).among(spaces))
+        for one, part in routes.parts
+    ]
     return [(transformation, part) for transformation, part in found if part is not None]
 
 

@@ -260,9 +260,9 @@ class _Run:
 
     def _begin_writing(self, transformation: Transformation, batch: Batch) -> int:
         """Begin to write what is made of some rows; return of how many something is."""
-        tried = attempt(self.pace.view, self.routes, transformation, batch)
-        self.left += len(tried.left)
-        for by, rows, carried in tried.made:
+        made, left = attempt(self.pace.view, self.routes, transformation, batch)
+        self.left += len(left)
+        for by, rows, carried in made:
             new, unsure = _derived(by, carried)
             if not len(new):
                 continue
@@ -275,7 +275,7 @@ class _Run:
                 uncertainty=unsure,
                 made_by=self.routes.digest,
             )
-        return len(batch) - len(tried.left)
+        return len(batch) - len(left)
 
     def _await_others(self, share_now: Callable[[], Share]) -> tuple[Outcome, bool]:
         """Wait for what is left in others' shares.

@@ -29,12 +29,17 @@ def check_whole(what: str, value: object, least: int = 1) -> None:
         raise ConfigurationError(f"{what} is {value!r}", f"give a whole number of {least} or more")
 
 
-def check_fits(view: GalleryView, transformation: Transformation) -> None:
-    """Refuse a transformation that reads a space which the gallery lacks, or one that it writes.
+def check_routes(view: GalleryView, routes: Routes) -> None:
+    """Refuse transformations that read a space which the gallery lacks, or one that they write.
 
     Raises:
         UpgradeError: saying what is missing, and whether the direction is wrong.
     """
+    for transformation in routes.transformations:
+        _check_fits(view, transformation)
+
+
+def _check_fits(view: GalleryView, transformation: Transformation) -> None:
     spaces = view.spaces()
     old, side, new = transformation.old, transformation.side, transformation.new
     known = ", ".join(str(space) for space in spaces)
@@ -76,12 +81,6 @@ def check_fits(view: GalleryView, transformation: Transformation) -> None:
         )
 
 
-def check_routes(view: GalleryView, routes: Routes) -> None:
-    """Refuse transformations that do not fit the gallery; see `check_fits`."""
-    for transformation in routes.transformations:
-        check_fits(view, transformation)
-
-
 def is_started(view: GalleryView, routes: Routes) -> bool:
     """Say whether the gallery records that these transformations fill the new space."""
     made_by = view.made_by(routes.new)
@@ -114,24 +113,15 @@ def check_same_routes(view: GalleryView, routes: Routes, made_by: RecordedRoutes
     """
     if made_by.digest == routes.digest:
         return
-    started, given = made_by.digests, [one.digest for one in routes.transformations]
-    if started[0] == given[0]:
-        raise UpgradeError(
-            f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
-            f"{_fallback_names(started)}, and now there is {_fallback_names(given)}",
-            "give the same fallbacks in the same order, or abort the upgrade, with those that it "
-            "was started with, and start again",
-            step="abort",
-        )
+    started, given = (
+        f"the transformation {first[:8]} and "
+        + (f"the fallback {', '.join(one[:8] for one in others)}" if others else "no fallback")
+        for first, *others in (made_by.digests, [one.digest for one in routes.transformations])
+    )
     raise UpgradeError(
-        f"the upgrade of gallery {view.url} to {routes.new.name} was started with "
-        f"the transformation {started[0][:8]}, this is {given[0][:8]}",
-        "vectors of two transformations may not be mixed. Go on with the first, or abort the "
-        "upgrade, with the first, and start again",
+        f"the upgrade of gallery {view.url} to {routes.new.name} was started with {started}, and "
+        f"now there is {given}",
+        "vectors of two transformations may not be mixed. Go on with what it was started with, the "
+        "fallbacks in the same order, or abort the upgrade, with that, and start again",
         step="abort",
     )
-
-
-def _fallback_names(digests: list[str]) -> str:
-    named = ", ".join(one[:8] for one in digests[1:])
-    return f"the fallback {named}" if named else "no fallback"

@@ -539,9 +539,7 @@ class Upgrade:
         """
         new = self.routes.new
         rows = view.count([new])
-        indexed = (INDEX_EVENT, new.to_json())
-        built = ((one["event"], one.get("space")) for one in journal_of(view, new))
-        if not rows or indexed in built:
+        if not rows or any(journal_of(view, new, INDEX_EVENT, space=new.to_json())):
             return None
         begin = time.perf_counter()
         view.build_index(new)
@@ -614,11 +612,7 @@ def check_rate(rows_per_second: float | None) -> None:
 
 def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
     new, started = routes.new, is_started(view, routes)
-    said = (
-        entry
-        for entry in journal_of(view, new)
-        if entry["event"] == GATE and entry["transformation"] == routes.digest
-    )
+    said = journal_of(view, new, GATE, transformation=routes.digest)
     home = view.serving if view.serving != new else view.previous
     return UpgradeStatus(
         gallery=view.url,

@@ -40,6 +40,7 @@ from onward.upgrading.routes import (
     Work,
     carried,
     choose_batch_rows,
+    journal_of,
     measure_work,
     needed_spaces,
     pending_ids,
@@ -320,7 +321,6 @@ def verify_upgrade(
     check_started(view, routes)
     version, state = view.version(), view.state()
     work, counts = measure_work(view, routes), view.counts[routes.new]
-    pending = pending_ids(view, routes, EXAMPLES + len(work.left)) if work.to_do else ()
     asked = None if canaries is None else ask_canaries(view, routes.new, canaries)
     read = dict.fromkeys(space for one in routes.transformations for space in needed_spaces(one))
     gone = tuple(space for space in read if space not in view.spaces())  # `complete` drops them
@@ -332,7 +332,7 @@ def verify_upgrade(
         state=state,
         version=version,
         work=work,
-        pending=tuple(item for item in pending if item not in work.left)[:EXAMPLES],
+        pending=pending_ids(view, routes, work) if work.to_do else (),
         ids=compare_ids(view, routes.new),
         leave_out=leave_out,
         checked=checked,
@@ -350,12 +350,7 @@ def verify_upgrade(
 
 def verification_state(view: GalleryView, routes: Routes) -> str:
     """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever."""
-    entries = (
-        entry
-        for entry in reversed(view.journal)
-        if entry["event"] == EVENT and entry["transformation"] == routes.digest
-    )
-    entry = next(entries, None)
+    entry = next(journal_of(view, routes.new, EVENT, transformation=routes.digest), None)
     if entry is None:
         return "none"
     # Of one that was made before versions were known, the state alone tells.
