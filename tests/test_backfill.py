@@ -358,9 +358,9 @@ def test_rows_are_whole(monkeypatch):
 
 
 def test_a_time_beyond_all_measure_is_spent_like_any_other():
-    meter = Meter(Budget(seconds=1e308), 100, clock=iter([0.0, 0.5, 0.5 + 1e-9]).__next__)
+    meter = Meter(Budget(seconds=1e308), 100, 64, iter([0.0, 0.5 + 1e-9]).__next__)
     meter.spend(16, tried=16)
-    assert meter.next_rows(64) == 64
+    assert meter.next_rows() == 64
 
 
 @pytest.mark.parametrize(
@@ -423,8 +423,8 @@ class Clock:
 
 def test_a_time_is_spent_in_batches_that_become_smaller_towards_its_end():
     clock, batches = Clock(), []
-    meter = Meter(Budget(seconds=100.0), 10**6, clock)
-    while rows := meter.next_rows(64):
+    meter = Meter(Budget(seconds=100.0), 10**6, 64, clock)
+    while rows := meter.next_rows():
         batches.append(rows)
         clock.now += rows
         meter.spend(rows, tried=rows)
@@ -434,24 +434,24 @@ def test_a_time_is_spent_in_batches_that_become_smaller_towards_its_end():
 
 def test_of_a_time_at_least_one_row_is_done_while_there_is_any_left():
     clock = Clock()
-    meter = Meter(Budget(seconds=10.0), 10, clock)
-    assert meter.next_rows(4) == 4
+    meter = Meter(Budget(seconds=10.0), 10, 4, clock)
+    assert meter.next_rows() == 4
     meter.spend(4, tried=4)
-    assert meter.next_rows(5) == 5  # no time has passed yet
+    assert meter.next_rows() == 4  # no time has passed yet
     clock.now = 9.9
-    assert meter.next_rows(5) == 1
+    assert meter.next_rows() == 1
     clock.now = 10.0
-    assert meter.next_rows(5) == 0
+    assert meter.next_rows() == 0
 
 
 def test_a_batch_has_as_many_rows_as_a_while_is_enough_for():
     clock = Clock()
-    meter = Meter(Budget(rows=1000), 1000, clock)
-    assert meter.rows_in(10.0) is None
+    meter = Meter(Budget(rows=1000), 1000, clock=clock)
+    assert meter.next_rows() == 64
     meter.spend(60, tried=64)
-    assert meter.rows_in(10.0) is None  # no time has passed yet
+    assert meter.next_rows() == 64  # no time has passed yet
     clock.now = 4.0
-    assert meter.rows_in(10.0) == 160
+    assert meter.next_rows() == 160
 
 
 def test_the_first_batch_is_a_small_one(tmp_path):

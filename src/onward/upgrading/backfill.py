@@ -35,6 +35,12 @@ from onward.upgrading.steps import check_whole, next_step
 
 BUDGET = re.compile(r"(?P<money>\$?)\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|s|m|h|)")
 BUDGETS = "rows (5000), a share of the gallery (10%), a time (90s, 15m, 2h) or money ($20)"
+KINDS = {
+    "rows": "a whole number above 0",
+    "share": "above 0 and at most 1 (100 %)",
+    "seconds": "a number above 0",
+    "money": "a number above 0",
+}
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 MOST_DIGITS = 18
 """Of a number that is written: more are no budget."""
@@ -78,27 +84,18 @@ class Budget:
     price: float | None = None
 
     def __post_init__(self) -> None:
-        given = [
-            (name, value)
-            for name in ("rows", "share", "seconds", "money")
-            if (value := getattr(self, name)) is not None
-        ]
+        given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigurationError(
-                f"a budget of {', '.join(name for name, _ in given) or 'nothing'} was given",
+                f"a budget of {', '.join(given) or 'nothing'} was given",
                 f"give one thing: {BUDGETS}",
             )
-        ((name, value),) = given
-        limits = {"rows": "a whole number above 0", "share": "above 0 and at most 1 (100 %)"}
-        too_much = name == "share" and _is_above_0(value) and value > 1
-        if (
-            not _is_above_0(value)
-            or too_much
-            or (name == "rows" and not isinstance(value, Integral))
-        ):
+        (name,) = given
+        value = getattr(self, name)
+        is_right = _is_above_0(value) and (name != "share" or value <= 1)
+        if not is_right or (name == "rows" and not isinstance(value, Integral)):
             raise ConfigurationError(
-                f"a budget of {name} {value} was given",
-                f"it must be {limits.get(name, 'a number above 0')}",
+                f"a budget of {name} {value} was given", f"it must be {KINDS[name]}"
             )
         if name == "money" and not _is_above_0(self.price):
             raise ConfigurationError(
@@ -163,6 +160,7 @@ class Meter:
     Args:
         budget: what may be spent.
         rows: how many the gallery has.
+        batch_rows: how many are done at a time; what takes about 10 seconds if None.
         clock: seconds that only grow.
 
     Attributes:
@@ -170,34 +168,37 @@ class Meter:
     """
 
     def __init__(
-        self, budget: Budget, rows: int, clock: Callable[[], float] = time.monotonic
+        self,
+        budget: Budget,
+        rows: int,
+        batch_rows: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._begin = clock()
-        self._seconds = budget.seconds
+        self._seconds = math.inf if budget.seconds is None else budget.seconds
+        self._batch_rows = batch_rows
         self.left = budget.rows_of(rows)
         self._tried = 0
 
-    def next_rows(self, most: int) -> int:
-        """Return the number of rows to do next, up to a limit; 0 if everything is spent.
+    def next_rows(self) -> int:
+        """Return the number of rows to do next; 0 if everything is spent.
 
         Of a time as many as are likely to be done within what is left of it, but one in any case.
         """
-        if self.left is not None:
-            return min(most, self.left)
-        assert self._seconds is not None  # noqa: S101  # a budget is rows or time
         elapsed = self._clock() - self._begin
+        rate = self._tried / elapsed if self._tried and elapsed else None
+        rows = self._batch_rows
+        if rows is None:
+            likely = FIRST_ROWS if rate is None else int(rate * BATCH_SECONDS)
+            rows = min(MOST_ROWS, max(FEWEST_ROWS, likely))
+        if self.left is not None:
+            return min(rows, self.left)
         if elapsed >= self._seconds:
             return 0
-        if not self._tried:
-            return min(most, UNTIMED_ROWS)
-        likely = self._tried * (self._seconds - elapsed) / elapsed if elapsed else most
-        return int(max(1, min(most, likely)))
-
-    def rows_in(self, seconds: float) -> int | None:
-        """Return how many rows a time is likely to be enough for; None while nothing is known."""
-        elapsed = self._clock() - self._begin
-        return int(self._tried * seconds / elapsed) if self._tried and elapsed else None
+        if rate is None:
+            return rows if self._tried else min(rows, UNTIMED_ROWS)
+        return int(max(1, min(rows, rate * (self._seconds - elapsed))))
 
     def spend(self, embedded: int, *, tried: int) -> None:
         """Count the rows that a model has embedded, and those that were tried."""
@@ -350,10 +351,10 @@ def backfill(
             needed=f"it has {', '.join(map(str, view.spaces()))}",
             step="start",
         )
-    meter = Meter(budget, view.rows)
+    meter = Meter(budget, view.rows, batch_rows)
     among = None if ids is None else frozenset(ids)
     chosen = _waiting_in_order(view, new, among, order=order, seed=seed, meter=meter)
-    run = _Run(gallery, new, embed, meter, batch_rows, progress, Pace(gallery, new, stop))
+    run = _Run(gallery, new, embed, meter, progress, Pace(gallery, new, stop))
     try:
         with gallery.working_on(_meeting_space(view, new)) as share_now:
             run.work_off(chosen, share_now)
@@ -507,7 +508,6 @@ class _Run:
     new: Space
     embed: Embed
     meter: Meter
-    batch_rows: int | None
     progress: Progress
     pace: Pace
     done: int = 0
@@ -522,40 +522,28 @@ class _Run:
         """Embed these items in their order until the budget is spent, split with others."""
         self.total = len(ids) if self.meter.left is None else min(len(ids), self.meter.left)
         self.progress(0, self.total)
-        left = ids
-        while left and not self.stopped and self.meter.next_rows(1):
+        left, share = ids, Share()
+        while left and (paid := self.meter.next_rows()):
             present = share_now()
-            ordered = in_turn(left, present)
-            done = frozenset(ordered[: self._pass(ordered, present, share_now)])
-            left = tuple(item for item in left if item not in done)
-
-    def _pass(self, ids: Ids, present: Share, share_now: Callable[[], Share]) -> int:
-        """Embed these items while the workers are the same; return how many came to their turn."""
-        at = 0
-        while at < len(ids) and share_now() == present:
-            paid = self.meter.next_rows(self._rows_of_a_batch())
-            rows = self.pace.next_rows(paid, present.of, lambda: None) if paid else None
+            if present != share:
+                unseen = frozenset(left)
+                left = in_turn(tuple(item for item in ids if item in unseen), present)
+                share = present
+            rows = self.pace.next_rows(paid, share.of, lambda: None)
             if rows is None:
-                self.stopped = bool(paid)
-                break
-            tried = min(rows, len(ids) - at)
-            self._batch(ids[at : at + tried])
-            at, self.passed = at + tried, self.passed + tried
+                self.stopped = True
+                return
+            batch, left = left[:rows], left[rows:]
+            self._batch(batch)
+            self.passed += len(batch)
             self.progress(min(self.passed - self.skipped, self.total), self.total)
-        return at
-
-    def _rows_of_a_batch(self) -> int:
-        if self.batch_rows is not None:
-            return self.batch_rows
-        likely = self.meter.rows_in(BATCH_SECONDS)
-        return FIRST_ROWS if likely is None else min(MOST_ROWS, max(FEWEST_ROWS, likely))
 
     def _batch(self, ids: Ids) -> None:
         revisions, payloads = _read(self.gallery, self.new, ids)
         there = tuple(revisions)
         if not there:
             return
-        found = self.embed(there, [payloads[item] for item in there])
+        found = self.embed(there, payloads)
         _check_embedded(found, there, self.new)
         made = found.embeddings
         self.meter.spend(len(made), tried=len(there))
@@ -591,33 +579,27 @@ class _Run:
 
 def _read(
     gallery: Gallery, new: Space, ids: Ids
-) -> tuple[dict[str, int], dict[str, Mapping[str, Any] | None]]:
+) -> tuple[dict[str, int], list[dict[str, Any] | None]]:
     """Return revisions and payloads of those items that are there and not embedded yet.
 
     The revisions are read first: a payload that changes after that is of a newer revision, and what
     is made of it is not written.
     """
-    revisions: dict[str, int] = {}
-    left = dict.fromkeys(ids)
+    found = dict[str, int]()
+    for batch in gallery.scan((), ids=ids):
+        found |= dict(zip(batch.ids, batch.revisions.tolist(), strict=True))
     for batch in gallery.scan([new], ids=ids):
-        rows = zip(batch.ids, batch.revisions.tolist(), batch.origins[new], strict=True)
-        for item, revision, origin in rows:
-            del left[item]
-            if origin == "upgraded":
-                revisions[item] = revision
-    if left:
-        for batch in gallery.scan((), without=[new], ids=left):
-            revisions |= dict(zip(batch.ids, batch.revisions.tolist(), strict=True))
-    there = tuple(item for item in ids if item in revisions)
-    payloads: dict[str, Mapping[str, Any] | None]
+        for item, origin in zip(batch.ids, batch.origins[new], strict=True):
+            if origin == "embedded":
+                found.pop(item, None)
+    revisions = {item: found[item] for item in ids if item in found}
     try:
-        payloads = dict(zip(there, gallery.payloads(there), strict=True))
+        return revisions, gallery.payloads(revisions)
     except GalleryError:  # one may have been deleted since
-        now = {item for batch in gallery.scan((), ids=there) for item in batch.ids}
-        if len(now) == len(there):
+        now = {item for batch in gallery.scan((), ids=revisions) for item in batch.ids}
+        if len(now) == len(revisions):
             raise
-        return _read(gallery, new, tuple(item for item in there if item in now))
-    return {item: revisions[item] for item in there}, payloads
+        return _read(gallery, new, tuple(item for item in ids if item in now))
 
 
 def _check_embedded(found: EmbeddedItems, asked: Ids, new: Space) -> None:

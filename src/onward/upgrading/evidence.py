@@ -374,12 +374,18 @@ def _count_known(given: Embeddings) -> int:
     return 0 if given.labels is None else int((given.labels >= 0).sum())
 
 
+def _makings(made_by: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Give what a transformation records of how it was made, and what each of its parts does."""
+    yield made_by
+    for part in made_by.get("parts", ()):
+        yield from _makings(part.get("made_by", {}))
+
+
 def fitted_on(made_by: Mapping[str, Any]) -> Iterator[str]:
     """Give the ids of the items that a transformation records it was fitted on."""
-    for what in ("sample", "pairs"):
-        yield from made_by.get(what, {}).get("ids", ())
-    for part in made_by.get("parts", ()):
-        yield from fitted_on(part.get("made_by", {}))
+    for one in _makings(made_by):
+        for what in ("sample", "pairs"):
+            yield from one.get(what, {}).get("ids", ())
 
 
 def fitted_items(routes: Routes) -> set[str]:
@@ -392,11 +398,8 @@ def count_unlisted(made_by: Mapping[str, Any]) -> int:
 
     Such pairs are training images as a rule, which are in no gallery; but nothing says so.
     """
-    pairs = made_by.get("pairs", {})
-    unlisted = 0 if "ids" in pairs or "sample" in made_by else int(pairs.get("items", 0))
-    return unlisted + sum(
-        count_unlisted(one.get("made_by", {})) for one in made_by.get("parts", ())
-    )
+    pairs = (one.get("pairs", {}) for one in _makings(made_by) if "sample" not in one)
+    return sum(int(one.get("items", 0)) for one in pairs if "ids" not in one)
 
 
 def _where_answers_are_known(

@@ -294,7 +294,9 @@ def forecast(
     Args:
         gallery: the gallery, or a view of it, which is what it is judged by then.
         routes: the transformations.
-        sample: true new embeddings of some of its items. Its labels judge, else the gallery's.
+        sample: true new embeddings of some of its items; those that no transformation was fitted
+            on are the queries. Its labels judge, else the gallery's, else the agreement of
+            neighbours with full backfill.
         queries: queries that people ask, by both models; items of the sample if None.
         curves: draw the curve of a backfill within the sample, in each order, in place of judging
             in the whole gallery. That by uncertainty is there only if a transformation knows its

@@ -156,12 +156,10 @@ def plan_upgrade(
         gallery: the gallery.
         transformation: from a space of the gallery to the new one.
         fallbacks: for rows that lack what the first one reads; see `onward.upgrading.routes`.
-        sample: true new embeddings of some of its items, which are to be written; those that the
-            transformation was not fitted on are the queries by which it is judged. Their labels
-            judge, else the gallery's, else the agreement with full backfill.
-        queries: queries that people ask, by both models: they judge in place of items.
+        sample: as `forecast` takes it; it is to be written.
+        queries: as `forecast` takes them; they judge in place of items.
         require: what must be reached besides being better than doing nothing.
-        margin: search may get worse by so much, in [0, 1), and still the gate opens.
+        margin: as `decide` takes it.
 
     Raises:
         UpgradeError: if the gallery lacks a space that the transformation reads, an upgrade to
@@ -399,8 +397,7 @@ def plan_backfill(
         gallery: the gallery.
         transformation: what it was or is to be upgraded by.
         fallbacks: for rows that lack what the first one reads; see `onward.upgrading.routes`.
-        sample: true new embeddings of some items of the gallery. Its labels judge, else the
-            gallery's; where there are none, the agreement of neighbours with a full backfill.
+        sample: as `forecast` takes it.
         seed: of the random orders.
 
     Raises:

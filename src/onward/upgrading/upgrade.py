@@ -168,11 +168,8 @@ class UpgradeStatus:
 
     def _steps_for_blocked(self) -> list[dict[str, str]]:
         """Return what would help the rows that the transformation cannot carry."""
-        rows, lacking = (
-            self.work.skipped,
-            sum(one.rows for one in self.work.blocked if NO_SIDE in one.reason),
-        )
-        steps = []
+        rows, steps = self.work.skipped, []
+        lacking = sum(one.rows for one in self.work.blocked if NO_SIDE in one.reason)
         if lacking:
             why = f"{lacking:,} rows have no side-information: write it, and they are carried"
             steps.append(next_step("write", why))
@@ -265,7 +262,7 @@ class Upgrade:
         view = self.gallery.add_space(new, made_by=self.routes.recorded)
         if sample is not None and (decision is None or decision.writes_sample):
             write_sample(self.gallery, sample, after=view)
-        return self._status(view)
+        return self.status(view)
 
     def run(
         self,
@@ -323,10 +320,9 @@ class Upgrade:
             UpgradeError: if the limit is not positive, the upgrade was not started, or with another
                 transformation.
         """
-        rate = rows_per_second
-        check_rate(rate)
-        event = {"event": "limit", "rows_per_second": rate}
-        return self._control(event, lambda now: replace(now, rows_per_second=rate))
+        check_rate(rows_per_second)
+        event = {"event": "limit", "rows_per_second": rows_per_second}
+        return self._control(event, lambda now: replace(now, rows_per_second=rows_per_second))
 
     def abort(self, *, leave_out: bool = False) -> UpgradeStatus:
         """Give the upgrade up and drop the new space; runs end with an error that says so.
@@ -358,7 +354,7 @@ class Upgrade:
             )
         counts = view.counts[new].to_json()
         event = {"event": "abort", "transformation": self.routes.digest, **counts}
-        return self._status(self.gallery.drop_space(new, event=event))
+        return self.status(self.gallery.drop_space(new, event=event))
 
     def verify(
         self,
@@ -404,7 +400,7 @@ class Upgrade:
         """
         view, new = self._started(), self.routes.new
         if view.serving == new and query_model in (None, view.record.serving.query_model):
-            return self._status(view)
+            return self.status(view)
         verified = self._check_verified(view, force=force)
         indexed = self._build_index(view)
         if indexed is not None:
@@ -416,7 +412,7 @@ class Upgrade:
             "forced": verified != "passed",
             "next_steps": list(AFTER_CUTTING_OVER),
         }
-        return self._status(self.gallery.serve(new, query_model=query_model, event=event))
+        return self.status(self.gallery.serve(new, query_model=query_model, event=event))
 
     def roll_back(self, *, leave_out: bool = False) -> UpgradeStatus:
         """Let the space that served before answer queries again, at once.
@@ -434,7 +430,7 @@ class Upgrade:
         """
         view, new, natives = self.gallery.view(), self.routes.new, None
         if view.serving != new:
-            return self._status(view)
+            return self.status(view)
         if view.previous is not None:
             natives = find_natives(view, new, without=[view.previous])
             if natives is not None and not leave_out:
@@ -495,11 +491,7 @@ class Upgrade:
         self.gallery.complete(self.routes.new, completion.dropped, event=event)
         return completion
 
-    def status(self) -> UpgradeStatus:
-        """Return how far the upgrade is."""
-        return self._status()
-
-    def _status(self, view: GalleryView | None = None) -> UpgradeStatus:
+    def status(self, view: GalleryView | None = None) -> UpgradeStatus:
         """Return how far the upgrade is, by a view, or by a newer one where a space was dropped."""
         return self.gallery.ask(lambda now: _status_of(now, self.routes), view)
 
@@ -518,7 +510,7 @@ class Upgrade:
         except GalleryError:
             self._started()  # it was aborted meanwhile
             raise
-        return self._status(view)
+        return self.status(view)
 
     def _check_verified(self, view: GalleryView, *, force: bool) -> str:
         """Return what the verification is; refuse to go on if it is not passed, unless forced."""
@@ -575,12 +567,11 @@ def verify_and_cut_over(
         if tell is not None:
             tell(verification)
         longest = max(longest, verification.seconds)
-        if verification_state(gallery.view(), routes) != "stale":
-            try:
-                return upgrade.cut_over(query_model=query_model)
-            except UpgradeError:
-                if verification_state(gallery.view(), routes) != "stale":
-                    raise
+        try:
+            return upgrade.cut_over(query_model=query_model)
+        except UpgradeError:
+            if verification_state(gallery.view(), routes) != "stale":
+                raise
         if upgrade.run().stopped:
             raise UpgradeError(
                 f"the upgrade of gallery {gallery.url} was stopped before it cut over",
@@ -601,12 +592,11 @@ def check_rate(rows_per_second: float | None) -> None:
     Raises:
         UpgradeError: if it is not positive, infinite or NaN.
     """
-    rate = rows_per_second
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
+    if rows_per_second is not None and not 0 < rows_per_second < math.inf:
         raise UpgradeError(
-            f"a limit of {rate:g} rows a second was asked for",
-            "give a positive number, or none "
-            "(None) to lift the limit. To let the upgrade wait, pause it",
+            f"a limit of {rows_per_second:g} rows a second was asked for",
+            "give a positive number, or none (None) to lift the limit. To let the upgrade wait, "
+            "pause it",
         )
 
 
