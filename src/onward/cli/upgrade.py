@@ -136,7 +136,7 @@ def everything(
     Example: onward upgrade photos.lance old-to-new/ --sample new.parquet --yes
     """
     from onward.upgrading import verify_and_cut_over
-    from onward.upgrading.steps import is_started
+    from onward.upgrading.routes import is_started
 
     if yes:
         _check_judged(upgrade, judges)
@@ -419,7 +419,7 @@ def _check_judged(upgrade: "Upgrade", judges: Starting) -> None:
         UpgradeError: saying how to judge it.
         ConfigurationError: if it is said, and there is something to judge by.
     """
-    from onward.upgrading.steps import is_started
+    from onward.upgrading.routes import is_started
 
     is_judged = judges.are_given or judges.require is not None
     if judges.unjudged and is_judged:
@@ -458,7 +458,7 @@ def _start(upgrade: "Upgrade", judges: Starting, prediction: "Forecast | None") 
 
 def _steps_of_pause(upgrade: "Upgrade") -> Steps:
     """Return what comes before all else where a run was stopped while the upgrade is paused."""
-    from onward.upgrading.steps import next_step
+    from onward.upgrading.routes import next_step
 
     if not upgrade.gallery.control(upgrade.routes.new).paused:
         return ()

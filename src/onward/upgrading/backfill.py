@@ -29,9 +29,8 @@ from onward.plain import fields_of, plain
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Ids, Space
 from onward.upgrading.evidence import check_embedded, digest_sample
-from onward.upgrading.routes import MOST_NAMED, left_by_runs
+from onward.upgrading.routes import MOST_NAMED, check_whole, left_by_runs, next_step
 from onward.upgrading.run import COMPACTED_SHARE, Pace
-from onward.upgrading.steps import check_whole, next_step
 
 BUDGET = re.compile(r"(?P<money>\$?)\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|s|m|h|)")
 BUDGETS = "rows (5000), a share of the gallery (10%), a time (90s, 15m, 2h) or money ($20)"

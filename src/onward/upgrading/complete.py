@@ -18,10 +18,10 @@ from onward.upgrading.routes import (
     EXAMPLES,
     CountedRows,
     Routes,
+    check_started,
     find_natives,
     needed_spaces,
 )
-from onward.upgrading.steps import check_started
 
 ROLLBACK_WINDOW = timedelta(days=7)
 """So long after cutting over an upgrade can be rolled back, unless it is completed at once."""

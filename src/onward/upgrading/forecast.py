@@ -44,8 +44,7 @@ from onward.upgrading.evidence import (
     gather,
     with_true,
 )
-from onward.upgrading.routes import Routes
-from onward.upgrading.steps import check_whole
+from onward.upgrading.routes import Routes, check_whole
 
 BY_GRADE = ("ndcg@10", *BY_LABEL)
 AGREEMENT = "agreement"

@@ -35,13 +35,15 @@ from onward.upgrading.routes import (
     NO_SIDE,
     Routes,
     Work,
+    check_routes,
+    check_same_routes,
     describe_chains,
     measure_work,
     needed_spaces,
+    next_step,
     transform,
 )
 from onward.upgrading.run import run_upgrade
-from onward.upgrading.steps import check_routes, check_same_routes, next_step
 
 SAMPLE_ROWS = 8192
 

@@ -25,14 +25,17 @@ from onward.upgrading.routes import (
     Blocked,
     Routes,
     attempt,
+    check_started,
+    check_whole,
     choose_batch_rows,
     count_pending,
     fill_first,
+    is_started,
     measure_work,
+    next_step,
     pending,
     transform,
 )
-from onward.upgrading.steps import check_started, check_whole, is_started, next_step
 
 LOOK_SECONDS = 0.5
 """Seconds between the looks of a run that waits whether it may go on."""

@@ -36,19 +36,17 @@ from onward.upgrading.routes import (
     CountedRows,
     Routes,
     Work,
-    describe_chains,
-    find_natives,
-    journal_of,
-    measure_work,
-)
-from onward.upgrading.run import UpgradeResult, run_upgrade
-from onward.upgrading.steps import (
     check_routes,
     check_same_routes,
     check_started,
+    describe_chains,
+    find_natives,
     is_started,
+    journal_of,
+    measure_work,
     next_step,
 )
+from onward.upgrading.run import UpgradeResult, run_upgrade
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
     Canaries,
@@ -195,6 +193,9 @@ class Upgrade:
             reads. A row is carried by the first of all that has what it reads; see
             `onward.upgrading.routes`.
 
+    Every step but `start` and `status` may raise an UpgradeError: the upgrade was not started, or
+    with another transformation.
+
     Raises:
         UpgradeError: if the gallery lacks a space that a transformation reads, they lead into
             different spaces, or one of them can never be its turn.
@@ -230,8 +231,7 @@ class Upgrade:
                 makes of it is logged. If None, it starts without being judged, and the status says
                 so.
             require: what it must reach besides being better than doing nothing.
-            margin: search may get worse by so much, in [0, 1), and still the gate opens; see
-                `decide`.
+            margin: as `decide` takes it.
             force: start although the gate is not open; that is logged.
             sample: true new embeddings of some items, to be written: the first slice of a backfill.
                 Not if they are predicted to make search worse beside upgraded vectors.
@@ -284,7 +284,6 @@ class Upgrade:
                 keyboard, ends within one batch, and the next one goes on.
 
         Raises:
-            UpgradeError: if the upgrade was not started, or with another transformation.
             ConfigurationError: if the number of rows is not a whole number from 1 up.
             EmbeddingsError: if a stored vector is damaged; the message names the item.
         """
@@ -296,18 +295,11 @@ class Upgrade:
         """Let all who run this upgrade wait, after the batch that they are writing.
 
         Those who run it later wait too, until `resume`; other processes may do so.
-
-        Raises:
-            UpgradeError: if the upgrade was not started, or with another transformation.
         """
         return self._control({"event": "pause"}, lambda now: replace(now, paused=True))
 
     def resume(self) -> UpgradeStatus:
-        """Let all who run this upgrade go on.
-
-        Raises:
-            UpgradeError: if the upgrade was not started, or with another transformation.
-        """
+        """Let all who run this upgrade go on."""
         return self._control({"event": "resume"}, lambda now: replace(now, paused=False))
 
     def limit(self, rows_per_second: float | None) -> UpgradeStatus:
@@ -317,8 +309,7 @@ class Upgrade:
             rows_per_second: positive; None lifts the limit.
 
         Raises:
-            UpgradeError: if the limit is not positive, the upgrade was not started, or with another
-                transformation.
+            UpgradeError: if the limit is not positive.
         """
         check_rate(rows_per_second)
         event = {"event": "limit", "rows_per_second": rows_per_second}
@@ -331,8 +322,8 @@ class Upgrade:
             leave_out: allow that items which have a vector in the new space only have none then.
 
         Raises:
-            UpgradeError: if the new space answers queries or rolling back would return to it, an
-                item has no other vector, or the upgrade was not started.
+            UpgradeError: if the new space answers queries or rolling back would return to it, or
+                an item has no other vector.
         """
         view, new = self._started(), self.routes.new
         if new in (view.serving, view.previous):
@@ -374,7 +365,6 @@ class Upgrade:
             progress: told how many rows are recomputed.
 
         Raises:
-            UpgradeError: if the upgrade was not started, or with another transformation.
             ConfigurationError: if the number of rows is not a whole number from 1 up.
         """
         return verify_upgrade(
@@ -395,8 +385,7 @@ class Upgrade:
             force: do it without a passed and fresh verification; that is logged.
 
         Raises:
-            UpgradeError: if the upgrade was not started, or its verification is missing, failed or
-                stale.
+            UpgradeError: if its verification is missing, failed or stale.
         """
         view, new = self._started(), self.routes.new
         if view.serving == new and query_model in (None, view.record.serving.query_model):

@@ -39,14 +39,16 @@ from onward.upgrading.routes import (
     Routes,
     Work,
     carried,
+    check_started,
+    check_whole,
     choose_batch_rows,
     journal_of,
     measure_work,
     needed_spaces,
+    next_step,
     pending_ids,
     transform,
 )
-from onward.upgrading.steps import check_started, check_whole, next_step
 
 Marks = UInt64[np.ndarray, " row"]
 Answers = tuple[Counts, Callable[[str, str], bool], int]
