@@ -614,6 +614,8 @@ def test_classes_in_classes_are_refused_unless_each_has_images_of_its_own(tmp_pa
         pytest.param(["cat/1", "dog/1", "masks/cat/1"], id="called-like-a-class"),
         pytest.param(["faces/1", "faces/ann/1", "faces/bob/1"], id="one-class-folder-alone"),
         pytest.param(["cat/images/1", "cat/masks/1", "dog/images/1", "x/1"], id="two-in-each"),
+        pytest.param(["a/cat/1", "b/cat/1", "c/dog/1"], id="one-in-each-and-one-name-in-two"),
+        pytest.param(["a/cat/jpg/1", "b/cat/1", "c/dog/images/1"], id="and-folders-of-files"),
     ],
 )
 def test_folders_that_may_be_the_classes_are_refused(tmp_path, images):
@@ -885,6 +887,21 @@ def test_folders_that_may_be_parts_are_not_taken_for_classes(tmp_path, names, di
 def test_classes_may_have_the_word_of_a_part_or_of_a_file_in_their_names(tmp_path, names):
     put_part(tmp_path, names)
     assert len(open_items(tmp_path).classes) == len(names)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(["a/pictures/1", "b/pictures/1"], id="one-name-in-all"),
+        pytest.param(["a/images/1", "b/images/1", "c/img/1"], id="called-after-the-files"),
+        pytest.param(["ann/paris/1", "bob/rome/1", "eve/oslo/1"], id="one-of-its-own-in-each"),
+        pytest.param(["a/beach/1", "b/beach/1", "c/1"], id="none-in-one"),
+    ],
+)
+def test_a_folder_that_holds_all_images_of_its_class_is_no_class(tmp_path, images):
+    for image in images:
+        put(tmp_path / f"{image}.png")
+    assert names_in(open_items(tmp_path)) == [image.split("/")[0] for image in images]
 
 
 @pytest.mark.parametrize("inner", ["", "train", "val"])

@@ -338,9 +338,10 @@ def _holds_images(path: Path) -> bool:
 
 
 def _first_shard(folder: Path) -> Path | None:
+    from onward.data.folders import Folder
     from onward.data.parquet import find_shards
 
-    return None if holds_gallery(folder) else next(iter(find_shards(folder).shards), None)
+    return None if holds_gallery(folder) else next(iter(find_shards(Folder(folder, folder))), None)
 
 
 def _embeddings(path: Path) -> Fields:

@@ -14,8 +14,9 @@ leave behind, thumbnails of the images among it. It is counted and told, never r
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -82,11 +83,92 @@ class Contents(NamedTuple):
         folders: and links to folders, also links that lead nowhere and look like no file.
         files: all else.
         passed_over: with why.
+        error: why it cannot be read; then it holds nothing.
     """
 
-    folders: list[Path]
-    files: list[Path]
-    passed_over: list[Passed]
+    folders: tuple["Folder", ...] = ()
+    files: tuple[Path, ...] = ()
+    passed_over: tuple[Passed, ...] = ()
+    error: DataError | None = None
+
+    @property
+    def images(self) -> list[Path]:
+        """The files that may be images."""
+        return [file for file in self.files if file.suffix.lower() not in TEXT_SUFFIXES]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder in a data set, and the data set's own, `root`. Each is read once, when asked for."""
+
+    path: Path
+    root: Path
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What it holds."""
+        folders, files, passed = list[Folder](), list[Path](), list[Passed]()
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in sorted(entries, key=lambda entry: natural_key(entry.name)):
+                    path = self.path / entry.name
+                    if is_left_behind(entry.name) or entry.name.startswith("."):
+                        passed.append((SYSTEMS if is_left_behind(entry.name) else HIDDEN, path))
+                    elif _is_folder(entry, path):
+                        folders.append(Folder(path, self.root))
+                    else:
+                        files.append(path)
+        except OSError as error:
+            refusal = DataError(
+                f"{self.path} cannot be read: {error.strerror}. Give yourself the right to read "
+                "it, or give another folder"
+            )
+            return Contents(error=refusal)
+        return Contents(tuple(folders), tuple(files), tuple(passed))
+
+    @property
+    def folders(self) -> tuple["Folder", ...]:
+        """The folders in it.
+
+        Raises:
+            DataError: if it cannot be read, naming it.
+        """
+        if self.contents.error is not None:
+            raise self.contents.error
+        return self.contents.folders
+
+    @property
+    def leads_back(self) -> bool:
+        """Whether it is a link to somewhere in the data set, or above it."""
+        if not self.path.is_symlink() or not self.path.exists():
+            return False
+        real, inside = os.path.realpath(self.path), os.path.realpath(self.root)
+        return os.path.commonpath([real, inside]) in (real, inside)
+
+    @property
+    def holds_image(self) -> bool:
+        """Whether there is anything in it, or below it, that may be an image.
+
+        What cannot be read may, and what leads back: that is told where images are listed.
+        """
+        return self.leads_back or any(one.images or one.error for one in self.below())
+
+    def below(self) -> Iterator[Contents]:
+        """Yield what it and the folders below it hold, each folder once, in natural order.
+
+        A link to a folder is followed, but not one that leads back to somewhere in the data set,
+        which would give an image another class or twice the same: it is passed over.
+        """
+        waiting, seen = [self], set[str]()
+        while waiting:
+            one = waiting.pop()
+            real = os.path.realpath(one.path)
+            if real in seen or (one is not self and one.leads_back):
+                yield Contents(passed_over=((BACK, one.path),))
+                continue
+            seen.add(real)
+            yield one.contents
+            waiting += reversed(one.contents.folders)
 
 
 def summarise(passed_over: Iterable[Passed], root: Path) -> tuple[PassedOver, ...]:
@@ -105,30 +187,6 @@ def as_text(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode(errors="replace")
 
 
-def look_into(folder: Path) -> Contents:
-    """Return what a folder holds.
-
-    Raises:
-        DataError: if it cannot be read, naming it.
-    """
-    found = Contents([], [], [])
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: natural_key(entry.name)):
-                path = folder / entry.name
-                if is_left_behind(entry.name) or entry.name.startswith("."):
-                    why = SYSTEMS if is_left_behind(entry.name) else HIDDEN
-                    found.passed_over.append((why, path))
-                else:
-                    (found.folders if _is_folder(entry, path) else found.files).append(path)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be read: {error.strerror}. Give yourself the right to read it, or "
-            "give another folder"
-        ) from error
-    return found
-
-
 def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
     try:
         if entry.is_dir():
@@ -139,73 +197,16 @@ def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
     return leads_nowhere and not path.suffix
 
 
-def walk(
-    top: Path, root: Path, unreadable: Callable[[DataError], None] | None = None
-) -> Iterator[Contents]:
-    """Yield what a folder and the folders below it hold, each folder once, in natural order.
-
-    A link to a folder is followed, but not one that leads back to somewhere in the data set, which
-    would give an image another class or twice the same: it is passed over.
-
-    Args:
-        top: where to begin; may be a link itself.
-        root: the data set's own folder.
-        unreadable: called with the error of a folder that cannot be read, instead of raising it.
-
-    Raises:
-        DataError: if a folder cannot be read, naming it.
-    """
-    waiting, seen = [top], {os.path.realpath(top)}
-    while waiting:
-        try:
-            found = look_into(waiting.pop())
-        except DataError as error:
-            if unreadable is None:
-                raise
-            unreadable(error)
-            continue
-        kept = list[Path]()
-        for folder in found.folders:
-            real = os.path.realpath(folder)
-            if real in seen or _is_link_back(folder, root):
-                found.passed_over.append((BACK, folder))
-            else:
-                seen.add(real)
-                kept.append(folder)
-        yield found._replace(folders=kept)
-        waiting += reversed(kept)
-
-
-def _is_link_back(path: Path, root: Path) -> bool:
-    """Say whether a link leads to somewhere in a data set's folder, or above it."""
-    if not path.is_symlink() or not path.exists():
-        return False
-    real, inside = os.path.realpath(path), os.path.realpath(root)
-    return os.path.commonpath([real, inside]) in (real, inside)
-
-
-def _refuse_link(folder: Path, child: Path, seen: dict[str, Path]) -> None:
+def _refuse_links(folders: Iterable[Folder]) -> None:
     """Refuse a link to what is in the data set already, and two links to one folder."""
-    real = os.path.realpath(child)
-    if seen.setdefault(real, child) != child or _is_link_back(child, folder):
-        raise DataError(
-            f"{child} is a link that leads back to {real}, and images would count twice",
-            "remove the link",
-        )
-
-
-def _holds_image(folder: Path, root: Path) -> bool:
-    """Say whether there is anything in a folder, or below it, that may be an image.
-
-    What cannot be read may: that is told where its images are listed.
-    """
-    errors: list[DataError] = []
-    found = (file for one in walk(folder, root, errors.append) for file in one.files)
-    return any(map(_may_be_image, found)) or bool(errors)
-
-
-def _may_be_image(file: Path) -> bool:
-    return file.suffix.lower() not in TEXT_SUFFIXES
+    seen: dict[str, Folder] = {}
+    for one in folders:
+        real = os.path.realpath(one.path)
+        if seen.setdefault(real, one) != one or one.leads_back:
+            raise DataError(
+                f"{one.path} is a link that leads back to {real}, and images would count twice",
+                "remove the link",
+            )
 
 
 @dataclass(frozen=True)
@@ -214,20 +215,20 @@ class FolderPart:
 
     Attributes:
         part: its name and role.
-        path: the folder that holds its class folders.
-        classes: these, in natural order; none where a list says the classes, or nothing does.
+        folder: holds its class folders, or its images.
+        classes: the former, in natural order; none where a list says the classes, or nothing does.
         listed: class by file name, from a list beside the images.
     """
 
     part: Part
-    path: Path
-    classes: tuple[Path, ...]
+    folder: Folder
+    classes: tuple[Folder, ...]
     listed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_names(self) -> set[str]:
         """The names of its classes, also of those without an image."""
-        return {folder.name for folder in self.classes} | set(self.listed.values())
+        return {folder.path.name for folder in self.classes} | set(self.listed.values())
 
     def check_layout(self, ids: Sequence[str]) -> None:
         """Refuse folders that are hardly the classes, and folders in them that may be the classes.
@@ -242,11 +243,11 @@ class FolderPart:
         Raises:
             DataError: naming some of the folders.
         """
-        names, option = {folder.name for folder in self.classes}, AS_CLASSES
-        option = AS_PARTS if self.part.name else option
+        path, names = self.folder.path, {folder.path.name for folder in self.classes}
+        option = AS_PARTS if self.part.name else AS_CLASSES
         if names and all(name.lower() in NO_CLASSES for name in names):
             raise DataError(
-                f"the class folders of {self.path} are {', '.join(sorted(names))}, which name the "
+                f"the class folders of {path} are {', '.join(sorted(names))}, which name the "
                 "kind of their files, not a class",
                 f"if they are the classes, say so: {option}",
                 needed=f"Onward needs {LAYOUT}",
@@ -255,21 +256,29 @@ class FolderPart:
         for item in ids:
             name, *within = item.split("/")[bool(self.part.name) : -1]
             inside.setdefault(name, set()).add(tuple(within))
+        shared = {name: _shared(folders) for name, folders in inside.items()}
+        told = {tuple(one for one in by if one.lower() not in NO_CLASSES) for by in shared.values()}
+        crossed = () not in told and 1 < len(told) < len(inside)
         for name, folders in inside.items():
-            shared = takewhile(lambda level: len({*level}) == 1, zip(*folders, strict=False))
-            depth = len([*shared])
+            depth = 0 if crossed else len(shared[name])
             inner = sorted({folder[depth] for folder in folders if len(folder) > depth})
             hollow = all(len(folder) > depth for folder in folders)
             alike = {folder[0] for folder in folders if folder} & (names - {name})
             if hollow or alike or (len(inside) == 1 and len(inner) > 1):
-                place = self.path.joinpath(name, *min(folders)[:depth])
+                place = path.joinpath(name, *min(folders)[:depth])
                 raise DataError(
-                    f"in {self.path}, the class may be the upper or the lower folder of "
+                    f"in {path}, the class may be the upper or the lower folder of "
                     f"{', '.join(f'{name}/{one}' for one in (inner or sorted(alike))[:2])}",
-                    f"if it is the upper one in all of {self.path}, say so: {option}. If it is the "
+                    f"if it is the upper one in all of {path}, say so: {option}. If it is the "
                     f"lower one, give the folder that holds the classes, such as {place}. If the "
                     f"upper folders are parts, name them: {STATE_PARTS}",
                 )
+
+
+def _shared(folders: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the levels, from the upper one on, that all folders of a class share."""
+    levels = zip(*folders, strict=False)
+    return tuple(level[0] for level in takewhile(lambda level: len({*level}) == 1, levels))
 
 
 class ImageFolder(Source):
@@ -277,8 +286,9 @@ class ImageFolder(Source):
 
     kind = "image folder"
 
-    def __init__(self, path: Path, stated: Stated) -> None:
-        self.by_part = {one.part: one for one in _find_parts(path, stated)}
+    def __init__(self, folder: Folder, stated: Stated) -> None:
+        self.folder, path = folder, folder.path
+        self.by_part = {one.part: one for one in _find_parts(folder, stated)}
         super().__init__(path, stated, [*self.by_part])
         names = set[str]().union(*(self.by_part[part].class_names for part in self.numbered))
         if not names:
@@ -302,104 +312,113 @@ class ImageFolder(Source):
             DataError: if a class folder holds no image, a part has no labels, a file is empty or no
                 image, or what is understood of the layout may be meant otherwise.
         """
-        passed, chosen = list[Passed](), [self.by_part[part] for part in parts]
+        chosen = [self.by_part[part] for part in parts]
         names = {label: name for name, label in self.labels.items()}
-        opened = self.collect(self._find_files(chosen, passed), names, ())
-        passed_over = summarise(passed, self.path)
-        opened = replace(opened, items=replace(opened.items, passed_over=passed_over))
+        passed_over = summarise(self._passed_over(chosen), self.path)
+        opened = self.collect(self._find_files(chosen), names, passed_over)
         for one in chosen if self.stated.read_as == "auto" else ():
             ids = zip(opened.items.ids, opened.part_of, strict=True)
             one.check_layout([item for item, part in ids if part == one.part and one.classes])
         return opened
 
-    def _find_files(self, parts: Sequence[FolderPart], passed: list[Passed]) -> Iterator[Found]:
-        folder = self.path
-        passed += _passed_beside(folder, parts)
-        seen: dict[str, Path] = {}
+    def _find_files(self, parts: Sequence[FolderPart]) -> Iterator[Found]:
         for one in parts:
             if not (one.classes or one.listed):
                 raise DataError(
                     f"neither class folders nor a list ({one.part.name}_annotations.txt) say the "
-                    f"classes of the images in {one.path}. Name the parts to read without it: "
-                    f"{STATE_PARTS}; give the folder of another part alone; or, if that folder is "
-                    f"a class, say so: {AS_PARTS}"
+                    f"classes of the images in {one.folder.path}. Name the parts to read without "
+                    f"it: {STATE_PARTS}; give the folder of another part alone; or, if that folder "
+                    f"is a class, say so: {AS_PARTS}"
                 )
-            for class_folder in one.classes:
-                _refuse_link(folder, class_folder, seen)
-            files = (_look_through(folder, each, passed) for each in one.classes)
-            looked = (file for each in files for file in each) if one.classes else _look_up(one)
-            for file, name, fault in looked:
-                item, payload = file.relative_to(folder).as_posix(), {"path": str(file.absolute())}
-                yield Found(
-                    item, self.labels.get(name, -1), payload, as_text(file), one.part, fault
+        _refuse_links(folder for one in parts for folder in one.classes)
+        for one in parts:
+            for file, name, fault in _look_through(one.classes) if one.classes else _look_up(one):
+                item, payload = (
+                    file.relative_to(self.path).as_posix(),
+                    {"path": str(file.absolute())},
                 )
+                label = self.labels.get(name, -1)
+                yield Found(item, label, payload, as_text(file), one.part, fault)
+
+    def _passed_over(self, parts: Sequence[FolderPart]) -> Iterator[Passed]:
+        """Yield what is passed over beside parts, beside class folders and in these."""
+        classes = {one.folder: one.classes for one in parts}
+        for place in dict.fromkeys([self.folder, *classes]):
+            found = place.contents
+            yield from found.passed_over
+            if place == self.folder or classes[place]:
+                yield from ((BESIDE, file) for file in found.files)
+            for child in found.folders if place not in classes else ():
+                if child not in classes and not child.holds_image:
+                    yield IMAGELESS, child.path
+        for one in (one for each in classes.values() for folder in each for one in folder.below()):
+            yield from one.passed_over
+            yield from ((TEXTS, file) for file in one.files if file not in one.images)
 
 
-def _find_parts(folder: Path, stated: Stated) -> list[FolderPart]:
+def _find_parts(folder: Folder, stated: Stated) -> list[FolderPart]:
     """Return the parts of an image folder; one without a name where its folders are classes.
 
     Raises:
         DataError: if names and contents of its folders leave more than one reading.
     """
-    children, named = look_into(folder).folders, stated.train_part or stated.test_part
+    children, named = folder.folders, stated.train_part or stated.test_part
     as_parts = stated.read_as == "parts" or named is not None
-    if stated.read_as == "classes" or not (as_parts or _divided(folder, children)):
-        return [FolderPart(Part(""), folder, tuple(children))]
+    if stated.read_as == "classes" or not (as_parts or _divided(folder)):
+        return [FolderPart(Part(""), folder, children)]
+    chosen = [child for child in children if role_of(child.path.name) or child.holds_image]
+    _refuse_links(chosen)
     found = [
-        FolderPart(Part(child.name, role_of(child.name)), child, tuple(look_into(child).folders))
-        for child in children
-        if role_of(child.name) or _holds_image(child, folder)
+        FolderPart(Part(child.path.name, role_of(child.path.name)), child, child.folders)
+        for child in chosen
     ]
-    seen: dict[str, Path] = {}
-    for one in found:
-        _refuse_link(folder, one.path, seen)
     found.sort(key=lambda one: ORDER.index(one.part.role))
     return found if stated.read_as == "parts" else [_read_list(one, found) for one in found]
 
 
-def _divided(folder: Path, children: Sequence[Path]) -> bool:
+def _divided(folder: Folder) -> bool:
     """Say whether the folders are parts, by names and contents; refuse where both may be."""
-    named = [child for child in children if role_of(child.name)]
-    with_folders = [child for child in named if look_into(child).folders]
-    alike = _named_alike([child for child in children if child not in named])
+    named = [child for child in folder.folders if role_of(child.path.name)]
+    with_folders = [child for child in named if child.folders]
+    alike = _named_alike([child for child in folder.folders if child not in named])
     if not named and len({role == "train" for role in alike.values()}) < 2:
         return False
-    others = [one for one in children if one not in named and _holds_image(one, folder)]
+    others = [child for child in folder.folders if child not in named and child.holds_image]
     if not others and with_folders:
         return True
-    a_train = [child.name.lower() for child in named] == ["train"]  # among ships and aeroplanes
+    a_train = [child.path.name.lower() for child in named] == ["train"]  # among ships
     if a_train and not with_folders and others and not alike:
         return False
-    names = ", ".join(child.name for child in [*named, *alike])
+    names = ", ".join(child.path.name for child in [*named, *alike])
     if not others:
         raise DataError(
-            f"{folder} holds {names}: names of parts of a data set, but there are no class folders "
-            f"in them. If they are the classes, say so: {AS_CLASSES}. If they are parts, Onward "
-            f"needs {LAYOUT.replace('FOLDER', named[0].name)}"
+            f"{folder.path} holds {names}: names of parts of a data set, but there are no class "
+            f"folders in them. If they are the classes, say so: {AS_CLASSES}. If they are parts, "
+            f"Onward needs {LAYOUT.replace('FOLDER', named[0].path.name)}"
         )
-    beside = ", ".join(one.name for one in others if one not in alike)
+    beside = ", ".join(one.path.name for one in others if one not in alike)
     beside = beside if len(beside) <= 100 else f"{beside[:100]}..."
     raise DataError(
-        f"{folder} holds {names}, which may be parts of a data set"
+        f"{folder.path} holds {names}, which may be parts of a data set"
         f"{f', beside {beside}' if beside else ''}. Say which parts are meant: "
         f"{STATE_PARTS}, which leaves all others out",
         f"or that every folder is a class: {AS_CLASSES}",
     )
 
 
-def _named_alike(children: Sequence[Path]) -> dict[Path, Role]:
+def _named_alike(children: Sequence[Folder]) -> dict[Folder, Role]:
     """Return folders in whose names one word tells a part, such as `seg_train`, with what it tells.
 
     Those without folders in them only if another is called likewise: `cars_train`, `cars_test`.
     """
-    told = [(child, *split_name(child.name)[1:]) for child in children]
+    told = [(child, *split_name(child.path.name)[1:]) for child in children]
     return {
         child: role
         for child, role, rest in told
         if role
         and (
             any(other and other != role and name == rest for _, other, name in told)
-            or look_into(child).folders
+            or child.folders
         )
     }
 
@@ -411,11 +430,11 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
     """
     divided = [part for part in parts if len(part.classes) > 1]
     others = set[str]().union(*(part.class_names for part in divided if part != one))
-    wrapper = len(one.classes) == 1 and len(others) > 1 and one.classes[0].name not in others
+    wrapper = len(one.classes) == 1 and len(others) > 1 and one.class_names.isdisjoint(others)
     if one.classes and not wrapper:
         return one
-    lists = [file for file in look_into(one.path).files if file.name.endswith("annotations.txt")]
-    place = one.classes[0] if wrapper else one.path
+    place, files = one.classes[0] if wrapper else one.folder, one.folder.contents.files
+    lists = [file for file in files if file.name.endswith("annotations.txt")]
     if len(lists) != 1:
         return FolderPart(one.part, place, ())
     listed: dict[str, str] = {}
@@ -437,42 +456,26 @@ def _read_list(one: FolderPart, parts: Sequence[FolderPart]) -> FolderPart:
     return FolderPart(one.part, place, (), listed)
 
 
-def _passed_beside(folder: Path, parts: Sequence[FolderPart]) -> Iterator[Passed]:
-    """Yield what is passed over beside class folders and beside parts."""
-    classes = {one.path: one.classes for one in parts}
-    for place in dict.fromkeys([folder, *classes]):
-        found = look_into(place)
-        yield from found.passed_over
-        if place == folder or classes[place]:
-            yield from ((BESIDE, file) for file in found.files)
-        for child in found.folders if place not in classes else ():
-            if child not in classes and not _holds_image(child, folder):
-                yield IMAGELESS, child
-
-
-def _look_through(folder: Path, class_folder: Path, passed: list[Passed]) -> Iterator[Looked]:
-    name, files = class_folder.name, list[Path]()
-    try:
-        for found in walk(class_folder, folder):
-            files += found.files
-            passed += found.passed_over
-    except DataError as error:
-        yield class_folder, name, f"cannot be used: {error}"
-        return
-    passed += [(TEXTS, file) for file in files if not _may_be_image(file)]
-    files = [file for file in files if _may_be_image(file)]
-    if not files:
-        yield class_folder, name, "holds no image, as a class folder must"
-    for file in sorted(files, key=lambda file: natural_key(str(file.relative_to(class_folder)))):
-        yield file, name, _glance(file)
+def _look_through(classes: Iterable[Folder]) -> Iterator[Looked]:
+    """Look for the images of class folders."""
+    for folder in classes:
+        name, below = folder.path.name, [*folder.below()]
+        files = [file for one in below for file in one.images]
+        fault = None if files else "holds no image, as a class folder must"
+        fault = next((f"cannot be used: {one.error}" for one in below if one.error), fault)
+        if fault:
+            yield folder.path, name, fault
+            continue
+        for file in sorted(files, key=lambda file: natural_key(file.as_posix())):
+            yield file, name, _glance(file)
 
 
 def _look_up(one: FolderPart) -> Iterator[Looked]:
     """Look for the files of a part that has a list of its classes."""
-    there = {file.name: file for file in look_into(one.path).files if _may_be_image(file)}
+    there = {file.name: file for file in one.folder.contents.images}
     for name, label in one.listed.items():
         why = "is in the list of classes, but there is no such file"
-        yield one.path / name, label, _glance(there[name]) if name in there else why
+        yield one.folder.path / name, label, _glance(there[name]) if name in there else why
     for name, file in there.items():
         if name not in one.listed:
             yield file, "", "is not in the list that gives each image its class"

@@ -22,14 +22,14 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path, PurePath
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from onward.data.folders import IMAGE_SUFFIXES, Passed, summarise, walk
-from onward.data.items import PassedOver, natural_key, number_classes
+from onward.data.folders import Folder, summarise
+from onward.data.items import natural_key, number_classes
 from onward.data.parts import (
     ORDER,
     STATE_PARTS,
@@ -116,39 +116,20 @@ class Shard:
         return cls(path, parts[-1] if parts else Part(""), config)
 
 
-class FoundShards(NamedTuple):
-    """The Parquet files in and below a folder, in natural order, and what else is there.
-
-    `image` is the first image file below the folder, which may make it an image folder instead.
-    """
-
-    shards: list[Path]
-    image: Path | None
-    passed_over: tuple[PassedOver, ...]
-
-
-def find_shards(folder: Path) -> FoundShards:
-    """Look for Parquet files in and below a folder.
+def find_shards(folder: Folder) -> list[Path]:
+    """Return the Parquet files in and below a folder, in natural order; a single file as it is.
 
     Raises:
         DataError: if there are some, and a folder cannot be read that may hold others.
     """
-    shards, image, passed = list[Path](), None, list[Passed]()
-    errors: list[DataError] = []
-    for contents in walk(folder, folder, errors.append):
-        passed += contents.passed_over
-        for file in contents.files:
-            suffix = file.suffix.lower()
-            if suffix == SUFFIX:
-                shards.append(file)
-                continue
-            passed.append((NOT_PARQUET, file))
-            if image is None and suffix in IMAGE_SUFFIXES and file.parent != folder:
-                image = file
-    if shards and errors:
-        raise errors[0]
-    shards.sort(key=lambda path: natural_key(path.relative_to(folder).as_posix()))
-    return FoundShards(shards, image, summarise(passed, folder))
+    if folder.path.is_file():
+        return [folder.path]
+    below = [*folder.below()]
+    shards = [file for one in below for file in one.files if file.suffix.lower() == SUFFIX]
+    for one in below if shards else ():
+        if one.error is not None:
+            raise one.error
+    return sorted(shards, key=lambda path: natural_key(path.relative_to(folder.path).as_posix()))
 
 
 class ImageParquet(Source):
@@ -156,14 +137,16 @@ class ImageParquet(Source):
 
     kind = "image Parquet"
 
-    def __init__(
-        self, path: Path, stated: Stated, files: Sequence[Path], passed_over: tuple[PassedOver, ...]
-    ) -> None:
-        shards = (
-            [Shard(path, Part(""), "")] if path.is_file() else [Shard.of(f, path) for f in files]
-        )
+    def __init__(self, folder: Folder, stated: Stated) -> None:
+        path, found = folder.path, find_shards(folder)
+        shards = [
+            Shard(path, Part(""), "") if file == path else Shard.of(file, path) for file in found
+        ]
+        below = [*folder.below()]
+        passed = [each for one in below for each in one.passed_over]
+        others = (file for one in below for file in one.files if file.suffix.lower() != SUFFIX)
+        self.passed_over = summarise([*passed, *((NOT_PARQUET, file) for file in others)], path)
         self.shards = _of_config(shards, stated.config, path)
-        self.passed_over = passed_over
         self.config = self.shards[0].config if stated.config is not None else ""
         there = {shard.part for shard in self.shards}
         parts = sorted(there, key=lambda part: (ORDER.index(part.role), part.name))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onward.data.digits import digit_labels
-from onward.data.folders import LAYOUT, ImageFolder
+from onward.data.folders import IMAGE_SUFFIXES, LAYOUT, Folder, ImageFolder
 from onward.data.items import Items, PassedOver, split_by_id
 from onward.data.parts import (
     STATE_PARTS,
@@ -247,16 +247,19 @@ def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) ->
         )
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise DataError(f"{source} is neither a file nor a folder", "give one with images")
+    folder = Folder(path, path)
     if stated.read_as in ("auto", "parquet"):
-        from onward.data.parquet import FoundShards, ImageParquet, find_shards
+        from onward.data.parquet import ImageParquet, find_shards
 
-        files = find_shards(path) if path.is_dir() else FoundShards([path], None, ())
-        if files.shards and (files.image is None or stated.read_as == "parquet"):
-            return ImageParquet(path, stated, files.shards, files.passed_over)
-        if files.shards:
+        shards = find_shards(folder)
+        inside = (file for one in folder.below() for file in one.files if file.parent != path)
+        image = next((file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES), None)
+        if shards and (image is None or stated.read_as == "parquet"):
+            return ImageParquet(folder, stated)
+        if shards:
             raise DataError(
-                f"{source} holds Parquet files ({files.shards[0].name}) and images in folders "
-                f"({files.image}). Say which are meant: read_as='parquet', or 'classes' or 'parts' "
+                f"{source} holds Parquet files ({shards[0].name}) and images in folders "
+                f"({image}). Say which are meant: read_as='parquet', or 'classes' or 'parts' "
                 "for the images"
             )
         if stated.read_as == "parquet":
@@ -266,7 +269,7 @@ def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) ->
             f"{source} is a file", f"read_as = {stated.read_as!r} is for image folders"
         )
     _refuse_columns(source, stated)
-    return ImageFolder(path, stated)
+    return ImageFolder(folder, stated)
 
 
 def _stat_mode(path: Path) -> int | None:
