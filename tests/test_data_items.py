@@ -14,10 +14,9 @@ from pictures import put_part, shard
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from onward.data import Items, LeftOut, decoding, load_images, open_items, open_payload, open_splits
-from onward.data.digits import digit_labels, digit_values
+from onward.data import Items, LeftOut, images, load_images, open_items, open_payload, open_splits
 from onward.data.items import split_by_id
-from onward.data.payloads import find_fault, with_digest
+from onward.data.payloads import find_fault, read_digits, with_digest
 from onward.errors import ConfigurationError, DataError
 
 
@@ -34,9 +33,10 @@ def make_items(of_classes, **changes):
 
 def test_the_bundled_digits_are_those_of_scikit_learn():
     theirs = load_digits()
-    np.testing.assert_array_equal(digit_values(), theirs.images)
-    np.testing.assert_array_equal(digit_labels(), theirs.target)
-    assert digit_values().dtype == np.uint8
+    values, labels = read_digits()
+    np.testing.assert_array_equal(values, theirs.images)
+    np.testing.assert_array_equal(labels, theirs.target)
+    assert values.dtype == np.uint8
 
 
 def test_digits_open_as_grey_images_from_0_to_255():
@@ -57,7 +57,7 @@ def test_digits_split_by_class_is_the_same_every_time():
     assert set(train.ids) | set(test.ids) == set(open_items("digits").ids)
     assert not set(train.ids) & set(test.ids)
     for label in range(10):
-        in_class = np.sum(digit_labels() == label)
+        in_class = np.sum(read_digits()[1] == label)
         assert len(test.of_classes([label])) == round(in_class / 4)
     assert test.ids[:3] == ("digits/0000", "digits/0002", "digits/0006")  # on every machine
 
@@ -269,7 +269,7 @@ def test_every_image_comes_through_decode_and_opening_a_source_decodes_none(
     def refuse(content, where, max_pixels):
         raise AssertionError(f"{where} was opened")
 
-    monkeypatch.setattr(decoding, "decode", refuse)
+    monkeypatch.setattr(images, "decode", refuse)
     path = source if source == "digits" else tmp_path / source
     items, _ = open_items(path), open_splits(path)
     assert items.digest

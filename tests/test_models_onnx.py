@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onward.artifacts import read_artifact
 from onward.errors import ArtifactError, ModelError
 from onward.models import EmbeddingModel
-from onward.models.onnx_files import read_onnx
+from onward.models.onnx import read_onnx
 
 
 def load(path, **settings):
@@ -138,8 +138,8 @@ def write_wide(path, seed=0):
 @pytest.fixture
 def small_graphs(monkeypatch):
     """No graph may be larger than 4 kB, as none may be larger than 2 GiB."""
-    monkeypatch.setattr("onward.models.onnx_files.LARGEST_GRAPH", 4096)
-    monkeypatch.setattr("onward.models.onnx_files.LEAST_APART", 1024)
+    monkeypatch.setattr("onward.models.onnx.LARGEST_GRAPH", 4096)
+    monkeypatch.setattr("onward.models.onnx.LEAST_APART", 1024)
 
 
 @pytest.mark.usefixtures("small_graphs")
@@ -191,7 +191,7 @@ def test_other_tools_find_the_weights_of_a_saved_model_that_are_kept_apart(tmp_p
 @pytest.mark.usefixtures("small_graphs")
 def test_weights_that_fit_neither_into_the_graph_nor_apart_are_refused(tmp_path, monkeypatch):
     path = write_wide(tmp_path / "wide.onnx")
-    monkeypatch.setattr("onward.models.onnx_files.LEAST_APART", 2**20)
+    monkeypatch.setattr("onward.models.onnx.LEAST_APART", 2**20)
     words = r"so many small or unusual weights that they make no graph of less than 2 GiB"
     with pytest.raises(ModelError, match=words):
         load(path)

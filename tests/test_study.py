@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from onward.artifacts import ARRAYS
-from onward.data import decoding, open_items
+from onward.data import images, open_items
 from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments import study, vectors
@@ -140,7 +140,7 @@ def test_no_image_is_opened_while_the_gallery_is_upgraded(performed, tmp_path, m
             def refuse(content, where, max_pixels):
                 raise AssertionError(f"{where} was opened during the upgrade")
 
-            patch.setattr(decoding, "decode", refuse)
+            patch.setattr(images, "decode", refuse)
             with pytest.raises(AssertionError, match="was opened"):
                 open_splits("digits")[0].open(0)  # the trap works
             return upgrade(*given)

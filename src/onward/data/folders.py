@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onward.artifacts import is_left_behind
-from onward.data.decoding import RAW, UNKNOWN, is_image
+from onward.data.images import RAW, UNKNOWN, is_image
 from onward.data.items import PassedOver, natural_key, number_classes
 from onward.data.parts import (
     ORDER,

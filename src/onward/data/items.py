@@ -15,7 +15,7 @@ from unicodedata import normalize
 import numpy as np
 
 from onward.artifacts import digest
-from onward.data.decoding import MAX_PIXELS
+from onward.data.images import MAX_PIXELS
 from onward.data.payloads import Payload, digest_payloads, open_payload
 from onward.errors import DataError, EmbeddingsError
 from onward.labels import LARGEST_LABEL, ClassNames, Labels, as_labels, as_name, is_text

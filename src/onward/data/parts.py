@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from onward.data.decoding import MAX_PIXELS
+from onward.data.images import MAX_PIXELS
 from onward.data.items import Items, LeftOut, PassedOver
 from onward.data.payloads import Payload, find_fault
 from onward.errors import ConfigurationError, DataError

@@ -6,6 +6,10 @@
 {"digits": 17}                                                    one of the bundled digits
 ```
 
+The bundled digits are 1,797 real images of 8 x 8, the data that needs no download: E. Alpaydin and
+C. Kaynak, "Optical Recognition of Handwritten Digits" (1998), test set; the licence stands in
+NOTICE. scikit-learn ships the same images.
+
 The first two may carry `"bytes"`, the length of the image, or `"sha256"`, a digest of its bytes: an
 image that has changed since is then not taken for the one that it was. A gallery keeps payloads
 beside its vectors and never reads them. In a file they are lines of JSON, each with the item's
@@ -26,11 +30,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from onward.artifacts import digest, write_aside
-from onward.data import decoding
-from onward.data.decoding import MAX_PIXELS, REPAIR
-from onward.data.digits import digit_pixels, digit_values
+from onward.data import images
+from onward.data.images import MAX_PIXELS, REPAIR
 from onward.errors import DataError, GalleryError
-from onward.labels import is_text
+from onward.labels import Labels, is_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,7 +65,7 @@ def open_payload(payload: Payload, max_pixels: int = MAX_PIXELS) -> "Image.Image
             f"{where} has changed since its payload was written: {changed}. Put the image back, or "
             "update the item, whose other vectors are of the image that it was"
         )
-    return decoding.decode(content, where, max_pixels)
+    return images.decode(content, where, max_pixels)
 
 
 def with_digest(payload: Payload) -> dict[str, Any]:
@@ -232,11 +235,22 @@ def _says_nothing(payload: Payload) -> DataError:
     )
 
 
+@cache
+def read_digits() -> tuple[UInt8[np.ndarray, "item 8 8"], Labels]:
+    """Return the ink of each cell of the bundled digits, 0 to 16, and the digit that each shows."""
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as arrays:
+        values, labels = arrays["images"], arrays["labels"].astype(np.int64)
+    values.flags.writeable = labels.flags.writeable = False
+    return values, labels
+
+
 def _digit(payload: Payload) -> UInt8[np.ndarray, "8 8"]:
-    row, count = _value(payload, "digits", int), len(digit_values())
-    if not 0 <= row < count:
-        raise DataError(f"there are {count} digits, counted from 0, and no digit {row}")
-    return digit_pixels(row)
+    """Return one digit as grey values, 0 to 255: the ink times 255 / 16, rounded."""
+    row, values = _value(payload, "digits", int), read_digits()[0]
+    if not 0 <= row < len(values):
+        raise DataError(f"there are {len(values)} digits, counted from 0, and no digit {row}")
+    grey: UInt8[np.ndarray, "8 8"] = np.rint(values[row] * (255 / 16)).astype(np.uint8)
+    return grey
 
 
 def _value(payload: Payload, name: str, kind: type[V]) -> V:

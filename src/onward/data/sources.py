@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onward.data.digits import digit_labels
 from onward.data.folders import IMAGE_SUFFIXES, LAYOUT, Folder, ImageFolder
 from onward.data.items import Items, PassedOver, split_by_id
 from onward.data.parts import (
@@ -27,7 +26,7 @@ from onward.data.parts import (
     role_of,
     state,
 )
-from onward.data.payloads import describe_payload, read_payload_lines
+from onward.data.payloads import describe_payload, read_digits, read_payload_lines
 from onward.errors import ConfigurationError, DataError
 from onward.labels import is_text
 from onward.plain import Plain, fields_of
@@ -216,10 +215,11 @@ class _Digits(Source):
     kind = "the bundled digits"
 
     def open(self, parts: Sequence[Part]) -> Opened:
-        rows = range(len(digit_labels()))
+        labels = read_digits()[1]
+        rows = range(len(labels))
         items = Items(
             ids=tuple(f"{DIGITS}/{row:04}" for row in rows),
-            labels=digit_labels(),
+            labels=labels,
             class_names={label: str(label) for label in range(10)},
             payloads=tuple({DIGITS: row} for row in rows),
             source=DIGITS,

@@ -189,8 +189,7 @@ class EmbeddingModel:
             ModelError: if there is no such file, its weights are missing or damaged, or it takes or
                 gives something else.
         """
-        from onward.models.onnx_engine import OnnxEngine
-        from onward.models.onnx_files import read_onnx
+        from onward.models.onnx import OnnxEngine, read_onnx
 
         engine = OnnxEngine(read_onnx(path), input)
         return cls(Space(mint(name, engine, input), engine.dim, metric), input, engine)

@@ -118,8 +118,7 @@ def read_engine(directory: Path | str, artifact: Artifact, input_spec: InputSpec
         engine: Engine = import_backbone_engine().of_arrays(spec, _strip(WEIGHTS, artifact.arrays))
         return engine
     if config["kind"] in ("onnx", "onnx-and-data"):
-        from onward.models.onnx_engine import ONNX_FILE, OnnxEngine
-        from onward.models.onnx_files import WEIGHTS_FILE, OnnxFiles
+        from onward.models.onnx import ONNX_FILE, WEIGHTS_FILE, OnnxEngine, OnnxFiles
 
         weights = artifact.files.get(WEIGHTS_FILE, b"")
         return OnnxEngine(OnnxFiles(artifact.files[ONNX_FILE], weights), input_spec)

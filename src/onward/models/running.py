@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from onward.data import Items, load_images, open_payload
-from onward.data.decoding import MAX_PIXELS, REPAIR
-from onward.data.images import Pixels, to_pixels
+from onward.data.images import MAX_PIXELS, REPAIR, Pixels, to_pixels
 from onward.data.payloads import Payload
 from onward.errors import ConfigurationError, DataError, ModelError
 from onward.models.engines import Vectors

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from onward.data import Items, decoding, load_images
-from onward.data.decoding import FORMATS, MAX_PIXELS, decode, is_image
-from onward.data.images import to_pixels
+from onward.data import Items, images, load_images
+from onward.data.images import FORMATS, MAX_PIXELS, decode, is_image, to_pixels
 from onward.errors import ConfigurationError, DataError, MissingExtraError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -147,7 +146,7 @@ def test_an_image_of_too_many_pixels_is_refused_and_the_limit_can_be_raised(monk
         decode(content, "photo", max_pixels=1199)
     assert decode(content, "photo", max_pixels=1200).size == (40, 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses above twice as many
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 200)
+    monkeypatch.setattr(images, "MAX_PIXELS", 200)
     with pytest.raises(DataError, match="more than 200 pixels, and a damaged or malicious file"):
         decode(content, "photo", max_pixels=200)
     assert decode(content, "photo", max_pixels=1200).size == (40, 30)
