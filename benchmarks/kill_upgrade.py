@@ -200,7 +200,7 @@ def check(path: Path, ledger: Ledger, backfilled: Embeddings) -> Gallery:
         assert set(found.ids) == given.keys()
         assert np.array_equal(found.align(one.ids).vectors, one.vectors), f"{one.space} changed"
     for transformation in (TO_NEW, TO_NEXT):
-        if transformation.new in now.spaces:
+        if transformation.new in now.counts:
             check_new(gallery, transformation.apply(*expected), ledger, backfilled)
     return gallery
 
@@ -327,12 +327,12 @@ def stands_at(gallery: Gallery, step: str) -> str:
     """Say how far a step has come: for the record of what was killed in the midst."""
     now = gallery.describe()
     if step == "run":
-        done = NEW in now.spaces and now.spaces[NEW].upgraded
+        done = NEW in now.counts and now.counts[NEW].upgraded
         return f"{100 * done // max(1, now.rows)} %"
     if step == "backfill":
-        return f"{now.spaces[NEW].embedded} rows embedded"
+        return f"{now.counts[NEW].embedded} rows embedded"
     if step == "complete":
-        return "dropped" if NEW not in now.spaces else "not dropped"
+        return "dropped" if NEW not in now.counts else "not dropped"
     if step == "cut over":
         return f"serving {now.serving.name}"
     return f"{[entry['event'] for entry in gallery.journal()].count('verify')} verified"
@@ -358,7 +358,7 @@ def try_once(
     upgrade = Upgrade(gallery, transformation)
     assert upgrade.run().remaining == 0
     serving = {"cut over": NEW, "complete": NEXT}.get(step, OLD)
-    assert check(path, box[0], place.backfilled).describe().serving == serving
+    assert check(path, box[0], place.backfilled).view().serving == serving
     assert step != "complete" or NEW not in gallery.spaces()
     return was_killed, stood, box[0]
 

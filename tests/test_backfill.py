@@ -547,7 +547,7 @@ def test_a_backfill_waits_while_the_upgrade_is_paused_and_keeps_to_its_limit(gal
         if turn == 1:
             upgrade.resume()
             upgrade.limit(3.0)
-        return turn > 1 and gallery.describe().spaces[NEW].embedded >= 3
+        return turn > 1 and gallery.view().counts[NEW].embedded >= 3
 
     model = Model()
     result = backfill(gallery, NEW, model, budget=ALL, stop=resume_or_end)

@@ -329,11 +329,11 @@ def test_a_range_that_is_backwards_or_endless_is_refused(part):
 def test_upgrade_without_yes_writes_nothing_and_with_yes_does_everything(files, gallery):
     plan = json.loads(answer("upgrade", gallery, files / "h", "--json"))
     assert plan["rows"] == 12
-    assert open_gallery(gallery).describe().serving == OLD
+    assert open_gallery(gallery).view().serving == OLD
     answer("upgrade", gallery, files / "h", "--yes", "--unjudged")
-    assert open_gallery(gallery).describe().serving == NEW
+    assert open_gallery(gallery).view().serving == NEW
     answer("upgrade", "rollback", gallery, files / "h")
-    assert open_gallery(gallery).describe().serving == OLD
+    assert open_gallery(gallery).view().serving == OLD
 
 
 @pytest.mark.slow
@@ -345,7 +345,7 @@ def test_upgrade_step_by_step(files, gallery):
         for step, given in steps.items()
     }
     assert all(each["next_steps"] for each in answers.values())
-    assert open_gallery(gallery).describe().serving == NEW
+    assert open_gallery(gallery).view().serving == NEW
     logged = [json.loads(line) for line in answer("upgrade", "log", gallery, "--json").splitlines()]
     assert len(logged) >= 4
     assert logged[-1]["next_steps"][0]["command"] == "onward upgrade rollback"
@@ -630,7 +630,7 @@ def test_payloads_come_from_json_lines(files):
     (files / "payloads.jsonl").write_text("\n".join(lines))
     url = str(files / "with-payloads.lance")
     answer("gallery", "create", url, files / "old.parquet", "--payloads", files / "payloads.jsonl")
-    assert open_gallery(url).describe().rows == 12
+    assert open_gallery(url).view().rows == 12
 
 
 def test_a_payload_that_is_missing_is_named(files):

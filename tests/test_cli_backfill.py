@@ -68,7 +68,7 @@ def gallery(place, tmp_path):
 
 def embedded(url, place):
     new = Embeddings.load(place / "new.parquet").space
-    return open_gallery(url).describe().spaces[new].embedded
+    return open_gallery(url).view().counts[new].embedded
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_embeddings_that_wait_for_a_paused_upgrade_say_so(place, gallery, monkey
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 1
     assert "the upgrade is paused: this waits until it is resumed" in told.stderr
-    assert opened.describe().spaces[new.space].embedded == 0
+    assert opened.view().counts[new.space].embedded == 0
 
 
 def test_embeddings_of_items_that_are_not_there_are_told(place, gallery):

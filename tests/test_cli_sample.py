@@ -110,7 +110,7 @@ def test_a_sample_goes_from_choosing_to_the_first_slice_of_a_backfill(shop, gall
     stored = open_gallery(gallery).read(sample.space, sample.ids)
     np.testing.assert_array_equal(stored.vectors, sample.vectors)
     answer("upgrade", "all", gallery, h, "--sample", embedded, "--yes")
-    assert open_gallery(gallery).describe().serving == sample.space
+    assert open_gallery(gallery).view().serving == sample.space
 
 
 # Choosing
@@ -320,7 +320,7 @@ def test_real_queries_with_judgements_judge_by_commands(shop, gallery, tmp_path)
     assert (said["gate"]["answer"], said["gate"]["metric"]) == ("open", "ndcg@10")
     assert said["prediction"]["whole"]["asked"] == "real queries"
     answer("upgrade", "all", *words, *asked, "--qrels", tmp_path / "qrels.txt", "--yes")
-    assert open_gallery(gallery).describe().serving == new.space
+    assert open_gallery(gallery).view().serving == new.space
     verify = ("upgrade", "verify", *words, *asked, "--qrels", tmp_path / "qrels.txt")
     found = json.loads(answer(*verify, "--require", "map >= 1.01 * old/old", "--json"))
     assert (found["passed"], found["canaries"]["met"]) == (True, True)

@@ -149,10 +149,10 @@ def test_a_space_is_filled_by_one_transformation_only(gallery):
     gallery.add_space(NEW)
     with pytest.raises(GalleryError, match="made by the transformation abcdef01, not by 99999999"):
         gallery.add_space(NEW, made_by=RecordedRoutes("9999999999", NEW))
-    assert gallery.describe().transformations[NEW] == RecordedRoutes("abcdef0123", NEW)
+    assert gallery.view().record.transformations[NEW] == RecordedRoutes("abcdef0123", NEW)
     gallery.drop_space(NEW)
     gallery.add_space(NEW, made_by=RecordedRoutes("9999999999", NEW))
-    assert gallery.describe().transformations[NEW] == RecordedRoutes("9999999999", NEW)
+    assert gallery.view().record.transformations[NEW] == RecordedRoutes("9999999999", NEW)
 
 
 def test_what_serves_or_is_needed_to_roll_back_cannot_be_dropped(gallery):
@@ -161,7 +161,7 @@ def test_what_serves_or_is_needed_to_roll_back_cannot_be_dropped(gallery):
     gallery.serve(SIDE, query_model="side-model")
     with pytest.raises(GalleryError, match=r"old@1 .* is what rolling back .* returns to"):
         gallery.drop_space(OLD)
-    assert gallery.describe().spaces.keys() == {OLD, SIDE}
+    assert gallery.spaces() == (OLD, SIDE)
 
 
 def test_writing_nothing_or_into_an_unknown_space(gallery):
@@ -224,10 +224,11 @@ def test_serving_changes_space_and_query_model_together_and_can_be_taken_back(ga
     gallery.serve(SIDE, query_model="side-model")
     description = gallery.describe()
     assert (description.serving, description.query_model) == (SIDE, "side-model")
-    assert (description.previous.space, description.previous.query_model) == (OLD, "old-model")
+    previous = description.record.previous
+    assert (previous.space, previous.query_model) == (OLD, "old-model")
     gallery.serve(SIDE, query_model="side-model")
     gallery.serve(SIDE, query_model="side-model-2")
-    assert gallery.describe().previous == description.previous
+    assert gallery.view().record.previous == previous
     gallery.search(embed(SIDE, ["q"]), 1)
     assert gallery.roll_back() == OLD
     description = gallery.describe()

@@ -192,7 +192,7 @@ def test_an_open_gallery_sees_what_another_has_written(path, gallery):
     assert other.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded") == 1
     assert gallery.ids([NEW]) == ("c",)
     gallery.serve(NEW, query_model="new")
-    assert other.describe().serving == NEW
+    assert other.view().serving == NEW
 
 
 def test_an_update_also_clears_a_space_that_another_process_has_just_added(path, gallery):

@@ -10,8 +10,7 @@ import pytest
 from upgrades import OLD, embed, numbered
 
 from onward.errors import GalleryError
-from onward.gallery import RecordedRoutes, Share, create_gallery, open_gallery
-from onward.gallery.values import Control
+from onward.gallery import Control, RecordedRoutes, Share, create_gallery, open_gallery
 from onward.spaces import Space
 
 NEW = Space("new@2", 5)

@@ -99,7 +99,7 @@ def test_an_upgrade_that_is_killed_at_any_moment_is_completed_by_the_next(tmp_pa
         process.join()
         gallery = open_gallery(path)
         half_done += NEW in gallery.spaces() and 0 < gallery.count([NEW]) < ROWS
-        assert gallery.describe().serving in (OLD, NEW)
+        assert gallery.view().serving in (OLD, NEW)
         upgrade = Upgrade(gallery, make_transformation())
         upgrade.start()
         assert upgrade.run().remaining == 0
@@ -129,7 +129,7 @@ def test_two_processes_that_upgrade_the_same_gallery_end_right(tmp_path):
     verification = Upgrade(gallery, make_transformation()).verify(sample_rows=None)
     assert verification.passed
     assert verification.checked == ROWS
-    assert gallery.describe().serving == NEW
+    assert gallery.view().serving == NEW
     entries = gallery.journal()
     assert [entry["number"] for entry in entries] == list(range(1, len(entries) + 1))
     assert [entry["event"] for entry in entries].count("start upgrade") == 1

@@ -326,7 +326,7 @@ def test_upgraded_vectors_do_not_pass_as_embedded_ones_in_another_gallery_or_a_f
     (batch,) = gallery.scan(())
     with pytest.raises(GalleryError, match=words):
         gallery.write(exported.align(batch.ids), batch.revisions, origin="embedded")
-    assert gallery.describe().spaces[SECOND].filled == 0
+    assert gallery.view().counts[SECOND].filled == 0
     embedded = exported.align(EMBEDDED)
     assert create_gallery("memory:part", SECOND, items=[embedded]).count([SECOND]) == len(EMBEDDED)
     with pytest.raises(TransformationError, match="32 of the 40 new embeddings were upgraded by a"):

@@ -112,7 +112,7 @@ def assert_near(found, expected):
 
 def search(stored, gallery):
     """What the five nearest items are of the items themselves, as queries of the model served."""
-    return gallery.search(stored.embeddings[gallery.describe().serving.name], 5)
+    return gallery.search(stored.embeddings[gallery.view().serving.name], 5)
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
@@ -198,7 +198,7 @@ def test_a_gallery_says_and_finds_what_it_did_and_reading_changes_no_file(stored
 def test_an_upgrade_goes_on_from_every_step_to_its_end(stored, name, tmp_path):
     gallery, upgrade, said = stored.copy(name, tmp_path / "g.lance")
     new, done = upgrade.transformation.new, said["status"]["done"]
-    serving = gallery.describe().serving
+    serving = gallery.view().serving
     upgrade.start()
     upgrade.resume()
     result = upgrade.run(batch_rows=8)
@@ -208,15 +208,15 @@ def test_an_upgrade_goes_on_from_every_step_to_its_end(stored, name, tmp_path):
     assert_near(gallery.read(new).vectors, expected)
     assert upgrade.verify(sample_rows=None, leave_out=True).passed
     upgrade.cut_over(query_model="newest")
-    assert gallery.describe().query_model == "newest"
+    assert gallery.view().query_model == "newest"
     if serving != new:
-        assert gallery.describe().previous.space == serving
+        assert gallery.view().previous == serving
         assert upgrade.roll_back().serving == serving
         assert upgrade.cut_over(query_model="newest").serving == new
     found = search(stored, gallery)
     assert (found.rows >= 0).all()
     completion = upgrade.complete(now=True)
-    assert gallery.describe().previous is None
+    assert gallery.view().previous is None
     assert not set(completion.dropped) & {OLD, SIDE}
     assert record_of(tmp_path / "g.lance")["format"] == FORMAT
     numbers = [entry["number"] for entry in gallery.journal()]
@@ -241,7 +241,7 @@ def test_it_is_stale_once_rows_have_changed(stored, tmp_path):
 def test_what_an_older_onward_has_cut_over_is_rolled_back(stored, name, tmp_path):
     gallery, upgrade, _ = stored.copy(name, tmp_path / "g.lance")
     assert upgrade.roll_back().serving == OLD
-    assert gallery.describe().query_model == "old"
+    assert gallery.view().query_model == "old"
     assert len(search(stored, gallery)) == len(stored.embeddings["old@1"])
 
 

@@ -118,7 +118,7 @@ def test_the_gallery_serves_the_new_space_and_keeps_what_it_was_given(performed)
     new = EmbeddingModel.load(out / "models" / "new")
     assert description.serving == new.space
     assert description.rows == 450
-    assert len(description.spaces) == 5
+    assert len(description.counts) == 5
 
 
 @pytest.mark.slow

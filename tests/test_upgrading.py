@@ -451,7 +451,7 @@ def test_cutting_over_without_verification_is_refused_unless_forced_and_that_is_
     gallery = upgrade.gallery
     with pytest.raises(UpgradeError, match=r"not cut over: its upgrade was not verified; .*force"):
         upgrade.cut_over(query_model="m")
-    assert gallery.describe().serving == OLD
+    assert gallery.view().serving == OLD
     assert upgrade.cut_over(query_model="m", force=True).serving == NEW
     entry = next(entry for entry in gallery.journal() if entry["event"] == "cut over")
     assert (entry["forced"], entry["verification"]) == (True, "none")

@@ -290,7 +290,7 @@ def test_after_three_stale_verifications_it_gives_up_and_says_what_to_do(gallery
     words = r"others changed rows during each of 3 verifications\. .* let them rest for about"
     with pytest.raises(UpgradeError, match=words):
         verify_and_cut_over(upgrade, query_model="second", tell=disturb)
-    assert gallery.describe().serving == OLD
+    assert gallery.view().serving == OLD
     assert verify_and_cut_over(upgrade, query_model="second").is_cut_over
 
 

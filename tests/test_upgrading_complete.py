@@ -79,7 +79,7 @@ def test_the_index_is_built_before_the_record_changes(gallery, monkeypatch):
     build_index = GalleryRows.build_index
 
     def noted(self, space):
-        built.append((space, gallery.describe().serving))
+        built.append((space, gallery.view().serving))
         build_index(self, space)
 
     monkeypatch.setattr(GalleryRows, "build_index", noted)
@@ -102,7 +102,7 @@ def test_rows_that_change_while_the_index_is_built_make_the_verification_stale(
     monkeypatch.setattr(GalleryRows, "build_index", lambda *_: gallery.delete(["item-0001"]))
     with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):
         upgrade.cut_over(query_model="second")
-    assert gallery.describe().serving == OLD
+    assert gallery.view().serving == OLD
     upgrade.verify()
     assert upgrade.cut_over(query_model="second").is_cut_over
 
@@ -114,14 +114,14 @@ def test_a_gallery_without_a_single_new_vector_cuts_over_too(url):
 
 def test_the_moment_of_cutting_over_is_in_the_record(gallery):
     before = datetime.now(UTC)
-    assert gallery.describe().since is None
+    assert gallery.view().record.serving.since is None
     upgrade = carry_out(gallery, TO_SECOND)
     since = datetime.fromisoformat(upgrade.status().since)
     assert before - timedelta(seconds=1) <= since <= datetime.now(UTC)
     gallery.serve(SECOND, query_model="another")
-    assert datetime.fromisoformat(gallery.describe().since) == since
+    assert datetime.fromisoformat(gallery.view().record.serving.since) == since
     upgrade.roll_back()
-    assert gallery.describe().since is None
+    assert gallery.view().record.serving.since is None
 
 
 # Rolling back
@@ -137,7 +137,7 @@ def test_rolling_back_names_the_items_that_were_added_natively(url, upgrade):
     )
     with pytest.raises(UpgradeError, match=words):
         upgrade.roll_back()
-    assert gallery.describe().serving == SECOND
+    assert gallery.view().serving == SECOND
     status = upgrade.roll_back(leave_out=True)
     assert status.serving == OLD
     assert (status.natives.rows, status.natives.examples) == (2, ("native-0", "native-1"))
@@ -200,7 +200,7 @@ def test_completing_keeps_the_originals_and_ends_rolling_back(gallery, upgrade):
 
 
 def test_completing_too_early_says_from_when_on_it_can_be_done(gallery, upgrade):
-    since = datetime.fromisoformat(gallery.describe().since)
+    since = datetime.fromisoformat(gallery.view().record.serving.since)
     day = since + timedelta(days=7)
     words = f"cannot be completed before {day:%Y-%m-%d %H:%M} UTC: it was cut over at .* for 7 days"
     with pytest.raises(UpgradeError, match=words):
@@ -459,7 +459,7 @@ def test_items_that_have_no_other_vector_are_not_given_up_by_accident(gallery, u
     with pytest.raises(UpgradeError, match=words):
         upgrade.complete(now=True, drop_original=True)
     assert gallery.spaces() == (OLD, SIDE, SECOND)
-    assert gallery.describe().previous.space == OLD
+    assert gallery.view().previous == OLD
     assert upgrade.complete(now=True, drop_original=True, leave_out=True).dropped == (OLD, SIDE)
     assert gallery.count() == ROWS + 2
 
@@ -514,7 +514,7 @@ def test_the_command_line_gives_up_originals_only_when_told_twice(on_disk):
     assert "fitting a later upgrade from old@1 and side@1 directly" in str(run.exception)
     assert "Nothing was dropped yet; to do it: add --yes" in str(run.exception)
     assert gallery.spaces() == (OLD, SIDE, SECOND)
-    assert gallery.describe().previous is not None
+    assert gallery.view().previous is not None
     run = invoke(*words, "--yes")
     assert run.exit_code == 0, run.output
     assert "dropped      old@1 (4, l2)" in run.stdout

@@ -43,7 +43,7 @@ def state_of(gallery):
     """Return what no failure may change."""
     now = gallery.describe()
     given = [gallery.read(space).vectors.tobytes() for space in (OLD, SIDE)]
-    return gallery.ids(), given, now.serving, now.query_model, now.previous
+    return gallery.ids(), given, now.serving, now.query_model, now.record.previous
 
 
 def run_and_verify(gallery, transformation=TO_SECOND):
@@ -243,7 +243,7 @@ def test_a_verification_goes_stale_when_another_program_writes(path, gallery, wh
     assert upgrade.status().verification == "stale"
     with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):
         upgrade.cut_over(query_model="second")
-    assert gallery.describe().serving == OLD
+    assert gallery.view().serving == OLD
     verification = upgrade.verify(sample_rows=None)
     assert verification.passed == (what != "a new vector")
     assert verification.wrong_examples == ((IDS[3],) if what == "a new vector" else ())

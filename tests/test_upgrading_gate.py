@@ -59,7 +59,7 @@ def test_it_is_open_where_search_gets_better_beyond_doubt():
     started = upgrade.start(prediction=plan.prediction, sample=sample)
     assert (started.gate.answer, started.gate.forced, started.gate.warning) == ("open", False, None)
     assert str(started.gate).startswith("open: map 9.3 % -> 18.9 %")
-    assert gallery.describe().spaces[NEW].embedded == 100
+    assert gallery.view().counts[NEW].embedded == 100
 
 
 def test_it_is_closed_where_search_gets_worse_beyond_doubt_and_opens_by_force_alone():
@@ -269,7 +269,7 @@ def test_a_sample_that_makes_search_worse_beside_upgraded_vectors_is_not_written
     upgrade = Upgrade(gallery, h)
     started = upgrade.start(prediction=plan.prediction, sample=sample)
     assert "the sample is not written" in started.gate.says
-    assert gallery.describe().spaces[NEW].embedded == 0
+    assert gallery.view().counts[NEW].embedded == 0
     assert not events(gallery, "sample")
     assert upgrade.run().done == 200
 
@@ -300,7 +300,7 @@ def test_an_upgrade_starts_with_the_sample_that_was_judged_and_no_other():
     assert NEW not in gallery.spaces()
     for _ in range(2):  # a second time changes nothing
         upgrade.start(prediction=plan.prediction, sample=sample)
-        assert gallery.describe().spaces[NEW].embedded == 100
+        assert gallery.view().counts[NEW].embedded == 100
     assert upgrade.run().done == 100
     np.testing.assert_array_equal(gallery.read(NEW, sample.ids).vectors, sample.vectors)
     assert upgrade.verify().passed

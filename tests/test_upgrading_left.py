@@ -432,7 +432,7 @@ def test_a_backfill_embeds_first_also_those_that_the_journal_does_not_name():
     for _ in range(2):
         backfill(gallery, NEW, given, budget=Budget(rows=(len(ids) - done) // 2), order="random")
     assert gallery.ids(without=[NEW]) == ()
-    assert gallery.describe().spaces[NEW].upgraded == done
+    assert gallery.view().counts[NEW].upgraded == done
 
 
 # The command line

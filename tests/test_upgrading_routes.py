@@ -230,7 +230,7 @@ def test_the_command_line_takes_fallbacks(tmp_path):
         run = CliRunner().invoke(app, words)
         assert run.exit_code == 0, (command, run.output)
     assert_every_row_was_carried_by_the_first_that_can(gallery)
-    assert gallery.describe().serving == NEW
+    assert gallery.view().serving == NEW
 
 
 def test_what_fit_returns_is_not_a_transformation_and_the_message_says_what_is(monkeypatch):

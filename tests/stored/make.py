@@ -167,7 +167,7 @@ def say(name, of, made, queries, numbers):
     """Return what is said of a gallery, and keep its numbers."""
     gallery = open_gallery(f"galleries/{name}")
     now = gallery.describe()
-    for space in now.spaces:
+    for space in now.spaces():
         numbers[f"{name}/{space.name}"] = gallery.read(space).vectors
     found = gallery.search(queries[now.serving], 5)
     numbers[f"{name}/distances"] = found.distances
@@ -177,7 +177,7 @@ def say(name, of, made, queries, numbers):
         "status": Upgrade(gallery, *(made[one] for one in of)).status().to_json(),
         "state": gallery.state(),
         "journal": gallery.journal(),
-        "ids": {space.name: list(gallery.ids([space])) for space in now.spaces},
+        "ids": {space.name: list(gallery.ids([space])) for space in now.spaces()},
         "found": [found.ids_of(row) for row in range(len(found))],
     }
 

@@ -25,7 +25,7 @@ from onward.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from onward.data import Stated
-    from onward.gallery import Gallery, GalleryDescription
+    from onward.gallery import Gallery, GalleryView
     from onward.spaces import Embeddings
 
 app = Commands(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
@@ -244,19 +244,19 @@ def _load(paths: list[Path]) -> "list[Embeddings]":
 
 def described(gallery: "Gallery", *, failed: bool = False) -> Told:
     """Return what a gallery holds now, and what may come next."""
-    description = gallery.describe()
-    return Told(description, steps_of_gallery(description), failed=failed)
+    now = gallery.describe()
+    return Told(now, steps_of_gallery(now), failed=failed)
 
 
-def steps_of_gallery(now: "GalleryDescription") -> list[dict[str, str]]:
+def steps_of_gallery(now: "GalleryView") -> list[dict[str, str]]:
     """Return what may come next: go on with an upgrade; else a sample, with which one begins."""
     steps = []
-    for space in now.transformations:
-        missing = now.rows - now.spaces[space].filled
+    for space in now.record.transformations:
+        missing = now.rows - now.counts[space].filled
         if missing or space != now.serving:
             why = f"an upgrade to {space.name} was started; {missing:,} rows have no vector there"
             steps.append(suggest("upgrade status", now.url, "TRANSFORMATION", why=why))
-    if now.rows and not now.transformations:
+    if now.rows and not now.record.transformations:
         why = "to upgrade to a new model: it embeds a sample first"
         steps.append(suggest("gallery sample", now.url, "sample.jsonl", why=why))
     return steps

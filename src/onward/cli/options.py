@@ -343,13 +343,13 @@ def is_gallery(path: Path) -> bool:
 
 def find_space(gallery: "Gallery", name: str | None) -> "Space":
     """Return a space of a gallery by its name; the one that answers queries if None."""
-    description = gallery.describe()
-    by_name = {each.name: each for each in description.spaces}
+    view = gallery.view()
+    by_name = {each.name: each for each in view.spaces()}
     if name is not None and name not in by_name:
         raise GalleryError(
             f"{gallery.url} has no space {name!r}", needed=f"it has {', '.join(by_name)}"
         )
-    return description.serving if name is None else by_name[name]
+    return view.serving if name is None else by_name[name]
 
 
 class DataOptions(BaseModel):

@@ -3,21 +3,10 @@
 `open_gallery` and `create_gallery` take a URL; what they give behaves the same in every store.
 """
 
-from onward.gallery.gallery import Gallery
-from onward.gallery.opening import Place, create_gallery, open_gallery, scratch_gallery
-from onward.gallery.store import Share
-from onward.gallery.values import (
-    Batch,
-    Control,
-    FieldCounts,
-    GalleryDescription,
-    JournalEntry,
-    RecordedRoutes,
-    RecordedTransformation,
-    Revisions,
-    Served,
-)
-from onward.gallery.view import Derived, GalleryRows, GalleryView
+from onward.gallery.gallery import Gallery, Place, create_gallery, open_gallery, scratch_gallery
+from onward.gallery.record import Control, RecordedRoutes, RecordedTransformation, Served
+from onward.gallery.store import Batch, JournalEntry, Revisions, Share
+from onward.gallery.view import Derived, FieldCounts, GalleryRows, GalleryView
 from onward.spaces import Origin
 
 __all__ = [
@@ -26,7 +15,6 @@ __all__ = [
     "Derived",
     "FieldCounts",
     "Gallery",
-    "GalleryDescription",
     "GalleryRows",
     "GalleryView",
     "JournalEntry",

@@ -14,8 +14,7 @@ from onward.errors import EvaluationError, GalleryError, LabelMismatchError
 from onward.evaluation.relevance import labelled_by
 from onward.evaluation.retrieval import as_count
 from onward.gallery.record import Field, Record
-from onward.gallery.store import Rows
-from onward.gallery.values import Revisions
+from onward.gallery.store import Revisions, Rows
 from onward.labels import comparable
 from onward.spaces import LENGTHS, Embeddings, Space, has_length
 

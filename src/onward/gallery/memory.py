@@ -19,8 +19,7 @@ from onward.errors import GalleryError
 from onward.evaluation import retrieval
 from onward.evaluation.retrieval import Ranking
 from onward.gallery.record import Field, Record
-from onward.gallery.store import Filling, Rows, Scan, Share, Writing, share_of
-from onward.gallery.values import Batch, JournalEntry
+from onward.gallery.store import Batch, Filling, JournalEntry, Rows, Scan, Share, Writing, share_of
 from onward.spaces import Embeddings, Ids, Origin
 
 SCHEME = "memory:"

@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from onward.errors import GalleryError
-from onward.gallery.values import Control, RecordedRoutes, Served
 from onward.labels import ClassNames, Labels, into, renumber
-from onward.plain import fields_of
+from onward.plain import Plain, fields_of
 from onward.spaces import Embeddings, Space
 
 FORMAT = 2
@@ -31,6 +30,111 @@ RESERVED = frozenset({"id", "label", "payload", "revision", "change", "query_ind
 def moment() -> str:
     """Return what time it is: UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Control(Plain):
+    """What those who fill a space obey, before every batch, while they run.
+
+    Attributes:
+        paused: whether they wait.
+        rows_per_second: how many rows they may write, all together; None for as many as they can.
+    """
+
+    paused: bool = False
+    rows_per_second: float | None = None
+
+    def __str__(self) -> str:
+        rate = self.rows_per_second
+        limit = "as fast as it can" if rate is None else f"at most {rate:,g} rows a second"
+        return f"paused, then {limit}" if self.paused else limit
+
+
+@dataclass(frozen=True)
+class Served(Plain):
+    """What answers queries.
+
+    Attributes:
+        space: the one space that is searched.
+        query_model: fingerprint of the model that embeds the queries, if it is known.
+        since: when this space was cut over to (UTC, ISO 8601); None for the gallery's first.
+    """
+
+    space: Space
+    query_model: str | None
+    since: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class RecordedTransformation(Plain):
+    """What a gallery records of one transformation.
+
+    Attributes:
+        digest: of the transformation.
+        old: the space of the vectors that it reads.
+        side: the space of the side-information that it reads, if any.
+    """
+
+    digest: str
+    old: Space
+    side: Space | None
+
+    @property
+    def reads(self) -> tuple[Space, ...]:
+        """The spaces that it reads."""
+        return (self.old,) if self.side is None else (self.old, self.side)
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> "RecordedTransformation":
+        """Return what `to_json` wrote."""
+        side = None if written["side"] is None else Space.from_json(written["side"])
+        return cls(str(written["digest"]), Space.from_json(written["old"]), side)
+
+
+@dataclass(frozen=True)
+class RecordedRoutes:
+    """What a gallery records of what fills a space.
+
+    Attributes:
+        digest: of all transformations in their order; of one alone, that one's digest.
+        new: the space.
+        transformations: in the order in which they are tried; empty where that was not said.
+    """
+
+    digest: str
+    new: Space
+    transformations: tuple[RecordedTransformation, ...] = ()
+
+    @property
+    def digests(self) -> list[str]:
+        """The digest of each transformation."""
+        return [one.digest for one in self.transformations] or [self.digest]
+
+    @property
+    def reads(self) -> frozenset[Space]:
+        """The spaces that the transformations read."""
+        return frozenset(space for one in self.transformations for space in one.reads)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values; the first transformation stands beside the others."""
+        if not self.transformations:
+            return {"digest": self.digest}
+        first, *others = self.transformations
+        recorded = {**first.to_json(), "new": self.new.to_json(), "digest": self.digest}
+        if others:
+            recorded["first"] = first.digest
+            recorded["also"] = [one.to_json() for one in others]
+        return recorded
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any], new: Space) -> "RecordedRoutes":
+        """Return what `to_json` wrote of what fills a space."""
+        digest = str(written["digest"])
+        if "old" not in written:
+            return cls(digest, new)
+        first = {**written, "digest": written.get("first", digest)}
+        every = (first, *written.get("also", ()))
+        return cls(digest, new, tuple(RecordedTransformation.from_json(one) for one in every))
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from onward.evaluation.retrieval import Ranking
 from onward.gallery.record import Field, Record
-from onward.gallery.values import Batch, JournalEntry, Revisions
 from onward.labels import Labels
-from onward.spaces import Embeddings, Ids, Origin, Vectors
+from onward.spaces import Embeddings, Ids, Origin, Space, Vectors
+
+Revisions = Int64[np.ndarray, " item"]
+"""Of each row: changes whenever the item's given content does, and is never used again."""
+
+JournalEntry = Mapping[str, Any]
+"""`number`, `time` (UTC, ISO 8601), `event`, and what belongs to the event: plain JSON values."""
 
 BATCH_ROWS = 8192
 """How many rows are read at a time where nothing else is asked for."""
@@ -94,6 +99,42 @@ class Scan:
     batch_rows: int = BATCH_ROWS
     ids: Ids | None = None
     share: Share = EVERYTHING
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows of a gallery, as they were at one moment.
+
+    Attributes:
+        ids: identity of each item.
+        revisions: to be given back with what is written, so that rows changed since are left alone.
+        labels: class of each item, None where it has none.
+        vectors: one row an item, for each space that was asked for.
+        origins: how each of these vectors came to be.
+        uncertainties: what was stored with each of these vectors; NaN where nothing was.
+    """
+
+    ids: Ids
+    revisions: Revisions
+    labels: tuple[int | None, ...]
+    vectors: Mapping[Space, Vectors]
+    origins: Mapping[Space, tuple[Origin, ...]]
+    uncertainties: Mapping[Space, Float32[np.ndarray, " item"]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Return the rows from `start` to before `stop`."""
+        rows = slice(start, stop)
+        return Batch(
+            self.ids[rows],
+            self.revisions[rows],
+            self.labels[rows],
+            {space: vectors[rows] for space, vectors in self.vectors.items()},
+            {space: origins[rows] for space, origins in self.origins.items()},
+            {space: unsure[rows] for space, unsure in self.uncertainties.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, SupportsIndex, final
@@ -27,24 +28,49 @@ from onward.gallery.checks import (
     name_ids,
     read_payload,
 )
-from onward.gallery.record import Field, Record
-from onward.gallery.store import BATCH_ROWS, EVERYTHING, Filling, Scan, Share, Store, Writing
-from onward.gallery.values import (
+from onward.gallery.record import Control, Field, Record, RecordedRoutes
+from onward.gallery.store import (
+    BATCH_ROWS,
+    EVERYTHING,
     Batch,
-    Control,
-    FieldCounts,
-    GalleryDescription,
+    Filling,
     JournalEntry,
-    RecordedRoutes,
     Revisions,
+    Scan,
+    Share,
+    Store,
+    Writing,
 )
 from onward.labels import ClassNames
+from onward.plain import plain
 from onward.spaces import Embeddings, Ids, Origin, Space, check_unique
 
 KEEP = timedelta(hours=1)
 
 Derived = tuple[Embeddings, Float32[np.ndarray, " vector"] | None]
 """New vectors of rows of a batch, in its order, and the uncertainty of each, where it is known."""
+
+
+@dataclass(frozen=True)
+class FieldCounts:
+    """How many rows have a vector in one space, and how these came to be.
+
+    Attributes:
+        embedded: vectors that a model made.
+        upgraded: vectors that a transformation made.
+    """
+
+    embedded: int
+    upgraded: int
+
+    @property
+    def filled(self) -> int:
+        """How many rows have a vector in this space."""
+        return self.embedded + self.upgraded
+
+    def to_json(self) -> dict[str, int]:
+        """Return the counts as plain values."""
+        return {"filled": self.filled, "embedded": self.embedded, "upgraded": self.upgraded}
 
 
 class GalleryRows(ABC):
@@ -418,6 +444,11 @@ class GalleryView(GalleryRows):
         """The space that rolling back returns to, if there is one."""
         return None if self.record.previous is None else self.record.previous.space
 
+    @property
+    def query_model(self) -> str | None:
+        """The fingerprint of the model that embeds the queries, if it is known."""
+        return self.record.serving.query_model
+
     @cached_property
     def rows(self) -> int:
         """The number of items."""
@@ -438,26 +469,56 @@ class GalleryView(GalleryRows):
         """What was done to this gallery's spaces and by its upgrades, oldest first."""
         return self._store.journal()
 
-    def describe(self) -> GalleryDescription:
-        """Return what the gallery holds and which space answers queries."""
-        serving = self.record.serving
-        return GalleryDescription(
-            url=self.url,
-            rows=self.rows,
-            spaces=self.counts,
-            serving=serving.space,
-            query_model=serving.query_model,
-            since=serving.since,
-            previous=self.record.previous,
-            transformations=self.record.transformations,
-            class_names=self.class_names(),
-        )
-
     def state(self) -> str:
         """Return a digest that changes when items are added, updated, deleted or written to."""
         counts = {one.column: self.counts[one.space].to_json() for one in self.record.fields}
         whole = {"rows": self.rows, "revisions": self._store.revision_sum()}
         return digest(canonical_json({**whole, "counts": counts}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what it holds and which space answers queries, as plain values."""
+        serving, names, made_by = (
+            self.record.serving,
+            self.class_names(),
+            self.record.transformations,
+        )
+        return {
+            "url": self.url,
+            "rows": self.rows,
+            "spaces": [
+                {
+                    **space.to_json(),
+                    "format": space.format,
+                    "bytes": space.bytes,
+                    **counts.to_json(),
+                    "serving": space == self.serving,
+                    "transformation": plain(made_by.get(space)),
+                }
+                for space, counts in self.counts.items()
+            ],
+            "serving": self.serving.to_json(),
+            "query_model": self.query_model,
+            "since": serving.since,
+            "previous": plain(self.record.previous),
+            "named_classes": None if names is None else len(names),
+        }
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            ("space", "dim", "metric", "format", "bytes", "filled", "embedded", "upgraded", "")
+        ]
+        notes = {} if self.previous is None else {self.previous: "rolling back returns here"}
+        notes[self.serving] = "serving"
+        for space, counts in self.counts.items():
+            numbers = (f"{n:,}" for n in (counts.filled, counts.embedded, counts.upgraded))
+            stored = (str(space.dim), space.metric, space.format, f"{space.bytes:,}")
+            rows.append((space.name, *stored, *numbers, notes.get(space, "")))
+        model = "not recorded" if self.query_model is None else self.query_model
+        head = f"gallery {self.url}: {self.rows:,} rows, queries embedded by model {model}"
+        names = self.class_names()
+        if names is not None:
+            head += f", labels of {len(names):,} named classes"
+        return "\n".join([head, *aligned(rows)])
 
 
 def unique_ids(ids: Iterable[str]) -> Ids:
@@ -484,3 +545,15 @@ def _revisions(batch: Batch, made: Embeddings) -> Revisions:
             "nothing was written. Give vectors of rows of the batch, as it has them",
         )
     return batch.revisions[rows]
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    last = len(widths) - 1
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [row[c].rjust(widths[c]) if c < last else row[c] for c in range(1, len(row))]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -357,7 +357,7 @@ class StoreContract:
             assert gallery.write(new, batch.revisions, origin="upgraded") == 3
             assert (everything(gallery, OLD), everything(gallery, SIDE)) == before
             np.testing.assert_array_equal(gallery.read(NEW, batch.ids).vectors, new.vectors)
-        counts = gallery.describe().spaces[NEW]
+        counts = gallery.view().counts[NEW]
         assert (counts.embedded, counts.upgraded) == (0, 3)
 
     def test_a_row_deleted_since_it_was_read_is_not_born_again(self, gallery: Gallery) -> None:
@@ -386,7 +386,7 @@ class StoreContract:
         assert gallery.write(upgraded, batch.revisions, origin="upgraded") == 2
         np.testing.assert_array_equal(gallery.read(NEW, chosen.ids).vectors, chosen.vectors)
         assert gallery.write(embed(OLD, batch.ids, 3), batch.revisions, origin="upgraded") == 0
-        counts = gallery.describe().spaces[NEW]
+        counts = gallery.view().counts[NEW]
         assert (counts.embedded, counts.upgraded, counts.filled) == (1, 2, 3)
 
     def test_writing_takes_an_uncertainty_for_each_vector(self, gallery: Gallery) -> None:

@@ -134,11 +134,11 @@ class Stated(NamedTuple):
     @classmethod
     def of(cls, gallery: Gallery) -> "Stated":
         """Return what a gallery says now."""
-        now = gallery.describe()
+        now = gallery.view()
         assert now.query_model == MODELS[now.serving]
-        filled = {space: made_by.digest for space, made_by in now.transformations.items()}
-        made_by = {space: filled.get(space) for space in now.spaces}
-        return cls(made_by, now.serving, None if now.previous is None else now.previous.space)
+        filled = {space: made_by.digest for space, made_by in now.record.transformations.items()}
+        made_by = {space: filled.get(space) for space in now.spaces()}
+        return cls(made_by, now.serving, now.previous)
 
     def without(self, *dropped: Space) -> "Stated":
         """Return what it says without some spaces."""

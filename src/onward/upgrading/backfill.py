@@ -558,7 +558,7 @@ class _Run:
     def result(self, budget: Budget, order: Order, seconds: float) -> BackfillResult:
         """Return what was done, and what is left now."""
         now = self.gallery.describe()
-        counts = now.spaces[self.new]
+        counts = now.counts[self.new]
         return BackfillResult(
             gallery=now.url,
             space=self.new,

@@ -29,7 +29,7 @@ from onward.evaluation.metrics import Evaluation, MetricName, PerQuery, evaluate
 from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
 from onward.gallery import Gallery, GalleryView
-from onward.gallery.values import aligned
+from onward.gallery.view import aligned
 from onward.plain import Plain, fields_of
 from onward.spaces import Embeddings, Ids
 from onward.upgrading.evidence import (

@@ -9,7 +9,7 @@ from typing import Any
 from onward.errors import UpgradeError
 from onward.evaluation.backfill_curve import GRID
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
-from onward.gallery.values import aligned
+from onward.gallery.view import aligned
 from onward.plain import fields_of, plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation

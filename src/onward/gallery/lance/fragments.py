@@ -49,8 +49,7 @@ from onward.gallery.lance.rows import (
     written_columns,
 )
 from onward.gallery.record import Field
-from onward.gallery.store import EVERYTHING, Filling, Share, Writing, share_of
-from onward.gallery.values import Batch
+from onward.gallery.store import EVERYTHING, Batch, Filling, Share, Writing, share_of
 
 FEWEST_ROWS = 8192
 """Parts in which fewer rows are to be filled are left to merges."""

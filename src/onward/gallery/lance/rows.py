@@ -16,8 +16,7 @@ from jaxtyping import Int64
 from onward.errors import GalleryError
 from onward.gallery.checks import name_ids
 from onward.gallery.record import Field, Record
-from onward.gallery.store import Rows, Share, Writing
-from onward.gallery.values import Batch, JournalEntry
+from onward.gallery.store import Batch, JournalEntry, Rows, Share, Writing
 from onward.spaces import Ids, Origin, Vectors
 
 IDS_A_QUERY = 4096

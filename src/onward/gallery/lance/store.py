@@ -63,8 +63,7 @@ from onward.gallery.lance.search import (
     search_table,
 )
 from onward.gallery.record import FORMAT, Field, Record
-from onward.gallery.store import Filling, Rows, Scan, Share, Writing
-from onward.gallery.values import Batch, JournalEntry
+from onward.gallery.store import Batch, Filling, JournalEntry, Rows, Scan, Share, Writing
 from onward.spaces import Embeddings, Ids, Origin
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))
