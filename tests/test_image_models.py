@@ -9,7 +9,7 @@ import torch
 from pytorch_metric_learning.losses import NTXentLoss
 
 from onward.data import open_items
-from onward.errors import ConfigurationError, DataError, LabelMismatchError
+from onward.errors import ConfigurationError, DataError, LabelMismatchError, ModelError
 from onward.experiments.baselines import Autoencoder, Decoder, SupervisedContrastive, build_of
 from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import EmbeddingModel, InputSpec
@@ -160,7 +160,7 @@ def test_one_class_is_refused(items, train):
 
 @pytest.mark.parametrize("train", [train_new, lambda _, **given: frozen(SPEC, **given)])
 def test_an_input_that_does_not_fit_the_backbone_is_refused(items, train):
-    with pytest.raises(ConfigurationError, match=r"the input is 16 px .* the backbone takes 8 px"):
+    with pytest.raises(ModelError, match=r"the input is 16 px .* the backbone takes 8 px"):
         train(items, input=InputSpec(16, 1, (0.5,), (0.5,)))
 
 

@@ -7,14 +7,13 @@ is loaded only where a torch backbone is. Nothing here knows of galleries or of 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from onward.arrays import as_weights
+from onward.arrays import as_numbers, as_weights
 from onward.artifacts import Artifact, read_artifact, write_artifact
 from onward.data import Items
 from onward.data.images import Pixels
@@ -89,7 +88,10 @@ class EmbeddingModel:
                     "restore it from a copy, or make it by of_backbone, from_onnx or from_callable",
                 )
         if self.classes is not None:
-            object.__setattr__(self, "classes", _whole_numbers(self.classes))
+            wrong = f"the model's classes are {self.classes[:5]!r}"
+            do = "give one whole number a class, its label"
+            classes = as_numbers(self.classes, np.int64, ModelError, wrong, do)
+            object.__setattr__(self, "classes", tuple(classes.tolist()))
         if self.class_names is not None:
             object.__setattr__(self, "class_names", self._names_of_classes(self.class_names))
         if self.classifier is not None:
@@ -159,13 +161,7 @@ class EmbeddingModel:
         Raises:
             ModelError: if these do not fit together, or the backbone is not what the spec builds.
         """
-        input_spec = InputSpec.of_spec(spec) if input is None else input
-        if (input_spec.size, input_spec.channels) != (spec.size, spec.channels):
-            raise ModelError(
-                f"the backbone was built for {spec.size} px and {spec.channels} channels, the "
-                f"input is {input_spec.size} px and {input_spec.channels} channels",
-                "make them the same",
-            )
+        input_spec = InputSpec.of_spec(spec, input)
         engine = import_backbone_engine().of_backbone(backbone, spec)
         space = Space(mint(name, engine, input_spec), engine.dim, metric)
         return cls(space, input_spec, engine, classes, classifier, None, made_by or {}, class_names)
@@ -450,11 +446,3 @@ class EmbeddingModel:
             Embeddings(items.ids, array, space, items.labels, names)
             for array, space in zip(arrays, spaces, strict=True)
         )
-
-
-def _whole_numbers(classes: tuple[Any, ...]) -> tuple[int, ...]:
-    if not all(isinstance(one, Integral) and not isinstance(one, bool) for one in classes):
-        raise ModelError(
-            f"the model's classes are {classes[:5]!r}", "give one whole number a class, its label"
-        )
-    return tuple(int(one) for one in classes)

@@ -88,8 +88,22 @@ class InputSpec(Plain):
             )
 
     @classmethod
-    def of_spec(cls, spec: BackboneSpec) -> "InputSpec":
-        """Return what a backbone wants: timm's own normalisation, or [-1, 1] for a small ResNet."""
+    def of_spec(cls, spec: BackboneSpec, given: "InputSpec | None" = None) -> "InputSpec":
+        """Return what was given for a backbone, or what it wants.
+
+        That is timm's own normalisation, or [-1, 1] for a small ResNet.
+
+        Raises:
+            ModelError: if what was given does not fit the backbone.
+        """
+        if given is not None:
+            if (given.size, given.channels) != (spec.size, spec.channels):
+                raise ModelError(
+                    f"the input is {given.size} px and {given.channels} channels, the backbone "
+                    f"takes {spec.size} px and {spec.channels} channels",
+                    "make them the same",
+                )
+            return given
         if spec.name.startswith(TIMM):
             from onward.nn.backbones import timm_normalisation
 

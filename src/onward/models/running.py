@@ -4,6 +4,7 @@ For galleries, whose payloads are the owner's, what cannot be opened is told, an
 some images are gone, some have changed. Memory is bounded by two batches.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +32,7 @@ DECODERS = 4
 Rows = Float32[np.ndarray, "item _"]
 Image = UInt8[np.ndarray, "channel height width"]
 EmbedPayloads = Callable[[Ids, Sequence[Payload | None]], tuple[Embeddings, Mapping[str, str]]]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -62,7 +64,7 @@ def run_batches(
     def load(rows: slice) -> Pixels:
         return load_images(items, size, channels, np.arange(rows.start, rows.stop))
 
-    for rows, pixels in _ahead(len(items), batch_size, load):
+    for rows, pixels in read_ahead(_batches(len(items), batch_size), load):
         given = [array for array in run(pixels) if array is not None]
         for array in given:
             finite = np.isfinite(array).all(axis=1)
@@ -97,7 +99,7 @@ def payload_embedder(
 
         found, skipped = list[str](), dict[str, str]()
         vectors = [np.empty((0, model.space.dim), np.float32)]
-        for _, decoded in _ahead(len(ids), BATCH_SIZE, load):
+        for _, decoded in read_ahead(_batches(len(ids), BATCH_SIZE), load):
             images = {item: one for item, one in decoded.items() if not isinstance(one, str)}
             skipped |= {item: one for item, one in decoded.items() if isinstance(one, str)}
             if not images:
@@ -115,19 +117,32 @@ def payload_embedder(
     return embed
 
 
-def _ahead(count: int, batch_size: int, load: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
-    """Yield the rows of each batch with what they load to, while the batch after it is loaded."""
-    starts = range(0, count, batch_size)
-    batches: Iterable[slice] = (slice(at, min(at + batch_size, count)) for at in starts)
-    with ThreadPoolExecutor(1, "decode") as loader:
-        last: tuple[slice, Future[T]] | None = None
-        for rows in batches:
-            coming = rows, loader.submit(load, rows)
-            if last is not None:
-                yield last[0], last[1].result()
-            last = coming
-        if last is not None:
-            yield last[0], last[1].result()
+def read_ahead(
+    wanted: Iterable[S], read: Callable[[S], T], count: int = 1
+) -> Iterator[tuple[S, T]]:
+    """Yield what is wanted and what it reads to, in its order; so many are read before they are.
+
+    Args:
+        wanted: what to read, one after the other.
+        read: called in threads, unless `count` is 0.
+        count: how many are read ahead, each in a thread; so many and one are held at a time.
+    """
+    if count == 0:
+        yield from ((one, read(one)) for one in wanted)
+        return
+    waiting: deque[tuple[S, Future[T]]] = deque()
+    with ThreadPoolExecutor(count) as threads:
+        for one in wanted:
+            waiting.append((one, threads.submit(read, one)))
+            if len(waiting) > count:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+        for ready, future in waiting:
+            yield ready, future.result()
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _decode(

@@ -31,7 +31,7 @@ from onward.nn.backbones import Backbone, BackboneSpec, build_backbone
 from onward.spaces import Metric
 from onward.training.devices import device_of, seeded
 from onward.training.fit.pairs import Classifier
-from onward.training.images import ImageBatches, Pixels, Preparation, describe_items, input_of
+from onward.training.images import ImageBatches, Pixels, Preparation, describe_items
 from onward.training.loop import Objective, train
 from onward.training.settings import (
     BackwardCompatibleSettings,
@@ -333,15 +333,15 @@ def train_model(
     Raises:
         DataError: if there are too few images, fewer than two classes for settings that need
             labels, or an image cannot be opened.
-        ConfigurationError: if the settings, the backbone, the input and the old model do not fit
-            together, or a checkpoint is another run's.
+        ConfigurationError: if the settings, the backbone and the old model do not fit together, or
+            a checkpoint is another run's.
         LabelMismatchError: if only the images or only the old model have class names, and
             `same_labels` is false.
-        ModelError: if the backbone cannot be built, its pretrained weights cannot be had, or the
-            loss stops being finite.
+        ModelError: if the backbone cannot be built or takes other images than the input says, its
+            pretrained weights cannot be had, or the loss stops being finite.
         MissingExtraError: if a package that is needed is not installed.
     """
-    input_spec, run = input_of(backbone, input), run or RunSettings()
+    input_spec, run = InputSpec.of_spec(backbone, input), run or RunSettings()
     if isinstance(settings, FrozenSettings):
         return _frozen(backbone, input_spec, name=name, metric=metric or "l2", seed=seed)
     items, device = _check(images, settings, old_model), device_of(run)

@@ -17,7 +17,7 @@ from onward.data import Items, load_images
 from onward.data.images import Pixels as PixelArray
 from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
-from onward.nn.backbones import BackboneSpec, normalise
+from onward.nn.backbones import normalise
 from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Space
 from onward.training.devices import seeded
@@ -87,22 +87,6 @@ class Preparation(nn.Module):
                 images = self.augmentation(images)
             images = normalise(images, self.input_spec.mean, self.input_spec.std)
             return images.contiguous(memory_format=torch.channels_last)
-
-
-def input_of(backbone: BackboneSpec, given: InputSpec | None) -> InputSpec:
-    """Return what the images of a training are to be.
-
-    Raises:
-        ConfigurationError: if what is given does not fit the backbone.
-    """
-    input_spec = InputSpec.of_spec(backbone) if given is None else given
-    if (input_spec.size, input_spec.channels) != (backbone.size, backbone.channels):
-        raise ConfigurationError(
-            f"the input is {input_spec.size} px and {input_spec.channels} channels, "
-            f"the backbone takes {backbone.size} px and {backbone.channels} channels",
-            "make them the same",
-        )
-    return input_spec
 
 
 def describe_items(items: Items) -> Mapping[str, Any]:

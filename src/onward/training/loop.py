@@ -16,9 +16,7 @@ import math
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,6 +40,7 @@ from onward.errors import (
     MissingExtraError,
     ModelError,
 )
+from onward.models.running import read_ahead
 from onward.training.devices import device_of, launch, reproducible, seed_generators, seeded
 from onward.training.settings import Optimization, RunSettings, renamed
 
@@ -215,8 +214,9 @@ class _Training:
         keeper = _Keeper(objective, optimizer, self.described, run, devices.is_global_zero)
         first = keeper.resume()
         with seeded(timetable.seed), reproducible(devices.device.type):
-            rows = timetable.batches(first, devices.global_rank)
-            for step, tensors in _read_ahead(self.batches, rows):
+            rows, batches = timetable.batches(first, devices.global_rank), self.batches
+            ready = read_ahead(rows, lambda of_step: batches.read(of_step[1]), batches.ahead)
+            for (step, _), tensors in ready:
                 _set_mode(objective, running=timetable.uses_running_statistics(step))
                 seed_generators(timetable.seed, "step", step, devices.global_rank)
                 for group in optimizer.param_groups:
@@ -316,26 +316,6 @@ def _refuse_not_finite(loss: Tensor, step: int, timetable: Timetable) -> None:
             f"has diverged. A lower lr (it is {timetable.optimization.highest_lr:g}) or a longer "
             "warmup helps"
         )
-
-
-def _read_ahead(
-    batches: Batches, wanted: Iterator[tuple[int, Rows]]
-) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Read batches in their order, some of them in threads before they are needed."""
-    if batches.ahead == 0:
-        for step, rows in wanted:
-            yield step, batches.read(rows)
-        return
-    waiting: deque[tuple[int, Future[tuple[Tensor, ...]]]] = deque()
-    with ThreadPoolExecutor(batches.ahead) as threads:
-        for step, rows in wanted:
-            waiting.append((step, threads.submit(batches.read, rows)))
-            if len(waiting) > batches.ahead:
-                ready, tensors = waiting.popleft()
-                yield ready, tensors.result()
-        while waiting:
-            ready, tensors = waiting.popleft()
-            yield ready, tensors.result()
 
 
 def _write_checkpoint(
