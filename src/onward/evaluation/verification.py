@@ -9,7 +9,7 @@ lies. Nothing here ranks: no query is asked for what is near it.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,13 @@ class Accepted(NamedTuple):
     """How many pairs of the same label are accepted."""
     different: int
     """How many pairs of different labels are."""
+
+
+class _Tile(NamedTuple):
+    """Some pairs: the `sortable_bits` of their distance, and whether their labels differ."""
+
+    bits: UInt32[np.ndarray, " pair"]
+    different: Bool[np.ndarray, " pair"]
 
 
 @dataclass(frozen=True)
@@ -164,115 +171,74 @@ def verify_pairs(
         Klare et al., Pushing the frontiers of unconstrained face detection and recognition:
         IARPA Janus Benchmark A, CVPR 2015.
     """
-    wanted = _as_rates(fars)
-    check_same_space(queries.space, gallery.space)
-    left_out: dict[str, int] = {}
-    asked: Iterable[_Tile]
-    if pairs is None:
-        asked = _AllPairs.between(queries, gallery, exclude_self, same_labels, block_bytes)
-        left_out = unlabelled(asked.query_labels, asked.gallery_labels)
-    else:
-        asked = _listed(queries, gallery, pairs, exclude_self, block_bytes)
-    upper = _count_upper(asked)
-    same, different = (int(number) for number in upper.sum(axis=1))
-    allowed = [_allowed(far, different) for far in wanted]
-    reached = np.cumsum(upper[1])
-    bin_of = {  # where the nearest pair lies that is one too many
-        number: int(np.searchsorted(reached, number, side="right"))
-        for number in allowed
-        if number < different
-    }
-    lower = _count_lower(asked, sorted(set(bin_of.values())))
-    accepted = {
-        far: _accepted(upper, bin_of[number], lower[bin_of[number]], number)
-        if number in bin_of
-        else Accepted(float("inf"), same, different)
-        for far, number in zip(wanted, allowed, strict=True)
-    }
-    return VerificationRates(same, different, accepted, left_out)
-
-
-def _as_rates(fars: Sequence[float]) -> tuple[float, ...]:
     wanted = tuple(sorted({float(far) for far in fars}))
     if not wanted or not all(0 < far <= 1 for far in wanted):
         raise EvaluationError(
             f"the false accept rates asked for are {list(fars)}",
             "give one or more, as fractions above 0 and up to 1: 0.001 is 0.1 %",
         )
-    return wanted
-
-
-class _Tile(NamedTuple):
-    """Some pairs: the `sortable_bits` of their distance, and whether their labels differ."""
-
-    bits: UInt32[np.ndarray, " pair"]
-    different: Bool[np.ndarray, " pair"]
-
-
-@dataclass(frozen=True, eq=False)
-class _AllPairs:
-    """All pairs of known labels, which can be gone through more than once.
-
-    `once` says that the queries are the gallery, row by row, and that the pairs count whose
-    gallery row is the greater one.
-    """
-
-    queries: Embeddings
-    gallery: Embeddings
-    query_labels: Int64[np.ndarray, " query"]
-    gallery_labels: Int64[np.ndarray, " item"]
-    exclude_self: bool
-    once: bool
-    block_bytes: int
-
-    @classmethod
-    def between(
-        cls,
-        queries: Embeddings,
-        gallery: Embeddings,
-        exclude_self: bool,
-        same_labels: bool,
-        block_bytes: int,
-    ) -> "_AllPairs":
+    check_same_space(queries.space, gallery.space)
+    left_out: dict[str, int] = {}
+    if pairs is None:
         labels, others = common_labels(queries, gallery, same_labels=same_labels)
+        left_out = unlabelled(labels, others)
         rows = _rows_of_same(queries, gallery)
-        once = rows is not None and np.array_equal(labels, others[rows])
-        queries, labels = (gallery, others) if once else (queries, labels)
-        return cls(queries, gallery, labels, others, exclude_self, once, block_bytes)
+        if once := rows is not None and np.array_equal(labels, others[rows]):
+            queries, labels = gallery, others  # row by row
+        tiles = partial(
+            _all_pairs,
+            *(queries, gallery, labels, others),
+            exclude_self=exclude_self,
+            once=once,
+            block_bytes=block_bytes,
+        )
+    else:
+        tiles = partial(iter, _listed(queries, gallery, pairs, exclude_self, block_bytes))
+    upper = _count_upper(tiles())
+    same, different = (int(number) for number in upper.sum(axis=1))
+    allowed = {far: _allowed(far, different) for far in wanted}
+    reached = np.cumsum(upper[1])
+    bin_of = {  # where the nearest pair lies that is one too many
+        far: int(np.searchsorted(reached, number, side="right"))
+        for far, number in allowed.items()
+        if number < different
+    }
+    lower = _count_lower(tiles(), sorted(set(bin_of.values()))) if bin_of else {}
+    accepted = {
+        far: _accepted(upper, bin_of[far], lower[bin_of[far]], number)
+        if far in bin_of
+        else Accepted(float("inf"), same, different)
+        for far, number in allowed.items()
+    }
+    return VerificationRates(same, different, accepted, left_out)
 
-    def __iter__(self) -> Iterator[_Tile]:
-        size, metric = len(self.gallery), self.gallery.space.metric
-        kept = BYTES_A_LABEL * min(size, TILE_ITEMS)
-        step, tile = block_sizes(size, self.gallery.space.dim, self.block_bytes, kept=kept)
-        for first in range(0, len(self.queries), step):
-            rows = slice(first, min(first + step, len(self.queries)))
-            vectors = doubles(self.queries.vectors[rows], metric)
-            for start in range(first if self.once else 0, size, tile):
-                columns = slice(start, min(start + tile, size))
-                others = doubles(self.gallery.vectors[columns], metric)
-                bits = sortable_bits(exact_distances(vectors, others, metric))
-                yield self._of_known_labels(bits, rows, columns)
 
-    def _of_known_labels(
-        self, bits: UInt32[np.ndarray, "query item"], rows: slice, columns: slice
-    ) -> _Tile:
-        labels, theirs = self.query_labels[rows, None], self.gallery_labels[columns]
-        different = labels != theirs
-        counts = (labels >= 0) & (theirs >= 0)
-        if self.once:
-            row = np.arange(rows.start, rows.stop)[:, None]
-            column = np.arange(columns.start, columns.stop)
-            counts &= column > row if self.exclude_self else column >= row
-        elif self.exclude_self:
-            own = self._own[rows] - columns.start
-            inside = np.flatnonzero((own >= 0) & (own < columns.stop - columns.start))
-            counts[inside, own[inside]] = False
-        return _Tile(bits[counts], different[counts])
-
-    @cached_property
-    def _own(self) -> Int64[np.ndarray, " query"]:
-        """The row of each query's own gallery entry; -1 where it has none."""
-        return places(self.queries.ids, self.gallery.ids)
+def _all_pairs(
+    queries: Embeddings,
+    gallery: Embeddings,
+    labels: Int64[np.ndarray, " query"],
+    others: Int64[np.ndarray, " item"],
+    *,
+    exclude_self: bool,
+    once: bool,
+    block_bytes: int,
+) -> Iterator[_Tile]:
+    """Give all pairs of known labels; where the queries are the gallery, each of them `once`."""
+    size, metric = len(gallery), gallery.space.metric
+    own = places(queries.ids, gallery.ids) if exclude_self else np.full(len(queries), -1)
+    kept = BYTES_A_LABEL * min(size, TILE_ITEMS)
+    step, tile = block_sizes(size, gallery.space.dim, block_bytes, kept=kept)
+    for first in range(0, len(queries), step):
+        row = np.arange(first, min(first + step, len(queries)))[:, None]
+        vectors = doubles(queries.vectors[row[:, 0]], metric)
+        for start in range(first if once else 0, size, tile):
+            column = np.arange(start, min(start + tile, size))
+            theirs = doubles(gallery.vectors[column], metric)
+            bits = sortable_bits(exact_distances(vectors, theirs, metric))
+            counts = (labels[row] >= 0) & (others[column] >= 0) & (column != own[row])
+            if once:
+                counts &= column >= row
+            yield _Tile(bits[counts], (labels[row] != others[column])[counts])
 
 
 def _rows_of_same(queries: Embeddings, gallery: Embeddings) -> Rows | None:
@@ -372,8 +338,6 @@ def _count_upper(pairs: Iterable[_Tile]) -> Counts:
 
 def _count_lower(pairs: Iterable[_Tile], bins: Sequence[int]) -> dict[int, Counts]:
     """Count, in each of some bins of the upper half, the pairs by the lower half."""
-    if not bins:
-        return {}
     slot_of = np.full(HALF, -1, dtype=np.int64)
     slot_of[list(bins)] = np.arange(len(bins))
     counts = np.zeros(len(bins) * 2 * HALF, dtype=np.int64)
