@@ -8,82 +8,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onward.data.sources import open_items, open_splits
-    from onward.errors import OnwardError
-    from onward.evaluation.comparison import Comparison, compare, evaluate_embeddings
-    from onward.evaluation.metrics import Evaluation, evaluate
-    from onward.evaluation.relevance import Relevance
-    from onward.evaluation.retrieval import Ranking, rank, search
-    from onward.gallery import Gallery, create_gallery, open_gallery
-    from onward.models import EmbeddingModel
-    from onward.spaces import Embeddings, Space
-    from onward.training.fit.fit import fit
-    from onward.training.image_models import train_model
-    from onward.transformation import Transformation, compose
-    from onward.upgrading import Budget, Upgrade, plan_backfill, plan_upgrade
-    from onward.upgrading.backfill import backfill
+    from onward.data.sources import open_items as open_items
+    from onward.data.sources import open_splits as open_splits
+    from onward.errors import OnwardError as OnwardError
+    from onward.evaluation.comparison import Comparison as Comparison
+    from onward.evaluation.comparison import compare as compare
+    from onward.evaluation.comparison import evaluate_embeddings as evaluate_embeddings
+    from onward.evaluation.metrics import Evaluation as Evaluation
+    from onward.evaluation.metrics import evaluate as evaluate
+    from onward.evaluation.relevance import Relevance as Relevance
+    from onward.evaluation.retrieval import Ranking as Ranking
+    from onward.evaluation.retrieval import rank as rank
+    from onward.evaluation.retrieval import search as search
+    from onward.gallery import Gallery as Gallery
+    from onward.gallery import create_gallery as create_gallery
+    from onward.gallery import open_gallery as open_gallery
+    from onward.models import EmbeddingModel as EmbeddingModel
+    from onward.spaces import Embeddings as Embeddings
+    from onward.spaces import Space as Space
+    from onward.training.fit.fit import fit as fit
+    from onward.training.image_models import train_model as train_model
+    from onward.transformation import Transformation as Transformation
+    from onward.transformation import compose as compose
+    from onward.upgrading import Budget as Budget
+    from onward.upgrading import Upgrade as Upgrade
+    from onward.upgrading import plan_backfill as plan_backfill
+    from onward.upgrading import plan_upgrade as plan_upgrade
+    from onward.upgrading.backfill import backfill as backfill
 
 __version__ = "0.1.0"
 
-_MODULE_OF = {
-    "Budget": "upgrading",
-    "Comparison": "evaluation.comparison",
-    "EmbeddingModel": "models",
-    "Embeddings": "spaces",
-    "Evaluation": "evaluation.metrics",
-    "Gallery": "gallery",
-    "OnwardError": "errors",
-    "Ranking": "evaluation.retrieval",
-    "Relevance": "evaluation.relevance",
-    "Space": "spaces",
-    "Transformation": "transformation",
-    "Upgrade": "upgrading",
-    "backfill": "upgrading.backfill",
-    "compare": "evaluation.comparison",
-    "compose": "transformation",
-    "create_gallery": "gallery",
-    "evaluate": "evaluation.metrics",
-    "evaluate_embeddings": "evaluation.comparison",
-    "fit": "training.fit.fit",
-    "open_gallery": "gallery",
-    "open_items": "data.sources",
-    "open_splits": "data.sources",
-    "plan_backfill": "upgrading",
-    "plan_upgrade": "upgrading",
-    "rank": "evaluation.retrieval",
-    "search": "evaluation.retrieval",
-    "train_model": "training.image_models",
+_NAMES_OF = {
+    "data.sources": ("open_items", "open_splits"),
+    "errors": ("OnwardError",),
+    "evaluation.comparison": ("Comparison", "compare", "evaluate_embeddings"),
+    "evaluation.metrics": ("Evaluation", "evaluate"),
+    "evaluation.relevance": ("Relevance",),
+    "evaluation.retrieval": ("Ranking", "rank", "search"),
+    "gallery": ("Gallery", "create_gallery", "open_gallery"),
+    "models": ("EmbeddingModel",),
+    "spaces": ("Embeddings", "Space"),
+    "training.fit.fit": ("fit",),
+    "training.image_models": ("train_model",),
+    "transformation": ("Transformation", "compose"),
+    "upgrading": ("Budget", "Upgrade", "plan_backfill", "plan_upgrade"),
+    "upgrading.backfill": ("backfill",),
 }
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 
-__all__ = [
-    "Budget",
-    "Comparison",
-    "EmbeddingModel",
-    "Embeddings",
-    "Evaluation",
-    "Gallery",
-    "OnwardError",
-    "Ranking",
-    "Relevance",
-    "Space",
-    "Transformation",
-    "Upgrade",
-    "backfill",
-    "compare",
-    "compose",
-    "create_gallery",
-    "evaluate",
-    "evaluate_embeddings",
-    "fit",
-    "open_gallery",
-    "open_items",
-    "open_splits",
-    "plan_backfill",
-    "plan_upgrade",
-    "rank",
-    "search",
-    "train_model",
-]
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> object:
