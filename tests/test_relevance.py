@@ -50,7 +50,7 @@ def on_a_line(places, ids, labels=None):
 )
 def test_hits_are_the_items_of_the_querys_class_by_id(labels, ranked, expected):
     made = relevance([7, 8], np.array(labels, int), gallery="abc"[: len(labels)])
-    found = made.hits(ranking(**ranked))
+    found = made.grades(ranking(**ranked))
     assert ["".join("-+"[hit] for hit in row) for row in found.tolist()] == expected
 
 
@@ -73,7 +73,7 @@ def test_ranking_and_relevance_must_agree_on_self_matches(ours):
         f"exclude_self={ours}; make both with the same"
     )
     with pytest.raises(EvaluationError, match=words):
-        relevance([7, 8], [7, 8, 7], exclude_self=ours).hits(
+        relevance([7, 8], [7, 8, 7], exclude_self=ours).grades(
             ranking([[0], [1]], exclude_self=not ours)
         )
 
@@ -84,15 +84,15 @@ def test_a_ranking_that_holds_the_entry_it_left_out_is_refused():
         EvaluationError,
         match="ranking of query 'b' holds its own gallery entry but says exclude_self=True; leave",
     ):
-        made.hits(ranking([[0, 2], [0, 1]], queries="xb", exclude_self=True))
+        made.grades(ranking([[0, 2], [0, 1]], queries="xb", exclude_self=True))
 
 
 def test_unknown_queries_and_items_are_named():
     made = relevance([7, 8], [7, 8, 7])
     with pytest.raises(EvaluationError, match=r"knows no query 'x' \(1 of 2 are unknown to it\)"):
-        made.hits(ranking([[0], [1]], queries="px"))
+        made.grades(ranking([[0], [1]], queries="px"))
     with pytest.raises(EvaluationError, match=r"knows no gallery item 'z' \(1 of 2 are unknown"):
-        made.hits(ranking([[0], [1]], gallery="az"))
+        made.grades(ranking([[0], [1]], gallery="az"))
     with pytest.raises(EvaluationError, match="make ranking and relevance from the same queries"):
         made.counts(("y",))
 
@@ -125,7 +125,7 @@ def test_relevance_between_embeddings_needs_labels():
 def test_an_unknown_label_is_neither_query_nor_relevant_and_is_counted():
     made = relevance([-1, 7], [-1, 7, -1])
     assert made.counts(("p", "q")).tolist() == [0, 1]
-    assert made.hits(ranking([[0, 1, 2], [0, 1, 2]])).tolist() == [
+    assert made.grades(ranking([[0, 1, 2], [0, 1, 2]])).tolist() == [
         [False, False, False],
         [False, True, False],
     ]
@@ -244,9 +244,8 @@ def test_an_ignored_item_is_neither_hit_nor_miss():
 
 
 def test_an_ignored_item_that_nobody_wants_moves_others_up():
-    made = Relevance.between(ASKED, PEOPLE, exclude_self=False).ignoring({"q0": ["g5", "g3"]})
+    found = evaluate_embeddings(ASKED, PEOPLE, exclude_self=False, ignored={"q0": ["g5", "g3"]})
     # g0* g1* g4 g2*
-    found = evaluate_embeddings(ASKED, PEOPLE, exclude_self=False, relevance=made)
     assert found.map == pytest.approx((1 + 1 + 3 / 4) / 3)
 
 

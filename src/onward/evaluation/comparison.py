@@ -6,7 +6,7 @@ items, so they differ in the vectors alone. Nothing here knows how vectors or ra
 except `evaluate_embeddings`, which joins search and evaluation in one step.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +31,7 @@ def evaluate_embeddings(
     exclude_self: bool,
     same_labels: bool = False,
     relevance: Relevance | None = None,
+    ignored: Mapping[str, Collection[str]] | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> Evaluation:
     """Rank the whole gallery for every query and judge, in bounded memory.
@@ -41,7 +42,9 @@ def evaluate_embeddings(
         exclude_self: leave out a query's own gallery entry, the one of the same id.
         same_labels: if only one of the two has class names, the other's numbers mean the same.
         relevance: what each query is looking for, and what is ignored for it; what has its label
-            if None. See `Relevance.of_qrels`, `Relevance.ignoring`.
+            if None. See `Relevance.of_qrels`.
+        ignored: for each query's id, the ids of items that do not count for it; see
+            `Relevance.ignoring`.
         metrics: names of what to measure and show: "map", "cmc@k", "recall@k", "mrr@k", "ndcg@k".
 
     Raises:
@@ -54,6 +57,8 @@ def evaluate_embeddings(
         relevance = Relevance.between(
             queries, gallery, exclude_self=exclude_self, same_labels=same_labels
         )
+    if ignored is not None:
+        relevance = relevance.ignoring(ignored)
     metrics = parse_metrics(metrics)  # refused before long work is done
     _check_gallery(relevance, gallery)
     return evaluate(rank(queries, gallery, exclude_self=exclude_self), relevance, metrics=metrics)

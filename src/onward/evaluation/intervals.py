@@ -109,7 +109,28 @@ def over_queries(
     if baseline is not None:
         aligned = baseline.align(evaluation, ("the baseline", "the cell"))
         values = values - aligned.per_query(metric)
-    values, difference = values[evaluation.counted], baseline is not None
+    return bootstrap(
+        values[evaluation.counted],
+        difference=baseline is not None,
+        seed=seed,
+        resamples=resamples,
+        confidence=confidence,
+    )
+
+
+def bootstrap(
+    values: PerQuery,
+    *,
+    difference: bool = False,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the mean of what each query that counts got, with an interval as of `over_queries`.
+
+    Raises:
+        EvaluationError: if a setting is out of its range.
+    """
     if resamples < 1:
         raise EvaluationError(f"{resamples} resamples make no interval", "draw 1,000 or more")
     tail = _tail(confidence)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from onward.errors import EvaluationError, LabelMismatchError
-from onward.evaluation.retrieval import Hits, Ranking, Rows, check_once, refuse
+from onward.evaluation.retrieval import Ranking, Rows, check_once, refuse
 from onward.labels import as_labels, into, renumber, shown
 from onward.spaces import Embeddings, Ids
 
@@ -198,12 +198,8 @@ class Relevance:
             }
             for query, grades in qrels.items()
         }
-        found, left_out = _look_up_pairs("qrels", relevant, query_ids, gallery_ids, ignore_unknown)
-        items = tuple(
-            Items.of({row: relevant[query][item] for item, row in found.get(query, {}).items()})
-            for query in query_ids
-        )
-        return cls(tuple(query_ids), tuple(gallery_ids), items, exclude_self, left_out)
+        nothing = cls(query_ids, gallery_ids, (Items.of({}),) * len(query_ids), exclude_self)
+        return nothing._with_pairs("qrels", relevant, ignore_unknown)
 
     def ignoring(
         self, pairs: Mapping[str, Collection[str]], *, ignore_unknown: bool = False
@@ -219,15 +215,51 @@ class Relevance:
         Raises:
             EvaluationError: if none of the queries is known, or an item is not in the gallery.
         """
-        found, left_out = _look_up_pairs(
-            "ignored", pairs, self.query_ids, self.gallery_ids, ignore_unknown
-        )
+        for query, ids in pairs.items():
+            if isinstance(ids, str) or not isinstance(ids, Collection):
+                raise EvaluationError(
+                    f"the pairs to ignore of query {query!r} are {ids!r}",
+                    "give a set or a list of ids",
+                )
+        grades = {query: dict.fromkeys(ids, IGNORED) for query, ids in pairs.items()}
+        return self._with_pairs("ignored", grades, ignore_unknown)
+
+    def _with_pairs(
+        self, what: str, named: Mapping[str, Mapping[str, int]], ignore_unknown: bool
+    ) -> "Relevance":
+        """Return this relevance with other grades of some items, for each query's id by theirs.
+
+        Raises:
+            EvaluationError: if no query is known, or an item is not, unless that is to be ignored.
+        """
+        words = "qrels" if what == "qrels" else "pairs to ignore"
+        asked = [query for query in named if query in self._query_row]
+        if named and not asked:
+            raise EvaluationError(
+                f"none of the {len(named)} queries in the {words} is among the "
+                f"{len(self.query_ids)} that are asked",
+                f"the first there is {next(iter(named))!r}. Give the ids that the embeddings have",
+            )
+        pairs = [(query, item) for query in asked for item in named[query]]
+        missing = [pair for pair in pairs if pair[1] not in self._gallery_row]
+        if missing and not ignore_unknown:
+            query, item = missing[0]
+            raise EvaluationError(
+                f"{len(missing)} of {len(pairs)} {words} name an item that is not among the "
+                f"{len(self.gallery_ids)} of the gallery, the first {item!r} for query {query!r}",
+                "give the ids that the gallery has, or leave such items out with "
+                "ignore_unknown=True",
+            )
         items = list(self.items)
-        for query, row_of in found.items():
+        for query in asked:
             row = self._query_row[query]
-            grades = dict(zip(*(each.tolist() for each in items[row]), strict=True))
-            items[row] = Items.of(grades | dict.fromkeys(row_of.values(), IGNORED))
-        counts = Counter(self.left_out) + Counter(left_out)
+            grade_of = dict(zip(*(each.tolist() for each in items[row]), strict=True))
+            for item, grade in named[query].items():
+                if item in self._gallery_row:
+                    grade_of[self._gallery_row[item]] = grade
+            items[row] = Items.of(grade_of)
+        unknown = {f"{what}_queries": len(named) - len(asked), f"{what}_items": len(missing)}
+        counts = Counter(self.left_out) + Counter(unknown)
         return replace(self, items=tuple(items), left_out=counts)
 
     def ignoring_cameras(
@@ -265,14 +297,12 @@ class Relevance:
                     f"the camera of {item!r} is {camera!r:.60}, the first is {asked[0]!r:.60}",
                     "give each a whole number, or each a string that is its name",
                 )
-        number = {camera: place for place, camera in enumerate(dict.fromkeys((*asked, *there)))}
-        keys = np.array([number[camera] for camera in there], dtype=np.int64)
+        keys = np.array(there, dtype=object)
 
-        def without(items: Items, camera: int) -> Items:
+        def without(items: Items, camera: Any) -> Items:
             return Items(items.rows, np.where(keys[items.rows] == camera, IGNORED, items.grades))
 
-        pairs = [(items, number[camera]) for items, camera in zip(self.items, asked, strict=True)]
-        return replace(self, items=_once_each(without, pairs))
+        return replace(self, items=_once_each(without, list(zip(self.items, asked, strict=True))))
 
     def among(self, query_ids: Ids, gallery_ids: Ids) -> "Relevance":
         """Return this relevance of some of its queries, among some of its gallery items alone.
@@ -327,17 +357,6 @@ class Relevance:
             marks[items] = 0
         return found
 
-    def hits(self, ranking: Ranking) -> Hits:
-        """Return where the ranking holds a relevant item; padding and ignored items are no hit.
-
-        The ranks are the ranking's own, with the ignored items in it; `evaluate` takes them out.
-
-        Raises:
-            EvaluationError: as `grades`.
-        """
-        hits: Hits = self.grades(ranking) > 0
-        return hits
-
     def counts(self, query_ids: Ids) -> Counts:
         """Return how many gallery items are relevant to each query, and not ignored for it.
 
@@ -346,8 +365,8 @@ class Relevance:
         Raises:
             EvaluationError: if a query is unknown here.
         """
-        rows = self._rows_of(query_ids).tolist()
-        return np.array([len(self._relevant(row).rows) for row in rows], dtype=np.int64)
+        self._rows_of(query_ids)
+        return np.array([len(self.relevant(one).rows) for one in query_ids], dtype=np.int64)
 
     def relevant(self, query_id: str) -> Items:
         """Return the gallery items that are relevant to a query.
@@ -357,7 +376,11 @@ class Relevance:
         Raises:
             EvaluationError: if the query is unknown here.
         """
-        return self._relevant(int(self._rows_of((query_id,))[0]))
+        (row,) = self._rows_of((query_id,)).tolist()
+        rows, grades = self.items[row]
+        own = self._gallery_row.get(query_id) if self.exclude_self else None
+        left = (grades > 0) & (rows != (-1 if own is None else own))
+        return Items(rows[left], grades[left])
 
     def best(self, query_ids: Ids, k: int) -> Grades:
         """Return the grades of the first k ranks of a perfect ranking; 0 where nothing is left.
@@ -367,7 +390,7 @@ class Relevance:
         Raises:
             EvaluationError: if a query is unknown here.
         """
-        grades = [self._relevant(row).grades for row in self._rows_of(query_ids).tolist()]
+        grades = [self.relevant(one).grades for one in query_ids]
         width = min(k, max(map(len, grades), default=0))
         best = np.zeros((len(query_ids), width), dtype=np.int32)
         for place, found in enumerate(grades):
@@ -396,12 +419,6 @@ class Relevance:
 
     def _own_rows(self, ids: Ids) -> Counts:
         return np.array([self._gallery_row.get(item, -1) for item in ids], dtype=np.int64)
-
-    def _relevant(self, query: int) -> Items:
-        rows, grades = self.items[query]
-        own = self._gallery_row.get(self.query_ids[query]) if self.exclude_self else None
-        left = (grades > 0) & (rows != (-1 if own is None else own))
-        return Items(rows[left], grades[left])
 
     def _translate(self, ranking: Ranking) -> Rows:
         """Return the ranking's rows as rows into `gallery_ids` of this relevance."""
@@ -496,50 +513,6 @@ def _once_each(change: Callable[..., Items], given: Sequence[tuple[Any, ...]]) -
     keys = [tuple(map(id, one[:1])) + one[1:] for one in given]
     made = {key: change(*one) for key, one in dict(zip(keys, given, strict=True)).items()}
     return tuple(made[key] for key in keys)
-
-
-def _look_up_pairs(
-    what: str,
-    named: Mapping[str, Collection[str]],
-    query_ids: Ids,
-    gallery_ids: Ids,
-    ignore_unknown: bool,
-) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """Return the gallery row of each item that is named for a query, and how many are unknown.
-
-    Raises:
-        EvaluationError: if no query is known, an item is not, unless that is to be ignored, or a
-            query is given a single string for a collection.
-    """
-    words = "qrels" if what == "qrels" else "pairs to ignore"
-    gallery_row = {item: row for row, item in enumerate(gallery_ids)}
-    queries = set(query_ids)
-    asked = [query for query in named if query in queries]
-    if named and not asked:
-        raise EvaluationError(
-            f"none of the {len(named)} queries in the {words} is among the {len(query_ids)} "
-            f"that are asked",
-            f"the first there is {next(iter(named))!r}. Give the ids that the embeddings have",
-        )
-    found: dict[str, dict[str, int]] = {}
-    missing: list[tuple[str, str]] = []
-    for query in asked:
-        if isinstance(named[query], str) or not isinstance(named[query], Collection):
-            raise EvaluationError(
-                f"the {words} of query {query!r} are {named[query]!r}",
-                "give a set or a list of ids",
-            )
-        found[query] = {item: gallery_row[item] for item in named[query] if item in gallery_row}
-        missing += [(query, item) for item in named[query] if item not in gallery_row]
-    if missing and not ignore_unknown:
-        query, item = missing[0]
-        raise EvaluationError(
-            f"{len(missing)} of {len(missing) + sum(map(len, found.values()))} {words} name an "
-            f"item that is not among the {len(gallery_ids)} of the gallery, the first {item!r} for "
-            f"query {query!r}",
-            "give the ids that the gallery has, or leave such items out with ignore_unknown=True",
-        )
-    return found, {f"{what}_queries": len(named) - len(asked), f"{what}_items": len(missing)}
 
 
 def _grade(query: str, item: str, grade: Any) -> int:

@@ -79,7 +79,7 @@ def make_grid(
     row_of = {item: row for row, item in enumerate(items.ids)}
     firsts = {cell: rankings[cell].head(k) for cell in GRID_CELLS}
     relevance = _relevance(items, row_of, firsts["old/old"])
-    hits = {cell: relevance.hits(first) for cell, first in firsts.items()}
+    hits = {cell: relevance.grades(first) > 0 for cell, first in firsts.items()}
     change = hits["new/old"].sum(axis=1) - hits["old/old"].sum(axis=1)
     findable = relevance.counts(relevance.query_ids) > 0
     labels = items.labels.tolist()
