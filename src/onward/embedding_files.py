@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -44,9 +44,8 @@ class VectorFile:
         ids: of its rows: strings that are not empty.
         lists: its column of vectors.
         space: what it says of the space of its vectors, if anything.
-        labels: class of each row, negative where it is not known; None where it has no labels, or
-            their names stand in `words`.
-        words: name of each row's class, None where it is not known; None where it has no names.
+        classes: of its rows, as labels, negative where one is not known, or as names, None where
+            one is not known; None where nothing says them.
         class_names: what its metadata call each label.
         origins: how each vector came to be, None where nothing says so; None where its column
             `origin` holds anything else, and so is not about that, or there is none.
@@ -56,15 +55,9 @@ class VectorFile:
     ids: tuple[str, ...]
     lists: "pa.ChunkedArray"
     space: bytes | None
-    labels: Labels | None
-    words: Words | None
+    classes: Labels | Words | None
     class_names: ClassNames | None
     origins: Words | None
-
-    @property
-    def labelled(self) -> bool:
-        """Whether it says anything of its items' classes."""
-        return self.labels is not None or self.words is not None
 
     def vectors(self, dim: int, space: str) -> np.ndarray:
         """Return the vectors, one row an item, in the type in which they are stored.
@@ -107,7 +100,7 @@ def read_vector_files(path: Path) -> list[VectorFile]:
             neither whole numbers nor text, or a folder holds none; the message names the file.
     """
     if not path.is_dir():
-        return [_read_file(path, None)]
+        return [_read_file(path, ())]
     if (path / "record.lance").exists():
         raise EmbeddingsError(
             f"{path} is a gallery, and a file of embeddings is needed",
@@ -129,8 +122,9 @@ def read_vector_files(path: Path) -> list[VectorFile]:
         numbers = {}
     elif NULL_PARTITION in partitions:
         numbers[NULL_PARTITION] = -1
+    said = {text: None if text == NULL_PARTITION else as_name(text) for text in partitions if text}
     return [
-        _read_file(file, None if text is None else _Partition(text, numbers.get(text)))
+        _read_file(file, () if text is None else ({**said, **numbers}[text],))
         for file, text in zip(found, partitions, strict=True)
     ]
 
@@ -146,11 +140,11 @@ def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassName
         LabelMismatchError: if some name their classes and some do not.
     """
     filled = [one for one in files if one.ids] or files[:1]
-    labelled = [one for one in filled if one.labelled]
+    labelled = [one for one in filled if one.classes is not None]
     if not labelled:
         return None, None
     if len(labelled) < len(filled):
-        bare = next(one for one in filled if not one.labelled)
+        bare = next(one for one in filled if one.classes is None)
         raise EmbeddingsError(
             f"{labelled[0].path} has labels and {bare.path} has none",
             "write all files of a folder "
@@ -178,19 +172,19 @@ def common_labels(files: Sequence[VectorFile]) -> tuple[Labels | None, ClassName
 
 def _numbered(files: Sequence[VectorFile]) -> Iterator[tuple[Labels, ClassNames | None]]:
     """Yield the labels of each file and their names; words are numbered alike in all of them."""
-    every = {word for one in files for word in one.words or () if word is not None}
+    of_words = [one.classes for one in files if isinstance(one.classes, tuple)]
+    every = {word for words in of_words for word in words if word is not None}
     if all(word.isdecimal() and word == str(int(word[:18])) for word in every):
         number_of = {word: int(word) for word in sorted(every, key=int)}  # "7" is class 7
     else:
         number_of = {word: number for number, word in enumerate(sorted(every))}
     names = {number: word for word, number in number_of.items()}
     for one in files:
-        if one.labels is not None:
-            yield one.labels, one.class_names
-        else:
-            words = one.words or ()
-            numbers = [-1 if word is None else number_of[word] for word in words]
+        if isinstance(one.classes, tuple):
+            numbers = [-1 if word is None else number_of[word] for word in one.classes]
             yield np.array(numbers, np.int64), names
+        elif one.classes is not None:
+            yield one.classes, one.class_names
 
 
 def common_origins(files: Sequence[VectorFile]) -> Words | None:
@@ -248,13 +242,6 @@ def read_column(path: Path, name: str) -> dict[Any, Any]:
     return values
 
 
-class _Partition(NamedTuple):
-    """What the folder `label=...` says: its text, and the number that it is, if it is one."""
-
-    text: str
-    number: int | None
-
-
 def _walk(folder: Path) -> list[Path]:
     """Return the files in a folder and below that are not left out, by path."""
     found = []
@@ -282,7 +269,8 @@ def _partition_of(inside: Path) -> str | None:
     return unquote(said[-1]) if said else None
 
 
-def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
+def _read_file(path: Path, said: tuple[int | str | None, ...]) -> VectorFile:
+    """Read a file, of whose rows the folder that it lies in may say the class."""
     table = _read_table(path)
     names = table.column_names
     missing = {"id", "vector"} - set(names)
@@ -292,26 +280,22 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
             "embeddings have `id` (string) and `vector` (fixed-size list of numbers)",
         )
     metadata = table.schema.metadata or {}
-    labels, words = _read_labels(table["label"], path) if "label" in names else (None, None)
-    if partition is not None:
-        if "label" in names:
+    classes = _read_labels(table["label"], path) if "label" in names else None
+    for one in said:
+        if classes is not None:
             raise EmbeddingsError(
-                f"{path} has a column 'label' and lies in a folder label={partition.text}",
+                f"{path} has a column 'label' and lies in a folder label={one}",
                 "leave one of the two out",
             )
-        if partition.number is not None:
-            labels = np.full(len(table), partition.number, np.int64)
-        else:
-            unknown = partition.text == NULL_PARTITION
-            words = (None if unknown else as_name(partition.text),) * len(table)
+        rows = len(table)
+        classes = np.full(rows, one, np.int64) if isinstance(one, int) else (one,) * rows
     return VectorFile(
         path,
         _read_ids(table["id"], path),
         table["vector"],
         metadata.get(SPACE_KEY),
-        labels,
-        words,
-        None if labels is None else _read_class_names(metadata, labels, path),
+        classes,
+        _read_class_names(metadata, classes, path) if isinstance(classes, np.ndarray) else None,
         _read_origins(table["origin"]) if "origin" in names else None,
     )
 
@@ -319,7 +303,7 @@ def _read_file(path: Path, partition: _Partition | None) -> VectorFile:
 def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
     """Return the columns of a file that count, or all where one of the first two is not there.
 
-    Nothing is taken from the folders it lies in.
+    Nothing is taken from the folders it lies in. Values of a dictionary stand for themselves.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -335,7 +319,11 @@ def _read_table(path: Path, known: Sequence[str] = KNOWN) -> "pa.Table":
                     f"{path} has two columns {twice[0]!r}", "write it again with one"
                 )
             wanted = [name for name in known if name in names]
-            return file.read(columns=wanted if set(known[:2]) <= set(names) else None)
+            table = file.read(columns=wanted if set(known[:2]) <= set(names) else None)
+            for place, of in enumerate(table.schema):
+                if pa.types.is_dictionary(of.type):
+                    table = table.set_column(place, of.name, table[place].cast(of.type.value_type))
+            return table
     except (pa.ArrowException, OSError) as error:
         what = str(error).rstrip(".")
         raise EmbeddingsError(
@@ -355,23 +343,21 @@ def _read_ids(column: "pa.ChunkedArray", path: Path) -> tuple[str, ...]:
     return ids
 
 
-def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, Words | None]:
+def _read_labels(column: "pa.ChunkedArray", path: Path) -> Labels | Words:
     """Return a column of whole numbers as labels, one of text as words; null is not known."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     kind = column.type
-    if _is_text(kind):
+    if is_text_type(kind):
         words = tuple(None if word is None else as_name(word) for word in column.to_pylist())
         if "" in words:
             raise EmbeddingsError(
                 f"row {words.index('')} of {path} names its class ''",
                 "give the class a name, or null where it is not known",
             )
-        return None, words
+        return words
     if pa.types.is_null(kind):
-        return np.full(len(column), -1, np.int64), None
+        return np.full(len(column), -1, np.int64)
     if not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
         raise EmbeddingsError(
             f"the column 'label' of {path} is {kind}",
@@ -379,12 +365,13 @@ def _read_labels(column: "pa.ChunkedArray", path: Path) -> tuple[Labels | None, 
         )
     try:
         plain = column.cast(pa.int64()) if pa.types.is_integer(kind) else column
-        return as_labels(plain.fill_null(-1).to_numpy()), None
+        return as_labels(plain.fill_null(-1).to_numpy())
     except (pa.ArrowInvalid, EmbeddingsError) as error:
         raise EmbeddingsError(f"the column 'label' of {path} is {kind}: {error}") from error
 
 
-def _is_text(kind: "pa.DataType") -> bool:
+def is_text_type(kind: "pa.DataType") -> bool:
+    """Say whether a column of this type holds strings."""
     import pyarrow as pa
 
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -393,13 +380,8 @@ def _is_text(kind: "pa.DataType") -> bool:
 
 def _read_origins(column: "pa.ChunkedArray") -> Words | None:
     """Return what a column says of how vectors came to be; None if it is not about that."""
-    import pyarrow as pa
-
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not _is_text(kind):
-        return None
-    values = tuple(column.to_pylist())
-    return values if ORIGINS.issuperset(set(values)) else None
+    values = tuple(column.to_pylist()) if is_text_type(column.type) else (0,)
+    return values if ORIGINS.issuperset(values) else None
 
 
 def hub_class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> ClassNames:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
-from unicodedata import normalize
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from onward.artifacts import digest
 from onward.data.images import MAX_PIXELS
 from onward.data.payloads import Payload, digest_payloads, open_payload
 from onward.errors import DataError, EmbeddingsError
-from onward.labels import LARGEST_LABEL, ClassNames, Labels, as_labels, as_name, is_text
+from onward.labels import LARGEST_LABEL, ClassNames, Labels, as_class_names, as_labels
 from onward.plain import Plain
 from onward.spaces import Ids, check_unique
 
@@ -51,8 +50,7 @@ def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
         what: what bears the names, for messages.
 
     Raises:
-        DataError: if two names mean the same number ("1" and "01") or look the same, or a number is
-            beyond 64 bits.
+        DataError: if two names mean the same number ("1" and "01"), or a number is beyond 64 bits.
     """
     in_order = list(names)
     for name in in_order:
@@ -62,14 +60,6 @@ def number_classes(names: Iterable[str], what: str) -> dict[str, int]:
                 f"names of classes have at most {LONGEST_NAME:,}. Are these the labels?",
             )
     in_order.sort(key=natural_key)
-    seen: dict[str, str] = {}
-    for name in in_order:
-        if seen.setdefault(normalize("NFC", name), name) != name:
-            raise DataError(
-                f"among {what} are two {name!r} that look the same and are written with other "
-                "characters (Unicode)",
-                "give both the same name, or names that differ",
-            )
     if not all(name.isascii() and name.isdecimal() for name in in_order):
         return {name: label for label, name in enumerate(in_order)}
     labels = {name: int(name) for name in in_order}
@@ -163,6 +153,7 @@ class Items:
         try:
             check_unique(self.ids)
             labels = as_labels(self.labels).copy()
+            as_class_names(self.class_names, labels)
         except EmbeddingsError as error:
             raise DataError(f"{self.source}: {error}") from error
         labels.flags.writeable = False
@@ -175,26 +166,6 @@ class Items:
                 f"{len(self.payloads)} payloads",
                 "give one of each an item",
             )
-        self._check_names()
-
-    def _check_names(self) -> None:
-        unnamed = [label for label in self.classes if label not in self.class_names]
-        if unnamed:
-            raise DataError(
-                f"{self.source}: class {unnamed[0]} has no name", "name it in class_names"
-            )
-        label_of: dict[str, int] = {}
-        for label, name in self.class_names.items():
-            if not is_text(name):
-                raise DataError(
-                    f"{self.source}: the name of class {label}, {name!r}, is not UTF-8", "rename it"
-                )
-            other = label_of.setdefault(as_name(name), label)
-            if other != label and self.named:
-                raise DataError(
-                    f"{self.source}: the classes {other} and {label} are both called {name!r}",
-                    "give each class a name of its own",
-                )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -213,8 +184,7 @@ class Items:
         """What each label is called, as embeddings take it; None where the source does not say."""
         if not self.named:
             return None
-        named = {label: as_name(name) for label, name in self.class_names.items()}
-        return {label: name for label, name in named.items() if label >= 0}
+        return as_class_names(self.class_names, self.labels)
 
     @cached_property
     def digest(self) -> str:

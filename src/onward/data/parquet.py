@@ -41,7 +41,7 @@ from onward.data.parts import (
     names_of,
     split_name,
 )
-from onward.embedding_files import hub_class_names
+from onward.embedding_files import hub_class_names, is_text_type
 from onward.errors import DataError
 from onward.labels import LARGEST_LABEL, is_text
 from onward.plain import Plain
@@ -360,8 +360,7 @@ def _kind_of(schema: pa.Schema, column: str) -> Literal["images", "numbers", "st
         fits = pa.types.is_binary(content) or pa.types.is_large_binary(content)
         return "images" if fits else "others"
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return "strings" if any(check(kind) for check in texts) else "others"
+    return "strings" if is_text_type(kind) else "others"
 
 
 @contextmanager
