@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from onward.evaluation.comparison import evaluate_embeddings
-from onward.experiments.arms import SideInformation
 from onward.experiments.recipe import load_recipe
 from onward.experiments.vectors import (
     CLOSED,
@@ -26,6 +25,7 @@ from onward.experiments.vectors import (
     OPEN,
     TRAIN,
     Stage,
+    StudyArm,
     split,
     train_models,
 )
@@ -56,7 +56,7 @@ def scores(source: str, cache: Path, seed: int) -> np.ndarray:
     recipe = load_recipe("sequence", {"data.source": source, "seed": seed})
     stage = Stage("cpu", lambda _: None, lambda *_: nullcontext(silent), cache)
     vectors = train_models(recipe, split(recipe), stage)
-    side = SideInformation(next(arm for arm in recipe.arms if arm.name == "new/old"), vectors)
+    arm = StudyArm(next(arm for arm in recipe.arms if arm.name == "new/old"), vectors)
     settings = recipe.fit.model_copy(update={"ridge_penalties": (6.0,)})
     classifier = Classifier.of(vectors.models["new"])
 
@@ -65,7 +65,7 @@ def scores(source: str, cache: Path, seed: int) -> np.ndarray:
         changes = {"networks": networks} | ({} if known else {"discriminative": "none"})
         return fit(
             old,
-            side.of(part),
+            arm.side(part),
             vectors.of(new, part),
             classifier=known,
             settings=settings.model_copy(update=changes),
@@ -77,7 +77,7 @@ def scores(source: str, cache: Path, seed: int) -> np.ndarray:
         found = []
         for part in (CLOSED, OPEN):
             new = vectors.of("new", part)
-            gallery = replace(carry(vectors.of("old", part), side.of(part)), labels=new.labels)
+            gallery = replace(carry(vectors.of("old", part), arm.side(part)), labels=new.labels)
             judged = evaluate_embeddings(new, gallery, exclude_self=True)
             found += [100 * judged.cmc(1), 100 * judged.map]
         return found
@@ -87,7 +87,7 @@ def scores(source: str, cache: Path, seed: int) -> np.ndarray:
         old, middle = vectors.of("old", TRAIN), vectors.of("middle", TRAIN)
         direct = learn(old, TRAIN, "new", number, 2)
         first = learn(vectors.of("old", MIDDLE_TRAIN), MIDDLE_TRAIN, "middle", number, 1)
-        chained = learn(first.apply(old, side.of(TRAIN)), TRAIN, "new", number + 7, 1)
+        chained = learn(first.apply(old, arm.side(TRAIN)), TRAIN, "new", number + 7, 1)
         composed = learn(middle, TRAIN, "new", number + 7, 1)
         row = [score(direct.apply), *(score(_one_after(first, h)) for h in (chained, composed))]
         rows.append(row)

@@ -41,7 +41,6 @@ from onward.evaluation.comparison import NEW, OLD, UPGRADED, Comparison, evaluat
 from onward.evaluation.intervals import over_queries
 from onward.evaluation.retrieval import Ranking, search
 from onward.evaluation.verification import verify_pairs
-from onward.experiments.arms import FittedArm, count_macs, fit_arms
 from onward.experiments.recipe import Recipe
 from onward.experiments.vectors import (
     CLOSED,
@@ -49,7 +48,10 @@ from onward.experiments.vectors import (
     OPEN,
     Splits,
     Stage,
+    StudyArm,
     StudyVectors,
+    count_macs,
+    fit_arms,
     split,
     train_models,
     unsampled,
@@ -75,7 +77,7 @@ INTRODUCTION = (
 
 Cell = tuple[Embeddings, Embeddings]
 Cells = Mapping[str, Callable[[], Cell]]
-Arms = Mapping[str, FittedArm]
+Arms = Mapping[str, StudyArm]
 
 
 def run_study(recipe: Recipe, out: Path, stage: Stage, *, overwrite: bool = False) -> Comparison:
@@ -228,7 +230,7 @@ def _fill_gallery(out: Path, arms: Arms, vectors: StudyVectors) -> Gallery:
     """Fill a gallery as the old model did, with the side-information of every kind of the study."""
     kept: dict[Space, Embeddings] = {}
     for arm in arms.values():
-        side = arm.side.of(CLOSED)
+        side = arm.side(CLOSED)
         if side is not None and (arm.arm.name == UPGRADED or arm.arm.dim is None):
             kept.setdefault(side.space, side)
     old = vectors.of("old", CLOSED)
@@ -240,7 +242,7 @@ def _fill_gallery(out: Path, arms: Arms, vectors: StudyVectors) -> Gallery:
 
 
 def _upgrade(
-    gallery: Gallery, arm: FittedArm, vectors: StudyVectors
+    gallery: Gallery, arm: StudyArm, vectors: StudyVectors
 ) -> tuple[Embeddings, dict[str, Ranking]]:
     """Return the items in the new space, as the gallery holds them, and what queries found.
 

@@ -1,41 +1,49 @@
-"""The images of a study, the models that learn from them, and their embeddings: each made once.
+"""What a study makes, each once: its images' splits, models, their embeddings, and its arms.
 
-Who is trained on what and who knows which classes is said by the splits. A model is trained, and
-images are embedded, when the study needs them; both are kept on the stage, for every study that
-needs the same.
+Who is trained on what and who knows which classes is said by the splits. A model is trained, images
+are embedded, and a transformation is fitted when the study needs them; all are kept on the stage,
+for every study that needs the same.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import torch
+from jaxtyping import Float32
+from torch.utils.flop_counter import FlopCounterMode
 
-from onward.artifacts import canonical_json, digest, write_aside
+from onward.artifacts import canonical_json, digest, digest_arrays, write_aside
 from onward.data.augmentation import supervised_augmentation
 from onward.data.items import Items
 from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
-from onward.experiments.baselines import build_of
-from onward.experiments.recipe import Recipe
+from onward.experiments.baselines import build_of, fit_residual_bottleneck, low_rank
+from onward.experiments.recipe import Arm, Recipe
 from onward.models import EmbeddingModel
 from onward.models.layers import choose_stages, columns_of
 from onward.nn.specs import BackboneSpec
 from onward.progress import Progress
+from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
+from onward.training.fit.fit import fit
+from onward.training.fit.pairs import Classifier, Examples, Pairs
 from onward.training.image_models import train_model
 from onward.training.images import embed_views
-from onward.training.layers import add_layers_side_information
+from onward.training.layers import add_layers_side_information, measure, principal_components
 from onward.training.loop import forget_checkpoint
 from onward.training.settings import FrozenSettings, ModelSettings, RunSettings
-from onward.transformation import Transformation
+from onward.transformation import Transformation, without_ids
 
 Classes = tuple[int, ...]
 Lesson = tuple[str, str, BackboneSpec, ModelSettings | FrozenSettings]
+Stored = Callable[[Embeddings], Embeddings]
 Kept = TypeVar("Kept", Embeddings, EmbeddingModel, Transformation)
 
 GENERATION = 4
@@ -408,3 +416,240 @@ class StudyVectors:
 
             self._held[space, part] = self.stage.keep(Embeddings, what, make)
         return self._held[space, part]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyArm:
+    """An arm of a study: what it stores beside the old embedding, and what carries it over.
+
+    Side-information and transformations are made when they are asked for; what has to be learned
+    for the former is, on old data alone.
+
+    Attributes:
+        arm: what was asked for.
+        vectors: where embeddings come from.
+    """
+
+    arm: Arm
+    vectors: StudyVectors
+
+    def side(self, part: str) -> Embeddings | None:
+        """Return what is stored for a part of the images; None for an arm without any."""
+        if self.arm.side == "none":
+            return None
+        stored = self._whole(part)
+        for step in self._steps:
+            stored = step(stored)
+        return stored
+
+    def pairs(self, part: str, new: str = "new") -> Pairs:
+        """Return the pairs of a part, of the old model and one that came later."""
+        return Pairs(self.vectors.of("old", part), self.side(part), self.vectors.of(new, part))
+
+    @property
+    def h(self) -> Transformation:
+        """The transformation into the new space; the other way round in a reverse arm."""
+        return self.transformations[-1]
+
+    @cached_property
+    def transformations(self) -> tuple[Transformation, ...]:
+        """One, or two by way of the middle model."""
+        arm, vectors = self.arm, self.vectors
+        old, new = vectors.of("old", TRAIN), vectors.of("new", TRAIN)
+        if arm.reverse:
+            return (self.fit(Pairs(new, None, old)),)
+        if arm.through == "direct":
+            return (self.fit(self.pairs(TRAIN), self._sampled() if self.sample else None),)
+        first = self.fit(self.pairs(MIDDLE_TRAIN, new="middle"))
+        before, beside = vectors.of("middle", TRAIN), self.side(TRAIN)
+        if arm.through == "chained":
+            before = _carry(first, old, beside)
+        return first, self.fit(Pairs(before, beside if arm.side_later else None, new))
+
+    @cached_property
+    def sample(self) -> tuple[str, ...]:
+        """Ids of the gallery items that the new model embeds for h to learn from.
+
+        They are chosen among the half of the open set that is not kept for judging.
+        """
+        if not self.arm.gallery_sample:
+            return ()
+        items = self.vectors.splits.items(OPEN)
+        candidates = np.flatnonzero(~unsampled(items))
+        count = min(max(1, round(self.arm.gallery_sample * len(items))), len(candidates))
+        if self.arm.sample_by == "uncertainty":
+            unsure = {**self.arm.fit, "uncertainty": True, "method": "mlp"}
+            other = replace(self, arm=self.arm.model_copy(update={"fit": unsure}))
+            h, old = other.fit(self.pairs(TRAIN)), self.vectors.of("old", OPEN)
+            known = h.uncertainties(old, self.side(OPEN))[candidates]
+            rows = np.argsort(-known, kind="stable")[:count]
+        else:
+            rng = np.random.default_rng(self.vectors.recipe.seed_of("sample"))
+            rows = np.sort(rng.permutation(len(candidates))[:count])
+        return tuple(items.ids[row] for row in candidates[rows])
+
+    def fit(self, pairs: Pairs, sample: Pairs | None = None) -> Transformation:
+        """Return what `fit` gives on pairs, or the baseline that the arm names.
+
+        A step that does not end in the new space, or has no labels, cannot use the new classifier.
+        """
+        arm, recipe, stage = self.arm, self.vectors.recipe, self.vectors.stage
+        new = self.vectors.models["new"]
+        settings, seed, classifier = recipe.fit_of(arm), recipe.seed_of("fit"), None
+        if settings.discriminative == "classifier":
+            if pairs.new.space == new.space and pairs.new.labels is not None:
+                classifier = Classifier.of(new)
+            else:
+                settings = settings.model_copy(update={"discriminative": "none"})
+        what = {
+            "settings": settings.model_dump(mode="json", exclude_defaults=True),
+            "seed": seed,
+            "pairs": pairs.digest,
+            "spaces": [each and each.space.name for each in (pairs.old, pairs.side, pairs.new)],
+            "sample": None if sample is None else sample.digest,
+            "baseline": arm.baseline,
+        }
+
+        def learn() -> Transformation:
+            stage.tell(f"  {arm.name}")
+            examples = Examples.of(pairs, sample=sample, sample_weight=settings.sample_weight)
+            with run_settings(recipe, stage, f"Fit {arm.name}") as run:
+                if arm.baseline == "rbt":
+                    return fit_residual_bottleneck(examples, settings, seed=seed, run=run)
+                found = fit(
+                    *(pairs.old, pairs.side, pairs.new),
+                    sample=sample,
+                    classifier=classifier,
+                    settings=settings,
+                    seed=seed,
+                    run=run,
+                    same_labels=True,  # model and embeddings are of one source
+                ).transformation
+            return found if arm.baseline is None else low_rank(found, examples)
+
+        return stage.keep(Transformation, what, learn)
+
+    def cell(self, part: str) -> tuple[Embeddings, Embeddings]:
+        """Return queries and gallery of a part after the upgrade.
+
+        Items of the gallery sample have their true new embedding.
+        """
+        carried, new = (self.vectors.of(role, part) for role in ("old", "new"))
+        if self.arm.reverse:
+            return self.h.apply(new), carried
+        side = self.side(part)
+        for h in self.transformations:
+            carried = _carry(h, carried, side)
+        if self.sample and part == OPEN:
+            rows = np.isin(np.array(carried.ids), self.sample)
+            mixed = np.where(rows[:, None], new.vectors, carried.vectors)
+            carried = replace(carried, vectors=mixed)
+        return new, replace(carried, labels=new.labels, class_names=new.class_names)
+
+    def uncertainties(self, part: str) -> Float32[np.ndarray, " item"] | None:
+        """Return how unsure h is of each item of a part; None where no backfill goes by that."""
+        plain = self.arm.through == "direct" and not self.arm.reverse and not self.sample
+        if not plain or self.h.uncertainty is None:
+            return None
+        side = self.side(part) if self.h.side is not None else None
+        return self.h.uncertainties(self.vectors.of("old", part), side)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is stored, what it costs an item, and how h came about, as plain values."""
+        stored, made = self.side(CLOSED), self.h.made_by
+        of_fit = ("method", "networks", "penalty", "pairs")
+        of_choice = ("judged_by", "judged_on", "queries", "reason", "tried", "references")
+        told = {name: made[name] for name in (*of_fit, *of_choice) if name in made}
+        return {
+            "side": self.arm.side,
+            "dim": 0 if stored is None else stored.space.dim,
+            "format": None if stored is None else stored.space.format,
+            "side_bytes": 0 if stored is None else stored.space.bytes,
+            "side_macs": self._macs,
+            "gallery_sample": len(self.sample),
+            "parameters": self.h.parameters,
+            "fit": without_ids(told),
+        }
+
+    @property
+    def _macs(self) -> int:
+        """What making it costs an item, beside the old embedding; 0 for none."""
+        models = self.vectors.models
+        if self.arm.side in ("none", "oracle"):
+            return 0
+        if self.arm.side == LAYERS:
+            readout = models["old"].readout
+            assert readout is not None  # noqa: S101  # `train_models` attached it
+            dim = min(self.arm.dim or readout.dim, readout.dim)
+            return int(dim * readout.components.shape[1])
+        return count_macs(models[self.arm.side])
+
+    def _whole(self, part: str) -> Embeddings:
+        if self.arm.side != "oracle":
+            return self.vectors.of(self.arm.side, part)
+        new = self.vectors.of("new", part)
+        return replace(new, space=Space(f"oracle-{new.space.name}", new.space.dim))
+
+    @cached_property
+    def _steps(self) -> list[Stored]:
+        """What brings it into the form in which it is stored."""
+        steps: list[Stored] = []
+        dim, format = self.arm.dim, self.arm.format
+        if dim is None and format == "float32":
+            return steps
+        old = self._whole(OLD_TRAIN)
+        if dim is not None and dim < old.space.dim:
+            steps.append(_projection(old, dim))
+            old = steps[0](old)
+        if format != "float32":
+            steps.append(fit_quantisation(old, format).apply)
+        return steps
+
+    def _sampled(self) -> Pairs:
+        """Return the pairs of the gallery sample, without labels."""
+
+        def of_sample(embeddings: Embeddings) -> Embeddings:
+            return replace(embeddings.align(self.sample), labels=None)
+
+        old, side, new = self.vectors.of("old", OPEN), self.side(OPEN), self.vectors.of("new", OPEN)
+        return Pairs(of_sample(old), side and of_sample(side), of_sample(new))
+
+
+def count_macs(model: EmbeddingModel) -> int:
+    """Return how many multiply-accumulate operations (MACs) one embedding takes."""
+    run = model.pixel_embedder()
+    pixels = np.zeros((1, model.input.channels, model.input.size, model.input.size), np.uint8)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run(pixels)
+    return int(counter.get_total_flops()) // 2
+
+
+def _projection(old: Embeddings, dim: int) -> Stored:
+    """Return what projects on the first principal components of old data.
+
+    Of side-information that has been projected so before, such as that of layers, these are its
+    first dimensions.
+    """
+    moments = measure(iter([old.vectors]))
+    components = principal_components(moments.covariance, dim).astype(np.float32)
+    mean = moments.mean.astype(np.float32)
+    minted = digest(digest_arrays({"components": components, "mean": mean}).encode())[:8]
+    space = Space(f"{old.space.name.rpartition('@')[0]}-{dim}@{minted}", dim)
+
+    def project(embeddings: Embeddings) -> Embeddings:
+        return replace(embeddings, vectors=(embeddings.vectors - mean) @ components.T, space=space)
+
+    return project
+
+
+def _carry(h: Transformation, old: Embeddings, side: Embeddings | None) -> Embeddings:
+    """Apply h, which may have been fitted without the side-information that there is."""
+    return h.apply(old, side if h.side is not None else None)
+
+
+def fit_arms(vectors: StudyVectors) -> dict[str, StudyArm]:
+    """Fit the transformations of every arm that the recipe performs, by name."""
+    arms = {arm.name: StudyArm(arm, vectors) for arm in vectors.recipe.performed}
+    for arm in arms.values():
+        _ = arm.transformations
+    return arms
