@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
+import onward
 from onward.cli.options import (
     MOST_PIXELS,
     check_room,
@@ -19,12 +20,10 @@ from onward.cli.options import (
 from onward.cli.output import Answer, Commands, Told, tell
 from onward.cli.upgrade import takes_upgrade
 from onward.errors import ConfigurationError
+from onward.progress import progress_bar
 
 if TYPE_CHECKING:
-    from onward.gallery import Gallery
-    from onward.spaces import Embeddings, Space
-    from onward.upgrading import Upgrade
-    from onward.upgrading.backfill import BackfillResult, Budget
+    from onward.upgrading.backfill import BackfillResult
 
 NAMED = 5
 """Number of items that are named; more are counted."""
@@ -81,11 +80,9 @@ class RunOptions(EmbeddingOptions):
         _ = self.spent
 
     @cached_property
-    def spent(self) -> "Budget":
+    def spent(self) -> "onward.Budget":
         """What may be spent: what was asked for, or all embeddings that are there already."""
-        from onward.upgrading.backfill import Budget
-
-        return Budget.parse(self.budget or "100%", price=self.price)
+        return onward.Budget.parse(self.budget or "100%", price=self.price)
 
 
 class PlanOptions(EmbeddingOptions):
@@ -123,7 +120,7 @@ def _check_one(first: str, one: Path | None, second: str, other: Path | None) ->
 @app.command()
 @takes_settings("given", RunOptions, make=RunOptions)
 @takes_gallery
-def run(gallery: "Gallery", given: RunOptions) -> Told:
+def run(gallery: "onward.Gallery", given: RunOptions) -> Told:
     """Embed items of GALLERY with the new model, the least certain first; as far as a budget goes.
 
     Goes on where the last one ended. Ends with 1 if an image could not be read, an item is not
@@ -131,12 +128,11 @@ def run(gallery: "Gallery", given: RunOptions) -> Told:
 
     Example: onward backfill photos.lance --model models/new --budget 10%
     """
-    from onward.models import EmbeddingModel
     from onward.upgrading.backfill import EmbeddedItems
 
     if given.model is None:
         return _write(gallery, given)
-    model = EmbeddingModel.load(given.model)
+    model = onward.EmbeddingModel.load(given.model)
     embed = open_embedder(gallery, model, given.device, given.max_pixels)
     result = _backfill(
         gallery,
@@ -151,17 +147,18 @@ def run(gallery: "Gallery", given: RunOptions) -> Told:
 @app.command()
 @takes_settings("given", PlanOptions, make=PlanOptions)
 @takes_upgrade
-def plan(upgrade: "Upgrade", given: PlanOptions) -> Answer:
+def plan(upgrade: "onward.Upgrade", given: PlanOptions) -> Answer:
     """Say what a backfill would bring, before anything is spent on it; write nothing.
 
     Example: onward backfill plan photos.lance old-to-new/ --sample new.parquet --report page.html
     """
-    from onward.spaces import Embeddings
-    from onward.upgrading import plan_backfill
-
-    known = _embed_some(upgrade, given) if given.sample is None else Embeddings.load(given.sample)
+    known = (
+        _embed_some(upgrade, given)
+        if given.sample is None
+        else onward.Embeddings.load(given.sample)
+    )
     routes = upgrade.routes.transformations
-    planned = plan_backfill(upgrade.gallery, *routes, sample=known, seed=given.seed)
+    planned = onward.plan_backfill(upgrade.gallery, *routes, sample=known, seed=given.seed)
     if given.report is not None:
         from onward.report import write_backfill_report
 
@@ -172,9 +169,13 @@ def plan(upgrade: "Upgrade", given: PlanOptions) -> Answer:
 
 
 def _backfill(
-    gallery: "Gallery", new: "Space", embed: Any, given: RunOptions, doing: str, **some: Any
+    gallery: "onward.Gallery",
+    new: "onward.Space",
+    embed: Any,
+    given: RunOptions,
+    doing: str,
+    **some: Any,
 ) -> "BackfillResult":
-    from onward.progress import progress_bar
     from onward.upgrading.backfill import backfill
 
     if new in gallery.spaces() and gallery.control(new).paused:
@@ -192,14 +193,13 @@ def _backfill(
         )
 
 
-def _write(gallery: "Gallery", given: RunOptions) -> Told:
+def _write(gallery: "onward.Gallery", given: RunOptions) -> Told:
     """Write embeddings into the rows that wait for them, and tell what could not be done."""
-    from onward.spaces import Embeddings
     from onward.upgrading.backfill import embeddings_given
 
     path = given.embeddings
     assert path is not None  # noqa: S101  # one of the two is given
-    embedded = Embeddings.load(path)
+    embedded = onward.Embeddings.load(path)
     # Without a budget no more is asked for than was given.
     paid = None if given.budget is None else given.spent.rows_of(gallery.count())
     waiting = set[str]() if paid is None else set(_waiting(gallery, embedded.space))
@@ -234,7 +234,7 @@ def _absence(items: set[str], count: int) -> dict[str, Any]:
     return {"items": count, "examples": heapq.nsmallest(min(NAMED, count), items)}
 
 
-def _waiting(gallery: "Gallery", space: "Space") -> Iterator[str]:
+def _waiting(gallery: "onward.Gallery", space: "onward.Space") -> Iterator[str]:
     """Give the items that no model has embedded in the space."""
     if space not in gallery.spaces():
         return
@@ -246,27 +246,24 @@ def _waiting(gallery: "Gallery", space: "Space") -> Iterator[str]:
         )
 
 
-def _embed_some(upgrade: "Upgrade", given: PlanOptions) -> "Embeddings":
+def _embed_some(upgrade: "onward.Upgrade", given: PlanOptions) -> "onward.Embeddings":
     """Return what the model makes of some items that nothing was fitted on, chosen at random.
 
     Of all that can be found now, also of those that no transformation carries.
     """
     import numpy as np
 
-    from onward.models import EmbeddingModel
-    from onward.progress import progress_bar
-    from onward.spaces import Embeddings
     from onward.upgrading.evidence import fitted_items
     from onward.upgrading.routes import answering_space
 
     assert given.model is not None  # noqa: S101  # one of the two is given
-    model, gallery = EmbeddingModel.load(given.model), upgrade.gallery
+    model, gallery = onward.EmbeddingModel.load(given.model), upgrade.gallery
     embed = open_embedder(gallery, model, given.device, given.max_pixels)
     fitted = fitted_items(upgrade.routes)
     now = answering_space(gallery.view(), upgrade.routes)
     drawn = gallery.sample([now], given.sample_rows + len(fitted), seed=given.seed)
     ids = tuple(item for item in drawn if item not in fitted)[: given.sample_rows]
-    parts: list[Embeddings] = []
+    parts: list[onward.Embeddings] = []
     with progress_bar(f"Embed with {model.space.name}") as progress:
         for start in range(0, len(ids), SAMPLE_BATCH_ROWS):
             chosen = ids[start : start + SAMPLE_BATCH_ROWS]
@@ -277,4 +274,4 @@ def _embed_some(upgrade: "Upgrade", given: PlanOptions) -> "Embeddings":
             progress(start + len(chosen), len(ids))
     vectors = [np.empty((0, model.space.dim), np.float32), *(part.vectors for part in parts)]
     found = tuple(item for part in parts for item in part.ids)
-    return Embeddings(found, np.concatenate(vectors), model.space)
+    return onward.Embeddings(found, np.concatenate(vectors), model.space)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import onward
 from onward.cli.judging import (
     EXCLUDE_SELF,
     Judging,
@@ -30,15 +31,13 @@ from onward.errors import ConfigurationError, EvaluationError
 if TYPE_CHECKING:
     from onward.data import Stated
     from onward.data.items import Items
-    from onward.evaluation.comparison import Cells, Comparison, UpgradeComparison
-    from onward.gallery import Gallery
+    from onward.evaluation.comparison import Cells, UpgradeComparison
     from onward.report import RetrievalGrid
-    from onward.spaces import Embeddings
 
 
 @takes_gallery
 def search(
-    gallery: "Gallery",
+    gallery: "onward.Gallery",
     queries: Annotated[Path, typer.Argument(help="Embeddings (.parquet), or an image file.")],
     model: Annotated[
         Path | None, typer.Option(help="The query model, where QUERIES is an image.")
@@ -53,10 +52,8 @@ def search(
 
     Example: onward search photos.lance cat.png --model models/new -k 10
     """
-    from onward.spaces import Embeddings
-
     if queries.suffix == ".parquet":
-        asked = Embeddings.load(queries)
+        asked = onward.Embeddings.load(queries)
     elif model is None:
         raise ConfigurationError(
             f"{queries} is an image, and an image needs a model",
@@ -67,15 +64,14 @@ def search(
     return gallery.search(asked, k, exclude_self=exclude_self)
 
 
-def _embed_file(model: Path, image: Path, device: str) -> "Embeddings":
+def _embed_file(model: Path, image: Path, device: str) -> "onward.Embeddings":
     import numpy as np
 
     from onward.data.items import Items
-    from onward.models import EmbeddingModel
 
     where = {"path": os.path.realpath(image)}
     item = Items((str(image),), np.zeros(1, np.int64), {0: "unknown"}, (where,), str(image))
-    embedded = EmbeddingModel.load(model).embed(item, device=device)
+    embedded = onward.EmbeddingModel.load(model).embed(item, device=device)
     return replace(embedded, labels=None)
 
 
@@ -99,7 +95,6 @@ def evaluate(
     """
     from onward.evaluation.judgements import read_pairs
     from onward.evaluation.verification import verify_pairs
-    from onward.spaces import Embeddings
 
     if far is not None:
         given = judging.said & {"qrels", "ignored", "camera_column", "metrics"}
@@ -114,7 +109,7 @@ def evaluate(
         )
     if pairs is not None and judging.same_labels:
         raise ConfigurationError("--same-labels has no effect with --pairs", "leave one out")
-    asked, searched = Embeddings.load(queries), Embeddings.load(gallery)
+    asked, searched = onward.Embeddings.load(queries), onward.Embeddings.load(gallery)
     if pairs is None:
         judging.tell_numbering((asked, searched))
     if far is None:
@@ -131,7 +126,7 @@ def evaluate(
     return Told(rates)
 
 
-def _tell_of_origins(gallery: "Embeddings") -> dict[str, dict[str, int]]:
+def _tell_of_origins(gallery: "onward.Embeddings") -> dict[str, dict[str, int]]:
     """Say so where a gallery's vectors came to be in several ways; return that for a machine."""
     counts = gallery.count_origins()
     if len(counts) < 2:
@@ -226,7 +221,7 @@ def _check_agreement(cells: "Cells", asked: Compared) -> None:
         )
 
 
-def read_cells(asked: Compared) -> "dict[str, tuple[Embeddings, Embeddings]]":
+def read_cells(asked: Compared) -> "dict[str, tuple[onward.Embeddings, onward.Embeddings]]":
     """Return queries and gallery of each cell from files that hold the same items.
 
     Where no qrels say what is right, each knows the classes that any file of the items knows.
@@ -239,7 +234,6 @@ def read_cells(asked: Compared) -> "dict[str, tuple[Embeddings, Embeddings]]":
     """
     from onward.evaluation.comparison import NEW, OLD, UPGRADED
     from onward.evaluation.relevance import label_alike
-    from onward.spaces import Embeddings
 
     queries, last = asked.queries, asked.new or asked.upgraded
     if asked.new is None and queries is None:
@@ -250,7 +244,7 @@ def read_cells(asked: Compared) -> "dict[str, tuple[Embeddings, Embeddings]]":
         )
     given = {OLD: asked.old, UPGRADED: asked.upgraded, NEW: asked.new}
     paths = {cell: path for cell, path in given.items() if path is not None}
-    items = {cell: Embeddings.load(path) for cell, path in paths.items()}
+    items = {cell: onward.Embeddings.load(path) for cell, path in paths.items()}
     by_new = items.get(NEW, items[UPGRADED])
     if items[OLD].space == by_new.space:
         option = "--upgraded" if asked.new is None else "--new"
@@ -331,14 +325,12 @@ def _grid(items: "Items", cells: "Cells", exclude_self: bool) -> "RetrievalGrid"
     return make_grid(items, rankings)
 
 
-def _of_labels(made: "UpgradeComparison", asked: Compared) -> "Comparison":
+def _of_labels(made: "UpgradeComparison", asked: Compared) -> "onward.Comparison":
     """Return what h alone gives, judged by labels.
 
     Raises:
         EvaluationError: if it is known to have carried nothing, or there are no labels.
     """
-    from onward.evaluation.comparison import Comparison
-
     if made.alone is None:
         raise EvaluationError(
             f"h carried none of the items in {asked.upgraded}: what is known of them was embedded "
@@ -346,7 +338,7 @@ def _of_labels(made: "UpgradeComparison", asked: Compared) -> "Comparison":
             "upgraded",
             "what the gallery gives as it is stored is told by: onward compare",
         )
-    if not isinstance(made.alone, Comparison):
+    if not isinstance(made.alone, onward.Comparison):
         raise EvaluationError(
             f"the items in {asked.old} and {asked.new} have no labels, and a page shows what is "
             "right by labels",

@@ -11,6 +11,7 @@ import typer
 from onward.cli.options import Device, Overwrite, parse_numbers, takes_data
 from onward.cli.output import Answer, tell_answer
 from onward.errors import ConfigurationError
+from onward.progress import progress_bar
 
 if TYPE_CHECKING:
     from onward.data import Stated
@@ -45,7 +46,6 @@ def demo(
     from onward.experiments.recipe import load_recipe
     from onward.experiments.study import CACHE, run_study
     from onward.experiments.vectors import Stage
-    from onward.progress import progress_bar
 
     said = vars(stated).items() - vars(Stated()).items()
     overrides: dict[str, Any] = {"seed": seed, **{f"data.{name}": value for name, value in said}}
@@ -97,7 +97,6 @@ def experiment(
     from onward.experiments.experiment import merge_arms, run_experiment
     from onward.experiments.recipe import load_recipe
     from onward.experiments.vectors import Stage
-    from onward.progress import progress_bar
 
     overrides = dict(read_override(text) for text in set_ or [])
     loaded = load_recipe(recipe, overrides | ({"only": arm} if arm else {}))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import BaseModel, Field
 
+import onward
 from onward.cli.judging import align_files
 from onward.cli.options import (
     Directory,
@@ -19,11 +20,10 @@ from onward.cli.options import (
 )
 from onward.cli.output import Told, suggest, tell, tell_answer
 from onward.errors import ConfigurationError
+from onward.progress import progress_bar
 from onward.training.settings import PAPER, FitSettings, RunSettings, read_settings
 
 if TYPE_CHECKING:
-    from onward.gallery import Gallery
-    from onward.spaces import Space
     from onward.training.fit.pairs import Classifier, Pairs
 
 
@@ -78,7 +78,6 @@ def fit(
 
     Example: onward fit old-train.parquet new-train.parquet old-to-new/ --side side-train.parquet
     """
-    from onward.progress import progress_bar
     from onward.training.fit.fit import check_torch
     from onward.training.fit.fit import fit as fit_transformation
     from onward.transformation import KIND
@@ -135,33 +134,30 @@ def _read_settings(said: dict[str, Any], given: FitOptions, *, seen: bool) -> Fi
 
 def _load_classifier(pairs: "Pairs", given: FitOptions) -> "Classifier | None":
     """Return the new model's classifier, if it is to help."""
-    from onward.models import EmbeddingModel
     from onward.training.fit.pairs import Classifier
 
     if given.classifier is None:
         return None
-    known = Classifier.of(EmbeddingModel.load(given.classifier))
+    known = Classifier.of(onward.EmbeddingModel.load(given.classifier))
     tell_numbering(known.class_names, pairs.class_names, same_labels=given.same_labels)
     return known
 
 
 def _of_files(old: Path, new: Path, given: FitOptions) -> "Pairs":
     """Return the pairs to learn from, of files of the same items in any order."""
-    from onward.spaces import Embeddings
     from onward.training.fit.pairs import Pairs
 
-    first, last, side = Embeddings.load(old), Embeddings.load(new), None
+    first, last, side = onward.Embeddings.load(old), onward.Embeddings.load(new), None
     if given.side is not None:
-        side = align_files(Embeddings.load(given.side), first, (given.side, old), "items")
+        side = align_files(onward.Embeddings.load(given.side), first, (given.side, old), "items")
     return Pairs(first, side, align_files(last, first, (new, old), "items"))
 
 
 def _of_gallery(old: Path, new: Path, given: FitOptions) -> "Pairs":
     """Return the pairs to learn from: what a gallery serves of items that were embedded again."""
-    from onward.gallery import open_gallery
     from onward.training.fit.pairs import LEAST_ITEMS
 
-    gallery = open_gallery(str(old))
+    gallery = onward.open_gallery(str(old))
     side = None if given.side is None else find_space(gallery, str(given.side))
     space = find_space(gallery, None)
     return _learned(gallery, space, side, new, given.sample_share, least=LEAST_ITEMS)
@@ -174,8 +170,6 @@ def _of_sample(pairs: "Pairs", given: FitOptions) -> "Pairs | None":
         ConfigurationError: if the gallery or the sample is missing, the share is not above 0 and at
             most 1, or nothing is left of it.
     """
-    from onward.gallery import open_gallery
-
     if given.gallery is None and given.sample is None and given.sample_share is None:
         return None
     if given.gallery is None or given.sample is None:
@@ -183,7 +177,10 @@ def _of_sample(pairs: "Pairs", given: FitOptions) -> "Pairs | None":
             "a sample of a gallery is what the new model gives for some of its items",
             "give both --gallery and --sample (and --sample-share only with them)",
         )
-    gallery, side = open_gallery(given.gallery), None if pairs.side is None else pairs.side.space
+    gallery, side = (
+        onward.open_gallery(given.gallery),
+        None if pairs.side is None else pairs.side.space,
+    )
     return _learned(gallery, pairs.old.space, side, given.sample, given.sample_share, least=1)
 
 
@@ -199,13 +196,12 @@ def read_groups(
     """
     from onward.embedding_files import read_column
     from onward.errors import EmbeddingsError
-    from onward.gallery import open_gallery
 
     if column is None:
         return None
     ids, found = pairs.old.ids, dict[str, Any]()
     if is_gallery(old):
-        payloads = open_gallery(str(old)).payloads(ids)
+        payloads = onward.open_gallery(str(old)).payloads(ids)
         found = {item: (each or {}).get(column) for item, each in zip(ids, payloads, strict=True)}
     for path in () if is_gallery(old) else (old, new):
         with suppress(EmbeddingsError):
@@ -221,18 +217,17 @@ def read_groups(
 
 
 def _learned(
-    gallery: "Gallery",
-    old: "Space",
-    side: "Space | None",
+    gallery: "onward.Gallery",
+    old: "onward.Space",
+    side: "onward.Space | None",
     sample: Path,
     share: float | None,
     *,
     least: int,
 ) -> "Pairs":
-    from onward.spaces import Embeddings
     from onward.training.fit.pairs import KEPT, LEARNED, learned_part, pairs_of_gallery
 
-    embedded = Embeddings.load(sample)
+    embedded = onward.Embeddings.load(sample)
     if share is None:
         part = learned_part(embedded.ids, LEARNED, kept=KEPT)
     else:

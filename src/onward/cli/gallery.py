@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import onward
 from onward.cli.options import (
     GalleryUrl,
     Overwrite,
@@ -25,8 +26,7 @@ from onward.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from onward.data import Stated
-    from onward.gallery import Gallery, GalleryView
-    from onward.spaces import Embeddings
+    from onward.gallery import GalleryView
 
 app = Commands(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
 
@@ -45,11 +45,10 @@ def create(gallery: GalleryUrl, embeddings: Files, payloads: Payloads = None) ->
     Example: onward gallery create photos.lance old.parquet side.parquet
     """
     from onward.data.payloads import read_payloads
-    from onward.gallery import create_gallery
 
     loaded = _load(embeddings)
     spaces = [each.space for each in loaded]
-    made = create_gallery(
+    made = onward.create_gallery(
         gallery,
         *spaces,
         serving=spaces[0],
@@ -63,7 +62,7 @@ def create(gallery: GalleryUrl, embeddings: Files, payloads: Payloads = None) ->
 @app.command()
 @takes_gallery
 def add(
-    gallery: "Gallery",
+    gallery: "onward.Gallery",
     embeddings: Files,
     payloads: Payloads = None,
     same_labels: SameLabels = False,
@@ -87,7 +86,7 @@ def add(
 
 @app.command()
 @takes_gallery
-def write(gallery: "Gallery", embeddings: Files) -> Told:
+def write(gallery: "onward.Gallery", embeddings: Files) -> Told:
     """Give items that GALLERY holds vectors that they lack, such as side-information made later.
 
     A space that is new to GALLERY is added. Ends with 1 if items are not there.
@@ -113,7 +112,7 @@ def write(gallery: "Gallery", embeddings: Files) -> Told:
 @app.command()
 @takes_gallery
 def delete(
-    gallery: "Gallery",
+    gallery: "onward.Gallery",
     ids: Annotated[list[str], typer.Argument(help="Ids of the items to delete.")],
 ) -> Told:
     """Delete items from GALLERY.
@@ -126,7 +125,7 @@ def delete(
 
 @app.command()
 @takes_gallery
-def describe(gallery: "Gallery") -> Told:
+def describe(gallery: "onward.Gallery") -> Told:
     """Say what GALLERY holds and which space answers queries.
 
     Example: onward gallery describe photos.lance --json
@@ -137,7 +136,7 @@ def describe(gallery: "Gallery") -> Told:
 @app.command()
 @takes_gallery
 def compact(
-    gallery: "Gallery",
+    gallery: "onward.Gallery",
     keep_minutes: Annotated[
         float, typer.Option(min=0, help="How long what was replaced is kept for those who read it.")
     ] = 60.0,
@@ -155,7 +154,7 @@ def compact(
 @app.command()
 @takes_gallery
 def export(
-    gallery: "Gallery",
+    gallery: "onward.Gallery",
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
     space: Annotated[
         str | None, typer.Option(help="Name of the space; default: the one that answers queries.")
@@ -184,7 +183,7 @@ def export(
 @app.command()
 @takes_gallery
 def sample(
-    gallery: "Gallery",
+    gallery: "onward.Gallery",
     out: Annotated[Path, typer.Argument(help="JSON lines to write, an item a line: .jsonl.")],
     count: Annotated[
         str, typer.Option(help="How many items, or how many percent: 1000 or 3%.")
@@ -211,7 +210,6 @@ def sample(
     """
     from onward.data.payloads import write_payload_lines
     from onward.training.fit.pairs import choose_from_gallery
-    from onward.transformation import Transformation
 
     check_lines(out)
     check_room(out, overwrite=overwrite)
@@ -222,7 +220,9 @@ def sample(
         None if side is None else find_space(gallery, side),
         count=parse_count(count, gallery.count([old])),
         by=by,
-        transformation=None if transformation is None else Transformation.load(transformation),
+        transformation=None
+        if transformation is None
+        else onward.Transformation.load(transformation),
         seed=seed,
     )
     payloads = gallery.payloads(ids)
@@ -236,13 +236,12 @@ def sample(
     return Told(Fields(fields), [step])
 
 
-def _load(paths: list[Path]) -> "list[Embeddings]":
-    from onward.spaces import Embeddings
+def _load(paths: list[Path]) -> "list[onward.Embeddings]":
 
-    return [Embeddings.load(path) for path in paths]
+    return [onward.Embeddings.load(path) for path in paths]
 
 
-def described(gallery: "Gallery", *, failed: bool = False) -> Told:
+def described(gallery: "onward.Gallery", *, failed: bool = False) -> Told:
     """Return what a gallery holds now, and what may come next."""
     now = gallery.describe()
     return Told(now, steps_of_gallery(now), failed=failed)
@@ -308,14 +307,13 @@ def info(
 
 
 def _describe_path(path: Path) -> Told | Fields:
-    from onward.gallery import open_gallery
 
     if (path / "config.json").is_file():
         return _artifact(path)
     if path.suffix == ".parquet" or (path.is_dir() and _first_shard(path) is not None):
         return _embeddings(path)
     if path.is_dir():
-        told = described(open_gallery(str(path)))
+        told = described(onward.open_gallery(str(path)))
         return Told(told.answer, told.steps, {"kind": "gallery"})
     raise ArtifactError(
         f"{path} is not a model, a transformation, embeddings, a gallery or images",
@@ -345,9 +343,8 @@ def _first_shard(folder: Path) -> Path | None:
 
 
 def _embeddings(path: Path) -> Fields:
-    from onward.spaces import Embeddings
 
-    embeddings = Embeddings.load(path)
+    embeddings = onward.Embeddings.load(path)
     known = embeddings.labels
     unknown = 0 if known is None else int((known < 0).sum())
     names = None if embeddings.class_names is None else len(embeddings.class_names)

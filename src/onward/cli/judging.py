@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, Field
 
+import onward
 from onward.cli.options import takes_settings
 from onward.cli.output import tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
-    from onward.evaluation.metrics import Evaluation
-    from onward.evaluation.relevance import Relevance
-    from onward.spaces import Embeddings
     from onward.upgrading import Canaries, RealQueries, Requirement
 
 EXCLUDE_SELF = "--exclude-self/--include-self"
@@ -25,8 +23,8 @@ EXCLUDE_SELF = "--exclude-self/--include-self"
 class Queries(NamedTuple):
     """The same queries, in the same order, by both models."""
 
-    old: "Embeddings"
-    new: "Embeddings"
+    old: "onward.Embeddings"
+    new: "onward.Embeddings"
 
 
 class Asked(BaseModel):
@@ -79,8 +77,6 @@ class Asked(BaseModel):
             ConfigurationError: if only one of the two is given.
             EvaluationError: if they do not hold the same queries, or both are by one model.
         """
-        from onward.spaces import Embeddings
-
         old, new = self.queries_old, self.queries_new
         if old is None and new is None:
             return None
@@ -89,8 +85,8 @@ class Asked(BaseModel):
                 "give the queries by both models, --queries-old and --queries-new: each cell is "
                 "asked by the model that its name begins with"
             )
-        by_new = Embeddings.load(new)
-        by_old = align_files(Embeddings.load(old), by_new, (old, new), "queries")
+        by_new = onward.Embeddings.load(new)
+        by_old = align_files(onward.Embeddings.load(old), by_new, (old, new), "queries")
         if by_old.space == by_new.space:
             raise EvaluationError(
                 f"{old} and {new} are both in {by_new.space}",
@@ -132,7 +128,7 @@ class Judging(Asked):
 
         return None if self.ignored is None else read_ignored(self.ignored)
 
-    def tell_numbering(self, *cells: "tuple[Embeddings, Embeddings]") -> None:
+    def tell_numbering(self, *cells: "tuple[onward.Embeddings, onward.Embeddings]") -> None:
         """Say so if labels of queries and gallery are compared by number, and may differ."""
         import numpy as np
 
@@ -149,8 +145,8 @@ class Judging(Asked):
             tell(str(note))
 
     def evaluate(
-        self, queries: "Embeddings", gallery: "Embeddings", cameras: tuple[Path, Path]
-    ) -> "Evaluation":
+        self, queries: "onward.Embeddings", gallery: "onward.Embeddings", cameras: tuple[Path, Path]
+    ) -> "onward.Evaluation":
         """Rank the gallery for every query and judge; see `relevance`."""
         from onward.evaluation.comparison import evaluate_embeddings
         from onward.spaces import check_same_space
@@ -165,8 +161,8 @@ class Judging(Asked):
         )
 
     def relevance(
-        self, queries: "Embeddings", gallery: "Embeddings", cameras: tuple[Path, Path]
-    ) -> "Relevance":
+        self, queries: "onward.Embeddings", gallery: "onward.Embeddings", cameras: tuple[Path, Path]
+    ) -> "onward.Relevance":
         """Return what each query looks for.
 
         Args:
@@ -175,15 +171,14 @@ class Judging(Asked):
             cameras: the files with the cameras of queries and of gallery items, if asked for.
         """
         from onward.embedding_files import read_column
-        from onward.evaluation.relevance import Relevance
 
         exclude_self, ignore_unknown = self.exclude_self, self.ignore_unknown
         if self.judgements is None:
-            relevance = Relevance.between(
+            relevance = onward.Relevance.between(
                 queries, gallery, exclude_self=exclude_self, same_labels=self.same_labels
             )
         else:
-            relevance = Relevance.of_qrels(
+            relevance = onward.Relevance.of_qrels(
                 queries.ids,
                 gallery.ids,
                 self.judgements,
@@ -212,8 +207,8 @@ takes_judging = takes_settings(
 
 
 def align_files(
-    one: "Embeddings", other: "Embeddings", paths: tuple[Path, Path], what: str
-) -> "Embeddings":
+    one: "onward.Embeddings", other: "onward.Embeddings", paths: tuple[Path, Path], what: str
+) -> "onward.Embeddings":
     """Return embeddings in the order of others, which are to be of the same ids.
 
     Args:
@@ -250,11 +245,9 @@ class Judges(Asked):
     margin: float = Field(1.0, ge=0, le=99)
 
     @cached_property
-    def embedded(self) -> "Embeddings | None":
+    def embedded(self) -> "onward.Embeddings | None":
         """The sample."""
-        from onward.spaces import Embeddings
-
-        return None if self.sample is None else Embeddings.load(self.sample)
+        return None if self.sample is None else onward.Embeddings.load(self.sample)
 
     @cached_property
     def real_queries(self) -> "RealQueries | None":
@@ -306,7 +299,6 @@ def _read_canaries(**said: Any) -> "Canaries | None":
     Raises:
         ConfigurationError: if options are missing, or do not go together.
     """
-    from onward.spaces import Embeddings
     from onward.upgrading import Canaries
 
     given = Judges(**said)
@@ -319,10 +311,12 @@ def _read_canaries(**said: Any) -> "Canaries | None":
             "canaries, but there are none",
             "add --canaries FILE or --queries-new FILE, queries embedded by the new model",
         )
-    by_new = Embeddings.load(new)
+    by_new = onward.Embeddings.load(new)
     requirement = given.requirement
     by_old = (
-        None if old is None else align_files(Embeddings.load(old), by_new, (old, new), "queries")
+        None
+        if old is None
+        else align_files(onward.Embeddings.load(old), by_new, (old, new), "queries")
     )
     if judged is not None:
         grades = (judged.get(query, {}).values() for query in by_new.ids)

@@ -21,23 +21,20 @@ import typer
 from pydantic import BaseModel, Field
 from typer.core import TyperGroup
 
+import onward
 from onward.cli.output import set_signature, tell
 from onward.errors import ArtifactError, ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
     from onward.data import Stated
     from onward.data.items import Items
-    from onward.gallery import Gallery
     from onward.labels import ClassNames
-    from onward.models import EmbeddingModel
     from onward.models.running import EmbedPayloads
-    from onward.spaces import Space
 
 
-def _open_gallery(gallery: str) -> "Gallery":
-    from onward.gallery import open_gallery
+def _open_gallery(gallery: str) -> "onward.Gallery":
 
-    return open_gallery(gallery)
+    return onward.open_gallery(gallery)
 
 
 DataSource = Annotated[
@@ -341,7 +338,7 @@ def is_gallery(path: Path) -> bool:
     return path.is_dir() and (holds_gallery(path) or not any(path.rglob("*.parquet")))
 
 
-def find_space(gallery: "Gallery", name: str | None) -> "Space":
+def find_space(gallery: "onward.Gallery", name: str | None) -> "onward.Space":
     """Return a space of a gallery by its name; the one that answers queries if None."""
     view = gallery.view()
     by_name = {each.name: each for each in view.spaces()}
@@ -394,12 +391,10 @@ def open_data(
     source: str, stated: "Stated", *, split: Split = Split.ALL, classes: str | None = None
 ) -> "Items":
     """Open the images that the options name; tell what was read, and what was left out."""
-    from onward.data import open_items, open_splits
-
     if split is Split.ALL:
-        items = open_items(source, stated)
+        items = onward.open_items(source, stated)
     else:
-        train, test = open_splits(source, stated)
+        train, test = onward.open_splits(source, stated)
         items = train if split is Split.TRAIN else test
     tell(f"read {items}{f': {items.reading}' if items.reading else ''}")
     tell_left_out(items)
@@ -407,7 +402,7 @@ def open_data(
 
 
 def open_embedder(
-    gallery: "Gallery", model: "EmbeddingModel", device: str, max_pixels: int
+    gallery: "onward.Gallery", model: "onward.EmbeddingModel", device: str, max_pixels: int
 ) -> "EmbedPayloads":
     """Return what embeds the images of a gallery's items; tell where it takes them from."""
     from onward.models import payload_embedder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import BaseModel, Field
 
+import onward
 from onward.cli.experiment import read_override
 from onward.cli.options import (
     Classes,
@@ -31,12 +32,12 @@ from onward.cli.options import (
 from onward.cli.output import Fields, Told, suggest, tell
 from onward.errors import ConfigurationError, GalleryError
 from onward.nn.specs import TIMM, BackboneSpec
+from onward.progress import progress_bar
 from onward.training.settings import RunSettings, TrainingSettings, read_settings
 
 if TYPE_CHECKING:
     from onward.data import Stated
     from onward.data.items import Items
-    from onward.models import EmbeddingModel
     from onward.training.settings import FrozenSettings, ModelSettings
 
 WHERE = "onward train"
@@ -163,8 +164,6 @@ def train(
     Example: onward train photos/ models/old --classes 0-49 --epochs 100 --layers 256
     """
     from onward.models.files import KIND
-    from onward.progress import progress_bar
-    from onward.training.image_models import train_model
     from onward.training.layers import add_layers_side_information
     from onward.training.loop import forget_checkpoint, has_checkpoint
 
@@ -178,7 +177,7 @@ def train(
     old = _load_old(old_model, items, same_labels=same_labels) if compatible else None
     tell(f"train {name or out.name} on {items}")
     with progress_bar("Train", unit="steps") as progress:
-        model = train_model(
+        model = onward.train_model(
             items,
             settings,
             spec,
@@ -218,16 +217,16 @@ def _read_objective(
     return read_settings(kinds.TrainingSettings, {**loss, **fields}, where=WHERE)
 
 
-def _load_old(directory: Path | None, items: "Items", *, same_labels: bool) -> "EmbeddingModel":
+def _load_old(
+    directory: Path | None, items: "Items", *, same_labels: bool
+) -> "onward.EmbeddingModel":
     """Return the model to stay compatible with."""
-    from onward.models import EmbeddingModel
-
     if directory is None:
         raise ConfigurationError(
             "a backward compatible model needs the model that it is to stay compatible with",
             "add --old-model DIRECTORY",
         )
-    model = EmbeddingModel.load(directory)
+    model = onward.EmbeddingModel.load(directory)
     tell_numbering(items.known_names, model.class_names, same_labels=same_labels)
     return model
 
@@ -260,15 +259,13 @@ def embed(
     Example: onward embed models/old digits old.parquet --split test --side-out side.parquet
     """
     from onward.data.payloads import LINES_SUFFIX, with_digest, write_payload_lines
-    from onward.models import EmbeddingModel
-    from onward.progress import progress_bar
     from onward.spaces import check_suffix
 
     for path in filter(None, (out, side_out)):
         check_suffix(path)
     check_lines(payloads_out)
     check_room(out, side_out, payloads_out, overwrite=overwrite, read=Path(data))
-    loaded = EmbeddingModel.load(model)
+    loaded = onward.EmbeddingModel.load(model)
     from_lines = data.endswith(LINES_SUFFIX)
     if from_lines:
         items = _open_lines(Path(data), stated, split, classes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import onward
 from onward.cli.judging import Judges, read_judges, takes_canaries, takes_judges
 from onward.cli.options import (
     REQUIRED,
@@ -21,11 +22,10 @@ from onward.cli.options import (
 )
 from onward.cli.output import Answer, AsJson, Commands, Steps, Told, tell, tell_answer, to_text
 from onward.errors import ConfigurationError, UpgradeError
-from onward.progress import visible
+from onward.progress import progress_bar, visible
 
 if TYPE_CHECKING:
-    from onward.gallery import Gallery
-    from onward.upgrading import Canaries, Forecast, Plan, Upgrade, UpgradeResult
+    from onward.upgrading import Canaries, Forecast, Plan, UpgradeResult
 
 UPGRADE_OPTIONS: dict[str, tuple[Any, Any]] = {
     "gallery": (GalleryUrl, REQUIRED),
@@ -97,14 +97,14 @@ NOT_SHOWN = frozenset(
 """To a person: what every line has, or says too much."""
 
 
-def _open(gallery: str, transformation: Path, fallback: list[Path] | None = None) -> "Upgrade":
+def _open(
+    gallery: str, transformation: Path, fallback: list[Path] | None = None
+) -> "onward.Upgrade":
     """Return the upgrade of a gallery by a transformation and its fallbacks."""
-    from onward.gallery import open_gallery
-    from onward.transformation import Transformation
-    from onward.upgrading import Upgrade
-
-    fallbacks = (Transformation.load(path) for path in fallback or ())
-    return Upgrade(open_gallery(gallery), Transformation.load(transformation), *fallbacks)
+    fallbacks = (onward.Transformation.load(path) for path in fallback or ())
+    return onward.Upgrade(
+        onward.open_gallery(gallery), onward.Transformation.load(transformation), *fallbacks
+    )
 
 
 takes_upgrade = takes("upgrade", UPGRADE_OPTIONS, _open)
@@ -123,7 +123,7 @@ app = Commands(
 @takes_upgrade
 @takes_starting
 def everything(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     judges: Starting,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
     query_model: QueryModel = None,
@@ -165,7 +165,7 @@ def everything(
 @takes_upgrade
 @takes_judges
 def plan(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     judges: Judges,
 ) -> Told:
     """Say what an upgrade would do, cost and be worth; write nothing.
@@ -182,7 +182,7 @@ def plan(
 @takes_upgrade
 @takes_starting
 def start(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     judges: Starting,
     rows_per_second: RowsPerSecond = None,
 ) -> Told:
@@ -218,7 +218,7 @@ def start(
 
 @app.command()
 @takes_upgrade
-def status(upgrade: "Upgrade") -> Answer:
+def status(upgrade: "onward.Upgrade") -> Answer:
     """Say how far an upgrade is and what comes next.
 
     Example: onward upgrade status photos.lance old-to-new/
@@ -228,7 +228,7 @@ def status(upgrade: "Upgrade") -> Answer:
 
 @app.command()
 @takes_upgrade
-def pause(upgrade: "Upgrade") -> Answer:
+def pause(upgrade: "onward.Upgrade") -> Answer:
     """Let all who run an upgrade wait, after the batch that they are writing.
 
     Example: onward upgrade pause photos.lance old-to-new/
@@ -238,7 +238,7 @@ def pause(upgrade: "Upgrade") -> Answer:
 
 @app.command()
 @takes_upgrade
-def resume(upgrade: "Upgrade") -> Answer:
+def resume(upgrade: "onward.Upgrade") -> Answer:
     """Let all who run an upgrade go on.
 
     Example: onward upgrade resume photos.lance old-to-new/
@@ -249,7 +249,7 @@ def resume(upgrade: "Upgrade") -> Answer:
 @app.command()
 @takes_upgrade
 def limit(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     rows_per_second: RowsPerSecond = None,
 ) -> Answer:
     """Limit how many rows a second an upgrade writes, also while it runs.
@@ -266,7 +266,7 @@ def limit(
 @app.command()
 @takes_upgrade
 def abort(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what goes.")] = False,
     leave_out: Annotated[
         bool,
@@ -291,7 +291,7 @@ def abort(
 @takes_upgrade
 @takes_canaries
 def verify(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     canaries: "Canaries | None",
     sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="Compute all rows again.")] = False,
@@ -315,7 +315,7 @@ def verify(
 @app.command()
 @takes_upgrade
 def cutover(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     query_model: QueryModel = None,
     force: Force = False,
 ) -> Answer:
@@ -331,7 +331,7 @@ def cutover(
 @app.command()
 @takes_upgrade
 def rollback(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     leave_out: Annotated[
         bool,
         typer.Option(
@@ -350,7 +350,7 @@ def rollback(
 @app.command()
 @takes_upgrade
 def complete(
-    upgrade: "Upgrade",
+    upgrade: "onward.Upgrade",
     now: Annotated[
         bool, typer.Option("--now", help="Do it while one could roll back still.")
     ] = False,
@@ -390,7 +390,7 @@ def complete(
 
 @app.command()
 @takes_gallery
-def log(gallery: "Gallery", as_json: AsJson = False) -> None:
+def log(gallery: "onward.Gallery", as_json: AsJson = False) -> None:
     """Show every step that was taken on GALLERY, oldest first; with --json, one a line.
 
     Example: onward upgrade log photos.lance --json
@@ -399,10 +399,9 @@ def log(gallery: "Gallery", as_json: AsJson = False) -> None:
         typer.echo(to_text(entry, indent=None) if as_json else visible(_line(entry)))
 
 
-def _plan(upgrade: "Upgrade", judges: Judges) -> "Plan":
-    from onward.upgrading import plan_upgrade
+def _plan(upgrade: "onward.Upgrade", judges: Judges) -> "Plan":
 
-    return plan_upgrade(
+    return onward.plan_upgrade(
         upgrade.gallery,
         *upgrade.routes.transformations,
         sample=judges.embedded,
@@ -412,7 +411,7 @@ def _plan(upgrade: "Upgrade", judges: Judges) -> "Plan":
     )
 
 
-def _check_judged(upgrade: "Upgrade", judges: Starting) -> None:
+def _check_judged(upgrade: "onward.Upgrade", judges: Starting) -> None:
     """Refuse to start what nothing judges, unless that is said; what was started may go on.
 
     Raises:
@@ -438,7 +437,9 @@ def _check_judged(upgrade: "Upgrade", judges: Starting) -> None:
     )
 
 
-def _start(upgrade: "Upgrade", judges: Starting, prediction: "Forecast | None") -> dict[str, Any]:
+def _start(
+    upgrade: "onward.Upgrade", judges: Starting, prediction: "Forecast | None"
+) -> dict[str, Any]:
     """Start an upgrade; warn if the gate was not open, and return what it said, for a machine."""
     started = upgrade.start(
         prediction=prediction,
@@ -456,7 +457,7 @@ def _start(upgrade: "Upgrade", judges: Starting, prediction: "Forecast | None") 
     return {"gate": started.gate.to_json()}
 
 
-def _steps_of_pause(upgrade: "Upgrade") -> Steps:
+def _steps_of_pause(upgrade: "onward.Upgrade") -> Steps:
     """Return what comes before all else where a run was stopped while the upgrade is paused."""
     from onward.upgrading.routes import next_step
 
@@ -466,8 +467,7 @@ def _steps_of_pause(upgrade: "Upgrade") -> Steps:
     return (next_step("resume", "the upgrade is paused"),)
 
 
-def _run(upgrade: "Upgrade") -> "UpgradeResult":
-    from onward.progress import progress_bar
+def _run(upgrade: "onward.Upgrade") -> "UpgradeResult":
 
     if upgrade.gallery.control(upgrade.routes.new).paused:
         tell("The upgrade is paused, and so is this run, until: onward upgrade resume")
@@ -475,7 +475,7 @@ def _run(upgrade: "Upgrade") -> "UpgradeResult":
         return upgrade.run(progress=progress)
 
 
-def name_query_model(upgrade: "Upgrade", given: str | None) -> str | None:
+def name_query_model(upgrade: "onward.Upgrade", given: str | None) -> str | None:
     """Return the query model to record: that given, or the new space's name; None to keep it."""
     new = upgrade.routes.new
     serves = upgrade.gallery.describe().serving == new
