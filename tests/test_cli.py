@@ -114,7 +114,7 @@ def test_ctrl_c_ends_with_1_and_one_message(monkeypatch, capsys):
     def interrupt(*anything):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onward.cli.gallery._describe_path", interrupt)
+    monkeypatch.setattr("onward.cli.gallery._kind_of", interrupt)
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
     assert end.value.code == 1
@@ -130,7 +130,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once_without_a_traceback(tmp_path):
         "def interrupt(path):\n"
         "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    raise KeyboardInterrupt\n"
-        "info._describe_path = interrupt\n"
+        "info._kind_of = interrupt\n"
         "main(['info', 'anything'])\n"
     )
     with subprocess.Popen(
@@ -162,7 +162,7 @@ def test_what_nobody_expected_is_one_message_that_names_a_file_with_the_tracebac
     def break_(path):
         raise fault
 
-    monkeypatch.setattr("onward.cli.gallery._describe_path", break_)
+    monkeypatch.setattr("onward.cli.gallery._kind_of", break_)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(SystemExit) as end:
         main(["info", "anything", "--json"])
@@ -181,7 +181,7 @@ def test_where_the_traceback_cannot_be_written_the_message_says_so(monkeypatch, 
     def break_(path):
         raise KeyError("BF16")
 
-    monkeypatch.setattr("onward.cli.gallery._describe_path", break_)
+    monkeypatch.setattr("onward.cli.gallery._kind_of", break_)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not-there"))
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
@@ -193,7 +193,7 @@ def test_too_little_memory_is_one_message(monkeypatch, capsys):
     def fill(path):
         raise MemoryError("Unable to allocate 2.00 PiB")
 
-    monkeypatch.setattr("onward.cli.gallery._describe_path", fill)
+    monkeypatch.setattr("onward.cli.gallery._kind_of", fill)
     with pytest.raises(SystemExit) as end:
         main(["info", "anything"])
     assert end.value.code == 1

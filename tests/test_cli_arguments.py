@@ -35,7 +35,6 @@ from PIL import Image
 
 from onward.artifacts import CONFIG, Artifact, read_header, write_artifact
 from onward.cli import main
-from onward.cli.output import ARGUMENTS
 from onward.gallery import create_gallery, open_gallery
 from onward.nn.specs import BackboneSpec
 from onward.spaces import Embeddings, Space
@@ -596,10 +595,6 @@ def test_wrong_arguments_of_real_processes_end_with_one_message(world):
         call.words = words
         check_answer(call, done.returncode, out, err, time.monotonic() - started)
         world.check(call)
-
-
-def test_an_option_that_a_message_may_name_is_one_of_a_command():
-    assert set(ARGUMENTS) <= {one.name for known in TABLE.values() for one in known}
 
 
 def test_every_parameter_of_every_command_is_drawn(tmp_path):

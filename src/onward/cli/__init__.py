@@ -12,11 +12,10 @@ import os
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, NoReturn
+from traceback import format_exception, walk_tb
+from typing import NoReturn
 
 BY_CTRL_C = 130
 """What typer ends with when it is interrupted from the keyboard."""
@@ -43,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments is None:  # the process is this command's alone
         _answer_interrupts()
-        _print_what_the_terminal_lacks()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal lacks is shown escaped
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
         code = BY_CTRL_C
     if code == BY_CTRL_C:
-        _end_at_once_when_interrupted_again()
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends without a word
         fail(INTERRUPTED)
     sys.exit(code)
 
@@ -58,7 +59,7 @@ def _run(arguments: list[str]) -> int:
     from onward.errors import OnwardError
 
     if any("\0" in one for one in arguments):
-        return _refuse_usage("an argument holds the character NUL; leave it out")
+        return _end("an argument holds the character NUL; leave it out", 2)
     try:
         from onward.cli.app import app
 
@@ -75,27 +76,17 @@ def _run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         fail(_missing_extra(error) or _unexpected(error))
     except Exception as error:
-        if hasattr(error, "format_message"):  # typer's own, of wrong usage
-            return _refuse_usage_of(error)
-        if type(error).__name__ == "Abort":  # typer's own, of an end of input
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer's own, as are the next two
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        if hasattr(error, "format_message"):
+            context = getattr(error, "ctx", None)
+            hint = "" if context is None else f" (usage: {context.command_path} --help)"
+            return _end(" ".join(error.format_message().split()) + hint, 2)
+        if type(error).__name__ == "Abort":  # of an end of input
             fail(INTERRUPTED)
         fail(_unexpected(error))
     return int(code or 0)
-
-
-def _refuse_usage_of(error: Any) -> int:
-    """Print what is wrong with the usage, or the help where nothing was asked for."""
-    context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()
-        return int(error.exit_code)
-    hint = "" if context is None else f" (usage: {context.command_path} --help)"
-    return _refuse_usage(" ".join(error.format_message().split()) + hint)
-
-
-def _refuse_usage(message: str) -> int:
-    _write(message)
-    return 2
 
 
 def _name_of(error: OSError) -> str:
@@ -111,13 +102,9 @@ def _missing_extra(error: ModuleNotFoundError) -> str | None:
     package, extra = EXTRAS.get((error.name or "").partition(".")[0], (None, ""))
     if package is None:
         return None
-    trains = any(name.startswith(TRAINING) for name in _modules(error.__traceback__))
+    through = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    trains = any(name.startswith(TRAINING) for name in through)
     return str(MissingExtraError(package, "train" if trains and extra == "vision" else extra))
-
-
-def _modules(trace: TracebackType | None) -> list[str]:
-    """Return the modules that an error went through."""
-    return [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(trace)]
 
 
 def _unexpected(error: BaseException) -> str:
@@ -127,18 +114,12 @@ def _unexpected(error: BaseException) -> str:
     try:
         descriptor, path = tempfile.mkstemp(prefix="onward-error-", suffix=".txt")
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(traceback.format_exception(error))
+            file.writelines(format_exception(error))
     except OSError as unwritten:
         where = f"its traceback could not be written ({unwritten}). Please report it"
     else:
         where = f"its traceback is in {path}. Please report it with that file"
     return f"unexpected error: {what}; {where}"
-
-
-def _print_what_the_terminal_lacks() -> None:
-    """Let characters that the encoding of standard output lacks be shown escaped."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _answer_interrupts() -> None:
@@ -163,22 +144,15 @@ def _answer_interrupts() -> None:
         signal.signal(signal.SIGINT, interrupt)
 
 
-def _end_at_once_when_interrupted_again() -> None:
-    """Let a second Ctrl-C end the process without a word, whatever it is waiting for."""
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    except ValueError:  # not in the main thread
-        return
-
-
 def fail(message: str) -> NoReturn:
     """Print one message on standard error and exit with 1."""
-    _write(message)
-    sys.exit(1)
+    sys.exit(_end(message, 1))
 
 
-def _write(message: str) -> None:
+def _end(message: str, code: int) -> int:
+    """Print one message on standard error; return the code to exit with."""
     from onward.progress import visible
 
     with suppress(AttributeError, OSError):  # standard error is closed or full: the code tells
         sys.stderr.write(f"onward: {visible(message)}\n")
+    return code

@@ -220,9 +220,7 @@ def sample(
         None if side is None else find_space(gallery, side),
         count=parse_count(count, gallery.count([old])),
         by=by,
-        transformation=None
-        if transformation is None
-        else onward.Transformation.load(transformation),
+        transformation=transformation and onward.Transformation.load(transformation),
         seed=seed,
     )
     payloads = gallery.payloads(ids)
@@ -294,52 +292,50 @@ def info(
     Example: onward info runs/demo/models/new
     """
     from onward.data import Stated
-    from onward.data.sources import DIGITS, describe_data
+    from onward.data.sources import describe_data
 
-    if str(path) == DIGITS or _holds_images(path):
+    kind = _kind_of(path)
+    if kind == "images":
         data = describe_data(str(path), stated)
-        return Fields({**data.to_json(), "kind": "images", "layout": data.kind}, str(data))
+        return Fields({**data.to_json(), "kind": kind, "layout": data.kind}, str(data))
     if stated != Stated():
         raise ConfigurationError(
             f"{path} holds no images, and these options say how images are read", "leave them out"
         )
-    return _describe_path(path)
-
-
-def _describe_path(path: Path) -> Told | Fields:
-
-    if (path / "config.json").is_file():
-        return _artifact(path)
-    if path.suffix == ".parquet" or (path.is_dir() and _first_shard(path) is not None):
-        return _embeddings(path)
-    if path.is_dir():
+    if kind == "gallery":
         told = described(onward.open_gallery(str(path)))
-        return Told(told.answer, told.steps, {"kind": "gallery"})
-    raise ArtifactError(
-        f"{path} is not a model, a transformation, embeddings, a gallery or images",
-        "give a directory that Onward wrote, a .parquet file of embeddings, or a folder of images",
-    )
+        return Told(told.answer, told.steps, {"kind": kind})
+    return _artifact(path) if kind == "artifact" else _embeddings(path)
 
 
-def _holds_images(path: Path) -> bool:
-    """Say whether something is a source of images rather than what Onward wrote."""
-    if (path / "config.json").is_file() or holds_gallery(path):
-        return False
-    shard = path if path.is_file() else _first_shard(path) if path.is_dir() else None
-    if shard is None:
-        return path.is_dir() and any(path.iterdir())
-    if shard.suffix.lower() != ".parquet":
-        return False
-    from onward.data.parquet import read_schema
+def _kind_of(path: Path) -> str:
+    """Say what a path holds: images, a gallery, embeddings, or else what Onward wrote.
 
-    return "vector" not in read_schema(shard).names
-
-
-def _first_shard(folder: Path) -> Path | None:
+    Raises:
+        ArtifactError: if it is nothing of these.
+    """
     from onward.data.folders import Folder
-    from onward.data.parquet import find_shards
+    from onward.data.parquet import find_shards, read_schema
+    from onward.data.sources import DIGITS
 
-    return None if holds_gallery(folder) else next(iter(find_shards(Folder(folder, folder))), None)
+    if str(path) == DIGITS:
+        return "images"
+    if (path / "config.json").is_file():
+        return "artifact"
+    if holds_gallery(path):
+        return "gallery"
+    shard = next(iter(find_shards(Folder(path, path))), None) if path.is_dir() else path
+    if shard is None:
+        return "images" if any(path.iterdir()) else "gallery"
+    if shard.suffix.lower() != ".parquet":
+        raise ArtifactError(
+            f"{path} is not a model, a transformation, embeddings, a gallery or images",
+            "give a directory that Onward wrote, a .parquet file of embeddings, or a folder of "
+            "images",
+        )
+    if shard.is_file() and "vector" not in read_schema(shard).names:
+        return "images"
+    return "embeddings"
 
 
 def _embeddings(path: Path) -> Fields:

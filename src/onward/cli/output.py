@@ -56,13 +56,8 @@ COMMANDS = {
     "create_gallery": "onward gallery create",
 }
 """Of each step that the library names: the command that does it."""
-ARGUMENTS = (
-    *("arm", "config", "force", "ignore_unknown", "layers", "leave_out"),
-    *("max_pixels", "now", "open_set", "order", "out", "overwrite", "pairs", "price", "qrels"),
-    *("read_as", "same_labels", "sample", "skip_bad", "test_part", "train_part"),
-    *("transformation", "uncertainty"),
-)
-"""Arguments of the library that its errors name and that commands have as options."""
+OPTIONS = set[str]()
+"""Of all commands, as the library's arguments are called."""
 Steps = Sequence[Mapping[str, str]]
 """What may come next, as `suggest` or an answer gives it, first what is most urgent."""
 
@@ -129,6 +124,7 @@ class Commands(typer.Typer):
 
         def register(command: Callable[..., Any]) -> Callable[..., Any]:
             own = inspect.signature(command)
+            OPTIONS.update(one for one, of in own.parameters.items() if of.default is not of.empty)
             if "as_json" in own.parameters:  # it prints what it has line by line
                 add(command)
                 return command
@@ -184,7 +180,7 @@ def message_of(error: OnwardError) -> str:
     command that takes the step, and the options that are called like these arguments.
     """
     text = str(error)
-    named = [one for one in ARGUMENTS if re.search(rf"\b{one}=", text)]
+    named = sorted(OPTIONS.intersection(re.findall(r"\b(\w+)=", text)))
     command = [COMMANDS[error.step]] if error.step in COMMANDS else []
     hints = command + [f"--{one.replace('_', '-')}" for one in named]
     return f"{text} ({', '.join(hints)})" if hints else text
