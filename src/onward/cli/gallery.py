@@ -220,7 +220,7 @@ def sample(
         None if side is None else find_space(gallery, side),
         count=parse_count(count, gallery.count([old])),
         by=by,
-        transformation=transformation and onward.Transformation.load(transformation),
+        transformation=onward.Transformation.load(transformation) if transformation else None,
         seed=seed,
     )
     payloads = gallery.payloads(ids)
