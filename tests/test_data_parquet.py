@@ -48,19 +48,22 @@ def test_shards_of_a_folder_follow_each_other_and_keep_their_own_ids(tmp_path):
     assert one.ids == ("train-00001-of-00003/000000",)
 
 
-def test_class_names_come_from_the_metadata_of_the_hub(file):
-    items = open_items(write(file, [10, 20], [1, 1], names=["ant", "bee"]))
-    assert items.class_names == {0: "ant", 1: "bee"}
-    assert items.named
-    assert not open_items(write(file, [10, 20], [1, 1])).named
-
-
-def test_a_label_that_the_metadata_do_not_name_is_refused(file):
-    write(file, [10, 20], [1, 2], names=["ant", "bee"])
-    with pytest.raises(DataError, match=r"row 1: its label \(label\) is 2, of 2 classes"):
+@pytest.mark.parametrize(
+    ("labels", "names", "why"),
+    [
+        pytest.param([1, 2], ["ant", "bee"], "is 2, of 2 classes", id="not-named"),
+        pytest.param(pa.array([3, 2**63], pa.uint64()), None, f"is {2**63}, above", id="too-large"),
+        pytest.param(["cat", None], None, "is null", id="null"),
+        pytest.param(["cat", ""], None, "is empty", id="empty"),
+    ],
+)
+def test_a_row_whose_label_means_nothing_is_an_error_and_can_be_left_out(file, labels, names, why):
+    write(file, [10, 20], labels, names=names)
+    with pytest.raises(DataError, match=rf"row 1: its label \(label\) {why}"):
         open_items(file)
-    left = open_items(file, skip_bad=True)
-    assert (len(left), left.class_names) == (1, {0: "ant", 1: "bee"})
+    items = open_items(file, skip_bad=True)
+    assert (len(items), [one.why[:17] for one in items.left_out]) == (1, ["its label (label)"])
+    assert names is None or items.class_names == dict(enumerate(names))
 
 
 def test_two_classes_of_one_name_are_refused(file):
@@ -119,6 +122,9 @@ def test_a_file_without_a_column_that_stands_out_is_an_error_that_lists_them(fil
     write(file, [10], [], column="", one=pa.array([1]), two=pa.array([2]))
     with pytest.raises(DataError, match=r"no column that is known for .*Name one: label_column="):
         open_items(file)
+    write(file, [], pa.array([], pa.int64()))
+    with pytest.raises(DataError, match=r"faces.parquet has no item"):
+        open_items(file)
     pq.write_table(pa.table({"label": [1]}), file)
     with pytest.raises(DataError, match=r"no single image column, .*Name one: image_column="):
         open_items(file)
@@ -137,15 +143,6 @@ def test_a_negative_label_says_that_the_class_is_not_known(file):
     items = open_items(file)
     assert (items.labels.tolist(), items.classes) == ([3, -1, -1], (3,))
     assert "the class of 2 items is not known" in items.reading
-
-
-def test_a_label_beyond_64_bits_is_an_error_that_names_it(file):
-    write(file, [10, 20], pa.array([3, 2**63], pa.uint64()))
-    with pytest.raises(
-        DataError, match=r"row 1: its label \(label\) is 9223372036854775808, above"
-    ):
-        open_items(file)
-    assert open_items(file, skip_bad=True).labels.tolist() == [3]
 
 
 def test_an_unreadable_image_is_an_error_that_names_file_and_row(file):
@@ -174,18 +171,6 @@ def test_bad_rows_are_left_out_and_told_if_asked_for(file):
         "faces/000000",
         "faces/000002",
     )
-
-
-def test_a_file_without_rows_is_an_error(file):
-    write(file, [], pa.array([], pa.int64()))
-    with pytest.raises(DataError, match=r"faces.parquet has no item"):
-        open_items(file)
-
-
-def test_a_file_that_is_no_parquet_is_an_error_that_names_it(file):
-    file.write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"faces.parquet is not a readable Parquet file: .*again"):
-        open_items(file)
 
 
 def test_two_columns_of_one_name_are_an_error_that_lists_them(file):

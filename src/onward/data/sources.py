@@ -215,16 +215,11 @@ class _Digits(Source):
     kind = "the bundled digits"
 
     def open(self, parts: Sequence[Part]) -> Opened:
-        labels = read_digits()[1]
-        rows = range(len(labels))
-        items = Items(
-            ids=tuple(f"{DIGITS}/{row:04}" for row in rows),
-            labels=labels,
-            class_names={label: str(label) for label in range(10)},
-            payloads=tuple({DIGITS: row} for row in rows),
-            source=DIGITS,
+        found = (
+            Found(f"{DIGITS}/{row:04}", label, {DIGITS: row}, f"digits, row {row}", parts[0], None)
+            for row, label in enumerate(read_digits()[1].tolist())
         )
-        return Opened(items, (parts[0],) * len(items))
+        return self.collect(found, {label: str(label) for label in range(10)}, ())
 
 
 def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) -> Source:

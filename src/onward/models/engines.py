@@ -1,12 +1,10 @@
 """What runs a model, from pixels to vectors, and what it wants its images to be."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -139,19 +137,13 @@ class InputSpec(Plain):
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    numbers: tuple[float, ...] = (math.nan,)
-    given = values.tolist() if isinstance(values, np.ndarray) else values
-    if isinstance(given, Sequence) and all(
-        isinstance(one, Real) and not isinstance(one, bool) for one in given
-    ):
-        with suppress(OverflowError):  # a whole number of hundreds of digits
-            numbers = tuple(float(one) for one in given)
-    if not np.isfinite(numbers).all():
-        raise ModelError(
-            f"an InputSpec was given {name}={values!r}",
-            needed="it needs one finite number a channel, such as (0.5, 0.5, 0.5)",
-        )
-    return numbers
+    given = f"an InputSpec was given {name}={values!r}"
+    needed = "it needs one finite number a channel, such as (0.5, 0.5, 0.5)"
+    numbers = as_numbers(values, np.float64, ModelError, given, needed)
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype == bool or not np.isfinite(numbers).all():
+        raise ModelError(given, needed=needed)
+    return tuple(numbers.tolist())
 
 
 class Engine(ABC):
