@@ -23,12 +23,11 @@ from typing import NamedTuple
 
 from onward.artifacts import is_left_behind
 from onward.data.images import RAW, UNKNOWN, is_image
-from onward.data.items import PassedOver, natural_key, number_classes
+from onward.data.items import Items, PassedOver, natural_key, number_classes
 from onward.data.parts import (
     ORDER,
     STATE_PARTS,
     Found,
-    Opened,
     Part,
     Role,
     Source,
@@ -302,7 +301,7 @@ class ImageFolder(Source):
             )
         self.labels = number_classes(names, f"the class folders of {path}")
 
-    def open(self, parts: Sequence[Part]) -> Opened:
+    def open(self, parts: Sequence[Part]) -> Items:
         """List the items of some parts; ids are paths relative to it, with forward slashes.
 
         No image is decoded here, unless what is bad is to be left out: one that is truncated is an
@@ -315,11 +314,11 @@ class ImageFolder(Source):
         chosen = [self.by_part[part] for part in parts]
         names = {label: name for name, label in self.labels.items()}
         passed_over = summarise(self._passed_over(chosen), self.path)
-        opened = self.collect(self._find_files(chosen), names, passed_over)
+        items = self.collect(self._find_files(chosen), names, passed_over)
         for one in chosen if self.stated.read_as == "auto" else ():
-            ids = zip(opened.items.ids, opened.part_of, strict=True)
-            one.check_layout([item for item, part in ids if part == one.part and one.classes])
-        return opened
+            if one.classes:
+                one.check_layout(items.of_part(one.part.name).ids)
+        return items
 
     def _find_files(self, parts: Sequence[FolderPart]) -> Iterator[Found]:
         for one in parts:

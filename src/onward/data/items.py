@@ -133,6 +133,8 @@ class Items:
         reading: how the source was read, in one line for a person: parts, columns, what was passed
             over.
         max_pixels: the most pixels that an image may have.
+        part_of: the name of the part that each item is in; empty where that is unknown.
+        columns: of Parquet, that the items were read from.
 
     Raises:
         DataError: if any of this does not hold; the message names the item and where it is.
@@ -148,6 +150,8 @@ class Items:
     passed_over: tuple[PassedOver, ...] = ()
     reading: str = ""
     max_pixels: int = MAX_PIXELS
+    part_of: tuple[str, ...] = ()
+    columns: Plain | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -160,7 +164,8 @@ class Items:
         object.__setattr__(self, "ids", tuple(self.ids))
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "payloads", tuple(self.payloads))
-        if not (labels.shape == (len(self.ids),) == (len(self.payloads),)):
+        counts = {(len(self.ids),), (len(self.payloads),), (len(self.part_of or self.ids),)}
+        if counts != {labels.shape}:
             raise DataError(
                 f"{self.source}: {len(self.ids)} ids, labels of shape {labels.shape} and "
                 f"{len(self.payloads)} payloads",
@@ -213,7 +218,12 @@ class Items:
             ids=tuple(self.ids[row] for row in chosen),
             labels=self.labels[chosen],
             payloads=tuple(self.payloads[row] for row in chosen),
+            part_of=tuple(self.part_of[row] for row in chosen if self.part_of),
         )
+
+    def of_part(self, name: str) -> "Items":
+        """Return the items of one part."""
+        return self.select([row for row, its in enumerate(self.part_of) if its == name])
 
     def of_classes(self, classes: Iterable[int]) -> "Items":
         """Return the items whose label is one of these numbers, in their order here.

@@ -29,12 +29,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from onward.data.folders import Folder, summarise
-from onward.data.items import natural_key, number_classes
+from onward.data.items import Items, natural_key, number_classes
 from onward.data.parts import (
     ORDER,
     STATE_PARTS,
     Found,
-    Opened,
     Part,
     Source,
     Stated,
@@ -158,7 +157,7 @@ class ImageParquet(Source):
                 f"files of no part, such as {loose}. Say which parts are meant: {STATE_PARTS}"
             )
 
-    def open(self, parts: Sequence[Part]) -> Opened:
+    def open(self, parts: Sequence[Part]) -> Items:
         """List the items of some parts, in the order of shards and rows.
 
         Ids come from the id column. Without one they are the shard's path within the folder and the

@@ -19,7 +19,6 @@ from onward.data.images import MAX_PIXELS
 from onward.data.items import Items, LeftOut, PassedOver
 from onward.data.payloads import Payload, find_fault
 from onward.errors import ConfigurationError, DataError
-from onward.plain import Plain
 
 Role = Literal["train", "validation", "test"]
 ReadAs = Literal["auto", "classes", "parts", "parquet"]
@@ -117,19 +116,6 @@ class Found:
     fault: str | None
 
 
-@dataclass(frozen=True)
-class Opened:
-    """The items of some parts, the part of each, and the columns that they were read from."""
-
-    items: Items
-    part_of: tuple[Part, ...]
-    columns: Plain | None = None
-
-    def of(self, part: Part) -> Items:
-        """Return the items of one part."""
-        return self.items.select([row for row, its in enumerate(self.part_of) if its == part])
-
-
 class Source(ABC):
     """A source of images of some kind.
 
@@ -148,7 +134,7 @@ class Source(ABC):
         self.path, self.stated, self.parts = path, stated, tuple(parts)
 
     @abstractmethod
-    def open(self, parts: Sequence[Part]) -> Opened:
+    def open(self, parts: Sequence[Part]) -> Items:
         """List the items of some parts, in which labels mean the same.
 
         Raises:
@@ -201,7 +187,7 @@ class Source(ABC):
 
     def collect(
         self, found: Iterable[Found], names: Mapping[int, str], passed_over: Iterable[PassedOver]
-    ) -> Opened:
+    ) -> Items:
         """Return what can be used of what was found; the rest is left out or an error, as stated.
 
         Args:
@@ -229,7 +215,7 @@ class Source(ABC):
             told = [f"the first of {len(left_out)} left out is {left}" for left in left_out[:1]]
             raise DataError(f"{self.path} has no item", *told)
         labels = np.array([one.label for one in kept.values()], dtype=np.int64)
-        items = Items(
+        return Items(
             ids=tuple(kept),
             labels=labels,
             class_names={label: str(label) for label in labels[labels >= 0].tolist()} | {**names},
@@ -239,8 +225,8 @@ class Source(ABC):
             named=bool(names),
             passed_over=tuple(passed_over),
             max_pixels=self.stated.max_pixels,
+            part_of=tuple(one.part.name for one in kept.values()),
         )
-        return Opened(items, tuple(one.part for one in kept.values()))
 
     def _find(self, name: str) -> Part:
         """Return the part that the user names; its case need not fit where that leaves one."""

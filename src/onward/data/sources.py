@@ -6,7 +6,6 @@ choice; whatever leaves one is refused, with the option that settles it. `descri
 """
 
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from onward.data.items import Items, PassedOver, split_by_id
 from onward.data.parts import (
     STATE_PARTS,
     Found,
-    Opened,
     Part,
     Role,
     Source,
@@ -123,9 +121,9 @@ def open_items(source: str | Path, stated: Stated | None = None, **options: Any)
     """
     found = _find(source, stated, options)
     parts = found.named_parts or found.parts
-    opened = found.open(parts)
+    items = found.open(parts)
     told = f"parts {names_of(parts)}" if parts[0].name else ""
-    return replace(opened.items, reading=_reading(found, opened, opened.items, told))
+    return replace(items, reading=_reading(found, items, told))
 
 
 def open_splits(
@@ -147,9 +145,8 @@ def open_splits(
     """
     found = _find(source, stated, options)
     parts = found.choose()
-    opened = found.open(parts)
-    train, test = _split(found, opened, parts)
-    reading = _reading(found, opened, train, _tell_split(found, parts))
+    train, test = _split(found, found.open(parts), parts)
+    reading = _reading(found, train, _tell_split(found, parts))
     return replace(train, reading=reading), replace(test, reading=reading)
 
 
@@ -164,23 +161,22 @@ def describe_data(source: str | Path, stated: Stated | None = None) -> DataDescr
     """
     found = _find(source, stated, {})
     parts = found.named_parts or found.parts
-    opened = found.open(parts)
+    items = found.open(parts)
     try:
         chosen = found.choose()
-        _split(found, opened if {*chosen} <= {*parts} else found.open(chosen), chosen)
+        _split(found, items if {*chosen} <= {*parts} else found.open(chosen), chosen)
         split = _tell_split(found, chosen)
     except DataError as error:
         split = f"refused: {error}"
-    items, counts = opened.items, Counter(opened.part_of)
+    of_part = {part: items.of_part(part.name) for part in parts if part.name}
     return DataDescription(
         source=str(found.path),
         kind=found.kind,
         config=found.config,
-        columns=opened.columns,
+        columns=items.columns,
         parts=tuple(
-            PartDescription(part.name, part.role, counts[part], len(opened.of(part).classes))
-            for part in parts
-            if part.name
+            PartDescription(part.name, part.role, len(its), len(its.classes))
+            for part, its in of_part.items()
         ),
         items=len(items),
         class_names=dict(sorted(items.class_names.items())),
@@ -199,13 +195,13 @@ def open_listed(path: Path, stated: Stated) -> Items:
         GalleryError: if a line is none.
         DataError: if there is no item, none that can be read, or an image cannot be read.
     """
-    return _Listed(path, stated, [Part("")]).open([Part("")]).items
+    return _Listed(path, stated, [Part("")]).open([Part("")])
 
 
 class _Listed(Source):
     kind = "list of images"
 
-    def open(self, parts: Sequence[Part]) -> Opened:
+    def open(self, parts: Sequence[Part]) -> Items:
         lines = read_payload_lines(self.path).items()
         found = (Found(i, 0, one, describe_payload(one), parts[0], None) for i, one in lines)
         return self.collect(found, {0: "unknown"}, ())
@@ -214,7 +210,7 @@ class _Listed(Source):
 class _Digits(Source):
     kind = "the bundled digits"
 
-    def open(self, parts: Sequence[Part]) -> Opened:
+    def open(self, parts: Sequence[Part]) -> Items:
         found = (
             Found(f"{DIGITS}/{row:04}", label, {DIGITS: row}, f"digits, row {row}", parts[0], None)
             for row, label in enumerate(read_digits()[1].tolist())
@@ -288,14 +284,14 @@ def _refuse_columns(source: str | Path, stated: Stated) -> None:
         raise ConfigurationError(f"{source} has no configurations", "config is for Parquet")
 
 
-def _split(found: Source, opened: Opened, parts: Sequence[Part]) -> tuple[Items, Items]:
+def _split(found: Source, items: Items, parts: Sequence[Part]) -> tuple[Items, Items]:
     """Return the items of the parts to train and to test with; a quarter where there is one part.
 
     Refuses a test part that judges nothing, or that has classes that no model could know.
     """
     if len(parts) == 1:
-        return split_by_id(opened.of(parts[0]))
-    train, test = (opened.of(part) for part in parts)
+        return split_by_id(items.of_part(parts[0].name))
+    train, test = (items.of_part(part.name) for part in parts)
     if not len(train):
         raise DataError(f"the part {parts[0].name} of {found.path} has no item")
     if not test.classes:
@@ -326,7 +322,7 @@ def _tell_split(found: Source, parts: Sequence[Part]) -> str:
     return f"train with {parts[0].name}, test with {parts[1].name}{unread}"
 
 
-def _reading(found: Source, opened: Opened, items: Items, told: str) -> str:
+def _reading(found: Source, items: Items, told: str) -> str:
     """Return how a source was read, in one line."""
     passed = ", ".join(map(str, items.passed_over))
     names = [items.class_names[label] for label in items.classes[:NAMED]] if items.named else []
@@ -335,7 +331,7 @@ def _reading(found: Source, opened: Opened, items: Items, told: str) -> str:
         found.kind,
         f"configuration {found.config}" if found.config else "",
         f"classes {', '.join(names)}{more}" if names else "classes without names",
-        str(opened.columns or ""),
+        str(items.columns or ""),
         told,
         f"passed over: {passed}" if passed else "",
     ]

@@ -228,6 +228,7 @@ def _open_set(train: Items, test: Items, seen: set[int]) -> Items | None:
     return replace(
         first,
         ids=first.ids + second.ids,
+        part_of=first.part_of + second.part_of,
         labels=np.concatenate([first.labels, second.labels]),
         class_names={**second.class_names, **first.class_names},
         payloads=first.payloads + second.payloads,
