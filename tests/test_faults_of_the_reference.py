@@ -92,10 +92,10 @@ def test_fault_5_no_matrix_of_queries_by_gallery_ever_stands_in_memory():
 def test_fault_6_a_misspelt_name_in_a_configuration_is_refused_and_never_ignored(tmp_path):
     bundled = load_recipe("digits").model_dump()
     assert "epochs" in bundled["fit"]
-    with pytest.raises(ConfigurationError, match=r"no 'epoch'; did you mean 'epochs'"):
+    with pytest.raises(ConfigurationError, match=r"no 'fit.epoch'; did you mean 'epochs'"):
         load_recipe("digits", {"fit.epoch": 3})
     (tmp_path / "own.toml").write_text('name = "own"\n[fit]\nepoch = 3\n')
-    with pytest.raises(ConfigurationError, match=r"no 'epoch'; did you mean 'epochs'"):
+    with pytest.raises(ConfigurationError, match=r"no 'fit.epoch'; did you mean 'epochs'"):
         load_recipe(str(tmp_path / "own.toml"))
     with pytest.raises(ValidationError, match="epoch"):
         FitSettings(epoch=3)
