@@ -85,10 +85,10 @@ def test_a_file_of_another_space_is_named_and_refused(tmp_path, other, first):
     vectors = np.eye(3, other.dim, dtype=np.float32) + 1
     Embeddings(("x", "y", "z"), vectors, other).save(tmp_path / f"{theirs}.parquet")
     apart, (a, b) = ("b.parquet", (CLIP, other)) if not first else ("b.parquet", (other, CLIP))
-    words = f"{tmp_path / apart} holds vectors in {b}, but {tmp_path / 'a.parquet'} in {a}"
+    words = f"{tmp_path / apart} holds vectors in {b}, but {tmp_path / 'a.parquet'} is in {a}"
     with pytest.raises(SpaceMismatchError, match=re.escape(words)):
         Embeddings.load(tmp_path)
-    words = f"{tmp_path / theirs}.parquet holds vectors in {other}, not in {CLIP} as asked for"
+    words = f"{theirs}.parquet holds vectors in {other}, but what was asked for is in {CLIP}"
     with pytest.raises(SpaceMismatchError, match=re.escape(words)):
         Embeddings.load(tmp_path, space=CLIP)
 
@@ -101,7 +101,7 @@ def test_a_file_that_names_no_space_is_refused_until_one_is_stated(tmp_path, sil
     with pytest.raises(EmbeddingsError, match=re.escape(words)):
         Embeddings.load(tmp_path)
     assert len(Embeddings.load(tmp_path, space=CLIP)) == 6
-    with pytest.raises(SpaceMismatchError, match="not in dino@bbbb2222"):
+    with pytest.raises(SpaceMismatchError, match="asked for is in dino@bbbb2222"):
         Embeddings.load(tmp_path, space=DINO)
 
 

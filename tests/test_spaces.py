@@ -174,19 +174,19 @@ def test_comparing_across_spaces_says_which_upgrade_is_missing():
         ),
         pytest.param(
             {"vectors": np.full((3, 2), 1e300)},
-            "the vector of item 'a' (row 0) has NaN or infinite values; 3 of 3 vectors do",
+            "the vector of item 'a' (row 0) has NaN or infinite values; leave these",
             id="beyond-float32",
         ),
         pytest.param(
             {"vectors": np.array([[0, 1], [2, np.nan], [np.inf, 5]], np.float32)},
-            "the vector of item 'b' (row 1) has NaN or infinite values; 2 of 3 vectors do. Leave "
-            "these items out or mend the model that made them",
+            "the vector of item 'b' (row 1) has NaN or infinite values; leave these "
+            "items out or mend the model that made them (2 of 3 vectors)",
             id="not-finite",
         ),
         pytest.param(
             {"vectors": np.eye(3, 2, dtype=np.float32), "space": Space("old", 2, "cosine")},
-            "the vector of item 'c' (row 2) is zero and has no direction; old (2, cosine) needs "
-            "one; leave the item out or use the l2 metric",
+            "the vector of item 'c' (row 2) is zero and has no direction, which old (2, "
+            "cosine) needs; leave these items out or use the l2 metric (1 of 3 vectors)",
             id="zero-with-the-cosine",
         ),
         *(
@@ -247,7 +247,7 @@ def test_strange_arrays_are_refused_wherever_numbers_are_taken(values, monkeypat
         Ranking(("q",), ids, np.array([[0, 1]]), values, False)
     with pytest.raises(EvaluationError, match="the rows of a ranking are not numbers"):
         Ranking(("q",), ids, values, np.array([[0, 1]]), False)
-    with pytest.raises(EmbeddingsError, match="the scales are not numbers"):
+    with pytest.raises(EmbeddingsError, match="the scale of a quantisation holds no numbers"):
         Quantisation(space, "int8", row)
 
 
@@ -401,7 +401,7 @@ def test_a_file_that_is_no_embeddings_is_refused(tmp_path):
 
 def test_a_file_in_another_space_than_asked_for_is_refused(tmp_path):
     three().save(tmp_path / "vectors.parquet")
-    words = "holds vectors in old@1f (2, l2), not in new (2, l2) as asked for"
+    words = "holds vectors in old@1f (2, l2), but what was asked for is in new (2, l2)"
     with pytest.raises(SpaceMismatchError, match=re.escape(words)):
         Embeddings.load(tmp_path / "vectors.parquet", space=Space("new", 2))
     assert len(Embeddings.load(tmp_path / "vectors.parquet", space=OLD)) == 3

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from onward.arrays import as_numbers
+from onward.arrays import as_weights
 from onward.artifacts import digest
 from onward.errors import EmbeddingsError, SpaceMismatchError
 from onward.spaces import LARGEST_CODE, Embeddings, Space, Vectors
@@ -67,19 +67,12 @@ class Quantisation:
                 needed=f"int8 needs one of shape ({self.of.dim},), float16 needs None",
             )
         if self.scale is not None:
-            kept = as_numbers(
-                self.scale,
-                np.float32,
-                EmbeddingsError,
-                "the scales are not numbers",
-                "give one of float32 a dimension",
-            ).copy()
+            kept = as_weights(self.scale, "scale of a quantisation", EmbeddingsError)
             if not (np.isfinite(kept) & (kept > 0)).all():
                 raise EmbeddingsError(
                     "int8 needs finite scales above 0",
                     "give dimensions that are always 0 the scale 1",
                 )
-            kept.flags.writeable = False
             object.__setattr__(self, "scale", kept)
 
     @cached_property

@@ -152,24 +152,16 @@ class Embeddings:
                 f"{len(self.ids)} ids for {len(vectors)} vectors", "give one id a vector"
             )
         check_unique(self.ids)
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise EmbeddingsError(
-                f"the vector of item {self.ids[row]!r} (row {row}) has NaN or infinite values",
-                f"{int((~finite).sum())} of {len(vectors)} vectors do. "
-                "Leave these items out or mend the model that made them",
-            )
+        wild = ~np.isfinite(vectors).all(axis=1)
+        wrong = "has NaN or infinite values"
+        do = "leave these items out or mend the model that made them"
+        _refuse_rows(self.ids, wild, wrong, do)
         if self.space.format != "float32":
             _check_format(self.ids, vectors, self.space)
-        nonzero = np.any(vectors != 0, axis=1)
-        if self.space.metric == "cosine" and not nonzero.all():
-            row = int(np.argmin(nonzero))
-            raise EmbeddingsError(
-                f"the vector of item {self.ids[row]!r} (row {row}) is zero and has no direction",
-                "leave the item out or use the l2 metric",
-                needed=f"{self.space} needs one",
-            )
+        if self.space.metric == "cosine":
+            zero = ~np.any(vectors != 0, axis=1)
+            wrong = f"is zero and has no direction, which {self.space} needs"
+            _refuse_rows(self.ids, zero, wrong, "leave these items out or use the l2 metric")
         if self.labels is not None:
             object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.ids)))
         names = self.class_names
@@ -415,12 +407,17 @@ def _check_format(ids: Ids, vectors: np.ndarray, space: Space) -> None:
     if space.format == "int8":
         held &= (np.abs(vectors) <= LARGEST_CODE).all(axis=1)
         wanted = f"whole numbers from -{LARGEST_CODE} to {LARGEST_CODE}"
-    if not held.all():
-        row = int(np.argmin(held))
+    wrong = f"does not lie in {space}, whose vectors are {wanted}"
+    _refuse_rows(ids, ~held, wrong, "make them with the quantisation that made the space")
+
+
+def _refuse_rows(ids: Ids, bad: Bool[np.ndarray, " item"], wrong: str, do: str) -> None:
+    """Raise an EmbeddingsError that names the first item whose vector is bad, if there is one."""
+    if bad.any():
+        row = int(np.argmax(bad))
         raise EmbeddingsError(
-            f"the vector of item {ids[row]!r} (row {row}) does not lie in {space}, whose vectors "
-            f"are {wanted}",
-            "make them with the quantisation that made the space",
+            f"the vector of item {ids[row]!r} (row {row}) {wrong}",
+            f"{do} ({int(bad.sum())} of {len(ids)} vectors)",
         )
 
 
@@ -444,22 +441,15 @@ def _common_space(files: Sequence[VectorFile], space: Space | None) -> Space:
             f"{silent[0]} does not say which space its vectors are in",
             "give one: Embeddings.load(PATH, space=Space(NAME, DIM)), and save() to keep it",
         )
+    whose, wanted = ("what was asked for", space) if space else next(iter(said.items()))
     for path, found in said.items():
-        if space is not None and found != space:
+        if found != wanted:
             raise SpaceMismatchError(
-                f"{path} holds vectors in {found}, not in {space} as asked for"
+                f"{path} holds vectors in {found}, but {whose} is in {wanted}",
+                "distances between them mean nothing. Keep the files of each space in a folder of "
+                "their own",
             )
-    if space is not None:
-        return space
-    (first, of_first), *others = said.items()
-    for path, found in others:
-        if found != of_first:
-            raise SpaceMismatchError(
-                f"{path} holds vectors in {found}, but {first} in {of_first}",
-                "distances between "
-                "them mean nothing. Keep the files of each space in a folder of their own",
-            )
-    return of_first
+    return wanted
 
 
 def _load_array(path: Path) -> np.ndarray:
