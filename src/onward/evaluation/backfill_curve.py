@@ -85,14 +85,14 @@ class BackfillCurve:
         } | ({"lost": self.lost} if self.lost else {})
 
     def __str__(self) -> str:
-        lines = [f"{'re-embedded':<12}" + "".join(f"{metric:>7}" for metric in METRICS)]
-        lines[0] += "   (percent)"
+        first = self.evaluations[0]
+        lines = [f"{'re-embedded':<12}{first.heads()}   (percent)"]
         for share, evaluation in zip(self.shares, self.evaluations, strict=True):
             lines.append(f"{f'{100 * share:.1f}':<12}{evaluation.columns()}")
         means = (self.auc(metric) for metric in METRICS)
         shown = ("-" if np.isnan(mean) else f"{100 * mean:.1f}" for mean in means)
         lines.append(f"{self.auc_name:<12}" + "".join(f"{mean:>7}" for mean in shown))
-        lines.append(self.evaluations[0].counted_text())
+        lines.append(first.counted_text())
         if self.lost:
             lines.append(
                 f"{self.lost:,} items have no upgraded vector: not found until re-embedded."

@@ -6,7 +6,7 @@ Every error names the file and the line. Nothing here knows what the ids belong 
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from onward.errors import EvaluationError
@@ -17,6 +17,19 @@ Pair = tuple[str, str, bool]
 BEIR_HEADER = ["query-id", "corpus-id", "score"]
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
 VERDICTS = {"1": True, "same": True, "0": False, "different": False}
+
+QRELS = (
+    "TREC's qrels have four columns (query iteration item grade); BEIR's have three, split by "
+    f"tabs, under the header {' '.join(BEIR_HEADER)!r}; none may be empty"
+)
+IGNORED = (
+    "give the id of a query and the id of an item to ignore for it, with a tab or a space between"
+)
+PAIRS = (
+    "give two ids and whether they are the same (1, same, 0 or different), without a header, split "
+    "by commas in a .csv file and by tabs or spaces in others"
+)
+"""What a line is to hold."""
 
 
 def read_qrels(path: Path | str) -> dict[str, dict[str, int]]:
@@ -33,24 +46,24 @@ def read_qrels(path: Path | str) -> dict[str, dict[str, int]]:
     """
     file = _find(Path(path))
     qrels: dict[str, dict[str, int]] = {}
-    beir = False
-    for number, line in _lines(file):
-        fields = line.split("\t")
-        if not qrels and not beir and [one.strip().casefold() for one in fields] == BEIR_HEADER:
-            beir = True
-            continue
-        query, item, text = _judgement(fields, line, f"line {number} of {file}", beir)
-        if not WHOLE_NUMBER.fullmatch(text):
+    beir = None
+    for where, line in _lines(file):
+        if beir is None:
+            beir = [one.strip().casefold() for one in line.split("\t")] == BEIR_HEADER
+            if beir:
+                continue
+        fields = line.split("\t") if beir else _split(line, 4)
+        query, *_, item, text = _whole(fields, 3 if beir else 4, f"{where} is {line!r:.80}", QRELS)
+        if not WHOLE_NUMBER.fullmatch(text.strip()):
             raise EvaluationError(
-                f"line {number} of {file} gives item {item!r} the grade {text!r}",
+                f"{where} gives item {item!r} the grade {text!r}",
                 "grades are whole numbers: 0 is not relevant, and the higher the more relevant",
             )
-        grade = int(text)
-        first = qrels.setdefault(query, {}).setdefault(item, grade)
-        if first != grade:
+        first = qrels.setdefault(query, {}).setdefault(item, int(text))
+        if first != int(text):
             raise EvaluationError(
-                f"line {number} of {file} gives item {item!r} the grade {grade} for query "
-                f"{query!r}, and an earlier line the grade {first}",
+                f"{where} gives item {item!r} the grade {int(text)} for query {query!r}, and an "
+                f"earlier line the grade {first}",
                 "give each pair one grade",
             )
     if not qrels:
@@ -67,15 +80,9 @@ def read_ignored(path: Path | str) -> dict[str, set[str]]:
         EvaluationError: if the file cannot be read, or a line has not two ids.
     """
     ignored: dict[str, set[str]] = {}
-    for number, line in _lines(Path(path)):
-        fields = _split(line, 2)
-        if len(fields) != 2 or not all(fields):
-            raise EvaluationError(
-                f"line {number} of {path} is {_short(line)}",
-                "give the id of a query and the id of an item to ignore for it, with a tab or a "
-                "space between",
-            )
-        ignored.setdefault(fields[0], set()).add(fields[1])
+    for where, line in _lines(Path(path)):
+        query, item = _whole(_split(line, 2), 2, f"{where} is {line!r:.80}", IGNORED)
+        ignored.setdefault(query, set()).add(item)
     return ignored
 
 
@@ -90,37 +97,26 @@ def read_pairs(path: Path | str) -> list[Pair]:
     """
     file = Path(path)
     pairs = []
-    for number, line in _lines(file):
+    for where, line in _lines(file):
         fields = _at_commas(line) if file.suffix.lower() == ".csv" else _split(line, 3)
         verdict = VERDICTS.get(fields[-1].strip().casefold()) if fields else None
-        if len(fields) != 3 or verdict is None or not all(fields):
-            raise EvaluationError(
-                f"line {number} of {file} is {_short(line)}",
-                "give two ids and whether they are the "
-                "same (1, same, 0 or different), without a header, split by commas in a .csv file "
-                "and by tabs or spaces in others",
-            )
-        pairs.append((fields[0], fields[1], verdict))
+        known = fields if verdict is not None else []
+        one, other, _ = _whole(known, 3, f"{where} is {line!r:.80}", PAIRS)
+        pairs.append((one, other, verdict is True))
     if not pairs:
         raise EvaluationError(f"{file} holds no pairs", "give one a line")
     return pairs
 
 
-def _judgement(fields: Sequence[str], line: str, where: str, beir: bool) -> tuple[str, str, str]:
-    """Return the ids and the grade of one line.
+def _whole(fields: list[str], columns: int, given: str, do: str) -> list[str]:
+    """Return the fields of a line.
 
     Raises:
-        EvaluationError: if it has not as many columns as its format.
+        EvaluationError: if there are not as many as there are columns, or one is empty.
     """
-    if not beir and len(fields) != 4:
-        fields = _at_spaces(line)
-    if len(fields) != (3 if beir else 4) or not all(fields):
-        raise EvaluationError(
-            f"{where} has {len(fields)} columns, or an empty one: {_short(line)}",
-            needed="TREC's qrels have four (query iteration item grade); BEIR's have three, split "
-            f"by tabs, under the header {' '.join(BEIR_HEADER)!r}",
-        )
-    return fields[0], fields[-2], fields[-1].strip()
+    if len(fields) != columns or not all(fields):
+        raise EvaluationError(given, do)
+    return fields
 
 
 def _find(path: Path) -> Path:
@@ -142,8 +138,8 @@ def _find(path: Path) -> Path:
     return found[0]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, each with its number from 1.
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines that are not blank, each with its number from 1 and the file in words.
 
     Raises:
         EvaluationError: if the file cannot be read as text.
@@ -152,7 +148,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, line.rstrip("\n")
+                    yield f"line {number} of {path}", line.rstrip("\n")
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} cannot be read: {error}", "give a text in UTF-8") from error
 
@@ -160,11 +156,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _split(line: str, columns: int) -> list[str]:
     """Split a line at tabs where that gives as many columns, else at spaces and tabs."""
     fields = line.split("\t")
-    return fields if len(fields) == columns else _at_spaces(line)
-
-
-def _at_spaces(line: str) -> list[str]:
-    return re.split(r"[ \t]+", line.strip(" \t"))
+    return fields if len(fields) == columns else re.split(r"[ \t]+", line.strip(" \t"))
 
 
 def _at_commas(line: str) -> list[str]:
@@ -172,7 +164,3 @@ def _at_commas(line: str) -> list[str]:
         return next(csv.reader([line]))
     except csv.Error:  # a field of over 128 KiB: no id
         return []
-
-
-def _short(line: str) -> str:
-    return repr(line if len(line) <= 80 else f"{line[:77]}...")
