@@ -1,11 +1,9 @@
 """Artefacts: round trips, damage, and writing that is interrupted."""
 
-import itertools
 import json
 import os
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -307,69 +305,6 @@ def test_what_is_missing_or_of_another_kind_is_named(saved, tmp_path):
         ArtifactError, match="h holds this kind: transformation; embedding-model is needed"
     ):
         read_artifact(saved, "embedding-model")
-
-
-class Interrupted(BaseException):
-    """As if the process were killed here."""
-
-
-def interrupt_at(monkeypatch, step):
-    """Stop at the n-th call that changes or syncs what is on the disk."""
-    calls = itertools.count()
-
-    def stopping(function):
-        def call(*arguments, **settings):
-            if next(calls) == step:
-                raise Interrupted
-            return function(*arguments, **settings)
-
-        return call
-
-    for owner, name in ((os, "fsync"), (Path, "rename"), (Path, "replace"), (Path, "mkdir")):
-        monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
-    return calls
-
-
-def test_writing_that_is_interrupted_leaves_the_old_artefact_or_the_new_one(saved, monkeypatch):
-    later = replace(ARTIFACT, card="# Later\n")
-    seen = []
-    for step in itertools.count():
-        write_artifact(saved, ARTIFACT)
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, step)
-            try:
-                write_artifact(saved, later)
-                break
-            except Interrupted:
-                pass
-        found = read_artifact(saved, "transformation")
-        assert_same(found, ARTIFACT if found.card == ARTIFACT.card else later)
-        seen.append(found.card)
-    assert len(seen) > 7
-    assert seen[0] == ARTIFACT.card
-    assert seen == sorted(seen)  # once the new one is there, it stays: "# A card" < "# Later"
-    assert_same(read_artifact(saved, "transformation"), later)
-
-
-def test_a_file_written_aside_replaces_the_old_one_at_once_or_not_at_all(tmp_path, monkeypatch):
-    target = tmp_path / "new" / "vectors.parquet"
-    with write_aside(target) as aside:
-        assert aside.parent.parent == target.parent
-        assert aside.suffix == target.suffix
-        aside.write_bytes(b"old")
-        assert not target.exists()
-    assert target.read_bytes() == b"old"
-    for step in itertools.count():
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, step)
-            try:
-                with write_aside(target) as aside:
-                    aside.write_bytes(b"new")
-                break
-            except Interrupted:
-                assert target.read_bytes() in (b"old", b"new")
-        assert [path.name for path in target.parent.iterdir()] == [target.name]
-    assert target.read_bytes() == b"new"
 
 
 def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path):

@@ -44,12 +44,6 @@ def test_update_gain_worked_by_hand():
     assert made.update_gain("map", "old/old") == 0
 
 
-def test_update_gain_is_not_a_number_where_full_backfill_changes_nothing():
-    made = comparison([0.5], [0.7], [0.5])
-    assert np.isnan(made.update_gain("map"))
-    assert made.to_json()["update_gain"]["map"] is None
-
-
 def test_compatible_is_bcts_criterion():
     assert comparison([0.5], [0.6], [0.7]).compatible
     assert not comparison([0.5], [0.5], [0.7]).compatible
@@ -63,8 +57,9 @@ def test_negative_flips_are_right_answers_that_were_lost():
     assert made.negative_flips("independent") == 0.25
 
 
-def test_update_gain_is_not_a_number_where_full_backfill_loses():
-    made = comparison(cell([0.8]), cell([0.5]), cell([0.6]))
+@pytest.mark.parametrize("full", [0.5, 0.4], ids=["changes-nothing", "loses"])
+def test_update_gain_is_not_a_number_where_full_backfill_gains_nothing(full):
+    made = comparison([0.5], [0.7], [full])
     assert np.isnan(made.update_gain("map"))
     assert made.to_json()["update_gain"]["map"] is None
     assert str(made).splitlines()[2].endswith("-")
