@@ -194,7 +194,7 @@ def _write(experiment: Experiment, path: Path, beside: Mapping[str, Any] | None 
         seeds = ", ".join(str(seed) for seed in experiment.seeds)
         write_experiment_report(
             path,
-            report_tables(experiment.seeds),
+            tuple(tables(experiment.seeds).values()),
             title=f"{experiment.recipe}: galleries move to a new model",
             introduction=INTRODUCTION,
             facts={"command": experiment.command, "seeds": seeds},
@@ -475,15 +475,41 @@ def split_variants(joined: Study) -> dict[str, dict[str, Any]]:
     return split
 
 
+def tables(seeds: Mapping[int, Study]) -> dict[str, ExperimentTable]:
+    """Return a table of each part that the studies have: their numbers, and the update gains."""
+    first = next(iter(seeds.values()))
+    return {
+        part: ExperimentTable(
+            TITLES[part], list(seeds), [_row(seeds, part, cell) for cell in first[part]]
+        )
+        for part in PARTS
+        if first.get(part)
+    }
+
+
+def _row(seeds: Mapping[int, Study], part: str, cell: str) -> ExperimentRow:
+    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
+    numbers = {
+        metric: [_number(seed[part][cell][metric]) for seed in seeds.values()] for metric in METRICS
+    }
+    if arm is None:
+        return ExperimentRow(cell, numbers, {})
+    for metric in ("cmc@1", "map"):
+        numbers[f"gain {metric}"] = [_gain(of[part], cell, metric) for of in seeds.values()]
+    # Older files have another name.
+    macs = arm["side_macs"] if "side_macs" in arm else arm["side_multiply_adds"]
+    extra = {"side bytes an item": str(arm["side_bytes"]), "MACs an item": f"{macs:,}"}
+    return ExperimentRow(cell, numbers, extra | {"method": str(arm["fit"].get("method", ""))})
+
+
 def means(seeds: Mapping[int, Study]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return the mean over the seeds, by part, cell and metric; None for what is not known."""
     return {
         part: {
-            cell: {metric: _mean(values(seeds, part, cell, metric)) for metric in METRICS}
-            for cell in cells_of(seeds, part)
+            row.cell: {metric: _mean(row.numbers[metric]) for metric in METRICS}
+            for row in table.rows
         }
-        for part in PARTS
-        if cells_of(seeds, part)
+        for part, table in tables(seeds).items()
     }
 
 
@@ -492,48 +518,45 @@ def differences(seeds: Mapping[int, Study]) -> dict[str, dict[str, dict[str, Any
 
     Nothing for a single seed, which shows no spread.
     """
-    if len(seeds) < 2:
-        return {}
     paired: dict[str, dict[str, dict[str, Any]]] = {}
-    for part in PARTS:
-        for cell in cells_of(seeds, part):
+    for part, table in tables(seeds).items() if len(seeds) > 1 else ():
+        numbers = {row.cell: row.numbers for row in table.rows}
+        for cell in numbers:
             base = reference(cell, UPGRADED)
-            if cell == base or base not in cells_of(seeds, part):
-                continue
-            paired.setdefault(part, {})[cell] = {
-                metric: over_seeds(
-                    dict(zip(seeds, values(seeds, part, cell, metric), strict=True)),
-                    baseline=dict(zip(seeds, values(seeds, part, base, metric), strict=True)),
-                ).to_json()
-                for metric in METRICS
-            }
+            if cell != base and base in numbers:
+                paired.setdefault(part, {})[cell] = {
+                    metric: over_seeds(
+                        dict(zip(seeds, numbers[cell][metric], strict=True)),
+                        baseline=dict(zip(seeds, numbers[base][metric], strict=True)),
+                    ).to_json()
+                    for metric in METRICS
+                }
     return paired
 
 
 def markdown(name: str, seeds: Mapping[int, Study]) -> str:
     """Return a table for each part: mean, least and greatest of each cell, in percent.
 
-    Where arms say how unsure they are, tables of their backfill follow: the mean over evenly spaced
-    shares re-embedded, by order, between both ends of the curve.
+    A gain is that of the seeds in which full backfill gains something. Where arms say how unsure
+    they are, tables of their backfill follow: the mean over evenly spaced shares re-embedded, by
+    order, between both ends of the curve.
     """
     count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}, percent"
     of_arm = ("gain cmc@1", "gain map", "flips", "bytes", "MACs")
-    tables = [
-        _lines(
-            [f"{name}, {TITLES[part]}, {count}", *METRICS, *of_arm],
-            [
-                [
-                    cell,
-                    *(mean_and_range(values(seeds, part, cell, metric)) for metric in METRICS),
-                    *_of_arm(seeds, part, cell),
-                ]
-                for cell in cells_of(seeds, part)
-            ],
-        )
-        for part in PARTS
-        if cells_of(seeds, part)
-    ]
-    return "\n\n".join([*tables, *_backfill_tables(name, seeds, count)])
+    written = []
+    for part, table in tables(seeds).items():
+        rows = []
+        for row in table.rows:
+            numbers = [mean_and_range(row.numbers[metric]) for metric in METRICS]
+            told = [""] * len(of_arm)
+            if row.extra:
+                flipped = (seed.get(f"{OF_PART[part]}{FLIPS}", {}) for seed in seeds.values())
+                flips = [_number(by_cell.get(row.cell)) for by_cell in flipped]
+                gains = [row.known(gain) for gain in of_arm[:2]]
+                told = [*map(mean_and_range, (*gains, flips)), *list(row.extra.values())[:2]]
+            rows.append([row.cell, *numbers, *told])
+        written.append(_lines([f"{name}, {table.name}, {count}", *METRICS, *of_arm], rows))
+    return "\n\n".join([*written, *_backfill_tables(name, seeds, count)])
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -542,27 +565,10 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([first, "| --- " * len(head) + "|", *rest])
 
 
-def _of_arm(seeds: Mapping[int, Study], part: str, cell: str) -> list[str]:
-    """Return gains, negative flips, bytes and MACs of an arm; nothing for other cells.
-
-    A gain is that of the seeds in which full backfill gains something.
-    """
-    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
-    if arm is None:
-        return [""] * 5
-    gains = [
-        [gain for seed in seeds.values() if not math.isnan(gain := _gain(seed[part], cell, metric))]
-        for metric in ("cmc@1", "map")
-    ]
-    found = (seed.get(f"{OF_PART[part]}{FLIPS}", {}).get(cell) for seed in seeds.values())
-    flips = [_number(value) for value in found]
-    return [*map(mean_and_range, (*gains, flips)), str(arm["side_bytes"]), _macs(arm)]
-
-
 def _backfill_tables(name: str, seeds: Mapping[int, Study], count: str) -> list[str]:
     """Return the AUC of each arm and order, for the parts of which there are curves."""
     curves = [seed.get("backfill", {}) for seed in seeds.values()]
-    tables = []
+    written = []
     for part, arms in curves[0].items():
         orders = list(next(iter(arms.values())))
         auc = next(key for key in arms[next(iter(arms))][orders[0]] if key.startswith("auc@"))
@@ -574,44 +580,8 @@ def _backfill_tables(name: str, seeds: Mapping[int, Study], count: str) -> list[
             means = [[each[order][auc][metric] for each in of_seeds] for order in orders]
             rows.append([arm, metric, *map(mean_and_range, (first, *means, last))])
         head = (f"{name}, backfill of the {part} set, {count}", "metric", *ends)
-        tables.append(_lines(head, rows))
-    return tables
-
-
-def report_tables(seeds: Mapping[int, Study]) -> tuple[ExperimentTable, ...]:
-    """Return the same tables as values for the report, seed by seed."""
-    return tuple(
-        ExperimentTable(
-            TITLES[part], list(seeds), [_row(seeds, part, cell) for cell in cells_of(seeds, part)]
-        )
-        for part in PARTS
-        if cells_of(seeds, part)
-    )
-
-
-def _row(seeds: Mapping[int, Study], part: str, cell: str) -> ExperimentRow:
-    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
-    numbers = {metric: values(seeds, part, cell, metric) for metric in METRICS}
-    if arm is None:
-        return ExperimentRow(cell, numbers, {})
-    for metric in ("cmc@1", "map"):
-        numbers[f"gain {metric}"] = [_gain(of[part], cell, metric) for of in seeds.values()]
-    extra = {
-        "side bytes an item": str(arm["side_bytes"]),
-        "MACs an item": _macs(arm),
-        "method": str(arm["fit"].get("method", "")),
-    }
-    return ExperimentRow(cell, numbers, extra)
-
-
-def cells_of(seeds: Mapping[int, Study], part: str) -> list[str]:
-    """Return the cells of a part, in order; none where the study has no such part."""
-    return list(next(iter(seeds.values())).get(part, {}))
-
-
-def values(seeds: Mapping[int, Study], part: str, cell: str, metric: str) -> list[float]:
-    """Return a metric of a cell, by seed in their order; NaN for what is not known."""
-    return [_number(seed[part][cell][metric]) for seed in seeds.values()]
+        written.append(_lines(head, rows))
+    return written
 
 
 def reference(cell: str, which: str) -> str:
@@ -628,11 +598,6 @@ def mean_and_range(given: Sequence[float]) -> str:
     if len(given) == 1:
         return mean
     return f"{mean} ({100 * min(given):.1f} to {100 * max(given):.1f})"
-
-
-def _macs(arm: Mapping[str, Any]) -> str:
-    """Return what an item's side-information takes to make; older files have another name."""
-    return f"{arm['side_macs'] if 'side_macs' in arm else arm['side_multiply_adds']:,}"
 
 
 def _gain(cells: Mapping[str, Any], cell: str, metric: str) -> float:

@@ -291,10 +291,7 @@ def choose_penalty(trials: Sequence[Trial], judge: Judge) -> tuple[Trial, str]:
 
     Of those that cannot be told from the best, the one whose vectors are nearest to the true ones.
     """
-    best = _best(trials)
-    flat = [
-        trial for trial in trials if trial is best or judge.difference(best, trial, FLAT).low <= 0
-    ]
+    flat = _like_the_best(trials, judge, FLAT)
     kept = min(flat, key=lambda trial: (trial.error, trial.described.get("penalty", 0)))
     if len(trials) == 1:
         return kept, "there is one"
@@ -326,12 +323,8 @@ def choose_method(trials: Sequence[Trial], judge: Judge) -> tuple[Trial, str]:
     The one that finds most, unless retrieval cannot tell it from a simpler one. Of those that it
     cannot tell apart the simplest is kept, unless the error clearly says another.
     """
-    best = _best(trials)
-    flat = [
-        trial
-        for trial in sorted(trials, key=lambda trial: SIMPLE_FIRST.index(trial.method))
-        if trial is best or judge.difference(best, trial, CLEAR).low <= 0
-    ]
+    flat = _like_the_best(trials, judge, CLEAR)
+    flat.sort(key=lambda trial: SIMPLE_FIRST.index(trial.method))
     kept = simplest = flat[0]
     for trial in flat[1:]:
         if judge.errs_less(trial, kept):
@@ -360,8 +353,12 @@ def neighbour_groups(embeddings: Embeddings) -> Groups:
     return groups
 
 
-def _best(trials: Sequence[Trial]) -> Trial:
-    return max(trials, key=lambda trial: (trial.scores.mean(), -trial.error))
+def _like_the_best(trials: Sequence[Trial], judge: Judge, confidence: float) -> list[Trial]:
+    """Return the trial that finds most, and those that retrieval cannot tell from it."""
+    best = max(trials, key=lambda trial: (trial.scores.mean(), -trial.error))
+    return [
+        each for each in trials if each is best or judge.difference(best, each, confidence).low <= 0
+    ]
 
 
 def _judged(cell: Gallery) -> tuple[PerQuery, PerQuery]:
