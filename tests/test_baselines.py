@@ -2,31 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_training_transformations import CPU, world
 
 from onward.experiments.baselines import fit_residual_bottleneck, low_rank
-from onward.spaces import Embeddings, Space
 from onward.training.fit.fit import solve_ridge
 from onward.training.fit.pairs import Examples, Pairs
-from onward.training.settings import FitSettings, RunSettings
+from onward.training.settings import FitSettings
 from onward.transformation import Transformation
 
-OLD, SIDE, NEW = Space("old@1", 6), Space("side@1", 5), Space("new@1", 8)
-CPU = RunSettings(device="cpu")
 QUICK = FitSettings(method="mlp", epochs=20, batch_size=64, least_steps=0)
-
-
-def rows(space, vectors):
-    ids = tuple(f"i{n:03}" for n in range(len(vectors)))
-    return Embeddings(ids, np.asarray(vectors, np.float32), space)
-
-
-def world(items=400):
-    """Items in 9 dimensions: old sees 4 of them, side the rest, new all mixed."""
-    rng = np.random.default_rng(0)
-    whole = rng.normal(size=(items, 9))
-    old = np.concatenate([whole[:, :4], rng.normal(size=(items, 2))], axis=1)
-    new = np.tanh(whole @ np.random.default_rng(6).normal(size=(9, 8)) / 2)
-    return rows(OLD, old), rows(SIDE, whole[:, 4:]), rows(NEW, new)
 
 
 def rbt(old, side, new, **changes):

@@ -15,7 +15,7 @@ from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastive
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.training.devices import seeded
-from onward.training.image_models import BackwardCompatible, nt_xent, start, train_model
+from onward.training.image_models import BackwardCompatible, contrastive_loss, start, train_model
 from onward.training.images import ImageBatches, Preparation
 from onward.training.settings import (
     BackwardCompatibleSettings,
@@ -279,7 +279,7 @@ def nt_xent_by_loops(views, temperature):
 
 def test_nt_xent_equals_naive_loops_and_the_librarys_triplet_form():
     views = torch.from_numpy(np.random.default_rng(2).normal(size=(10, 4)).astype(np.float32))
-    loss = nt_xent(views, 0.3).item()
+    loss = contrastive_loss(views, 0.3).item()
     assert loss == pytest.approx(nt_xent_by_loops(views.numpy().astype(np.float64), 0.3), rel=1e-5)
     image = torch.arange(5).repeat(2)
     assert loss == pytest.approx(NTXentLoss(temperature=0.3)(views, image).item(), rel=1e-5)
@@ -355,7 +355,7 @@ def test_items_of_unknown_class_are_refused_where_labels_teach(items):
 
 def test_an_old_model_without_classifier_is_refused(items):
     side = train_side(items)
-    with pytest.raises(ConfigurationError, match=r"has no classifier, .*trained with labels"):
+    with pytest.raises(ConfigurationError, match=r"has no classifier; .*trained on classes"):
         train_bound(items, side)
 
 
@@ -461,7 +461,7 @@ def test_labels_and_views_add_cross_entropy_and_nt_xent():
     logits = embeddings @ objective.classifier.T
     views = objective.head(embeddings).repeat(2, 1)  # without augmentation both views are one
     expected = torch.nn.functional.cross_entropy(logits, classes, label_smoothing=0.2)
-    expected = expected + 0.7 * nt_xent(views, 0.3)
+    expected = expected + 0.7 * contrastive_loss(views, 0.3)
     torch.testing.assert_close(objective(pixels, classes), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -116,7 +116,7 @@ def test_the_supervised_contrastive_loss_equals_naive_loops():
         partners = [k for k in others if labels[k] == labels[i]]
         below = sum(np.exp(cosines[i, k] / 0.2) for k in others)
         total -= np.mean([np.log(np.exp(cosines[i, p] / 0.2) / below) for p in partners])
-    found = contrastive_loss(torch.from_numpy(views).float(), torch.from_numpy(labels), 0.2)
+    found = contrastive_loss(torch.from_numpy(views).float(), 0.2, torch.from_numpy(labels))
     assert found.item() == pytest.approx(total / 9, rel=1e-5)
 
 

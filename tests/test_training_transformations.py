@@ -66,16 +66,6 @@ def test_ridge_is_scikit_learns(penalty):
     np.testing.assert_allclose(h.apply(old, side).vectors, expected, atol=1e-4)
 
 
-def test_ridge_finds_a_linear_map_back():
-    old, _, _ = world()
-    weight, bias = RNG.normal(size=(8, 6)), RNG.normal(size=8)
-    new = rows(NEW, old.vectors @ weight.T + bias)
-    settings = FitSettings(method="ridge", ridge_penalties=(1e-7,))
-    h = fit(old, None, new, settings=settings, run=CPU)
-    np.testing.assert_allclose(h.apply(old).vectors, new.vectors, atol=1e-4)
-    assert (h.made_by["method"], h.made_by["penalty"]) == ("ridge", 1e-7)
-
-
 def test_an_input_that_never_changes_does_no_harm():
     old, side, new = world()
     constant = side.vectors.copy()
@@ -101,15 +91,6 @@ def test_procrustes_uses_no_side_information_and_refuses_it():
         match=r"'procrustes' uses no side-information, .* side@1 .*leave it out",
     ):
         fit(*world(), settings=settings_for("procrustes"), run=CPU)
-
-
-def test_procrustes_finds_a_rotation_back():
-    old, _, _ = world()
-    turned = rotation(6)
-    new = rows(Space("new@1", 6), old.vectors @ turned.T + np.arange(6), labels=old.labels)
-    h = fit(old, None, new, settings=settings_for("procrustes"), run=CPU)
-    np.testing.assert_allclose(h.apply(old).vectors, new.vectors, atol=1e-5)
-    np.testing.assert_allclose(h.steps[0].parts[0].mixer[0].weight, turned, atol=1e-6)
 
 
 @pytest.mark.parametrize("into", [OLD, Space("new@1", 3), Space("new@1", 9)])
@@ -152,24 +133,19 @@ def test_what_has_a_closed_form_says_how_it_fared_and_is_solved_on_all_pairs(met
         assert h.digest == other.digest
 
 
-@pytest.mark.parametrize("method", ["ridge", "procrustes"])
-def test_fitted_the_other_way_round_it_brings_new_queries_to_the_old_gallery(method):
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [("ridge", 1), ("procrustes", 1), ("mlp", 1.2)],  # over five seeds a network has 0.91 to 1.02
+)
+def test_fitted_the_other_way_round_it_brings_new_queries_to_the_old_gallery(method, most):
     (old, _, new), (gallery, _, queries) = world(), world(seed=1)
-    h = fit(new, None, old, settings=settings_for(method), run=CPU)
+    h = fit(new, None, old, settings=settings_for(method, epochs=8, lr=5e-3), run=CPU)
     assert (h.old, h.new) == (NEW, OLD)
     brought = evaluate_embeddings(h.apply(queries), gallery, exclude_self=True)
     old_old = evaluate_embeddings(gallery, gallery, exclude_self=True)
-    assert 0.6 * old_old.map < brought.map < old_old.map
+    assert 0.6 * old_old.map < brought.map < most * old_old.map
     with pytest.raises(SpaceMismatchError, match="wrong way round"):
         h.apply(gallery)
-
-
-def test_the_network_fitted_the_other_way_round_brings_new_queries_to_the_old_gallery():
-    (old, _, new), (gallery, _, queries) = world(), world(seed=1)
-    h = fit(new, None, old, settings=settings_for("mlp", epochs=8, lr=5e-3), run=CPU)
-    brought = evaluate_embeddings(h.apply(queries), gallery, exclude_self=True)
-    unrelated = rows(OLD, RNG.normal(size=(400, 6)), labels=gallery.labels)
-    assert brought.map > 3 * evaluate_embeddings(unrelated, gallery, exclude_self=True).map
 
 
 # --- the network ---

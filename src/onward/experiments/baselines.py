@@ -41,7 +41,7 @@ from onward.training.image_models import (
     Classification,
     ImageObjective,
     Positions,
-    nt_xent,
+    contrastive_loss,
     projection_head,
 )
 from onward.training.images import Preparation
@@ -131,7 +131,7 @@ class SupervisedContrastive(Classification):
         """Return the mean loss of the embeddings of two views."""
         loss, projected = super().loss(embeddings, classes), self.head(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
-            return loss + self.weight * nt_xent(projected.float(), self.temperature)
+            return loss + self.weight * contrastive_loss(projected.float(), self.temperature)
 
 
 class Decoder(nn.Module):

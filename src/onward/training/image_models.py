@@ -187,9 +187,8 @@ class Contrast(ImageObjective):
         pixels, classes = batch
         projected = self.head(self.embed(pixels, views=2))
         with torch.autocast(pixels.device.type, enabled=False):
-            if self.by_class:
-                return contrastive_loss(projected.float(), classes.repeat(2), self.temperature)
-            return nt_xent(projected.float(), self.temperature)
+            labels = classes.repeat(2) if self.by_class else None
+            return contrastive_loss(projected.float(), self.temperature, labels)
 
 
 def classification_loss(
@@ -216,14 +215,19 @@ def classification_loss(
     return loss
 
 
-def contrastive_loss(views: Views, labels: Int64[Tensor, " view"], temperature: float) -> Tensor:
-    """Return the supervised contrastive loss: views of one label against all others.
+def contrastive_loss(
+    views: Views, temperature: float, labels: Int64[Tensor, " view"] | None = None
+) -> Tensor:
+    """Return the contrastive loss: views of one label, or of one image, against all others.
 
     For view i with partners P(i), of the same label, and the cosine c: the mean over i, and over p
-    in P(i), of `-log(exp(c_ip / t) / sum over k != i of exp(c_ik / t))`.
+    in P(i), of `-log(exp(c_ip / t) / sum over k != i of exp(c_ik / t))`. Of the two views of each
+    image that is NT-Xent.
 
     Args:
+        views: the first views of all images, then the second views in the same order.
         temperature: t.
+        labels: of the views; without any, each image is a label of its own.
 
     Raises:
         MissingExtraError: if pytorch-metric-learning is not installed.
@@ -231,26 +235,10 @@ def contrastive_loss(views: Views, labels: Int64[Tensor, " view"], temperature: 
     References:
         Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, equation 2.
     """
+    if labels is None:
+        labels = torch.arange(len(views) // 2, device=views.device).repeat(2)
     loss: Tensor = _library().SupConLoss(temperature=temperature)(views, labels)
     return loss
-
-
-def nt_xent(views: Views, temperature: float) -> Tensor:
-    """Return the normalised temperature-scaled cross-entropy of pairs of views.
-
-    For view i with partner j, `-log(exp(c_ij / t) / sum over k != i of exp(c_ik / t))` with the
-    cosine c, as the mean over all views. It is computed as the supervised contrastive loss with
-    two views a class, which is the same number and takes memory for pairs, not for triplets.
-
-    Args:
-        views: the first views of all images, then the second views in the same order.
-        temperature: t.
-
-    Raises:
-        MissingExtraError: if pytorch-metric-learning is not installed.
-    """
-    image = torch.arange(len(views) // 2, device=views.device).repeat(2)
-    return contrastive_loss(views, image, temperature)
 
 
 @lru_cache(maxsize=8)
@@ -393,12 +381,12 @@ def start(
             )
             return Contrast(network, Preparation(input_spec, views), settings, by_class=False)
         assert isinstance(settings, TrainingSettings)  # noqa: S101  # others come with `build`
-        if settings.loss == "supcon":
-            both = simclr_augmentation(size, channels, flip=settings.flip)
-            preparation = Preparation(input_spec, both if settings.augment else None)
-            return Contrast(network, preparation, settings, by_class=True)
-        shown = supervised_augmentation(size, channels, settings.flip)
+        by_class = settings.loss == "supcon"
+        augmentation = simclr_augmentation if by_class else supervised_augmentation
+        shown = augmentation(size, channels, flip=settings.flip)
         preparation = Preparation(input_spec, shown if settings.augment else None)
+        if by_class:
+            return Contrast(network, preparation, settings, by_class=True)
         bound = isinstance(settings, BackwardCompatibleSettings)
         kind = BackwardCompatible if bound else Classification
         return kind(network, classes, preparation, settings)
@@ -498,12 +486,7 @@ def _old_rows(
     same_labels: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the old classifier, and for each class of the items its row there, or -1."""
-    if old_model.classifier is None:
-        raise ConfigurationError(
-            f"{old_model.space.name} has no classifier, which backward compatible training is "
-            "bound to",
-            "give an old model that was trained with labels",
-        )
+    old = Classifier.of(old_model)
     if old_model.space.dim != dim:
         raise ConfigurationError(
             f"the old model has {old_model.space.dim} dimensions, the new backbone {dim}",
@@ -511,7 +494,7 @@ def _old_rows(
             f"compatible embeddings are compared directly. Give the backbone dim = "
             f"{old_model.space.dim}",
         )
-    known = Classifier.of(old_model).numbered_as(items.known_names, same_labels=same_labels)
+    known = old.numbered_as(items.known_names, same_labels=same_labels)
     position = torch.from_numpy(known.rows_of(np.array(items.classes)))
     if (position < 0).all():
         raise ConfigurationError(
@@ -519,7 +502,7 @@ def _old_rows(
             f"{items.source}",
             needed="backward compatible training needs items of old classes",
         )
-    return torch.from_numpy(old_model.classifier.copy()), position
+    return torch.from_numpy(old.weight.copy()), position
 
 
 def _add_class_means(
