@@ -199,10 +199,12 @@ class Trial:
             that one was fitted on, what it makes of it unseen, where that is known.
         embedded: what the new model has embedded already; it stays as it is.
         true: what the new model gives, of the sample's items among them.
+        share: of all that is searched after the upgrade, what the sample is, in [0, 1].
         relevance: what the queries look for among the items; None if that is not known.
         left_out: why other items are left out, and how many.
         flattered: how many items a transformation was fitted on which does not tell what it gives
             for them unseen; of these the true vectors are known.
+        uncertainties: of the items that are upgraded by a transformation that knows its own.
     """
 
     asked: Questions
@@ -210,31 +212,16 @@ class Trial:
     upgraded: Embeddings
     embedded: Embeddings
     true: Embeddings
+    share: float
     relevance: Relevance | None
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int]
     flattered: int = 0
+    uncertainties: Mapping[str, float] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """All by which an upgrade is judged.
-
-    Attributes:
-        asked: the queries.
-        whole: in all that can be found now; None if nothing says what they look for there, or it is
-            not to be judged.
-        within: in items of the sample; None if these are too few, or none of them can be carried.
-        judged: those items; None if there is no sample.
-        uncertainties: of the items that are upgraded by a transformation that knows its own.
-        sample_rows: how many items of the gallery are in the sample.
-    """
-
-    asked: Questions
-    whole: Trial | None
-    within: Trial | None
-    judged: Items | None
-    uncertainties: Mapping[str, float]
-    sample_rows: int
+    @property
+    def says_something(self) -> bool:
+        """Whether there are enough items, and some of them can be carried."""
+        return len(self.now) >= LEAST_ITEMS and len(self.upgraded) > 0 and len(self.asked) > 0
 
 
 def gather(
@@ -244,8 +231,12 @@ def gather(
     queries: RealQueries | None,
     *,
     whole: bool,
-) -> Evidence:
+) -> tuple[Questions, Trial | None, Trial | None]:
     """Read all by which an upgrade is judged; see `forecast` in `onward.upgrading.forecast`.
+
+    Returns the queries; how they are asked in all that can be found now, None if nothing says what
+    they look for there, or it is not to be judged (`whole`); and in items of the sample, None if
+    there is none.
 
     Raises:
         SpaceMismatchError: if the sample or the queries are in another space than is needed.
@@ -261,51 +252,45 @@ def gather(
     asked = None if queries is None else _ask_real(view, queries, space, new)
     wanted = set[str]() if asked is None else asked.wanted()
     found, flattered = _choose_searched(view, routes, space, sample, wanted)
-    judged, true, there = None, _joined(new, ()), 0
+    judged, true, within, everywhere = None, _joined(new, ()), None, None
     if sample is not None:
         judged = _choose_judged(view, routes, space, sample, found)
         true = Embeddings(sample.ids, sample.vectors, sample.space)
-        there = sum(len(batch) for batch in view.scan((), ids=sample.ids))
     searched = _where_answers_are_known(found, asked, judged) if whole else None
     ids = {*(searched.ids if searched else ()), *(judged.ids if judged else ())}
     now, (upgraded, uncertainties) = _read(view, space, ids), _carry(view, routes, ids)
-    everywhere = within = None
     if judged is not None:
         judged = judged.among(frozenset(now.ids))  # others may have been deleted meanwhile
         labelled = replace(true.align(judged.ids), labels=judged.labels)
         asked = asked or Questions(ITEMS, now.align(judged.ids), labelled)
-        within = _try_within(asked, judged, now, upgraded, labelled)
+        carried = among(upgraded, judged.class_of)
+        within = Trial(
+            asked,
+            now=now.align(judged.ids),
+            upgraded=replace(carried, labels=labelled.align(carried.ids).labels),
+            embedded=_joined(new, ()),
+            true=labelled,
+            share=sum(len(one) for one in view.scan((), ids=true.ids)) / max(1, view.rows),
+            relevance=None if asked.qrels is not None else asked.relevance(judged),
+            left_out=judged.left_out,
+            uncertainties=uncertainties,
+        )
     assert asked is not None  # noqa: S101 (of a sample or of queries one is there)
-    if searched is not None and len(asked):
+    if searched is not None:
         some = frozenset(searched.ids)
+        written = among(true, some)
         everywhere = Trial(
             asked,
             now=among(now, some),
             upgraded=among(upgraded, some),
             embedded=_read(view, new, some, origin="embedded"),
-            true=among(true, some),
+            true=written,
+            share=len(written) / max(1, len(some)),
             relevance=asked.relevance(searched),
             left_out=searched.left_out,
             flattered=len(flattered & some),
         )
-    return Evidence(asked, everywhere, within, judged, uncertainties, there)
-
-
-def _try_within(
-    asked: Questions, judged: Items, now: Embeddings, upgraded: Embeddings, true: Embeddings
-) -> Trial | None:
-    """Return the items of a sample to be judged by; None if they are too few to say anything."""
-    carried = among(upgraded, frozenset(judged.ids))
-    if len(judged) < LEAST_ITEMS or not len(carried) or not len(asked):
-        return None
-    return Trial(
-        asked,
-        now=now.align(judged.ids),
-        upgraded=replace(carried, labels=true.align(carried.ids).labels),
-        embedded=_joined(true.space, ()),
-        true=true,
-        relevance=None if asked.qrels is not None else asked.relevance(judged),
-    )
+    return asked, everywhere, within
 
 
 def among(embeddings: Embeddings, ids: Collection[str]) -> Embeddings:

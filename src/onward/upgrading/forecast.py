@@ -8,7 +8,7 @@ a backfill say what is found here. Nothing here writes.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from onward.evaluation.backfill_curve import (
 )
 from onward.evaluation.intervals import Interval, over_clusters
 from onward.evaluation.metrics import METRICS as BY_LABEL
-from onward.evaluation.metrics import Evaluation, MetricName, PerQuery, evaluate
+from onward.evaluation.metrics import Evaluation, PerQuery, evaluate
 from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
 from onward.gallery import Gallery, GalleryView
@@ -34,7 +34,7 @@ from onward.plain import Plain, fields_of
 from onward.spaces import Embeddings, Ids
 from onward.upgrading.evidence import (
     LEAST_ITEMS,
-    Evidence,
+    Questions,
     RealQueries,
     Trial,
     Who,
@@ -309,32 +309,29 @@ def forecast(
     """
     check_whole("seed", seed, least=0)
     view = gallery.view() if isinstance(gallery, Gallery) else gallery
-    evidence = gather(view, routes, sample, queries, whole=not curves)
-    asked, judged, known = evidence.asked, evidence.judged, evidence.uncertainties
-    everywhere = within = drawn = None
-    if evidence.whole is not None:
-        everywhere = _judge_whole(evidence.whole, sampled=sample is not None)
-    if evidence.within is not None:
-        share = min(1.0, evidence.sample_rows / max(1, view.rows))
-        written = None if curves or everywhere is not None else share
-        backfilled = _Backfilled.of(evidence.within, known, seed)
-        within, drawn = backfilled.judge(curves=curves, written=written)
+    asked, gallery_trial, trial = gather(view, routes, sample, queries, whole=not curves)
+    whole = within = drawn = None
+    if gallery_trial is not None:
+        whole = _judge_whole(gallery_trial, sampled=sample is not None)
+    if trial is not None and trial.says_something:
+        backfilled = _Backfilled.of(trial, seed)
+        within, drawn = backfilled.judge(curves=curves, written=not curves and whole is None)
     items = 0 if sample is None else len(sample)
     return Forecast(
         transformation=routes.digest,
         sample=None if sample is None else digest_sample(sample),
         sample_items=items,
         rows=view.rows,
-        whole=everywhere,
+        whole=whole,
         within=within,
-        why=None if everywhere or within else _why_not(evidence, items),
-        left_out={} if judged is None else judged.left_out,
+        why=None if whole or within else _why_not(asked, trial, items),
+        left_out={} if trial is None else trial.left_out,
         unasked=asked.left_out,
         unknown=asked.unknown,
         remade=asked.old.count_origins().get("upgraded", 0),
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
-        order=RANDOM if not judged or known.keys().isdisjoint(judged.ids) else UNCERTAINTY,
-        neighbours=0 if judged is None else count_neighbours(len(judged)),
+        order=UNCERTAINTY if trial is not None and trial.uncertainties else RANDOM,
+        neighbours=0 if trial is None else count_neighbours(len(trial.now)),
         curves=drawn,
     )
 
@@ -347,8 +344,7 @@ def _judge_whole(trial: Trial, *, sampled: bool) -> Judgement | None:
     metrics, best = (BY_LABEL, "map") if asked.qrels is None else (BY_GRADE, "ndcg@10")
     galleries = {UPGRADE: (0.0, trial.upgraded)}
     if sampled:
-        share = len(trial.true) / len(trial.now)
-        galleries[WITH_SAMPLE] = (share, with_true(trial.upgraded, trial.true))
+        galleries[WITH_SAMPLE] = (trial.share, with_true(trial.upgraded, trial.true))
     cells = {NOTHING: (0.0, _answers(asked.old, trial.now, relevance, metrics))}
     for name, (share, gallery) in galleries.items():
         stored = with_true(gallery, trial.embedded)  # what a model has embedded stays
@@ -374,7 +370,7 @@ class _Backfilled:
     seed: int
 
     @classmethod
-    def of(cls, trial: Trial, uncertainties: Mapping[str, float], seed: int) -> "_Backfilled":
+    def of(cls, trial: Trial, seed: int) -> "_Backfilled":
         """Return the items of a trial; by uncertainty only if it is known of some."""
         upgraded, true, asked = trial.upgraded, trial.true, trial.asked
         lost = sorted(set(true.ids) - set(upgraded.ids))
@@ -383,20 +379,20 @@ class _Backfilled:
             for turn in range(seed, seed + SEEDS)
         )
         orders: dict[str, tuple[Ids, ...]] = {RANDOM: tuple(random)}
-        if not uncertainties.keys().isdisjoint(upgraded.ids):
-            numbers = [uncertainties.get(item, -np.inf) for item in upgraded.ids]
+        if trial.uncertainties:
+            numbers = [trial.uncertainties.get(item, -np.inf) for item in upgraded.ids]
             orders[UNCERTAINTY] = ((*lost, *uncertainty_order(upgraded.ids, numbers)),)
         orders[ORACLE] = ((*lost, *oracle_order(upgraded, true.align(upgraded.ids))),)
         count = count_neighbours(len(true))
         nearest = search(asked.new, true, count, exclude_self=asked.exclude_self)
         return cls(trial, nearest, orders, seed)
 
-    def judge(self, *, curves: bool, written: float | None) -> tuple[Judgement, Curves | None]:
-        """Judge what is found in the better order that can be had, and draw the curve of each.
+    def judge(self, *, curves: bool, written: bool) -> tuple[Judgement, Curves | None]:
+        """Judge what is found in the better order that can be had.
 
         Args:
-            curves: whether to draw them.
-            written: the share of the gallery that a sample makes, if its writing is judged here.
+            curves: whether to draw the curve of each order, too.
+            written: whether the writing of the sample is judged here, by its share of the gallery.
         """
         best = UNCERTAINTY if UNCERTAINTY in self.orders else RANDOM
         ends = (0.0, *SHARES, 1.0)
@@ -411,10 +407,11 @@ class _Backfilled:
         if trial.relevance is not None:
             nothing |= _answers(trial.asked.old, trial.now, trial.relevance, BY_LABEL)
         cells: dict[str, tuple[float, Found]] = {NOTHING: (0.0, nothing), UPGRADE: (0.0, at[0.0])}
-        if written is not None:
+        if written:
             turns = range(self.seed, self.seed + SEEDS)
             some = tuple(random_order(trial.true.ids, seed=turn) for turn in turns)
-            cells[WITH_SAMPLE] = written, self.found(some, (written,), agreed=(written,))[written]
+            share = trial.share
+            cells[WITH_SAMPLE] = share, self.found(some, (share,), agreed=(share,))[share]
         for share in SHARES:
             cells[f"upgrade + backfill {100 * share:g} %"] = share, at[share]
         cells[EVERYTHING] = 1.0, at[1.0]
@@ -485,15 +482,8 @@ def _answers(
 
 
 def _by_metric(evaluation: Evaluation, metrics: Sequence[str]) -> dict[str, PerQuery]:
-    first, found = evaluation.first_hit, dict[str, PerQuery]()
-    for name in metrics:
-        kind, k = MetricName.parse(name)
-        if kind == "cmc":  # however few items there are
-            found[name] = ((first >= 0) & (first < k)).astype(np.float64)
-        else:
-            found[name] = evaluation.average_precision if k == 0 else evaluation.scores[name]
-        found[name] = np.where(evaluation.counted, found[name], np.nan)
-    return found
+    found = replace(evaluation, depth=None)  # all that is there was ranked, however little that is
+    return {name: found.per_query(name) for name in metrics}
 
 
 def _mean(found: Sequence[Found]) -> dict[str, PerQuery]:
@@ -539,9 +529,8 @@ def _interval(values: PerQuery, clusters: Sequence[Hashable], difference: bool =
     return over_clusters(values[counted], [clusters[row] for row in counted], difference=difference)
 
 
-def _why_not(evidence: Evidence, sample_items: int) -> str:
-    asked, judged = evidence.asked, evidence.judged
-    if judged is None:
+def _why_not(asked: Questions, trial: Trial | None, sample_items: int) -> str:
+    if trial is None:
         why = "nothing says what the real queries look for"
         if asked.new.labels is not None or asked.qrels is not None:
             why = (
@@ -552,9 +541,9 @@ def _why_not(evidence: Evidence, sample_items: int) -> str:
             "backfill would answer; give judgements (qrels=...), labels that queries and "
             "items share, or true new embeddings of some items (sample=...)"
         )
-    reasons = ", ".join(f"{count:,} ({why})" for why, count in judged.left_out.items())
-    left = f"{len(judged):,} of the sample's {sample_items:,} items are left to judge by"
-    if len(judged) >= LEAST_ITEMS:
+    reasons = ", ".join(f"{count:,} ({why})" for why, count in trial.left_out.items())
+    left = f"{len(trial.now):,} of the sample's {sample_items:,} items are left to judge by"
+    if len(trial.now) >= LEAST_ITEMS:
         left += ", and no transformation can carry one of them"
     return (
         f"nothing can be predicted: {left}, {LEAST_ITEMS} are needed"
