@@ -70,7 +70,7 @@ def test_a_direct_upgrade_alone_would_lose_the_native_rows_and_says_so(gallery):
 def test_completing_the_sequence_keeps_the_second_space_for_the_native_rows(gallery):
     completion = carry_out(gallery, TO_THIRD, SECOND_TO_THIRD).complete(now=True)
     assert completion.dropped == ()
-    assert {one.space for one in completion.kept} == {OLD, SIDE, SECOND}
+    assert set(completion.kept) == {OLD, SIDE, SECOND}
     for batch in list(gallery.scan([SECOND], without=[OLD])):
         gallery.write(embed(THIRD, batch.ids), batch.revisions, origin="embedded")
     again = Upgrade(gallery, TO_THIRD, SECOND_TO_THIRD).complete(now=True)
@@ -103,7 +103,7 @@ def test_where_the_originals_were_dropped_a_chain_carries_every_row_and_says_so(
     made = SECOND_TO_THIRD.apply_reference(gallery.read(SECOND, every))
     np.testing.assert_allclose(gallery.read(THIRD, every).vectors, made.vectors, atol=1e-5)
     completion = upgrade.complete(now=True)
-    assert [str(one) for one in completion.kept] == [
+    assert [f"{space}: {why}" for space, why in completion.kept.items()] == [
         "second@2 (6, l2): a model embedded 3 rows (native-0000, native-0001, native-0002) in no "
         "other space"
     ]

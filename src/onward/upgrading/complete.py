@@ -5,14 +5,14 @@ the old vectors and the side-information, from which every later upgrade is fitt
 they are given up by name. See docs/decisions/0011 for what is kept and why.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from onward.errors import UpgradeError
 from onward.gallery import GalleryView
-from onward.plain import Plain, fields_of
+from onward.plain import fields_of
 from onward.spaces import Space
 from onward.upgrading.routes import (
     EXAMPLES,
@@ -31,17 +31,6 @@ CLOCK_SLACK = timedelta(days=1)
 """Clocks that differ by more than this are not believed."""
 
 
-@dataclass(frozen=True)
-class Kept(Plain):
-    """A space that no longer serves and is kept, and why."""
-
-    space: Space
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.space}: {self.why}"
-
-
 @dataclass(frozen=True, eq=False)
 class Completion:
     """What completing an upgrade ends, drops and keeps.
@@ -52,7 +41,7 @@ class Completion:
         serving: the space that answers queries.
         ended: the space that could be rolled back to until then, if any.
         dropped: spaces that are dropped with all their vectors.
-        kept: spaces that are not, and why.
+        kept: spaces that no longer serve and are not dropped, and why.
         impossible: what cannot be done any more, a sentence each.
         unreachable: rows that are left without any vector, if there are such.
     """
@@ -62,13 +51,14 @@ class Completion:
     serving: Space
     ended: Space | None
     dropped: tuple[Space, ...]
-    kept: tuple[Kept, ...]
+    kept: Mapping[Space, str]
     impossible: tuple[str, ...]
     unreachable: CountedRows | None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next: nothing."""
-        return {**fields_of(self), "next_steps": []}
+        kept = [{"space": space.to_json(), "why": why} for space, why in self.kept.items()]
+        return {**fields_of(self, without=("kept",)), "kept": kept, "next_steps": []}
 
     def __str__(self) -> str:
         back = "there was nothing to roll back to" if self.ended is None else str(self.ended)
@@ -76,7 +66,7 @@ class Completion:
             f"upgrade of gallery {self.gallery} to {self.serving} is complete",
             f"  no way back  {back}",
             *(f"  dropped      {space}" for space in self.dropped),
-            *(f"  kept         {one}" for one in self.kept),
+            *(f"  kept         {space}: {why}" for space, why in self.kept.items()),
             *(f"  impossible   {one}" for one in self.impossible),
         ]
         return "\n".join(lines)
@@ -111,7 +101,7 @@ def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -
         serving=routes.new,
         ended=view.previous,
         dropped=tuple(dropped),
-        kept=tuple(Kept(space, why) for space, why in whys.items() if why is not None),
+        kept={space: why for space, why in whys.items() if why is not None},
         impossible=_impossible(gone, routes.new) if gone else (),
         unreachable=_unreachable(view, dropped),
     )

@@ -27,7 +27,7 @@ from onward.evaluation.comparison import NEW, OLD, UPGRADED
 from onward.evaluation.metrics import METRICS, Counts, Evaluation, average_precision, first_hits
 from onward.evaluation.retrieval import Ranking
 from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
-from onward.plain import Plain, fields_of
+from onward.plain import fields_of
 from onward.progress import Progress
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
@@ -152,21 +152,6 @@ class CanaryResult(Verdict):
         )
 
 
-@dataclass(frozen=True)
-class IdSets(Plain):
-    """What the ids of a gallery's rows say.
-
-    Attributes:
-        rows: how many different ids there are.
-        repeated: how many rows have an id that another row has too; 0 in a sound gallery.
-        missing: how many ids have no vector in the space.
-    """
-
-    rows: int
-    repeated: int
-    missing: int
-
-
 @dataclass(frozen=True, eq=False)
 class Verification:
     """What was proved of an upgrade, and of which state of the gallery.
@@ -178,7 +163,9 @@ class Verification:
             program other than Onward wrote it, of which the state knows nothing.
         work: rows to do, done and blocked.
         pending: the first few ids of rows that are to be done.
-        ids: what the ids of all rows, and of those with a new vector, say.
+        ids: how many different ids the rows have ("rows"), how many rows have an id that another
+            row has too ("repeated", 0 in a sound gallery), and how many ids have no vector in the
+            new space ("missing").
         leave_out: whether items may be lost by cutting over that the transformation cannot carry.
         checked: upgraded rows that were recomputed.
         upgraded: upgraded rows that could have been.
@@ -196,7 +183,7 @@ class Verification:
     version: str
     work: Work
     pending: tuple[str, ...]
-    ids: IdSets
+    ids: Mapping[str, int]
     leave_out: bool
     checked: int
     upgraded: int
@@ -221,7 +208,7 @@ class Verification:
     def adds_up(self) -> bool:
         """Whether no id stands twice, and those without a new vector are to do or blocked."""
         left = self.work.to_do + self.work.skipped
-        return not self.ids.repeated and self.ids.missing == left
+        return not self.ids["repeated"] and self.ids["missing"] == left
 
     @property
     def intact(self) -> bool | None:
@@ -264,8 +251,8 @@ class Verification:
         ]
         if not self.adds_up:
             lines.append(
-                f"  ids        {self.ids.rows:,}, {self.ids.repeated:,} of them repeated and "
-                f"{self.ids.missing:,} without a new vector: that does not add up"
+                f"  ids        {self.ids['rows']:,}, {self.ids['repeated']:,} of them repeated and "
+                f"{self.ids['missing']:,} without a new vector: that does not add up"
             )
         if self.canaries is not None:
             lines.append(f"  canaries   {self.canaries}")
@@ -362,29 +349,23 @@ def verification_state(view: GalleryView, routes: Routes) -> str:
     return "passed" if entry["passed"] else "failed"
 
 
-def compare_ids(gallery: GalleryRows, space: Space) -> IdSets:
+def compare_ids(gallery: GalleryRows, space: Space) -> dict[str, int]:
     """Compare the ids of all rows with those that have a vector in a space: none lost, none twice.
 
-    They are compared by 8 bytes of a digest each, so a million rows take 8 MB.
+    They are compared by 8 bytes of a digest each, so a million rows take 8 MB. See `Verification`.
     """
-    every = _marks(gallery.scan(()))
-    filled = _marks(gallery.scan((), with_spaces=[space]))
+    every, filled = _marks(gallery.scan(())), _marks(gallery.scan((), with_spaces=[space]))
     unique = np.unique(every)
-    return IdSets(
-        rows=len(unique),
-        repeated=len(every) - len(unique),
-        missing=len(np.setdiff1d(unique, filled)),
-    )
+    missing = len(np.setdiff1d(unique, filled))
+    return {"rows": len(unique), "repeated": len(every) - len(unique), "missing": missing}
 
 
 def _marks(batches: Iterator[Batch]) -> Marks:
-    parts = [np.empty(0, np.uint64)]
+    digests = bytearray()
     for batch in batches:
-        digests = b"".join(
-            hashlib.blake2b(item.encode(), digest_size=8).digest() for item in batch.ids
-        )
-        parts.append(np.frombuffer(digests, np.uint64))
-    return np.concatenate(parts)
+        for item in batch.ids:
+            digests += hashlib.blake2b(item.encode(), digest_size=8).digest()
+    return np.frombuffer(digests, np.uint64)
 
 
 def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> CanaryResult:
@@ -395,10 +376,20 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
         LabelMismatchError: if only the gallery or only the canaries have class names, and nothing
             says that the numbers of the others mean the same.
     """
-    _check_spaces(gallery, new, canaries)
     asked = {UPGRADED: canaries.new}
+    if canaries.new.space != new:
+        raise UpgradeError(
+            f"the canaries are in {canaries.new.space}, the upgrade leads to {new}",
+            "embed them by the new model",
+        )
     if canaries.old is not None:
         asked[OLD] = canaries.old
+        if canaries.old.space not in (others := [one for one in gallery.spaces() if one != new]):
+            raise UpgradeError(
+                f"the canaries' old embeddings are in {canaries.old.space}",
+                "they must be in the space that served before",
+                needed=f"gallery {gallery.url} has {', '.join(map(str, others))}",
+            )
     by_label = canaries.qrels is None
     rankings = {
         name: gallery.search(queries, DEPTH, exclude_self=by_label, allow_unserved=True)
@@ -418,21 +409,6 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
     found = {name: cell.value(required.metric) for name, cell in cells.items()}
     verdict = required.compare(found[UPGRADED], found.get(OLD, 1.0))
     return CanaryResult(**vars(verdict), depth=DEPTH, absent=absent, cells=cells)
-
-
-def _check_spaces(gallery: GalleryRows, new: Space, canaries: Canaries) -> None:
-    if canaries.new.space != new:
-        raise UpgradeError(
-            f"the canaries are in {canaries.new.space}, the upgrade leads to {new}",
-            "embed them by the new model",
-        )
-    old = canaries.old
-    if old is not None and (old.space == new or old.space not in gallery.spaces()):
-        known = ", ".join(str(space) for space in gallery.spaces() if space != new)
-        raise UpgradeError(
-            f"the canaries' old embeddings are in {old.space}",
-            f"they must be in the space that served before, and gallery {gallery.url} has {known}",
-        )
 
 
 def _by_label(gallery: GalleryRows, canaries: Canaries, rankings: Mapping[str, Ranking]) -> Answers:
