@@ -431,16 +431,12 @@ def _waiting_in_order(
     Raises:
         UpgradeError: if the budget makes an order by uncertainty matter, and none is stored.
     """
-    upgraded: list[str] = []
-    unsure: list[np.ndarray] = [np.empty(0, np.float32)]
+    upgraded = dict[str, float]()
     for batch in view.scan([new]):
-        rows = [
-            row
-            for row, item in enumerate(batch.ids)
-            if batch.origins[new][row] == "upgraded" and (among is None or item in among)
-        ]
-        upgraded += [batch.ids[row] for row in rows]
-        unsure.append(batch.uncertainties[new][rows])
+        numbers = batch.uncertainties[new].tolist()
+        for item, origin, number in zip(batch.ids, batch.origins[new], numbers, strict=True):
+            if origin == "upgraded" and (among is None or item in among):
+                upgraded[item] = -math.inf if math.isnan(number) else number
     missing = [item for item in view.ids(without=[new]) if among is None or item in among]
     carried = _to_be_carried(view, new)
     lost = [item for item in missing if item not in carried]
@@ -448,18 +444,16 @@ def _waiting_in_order(
     if order == "random":
         parts = (lost, upgraded, pending)
         return tuple(item for part in parts for item in random_order(part, seed=seed))
-    uncertainty = np.concatenate(unsure)
-    unknown = np.isnan(uncertainty)
     covers_all = meter.left is not None and meter.left >= len(missing) + len(upgraded)
-    if upgraded and unknown.all() and not covers_all:
+    if upgraded and max(upgraded.values()) == -math.inf and not covers_all:
         raise UpgradeError(
             f"how unsure the upgrade is of its {len(upgraded):,} vectors in {new} is not stored in "
             f"gallery {view.url}, so there is no order by uncertainty",
             "backfill in random order, order='random', or fit the transformation with "
             "uncertainty=True and upgrade with that",
         )
-    known = np.where(unknown, -np.inf, uncertainty)
-    return (*lost, *uncertainty_order(upgraded, known), *pending)
+    unsure = uncertainty_order(tuple(upgraded), tuple(upgraded.values()))
+    return (*lost, *unsure, *pending)
 
 
 def in_turn(ids: Ids, share: Share) -> Ids:

@@ -20,7 +20,6 @@ from onward.upgrading.routes import (
     Routes,
     check_started,
     find_natives,
-    needed_spaces,
 )
 
 ROLLBACK_WINDOW = timedelta(days=7)
@@ -234,7 +233,7 @@ def _read_by(view: GalleryView, filled: Iterable[Space]) -> set[Space]:
 
 def _originals(view: GalleryView, routes: Routes) -> set[Space]:
     """Return what the upgrade was made from, and what that was made from in its turn."""
-    found = {space for one in routes.transformations for space in needed_spaces(one)}
+    found = set(routes.reads)
     while True:
         more = _read_by(view, found & set(view.record.transformations)) - found
         if not more:

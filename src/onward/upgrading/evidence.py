@@ -177,6 +177,12 @@ class Items:
         labels = np.array(list(self.class_of.values()), np.int64)
         return labels if (labels >= 0).any() else None
 
+    def of(self, embeddings: Embeddings) -> Embeddings:
+        """Return the embeddings of these items, with their classes, if these are known."""
+        found = among(embeddings, self.class_of)
+        labels = np.array([self.class_of[item] for item in found.ids], np.int64)
+        return replace(found, labels=None if self.labels is None else labels)
+
     def among(self, ids: Collection[str], why: str = "") -> "Items":
         """Return those that are among some; the others are counted where it is said why."""
         kept = {item: label for item, label in self.class_of.items() if item in ids}
@@ -194,27 +200,25 @@ class Trial:
 
     Attributes:
         asked: the queries.
-        now: what the gallery answers from now, of all of the items.
+        items: the items.
+        now: what the gallery answers from now, of all of them.
         upgraded: what the transformations make, of those that one of them can carry. Of an item
             that one was fitted on, what it makes of it unseen, where that is known.
         embedded: what the new model has embedded already; it stays as it is.
         true: what the new model gives, of the sample's items among them.
         share: of all that is searched after the upgrade, what the sample is, in [0, 1].
-        relevance: what the queries look for among the items; None if that is not known.
-        left_out: why other items are left out, and how many.
         flattered: how many items a transformation was fitted on which does not tell what it gives
             for them unseen; of these the true vectors are known.
         uncertainties: of the items that are upgraded by a transformation that knows its own.
     """
 
     asked: Questions
+    items: Items
     now: Embeddings
     upgraded: Embeddings
     embedded: Embeddings
     true: Embeddings
     share: float
-    relevance: Relevance | None
-    left_out: Mapping[str, int]
     flattered: int = 0
     uncertainties: Mapping[str, float] = field(default_factory=dict)
 
@@ -240,14 +244,8 @@ def gather(
 
     Raises:
         SpaceMismatchError: if the sample or the queries are in another space than is needed.
-        UpgradeError: if neither is given, or judgements name items that the gallery lacks.
+        UpgradeError: if judgements name items that the gallery lacks.
     """
-    if sample is None and queries is None:
-        raise UpgradeError(
-            "nothing is predicted without true new embeddings of some items (sample=...) or real "
-            "queries by both models (queries=...)",
-            "give one of them",
-        )
     space, new = answering_space(view, routes), routes.new
     asked = None if queries is None else _ask_real(view, queries, space, new)
     wanted = set[str]() if asked is None else asked.wanted()
@@ -261,34 +259,29 @@ def gather(
     now, (upgraded, uncertainties) = _read(view, space, ids), _carry(view, routes, ids)
     if judged is not None:
         judged = judged.among(frozenset(now.ids))  # others may have been deleted meanwhile
-        labelled = replace(true.align(judged.ids), labels=judged.labels)
-        asked = asked or Questions(ITEMS, now.align(judged.ids), labelled)
-        carried = among(upgraded, judged.class_of)
+        true_ones = judged.of(true.align(judged.ids))
+        asked = asked or Questions(ITEMS, now.align(judged.ids), true_ones)
         within = Trial(
             asked,
-            now=now.align(judged.ids),
-            upgraded=replace(carried, labels=labelled.align(carried.ids).labels),
+            judged,
+            now=judged.of(now),
+            upgraded=judged.of(upgraded),
             embedded=_joined(new, ()),
-            true=labelled,
+            true=true_ones,
             share=sum(len(one) for one in view.scan((), ids=true.ids)) / max(1, view.rows),
-            relevance=None if asked.qrels is not None else asked.relevance(judged),
-            left_out=judged.left_out,
             uncertainties=uncertainties,
         )
     assert asked is not None  # noqa: S101 (of a sample or of queries one is there)
     if searched is not None:
-        some = frozenset(searched.ids)
-        written = among(true, some)
         everywhere = Trial(
             asked,
-            now=among(now, some),
-            upgraded=among(upgraded, some),
-            embedded=_read(view, new, some, origin="embedded"),
-            true=written,
-            share=len(written) / max(1, len(some)),
-            relevance=asked.relevance(searched),
-            left_out=searched.left_out,
-            flattered=len(flattered & some),
+            searched,
+            now=searched.of(now),
+            upgraded=searched.of(upgraded),
+            embedded=_read(view, new, searched.class_of, origin="embedded"),
+            true=searched.of(true),
+            share=len(searched.of(true)) / max(1, len(searched)),
+            flattered=len(flattered.intersection(searched.class_of)),
         )
     return asked, everywhere, within
 

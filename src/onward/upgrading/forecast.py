@@ -308,6 +308,12 @@ def forecast(
         ConfigurationError: if the seed is not a whole number.
     """
     check_whole("seed", seed, least=0)
+    if sample is None and queries is None:
+        raise UpgradeError(
+            "nothing is predicted without true new embeddings of some items (sample=...) or real "
+            "queries by both models (queries=...)",
+            "give one of them",
+        )
     view = gallery.view() if isinstance(gallery, Gallery) else gallery
     asked, gallery_trial, trial = gather(view, routes, sample, queries, whole=not curves)
     whole = within = drawn = None
@@ -325,7 +331,7 @@ def forecast(
         whole=whole,
         within=within,
         why=None if whole or within else _why_not(asked, trial, items),
-        left_out={} if trial is None else trial.left_out,
+        left_out={} if trial is None else trial.items.left_out,
         unasked=asked.left_out,
         unknown=asked.unknown,
         remade=asked.old.count_origins().get("upgraded", 0),
@@ -338,7 +344,7 @@ def forecast(
 
 def _judge_whole(trial: Trial, *, sampled: bool) -> Judgement | None:
     """Judge what is found in the whole gallery; None if nothing says what queries look for."""
-    asked, relevance = trial.asked, trial.relevance
+    asked, relevance = trial.asked, trial.asked.relevance(trial.items)
     if relevance is None:
         return None
     metrics, best = (BY_LABEL, "map") if asked.qrels is None else (BY_GRADE, "ndcg@10")
@@ -358,6 +364,7 @@ class _Backfilled:
 
     Attributes:
         trial: the queries, and the items, of all of which the true vectors are known.
+        relevance: what they look for among the items, if labels judge.
         nearest: the neighbours that each query finds among these.
         orders: in which the items can be embedded, by name; random ones are several. What no
             transformation carries comes first in each: it is not found at all.
@@ -365,6 +372,7 @@ class _Backfilled:
     """
 
     trial: Trial
+    relevance: Relevance | None
     nearest: Ranking
     orders: Mapping[str, tuple[Ids, ...]]
     seed: int
@@ -385,7 +393,8 @@ class _Backfilled:
         orders[ORACLE] = ((*lost, *oracle_order(upgraded, true.align(upgraded.ids))),)
         count = count_neighbours(len(true))
         nearest = search(asked.new, true, count, exclude_self=asked.exclude_self)
-        return cls(trial, nearest, orders, seed)
+        relevance = None if asked.qrels is not None else asked.relevance(trial.items)
+        return cls(trial, relevance, nearest, orders, seed)
 
     def judge(self, *, curves: bool, written: bool) -> tuple[Judgement, Curves | None]:
         """Judge what is found in the better order that can be had.
@@ -404,8 +413,8 @@ class _Backfilled:
         }
         at, trial = found[best], self.trial
         nothing = self.agreement(trial.asked.old, trial.now)
-        if trial.relevance is not None:
-            nothing |= _answers(trial.asked.old, trial.now, trial.relevance, BY_LABEL)
+        if self.relevance is not None:
+            nothing |= _answers(trial.asked.old, trial.now, self.relevance, BY_LABEL)
         cells: dict[str, tuple[float, Found]] = {NOTHING: (0.0, nothing), UPGRADE: (0.0, at[0.0])}
         if written:
             turns = range(self.seed, self.seed + SEEDS)
@@ -415,12 +424,12 @@ class _Backfilled:
         for share in SHARES:
             cells[f"upgrade + backfill {100 * share:g} %"] = share, at[share]
         cells[EVERYTHING] = 1.0, at[1.0]
-        judged = _judgement(trial, AGREEMENT if trial.relevance is None else "map", cells)
+        judged = _judgement(trial, AGREEMENT if self.relevance is None else "map", cells)
         return judged, self._curves(found) if curves else None
 
     def _curves(self, found: Mapping[str, Mapping[float, Found]]) -> Curves:
         """Return the curves of what was found in each order, at each share."""
-        metrics = (AGREEMENT,) if self.trial.relevance is None else BY_LABEL
+        metrics = (AGREEMENT,) if self.relevance is None else BY_LABEL
         each = next(iter(found.values()))  # all orders have the same ends
         gains = {metric: each[1.0][metric] - each[0.0][metric] for metric in metrics}
         values = {
@@ -442,7 +451,7 @@ class _Backfilled:
         """
         upgraded, true, asked = self.trial.upgraded, self.trial.true, self.trial.asked
         found: dict[float, dict[str, PerQuery]] = {share: {} for share in shares}
-        if self.trial.relevance is not None:
+        if self.relevance is not None:
             each = [
                 backfill_curve(
                     asked.new,
@@ -456,7 +465,7 @@ class _Backfilled:
             ]
             for share, *both in zip(shares, *each, strict=True):
                 found[share] = _mean([_by_metric(one, BY_LABEL) for one in both])
-        for share in shares if self.trial.relevance is None else agreed:
+        for share in shares if self.relevance is None else agreed:
             some = orders if 0 < share < 1 else orders[:1]  # at the ends all are the same
             galleries = (  # what has no vector is not found
                 with_true(upgraded, true.align(order[: items_at(share, len(order))]))
@@ -518,7 +527,7 @@ def _judgement(trial: Trial, metric: str, found: Mapping[str, tuple[float, Found
         items=len(trial.now),
         lost=len(trial.now) - len(stored),
         flattered=trial.flattered,
-        left_out=trial.left_out,
+        left_out=trial.items.left_out,
         cells=cells,
         of_sample=of_sample,
     )
@@ -541,7 +550,7 @@ def _why_not(asked: Questions, trial: Trial | None, sample_items: int) -> str:
             "backfill would answer; give judgements (qrels=...), labels that queries and "
             "items share, or true new embeddings of some items (sample=...)"
         )
-    reasons = ", ".join(f"{count:,} ({why})" for why, count in trial.left_out.items())
+    reasons = ", ".join(f"{count:,} ({why})" for why, count in trial.items.left_out.items())
     left = f"{len(trial.now):,} of the sample's {sample_items:,} items are left to judge by"
     if len(trial.now) >= LEAST_ITEMS:
         left += ", and no transformation can carry one of them"

@@ -38,6 +38,7 @@ from onward.upgrading.routes import (
     check_routes,
     check_same_routes,
     describe_chains,
+    is_started,
     measure_work,
     needed_spaces,
     next_step,
@@ -173,9 +174,7 @@ def plan_upgrade(
     routes = Routes((transformation, *fallbacks))
     view = gallery.view()
     check_routes(view, routes)
-    made_by = view.made_by(routes.new)
-    if made_by is not None:
-        check_same_routes(view, routes, made_by)
+    check_same_routes(view, routes)
     prediction = None
     if sample is not None or queries is not None:
         prediction = forecast(view, routes, sample, queries=queries)
@@ -197,7 +196,7 @@ def plan_upgrade(
         bytes=work.to_do * gallery.bytes_of_writing(new),
         seconds=seconds * work.to_do,
         sampled=sampled,
-        writes=tuple(_writes(routes, work, written, started=made_by is not None)),
+        writes=tuple(_writes(routes, work, written, started=is_started(view, routes))),
         prediction=prediction,
         decision=decision,
         advice=(
@@ -223,13 +222,12 @@ def _writes(
 def _elsewhere(gallery: GalleryRows, routes: Routes) -> dict[Space, int]:
     """Count the rows that nothing can carry, by the spaces that nothing reads."""
     spaces = gallery.spaces()
-    read = {space for one in routes.transformations for space in needed_spaces(one)}
     missing = [routes.new] if routes.new in spaces else []
     parts = [part for part in (one.among(spaces) for one in routes.uncarried) if part is not None]
     counts = {
         space: sum(gallery.count([*part.filled, space], [*part.empty, *missing]) for part in parts)
         for space in spaces
-        if space not in read and space != routes.new
+        if space not in (*routes.reads, routes.new)
     }
     return {space: rows for space, rows in counts.items() if rows}
 

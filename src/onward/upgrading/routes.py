@@ -138,6 +138,12 @@ class Routes:
         """The space of the vectors to be written."""
         return self.first.new
 
+    @property
+    def reads(self) -> tuple[Space, ...]:
+        """The spaces that they read."""
+        every = (space for one in self.transformations for space in needed_spaces(one))
+        return tuple(dict.fromkeys(every))
+
     @cached_property
     def digest(self) -> str:
         """Digest of all transformations in their order; of one alone, that one's digest."""
@@ -373,31 +379,30 @@ def is_started(view: GalleryView, routes: Routes) -> bool:
     return made_by is not None and made_by.digest == routes.digest
 
 
-def check_started(view: GalleryView, routes: Routes) -> RecordedRoutes:
+def check_started(view: GalleryView, routes: Routes) -> None:
     """Refuse to go on with an upgrade that was not started, or with other transformations.
 
     Raises:
         UpgradeError: saying which of the two.
     """
-    made_by = view.made_by(routes.new)
-    if made_by is None:
+    if view.made_by(routes.new) is None:
         raise UpgradeError(
             f"the upgrade of gallery {view.url} from {routes.first.old.name} to "
             f"{routes.new.name} was not started",
             "start it first",
             step="start",
         )
-    check_same_routes(view, routes, made_by)
-    return made_by
+    check_same_routes(view, routes)
 
 
-def check_same_routes(view: GalleryView, routes: Routes, made_by: RecordedRoutes) -> None:
+def check_same_routes(view: GalleryView, routes: Routes) -> None:
     """Refuse to mix vectors of other transformations in one space.
 
     Raises:
         UpgradeError: naming both.
     """
-    if made_by.digest == routes.digest:
+    made_by = view.made_by(routes.new)
+    if made_by is None or made_by.digest == routes.digest:
         return
     started, given = (
         f"the transformation {first[:8]} and "

@@ -197,14 +197,10 @@ class _Run:
 
     def settle(self) -> None:
         """Wait until the batch that is being written is written."""
-        if self.writing is None:
+        writing, self.writing = self.writing, None
+        if writing is None:
             return
-        try:
-            written = self.writing.result()
-        except Exception:
-            self.writing = None
-            raise
-        self.writing = None
+        written = writing.result()
         self.done += written
         self.rewritten += written
         self.progress(self.done, max(self.total, self.done))

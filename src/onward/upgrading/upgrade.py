@@ -32,6 +32,7 @@ from onward.upgrading.gate import (
     gate_event,
 )
 from onward.upgrading.routes import (
+    EXAMPLES,
     NO_SIDE,
     CountedRows,
     Routes,
@@ -39,20 +40,25 @@ from onward.upgrading.routes import (
     check_routes,
     check_same_routes,
     check_started,
+    check_whole,
     describe_chains,
     find_natives,
     is_started,
     journal_of,
     measure_work,
     next_step,
+    pending_ids,
 )
 from onward.upgrading.run import UpgradeResult, run_upgrade
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
+    VERIFY,
     Canaries,
     Verification,
+    ask_canaries,
+    compare_ids,
+    recompute,
     verification_state,
-    verify_upgrade,
 )
 
 ATTEMPTS = 3
@@ -254,10 +260,8 @@ class Upgrade:
             force=force,
         )
         view, new = self.gallery.view(), self.routes.new
-        made_by = view.made_by(new)
-        if made_by is not None:
-            check_same_routes(view, self.routes, made_by)
-        if decision is not None or made_by is None:
+        check_same_routes(view, self.routes)
+        if decision is not None or not is_started(view, self.routes):
             self.gallery.log(gate_event(prediction, decision, self.routes.digest), after=view)
         view = self.gallery.add_space(new, made_by=self.routes.recorded)
         if sample is not None and (decision is None or decision.writes_sample):
@@ -367,14 +371,33 @@ class Upgrade:
         Raises:
             ConfigurationError: if the number of rows is not a whole number from 1 up.
         """
-        return verify_upgrade(
-            self.gallery,
-            self.routes,
-            sample_rows=sample_rows,
+        if sample_rows is not None:
+            check_whole("sample_rows", sample_rows)
+        begin, view, routes = time.perf_counter(), self._started(), self.routes
+        version, state = view.version(), view.state()
+        work, counts = measure_work(view, routes), view.counts[routes.new]
+        asked = None if canaries is None else ask_canaries(view, routes.new, canaries)
+        gone = tuple(one for one in routes.reads if one not in view.spaces())  # completing drops it
+        checked, wrong = (0, []) if gone else recompute(view, routes, sample_rows, progress)
+        verification = Verification(
+            transformation=routes.digest,
+            state=state,
+            version=version,
+            work=work,
+            pending=pending_ids(view, routes, work) if work.to_do else (),
+            ids=compare_ids(view, routes.new),
             leave_out=leave_out,
-            canaries=canaries,
-            progress=progress,
+            checked=checked,
+            upgraded=counts.upgraded,
+            embedded=counts.embedded,
+            gone=gone,
+            wrong=len(wrong),
+            wrong_examples=tuple(wrong[:EXAMPLES]),
+            canaries=asked,
+            seconds=time.perf_counter() - begin,
         )
+        self.gallery.log({"event": VERIFY, **verification.to_json()})
+        return verification
 
     def cut_over(self, *, query_model: str | None, force: bool = False) -> UpgradeStatus:
         """Let the new space answer queries, and record which model embeds them: one atomic step.

@@ -13,7 +13,6 @@ Onward.
 
 import hashlib
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from onward.errors import UpgradeError
 from onward.evaluation.comparison import NEW, OLD, UPGRADED
 from onward.evaluation.metrics import METRICS, Counts, Evaluation, average_precision, first_hits
 from onward.evaluation.retrieval import Ranking
-from onward.gallery import Batch, Gallery, GalleryRows, GalleryView
+from onward.gallery import Batch, GalleryRows, GalleryView
 from onward.plain import fields_of
 from onward.progress import Progress
 from onward.spaces import Embeddings, Space
@@ -34,19 +33,14 @@ from onward.transformation import Transformation
 from onward.upgrading.evidence import Qrels, labels_of, relevant_items
 from onward.upgrading.gate import Requirement, Verdict
 from onward.upgrading.routes import (
-    EXAMPLES,
     Blocked,
     Routes,
     Work,
     carried,
-    check_started,
-    check_whole,
     choose_batch_rows,
     journal_of,
-    measure_work,
     needed_spaces,
     next_step,
-    pending_ids,
     transform,
 )
 
@@ -54,7 +48,7 @@ Marks = UInt64[np.ndarray, " row"]
 Answers = tuple[Counts, Callable[[str, str], bool], int]
 """How many items each query has to find, whether it should find one, and how many are missing."""
 
-EVENT = "verify"
+VERIFY = "verify"
 SAMPLE_ROWS = 1000
 TOLERANCE = 1e-4
 """Of a recomputed vector's length; what two machines differ by is a thousandth of it."""
@@ -294,52 +288,9 @@ class Verification:
         return steps
 
 
-def verify_upgrade(
-    gallery: Gallery,
-    routes: Routes,
-    *,
-    sample_rows: int | None,
-    leave_out: bool,
-    canaries: Canaries | None,
-    progress: Progress,
-) -> Verification:
-    """Verify an upgrade that was started; log what was found. See `Upgrade.verify`."""
-    if sample_rows is not None:
-        check_whole("sample_rows", sample_rows)
-    begin, view = time.perf_counter(), gallery.view()
-    check_started(view, routes)
-    version, state = view.version(), view.state()
-    work, counts = measure_work(view, routes), view.counts[routes.new]
-    asked = None if canaries is None else ask_canaries(view, routes.new, canaries)
-    read = dict.fromkeys(space for one in routes.transformations for space in needed_spaces(one))
-    gone = tuple(space for space in read if space not in view.spaces())  # `complete` drops them
-    checked, wrong = 0, list[str]()
-    if not gone:
-        checked, wrong = _recompute(view, routes, sample_rows, progress)
-    verification = Verification(
-        transformation=routes.digest,
-        state=state,
-        version=version,
-        work=work,
-        pending=pending_ids(view, routes, work) if work.to_do else (),
-        ids=compare_ids(view, routes.new),
-        leave_out=leave_out,
-        checked=checked,
-        upgraded=counts.upgraded,
-        embedded=counts.embedded,
-        gone=gone,
-        wrong=len(wrong),
-        wrong_examples=tuple(sorted(wrong)[:EXAMPLES]),
-        canaries=asked,
-        seconds=time.perf_counter() - begin,
-    )
-    gallery.log({"event": EVENT, **verification.to_json()})
-    return verification
-
-
 def verification_state(view: GalleryView, routes: Routes) -> str:
     """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever."""
-    entry = next(journal_of(view, routes.new, EVENT, transformation=routes.digest), None)
+    entry = next(journal_of(view, routes.new, VERIFY, transformation=routes.digest), None)
     if entry is None:
         return "none"
     # Of one that was made before versions were known, the state alone tells.
@@ -454,11 +405,8 @@ def _evaluation(
     return Evaluation(ranking.query_ids, first_hits(hits), counts, scores, depth)
 
 
-def _recompute(
-    view: GalleryView,
-    routes: Routes,
-    sample_rows: int | None,
-    progress: Progress,
+def recompute(
+    view: GalleryView, routes: Routes, sample_rows: int | None, progress: Progress
 ) -> tuple[int, list[str]]:
     """Return how many upgraded rows were recomputed, and the ids of those that are wrong."""
     total = view.count([routes.new])
