@@ -9,7 +9,7 @@ from dataclasses import replace
 import jaxtyping
 import numpy as np
 import pytest
-from upgrades import steps_of
+from upgrades import run_upgrade, steps_of
 from worlds import FAR, unsure_by
 
 from onward.errors import ConfigurationError, UpgradeError
@@ -50,9 +50,7 @@ def gallery(url):
     """Six upgraded items, most unsure first d, b, then a and c alike, then f, e."""
     old = items({"a": 2, "b": 4, "c": 2, "d": 5, "e": -1, "f": 0})
     gallery = create_gallery(url, OLD, SIDE, items=[old], payloads=payloads_of(old))
-    upgrade = Upgrade(gallery, H)
-    upgrade.start()
-    upgrade.run(batch_rows=4)
+    run_upgrade(gallery, H, batch_rows=4)
     return gallery
 
 
@@ -73,9 +71,7 @@ def test_an_upgrade_stores_how_unsure_it_is_beside_each_vector(gallery):
 
 def test_without_an_uncertainty_none_is_stored(url):
     gallery = create_gallery(url, OLD, items=[items({"a": 1})])
-    upgrade = Upgrade(gallery, replace(H, uncertainty=None))
-    upgrade.start()
-    upgrade.run()
+    run_upgrade(gallery, replace(H, uncertainty=None))
     (batch,) = gallery.scan([NEW])
     assert np.isnan(batch.uncertainties[NEW]).all()
 
@@ -166,9 +162,7 @@ def test_what_has_no_uncertainty_stored_comes_after_what_has(gallery):
 
 def test_without_any_uncertainty_there_is_no_order_unless_the_budget_is_for_all(url):
     gallery = create_gallery(url, OLD, items=[items({"b": 1, "a": 2})])
-    upgrade = Upgrade(gallery, replace(H, uncertainty=None))
-    upgrade.start()
-    upgrade.run()
+    run_upgrade(gallery, replace(H, uncertainty=None))
     words = r"unsure the upgrade is of its 2 vectors in new@2.* is not stored.*order='random'.*fit"
     with pytest.raises(UpgradeError, match=words):
         backfill(gallery, NEW, Model(), budget=Budget(rows=1))
@@ -191,9 +185,7 @@ def test_only_the_items_that_are_named_are_embedded(gallery):
 def big_gallery(url, rows):
     old = items({f"{number:04}": number % 97 for number in range(rows)})
     gallery = create_gallery(url, OLD, items=[old])
-    upgrade = Upgrade(gallery, H)
-    upgrade.start()
-    upgrade.run()
+    run_upgrade(gallery, H)
     return gallery
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pages import CONTRAST, Elements
+from upgrades import run_upgrade
 from worlds import unsure_by
 
 from onward.errors import UpgradeError
@@ -20,7 +21,7 @@ from onward.gallery import create_gallery
 from onward.report import write_backfill_report
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
-from onward.upgrading import Upgrade, evidence, forecast, plan_backfill, plan_upgrade, routes
+from onward.upgrading import evidence, forecast, plan_backfill, plan_upgrade, routes
 from onward.upgrading.backfill import Budget, backfill, embeddings_given
 from onward.upgrading.forecast import (
     EVERYTHING,
@@ -180,9 +181,7 @@ def world(*, bare, labelled, unsure):
 
 def rebuilt(gallery, h, sample, order, share):
     """What is found in a gallery that is upgraded and backfilled in earnest, by each metric."""
-    upgrade = Upgrade(gallery, h)
-    upgrade.start()
-    upgrade.run()
+    run_upgrade(gallery, h)
     asked = []
     if share:
         backfill(

@@ -9,6 +9,7 @@ from commands import run
 from encoders import save_projection
 from PIL import Image
 from typer.testing import CliRunner
+from upgrades import run_upgrade
 
 from onward.cli.app import app
 from onward.data import open_items
@@ -53,9 +54,7 @@ def place(tmp_path_factory):
 def start(place, url, payloads):
     old = Embeddings.load(place / "old.parquet").select(range(len(payloads)))
     gallery = create_gallery(str(url), old.space, items=[old], payloads=payloads)
-    upgrade = Upgrade(gallery, Transformation.load(place / "h"))
-    upgrade.start()
-    upgrade.run()
+    run_upgrade(gallery, Transformation.load(place / "h"))
     return gallery
 
 

@@ -12,6 +12,7 @@ from upgrades import (
     TO_SECOND,
     embed,
     make_gallery,
+    run_upgrade,
 )
 
 from onward.errors import GalleryError
@@ -66,13 +67,9 @@ def test_a_view_writes_no_vector_into_a_space_that_was_dropped_since(url):
 
 def test_an_embedded_vector_clears_what_an_upgrade_made_that_was_started_after_the_view(url):
     gallery = make_gallery(url, 1)
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
-    upgrade.run()
+    run_upgrade(gallery, TO_SECOND)
     view = gallery.view()
-    further = Upgrade(gallery, SECOND_TO_THIRD)
-    further.start()
-    further.run()
+    run_upgrade(gallery, SECOND_TO_THIRD)
     assert gallery.count([THIRD]) == 1
     batch = next(view.scan([SECOND]))
     view.write(embed(SECOND, batch.ids), batch.revisions, origin="embedded")

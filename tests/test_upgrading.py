@@ -12,7 +12,16 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
-from upgrades import OLD, SIDE, embed, make_transformation, numbered, steps_of
+from upgrades import (
+    OLD,
+    SIDE,
+    embed,
+    make_transformation,
+    numbered,
+    run_upgrade,
+    start_upgrade,
+    steps_of,
+)
 
 from onward.errors import (
     ConfigurationError,
@@ -43,9 +52,7 @@ def gallery(url):
 
 @pytest.fixture
 def upgrade(gallery):
-    upgrade = Upgrade(gallery, H)
-    upgrade.start()
-    return upgrade
+    return start_upgrade(gallery, H)
 
 
 def assert_upgraded_are_what_h_makes_of_what_is_stored(gallery, transformation=H):
@@ -100,8 +107,7 @@ def test_side_information_in_a_smaller_format_goes_the_whole_way_too(url, form):
     gallery = create_gallery(url, OLD, side.space, items=(embed(OLD, numbered(ROWS)), side))
     transformation = make_transformation(OLD, side.space, NEW)
     assert plan_upgrade(gallery, transformation).work.to_do == ROWS
-    upgrade = Upgrade(gallery, transformation)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, transformation)
     assert upgrade.run(batch_rows=20).done == ROWS
     assert upgrade.verify(sample_rows=None).passed
     assert upgrade.cut_over(query_model="new-model").serving == NEW
@@ -138,8 +144,7 @@ def test_every_step_may_be_repeated_and_is_in_the_journal(gallery):
 def test_a_transformation_without_side_information_upgrades_every_row_with_an_old_vector(gallery):
     gallery.add(embed(OLD, ["no-side"]))
     transformation = make_transformation(OLD, None, NEW)
-    upgrade = Upgrade(gallery, transformation)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, transformation)
     assert upgrade.run().done == ROWS + 1
     assert upgrade.verify().passed
     checked = assert_upgraded_are_what_h_makes_of_what_is_stored(gallery, transformation)
@@ -462,17 +467,14 @@ def test_a_verification_of_one_transformation_is_none_of_another(gallery, upgrad
     upgrade.run()
     upgrade.verify()
     gallery.drop_space(NEW)
-    again = Upgrade(gallery, make_transformation(OLD, SIDE, NEW, seed=1))
-    again.start()
-    again.run()
+    again = run_upgrade(gallery, make_transformation(OLD, SIDE, NEW, seed=1))
     assert again.status().verification == "none"
 
 
 def test_rolling_back_what_was_not_cut_over_changes_nothing(gallery, upgrade, tmp_path):
     assert upgrade.roll_back().serving == OLD
     served_new = create_gallery(f"memory:{tmp_path}/other", NEW, OLD, SIDE)
-    backwards = Upgrade(served_new, H)
-    backwards.start()
+    backwards = start_upgrade(served_new, H)
     with pytest.raises(GalleryError, match="has nothing to roll back to"):
         backwards.roll_back()
 

@@ -6,13 +6,24 @@ import json
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_gallery, numbered, steps_of
+from upgrades import (
+    OLD,
+    SECOND,
+    SIDE,
+    TO_SECOND,
+    embed,
+    make_gallery,
+    numbered,
+    run_upgrade,
+    start_upgrade,
+    steps_of,
+)
 
 from onward.cli.app import app
 from onward.errors import ConfigurationError, LabelMismatchError, UpgradeError
 from onward.gallery import GalleryRows
 from onward.spaces import Embeddings
-from onward.upgrading import Canaries, Requirement, Upgrade, verify_and_cut_over
+from onward.upgrading import Canaries, Requirement, verify_and_cut_over
 from onward.upgrading.verify import ask_canaries, compare_ids
 
 ROWS, CLASSES = 24, 4
@@ -32,10 +43,7 @@ def gallery(url):
 
 @pytest.fixture
 def upgrade(gallery):
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
-    upgrade.run()
-    return upgrade
+    return run_upgrade(gallery, TO_SECOND)
 
 
 def asked(gallery, rows, space):
@@ -263,8 +271,7 @@ def test_a_verification_that_went_stale_is_done_again(gallery, upgrade):
 
 
 def test_a_run_beside_a_writer_who_never_rests_comes_to_its_end(gallery):
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, TO_SECOND)
     added = itertools.count()
 
     def add_one(done, total):
@@ -306,8 +313,7 @@ def test_a_verification_that_fails_is_not_tried_again(gallery, upgrade):
 def on_disk(tmp_path):
     gallery = make_gallery(str(tmp_path / "g.lance"), ROWS, LABELS)
     TO_SECOND.save(tmp_path / "h")
-    Upgrade(gallery, TO_SECOND).start()
-    Upgrade(gallery, TO_SECOND).run()
+    run_upgrade(gallery, TO_SECOND)
     return gallery, tmp_path
 
 

@@ -20,6 +20,7 @@ from upgrades import (
     embed,
     make_gallery,
     make_transformation,
+    run_upgrade,
     steps_of,
 )
 
@@ -71,9 +72,7 @@ def test_queries_of_another_model_are_refused_before_during_and_after(gallery):
 
 
 def test_the_index_is_built_before_the_record_changes(gallery, monkeypatch):
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
-    upgrade.run()
+    upgrade = run_upgrade(gallery, TO_SECOND)
     upgrade.verify()
     built = []
     build_index = GalleryRows.build_index
@@ -95,9 +94,7 @@ def test_the_index_is_built_before_the_record_changes(gallery, monkeypatch):
 def test_rows_that_change_while_the_index_is_built_make_the_verification_stale(
     gallery, monkeypatch
 ):
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
-    upgrade.run()
+    upgrade = run_upgrade(gallery, TO_SECOND)
     upgrade.verify()
     monkeypatch.setattr(GalleryRows, "build_index", lambda *_: gallery.delete(["item-0001"]))
     with pytest.raises(UpgradeError, match="rows have changed since its upgrade was verified"):

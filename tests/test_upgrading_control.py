@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from upgrades import OLD, SIDE, embed, make_gallery, make_transformation
+from upgrades import OLD, SIDE, embed, make_gallery, make_transformation, start_upgrade
 
 from onward.errors import GalleryError, UpgradeError
 from onward.gallery import GalleryRows, Share, open_gallery
@@ -32,9 +32,7 @@ def gallery(url):
 
 @pytest.fixture
 def upgrade(gallery):
-    upgrade = Upgrade(gallery, H)
-    upgrade.start()
-    return upgrade
+    return start_upgrade(gallery, H)
 
 
 class Clock:
@@ -167,8 +165,7 @@ def test_aborting_drops_the_new_space_and_nothing_else(gallery, upgrade):
     entry = gallery.journal()[-1]
     assert (entry["event"], entry["upgraded"], entry["embedded"]) == ("abort", ROWS, 0)
     assert entry["transformation"] == H.digest
-    again = Upgrade(gallery, make_transformation(OLD, SIDE, NEW, seed=1))
-    again.start()
+    again = start_upgrade(gallery, make_transformation(OLD, SIDE, NEW, seed=1))
     assert again.run().done == ROWS
     assert again.verify(sample_rows=None).passed
 

@@ -10,15 +10,7 @@ from pathlib import Path
 import lancedb
 import pytest
 from rights import without_the_rights_of_root
-from upgrades import (
-    OLD,
-    SECOND,
-    SIDE,
-    TO_SECOND,
-    embed,
-    make_gallery,
-    numbered,
-)
+from upgrades import OLD, SECOND, SIDE, TO_SECOND, embed, make_gallery, numbered, start_upgrade
 
 from onward.errors import GalleryError, UpgradeError
 from onward.gallery import open_gallery
@@ -48,8 +40,7 @@ def state_of(gallery):
 
 def run_and_verify(gallery, transformation=TO_SECOND):
     """Carry the upgrade out, wherever it stands, up to cutting over."""
-    upgrade = Upgrade(gallery, transformation)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, transformation)
     assert upgrade.run().remaining == 0
     assert upgrade.verify(sample_rows=None).passed
     return upgrade
@@ -132,8 +123,7 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_fills_the_disk_goes_on_when_there_is_room(small_disk):
     gallery = make_gallery(small_disk / "photos.lance", ROWS)
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, TO_SECOND)
     before, failed = state_of(gallery), 0
     for kibibytes in (4, 8, 16, 32, 48):
         filled = small_disk / "something else"
@@ -159,8 +149,7 @@ def test_a_run_that_fills_the_disk_goes_on_when_there_is_room(small_disk):
 def test_a_file_that_is_gone_is_said_to_be_and_with_it_back_the_run_ends(
     path, gallery, table, part
 ):
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, TO_SECOND)
     before = state_of(gallery)
     directory, aside = path / f"{table}.lance" / part, path.parent / "aside"
     told = []
@@ -182,8 +171,7 @@ def test_a_file_that_is_gone_is_said_to_be_and_with_it_back_the_run_ends(
 
 @pytest.mark.slow
 def test_a_gallery_that_is_gone_is_said_to_be_and_found_again(path, gallery):
-    upgrade = Upgrade(gallery, TO_SECOND)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, TO_SECOND)
     before = state_of(gallery)
     path.rename(path.with_name("elsewhere"))
     for step in (upgrade.run, upgrade.verify, upgrade.status):
@@ -200,8 +188,7 @@ def test_a_run_that_may_read_but_not_write_says_so_and_with_the_right_to_it_ends
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # where nobody may look
         Path(directory).chmod(0o755)
         path = Path(directory) / "photos.lance"
-        upgrade = Upgrade(make_gallery(path, ROWS), TO_SECOND)
-        upgrade.start()
+        upgrade = start_upgrade(make_gallery(path, ROWS), TO_SECOND)
         before = state_of(upgrade.gallery)
         closed = [path / f"{table}.lance", *(path / f"{table}.lance").rglob("*")]
         modes = {one: one.stat().st_mode for one in closed}

@@ -10,7 +10,7 @@ import lancedb
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrades import embed, numbered, steps_of
+from upgrades import embed, numbered, start_upgrade, steps_of
 
 from onward.cli.app import app
 from onward.errors import EmbeddingsError, UpgradeError
@@ -78,9 +78,7 @@ def gallery(url):
 
 
 def start(gallery, *transformations):
-    upgrade = Upgrade(gallery, *(transformations or (H,)))
-    upgrade.start()
-    return upgrade
+    return start_upgrade(gallery, *(transformations or (H,)))
 
 
 def check_rest(gallery, left=LEFT, h=H):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from upgrades import run_upgrade
 from worlds import (
     LINE_NEW,
     NEW,
@@ -352,8 +353,7 @@ def test_a_sample_of_which_nothing_can_be_carried_is_found_by_nothing():
 
 def test_vectors_that_an_upgrade_has_made_are_told_where_they_stand_for_queries():
     gallery, new, h = world(40)
-    Upgrade(gallery, h).start()
-    Upgrade(gallery, h).run()
+    run_upgrade(gallery, h)
     gallery.serve(NEW, query_model=None)
     third = Space("third@3", 8)
     onward = scaled(1, NEW, third)

@@ -6,7 +6,17 @@ In a database each look is a round trip, and a step that mixes many decides on m
 from collections import Counter
 
 import pytest
-from upgrades import OLD, SECOND, TO_SECOND, embed, make_gallery, make_transformation, numbered
+from upgrades import (
+    OLD,
+    SECOND,
+    TO_SECOND,
+    embed,
+    make_gallery,
+    make_transformation,
+    numbered,
+    run_upgrade,
+    start_upgrade,
+)
 
 from onward.gallery import Gallery
 from onward.upgrading import Canaries, Requirement, Upgrade, plan_backfill, plan_upgrade
@@ -71,9 +81,7 @@ def test_a_step_looks_at_the_record_three_times_at_most(store):
 
 def test_a_step_reads_the_journal_once_at_most(store):
     gallery = Gallery(store)
-    upgrade = Upgrade(gallery, TO_SECOND, BARE)
-    upgrade.start()
-    upgrade.run()
+    upgrade = run_upgrade(gallery, TO_SECOND, BARE)
     upgrade.verify()
     upgrade.cut_over(query_model="second")
     for step in (upgrade.status, upgrade.verify, lambda: upgrade.complete(now=True)):
@@ -83,8 +91,7 @@ def test_a_step_reads_the_journal_once_at_most(store):
 
 
 def test_a_run_looks_once_a_batch_whether_it_may_go_on(store):
-    upgrade = Upgrade(Gallery(store), TO_SECOND)
-    upgrade.start()
+    upgrade = start_upgrade(Gallery(store), TO_SECOND)
     batches = 8
     made = looks(store, lambda: upgrade.run(batch_rows=ROWS // batches))
     assert batches <= made <= batches + MOST

@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrades import OLD, SECOND, SIDE, embed, make_transformation
+from upgrades import OLD, SECOND, SIDE, embed, make_transformation, run_upgrade, start_upgrade
 
 from onward.cli.app import app
 from onward.errors import UpgradeError
@@ -127,8 +127,7 @@ def test_an_upgrade_with_fallbacks_goes_the_whole_way(url, gallery):
     assert [str(one) for one in planned.work.blocked] == [
         "2 rows: no vector in the old space, no vector in second@2 (side.0, side.1)"
     ]
-    upgrade = Upgrade(gallery, FULL, BARE, FROM_SECOND)
-    upgrade.start()
+    upgrade = start_upgrade(gallery, FULL, BARE, FROM_SECOND)
     result = upgrade.run(batch_rows=3)
     assert (result.done, result.remaining, result.skipped) == (12, 0, 2)
     assert_every_row_was_carried_by_the_first_that_can(gallery)
@@ -141,9 +140,7 @@ def test_an_upgrade_with_fallbacks_goes_the_whole_way(url, gallery):
 
 
 def test_a_verification_recomputes_each_row_by_its_own_transformation(gallery):
-    upgrade = Upgrade(gallery, FULL, BARE, FROM_SECOND)
-    upgrade.start()
-    upgrade.run()
+    upgrade = run_upgrade(gallery, FULL, BARE, FROM_SECOND)
     for transformation, batch in carried(gallery, ROUTES, 100, ("old.0", "second.1")):
         wrong = Embeddings(batch.ids, batch.vectors[NEW] + 1, NEW)
         gallery.write(wrong, batch.revisions, origin="upgraded")
@@ -202,18 +199,14 @@ def test_items_that_only_the_serving_space_finds_are_not_lost_unseen(url):
     gallery.add(*(embed(space, ["kept"]) for space in SPACES))
     gallery.add(embed(SECOND, ["native"]))
     gallery.add(embed(OLD, ["never-found"]))
-    upgrade = Upgrade(gallery, FULL)
-    upgrade.start()
-    upgrade.run()
+    upgrade = run_upgrade(gallery, FULL)
     verification = upgrade.verify()
     assert not verification.passed
     assert [(one.reason, one.examples) for one in verification.lost] == [
         ("no vector in the old space", ("native",))
     ]
     gallery.drop_space(NEW)
-    both = Upgrade(gallery, FULL, FROM_SECOND)
-    both.start()
-    both.run()
+    both = run_upgrade(gallery, FULL, FROM_SECOND)
     assert both.verify().passed
 
 

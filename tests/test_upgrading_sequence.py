@@ -19,6 +19,7 @@ from upgrades import (
     make_gallery,
     make_transformation,
     numbered,
+    run_upgrade,
     steps_of,
 )
 
@@ -57,9 +58,7 @@ def test_the_next_upgrade_is_made_from_the_kept_originals_and_native_rows_by_the
 def test_a_direct_upgrade_alone_would_lose_the_native_rows_and_says_so(gallery):
     (note,) = Upgrade(gallery, SECOND_TO_THIRD).status().notes
     assert note.endswith("A transformation fitted from old@1 directly, still stored, is better")
-    upgrade = Upgrade(gallery, TO_THIRD)
-    upgrade.start()
-    upgrade.run()
+    upgrade = run_upgrade(gallery, TO_THIRD)
     verification = upgrade.verify()
     assert not verification.passed
     assert [str(one) for one in verification.lost] == [
@@ -157,9 +156,7 @@ def items(url):
 
 
 def run(items, *transformations):
-    upgrade = Upgrade(items, *transformations)
-    upgrade.start()
-    upgrade.run()
+    upgrade = run_upgrade(items, *transformations)
     assert upgrade.verify(sample_rows=None).passed
     return upgrade
 

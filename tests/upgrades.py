@@ -32,10 +32,21 @@ def make_gallery(url, rows, labels=None):
     return create_gallery(url, OLD, SIDE, query_model="first", items=items)
 
 
-def carry_out(gallery, *transformations, leave_out=False):
-    """Upgrade whole galleries, up to cutting over to a query model named like the new space."""
+def start_upgrade(gallery, *transformations):
     upgrade = Upgrade(gallery, *transformations)
     upgrade.start()
+    return upgrade
+
+
+def run_upgrade(gallery, *transformations, **how):
+    upgrade = start_upgrade(gallery, *transformations)
+    upgrade.run(**how)
+    return upgrade
+
+
+def carry_out(gallery, *transformations, leave_out=False):
+    """Upgrade whole galleries, up to cutting over to a query model named like the new space."""
+    upgrade = start_upgrade(gallery, *transformations)
     assert upgrade.run(batch_rows=5).remaining == 0
     assert upgrade.verify(sample_rows=None, leave_out=leave_out).passed
     upgrade.cut_over(query_model=upgrade.transformation.new.name.partition("@")[0])
