@@ -5,10 +5,14 @@ the old vectors and the side-information, from which every later upgrade is fitt
 they are given up by name. See docs/decisions/0011 for what is kept and why.
 """
 
+import heapq
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import numpy as np
 
 from onward.errors import UpgradeError
 from onward.gallery import GalleryView
@@ -19,7 +23,6 @@ from onward.upgrading.routes import (
     CountedRows,
     Routes,
     check_started,
-    find_natives,
 )
 
 ROLLBACK_WINDOW = timedelta(days=7)
@@ -69,6 +72,46 @@ class Completion:
             *(f"  impossible   {one}" for one in self.impossible),
         ]
         return "\n".join(lines)
+
+
+def find_natives(
+    view: GalleryView,
+    space: Space,
+    *,
+    without: Sequence[Space],
+    unless_embedded: Space | None = None,
+) -> CountedRows | None:
+    """Return the rows that a model embedded in a space and that have no vector in others.
+
+    Rolling back to the others cannot find them, and dropping the space would lose what no
+    transformation can make again. Reads the vectors of rows that lack vectors in the others; these
+    are few as a rule.
+
+    Args:
+        view: the gallery.
+        space: the space; there are no such rows if the gallery does not have it.
+        without: the other spaces; those that the gallery lacks hold no vectors.
+        unless_embedded: leave out rows that a model embedded in this space too.
+
+    Returns:
+        None if there are none.
+    """
+    known = view.spaces()
+    if space not in known:
+        return None
+    others = [one for one in without if one in known]
+    also = [one for one in (unless_embedded,) if one in known and one != space]
+    scans = [view.scan([space], without=[*others, *also])]
+    scans += [view.scan([space, one], without=others) for one in also]
+    rows, found = 0, list[str]()
+    for batch in itertools.chain(*scans):
+        native = np.ones(len(batch), np.bool_)
+        for one, origins in batch.origins.items():
+            native &= (np.array(origins) == "embedded") == (one == space)
+        natives = [item for item, is_one in zip(batch.ids, native, strict=True) if is_one]
+        rows += len(natives)
+        found = heapq.nsmallest(EXAMPLES, [*found, *natives])
+    return CountedRows(rows, tuple(found)) if rows else None
 
 
 def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -> Completion:

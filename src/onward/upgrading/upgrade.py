@@ -20,7 +20,13 @@ from onward.progress import Progress, silent
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.backfill import write_sample
-from onward.upgrading.complete import ROLLBACK_WINDOW, Completion, check_complete, plan_completion
+from onward.upgrading.complete import (
+    ROLLBACK_WINDOW,
+    Completion,
+    check_complete,
+    find_natives,
+    plan_completion,
+)
 from onward.upgrading.evidence import check_sample_space
 from onward.upgrading.forecast import Forecast
 from onward.upgrading.gate import (
@@ -42,7 +48,6 @@ from onward.upgrading.routes import (
     check_started,
     check_whole,
     describe_chains,
-    find_natives,
     is_started,
     journal_of,
     measure_work,
