@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -123,8 +123,7 @@ def read_onnx(path: Path | str) -> OnnxFiles:
     return OnnxFiles(_serialise(model, file), b"".join(apart))
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a tensor's numbers are: `length` bytes from `offset` on."""
 
     location: str
@@ -159,64 +158,38 @@ class _Place:
 
 
 def _read_beside(file: Path, place: _Place, name: str) -> bytes:
-    """Return the bytes of the weights of that name, once it is sure that all of them are there."""
-    path, content = _resolve(file, place.location, name), b""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as opened:
-            if place.offset + place.length <= size:
-                opened.seek(place.offset)
-                content = opened.read(place.length)
-    except OSError as error:
-        raise _missing(path, file, name, error) from error
-    if len(content) != place.length or place.offset > size:
-        raise ModelError(
-            f"{path} has {size} bytes, but the weights {name!r} of {file} are "
-            f"{place.length} bytes from {place.offset} on",
-            "it is damaged, or belongs to another model. Get both files again",
-        )
-    return content
+    """Return the bytes of the weights of that name, once it is sure that all of them are there.
 
-
-def _resolve(file: Path, location: str, name: str) -> Path:
-    """Return the file of that name beside the graph, or beside what a link to the graph means.
-
-    A link may lead to a file beside the graph's own, as in the cache of the Hugging Face hub,
-    and nowhere else.
+    They are in a file beside the graph, or beside what a link to the graph means. A link may lead
+    to a file beside the graph's own, as in the cache of the Hugging Face hub, and nowhere else.
     """
-    named = Path(location)
-    if not location or "\0" in location or named.anchor or ".." in named.parts:
-        raise ModelError(
-            f"{file} keeps the weights {name!r} in {location!r}",
-            "only files beside "
-            "it or in folders below are read. Put them there, and export the model again",
-        )
+    named, end = Path(place.location), place.offset + place.length
     folders = [file.parent, file.resolve().parent]
-    reason: Exception | str = ""
-    for folder in dict.fromkeys(folders):
-        try:
-            path = (folder / named).resolve(strict=True)
-        except (OSError, RuntimeError) as error:  # a loop of links is either
-            reason = error
-            continue
-        if not any(path.is_relative_to(one.resolve()) for one in folders):
-            raise ModelError(
-                f"{folder / named}, which holds the weights {name!r} of {file}, is a link to "
-                f"{path}, elsewhere",
-                "only files beside the graph are read. Copy it there",
+    try:
+        if not place.location or "\0" in place.location or named.anchor or ".." in named.parts:
+            raise ValueError("only files beside it or in folders below are read")
+        found = [folder / named for folder in folders if (folder / named).exists()]
+        path = (found or [file.parent / named])[0].resolve(strict=True)
+        if not any(path.is_relative_to(folder.resolve()) for folder in folders):
+            raise ValueError(
+                f"it is a link to {path}, elsewhere; only files beside the graph are read"
             )
-        if path.is_file():
-            return path
-        reason = "it is not a file"
-    raise _missing(file.parent / named, file, name, reason)
-
-
-def _missing(path: Path, file: Path, name: str, reason: Exception | str) -> ModelError:
-    return ModelError(
-        f"{path}, which holds the weights {name!r} of {file}, cannot be read "
-        f"({getattr(reason, 'strerror', None) or reason})",
-        "put it beside the ONNX file, under the name that it was written with",
-    )
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        if end > (size := path.stat().st_size):
+            raise ValueError(f"it has {size} bytes; they are {place.length} from {place.offset} on")
+        with path.open("rb") as opened:
+            opened.seek(place.offset)
+            content = opened.read(place.length)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links is one of the first two
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(
+            f"{file} keeps the weights {name!r} in {place.location!r}, and that cannot be read "
+            f"({reason})",
+            "put the file that it was exported with beside it, under the name that it was written "
+            "with, or export the model again",
+        ) from error
+    return content
 
 
 def _parse(graph: bytes, name: str) -> Any | None:
