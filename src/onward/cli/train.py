@@ -271,19 +271,15 @@ def embed(
         items = _open_lines(Path(data), stated, split, classes)
     else:
         items = open_data(data, stated, split=split, classes=classes)
-    with progress_bar(f"Embed with {loaded.space.name}") as progress:
-        if side_out is None:
-            made = [loaded.embed(items, device=device, progress=progress)]
-        else:
-            made = [*loaded.embed_with_side(items, device=device, progress=progress)]
+    made = _embed(loaded, items, device, with_side=side_out is not None)
     for embeddings, path in zip(made, filter(None, (out, side_out)), strict=True):
         known = replace(embeddings, labels=None, class_names=None) if from_lines else embeddings
         known.save(path)
     if payloads_out is not None:
         write_payload_lines(payloads_out, items.ids, [with_digest(one) for one in items.payloads])
     fields = {
-        "items": len(made[0]),
-        "space": str(made[0].space),
+        "items": len(items),
+        "space": str(loaded.space),
         "side": None if side_out is None else str(loaded.side),
         "left_out": len(items.left_out),
         "written": [str(path) for path in (out, side_out, payloads_out) if path is not None],
@@ -295,6 +291,15 @@ def embed(
         why = "or fit, where these are to learn from"
         step = suggest("gallery create", "GALLERY", out, side_out, *where, why=why)
     return Told(Fields(fields), [step])
+
+
+def _embed(
+    model: "onward.EmbeddingModel", items: "Items", device: str, *, with_side: bool
+) -> "tuple[onward.Embeddings, ...]":
+    with progress_bar(f"Embed with {model.space.name}") as progress:
+        if with_side:
+            return model.embed_with_side(items, device=device, progress=progress)
+        return (model.embed(items, device=device, progress=progress),)
 
 
 def _open_lines(path: Path, stated: "Stated", split: Split, classes: str | None) -> "Items":
