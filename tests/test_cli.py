@@ -16,16 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import answer, attempt, commands
+from commands import answer, attempt, commands, table
 from typer.testing import CliRunner
 from worlds import save_shop
 
 from onward.cli import main
 from onward.cli.app import app
-from onward.cli.fit import fit
 from onward.cli.options import _docs_of, parse_numbers
 from onward.cli.output import COMMANDS as NEXT_COMMANDS
-from onward.cli.train import train
 from onward.errors import (
     ArtifactError,
     ConfigurationError,
@@ -483,7 +481,7 @@ def pairs(tmp_path):
 
 
 def test_options_are_those_of_the_settings_with_their_ranges_and_docs():
-    options = inspect.signature(fit).parameters
+    options = inspect.signature(table()["fit"].callback).parameters
     kind, _ = get_args(options["method"].annotation)
     assert set(get_args(get_args(kind)[0])) == set(get_args(Method))
     kind, said = get_args(options["networks"].annotation)
@@ -491,7 +489,8 @@ def test_options_are_those_of_the_settings_with_their_ranges_and_docs():
     assert (said.min, said.show_default) == (1, str(FitSettings().networks))
     assert said.help.startswith("How many FCT networks learn, each from first weights")
     assert said.help.endswith("their mean stands for the network.")
-    _, said = get_args(inspect.signature(train).parameters["epochs"].annotation)
+    options = inspect.signature(table()["train"].callback).parameters
+    _, said = get_args(options["epochs"].annotation)
     assert said.help == "Times that every item is seen."
     assert set(Optimization.model_fields) < set(_docs_of(FitSettings))
 

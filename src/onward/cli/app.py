@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from onward.cli import backfill, evaluate, experiment, fit, gallery, train, upgrade
-from onward.cli.output import Commands, print_version
+from onward.cli.options import Commands
+from onward.cli.output import print_version
 
 app = Commands(
     name="onward",

@@ -11,14 +11,14 @@ from pydantic import BaseModel, Field
 import onward
 from onward.cli.options import (
     MOST_PIXELS,
+    Commands,
+    OpenGallery,
     check_room,
     defaults_to,
     open_embedder,
-    takes_gallery,
-    takes_settings,
 )
-from onward.cli.output import Answer, Commands, Told, tell
-from onward.cli.upgrade import takes_upgrade
+from onward.cli.output import Answer, Told, tell
+from onward.cli.upgrade import OpenUpgrade
 from onward.errors import ConfigurationError
 from onward.progress import progress_bar
 
@@ -118,9 +118,7 @@ def _check_one(first: str, one: Path | None, second: str, other: Path | None) ->
 
 
 @app.command()
-@takes_settings("given", RunOptions, make=RunOptions)
-@takes_gallery
-def run(gallery: "onward.Gallery", given: RunOptions) -> Told:
+def run(given: RunOptions, gallery: OpenGallery) -> Told:
     """Embed items of GALLERY with the new model, the least certain first; as far as a budget goes.
 
     Goes on where the last one ended. Ends with 1 if an image could not be read, an item is not
@@ -145,9 +143,7 @@ def run(gallery: "onward.Gallery", given: RunOptions) -> Told:
 
 
 @app.command()
-@takes_settings("given", PlanOptions, make=PlanOptions)
-@takes_upgrade
-def plan(upgrade: "onward.Upgrade", given: PlanOptions) -> Answer:
+def plan(given: PlanOptions, upgrade: OpenUpgrade) -> Answer:
     """Say what a backfill would bring, before anything is spent on it; write nothing.
 
     Example: onward backfill plan photos.lance old-to-new/ --sample new.parquet --report page.html

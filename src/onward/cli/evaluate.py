@@ -9,35 +9,32 @@ import typer
 
 import onward
 from onward.cli.judging import (
-    EXCLUDE_SELF,
+    EvaluatedBy,
     Judging,
     Queries,
     align_files,
-    takes_judging,
 )
 from onward.cli.options import (
+    DataStated,
     Device,
     EmbeddingsFile,
+    OpenGallery,
     Overwrite,
     check_room,
     open_data,
-    takes_data,
-    takes_gallery,
-    takes_settings,
+    settings,
 )
 from onward.cli.output import Answer, Fields, Told, suggest, tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
-    from onward.data import Stated
     from onward.data.items import Items
     from onward.evaluation.comparison import Cells, UpgradeComparison
     from onward.report import RetrievalGrid
 
 
-@takes_gallery
 def search(
-    gallery: "onward.Gallery",
+    gallery: OpenGallery,
     queries: Annotated[Path, typer.Argument(help="Embeddings (.parquet), or an image file.")],
     model: Annotated[
         Path | None, typer.Option(help="The query model, where QUERIES is an image.")
@@ -75,11 +72,10 @@ def _embed_file(model: Path, image: Path, device: str) -> "onward.Embeddings":
     return replace(embedded, labels=None)
 
 
-@takes_judging
 def evaluate(
     queries: EmbeddingsFile,
     gallery: EmbeddingsFile,
-    judging: Judging,
+    judging: EvaluatedBy,
     far: Annotated[
         list[float] | None,
         typer.Option(help="Verify pairs instead: TAR at this false accept rate; may be repeated."),
@@ -159,7 +155,6 @@ class Compared(Judging):
         return self.queries_new or items, items
 
 
-@takes_settings("asked", Compared, flags={"exclude_self": EXCLUDE_SELF}, make=Compared)
 def compare(asked: Compared) -> Told:
     """Compare doing nothing, upgrading and full backfill on the same items.
 
@@ -271,18 +266,13 @@ INTRODUCTION = (
 )
 
 
-@takes_settings(
-    "asked",
-    Compared,
-    *("old", "upgraded", "new", "exclude_self", "same_labels"),
-    flags={"exclude_self": EXCLUDE_SELF},
-    make=Compared,
-)
-@takes_data
 def report(
     out: Annotated[Path, typer.Argument(help="The page to write: .html.")],
-    asked: Compared,
-    stated: "Stated",
+    asked: Annotated[
+        Compared,
+        settings(Compared, "old", "upgraded", "new", "exclude_self", "same_labels", make=Compared),
+    ],
+    stated: DataStated,
     data: Annotated[
         str | None, typer.Option(help="The items' images, to show what was found: as for embed.")
     ] = None,

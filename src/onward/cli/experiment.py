@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onward.cli.options import Device, Overwrite, parse_numbers, takes_data
+from onward.cli.options import DataStated, Device, Overwrite, parse_numbers
 from onward.cli.output import Answer, tell_answer
 from onward.errors import ConfigurationError
 from onward.progress import progress_bar
 
 if TYPE_CHECKING:
-    from onward.data import Stated
+    pass
 
 
-@takes_data
 def demo(
-    stated: "Stated",
+    stated: DataStated,
     data: Annotated[
         str | None,
         typer.Option(help="Your images: a folder with a sub-folder for each class, or Parquet."),

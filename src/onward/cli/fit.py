@@ -15,7 +15,7 @@ from onward.cli.options import (
     check_room,
     find_space,
     is_gallery,
-    takes_settings,
+    settings,
     tell_numbering,
 )
 from onward.cli.output import Told, suggest, tell, tell_answer
@@ -58,20 +58,23 @@ class FitOptions(BaseModel):
     overwrite: bool = False
 
 
-@takes_settings(
-    "said",
-    FitSettings,
-    *("method", "networks", "epochs", "objective", "uncertainty", "gallery_classes"),
-    shown={"gallery_classes": "unseen; seen where OLD is a gallery, whose own items are learned"},
-)
-@takes_settings("given", FitOptions, make=FitOptions)
 def fit(
     old: Annotated[
         Path, typer.Argument(help="Embeddings: .parquet; or a gallery that NEW has items of.")
     ],
     new: EmbeddingsFile,
     out: Directory,
-    said: dict[str, Any],
+    said: Annotated[
+        dict[str, Any],
+        settings(
+            FitSettings,
+            *("method", "networks", "epochs", "objective", "uncertainty", "gallery_classes"),
+            shown={
+                "gallery_classes": "unseen; seen where OLD is a gallery, whose own items are "
+                "learned"
+            },
+        ),
+    ],
     given: FitOptions,
 ) -> Told:
     """Learn h(OLD, side) -> NEW on the same items and write it to OUT. Reads no image.
@@ -83,8 +86,8 @@ def fit(
     from onward.transformation import KIND
 
     of_gallery = is_gallery(old)
-    settings = _read_settings(said, given, seen=of_gallery and given.group_column is None)
-    check_torch(settings)
+    chosen = _read_settings(said, given, seen=of_gallery and given.group_column is None)
+    check_torch(chosen)
     check_room(out, kind=KIND, overwrite=given.overwrite)
     if of_gallery:
         pairs, sample = _of_gallery(old, new, given), None
@@ -100,7 +103,7 @@ def fit(
             groups=read_groups(pairs, old, new, given.group_column),
             of_gallery=of_gallery,
             classifier=_load_classifier(pairs, given),
-            settings=settings,
+            settings=chosen,
             seed=given.seed,
             run=RunSettings(device=given.device, progress=progress),
             same_labels=given.same_labels,

@@ -8,7 +8,10 @@ import typer
 
 import onward
 from onward.cli.options import (
+    Commands,
+    DataStated,
     GalleryUrl,
+    OpenGallery,
     Overwrite,
     SameLabels,
     Seed,
@@ -17,15 +20,12 @@ from onward.cli.options import (
     find_space,
     holds_gallery,
     read_time,
-    takes_data,
-    takes_gallery,
     tell_numbering,
 )
-from onward.cli.output import Commands, Fields, Told, suggest, tell
+from onward.cli.output import Fields, Told, suggest, tell
 from onward.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
-    from onward.data import Stated
     from onward.gallery import GalleryView
 
 app = Commands(no_args_is_help=True, help="Make a gallery, add to it, take from it, look at it.")
@@ -60,9 +60,8 @@ def create(gallery: GalleryUrl, embeddings: Files, payloads: Payloads = None) ->
 
 
 @app.command()
-@takes_gallery
 def add(
-    gallery: "onward.Gallery",
+    gallery: OpenGallery,
     embeddings: Files,
     payloads: Payloads = None,
     same_labels: SameLabels = False,
@@ -85,8 +84,7 @@ def add(
 
 
 @app.command()
-@takes_gallery
-def write(gallery: "onward.Gallery", embeddings: Files) -> Told:
+def write(gallery: OpenGallery, embeddings: Files) -> Told:
     """Give items that GALLERY holds vectors that they lack, such as side-information made later.
 
     A space that is new to GALLERY is added. Ends with 1 if items are not there.
@@ -110,9 +108,8 @@ def write(gallery: "onward.Gallery", embeddings: Files) -> Told:
 
 
 @app.command()
-@takes_gallery
 def delete(
-    gallery: "onward.Gallery",
+    gallery: OpenGallery,
     ids: Annotated[list[str], typer.Argument(help="Ids of the items to delete.")],
 ) -> Told:
     """Delete items from GALLERY.
@@ -124,8 +121,7 @@ def delete(
 
 
 @app.command()
-@takes_gallery
-def describe(gallery: "onward.Gallery") -> Told:
+def describe(gallery: OpenGallery) -> Told:
     """Say what GALLERY holds and which space answers queries.
 
     Example: onward gallery describe photos.lance --json
@@ -134,9 +130,8 @@ def describe(gallery: "onward.Gallery") -> Told:
 
 
 @app.command()
-@takes_gallery
 def compact(
-    gallery: "onward.Gallery",
+    gallery: OpenGallery,
     keep_minutes: Annotated[
         float, typer.Option(min=0, help="How long what was replaced is kept for those who read it.")
     ] = 60.0,
@@ -152,9 +147,8 @@ def compact(
 
 
 @app.command()
-@takes_gallery
 def export(
-    gallery: "onward.Gallery",
+    gallery: OpenGallery,
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
     space: Annotated[
         str | None, typer.Option(help="Name of the space; default: the one that answers queries.")
@@ -181,9 +175,8 @@ def export(
 
 
 @app.command()
-@takes_gallery
 def sample(
-    gallery: "onward.Gallery",
+    gallery: OpenGallery,
     out: Annotated[Path, typer.Argument(help="JSON lines to write, an item a line: .jsonl.")],
     count: Annotated[
         str, typer.Option(help="How many items, or how many percent: 1000 or 3%.")
@@ -278,12 +271,11 @@ def parse_count(text: str, whole: int) -> int:
     return max(1, round(number * whole / 100)) if percent else int(number)
 
 
-@takes_data
 def info(
     path: Annotated[
         Path, typer.Argument(help="A model, a transformation, embeddings, a gallery, images.")
     ],
-    stated: "Stated",
+    stated: DataStated,
 ) -> Told | Fields:
     """Say what PATH holds: its spaces, its sizes and what made it; of images, how they are read.
 

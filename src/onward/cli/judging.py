@@ -3,21 +3,19 @@
 `evaluate`, `compare`, `report`, `upgrade plan` and `upgrade verify` take them from here.
 """
 
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, Field
 
 import onward
-from onward.cli.options import takes_settings
+from onward.cli.options import settings
 from onward.cli.output import tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
     from onward.upgrading import Canaries, RealQueries, Requirement
-
-EXCLUDE_SELF = "--exclude-self/--include-self"
 
 
 class Queries(NamedTuple):
@@ -195,15 +193,16 @@ class Judging(Asked):
         return relevance
 
 
-takes_judging = takes_settings(
-    "judging",
+EvaluatedBy = Annotated[
     Judging,
-    *("exclude_self", "qrels", "ignored", "camera_column"),
-    *("same_labels", "ignore_unknown", "metrics"),
-    flags={"exclude_self": EXCLUDE_SELF},
-    make=Judging,
-)
-"""Give a command the options that say what is right and what is measured, as `judging`."""
+    settings(
+        Judging,
+        *("exclude_self", "qrels", "ignored", "camera_column"),
+        *("same_labels", "ignore_unknown", "metrics"),
+        make=Judging,
+    ),
+]
+"""What is right and what is measured, where no queries by both models are asked."""
 
 
 def align_files(
@@ -230,19 +229,39 @@ def align_files(
     return one.align(other.ids)
 
 
-class Judges(Asked):
+class Held(Asked):
+    """What is asked, and what it is held to.
+
+    Attributes:
+        require: what must be reached besides, such as 'cmc@1 >= 0.95 * new/new' of what is
+            predicted, or 'map >= old/old' of canaries, which is their default.
+    """
+
+    require: str | None = None
+
+    @cached_property
+    def requirement(self) -> "Requirement | None":
+        """What must be reached besides, if anything."""
+        from onward.upgrading import Requirement
+
+        return None if self.require is None else Requirement.parse(self.require)
+
+
+class Judges(Held):
     """What an upgrade is judged by; what is wrong with it is said first.
 
     Attributes:
         sample: true new embeddings of some items, to judge by, and to be written: .parquet.
-        require: what must be reached besides, such as 'cmc@1 >= 0.95 * new/new' of what is
-            predicted, or 'map >= old/old' of canaries, which is their default.
         margin: points by which search may get worse and the gate be open.
     """
 
     sample: Path | None = None
-    require: str | None = None
     margin: float = Field(1.0, ge=0, le=99)
+
+    def model_post_init(self, context: Any) -> None:
+        """Read what the options name."""
+        super().model_post_init(context)
+        _ = self.real_queries, self.embedded, self.requirement
 
     @cached_property
     def embedded(self) -> "onward.Embeddings | None":
@@ -269,28 +288,10 @@ class Judges(Asked):
             )
         return None
 
-    @cached_property
-    def requirement(self) -> "Requirement | None":
-        """What must be reached besides, if anything."""
-        from onward.upgrading import Requirement
-
-        return None if self.require is None else Requirement.parse(self.require)
-
     @property
     def are_given(self) -> bool:
         """Whether there is anything to judge by."""
         return self.sample is not None or self.queries is not None
-
-
-def read_judges(kind: type[Judges], **said: Any) -> Judges:
-    """Return options by which an upgrade is judged, and read what they name."""
-    judges = kind(**said)
-    _ = judges.real_queries, judges.embedded, judges.requirement
-    return judges
-
-
-takes_judges = takes_settings("judges", Judges, make=partial(read_judges, Judges))
-"""Give a command the options that say what an upgrade is judged by, in place of `judges`."""
 
 
 def _read_canaries(**said: Any) -> "Canaries | None":
@@ -301,7 +302,7 @@ def _read_canaries(**said: Any) -> "Canaries | None":
     """
     from onward.upgrading import Canaries
 
-    given = Judges(**said)
+    given = Held(**said)
     old, new, judged = given.queries_old, given.queries_new, given.judgements
     if new is None:
         if not said:
@@ -329,11 +330,13 @@ def _read_canaries(**said: Any) -> "Canaries | None":
     return Canaries(by_new, by_old, judged, requirement, given.same_labels)
 
 
-takes_canaries = takes_settings(
-    "canaries",
-    Judges,
-    *("queries_new", "queries_old", "qrels", "require", "same_labels"),
-    also={"canaries": "queries_new", "canaries_old": "queries_old"},
-    make=_read_canaries,
-)
-"""Give a command the options that say what a verification asks, in place of `canaries`."""
+AskedCanaries = Annotated[
+    "Canaries | None",
+    settings(
+        Held,
+        *("queries_new", "queries_old", "qrels", "require", "same_labels"),
+        also={"canaries": "queries_new", "canaries_old": "queries_old"},
+        make=_read_canaries,
+    ),
+]
+"""What a verification asks."""

@@ -1,28 +1,29 @@
 """Arguments and options that several commands share, how their words are read, and images opened.
 
-A command that reads images takes one parameter `stated` and is decorated with `takes_data`: so no
-command lacks one of its options, and each says in one line on standard error what was read, and
-how.
+A parameter of a command may stand for several options: those of settings, or a `Bundle`. So all
+commands that read images have one parameter `DataStated`, and none lacks one of its options; each
+says in one line on standard error what was read, and how.
 """
 
 import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 from pydantic import BaseModel, Field
 from typer.core import TyperGroup
 
 import onward
-from onward.cli.output import set_signature, tell
+from onward.cli.output import OPTIONS, show, tell
 from onward.errors import ArtifactError, ConfigurationError, GalleryError
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from onward.data.items import Items
     from onward.labels import ClassNames
     from onward.models.running import EmbedPayloads
-
-
-def _open_gallery(gallery: str) -> "onward.Gallery":
-
-    return onward.open_gallery(gallery)
 
 
 DataSource = Annotated[
@@ -59,6 +55,9 @@ SameLabels = Annotated[
         help="If only one side has class names: the other's label numbers mean the same.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+FLAGS = {"exclude_self": "--exclude-self/--include-self"}
+"""Options that must be said, and have a flag to say no."""
 REQUIRED = inspect.Parameter.empty
 """In place of the default of an option that has none."""
 MOST_DIGITS, LONGEST_RANGE = 18, 1_000_000
@@ -98,64 +97,96 @@ def defaults_to(name: str) -> type[TyperGroup]:
     return WithDefault
 
 
-def takes(
-    name: str, options: Mapping[str, tuple[Any, Any]], make: Callable[..., Any]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what gives a command some options in place of one parameter.
+@dataclass(frozen=True)
+class Bundle:
+    """Options of which a command gets one value: stands in the annotation of its parameter.
 
-    What is required stands where the parameter stood, the rest behind all others.
+    What is required stands where the parameter stands, the rest behind all others. Where a command
+    has several, their values are made in the order of its parameters.
 
-    Args:
-        name: of the parameter, which gets what is made of the options.
+    Attributes:
         options: by name: the annotation, and the default or `REQUIRED`.
-        make: makes one value of all of them, given by name.
+        make: makes the value of all of them, given by name.
     """
 
-    def give(command: Callable[..., Any]) -> Callable[..., Any]:
-        own = list(inspect.signature(command).parameters.values())
-        place = [each.name for each in own].index(name)
-        given = [
-            inspect.Parameter(each, own[place].kind, default=default, annotation=annotation)
-            for each, (annotation, default) in options.items()
-        ]
-        required = [each for each in given if each.default is REQUIRED]
-        optional = [each for each in given if each.default is not REQUIRED]
+    options: Mapping[str, tuple[Any, Any]]
+    make: Callable[..., Any]
 
-        @wraps(command)
-        def run(**words: Any) -> Any:
-            made = make(**{each: words.pop(each) for each in options})
-            return command(**words, **{name: made})
-
-        set_signature(run, [*own[:place], *required, *own[place + 1 :], *optional])
-        return run
-
-    return give
+    @classmethod
+    def of(cls, annotation: Any) -> "Bundle | None":
+        """Return what stands in an annotation; settings are a bundle of all their fields."""
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return settings(annotation, make=annotation)
+        return next((one for one in get_args(annotation) if isinstance(one, Bundle)), None)
 
 
-def takes_settings(
-    name: str,
+class Commands(typer.Typer):
+    """A table of commands, each of which returns its answer; here it is printed, or made JSON."""
+
+    def command(self, *words: Any, **more: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Give a command `--json` and the options of its bundles, and print what it returns."""
+        add = super().command(*words, **more)
+
+        def register(command: Callable[..., Any]) -> Callable[..., Any]:
+            own = inspect.signature(command).parameters
+            found = {name: Bundle.of(one.annotation) for name, one in own.items()}
+            bundles = {name: bundle for name, bundle in found.items() if bundle is not None}
+
+            @wraps(command)
+            def run(as_json: bool, **given: Any) -> None:
+                for name, bundle in bundles.items():
+                    words = {each: given.pop(each) for each in bundle.options}
+                    given[name] = bundle.make(**words)
+                if "as_json" in own:  # it prints what it has line by line
+                    command(as_json=as_json, **given)
+                else:
+                    show(command(**given), as_json)
+
+            options = dict[str, tuple[Any, Any]]()
+            for name, one in own.items():
+                bundle = found[name]
+                options |= bundle.options if bundle else {name: (one.annotation, one.default)}
+            options |= {"as_json": (AsJson, False)}
+            _set_signature(run, options)
+            add(run)
+            return command
+
+        return register
+
+
+def _set_signature(command: Callable[..., Any], options: Mapping[str, tuple[Any, Any]]) -> None:
+    """Let a function have these parameters for whoever looks at it, as Typer does."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    given = [
+        inspect.Parameter(name, kind, default=default, annotation=annotation)
+        for name, (annotation, default) in options.items()
+    ]
+    given.sort(key=lambda one: one.default is not REQUIRED)
+    OPTIONS.update(one.name for one in given if one.default is not REQUIRED)
+    command.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in given}
+
+
+def settings(
     kind: type[BaseModel],
     *fields: str,
     called: Mapping[str, str] = MappingProxyType({}),
     also: Mapping[str, str] = MappingProxyType({}),
     shown: Mapping[str, str] = MappingProxyType({}),
-    flags: Mapping[str, str] = MappingProxyType({}),
     make: Callable[..., Any] = dict,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command an option for some fields of settings, in place of one parameter.
+) -> Bundle:
+    """Return an option for some fields of settings, as a bundle.
 
-    An option has the field's range, and for its help the first sentence of the field's docs. The
-    parameter gets what was said, by field: for what was not, the settings have their own default.
+    An option has the field's range, and for its help the first sentence of the field's docs. What
+    is made gets what was said, by field: for what was not, the settings have their own default.
 
     Args:
-        name: of the parameter.
         kind: of the settings; their docstrings say what each field means, under "Attributes:".
         fields: those that are options; all where none is named.
         called: what an option is called, where that is not the field's name.
         also: second spellings, each with the field that it sets.
         shown: the default that the help shows, where that is not the settings' own.
-        flags: of an option that is required and has two, one to say no.
-        make: makes the parameter of what was said, given by field; a dictionary if not given.
+        make: makes a value of what was said, given by field; a dictionary if not given.
     """
     types, docs = get_type_hints(kind), _docs_of(kind)
     first = {field: called.get(field, field) for field in fields or kind.model_fields}
@@ -163,7 +194,7 @@ def takes_settings(
     options = dict[str, tuple[Any, Any]]()
     for option, field in by_option.items():
         info = kind.model_fields[field]
-        flag = _flag(option) if info.default is False else flags.get(option)
+        flag = _flag(option) if info.default is False else FLAGS.get(option)
         own = False if info.is_required() or info.default in (None, False) else str(info.default)
         own = option if info.default is True else own
         limits = {
@@ -193,7 +224,7 @@ def takes_settings(
             said |= {} if value is None else {field: value}
         return make(**said)
 
-    return takes(name, options, said_of)
+    return Bundle(options, said_of)
 
 
 def _flag(option: str) -> str:
@@ -213,8 +244,14 @@ def _docs_of(kind: type) -> dict[str, str]:
     return inherited | {name: f"{one[:1].upper()}{one[1:]}." for name, one in sentences.items()}
 
 
-takes_gallery = takes("gallery", {"gallery": (GalleryUrl, REQUIRED)}, _open_gallery)
-"""Open the gallery that a command is for."""
+def _open_gallery(gallery: str) -> "onward.Gallery":
+    return onward.open_gallery(gallery)  # found when it is first called
+
+
+OpenGallery = Annotated[
+    "onward.Gallery", Bundle({"gallery": (GalleryUrl, REQUIRED)}, _open_gallery)
+]
+"""The gallery that a command is for."""
 
 
 def parse_numbers(text: str, what: str) -> tuple[int, ...]:
@@ -383,8 +420,8 @@ def _stated(**given: Any) -> "Stated":
     return Stated(**given)
 
 
-takes_data = takes_settings("stated", DataOptions, make=_stated)
-"""Give a command the options that say how its data is read, in place of `stated`."""
+DataStated = Annotated["Stated", settings(DataOptions, make=_stated)]
+"""How a command's data is read."""
 
 
 def open_data(

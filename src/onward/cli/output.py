@@ -8,22 +8,18 @@ Nothing else prints JSON, so every answer in JSON says what may come next, if on
 to.
 """
 
-import inspect
 import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import typer
 
 from onward.errors import OnwardError
 from onward.progress import visible
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 @runtime_checkable
@@ -57,7 +53,7 @@ COMMANDS = {
 }
 """Of each step that the library names: the command that does it."""
 OPTIONS = set[str]()
-"""Of all commands, as the library's arguments are called."""
+"""Of all commands, as the library's arguments are called; who registers commands adds theirs."""
 Steps = Sequence[Mapping[str, str]]
 """What may come next, as `suggest` or an answer gives it, first what is most urgent."""
 
@@ -113,43 +109,6 @@ class Fields:
             for name, one in given.items()
         )
         return self.text or "\n".join(lines)
-
-
-class Commands(typer.Typer):
-    """A table of commands, each of which returns its answer; here it is printed, or made JSON."""
-
-    def command(self, *words: Any, **more: Any) -> Callable[[Callable[..., Any]], Any]:
-        """Give a command `--json`, and print what it returns."""
-        add = super().command(*words, **more)
-
-        def register(command: Callable[..., Any]) -> Callable[..., Any]:
-            own = inspect.signature(command)
-            OPTIONS.update(one for one, of in own.parameters.items() if of.default is not of.empty)
-            if "as_json" in own.parameters:  # it prints what it has line by line
-                add(command)
-                return command
-
-            @wraps(command)
-            def run(as_json: bool, **given: Any) -> None:
-                show(command(**given), as_json)
-
-            kind = inspect.Parameter.KEYWORD_ONLY
-            flag = inspect.Parameter("as_json", kind, default=False, annotation=AsJson)
-            parameters = [
-                *(one.replace(kind=kind) for one in own.parameters.values()),
-                flag,
-            ]
-            set_signature(run, parameters)
-            add(run)
-            return command
-
-        return register
-
-
-def set_signature(command: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> None:
-    """Let a function have these parameters for whoever looks at it, as Typer does."""
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
 
 
 def show(told: Told | Answer, as_json: bool) -> None:

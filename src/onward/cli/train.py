@@ -14,6 +14,7 @@ from onward.cli.experiment import read_override
 from onward.cli.options import (
     Classes,
     DataSource,
+    DataStated,
     Device,
     Directory,
     Overwrite,
@@ -24,8 +25,7 @@ from onward.cli.options import (
     check_room,
     open_data,
     parse_numbers,
-    takes_data,
-    takes_settings,
+    settings,
     tell_left_out,
     tell_numbering,
 )
@@ -109,31 +109,30 @@ def _read_layers(layers: int | None = None, **given: Any) -> dict[str, Any] | No
     return None
 
 
-@takes_settings(
-    "backbone_said",
-    BackboneSpec,
-    *("name", "dim", "size", "channels", "width", "pretrained"),
-    called={"name": "backbone"},
-    shown={"dim": "128; with the objective none a timm model's own"},
-)
-@takes_settings(
-    "said",
-    TrainingSettings,
-    *("epochs", "batch_size", "lr", "flip"),
-    also={"batch": "batch_size"},
-    shown={"batch_size": str(BATCH_SIZE)},
-)
-@takes_settings("reading", LayerOptions, make=_read_layers)
-@takes_settings("carried_out", RunOptions, make=RunOptions)
-@takes_data
 def train(
     data: DataSource,
     out: Directory,
-    backbone_said: dict[str, Any],
-    said: dict[str, Any],
-    reading: dict[str, Any] | None,
+    backbone_said: Annotated[
+        dict[str, Any],
+        settings(
+            BackboneSpec,
+            *("name", "dim", "size", "channels", "width", "pretrained"),
+            called={"name": "backbone"},
+            shown={"dim": "128; with the objective none a timm model's own"},
+        ),
+    ],
+    said: Annotated[
+        dict[str, Any],
+        settings(
+            TrainingSettings,
+            *("epochs", "batch_size", "lr", "flip"),
+            also={"batch": "batch_size"},
+            shown={"batch_size": str(BATCH_SIZE)},
+        ),
+    ],
+    reading: Annotated[dict[str, Any] | None, settings(LayerOptions, make=_read_layers)],
     carried_out: RunOptions,
-    stated: "Stated",
+    stated: DataStated,
     name: Annotated[
         str | None, typer.Option(help="Name of its space; default: OUT's own name.")
     ] = None,
@@ -172,14 +171,14 @@ def train(
     spec = _read_backbone(objective, backbone_said)
     items = open_data(data, stated, split=split, classes=classes)
     overrides = dict(read_override(text) for text in set_ or [])
-    settings = _read_objective(objective, {"batch_size": BATCH_SIZE, **said, **overrides})
+    chosen = _read_objective(objective, {"batch_size": BATCH_SIZE, **said, **overrides})
     compatible = objective is ModelKind.BACKWARD_COMPATIBLE
     old = _load_old(old_model, items, same_labels=same_labels) if compatible else None
     tell(f"train {name or out.name} on {items}")
     with progress_bar("Train", unit="steps") as progress:
         model = onward.train_model(
             items,
-            settings,
+            chosen,
             spec,
             name=name or out.name,
             seed=seed,
@@ -231,7 +230,6 @@ def _load_old(
     return model
 
 
-@takes_data
 def embed(
     model: Annotated[Path, typer.Argument(help="A model's directory, as `train` writes it.")],
     data: Annotated[
@@ -241,7 +239,7 @@ def embed(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
-    stated: "Stated",
+    stated: DataStated,
     side_out: Annotated[
         Path | None, typer.Option(help="Side-information to write (train --layers): .parquet.")
     ] = None,

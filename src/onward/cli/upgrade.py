@@ -2,49 +2,61 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import onward
-from onward.cli.judging import Judges, read_judges, takes_canaries, takes_judges
+from onward.cli.judging import AskedCanaries, Judges
 from onward.cli.options import (
     REQUIRED,
+    AsJson,
+    Bundle,
+    Commands,
     GalleryUrl,
+    OpenGallery,
     defaults_to,
     read_time,
-    takes,
-    takes_gallery,
-    takes_settings,
     tell_numbering,
 )
-from onward.cli.output import Answer, AsJson, Commands, Steps, Told, tell, tell_answer, to_text
+from onward.cli.output import Answer, Steps, Told, tell, tell_answer, to_text
 from onward.errors import ConfigurationError, UpgradeError
 from onward.progress import progress_bar, visible
 
 if TYPE_CHECKING:
-    from onward.upgrading import Canaries, Forecast, Plan, UpgradeResult
+    from onward.upgrading import Forecast, Plan, UpgradeResult
 
-UPGRADE_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "gallery": (GalleryUrl, REQUIRED),
-    "transformation": (
-        Annotated[Path, typer.Argument(help="Directory written by `fit`.")],
-        REQUIRED,
+
+def _open(
+    gallery: str, transformation: Path, fallback: list[Path] | None = None
+) -> "onward.Upgrade":
+    """Return the upgrade of a gallery by a transformation and its fallbacks."""
+    routes = [onward.Transformation.load(path) for path in (transformation, *(fallback or ()))]
+    return onward.Upgrade(onward.open_gallery(gallery), *routes)
+
+
+Fitted = Annotated[Path, typer.Argument(help="Directory written by `fit`.")]
+Fallbacks = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--fallback",
+        help="Another transformation to the same space, for rows that lack what those before it "
+        "read; may be given more than once.",
     ),
-    "fallback": (
-        Annotated[
-            list[Path] | None,
-            typer.Option(
-                "--fallback",
-                help="Another transformation to the same space, for rows that lack what those "
-                "before it read; may be given more than once.",
-            ),
-        ],
-        None,
+]
+OpenUpgrade = Annotated[
+    "onward.Upgrade",
+    Bundle(
+        {
+            "gallery": (GalleryUrl, REQUIRED),
+            "transformation": (Fitted, REQUIRED),
+            "fallback": (Fallbacks, None),
+        },
+        _open,
     ),
-}
+]
+"""The upgrade that a command is for."""
 RowsPerSecond = Annotated[
     str | None,
     typer.Option(
@@ -82,8 +94,6 @@ class Starting(Judges):
     unjudged: bool = False
 
 
-takes_starting = takes_settings("judges", Starting, make=partial(read_judges, Starting))
-"""Give a command the options by which an upgrade starts, in place of `judges`."""
 DIGEST_DIGITS = 64
 HOW_TO_JUDGE = (
     "choose items (onward gallery sample GALLERY sample.jsonl --count 3%), embed them with the new "
@@ -97,20 +107,6 @@ NOT_SHOWN = frozenset(
 """To a person: what every line has, or says too much."""
 
 
-def _open(
-    gallery: str, transformation: Path, fallback: list[Path] | None = None
-) -> "onward.Upgrade":
-    """Return the upgrade of a gallery by a transformation and its fallbacks."""
-    fallbacks = (onward.Transformation.load(path) for path in fallback or ())
-    return onward.Upgrade(
-        onward.open_gallery(gallery), onward.Transformation.load(transformation), *fallbacks
-    )
-
-
-takes_upgrade = takes("upgrade", UPGRADE_OPTIONS, _open)
-"""Give a command the options that name an upgrade, in place of the upgrade."""
-
-
 app = Commands(
     cls=defaults_to("all"),
     no_args_is_help=True,
@@ -120,10 +116,8 @@ app = Commands(
 
 
 @app.command(name="all")
-@takes_upgrade
-@takes_starting
 def everything(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     judges: Starting,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
     query_model: QueryModel = None,
@@ -162,10 +156,8 @@ def everything(
 
 
 @app.command()
-@takes_upgrade
-@takes_judges
 def plan(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     judges: Judges,
 ) -> Told:
     """Say what an upgrade would do, cost and be worth; write nothing.
@@ -179,10 +171,8 @@ def plan(
 
 
 @app.command()
-@takes_upgrade
-@takes_starting
 def start(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     judges: Starting,
     rows_per_second: RowsPerSecond = None,
 ) -> Told:
@@ -217,8 +207,7 @@ def start(
 
 
 @app.command()
-@takes_upgrade
-def status(upgrade: "onward.Upgrade") -> Answer:
+def status(upgrade: OpenUpgrade) -> Answer:
     """Say how far an upgrade is and what comes next.
 
     Example: onward upgrade status photos.lance old-to-new/
@@ -227,8 +216,7 @@ def status(upgrade: "onward.Upgrade") -> Answer:
 
 
 @app.command()
-@takes_upgrade
-def pause(upgrade: "onward.Upgrade") -> Answer:
+def pause(upgrade: OpenUpgrade) -> Answer:
     """Let all who run an upgrade wait, after the batch that they are writing.
 
     Example: onward upgrade pause photos.lance old-to-new/
@@ -237,8 +225,7 @@ def pause(upgrade: "onward.Upgrade") -> Answer:
 
 
 @app.command()
-@takes_upgrade
-def resume(upgrade: "onward.Upgrade") -> Answer:
+def resume(upgrade: OpenUpgrade) -> Answer:
     """Let all who run an upgrade go on.
 
     Example: onward upgrade resume photos.lance old-to-new/
@@ -247,9 +234,8 @@ def resume(upgrade: "onward.Upgrade") -> Answer:
 
 
 @app.command()
-@takes_upgrade
 def limit(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     rows_per_second: RowsPerSecond = None,
 ) -> Answer:
     """Limit how many rows a second an upgrade writes, also while it runs.
@@ -264,9 +250,8 @@ def limit(
 
 
 @app.command()
-@takes_upgrade
 def abort(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what goes.")] = False,
     leave_out: Annotated[
         bool,
@@ -288,11 +273,9 @@ def abort(
 
 
 @app.command()
-@takes_upgrade
-@takes_canaries
 def verify(
-    upgrade: "onward.Upgrade",
-    canaries: "Canaries | None",
+    upgrade: OpenUpgrade,
+    canaries: AskedCanaries,
     sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="Compute all rows again.")] = False,
     leave_out: LeaveOut = False,
@@ -313,9 +296,8 @@ def verify(
 
 
 @app.command()
-@takes_upgrade
 def cutover(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     query_model: QueryModel = None,
     force: Force = False,
 ) -> Answer:
@@ -329,9 +311,8 @@ def cutover(
 
 
 @app.command()
-@takes_upgrade
 def rollback(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     leave_out: Annotated[
         bool,
         typer.Option(
@@ -348,9 +329,8 @@ def rollback(
 
 
 @app.command()
-@takes_upgrade
 def complete(
-    upgrade: "onward.Upgrade",
+    upgrade: OpenUpgrade,
     now: Annotated[
         bool, typer.Option("--now", help="Do it while one could roll back still.")
     ] = False,
@@ -389,8 +369,7 @@ def complete(
 
 
 @app.command()
-@takes_gallery
-def log(gallery: "onward.Gallery", as_json: AsJson = False) -> None:
+def log(gallery: OpenGallery, as_json: AsJson = False) -> None:
     """Show every step that was taken on GALLERY, oldest first; with --json, one a line.
 
     Example: onward upgrade log photos.lance --json
