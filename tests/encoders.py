@@ -120,20 +120,20 @@ def say(tensor, **words):
         tensor.external_data.add(key=key, value=str(value))
 
 
+def parse(text):
+    """The ONNX model of a graph that is written out."""
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]> {text}')
+
+
 def save_projection(path, name, weight):
     """Write a model that projects the pixels of a digit, as ONNX and as a model; return it."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["images"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["vectors"]),
-        ],
-        name,
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["items", 1, 8, 8])],
-        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["items", weight.shape[1]])],
-        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    projection = parse(
+        f"projection (float[n,1,8,8] images) => (float[n,{weight.shape[1]}] vectors) "
+        "{ flat = Flatten (images) vectors = MatMul (flat, weight) }"
     )
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path / f"{name}.onnx")
+    weights = numpy_helper.from_array(weight.astype(np.float32), "weight")
+    projection.graph.initializer.append(weights)
+    onnx.save(projection, path / f"{name}.onnx")
     grey = InputSpec(size=8, channels=1, mean=(0.5,), std=(0.5,))
     model = EmbeddingModel.from_onnx(path / f"{name}.onnx", name=name, input=grey)
     model.save(path / name)

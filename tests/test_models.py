@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from encoders import parse
 from PIL import Image
 
 from onward.artifacts import read_artifact, write_artifact
@@ -50,27 +50,17 @@ def make_readout(model, dim=5, grid=2, seed=0):
     return LayersReadout(grid, model.stage_channels, mean, scale, components)
 
 
-def onnx_file(path, *, batch="N", kind=TensorProto.FLOAT, shape=(1, 8, 8), pooled=True):
+def onnx_file(path, *, batch="N", kind="float", shape="1,8,8", output="flat"):
     """Mean and maximum over the pixels of each image, as one ONNX graph."""
-    axes = numpy_helper.from_array(np.array([1, 2, 3]), "axes")
-    cast = helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT)
-    nodes = [
-        cast,
-        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
-        helper.make_node("ReduceMax", ["x", "axes"], ["max"], keepdims=1),
-        helper.make_node("Concat", ["mean", "max"], ["both"], axis=1),
-        helper.make_node("Flatten", ["both"], ["flat"], axis=1),
-    ]
-    output = "flat" if pooled else "both"
-    graph = helper.make_graph(
-        nodes,
-        "two numbers an image",
-        [helper.make_tensor_value_info("pixels", kind, [batch, *shape])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
-        [axes],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    onnx.save(model, path)
+    text = f"""two ({kind}[{batch},{shape}] pixels) => (float[] {output})
+    <int64[3] axes = {{1, 2, 3}}> {{
+        x = Cast <to = 1> (pixels)
+        mean = ReduceMean <keepdims = 1> (x, axes)
+        max = ReduceMax <keepdims = 1> (x, axes)
+        both = Concat <axis = 1> (mean, max)
+        flat = Flatten <axis = 1> (both)
+    }}"""
+    onnx.save(parse(text), path)
     return path
 
 
@@ -628,7 +618,7 @@ def test_an_onnx_file_is_given_normalised_images_in_batches_of_its_own(items, tm
 
 
 def test_an_onnx_file_that_takes_bytes_is_given_the_pixels(items, tmp_path):
-    path = onnx_file(tmp_path / "two.onnx", kind=TensorProto.UINT8)
+    path = onnx_file(tmp_path / "two.onnx", kind="uint8")
     model = EmbeddingModel.from_onnx(path, name="two", input=GREY_8)
     expected = [np.asarray(items.open(row)).max() for row in range(11)]
     np.testing.assert_array_equal(model.embed(items).vectors[:, 1], expected)
@@ -647,13 +637,13 @@ def test_an_onnx_model_is_the_same_when_loaded(items, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"kind": TensorProto.DOUBLE}, r"takes pixels: tensor\(double\).*float32 or uint8 input"),
-        ({"shape": (3, 8, 8)}, r"it needs one float32 or uint8 input of \(images, 1, 8, 8\)"),
+        ({"kind": "double"}, r"takes pixels: tensor\(double\).*float32 or uint8 input"),
+        ({"shape": "3,8,8"}, r"it needs one float32 or uint8 input of \(images, 1, 8, 8\)"),
         (
-            {"shape": (1, 16, 8)},
+            {"shape": "1,16,8"},
             r"\['N', 1, 16, 8\]; it needs .*1, 8, 8\). Export it for square images; no InputSp",
         ),
-        ({"pooled": False}, r"first output has shape \(1, 2, 1, 1\) for 1 images"),
+        ({"output": "both"}, r"first output has shape \(1, 2, 1, 1\) for 1 images"),
     ],
 )
 def test_an_onnx_file_of_another_shape_says_what_is_needed(tmp_path, settings, words):
@@ -662,39 +652,29 @@ def test_an_onnx_file_of_another_shape_says_what_is_needed(tmp_path, settings, w
         EmbeddingModel.from_onnx(path, name="other", input=GREY_8)
 
 
-def graph_file(path, *nodes, output, constant=()):
-    """An ONNX graph of one input of grey images of 8 px, in batches of any size."""
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 1, 8, 8])
-    values = [numpy_helper.from_array(np.array(constant, np.int64), "constant")]
-    graph = helper.make_graph(list(nodes), "a graph", [pixels], [output], values)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    onnx.save(model, path)
-    return path
-
-
 def test_an_onnx_file_that_was_traced_with_one_image_says_how_to_export_it(items, tmp_path, capfd):
-    flat = helper.make_node("Reshape", ["pixels", "constant"], ["flat"])
-    output = helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", 64])
-    path = graph_file(tmp_path / "one.onnx", flat, output=output, constant=(1, 64))
-    model = EmbeddingModel.from_onnx(path, name="one", input=GREY_8)
+    text = """one (float[N,1,8,8] pixels) => (float[N,64] flat) <int64[2] shape = {1, 64}>
+        { flat = Reshape (pixels, shape) }"""
+    onnx.save(parse(text), tmp_path / "one.onnx")
+    model = EmbeddingModel.from_onnx(tmp_path / "one.onnx", name="one", input=GREY_8)
     assert len(model.embed(items, batch_size=1)) == len(items)
     with pytest.raises(ModelError, match=r"cannot be run on 4 images .*Reshape.*a batch of any si"):
         model.embed(items, batch_size=4)
     assert capfd.readouterr().err == ""
 
 
-def test_an_onnx_file_whose_first_output_is_no_vector_says_what_it_needs(tmp_path):
-    mean = helper.make_node("ReduceMean", ["pixels"], ["mean"], keepdims=0)
-    output = helper.make_tensor_value_info("mean", TensorProto.FLOAT, [])
-    number = graph_file(tmp_path / "mean.onnx", mean, output=output)
-    several = helper.make_node("SequenceConstruct", ["pixels"], ["several"])
-    output = helper.make_tensor_sequence_value_info("several", TensorProto.FLOAT, None)
-    sequence = graph_file(tmp_path / "several.onnx", several, output=output)
-    for path in (number, sequence):
-        with pytest.raises(
-            ModelError, match=r"first output has shape .* for 1 images; it needs \(images"
-        ):
-            EmbeddingModel.from_onnx(path, name="other", input=GREY_8)
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "(float mean) { mean = ReduceMean <keepdims = 0> (pixels) }",
+        "(seq(float[]) several) { several = SequenceConstruct (pixels) }",
+    ],
+)
+def test_an_onnx_file_whose_first_output_is_no_vector_says_what_it_needs(tmp_path, graph):
+    onnx.save(parse(f"other (float[N,1,8,8] pixels) => {graph}"), tmp_path / "other.onnx")
+    words = r"first output has shape .* for 1 images; it needs \(images"
+    with pytest.raises(ModelError, match=words):
+        EmbeddingModel.from_onnx(tmp_path / "other.onnx", name="other", input=GREY_8)
 
 
 def test_an_onnx_file_on_a_device_that_is_not_there_says_so(items, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-from encoders import GREY, PIXELS, PLACES, encoder, say, write_beside, write_inline
+from encoders import GREY, PIXELS, PLACES, encoder, parse, say, write_beside, write_inline
 from onnx import TensorProto, helper, numpy_helper
 
 from onward.artifacts import read_artifact
@@ -107,25 +107,17 @@ def wide(seed=0, columns=40):
     """Pixels times a matrix, and times another of float16, of which a graph is made as one file."""
     generator = np.random.default_rng(seed)
     wide, half = generator.normal(size=(2, 64, columns)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Reshape", ["image", "shape"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "wide"], ["one"]),
-            helper.make_node("Cast", ["half"], ["single"], to=TensorProto.FLOAT),
-            helper.make_node("MatMul", ["flat", "single"], ["other"]),
-            helper.make_node("Add", ["one", "other"], ["vectors"]),
-        ],
-        "wide",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 8, 8])],
-        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", columns])],
-        [
-            numpy_helper.from_array(np.array([-1, 64]), "shape"),
-            numpy_helper.from_array(wide, "wide"),
-            numpy_helper.from_array(half.astype(np.float16), "half"),
-        ],
-    )
-    opsets = [helper.make_opsetid("", 18)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    model = parse(f"""wide (float[n,1,8,8] image) => (float[n,{columns}] vectors)
+        <int64[2] shape = {{-1, 64}}> {{
+            flat = Reshape (image, shape)
+            one = MatMul (flat, wide)
+            single = Cast <to = 1> (half)
+            other = MatMul (flat, single)
+            vectors = Add (one, other)
+        }}""")
+    for name, array in (("wide", wide), ("half", half.astype(np.float16))):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
 
 
 def write_wide(path, seed=0):
