@@ -21,7 +21,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -257,18 +256,18 @@ def check_replaceable(target: Path, kind: str) -> None:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    mode = _mode(target)
-    if mode and not stat.S_ISDIR(mode):
-        raise _holds_no(target, kind)
-    if mode:
+    if target.exists():
         _read_steadily(target, lambda place: _check_standing(place, kind))
 
 
 def _check_standing(place: Path, kind: str) -> None:
-    names = {path.name for path in place.iterdir()}
+    names = {path.name for path in place.iterdir()} if place.is_dir() else {""}
     header = _read_header(place) if CONFIG in names else {}
     if names and header.get("kind") != kind:
-        raise _holds_no(place, kind)
+        raise ArtifactError(
+            f"{place} is there already and holds no {kind}",
+            "it was left as it is. Give another directory",
+        )
     if header:
         _check_fields(place, header)
     others = sorted(names - {CONFIG, *header.get("digests", ())})
@@ -281,21 +280,6 @@ def _check_standing(place: Path, kind: str) -> None:
         )
 
 
-def _holds_no(target: Path, kind: str) -> ArtifactError:
-    return ArtifactError(
-        f"{target} is there already and holds no {kind}",
-        "it was left as it is. Give another directory",
-    )
-
-
-def _mode(target: Path) -> int:
-    """Return the mode of what stands at a target, looked up once; 0 where nothing does."""
-    try:
-        return target.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-
-
 def check_file_replaceable(target: Path) -> None:
     """Refuse to write a file where something stands that is not a file.
 
@@ -303,9 +287,8 @@ def check_file_replaceable(target: Path) -> None:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    mode = _mode(target)
-    if mode and not stat.S_ISREG(mode):
-        what = "a directory" if stat.S_ISDIR(mode) else "not a file that can be replaced"
+    if target.exists() and not target.is_file():
+        what = "a directory" if target.is_dir() else "not a file that can be replaced"
         raise ArtifactError(f"{target} is {what}", "it was left as it is. Give another place")
 
 
@@ -455,15 +438,10 @@ def _places(target: Path) -> list[Path]:
     """Return the directories aside of a target, of living and of dead writers."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.aside")
     try:
-        with os.scandir(target.parent) as entries:
-            found = [
-                entry.name
-                for entry in entries
-                if ours.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-            ]
+        found = sorted(path for path in target.parent.iterdir() if ours.fullmatch(path.name))
     except OSError:
         return []
-    return [target.parent / name for name in sorted(found)]
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
 def _new_place(target: Path) -> tuple[Path, IO[str]]:
