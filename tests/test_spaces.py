@@ -399,14 +399,6 @@ def test_a_file_that_is_no_embeddings_is_refused(tmp_path):
         three().save(tmp_path / "vectors.csv")
 
 
-def test_a_file_in_another_space_than_asked_for_is_refused(tmp_path):
-    three().save(tmp_path / "vectors.parquet")
-    words = "holds vectors in old@1f (2, l2), but what was asked for is in new (2, l2)"
-    with pytest.raises(SpaceMismatchError, match=re.escape(words)):
-        Embeddings.load(tmp_path / "vectors.parquet", space=Space("new", 2))
-    assert len(Embeddings.load(tmp_path / "vectors.parquet", space=OLD)) == 3
-
-
 ORIGINS = ("embedded", "upgraded", None)
 
 
