@@ -173,7 +173,7 @@ def test_fault_11_without_side_information_the_old_model_sees_each_image_once():
     (old, seen_by_old), (new, seen_by_new) = counted_model("old"), counted_model("new")
     seen = {}
     for model in (old, new):
-        seen |= embed_views(model, items, augmentation=None, views=1)
+        seen |= embed_views(model, items, views=1)
     settings, run = FitSettings(method="ridge"), RunSettings(device="cpu")
     h = fit(seen[old.space], None, seen[new.space], settings=settings, seed=0, run=run)
     assert h.side is None

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from pytorch_metric_learning.losses import NTXentLoss
+from test_training_loop import Stopped, stop_after
 
 from onward.data import open_items
 from onward.errors import ConfigurationError, DataError, LabelMismatchError, ModelError
@@ -96,18 +97,6 @@ def drawn_pixels(count):
 def backbone():
     with seeded(0):
         return build_backbone(SPEC).eval()
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(step):
-    def stop(done, _):
-        if done == step:
-            raise Stopped
-
-    return stop
 
 
 # --- all kinds ---

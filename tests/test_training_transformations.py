@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from test_training_loop import Stopped, stop_after
 
 from onward.errors import DataError, SpaceMismatchError, TransformationError
 from onward.evaluation.comparison import evaluate_embeddings
@@ -259,15 +260,11 @@ def test_a_sum_of_maps_says_how_unsure_it_is(method, networks):
 
 @pytest.mark.slow
 def test_several_networks_that_were_stopped_go_on_to_the_same_transformation(tmp_path):
-    class Stopped(Exception):
-        pass
-
     told = []
 
     def stop(done, steps):
         told.append((done, steps))
-        if done == 190:
-            raise Stopped
+        stop_after(190)(done, steps)
 
     keep = {"device": "cpu", "checkpoint": tmp_path / "c.safetensors", "checkpoint_seconds": 0.0}
     given, settings = world(), settings_for("mlp", networks=2)

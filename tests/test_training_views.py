@@ -3,8 +3,6 @@ import pytest
 import torch
 
 from onward.data import open_items
-from onward.data.augmentation import supervised_augmentation
-from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.training.devices import seeded
@@ -12,7 +10,6 @@ from onward.training.images import embed_views
 from onward.training.layers import add_layers_side_information
 
 SPEC = BackboneSpec(dim=4, size=8, channels=1, width=4)
-AUGMENTATION = supervised_augmentation(8, 1, flip=False)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +33,13 @@ def pixels_seen(items, views, seed, std=0.5):
 
     input_spec = InputSpec(8, 1, (0.5,), (std,))
     spy = EmbeddingModel.from_callable(function, name="spy", dim=4, input=input_spec)
-    embed_views(spy, items, augmentation=AUGMENTATION, views=views, seed=seed)
+    embed_views(spy, items, flip=False, views=views, seed=seed)
     return seen
 
 
 def test_the_first_view_is_the_image_as_it_is(items):
     old = model("old")
-    views = embed_views(old, items, augmentation=AUGMENTATION, views=3)[old.space]
+    views = embed_views(old, items, flip=False, views=3)[old.space]
     assert views.ids[:2] == (f"{items.ids[0]}#0", f"{items.ids[1]}#0")
     assert views.ids[30] == f"{items.ids[0]}#1"
     assert views.labels.tolist() == items.labels.tolist() * 3
@@ -61,7 +58,7 @@ def test_views_depend_on_the_seed_and_not_on_the_model_or_the_process(items):
 
 def test_side_information_of_layers_comes_from_the_same_forward_pass(items):
     old = add_layers_side_information(model("old"), items, dim=5)
-    views = embed_views(old, items, augmentation=AUGMENTATION, views=2)
+    views = embed_views(old, items, flip=False, views=2)
     assert set(views) == {old.space, old.side}
     embeddings, side = old.embed_with_side(items)
     np.testing.assert_allclose(views[old.side].vectors[:30], side.vectors, atol=1e-5)
@@ -71,13 +68,5 @@ def test_side_information_of_layers_comes_from_the_same_forward_pass(items):
 
 def test_a_single_view_has_the_ids_of_the_items_and_progress_is_told_in_them(items):
     told, old = [], model("old")
-    views = embed_views(
-        old, items, augmentation=None, views=1, progress=lambda *said: told.append(said)
-    )
+    views = embed_views(old, items, views=1, progress=lambda *said: told.append(said))
     assert (told, views[old.space].ids) == ([(30, 30)], items.ids)
-
-
-@pytest.mark.parametrize(("views", "augmentation"), [(0, AUGMENTATION), (2, None)])
-def test_views_that_cannot_be_made_are_refused(items, views, augmentation):
-    with pytest.raises(ConfigurationError, match=f"{views} views were asked for"):
-        embed_views(model("old"), items, augmentation=augmentation, views=views)

@@ -20,7 +20,6 @@ from jaxtyping import Float32
 from torch.utils.flop_counter import FlopCounterMode
 
 from onward.artifacts import canonical_json, digest, digest_arrays, write_aside
-from onward.data.augmentation import supervised_augmentation
 from onward.data.items import Items
 from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
@@ -404,10 +403,8 @@ class StudyVectors:
                     seen = embed_views(
                         model,
                         items,
-                        augmentation=supervised_augmentation(
-                            model.input.size, model.input.channels, flip
-                        ),
                         views=views,
+                        flip=flip,
                         seed=seed,
                         device=self.stage.device,
                         progress=progress,

@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from onward.data import Items, load_images
+from onward.data.augmentation import supervised_augmentation
 from onward.data.images import Pixels as PixelArray
-from onward.errors import ConfigurationError
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import normalise
 from onward.progress import Progress, silent
@@ -103,8 +103,8 @@ def embed_views(
     model: EmbeddingModel,
     items: Items,
     *,
-    augmentation: nn.Module | None,
     views: int,
+    flip: bool = True,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = silent,
@@ -116,8 +116,9 @@ def embed_views(
 
     Args:
         items: what to embed; each image is decoded once.
-        augmentation: takes and gives float images in [0, 1]; not needed for one view.
-        views: how many of each item; the first is the image as it is.
+        views: how many of each item; the first is the image as it is, the others are augmented as
+            in a training with labels.
+        flip: mirror half of the augmented ones.
         seed: decides the augmented views, whatever model looks at them.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         progress: told after each batch, in items.
@@ -127,23 +128,18 @@ def embed_views(
         second views, and so on. Ids of several views are `<id>#<view>`, counted from 0.
 
     Raises:
-        ConfigurationError: if there are views and no augmentation.
         DataError: if an image cannot be opened.
     """
-    if views < 1 or (views > 1 and augmentation is None):
-        raise ConfigurationError(
-            f"{views} views were asked for, augmentation: {augmentation is not None}",
-            "give at least 1 view, and an augmentation for more than 1",
-        )
     input_spec, spaces = model.input, [space for space in (model.space, model.side) if space]
     vectors = {space: np.empty((views, len(items), space.dim), np.float32) for space in spaces}
     run = model.pixel_embedder(device=device, with_side=model.side is not None)
+    augmentation = supervised_augmentation(input_spec.size, input_spec.channels, flip)
     for start in range(0, len(items), BATCH_SIZE):
         rows = np.arange(start, min(start + BATCH_SIZE, len(items)))
         plain = load_images(items, input_spec.size, input_spec.channels, rows)
         for view in range(views):
             pixels = plain
-            if view and augmentation is not None:
+            if view:
                 with seeded(seed, "view", view, start):
                     pixels = _augment(plain, augmentation)
             for space, array in zip(spaces, run(pixels), strict=False):
