@@ -187,9 +187,9 @@ def test_groups_that_cannot_be_held_out_are_refused():
 
 
 def judge_of(old, new, **more):
-    pairs = pairs_of(old, new)
-    folds = Folds.of(pairs, gallery_classes=more.pop("gallery_classes", "unseen"), seed=0)
-    return Judge.of(pairs, folds, most=more.pop("most", 6000), seed=0), folds
+    unseen = more.pop("gallery_classes", "unseen")
+    folds = Folds.of(pairs_of(old, new), gallery_classes=unseen, seed=0)
+    return Judge.of(folds, most=more.pop("most", 6000), seed=0), folds
 
 
 def test_a_fold_is_judged_as_a_gallery_of_its_own():

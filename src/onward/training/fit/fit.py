@@ -50,7 +50,15 @@ Method = Mapping[str, Any]
 """A method with what it is given, as plain values: `{"method": "ridge", "penalty": 0.1}`."""
 Solved = Callable[[Method], Transformation]
 
-HELD_OUT = {"class": "classes", "group": "groups", "neighbours": "groups", "item": "items"}
+UNSEEN = "classes that h has not seen"
+HELD_OUT = {
+    "class": ("classes", UNSEEN),
+    "group": ("groups", f"{UNSEEN} (groups that were given)"),
+    "neighbours": ("groups", f"{UNSEEN} (groups of nearest neighbours stand for them)"),
+    "item": ("items", "further items of classes that h has seen"),
+}
+"""What is held out as a whole, and on what is judged so."""
+OF_SAMPLE = "held-out items of the gallery's sample: classes that h has seen"
 ASKED = "it was asked for by name"
 NO_NETWORK = "the network was not tried, for torch is not installed: pip install 'onward[fit]'"
 LEARNED_NOTHING = (
@@ -273,7 +281,7 @@ class _Work:
     @cached_property
     def judge(self) -> Judge:
         """The judge of what is held out."""
-        return Judge.of(self.judged, self.folds, most=self.settings.most_judged, seed=self.seed)
+        return Judge.of(self.folds, most=self.settings.most_judged, seed=self.seed)
 
     def examples(self, fold: int) -> Examples:
         """Return what is learned from where a fold is held out: no pair of its items."""
@@ -399,13 +407,14 @@ def _choose(work: _Work) -> Fit:
     best = work.learn(chosen)
     if work.of_gallery and made and work.judged.items <= MOST_LISTED:
         best = replace(best, out_of_fold=_out_of_fold(work, made))
+    held_out, judged_on = HELD_OUT[work.folds.by]
     return Fit(
         best,
         chosen,
-        judged_on=_say_judged(work),
+        judged_on=OF_SAMPLE if work.sample_judges else judged_on,
         judged_by=judge.by,
         folds=work.folds.count,
-        held_out=HELD_OUT[work.folds.by],
+        held_out=held_out,
         groups=len(np.unique(work.folds.groups)),
         items=sum(len(rows) for rows in judge.rows),
         queries=judge.queries,
@@ -481,19 +490,6 @@ def _device(work: _Work) -> str:
     from onward.training.devices import device_of
 
     return device_of(work.run)
-
-
-def _say_judged(work: _Work) -> str:
-    """Say on what transformations were judged."""
-    if work.sample_judges:
-        return "held-out items of the gallery's sample: classes that h has seen"
-    unseen = "classes that h has not seen"
-    return {
-        "class": unseen,
-        "group": f"{unseen} (groups that were given)",
-        "neighbours": f"{unseen} (groups of nearest neighbours stand for them)",
-        "item": "further items of classes that h has seen",
-    }[work.folds.by]
 
 
 def _check(work: _Work) -> None:

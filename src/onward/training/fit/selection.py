@@ -58,19 +58,17 @@ class Folds:
     """Items in folds: each is judged by what was learned from the other folds.
 
     Attributes:
+        pairs: of these items.
         by: what is held out as a whole: "class", "group" (as the caller gave them), "neighbours"
             (connected by being each other's nearest) or "item".
         groups: which class, group or item each item is of.
         fold_of: the fold of each item, from 0 on.
-        item_of: the item of each pair.
-        first_rows: the first pair of each item.
     """
 
+    pairs: Pairs
     by: By
     groups: Groups
     fold_of: Groups
-    item_of: Rows
-    first_rows: Groups
 
     @classmethod
     def of(
@@ -102,7 +100,7 @@ class Folds:
         found = np.arange(pairs.items)
         if gallery_classes == "unseen":
             by, found = _held_together(pairs, groups)
-        return cls(by, found, _deal(found, FOLDS, seed), pairs.item_of, pairs.first_rows)
+        return cls(pairs, by, found, _deal(found, FOLDS, seed))
 
     @property
     def count(self) -> int:
@@ -111,7 +109,7 @@ class Folds:
 
     def learned(self, fold: int) -> Rows:
         """Return the pairs that are learned from where a fold is held out."""
-        return np.flatnonzero(self.fold_of[self.item_of] != fold)
+        return np.flatnonzero(self.fold_of[self.pairs.item_of] != fold)
 
     def items(self, fold: int) -> Rows:
         """Return the items of a fold."""
@@ -119,7 +117,7 @@ class Folds:
 
     def held_out(self, fold: int) -> Rows:
         """Return the first pair of each item of a fold."""
-        rows: Rows = self.first_rows[self.items(fold)]
+        rows: Rows = self.pairs.first_rows[self.items(fold)]
         return rows
 
 
@@ -190,14 +188,14 @@ class Judge:
     groups: Int64[np.ndarray, " judged"]
 
     @classmethod
-    def of(cls, pairs: Pairs, folds: Folds, *, most: int, seed: int) -> "Judge":
-        """Return the judge of some pairs.
+    def of(cls, folds: Folds, *, most: int, seed: int) -> "Judge":
+        """Return the judge of the pairs that are divided.
 
         Args:
             most: no more items than these are judged, whole groups where they fit.
             seed: decides which, where there are more.
         """
-        share = max(most // folds.count, 2)
+        pairs, share = folds.pairs, max(most // folds.count, 2)
         rows = tuple(
             _some(folds.held_out(fold), folds.groups[folds.fold_of == fold], share, seed)
             for fold in range(folds.count)
