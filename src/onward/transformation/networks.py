@@ -103,28 +103,9 @@ class Network:
     uses_side: bool
 
     @property
-    def branches(self) -> dict[str, tuple[Layer, ...]]:
-        """The three chains of layers by name, in the order in which they run."""
-        return {"old": self.old_branch, "side": self.side_branch, "mixer": self.mixer}
-
-    @property
-    def concatenates(self) -> bool:
-        """Whether the mixer is fed what both branches give, not the first one's alone."""
-        return self.uses_side or bool(self.side_branch)
-
-    @property
     def is_linear(self) -> bool:
         """Whether it is one layer and nothing else."""
         return not (self.old_branch or self.side_branch) and [*map(type, self.mixer)] == [Dense]
-
-    def named(self, name: str) -> dict[str, list[tuple[str, Layer]]]:
-        """Return the layers of each branch with their names, where the network has this name."""
-        if name.endswith(SHORT_CUT):
-            return {"old": [], "side": [], "mixer": [(name, self.mixer[0])]}
-        return {
-            branch: [(f"{name}.{branch}.{place}", layer) for place, layer in enumerate(layers)]
-            for branch, layers in self.branches.items()
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +141,6 @@ class Step:
         fits = [part for part in others if part.is_linear and part.uses_side == first.uses_side]
         return len(fits) == len(others) < 2
 
-    def named(self, number: int) -> list[tuple[str, Network]]:
-        """Return the parts with their names, where this is the step of this number."""
-        name = f"steps.{number}"
-        if self.is_format_1:
-            return list(zip((name, f"{name}.{SHORT_CUT}"), self.parts, strict=False))
-        return [(f"{name}.parts.{place}", part) for place, part in enumerate(self.parts)]
-
 
 def walk(
     steps: Sequence[Step],
@@ -192,27 +166,30 @@ def walk(
         join: makes what a mixer is fed, of what two branches give.
     """
 
-    def chain(layers: Sequence[tuple[str, Layer]], value: Value) -> Value:
-        for name, layer in layers:
+    def chain(name: str, layers: Sequence[Layer], value: Value) -> Value:
+        for place, layer in enumerate(layers):
+            here = name if name.endswith(SHORT_CUT) else f"{name}.{place}"
             if isinstance(layer, Dense):
-                value = dense(name, layer, value)
+                value = dense(here, layer, value)
                 continue
             change = value
-            for place, inner in enumerate(layer.inner):
-                change = dense(f"{name}.inner.{place}", inner, change)
-            value = add(name, value, change)
+            for inner_place, inner in enumerate(layer.inner):
+                change = dense(f"{here}.inner.{inner_place}", inner, change)
+            value = add(here, value, change)
         return value
 
     current = old
     for number, step in enumerate(steps):
         given = []
-        for name, part in step.named(number):
-            chains = part.named(name)
-            mixed = chain(chains["old"], current)
-            if part.concatenates:
-                second = chain(chains["side"], side if part.uses_side else current)
-                mixed = join(f"{name}.joined", mixed, second)
-            given.append(chain(chains["mixer"], mixed))
+        for place, part in enumerate(step.parts):
+            which = ("", f".{SHORT_CUT}")[place] if step.is_format_1 else f".parts.{place}"
+            name = f"steps.{number}{which}"
+            mixed = chain(f"{name}.old", part.old_branch, current)
+            if part.uses_side or part.side_branch:
+                fed = side if part.uses_side else current
+                mixed = join(f"{name}.joined", mixed, chain(f"{name}.side", part.side_branch, fed))
+            last = name if which == f".{SHORT_CUT}" else f"{name}.mixer"
+            given.append(chain(last, part.mixer, mixed))
         current = given[0]
         for place, other in enumerate(given[1:], start=1):
             current = add(f"steps.{number}.sum.{place}", current, other)
@@ -377,8 +354,8 @@ def describe_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return what `arrays_of` leaves out, as plain values: how the layers are put together."""
 
     def network(part: Network) -> dict[str, Any]:
-        branches = {branch: _describe(layers) for branch, layers in part.branches.items()}
-        return {"uses_side": part.uses_side, **branches}
+        chains = {"old": part.old_branch, "side": part.side_branch, "mixer": part.mixer}
+        return {"uses_side": part.uses_side} | {name: _describe(chains[name]) for name in chains}
 
     def described(step: Step) -> dict[str, Any]:
         if not step.is_format_1:
