@@ -101,16 +101,6 @@ def test_a_paired_difference_is_that_of_both_cells_on_the_same_drawn_queries():
     )
 
 
-def test_what_is_hard_for_both_cells_cancels_in_a_paired_difference():
-    baseline = random_evaluation(400)
-    better = evaluated(baseline.first_hit, np.minimum(baseline.average_precision + 0.01, 1))
-    found = over_queries(better, "map", baseline=baseline)
-    assert found.clear
-    alone = over_queries(baseline, "map")
-    assert found.high - found.low < 0.1 * (alone.high - alone.low)
-    assert not over_queries(baseline, "cmc@1", baseline=baseline).clear
-
-
 def test_cells_with_other_queries_or_relevant_items_are_refused():
     cell = evaluated([0, 1, 2])
     with pytest.raises(

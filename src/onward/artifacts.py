@@ -195,7 +195,7 @@ def write_aside(target: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: if the target is there and is not a file.
     """
-    check_file_replaceable(target)
+    check_replaceable(target, None)
     target = _resolved(target)
     with beside(target) as aside:
         yield aside
@@ -249,15 +249,20 @@ def is_left_behind(name: str) -> bool:
     return lower in LEFT_BEHIND or lower.startswith(LEFT_BEFORE) or lower.endswith(LEFT_AFTER)
 
 
-def check_replaceable(target: Path, kind: str) -> None:
+def check_replaceable(target: Path, kind: str | None) -> None:
     """Refuse to write where something stands that is no artefact of this kind, or more than one.
+
+    Or that is not a file, where the kind is None.
 
     Raises:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    if target.exists():
+    if kind is not None and target.exists():
         _read_steadily(target, lambda place: _check_standing(place, kind))
+    elif target.exists() and not target.is_file():
+        what = "a directory" if target.is_dir() else "not a file that can be replaced"
+        raise ArtifactError(f"{target} is {what}", "it was left as it is. Give another place")
 
 
 def _check_standing(place: Path, kind: str) -> None:
@@ -278,18 +283,6 @@ def _check_standing(place: Path, kind: str) -> None:
             "replaced",
             "it was left as it is. Move it away, or give another directory",
         )
-
-
-def check_file_replaceable(target: Path) -> None:
-    """Refuse to write a file where something stands that is not a file.
-
-    Raises:
-        ArtifactError: saying so; what stands there is left alone.
-    """
-    target = _resolved(target)
-    if target.exists() and not target.is_file():
-        what = "a directory" if target.is_dir() else "not a file that can be replaced"
-        raise ArtifactError(f"{target} is {what}", "it was left as it is. Give another place")
 
 
 def _resolved(path: Path) -> Path:

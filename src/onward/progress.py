@@ -25,11 +25,8 @@ def visible(text: str, *, lines: bool = False) -> str:
         text: any text.
         lines: keep the ends of lines, where these are the layout's own.
     """
-    return _HIDDEN.sub(lambda found: _escaped(found[0], lines), text)
-
-
-def _escaped(character: str, lines: bool) -> str:
-    return "\n" if lines and character == "\n" else ascii(character)[1:-1]
+    kept = "\n" if lines else ""
+    return _HIDDEN.sub(lambda one: one[0] if one[0] == kept else ascii(one[0])[1:-1], text)
 
 
 def silent(done: int, total: int) -> None:

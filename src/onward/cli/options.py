@@ -313,7 +313,7 @@ def check_room(
         ArtifactError: naming what is in the way.
         ConfigurationError: if two results, or what is read and a result, are at one place.
     """
-    from onward.artifacts import check_file_replaceable, check_replaceable
+    from onward.artifacts import check_replaceable
 
     written = [path for path in paths if path is not None]
     places = [os.path.realpath(path) for path in written]
@@ -324,10 +324,7 @@ def check_room(
             raise ConfigurationError(
                 f"{read} is read, and would be replaced by what is made of it", "give another place"
             )
-        if kind is None:
-            check_file_replaceable(path)
-        else:
-            check_replaceable(path, kind)
+        check_replaceable(path, kind)
         empty = path.is_dir() and not any(path.iterdir())
         if path.exists() and not (overwrite or empty):
             raise ArtifactError(

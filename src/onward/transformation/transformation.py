@@ -287,9 +287,8 @@ class Transformation:
             old, new = Space.from_json(config["old"]), Space.from_json(config["new"])
             side = None if config["side"] is None else Space.from_json(config["side"])
             steps = rebuild_steps(config["steps"], artifact.arrays)
-            unsure = None
-            if config.get("uncertainty"):
-                unsure = Uncertainty.from_arrays(artifact.arrays)
+            knows = bool(config.get("uncertainty"))
+            unsure = Uncertainty.from_arrays(artifact.arrays) if knows else None
             unseen = None
             if OUT_OF_FOLD in config:
                 ids = tuple(config[OUT_OF_FOLD])
