@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from kornia.augmentation import RandomGaussianBlur
 from torch.nn import functional
 
 from onward.data.augmentation import simclr_augmentation, supervised_augmentation
-from onward.errors import ConfigurationError, MissingExtraError
+from onward.errors import MissingExtraError
 
 ROUNDING = 1e-6  # of the weights of a blur or of resampling, whose sum is 1
 
@@ -24,7 +25,7 @@ def batch(size, channels, count=8, seed=0):
 def augmentations(size, channels):
     return [
         simclr_augmentation(size, channels, flip=True),
-        supervised_augmentation(size, channels, flip=True),
+        supervised_augmentation(size, flip=True),
     ]
 
 
@@ -78,7 +79,7 @@ def test_a_batch_of_one_stays_a_batch():
 def test_small_images_are_shifted_with_a_mirrored_border():
     images = batch(8, 1, count=32)
     torch.manual_seed(0)
-    shifted = supervised_augmentation(8, 1, flip=False)(images)
+    shifted = supervised_augmentation(8, flip=False)(images)
     padded = functional.pad(images, (1, 1, 1, 1), mode="reflect")
     offsets = set()
     for image, result in zip(padded, shifted, strict=True):
@@ -95,20 +96,12 @@ def test_small_images_are_shifted_with_a_mirrored_border():
 
 def test_images_are_mirrored_only_if_asked_for():
     ramp = torch.linspace(0, 1, 8).repeat(64, 1, 8, 1)
-    for make in (simclr_augmentation, supervised_augmentation):
+    for make in (partial(simclr_augmentation, channels=1), supervised_augmentation):
         torch.manual_seed(0)
-        kept, mirrored = make(8, 1, flip=False)(ramp), make(8, 1, flip=True)(ramp)
+        kept, mirrored = make(8, flip=False)(ramp), make(8, flip=True)(ramp)
         assert (kept[..., -1] >= kept[..., 0]).all()
         share = (mirrored[..., -1] < mirrored[..., 0]).any(dim=(1, 2)).float().mean()
         assert 0.25 < share < 0.75
-
-
-def test_a_crop_of_the_whole_without_jitter_changes_nothing():
-    images = batch(8, 1)
-    same = simclr_augmentation(8, 1, crop_scale=(1.0, 1.0), strength=0.0)
-    changed = same(images)
-    unchanged = (changed - images).abs().amax(dim=(1, 2, 3)) < 1e-5
-    assert unchanged.any()  # others are stretched: the aspect of a crop varies
 
 
 def test_crops_of_tiny_images_keep_half_and_others_a_fifth():
@@ -145,25 +138,3 @@ def test_without_kornia_the_error_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "onward.data.augmentation")
     with pytest.raises(MissingExtraError, match=r"kornia .* pip install 'onward\[vision\]'"):
         importlib.import_module("onward.data.augmentation")
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: simclr_augmentation(1, 3), "images of 1 pixels cannot be augmented"),
-        (lambda: simclr_augmentation(8, 2), "images of 2 channels were given"),
-        (lambda: supervised_augmentation(8, 4, flip=False), "images of 4 channels were given"),
-        (lambda: simclr_augmentation(8, 1, crop_scale=(0.9, 0.2)), r"scale of \(0.9, 0.2\)"),
-        (
-            lambda: supervised_augmentation(64, 1, False, crop_scale=(0.0, 1.0)),
-            r"scale of \(0.0, 1",
-        ),
-        (
-            lambda: simclr_augmentation(8, 1, strength=2.0),
-            "strength 2.0 was asked for; give 0 to 1",
-        ),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(make, words):
-    with pytest.raises(ConfigurationError, match=words):
-        make()

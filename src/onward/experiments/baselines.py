@@ -71,7 +71,7 @@ def build_of(settings: ModelSettings | FrozenSettings) -> Build | None:
     def build(network: Backbone, classes: int, input_spec: InputSpec) -> ImageObjective:
         size, channels = input_spec.size, input_spec.channels
         if isinstance(settings, AutoencoderSettings):
-            shown = supervised_augmentation(size, channels, settings.flip)
+            shown = supervised_augmentation(size, settings.flip)
             preparation = Preparation(input_spec, shown if settings.augment else None)
             return Autoencoder(network, preparation, settings.width)
         assert isinstance(settings, SupervisedContrastiveSettings)  # noqa: S101

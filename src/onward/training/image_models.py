@@ -382,8 +382,9 @@ def start(
             return Contrast(network, Preparation(input_spec, views), settings, by_class=False)
         assert isinstance(settings, TrainingSettings)  # noqa: S101  # others come with `build`
         by_class = settings.loss == "supcon"
-        augmentation = simclr_augmentation if by_class else supervised_augmentation
-        shown = augmentation(size, channels, flip=settings.flip)
+        shown = supervised_augmentation(size, settings.flip)
+        if by_class:
+            shown = simclr_augmentation(size, channels, flip=settings.flip)
         preparation = Preparation(input_spec, shown if settings.augment else None)
         if by_class:
             return Contrast(network, preparation, settings, by_class=True)

@@ -133,7 +133,7 @@ def embed_views(
     input_spec, spaces = model.input, [space for space in (model.space, model.side) if space]
     vectors = {space: np.empty((views, len(items), space.dim), np.float32) for space in spaces}
     run = model.pixel_embedder(device=device, with_side=model.side is not None)
-    augmentation = supervised_augmentation(input_spec.size, input_spec.channels, flip)
+    augmentation = supervised_augmentation(input_spec.size, flip)
     for start in range(0, len(items), BATCH_SIZE):
         rows = np.arange(start, min(start + BATCH_SIZE, len(items)))
         plain = load_images(items, input_spec.size, input_spec.channels, rows)
