@@ -33,7 +33,7 @@ def test_fields_become_plain_by_their_names_and_what_says_more_of_itself_is_aske
     answer = Answer((Share(NEW, {"a": 1}),), UNKNOWN, np.array([0.25, 1.0]))
     expected = {
         "shares": [{"of": NEW.to_json(), "counts": {"a": 1}}],
-        "gain": {**UNKNOWN.to_json(), "low": None},
+        "gain": {**vars(UNKNOWN), "low": None, "high": None},
         "curve": [0.25, 1.0],
     }
     assert answer.to_json() == json.loads(json.dumps(answer.to_json())) == expected

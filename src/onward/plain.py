@@ -1,5 +1,6 @@
 """Results as plain values, which JSON has: fields by their names, nothing written twice."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -25,7 +26,8 @@ def plain(value: Any) -> Any:
     """Return what JSON has for a value: what it says of itself (`to_json`), else its fields.
 
     Mappings and sequences keep their order, and what is in them becomes plain too; an array becomes
-    a list, and a number of NumPy one of Python. What is plain already stays as it is.
+    a list, and a number of NumPy one of Python. NaN, what is not known, becomes None. What is plain
+    already stays as it is.
     """
     if hasattr(value, "to_json"):
         return value.to_json()
@@ -35,4 +37,6 @@ def plain(value: Any) -> Any:
         return {name: plain(one) for name, one in value.items()}
     if isinstance(value, tuple | list):
         return [plain(one) for one in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and math.isnan(value) else value

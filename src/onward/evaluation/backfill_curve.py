@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt64
 
 from onward.errors import EvaluationError
-from onward.evaluation.metrics import METRICS, Evaluation, known
+from onward.evaluation.metrics import METRICS, Evaluation
 from onward.evaluation.relevance import Relevance, labelled_by
 from onward.evaluation.retrieval import LEFT_OUT, Searched, block_sizes, doubles
+from onward.plain import plain
 from onward.spaces import Embeddings, Ids, check_same_space, places
 
 GRID = tuple(point / 21 for point in range(22))
@@ -74,15 +75,14 @@ class BackfillCurve:
 
     def to_json(self) -> dict[str, Any]:
         """Return fractions as plain values: by metric, and their means; None if unknown."""
-        columns = {metric: self.values(metric).tolist() for metric in METRICS}
-        means = {metric: self.auc(metric) for metric in METRICS}
-        return {
-            "shares": list(self.shares),
-            **{metric: [known(value) for value in column] for metric, column in columns.items()},
-            self.auc_name: {metric: known(mean) for metric, mean in means.items()},
+        told = {
+            "shares": self.shares,
+            **{metric: self.values(metric) for metric in METRICS},
+            self.auc_name: {metric: self.auc(metric) for metric in METRICS},
             "queries": self.evaluations[0].queries,
             "skipped": self.evaluations[0].skipped,
-        } | ({"lost": self.lost} if self.lost else {})
+        }
+        return dict(plain(told)) | ({"lost": self.lost} if self.lost else {})
 
     def __str__(self) -> str:
         first = self.evaluations[0]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from onward.errors import EvaluationError
-from onward.evaluation.metrics import METRICS, Evaluation, PerQuery, evaluate, known, parse_metrics
+from onward.evaluation.metrics import METRICS, Evaluation, PerQuery, evaluate, parse_metrics
 from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
+from onward.plain import plain
 from onward.spaces import Embeddings, check_same_space
 
 OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
@@ -199,10 +200,10 @@ class Comparison:
         others = [name for name in self.cells if name not in (OLD, NEW)]
         flipped = [name for name in self.cells if name != OLD]
         gains = {
-            cell: {metric: known(self.update_gain(metric, cell)) for metric in self.metrics}
+            cell: {metric: plain(self.update_gain(metric, cell)) for metric in self.metrics}
             for cell in others
         }
-        flips = {cell: known(self.negative_flips(cell)) for cell in flipped}
+        flips = {cell: plain(self.negative_flips(cell)) for cell in flipped}
         told = {
             "cells": {name: cell.to_json() for name, cell in self.cells.items()},
             "update_gain_by_cell": gains,
@@ -290,9 +291,9 @@ class AgreementComparison:
         """Return fractions as plain values; None for what is not known."""
         others = [name for name in self.cells if name not in (OLD, NEW)]
         return {
-            "cells": {name: {"agreement": known(self.value(name))} for name in self.cells},
+            "cells": {name: {"agreement": plain(self.value(name))} for name in self.cells},
             "update_gain_by_cell": {
-                name: {"agreement": known(self.update_gain(name))} for name in others
+                name: {"agreement": plain(self.update_gain(name))} for name in others
             },
             "neighbours": self.neighbours,
             "queries": len(self.cells[OLD]),

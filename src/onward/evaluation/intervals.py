@@ -11,14 +11,13 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from onward.errors import EvaluationError
-from onward.evaluation.metrics import Evaluation, known
-from onward.plain import fields_of
+from onward.evaluation.metrics import Evaluation
+from onward.plain import Plain
 
 PerQuery = Float64[np.ndarray, " query"]
 
@@ -29,7 +28,7 @@ MANY = 1000
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Plain):
     """A mean, or a difference of two, and the interval that its truth lies in.
 
     Attributes:
@@ -52,11 +51,6 @@ class Interval:
     def clear(self) -> bool:
         """Whether 0 lies outside: of a difference, whether its sign is beyond doubt."""
         return self.low > 0 or self.high < 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return fractions as plain values; None for what is not known."""
-        ends = {name: known(getattr(self, name)) for name in ("estimate", "low", "high")}
-        return {**fields_of(self), **ends}
 
     def __str__(self) -> str:
         if math.isnan(self.estimate):

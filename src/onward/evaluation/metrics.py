@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from onward.errors import EvaluationError
 from onward.evaluation.relevance import IGNORED, Grades, Relevance
 from onward.evaluation.retrieval import Hits, Ranking, as_count
+from onward.plain import plain
 from onward.spaces import Ids, places
 
 Counts = Int64[np.ndarray, " query"]
@@ -359,7 +360,7 @@ class Evaluation:
 
     def _shown(self) -> dict[str, float | None]:
         return {
-            name: known(self.value(name)) if self.reaches(name) else None for name in self.metrics
+            name: plain(self.value(name)) if self.reaches(name) else None for name in self.metrics
         }
 
     def _check_reaches(self, metric: str) -> None:
@@ -477,11 +478,6 @@ def _take_out_ignored(grades: Grades) -> int:
         grades[row] = 0
         grades[row, : len(left)] = left
     return int(ignored.sum(axis=1).max(initial=0))
-
-
-def known(value: float) -> float | None:
-    """Return a number as JSON has it: None where it is NaN."""
-    return None if np.isnan(value) else float(value)
 
 
 def _width(name: str) -> int:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64, UInt32
 
 from onward.errors import EvaluationError
 from onward.evaluation.judgements import Pair
-from onward.evaluation.metrics import known, left_out_text
+from onward.evaluation.metrics import left_out_text
 from onward.evaluation.relevance import common_labels, unlabelled
 from onward.evaluation.retrieval import (
     TILE_ITEMS,
@@ -28,6 +28,7 @@ from onward.evaluation.retrieval import (
     paired_distances,
     sortable_bits,
 )
+from onward.plain import plain
 from onward.spaces import Embeddings, check_same_space, places
 
 FARS = (1e-4, 1e-3, 1e-2)
@@ -113,7 +114,7 @@ class VerificationRates:
             for far, one in self.accepted.items()
         }
         return {
-            **{f"tar@{far!r}": known(self.tar(far)) for far in self.accepted},
+            **{f"tar@{far!r}": plain(self.tar(far)) for far in self.accepted},
             "limits": limits,
             "same_pairs": self.same_pairs,
             "different_pairs": self.different_pairs,
