@@ -195,6 +195,15 @@ def test_an_open_gallery_sees_what_another_has_written(path, gallery):
     assert other.view().serving == NEW
 
 
+def test_what_was_read_before_an_update_does_not_hide_what_was_read_after_it(path, gallery):
+    gallery.add_space(NEW)
+    ids = gallery.ids()
+    next(gallery.scan([OLD], without=[NEW]))
+    gallery.update(embed(OLD, ids, 5))
+    batch = next(gallery.scan([OLD], without=[NEW]))
+    assert gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded") == len(ids) > 0
+
+
 def test_an_update_also_clears_a_space_that_another_process_has_just_added(path, gallery):
     other = open_gallery(path)
     gallery.count()

@@ -407,14 +407,16 @@ class LanceStore:
         unchanged = f"target.change = source.change - {step}"
         written, expected = 0, dict[str, int]()
         with speaking(self.url):
-            stored = self._kept_rows(ids)
+            kept = self._kept_rows(ids)
         for _ in range(REWRITE_TRIES):
             with speaking(self.url):
+                stored, was_kept, kept = kept, kept is not None, None
                 stored = self._rows(ids) if stored is None else stored
                 new = changed(without_changes(stored, expected), step)
+            if was_kept and len(new) < len(ids):
+                continue  # it was kept from before the rows were what is to be replaced
             if not len(new):
                 return written
-            stored = None
             try:
                 condition = unchanged + also(new.schema)
                 count = commit(self.url, partial(self._merge, new, condition))
