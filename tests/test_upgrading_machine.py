@@ -11,8 +11,8 @@ EVENTS = (
     *(f"{name} refused" for name in ("start", "run", "verify", "cut over", "abort", "complete")),
     *("cut over by force", "cut over when verified", "roll back", "1 dropped by complete"),
     *("verification is passed", "verification is stale"),
-    *("late batch", "late batch in part", "late batch refused", "kill while giving up"),
-    *("kill during run", "write during run"),
+    *("late batch", "late batch in part", "late batch refused"),
+    *("kill during run", "write during run", "kill during abort"),
 )
 """What must have happened, or the steps were too few or too much alike."""
 

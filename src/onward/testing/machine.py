@@ -58,7 +58,11 @@ GIVEN = {
     "old side new": (OLD, SIDE, NEW),
     "old next": (OLD, NEXT),
 }
-STEPS = ("start", "run", "verify", "cut over", "roll back", "backfill")
+STEPS = ("start", "run", "verify", "cut over", "roll back", "backfill", "abort", "complete")
+GIVING_UP = ("abort", "complete")
+"""Steps that drop spaces."""
+LATE = ("add", "update", "delete", "backfill", "abort", "start again")
+"""What happens between a slow worker's reading and its writing."""
 EVERY_BATCH = 2 * len(ITEMS)
 
 some = st.lists(st.sampled_from(ITEMS), min_size=1, max_size=4, unique=True).map("".join)
@@ -66,6 +70,7 @@ given = st.sampled_from(sorted(GIVEN))
 kinds = st.sampled_from(["add", "update", "delete"])
 ways = st.sampled_from(sorted(WAYS))
 calls = st.sampled_from([*range(20), *range(20, 52, 8)])  # no step calls its store more often
+EVENTS = ("add", "kill", "update", "kill", "delete", "kill")
 seldom = st.integers(0, 9).map(lambda drawn: drawn == 9)
 
 Take = Callable[[Upgrade], Any]
@@ -288,6 +293,11 @@ class UpgradeMachine(RuleBasedStateMachine):
             return None
         return stated.without(routes.new)
 
+    def after_complete(self, routes: Routes) -> Stated | None:
+        stated = self.if_started(routes)
+        is_cut_over = stated is not None and stated.serving == routes.new
+        return stated._replace(previous=None) if stated and is_cut_over else None
+
     @rule(way=ways)
     def start(self, way: str) -> None:
         if self.is_source_of_orphans(WAYS[way].new):
@@ -374,6 +384,8 @@ class UpgradeMachine(RuleBasedStateMachine):
         """Forget what was given in spaces that are gone."""
         one = self.watched
         one.generation += bool(dropped)
+        gone = {routes.digest for routes in WAYS.values() if routes.new in dropped}
+        one.verified = {made: found for made, found in one.verified.items() if made not in gone}
         one.paused = {way for way in one.paused if WAYS[way].new not in dropped}
         for space in dropped:
             assert space not in one.stated.made_by
@@ -390,8 +402,9 @@ class UpgradeMachine(RuleBasedStateMachine):
             natives = self.watched.natives(new, *(space for space in SPACES if space != new))
             return None if natives and not leave_out else self.after_abort(routes)
 
+        was_unknown = self.is_unknown(new)
         self.step("abort", way, lambda upgrade: upgrade.abort(leave_out=leave_out), after)
-        if self.is_unknown(new):
+        if self.is_unknown(new) and not was_unknown:
             self.forget([new])
 
     @rule(way=ways, at_once=st.booleans(), drop_original=seldom)
@@ -399,11 +412,8 @@ class UpgradeMachine(RuleBasedStateMachine):
         one = self.watched
 
         def after(routes: Routes) -> Stated | None:
-            stated = self.if_started(routes)
-            if stated is None or stated.serving != routes.new:
-                return None
-            is_over = at_once or stated.previous is None
-            return stated._replace(previous=None) if is_over else None
+            is_over = at_once or one.stated.previous is None
+            return self.after_complete(routes) if is_over else None
 
         def take(upgrade: Upgrade) -> None:
             window = timedelta(days=1)
@@ -470,6 +480,8 @@ class UpgradeMachine(RuleBasedStateMachine):
             "cut over": (lambda u: u.cut_over(query_model=MODELS[new]), self.after_cut_over),
             "roll back": (lambda u: u.roll_back(leave_out=True), self.after_roll_back),
             "backfill": (lambda u: backfill_all(u.gallery, new, ITEMS), self.if_started),
+            "abort": (lambda u: u.abort(leave_out=True), self.after_abort),
+            "complete": (lambda u: u.complete(now=True, leave_out=True), self.after_complete),
         }
         return steps[name]
 
@@ -477,7 +489,7 @@ class UpgradeMachine(RuleBasedStateMachine):
         way=ways,
         name=st.sampled_from(STEPS),
         at=calls,
-        event=st.just(("kill", "old", "")) | st.tuples(kinds, given, some),
+        event=st.tuples(st.sampled_from(EVENTS), given, some),
     )
     def something_happens_during(
         self, way: str, name: str, at: int, event: tuple[str, str, str]
@@ -485,7 +497,8 @@ class UpgradeMachine(RuleBasedStateMachine):
         """Kill a process in the midst of a step, or let others write then."""
         self.do_what_is_said_to_be_next(way, 4, until=name.replace(" ", "_"))
         (kind, given, items), one, routes = event, self.watched, WAYS[way]
-        if name == "start" and self.is_source_of_orphans(routes.new):
+        kind = "kill" if name in GIVING_UP else kind
+        if name in ("start", *GIVING_UP) and self.is_source_of_orphans(routes.new):
             return
         take, after = self.take(name, way)
         expected = after(routes)
@@ -501,13 +514,25 @@ class UpgradeMachine(RuleBasedStateMachine):
             one.reopen()
         elif not happened:
             write(one.gallery)
-        now = Stated.of(one.gallery)
-        assert now in (one.stated, expected)
-        one.stated = now
+        if name in GIVING_UP:  # what was killed in the midst is done again
+            with suppress(UpgradeError):
+                take(upgrade_of(one.gallery, way))
+        self.find_dropped(expected)
+        now = one.stated
         if name == "verify" and now.is_started(routes):
             one.verified[routes.digest] = None, None
         if name == "backfill":
             self.maybe |= {(routes.new, item) for item in ITEMS}
+
+    def find_dropped(self, expected: Stated | None) -> None:
+        """Note what the record says now: what it said, or what is expected, without some spaces."""
+        one = self.watched
+        before, one.stated = one.stated, Stated.of(one.gallery)
+        one.dropped = set(before.made_by) - set(one.stated.made_by)
+        allowed = [before, *([] if expected is None else [expected])]
+        assert one.stated in [each.without(*one.dropped) for each in allowed]
+        assert not one.dropped & {OLD, SIDE, before.serving}
+        self.forget(one.dropped)
 
     def disturb(self, take: Take, way: str, at: int, happens: Callable[[Gallery], None]) -> int:
         """Take a step; return 1 if it came to the call at which something happens, else 0."""
@@ -522,61 +547,36 @@ class UpgradeMachine(RuleBasedStateMachine):
             take(upgrade_of(Gallery(process), way))
         return len(happened)
 
-    @rule(way=ways, at=calls, name=st.sampled_from(["abort", "complete"]))
-    def killed_while_giving_up_a_space(self, way: str, at: int, name: str) -> None:
-        """What drops a space is killed in the midst, and done again."""
-        if self.is_source_of_orphans(WAYS[way].new):
-            return
-        steps: dict[str, Take] = {
-            "abort": lambda upgrade: upgrade.abort(leave_out=True),
-            "complete": lambda upgrade: upgrade.complete(now=True, leave_out=True),
-        }
-        again, one = steps[name], self.watched
-        happened = self.disturb(again, way, at, die)
-        self.count(*["kill while giving up"] * happened)
-        one.reopen()
-        with suppress(UpgradeError):
-            again(upgrade_of(one.gallery, way))
-        before, one.stated = one.stated, Stated.of(one.gallery)
-        one.dropped = set(before.made_by) - set(one.stated.made_by)
-        allowed = [before, before._replace(previous=None)]
-        assert one.stated in [each.without(*one.dropped) for each in allowed]
-        assert not one.dropped & {OLD, SIDE, before.serving}
-        self.forget(one.dropped)
-
-    @rule(way=ways, batch_rows=st.integers(1, 9))
-    def a_slow_worker_reads_a_batch(self, way: str, batch_rows: int) -> None:
-        self.start(way)
-        one, routes = self.watched, WAYS[way]
-        one.batch = None
-        if one.stated.is_started(routes):
-            for transformation, batch in pending(one.gallery, routes, batch_rows):
-                versions = [self.rows[item].version for item in batch.ids]
-                one.batch = routes, transformation, batch, versions
-                return
-
-    @rule(way=ways, batch_rows=st.integers(1, 9), kind=kinds, given=given, items=some)
+    @rule(
+        way=ways,
+        batch_rows=st.integers(1, 9),
+        late=st.sampled_from(LATE),
+        given=given,
+        items=some,
+    )
     def a_slow_worker_is_late(
-        self, way: str, batch_rows: int, kind: str, given: str, items: str
+        self, way: str, batch_rows: int, late: str, given: str, items: str
     ) -> None:
-        self.a_slow_worker_reads_a_batch(way, batch_rows)
-        self.others_write(kind, given, items)
-        self.a_slow_worker_writes_its_batch()
-
-    @rule(way=st.sampled_from(["new", "new or without side"]), again=st.booleans())
-    def a_slow_worker_writes_after_an_abort(self, way: str, again: bool) -> None:
-        self.a_slow_worker_reads_a_batch(way, 3)
-        self.abort(way, True)
-        if again:
-            self.start("new")
-        self.a_slow_worker_writes_its_batch()
-
-    @rule()
-    def a_slow_worker_writes_its_batch(self) -> None:
-        one = self.watched
-        if one.batch is None:
+        """Something happens after a worker has read a batch and before it writes."""
+        self.start(way)
+        self.others_write("update", "old side", items)
+        self.everything_is_as_the_dict_says()
+        one, routes, read = self.watched, WAYS[way], None
+        if one.stated.is_started(routes):
+            read = next(iter(pending(one.gallery, routes, batch_rows)), None)
+        if read is None:
             return
-        (routes, transformation, batch, versions), one.batch = one.batch, None
+        transformation, batch = read
+        rows = [(item, self.rows[item].version) for item in batch.ids]
+        if late == "backfill":
+            self.others_embed(SPACES.index(routes.new), items)
+        elif late in ("abort", "start again"):
+            self.abort(way, True)
+            if late == "start again":
+                self.start("new")
+        else:
+            self.others_write(late, given, items)
+        self.everything_is_as_the_dict_says()
         made = transform(transformation, batch).embeddings
         options: dict[str, Any] = {"origin": "upgraded", "made_by": routes.digest}
         if not one.stated.is_started(routes):
@@ -584,7 +584,6 @@ class UpgradeMachine(RuleBasedStateMachine):
             with pytest.raises(GalleryError):
                 one.gallery.write(made, batch.revisions, **options)
             return
-        rows = zip(batch.ids, versions, strict=True)
         same = {item for item, at in rows if item in self.rows and self.rows[item].version == at}
         free = same - {item for item, _ in one.embedded[routes.new]}
         assert one.gallery.write(made, batch.revisions, **options) == len(free)

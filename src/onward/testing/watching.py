@@ -178,12 +178,10 @@ class Watched:
         # upgraded vectors as they were: what made them may be dropped
         self.orphans: dict[tuple[Space, str], np.ndarray] = {}
         self.journal: list[JournalEntry] = []
-        # what a slow worker has read: by which way, and the versions of its rows
-        self.batch: tuple[Routes, Transformation, Batch, list[int]] | None = None
 
     def reopen(self) -> None:
         """Go on as a new process does: with what is stored alone."""
-        self.gallery, self.batch = open_gallery(self.place), None
+        self.gallery = open_gallery(self.place)
 
     def seen(self, rows: Mapping[str, Row]) -> Any:
         """Return what makes a verification stale when it changes."""
