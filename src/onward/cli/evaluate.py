@@ -41,7 +41,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items a query.")] = 5,
     exclude_self: Annotated[
-        bool, typer.Option("--exclude-self", help="Leave out the item with the query's own id.")
+        bool, typer.Option(help="Leave out the item with the query's own id.")
     ] = False,
     device: Device = "auto",
 ) -> Answer:

@@ -44,16 +44,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Same seed and device, same bytes
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU where there is one.")
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is already at the output path.")
-]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is already at the output path.")]
 Directory = Annotated[Path, typer.Argument(help="A directory to write.")]
 SameLabels = Annotated[
     bool,
-    typer.Option(
-        "--same-labels",
-        help="If only one side has class names: the other's label numbers mean the same.",
-    ),
+    typer.Option(help="If only one side has class names: the other's label numbers mean the same."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 FLAGS = {"exclude_self": "--exclude-self/--include-self"}
@@ -161,6 +156,10 @@ def _set_signature(command: Callable[..., Any], options: Mapping[str, tuple[Any,
         inspect.Parameter(name, kind, default=default, annotation=annotation)
         for name, (annotation, default) in options.items()
     ]
+    for one in given:
+        _, *words = get_args(one.annotation)
+        if one.default is False and words and not words[0].param_decls:  # else `--no-` stands too
+            words[0].param_decls = (_flag(one.name),)
     given.sort(key=lambda one: one.default is not REQUIRED)
     OPTIONS.update(one.name for one in given if one.default is not REQUIRED)
     command.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]

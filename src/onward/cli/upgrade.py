@@ -40,7 +40,6 @@ Fitted = Annotated[Path, typer.Argument(help="Directory written by `fit`.")]
 Fallbacks = Annotated[
     list[Path] | None,
     typer.Option(
-        "--fallback",
         help="Another transformation to the same space, for rows that lack what those before it "
         "read; may be given more than once.",
     ),
@@ -60,18 +59,12 @@ OpenUpgrade = Annotated[
 RowsPerSecond = Annotated[
     str | None,
     typer.Option(
-        "--rows-per-second",
-        help="How many rows all who run it may write a second, now and later; 'none' for any.",
+        help="How many rows all who run it may write a second, now and later; 'none' for any."
     ),
 ]
 LeaveOut = Annotated[
     bool,
-    typer.Option(
-        "--leave-out", help="Pass although items that cannot be carried over will not be found."
-    ),
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Cut over without a passed verification; logged.")
+    typer.Option(help="Pass although items that cannot be carried over will not be found."),
 ]
 QueryModel = Annotated[
     str | None,
@@ -119,7 +112,7 @@ app = Commands(
 def everything(
     upgrade: OpenUpgrade,
     judges: Starting,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only the plan.")] = False,
+    yes: Annotated[bool, typer.Option(help="Do it; without, only the plan.")] = False,
     query_model: QueryModel = None,
     leave_out: LeaveOut = False,
 ) -> Told:
@@ -143,16 +136,12 @@ def everything(
         return Told(planned, then=then, failed=closed)
     tell_answer(planned)
     gate = _start(upgrade, judges, planned.prediction)
-    result = _run(upgrade)
+    result, steps = _run(upgrade)
     if result.stopped:
-        return Told(result, _steps_of_pause(upgrade), gate, failed=True)
-    status = verify_and_cut_over(
-        upgrade,
-        query_model=name_query_model(upgrade, query_model),
-        leave_out=leave_out,
-        tell=tell_answer,
-    )
-    return Told(status)
+        return Told(result, steps, gate, failed=True)
+    model = name_query_model(upgrade, query_model)
+    cut = verify_and_cut_over(upgrade, query_model=model, leave_out=leave_out, tell=tell_answer)
+    return Told(cut)
 
 
 @app.command()
@@ -188,7 +177,7 @@ def start(
     from onward.upgrading import forecast
     from onward.upgrading.upgrade import check_rate
 
-    rate = None if rows_per_second is None else read_rate(rows_per_second)
+    rate = read_rate(rows_per_second or "none")
     check_rate(rate)
     _check_judged(upgrade, judges)
     prediction = None
@@ -200,8 +189,7 @@ def start(
     gate = _start(upgrade, judges, prediction)
     if rows_per_second is not None:
         upgrade.limit(rate)
-    result = _run(upgrade)
-    steps = _steps_of_pause(upgrade) if result.stopped else ()
+    result, steps = _run(upgrade)
     failed = result.stopped or result.remaining > 0 or result.skipped > 0
     return Told(result, steps, gate, failed=failed)
 
@@ -252,10 +240,10 @@ def limit(
 @app.command()
 def abort(
     upgrade: OpenUpgrade,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what goes.")] = False,
+    yes: Annotated[bool, typer.Option(help="Do it; without, only say what goes.")] = False,
     leave_out: Annotated[
         bool,
-        typer.Option("--leave-out", help="Also where items have a vector in the new space only."),
+        typer.Option(help="Also where items have a vector in the new space only."),
     ] = False,
 ) -> Told:
     """Give an upgrade up: runs of it end, and the new space is dropped. Nothing else changes.
@@ -299,7 +287,9 @@ def verify(
 def cutover(
     upgrade: OpenUpgrade,
     query_model: QueryModel = None,
-    force: Force = False,
+    force: Annotated[
+        bool, typer.Option(help="Cut over without a passed verification; logged.")
+    ] = False,
 ) -> Answer:
     """Let the new space answer queries, at once and as a whole.
 
@@ -316,8 +306,7 @@ def rollback(
     leave_out: Annotated[
         bool,
         typer.Option(
-            "--leave-out",
-            help="Roll back although items with the new model's embedding alone are not found.",
+            help="Roll back although items with the new model's embedding alone are not found."
         ),
     ] = False,
 ) -> Answer:
@@ -331,25 +320,21 @@ def rollback(
 @app.command()
 def complete(
     upgrade: OpenUpgrade,
-    now: Annotated[
-        bool, typer.Option("--now", help="Do it while one could roll back still.")
-    ] = False,
+    now: Annotated[bool, typer.Option(help="Do it while one could roll back still.")] = False,
     rollback_days: Annotated[
         float, typer.Option(min=0, help="So long after cutting over this is refused.")
     ] = 7,
     drop_original: Annotated[
         bool,
-        typer.Option(
-            "--drop-original", help="Give up the old vectors and the side-information too."
-        ),
+        typer.Option(help="Give up the old vectors and the side-information too."),
     ] = False,
     leave_out: Annotated[
         bool,
-        typer.Option("--leave-out", help="Give up items that have no other vector, too."),
+        typer.Option(help="Give up items that have no other vector, too."),
     ] = False,
     yes: Annotated[
         bool,
-        typer.Option("--yes", help="Give the originals up, knowing what that makes impossible."),
+        typer.Option(help="Give the originals up, knowing what that makes impossible."),
     ] = False,
 ) -> Answer:
     """End the possibility of rolling back; drop what was derived and serves no longer.
@@ -406,9 +391,7 @@ def _check_judged(upgrade: "onward.Upgrade", judges: Starting) -> None:
             "--queries-new and --require judge it",
             "leave one out. To start it whatever they say: --force",
         )
-    if judges.unjudged or is_judged:
-        return
-    if is_started(upgrade.gallery.view(), upgrade.routes):
+    if judges.unjudged or is_judged or is_started(upgrade.gallery.view(), upgrade.routes):
         return
     raise UpgradeError(
         "the upgrade was not started: nothing says whether it makes search better. To judge it, "
@@ -427,31 +410,28 @@ def _start(
         force=judges.force,
         sample=judges.embedded,
     )
-    if started.gate is None:  # it was given up meanwhile
+    gate = started.gate
+    if gate is None:  # it was given up meanwhile
         return {"gate": None}
-    if started.gate.warning is not None:
-        tell(f"WARNING: {started.gate.warning}.")
-    else:
-        tell(f"gate {started.gate}")
-    return {"gate": started.gate.to_json()}
+    tell(f"gate {gate}" if gate.warning is None else f"WARNING: {gate.warning}.")
+    return {"gate": gate.to_json()}
 
 
-def _steps_of_pause(upgrade: "onward.Upgrade") -> Steps:
-    """Return what comes before all else where a run was stopped while the upgrade is paused."""
+def _run(upgrade: "onward.Upgrade") -> "tuple[UpgradeResult, Steps]":
+    """Run an upgrade; also return what comes before all else where it was stopped while paused."""
     from onward.upgrading.routes import next_step
 
-    if not upgrade.gallery.control(upgrade.routes.new).paused:
-        return ()
-    tell("The upgrade is still paused. To go on: onward upgrade resume, then the same again")
-    return (next_step("resume", "the upgrade is paused"),)
+    def is_paused() -> bool:
+        return upgrade.gallery.control(upgrade.routes.new).paused
 
-
-def _run(upgrade: "onward.Upgrade") -> "UpgradeResult":
-
-    if upgrade.gallery.control(upgrade.routes.new).paused:
+    if is_paused():
         tell("The upgrade is paused, and so is this run, until: onward upgrade resume")
     with progress_bar("Upgrade", unit="rows") as progress:
-        return upgrade.run(progress=progress)
+        result = upgrade.run(progress=progress)
+    if not (result.stopped and is_paused()):
+        return result, ()
+    tell("The upgrade is still paused. To go on: onward upgrade resume, then the same again")
+    return result, (next_step("resume", "the upgrade is paused"),)
 
 
 def name_query_model(upgrade: "onward.Upgrade", given: str | None) -> str | None:
