@@ -205,29 +205,32 @@ def _write(gallery: "onward.Gallery", given: RunOptions) -> Told:
     strangers, lacking = set(embedded.ids) - there, waiting - set(embedded.ids)
     asked = min(paid or 0, len(waiting))
     undone = 0 if result.stopped else max(0, asked - result.done - result.changed)
-    absent = {
-        "not_in_gallery": _absence(strangers, len(strangers)),
-        "not_in_file": _absence(lacking, min(len(lacking), undone)),
-    }
     tell(f"{result.done:,} of the {len(embedded):,} embeddings in {path} were written")
-    words = {
-        "not_in_gallery": f"of their items are not in {gallery.url} {{}}: add these (onward "
-        "gallery add)",
-        "not_in_file": f"of the {asked:,} items that the budget asks for are not in {path}; it "
-        "lacks {}: embed such items too (--model), or give a smaller --budget",
+    absent = {
+        "not_in_gallery": _tell_absent(
+            strangers,
+            len(strangers),
+            f"of their items are not in {gallery.url} ",
+            ": add these (onward gallery add)",
+        ),
+        "not_in_file": _tell_absent(
+            lacking,
+            min(len(lacking), undone),
+            f"of the {asked:,} items that the budget asks for are not in {path}; it lacks ",
+            ": embed such items too (--model), or give a smaller --budget",
+        ),
     }
-    for where, one in absent.items():
-        if one["items"]:
-            more = ", ..." if one["items"] > len(one["examples"]) else ""
-            named = f"({', '.join(one['examples'])}{more})"
-            tell(f"{one['items']:,} {words[where].format(named)}")
     undone = any(one["items"] for one in absent.values())
     return Told(result, also=absent, failed=undone or bool(result.skipped) or result.stopped)
 
 
-def _absence(items: set[str], count: int) -> dict[str, Any]:
-    """Return how many items stand in one of two places only, and the first few of them."""
-    return {"items": count, "examples": heapq.nsmallest(min(NAMED, count), items)}
+def _tell_absent(items: set[str], count: int, before: str, after: str) -> dict[str, Any]:
+    """Say how many items stand in one of two places only; return that with the first of them."""
+    examples = heapq.nsmallest(min(NAMED, count), items)
+    if count:
+        named = ", ".join([*examples, *(["..."] if count > len(examples) else [])])
+        tell(f"{count:,} {before}({named}){after}")
+    return {"items": count, "examples": examples}
 
 
 def _waiting(gallery: "onward.Gallery", space: "onward.Space") -> Iterator[str]:

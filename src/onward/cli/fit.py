@@ -180,10 +180,8 @@ def _of_sample(pairs: "Pairs", given: FitOptions) -> "Pairs | None":
             "a sample of a gallery is what the new model gives for some of its items",
             "give both --gallery and --sample (and --sample-share only with them)",
         )
-    gallery, side = (
-        onward.open_gallery(given.gallery),
-        None if pairs.side is None else pairs.side.space,
-    )
+    gallery = onward.open_gallery(given.gallery)
+    side = None if pairs.side is None else pairs.side.space
     return _learned(gallery, pairs.old.space, side, given.sample, given.sample_share, least=1)
 
 
@@ -206,11 +204,13 @@ def read_groups(
     if is_gallery(old):
         payloads = onward.open_gallery(str(old)).payloads(ids)
         found = {item: (each or {}).get(column) for item, each in zip(ids, payloads, strict=True)}
-    for path in () if is_gallery(old) else (old, new):
-        with suppress(EmbeddingsError):
-            found = found or read_column(path, column)
+        where = f"no payload of {old}"
+    else:
+        where = f"neither {old} nor {new}"
+        for path in (old, new):
+            with suppress(EmbeddingsError):
+                found = found or read_column(path, column)
     if all(each is None for each in found.values()):
-        where = f"no payload of {old}" if is_gallery(old) else f"neither {old} nor {new}"
         raise ConfigurationError(
             f"{where} has a column {column!r}",
             "give the name of one that says what is held out as a whole, or leave --group-column "
@@ -231,11 +231,9 @@ def _learned(
     from onward.training.fit.pairs import KEPT, LEARNED, learned_part, pairs_of_gallery
 
     embedded = onward.Embeddings.load(sample)
-    if share is None:
-        part = learned_part(embedded.ids, LEARNED, kept=KEPT)
-    else:
-        part = learned_part(embedded.ids, share)
-    if not part or (share is None and len(part) < least):
+    least, rest = (least, KEPT) if share is None else (1, 0)
+    part = learned_part(embedded.ids, LEARNED if share is None else share, kept=rest)
+    if len(part) < least:
         raise ConfigurationError(
             f"the sample has {len(embedded)} items, and of these {len(part)} are left to learn "
             f"from; it needs {least}",

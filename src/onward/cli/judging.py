@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, Field
 
 import onward
-from onward.cli.options import settings
+from onward.cli.options import settings, tell_numbering
 from onward.cli.output import tell
 from onward.errors import ConfigurationError, EvaluationError
 
@@ -130,17 +130,14 @@ class Judging(Asked):
         """Say so if labels of queries and gallery are compared by number, and may differ."""
         import numpy as np
 
-        from onward.labels import numbering_note
-
-        notes = {
-            numbering_note(queries.class_names, gallery.class_names, same_labels=self.same_labels)
-            for queries, gallery in cells
-            if queries.labels is not None
-            and gallery.labels is not None
-            and not (queries.ids == gallery.ids and np.array_equal(queries.labels, gallery.labels))
-        }
-        for note in notes - {None} if self.qrels is None else ():
-            tell(str(note))
+        for queries, gallery in cells if self.qrels is None else ():
+            one, other = queries.labels, gallery.labels
+            if one is None or other is None:
+                continue
+            if queries.ids != gallery.ids or not np.array_equal(one, other):
+                names = queries.class_names, gallery.class_names
+                tell_numbering(*names, same_labels=self.same_labels)
+                break
 
     def evaluate(
         self, queries: "onward.Embeddings", gallery: "onward.Embeddings", cameras: tuple[Path, Path]
