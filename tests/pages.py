@@ -1,6 +1,7 @@
 """Reading the HTML pages that tests write, as text and in a browser."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 VOID = {"meta", "link", "img", "br", "path", "wbr"}
@@ -32,6 +33,22 @@ class Elements(HTMLParser):
 
     def of(self, tag: str) -> list[dict[str, Any]]:
         return [element for element in self.all if element["tag"] == tag]
+
+
+def opened(browser: Any, path: Path, width: int, scheme: str = "light") -> Any:
+    """Open a page with everything unfolded; it is as wide as the screen, loads and says nothing."""
+    size = {"width": width, "height": 800}
+    page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
+    complaints, requests = list[str](), list[str]()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    return page
 
 
 CONTRAST = """() => {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pages import CONTRAST, Elements
+from pages import CONTRAST, Elements, opened
 from PIL import Image
 
 from onward.data import Items, open_items
@@ -340,23 +340,11 @@ def test_the_report_loads_no_torch():
 def test_the_page_holds_in_a_browser(browser, tmp_path, comparison, grid, look):
     width, scheme = look
     write(tmp_path / "page.html", comparison, grid)
-    size = {"width": width, "height": 800}
-    page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
-    complaints: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto((tmp_path / "page.html").as_uri())
-    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
-
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    page = opened(browser, tmp_path / "page.html", width, scheme)
     loaded = page.eval_on_selector_all(
         "#grid img", "all => all.map(one => one.complete && one.naturalWidth > 0 && one.alt !== '')"
     )
     assert loaded == [True] * (8 * (1 + 3 * 5))
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
     shown = page.eval_on_selector_all(".chart", "all => all.map(one => one.offsetWidth > 0)")
     assert shown == [width > 820, width <= 820]
     ratios = page.evaluate(CONTRAST)
@@ -374,11 +362,6 @@ def test_names_without_a_space_do_not_widen_the_page(
         replace(items, class_names={one: f"{long}{one}" for one in range(10)}), rankings
     )
     cells = {**comparison.cells, long: comparison.cells["new/old"]}
-    page_path = tmp_path / "page.html"
-    write(page_path, compare(cells), named, title=long, facts={long: long})
+    write(tmp_path / "page.html", compare(cells), named, title=long, facts={long: long})
     for width in (360, 1440):
-        page = browser.new_context(viewport={"width": width, "height": 800}).new_page()
-        page.goto(page_path.as_uri())
-        page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.context.close()
+        opened(browser, tmp_path / "page.html", width).context.close()

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from pages import CONTRAST, Elements
+from pages import CONTRAST, Elements, opened
 
 from onward.errors import EvaluationError
 from onward.evaluation.comparison import METRICS
@@ -215,19 +215,7 @@ def test_the_page_holds_in_a_browser(browser, tmp_path, look):
     long = row("a" * 200, [(0.1, 0.2, 0.3)] * 2, [(0.5, 1.9)] * 2, {"b" * 60: "c" * 200})
     table = ExperimentTable("d" * 90, (0, 1), (*CLOSED.rows, long))
     write(tmp_path / "page.html", [CLOSED, table])
-    size = {"width": width, "height": 800}
-    page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
-    complaints: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto((tmp_path / "page.html").as_uri())
-    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
-
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page = opened(browser, tmp_path / "page.html", width, scheme)
     outside = page.eval_on_selector_all(
         ".rail .way, .rail .spread",
         """all => all.filter(one => {

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import onward
-from onward.cli.judging import (
-    EvaluatedBy,
-    Judging,
-    Queries,
-    align_files,
-)
+from onward.cli.judging import EvaluatedBy, Judging, Queries, align_files
 from onward.cli.options import (
     DataStated,
     Device,

@@ -41,7 +41,7 @@ Fallbacks = Annotated[
     list[Path] | None,
     typer.Option(
         help="Another transformation to the same space, for rows that lack what those before it "
-        "read; may be given more than once.",
+        "read; may be given more than once."
     ),
 ]
 OpenUpgrade = Annotated[
@@ -63,8 +63,7 @@ RowsPerSecond = Annotated[
     ),
 ]
 LeaveOut = Annotated[
-    bool,
-    typer.Option(help="Pass although items that cannot be carried over will not be found."),
+    bool, typer.Option(help="Pass although items that cannot be carried over will not be found.")
 ]
 QueryModel = Annotated[
     str | None,
@@ -145,10 +144,7 @@ def everything(
 
 
 @app.command()
-def plan(
-    upgrade: OpenUpgrade,
-    judges: Judges,
-) -> Told:
+def plan(upgrade: OpenUpgrade, judges: Judges) -> Told:
     """Say what an upgrade would do, cost and be worth; write nothing.
 
     Ends with 1 if the gate is closed or cannot judge.
@@ -160,11 +156,7 @@ def plan(
 
 
 @app.command()
-def start(
-    upgrade: OpenUpgrade,
-    judges: Starting,
-    rows_per_second: RowsPerSecond = None,
-) -> Told:
+def start(upgrade: OpenUpgrade, judges: Starting, rows_per_second: RowsPerSecond = None) -> Told:
     """Write the new vectors, batch by batch; go on where an earlier run was stopped.
 
     Only if the gate is open, by a sample or by real queries; the sample's own vectors are written
@@ -222,10 +214,7 @@ def resume(upgrade: OpenUpgrade) -> Answer:
 
 
 @app.command()
-def limit(
-    upgrade: OpenUpgrade,
-    rows_per_second: RowsPerSecond = None,
-) -> Answer:
+def limit(upgrade: OpenUpgrade, rows_per_second: RowsPerSecond = None) -> Answer:
     """Limit how many rows a second an upgrade writes, also while it runs.
 
     Example: onward upgrade limit photos.lance old-to-new/ --rows-per-second 5000
@@ -242,8 +231,7 @@ def abort(
     upgrade: OpenUpgrade,
     yes: Annotated[bool, typer.Option(help="Do it; without, only say what goes.")] = False,
     leave_out: Annotated[
-        bool,
-        typer.Option(help="Also where items have a vector in the new space only."),
+        bool, typer.Option(help="Also where items have a vector in the new space only.")
     ] = False,
 ) -> Told:
     """Give an upgrade up: runs of it end, and the new space is dropped. Nothing else changes.
@@ -325,16 +313,13 @@ def complete(
         float, typer.Option(min=0, help="So long after cutting over this is refused.")
     ] = 7,
     drop_original: Annotated[
-        bool,
-        typer.Option(help="Give up the old vectors and the side-information too."),
+        bool, typer.Option(help="Give up the old vectors and the side-information too.")
     ] = False,
     leave_out: Annotated[
-        bool,
-        typer.Option(help="Give up items that have no other vector, too."),
+        bool, typer.Option(help="Give up items that have no other vector, too.")
     ] = False,
     yes: Annotated[
-        bool,
-        typer.Option(help="Give the originals up, knowing what that makes impossible."),
+        bool, typer.Option(help="Give the originals up, knowing what that makes impossible.")
     ] = False,
 ) -> Answer:
     """End the possibility of rolling back; drop what was derived and serves no longer.
