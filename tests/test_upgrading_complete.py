@@ -166,14 +166,6 @@ def test_native_items_that_the_old_model_embeds_too_do_not_stand_in_the_way(gall
     assert gallery.search(embed(OLD, ["native"], seed=5), 1).ids_of(0) == ["native"]
 
 
-def test_rolling_back_twice_changes_nothing_the_second_time(gallery, upgrade):
-    upgrade.roll_back()
-    entries = len(gallery.journal())
-    assert upgrade.roll_back().serving == OLD
-    assert gallery.roll_back(SECOND) == OLD
-    assert len(gallery.journal()) == entries
-
-
 # Completing
 
 
@@ -349,8 +341,8 @@ def test_a_moment_without_a_zone_is_in_utc(tmp_path):
 @pytest.mark.parametrize(
     ("window", "words"),
     [
-        (timedelta(days=-1), "a rollback window of -1 days was given; give 0 or more"),
-        (timedelta.max, "days from .* on ends after all that a calendar knows; give fewer days"),
+        (timedelta(days=-1), "a rollback window of -1 days was given; give 0 to 36,500"),
+        (timedelta.max, "a rollback window of 1e.09 days was given; give 0 to"),
     ],
 )
 def test_a_rollback_window_that_is_none_is_refused(upgrade, window, words):

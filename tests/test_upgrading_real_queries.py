@@ -209,7 +209,7 @@ def test_judgements_of_items_that_the_gallery_lacks_are_refused_or_left_out():
     )
     assert (found.whole.queries, found.unknown) == (10, 1)
     assert "left out of the judgements: 1 (relevant items that the gallery lacks)" in str(found)
-    with pytest.raises(UpgradeError, match="the judgements name no relevant item of gallery"):
+    with pytest.raises(UpgradeError, match="1 of 1 relevant items in the judgements are"):
         forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"q000": {"gone": 1}}))
     with pytest.raises(UpgradeError, match="the judgements name none of the 10 real queries; give"):
         forecast(gallery, Routes((h,)), queries=RealQueries(old, by_new, {"other": {"i0000": 1}}))

@@ -29,7 +29,9 @@ ROLLBACK_WINDOW = timedelta(days=7)
 """So long after cutting over an upgrade can be rolled back, unless it is completed at once."""
 SERVES = ("cut over", "serve")
 """Events of the journal with which a space begins to answer queries."""
-CLOCK_SLACK = timedelta(days=1)
+DAY = timedelta(days=1)
+LONGEST_WINDOW = 36500 * DAY
+CLOCK_SLACK = DAY
 """Clocks that differ by more than this are not believed."""
 
 
@@ -162,10 +164,10 @@ def check_complete(
     Raises:
         UpgradeError: saying when that is, or which items.
     """
-    if window < timedelta(0):
+    if not timedelta(0) <= window <= LONGEST_WINDOW:
         raise UpgradeError(
-            f"a rollback window of {window.total_seconds() / 86400:g} days was given",
-            "give 0 or more",
+            f"a rollback window of {window / DAY:g} days was given",
+            f"give 0 to {LONGEST_WINDOW / DAY:,.0f}",
         )
     if view.previous is not None and not now:
         _check_window(view, window)
@@ -199,20 +201,12 @@ def _check_window(view: GalleryView, window: timedelta) -> None:
             "a clock that was right, so nobody knows whether the time to roll back is over",
             at_once,
         )
-    days = f"{window.total_seconds() / 86400:g} days"
-    try:
-        until = since + window
-    except OverflowError as error:
-        raise UpgradeError(
-            f"a rollback window of {days} from {since:%Y-%m-%d} on ends after all that a calendar "
-            "knows",
-            "give fewer days",
-        ) from error
+    until = since + window
     if datetime.now(UTC) < until:
         raise UpgradeError(
             f"the upgrade of gallery {view.url} cannot be completed before "
             f"{until:%Y-%m-%d %H:%M} UTC: it was cut over at {since:%Y-%m-%d %H:%M} UTC, and can "
-            f"be rolled back for {days}",
+            f"be rolled back for {window / DAY:g} days",
             at_once,
         )
 

@@ -55,6 +55,21 @@ def relevant_items(qrels: Qrels, queries: Iterable[str]) -> dict[str, set[str]]:
     }
 
 
+def check_same_queries(old: Embeddings, new: Embeddings) -> None:
+    """Refuse queries that are embedded by only one of two models.
+
+    Raises:
+        UpgradeError: naming the first of them.
+    """
+    alone = sorted(set(old.ids) ^ set(new.ids))
+    if alone:
+        raise UpgradeError(
+            f"{len(old):,} queries by the old model and {len(new):,} by the new one were given, "
+            f"and {len(alone):,} are in only one of the two, the first {alone[0]!r}",
+            "embed the same queries by both models",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class RealQueries:
     """Queries that people ask, embedded by both models, and the answers where they are known.
@@ -82,14 +97,7 @@ class RealQueries:
     same_labels: bool = False
 
     def __post_init__(self) -> None:
-        alone = sorted(set(self.old.ids) ^ set(self.new.ids))
-        if alone:
-            raise UpgradeError(
-                f"{len(self.old):,} queries by the old model and {len(self.new):,} by the new one "
-                f"were given, and {len(alone):,} are in only one of the two, the first "
-                f"{alone[0]!r}",
-                "embed the same queries by both models",
-            )
+        check_same_queries(self.old, self.new)
         if not len(self.old):
             raise UpgradeError("no real queries were given", "embed at least one by both models")
         object.__setattr__(self, "new", self.new.align(self.old.ids))
@@ -437,17 +445,12 @@ def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
     wanted = sorted(asked.wanted())
     there = {item for batch in view.scan((), ids=wanted) for item in batch.ids}
     missing = [item for item in wanted if item not in there]
-    if not there:
-        raise UpgradeError(
-            f"the judgements name no relevant item of gallery {view.url} for the "
-            f"{len(asked):,} real queries",
-            "give the ids that queries and gallery have",
-        )
-    if missing and not ignore:
+    if missing and not (ignore and there):
         raise UpgradeError(
             f"{len(missing):,} of {len(wanted):,} relevant items in the judgements are not in "
             f"gallery {view.url}, the first {missing[0]!r}",
-            "give the ids that the gallery has, or leave such items out with ignore_unknown=True",
+            "give the ids that the gallery has, or, if it has some of them, leave the others out "
+            "with ignore_unknown=True",
         )
     return len(missing)
 

@@ -90,16 +90,15 @@ class Requirement:
                 f"there is no metric {self.metric!r} to require something of",
                 f"choose one of {', '.join(METRICS)}",
             )
-        if self.cell is None and not 0 <= self.number <= 1:
+        is_limit = 0 <= self.number <= 1
+        if self.cell is not None:
+            is_limit = self.cell in (OLD, NEW) and 0 < self.number < math.inf
+        if not is_limit:
+            limit = f"{self.number:g}" if self.cell is None else f"{self.number:g} * {self.cell}"
             raise ConfigurationError(
-                f"{self.metric} lies between 0 and 1, and {self.number:g} is required of it",
-                "give a fraction such as 0.5",
-            )
-        is_factor = math.isfinite(self.number) and self.number > 0
-        if self.cell is not None and (self.cell not in (OLD, NEW) or not is_factor):
-            raise ConfigurationError(
-                f"{self.number:g} * {self.cell} is nothing to require",
-                f"give a multiple of {OLD} or {NEW} by a number above 0",
+                f"{limit} is nothing to require of {self.metric}",
+                f"give a fraction from 0 to 1 such as 0.5, or a multiple of {OLD} or {NEW} by a "
+                "number above 0",
             )
 
     @classmethod
@@ -113,9 +112,8 @@ class Requirement:
         if found is None:
             raise ConfigurationError(
                 f"{text!r} is not a requirement",
-                f"write a metric ({', '.join(METRICS)}), >= or >, "
-                f"and {OLD}, {NEW}, a multiple such as 0.95 * {NEW}, or a fraction such as 0.5: "
-                f"'map >= {OLD}'",
+                f"write a metric ({', '.join(METRICS)}), >= or >, and {OLD}, {NEW}, a multiple "
+                f"such as 0.95 * {NEW}, or a fraction such as 0.5: 'map >= {OLD}'",
             )
         strict, cell = found["operator"] == ">", found["cell"]
         number = found["fraction"] if cell is None else found["factor"] or "1"
@@ -152,9 +150,8 @@ class Requirement:
             answers = "judgements (qrels=...)" if self.metric == BY_GRADE[0] else "labels"
             raise UpgradeError(
                 f"{self} is required, but what is known {place} is {known}",
-                f"give {answers}, or a "
-                f"larger sample, or require something of what is known, such as '{AGREEMENT} >= "
-                f"{OLD}'",
+                f"give {answers}, or a larger sample, or require something of what is known, such "
+                f"as '{AGREEMENT} >= {OLD}'",
             )
         cell = NOTHING if self.cell == OLD else EVERYTHING
         compared = 1.0 if self.cell is None else judge.value(self.metric, cell)

@@ -30,7 +30,7 @@ from onward.plain import fields_of
 from onward.progress import Progress
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading.evidence import Qrels, labels_of, relevant_items
+from onward.upgrading.evidence import Qrels, check_same_queries, labels_of, relevant_items
 from onward.upgrading.gate import Requirement, Verdict
 from onward.upgrading.routes import (
     Blocked,
@@ -66,7 +66,7 @@ class Canaries:
         new: embedded by the new model; with labels, unless `qrels` are given. A query with the id
             of an item is another thing than the item where `qrels` judge, and else does not look
             for itself.
-        old: the same queries in the same order, embedded by the old model, to compare with.
+        old: the same queries, in any order, embedded by the old model, to compare with.
         qrels: for each query's id, the grade of each item's id; above 0 it should be found. A query
             without such an item is skipped. See `onward.evaluation.judgements.read_qrels`.
         require: what must be reached, such as `Requirement.parse("cmc@1 >= 0.98 * old/old")`; of
@@ -85,12 +85,9 @@ class Canaries:
     same_labels: bool = False
 
     def __post_init__(self) -> None:
-        if self.old is not None and self.old.ids != self.new.ids:
-            raise UpgradeError(
-                f"the canaries' {len(self.new)} new and {len(self.old)} old embeddings are not of "
-                "the same queries in the same order",
-                "embed the same queries by both models, in one order",
-            )
+        if self.old is not None:
+            check_same_queries(self.old, self.new)
+            object.__setattr__(self, "old", self.old.align(self.new.ids))
         if self.qrels is None and self.new.labels is None:
             raise UpgradeError(
                 "the canaries have no labels, and it is not said what they should find",
