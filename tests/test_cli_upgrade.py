@@ -103,7 +103,7 @@ def test_status_says_what_helps_rows_that_are_blocked(words):
     [
         (("complete", "--rollback-days", "inf"), "--rollback-days inf is not a number of days"),
         (("complete", "--rollback-days", "1e300"), r"1e\+300 is not a number of days"),
-        (("complete", "--rollback-days", "999999999"), r"a rollback window of 1e\+09 days was given"),
+        (("complete", "--rollback-days", "999999999"), r"window of 1e\+09 days was given"),
         (("limit",), "no limit was given; give --rows-per-second with a number, or none"),
         (("limit", "--rows-per-second", "nan"), "a limit of nan rows a second was asked for"),
         (("limit", "--rows-per-second", "1e999"), "a limit of inf rows a second"),
