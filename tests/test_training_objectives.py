@@ -13,10 +13,9 @@ from onward.errors import (
 )
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.models import EmbeddingModel, InputSpec
-from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space
 from onward.training.fit.fit import fit as fit_and_choose
-from onward.training.fit.networks import Fitting, Scaling
+from onward.training.fit.networks import FCTTransformation, Fitting, Scaling
 from onward.training.fit.pairs import Classifier, Examples, Pairs
 from onward.training.settings import FitSettings, RunSettings
 

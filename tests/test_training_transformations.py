@@ -8,7 +8,6 @@ from test_training_loop import Stopped, stop_after
 
 from onward.errors import DataError, SpaceMismatchError, TransformationError
 from onward.evaluation.comparison import evaluate_embeddings
-from onward.nn import transformations as modules
 from onward.spaces import Embeddings, Space
 from onward.training.fit import fit as fit_module
 from onward.training.fit import networks as networks_module
@@ -183,7 +182,7 @@ def test_without_side_information_the_network_is_as_large_as_with():
 @pytest.mark.slow
 def test_what_is_saved_is_what_the_network_computes_in_eval_mode(monkeypatch):
     networks = []
-    built = modules.FCTTransformation
+    built = networks_module.FCTTransformation
 
     def keep(*args):
         networks.append(built(*args))

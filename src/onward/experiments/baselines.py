@@ -23,18 +23,17 @@ from onward.data.augmentation import simclr_augmentation, supervised_augmentatio
 from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastiveSettings
 from onward.models import InputSpec
 from onward.nn.backbones import Backbone, Images, Vectors
-from onward.nn.transformations import (
+from onward.training.devices import device_of
+from onward.training.fit.fit import centre
+from onward.training.fit.networks import (
     Foldable,
-    NewVectors,
     OldVectors,
     SideVectors,
     as_dense,
     chain,
     dense_layers,
+    fit_network,
 )
-from onward.training.devices import device_of
-from onward.training.fit.fit import centre
-from onward.training.fit.networks import fit_network
 from onward.training.fit.pairs import Examples
 from onward.training.image_models import (
     Build,
@@ -242,13 +241,13 @@ class ResidualBottleneck(Foldable):
         self.blocks = nn.ModuleList(_bottleneck(dim) for _ in range(RBT_BLOCKS))
         self.last = nn.Linear(dim, new_dim)
 
-    def forward(self, old: OldVectors, side: SideVectors | None = None) -> NewVectors:
+    def forward(self, old: OldVectors, side: SideVectors | None = None) -> Vectors:
         """Return the new vectors."""
         given = old if side is None else torch.cat([old, side], dim=1)
         x = (given - self.middle) / self.spread
         for block in self.blocks:
             x = x + block(x)
-        new: NewVectors = self.last(x)
+        new: Vectors = self.last(x)
         return new
 
     def fold(self) -> Network:

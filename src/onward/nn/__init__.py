@@ -1,4 +1,4 @@
-"""Torch modules: backbones, and the transformation h with what it is trained as.
+"""Torch modules that turn images into embeddings: backbones.
 
 Nothing here knows of images on a disk, of training or of galleries.
 """

@@ -1,7 +1,9 @@
-"""Train networks on pairs of embeddings, and fold them into a transformation. This needs torch.
+"""The networks that h is trained as, their training, and how they are folded. This needs torch.
 
-Inside, vectors are standardised (see `Scaling`). What is learned beside the distance to the targets
-is FastFill's: a discriminative part by the new model's classifier, and how unsure h is.
+Here h is what is trained; folded, it is the frozen `onward.transformation.Network` that is stored
+and applied. Inside, vectors are standardised (see `Scaling`). What is learned beside the distance
+to the targets is FastFill's: a discriminative part by the new model's classifier, and how unsure h
+is.
 
 References:
     Ramanujan et al., Forward Compatible Training for Large-Scale Embedding Retrieval Systems,
@@ -10,8 +12,11 @@ References:
 """
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise, zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from onward.artifacts import digest
-from onward.nn.transformations import FCTTransformation, Foldable
 from onward.training.devices import seeded
 from onward.training.fit.pairs import Classifier, Examples, Rows, Scaling
 from onward.training.loop import Batches, Objective, part_of, train
@@ -31,10 +35,98 @@ from onward.transformation.networks import Dense, Network, Step, Uncertainty
 Vectors = Float[Tensor, "item new"]
 Classes = Int64[Tensor, " item"]
 PerItem = Float[Tensor, " item"]
-Build = Callable[[Examples], Foldable]
+OldVectors = Float[Tensor, "item old"]
+SideVectors = Float[Tensor, "item side"]
 
 MOST_REPEATS = 100
 """Most times that an example stands in an epoch; what weighs still more counts more."""
+
+
+class Foldable(nn.Module, ABC):
+    """A network h(old, side) that can be frozen."""
+
+    @abstractmethod
+    def fold(self) -> Network:
+        """Return what it computes in eval mode as dense layers, BatchNorm folded into them."""
+
+
+class FCTTransformation(Foldable):
+    """Two branches, one for the old embedding and one for the side-information, and a mixer.
+
+    ```
+    old:   do -> 2do -> 2dn        each arrow: linear without bias, BatchNorm, ReLU
+    side:  ds -> 2ds -> 2dn
+    mixer: 4dn -> inner -> inner   the same;  inner -> dn  linear with bias, nothing after
+    ```
+
+    Without side-information the side branch is fed the old embedding too, so that what is gained
+    by side-information is not gained by capacity. With 128 dimensions everywhere and an inner
+    width of 2048 it has 5.71 M parameters.
+
+    Args:
+        old_dim: dimensions of the old embedding.
+        side_dim: dimensions of the side-information; `None` without any.
+        new_dim: dimensions of the new embedding.
+        inner: width of the mixer.
+    """
+
+    def __init__(self, old_dim: int, side_dim: int | None, new_dim: int, inner: int = 2048) -> None:
+        super().__init__()
+        self.uses_side = side_dim is not None
+        aside = old_dim if side_dim is None else side_dim
+        self.old_branch = nn.Sequential(*chain(old_dim, 2 * old_dim, 2 * new_dim))
+        self.side_branch = nn.Sequential(*chain(aside, 2 * aside, 2 * new_dim))
+        self.mixer = nn.Sequential(
+            *chain(4 * new_dim, inner, inner), nn.Linear(inner, new_dim, bias=True)
+        )
+
+    def forward(self, old: OldVectors, side: SideVectors | None = None) -> Vectors:
+        """Return the new vectors; side-information is given if and only if it has a dimension."""
+        aside = old if side is None else side
+        branches = torch.cat([self.old_branch(old), self.side_branch(aside)], dim=1)
+        new: Vectors = self.mixer(branches)
+        return new
+
+    def fold(self) -> Network:
+        """Return what it computes in eval mode as dense layers, BatchNorm folded into them."""
+        return Network(
+            old_branch=tuple(dense_layers(self.old_branch)),
+            side_branch=tuple(dense_layers(self.side_branch)),
+            mixer=tuple(dense_layers(self.mixer)),
+            uses_side=self.uses_side,
+        )
+
+
+def chain(*dims: int) -> Iterator[nn.Module]:
+    """Give layers through these dimensions: each linear without bias, BatchNorm, ReLU."""
+    for before, after in pairwise(dims):
+        yield from (nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU())
+
+
+def dense_layers(modules: Iterable[nn.Module]) -> Iterator[Dense]:
+    """Read what `chain` made, where the last layer may lack what follows; fold in float64."""
+    rest = iter(modules)
+    for layer, norm, relu in zip_longest(rest, rest, rest):
+        weight = _array(layer.weight)
+        if norm is None:
+            yield as_dense(weight, _array(layer.bias), relu=False)
+            continue
+        scale = _array(norm.weight) / np.sqrt(_array(norm.running_var) + norm.eps)
+        bias = _array(norm.bias) - _array(norm.running_mean) * scale
+        yield as_dense(weight * scale[:, None], bias, relu=relu is not None)
+
+
+def as_dense(weight: np.ndarray, bias: np.ndarray, *, relu: bool) -> Dense:
+    """Return a layer of what was computed in float64."""
+    return Dense(weight.astype(np.float32), bias.astype(np.float32), relu)
+
+
+def _array(parameter: Any) -> np.ndarray:
+    array: np.ndarray = parameter.detach().cpu().double().numpy()
+    return array
+
+
+Build = Callable[[Examples], Foldable]
 
 
 def fit_networks(
@@ -229,17 +321,12 @@ def _scaled(network: Network, scaling: Scaling) -> Network:
     *mixer, last = network.mixer
     assert isinstance(last, Dense)  # noqa: S101  # both networks end in a linear layer
     std = np.float64(scaling.std)
-    scaled = Dense(
-        (last.weight * std).astype(np.float32),
-        (last.bias * std + scaling.mean).astype(np.float32),
-        last.relu,
-    )
+    scaled = as_dense(last.weight * std, last.bias * std + scaling.mean, relu=last.relu)
     return replace(network, mixer=(*mixer, scaled))
 
 
 def _unsure(layer: torch.nn.Linear, scaling: Scaling) -> Uncertainty:
     """Return for whole vectors what the layer knew for standardised ones."""
-    weight = layer.weight.detach().double().numpy() / scaling.std
-    bias = layer.bias.detach().double().numpy() - weight @ scaling.mean
-    whole = Dense(weight.astype(np.float32), bias.astype(np.float32), relu=False)
-    return Uncertainty(whole, scaling.mean)
+    weight = _array(layer.weight) / scaling.std
+    bias = _array(layer.bias) - weight @ scaling.mean
+    return Uncertainty(as_dense(weight, bias, relu=False), scaling.mean)

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from onward.experiments.baselines import ResidualBottleneck
-from onward.nn.transformations import FCTTransformation
 from onward.spaces import Embeddings, Space
+from onward.training.fit.networks import FCTTransformation
 from onward.transformation import Step, Transformation
 
 
