@@ -220,24 +220,17 @@ class _Digits(Source):
 
 def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) -> Source:
     stated, path = state(stated, options), Path(source)
-    mode = _stat_mode(path)
-    if source == DIGITS or (str(source) == DIGITS and mode is None):
+    if source == DIGITS or (str(source) == DIGITS and not _is_there(path)):
         if stated.read_as != "auto":
             raise ConfigurationError("the bundled digits are read in one way", "leave out read_as")
         _refuse_columns(source, stated)
         return _Digits(path, stated, [Part("")])
-    if mode is None:
+    if not _is_there(path):
         raise DataError(
             f"there is no {source}",
             "give 'digits', a folder of Parquet shards, a Parquet file, or "
             f"an image folder: {LAYOUT}",
         )
-    if not is_text(str(path.absolute())):
-        raise DataError(
-            f"the path {str(source)!r} is not UTF-8, and payloads are text", "rename it"
-        )
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise DataError(f"{source} is neither a file nor a folder", "give one with images")
     folder = Folder(path, path)
     if stated.read_as in ("auto", "parquet"):
         from onward.data.parquet import ImageParquet, find_shards
@@ -263,16 +256,25 @@ def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) ->
     return ImageFolder(folder, stated)
 
 
-def _stat_mode(path: Path) -> int | None:
-    """Return what kind of thing stands at a path; None where nothing does."""
+def _is_there(path: Path) -> bool:
+    """Say whether there is a file or a folder at a path.
+
+    Raises:
+        DataError: if there is anything else, or what cannot be read or stand in a payload.
+    """
     try:
-        return path.stat().st_mode
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL in its name
-        return None
+        return False
     except OSError as error:  # such as links in a ring, or no right to look
         raise DataError(
             f"{path} cannot be read: {error.strerror}. Give a folder or file that can be"
         ) from error
+    if not is_text(str(path.absolute())):
+        raise DataError(f"the path {str(path)!r} is not UTF-8, and payloads are text", "rename it")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path} is neither a file nor a folder", "give one with images")
+    return True
 
 
 def _refuse_columns(source: str | Path, stated: Stated) -> None:

@@ -1,4 +1,4 @@
-"""Runs a torch backbone in eval mode."""
+"""Runs a torch backbone in eval mode; a module of its own, for it alone loads torch."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
