@@ -525,15 +525,6 @@ def test_fit_learns_how_unsure_it_is_by_every_method(pairs, tmp_path, method):
     assert len(set(unsure.tolist())) > 1
 
 
-@pytest.mark.slow
-def test_fit_takes_the_mean_of_several_networks(pairs, tmp_path):
-    asked = ("--method", "mlp", "--epochs", 1, "--networks", 2)
-    answer("fit", *pairs, tmp_path / "two", *asked)
-    answer("fit", *pairs, tmp_path / "one", *asked[:4])
-    two, one = (Transformation.load(tmp_path / name).parameters for name in ("two", "one"))
-    assert two == 2 * one
-
-
 def test_fit_brings_files_of_the_same_items_into_one_order(pairs, tmp_path):
     old, new = (Embeddings.load(path) for path in pairs)
     new.align(new.ids[::-1]).save(tmp_path / "turned.parquet")
@@ -591,14 +582,6 @@ def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
     assert (made["judged_by"], made["sample"]["items"]) == ("agreement", 25)
     with pytest.raises(ConfigurationError, match="give both --gallery and --sample"):
         answer("fit", *pairs, out, *sample[:2], "--overwrite")
-
-
-@pytest.mark.slow
-def test_fit_learns_by_the_objective_that_is_named(pairs, tmp_path):
-    named = ("--objective", "l1", "--epochs", 1)
-    made = json.loads(answer("fit", *pairs, tmp_path / "h", *named, "--method", "mlp", "--json"))
-    settings = made["made_by"]["settings"]
-    assert (settings["objective"], settings["discriminative"]) == ("l1", "none")
 
 
 def test_a_negative_seed_is_wrong_usage(pairs, tmp_path):

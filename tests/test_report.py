@@ -204,14 +204,6 @@ def test_the_same_values_give_the_same_page(tmp_path, comparison, items, ranking
     assert pages[0] == pages[1]
 
 
-def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path, comparison, grid):
-    before = write(tmp_path / "page.html", comparison)
-    with pytest.raises(UnicodeEncodeError):
-        write(tmp_path / "page.html", comparison, replace(grid, drawn="\ud800"))
-    assert (tmp_path / "page.html").read_text(encoding="utf-8") == before
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-
-
 def test_no_gain_to_be_had_is_said_in_words(tmp_path, galleries):
     evaluation = evaluate_embeddings(*galleries["old/old"], exclude_self=True)
     page = write(tmp_path / "page.html", compare(dict.fromkeys(GRID_CELLS, evaluation)))

@@ -72,7 +72,8 @@ def _run(arguments: list[str]) -> int:
         said = f" ({error})" if str(error) else ""
         fail(f"there is not enough memory for this{said}; free some, or ask for less at a time")
     except OSError as error:  # disk full, permission denied, a file that went away
-        fail(_name_of(error))
+        said = error.strerror or str(error)
+        fail(f"{said}: {error.filename}" if error.filename else said)
     except ModuleNotFoundError as error:
         fail(_missing_extra(error) or _unexpected(error))
     except Exception as error:
@@ -87,12 +88,6 @@ def _run(arguments: list[str]) -> int:
             fail(INTERRUPTED)
         fail(_unexpected(error))
     return int(code or 0)
-
-
-def _name_of(error: OSError) -> str:
-    if error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return error.strerror or str(error)
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str | None:

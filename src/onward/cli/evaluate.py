@@ -86,6 +86,7 @@ def evaluate(
     """
     from onward.evaluation.judgements import read_pairs
     from onward.evaluation.verification import verify_pairs
+    from onward.spaces import check_same_space
 
     if far is not None:
         given = judging.said & {"qrels", "ignored", "camera_column", "metrics"}
@@ -104,7 +105,14 @@ def evaluate(
     if pairs is None:
         judging.tell_numbering((asked, searched))
     if far is None:
-        evaluation = judging.evaluate(asked, searched, (queries, gallery))
+        check_same_space(asked.space, searched.space)  # what relevance needs is asked for later
+        evaluation = onward.evaluate_embeddings(
+            asked,
+            searched,
+            exclude_self=judging.exclude_self,
+            relevance=judging.relevance(asked, searched, (queries, gallery)),
+            metrics=judging.names,
+        )
         return Told(evaluation, also=_tell_of_origins(searched))
     rates = verify_pairs(
         asked,

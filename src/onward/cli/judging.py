@@ -139,22 +139,6 @@ class Judging(Asked):
                 tell_numbering(*names, same_labels=self.same_labels)
                 break
 
-    def evaluate(
-        self, queries: "onward.Embeddings", gallery: "onward.Embeddings", cameras: tuple[Path, Path]
-    ) -> "onward.Evaluation":
-        """Rank the gallery for every query and judge; see `relevance`."""
-        from onward.evaluation.comparison import evaluate_embeddings
-        from onward.spaces import check_same_space
-
-        check_same_space(queries.space, gallery.space)  # what relevance needs is asked for later
-        return evaluate_embeddings(
-            queries,
-            gallery,
-            exclude_self=self.exclude_self,
-            relevance=self.relevance(queries, gallery, cameras),
-            metrics=self.names,
-        )
-
     def relevance(
         self, queries: "onward.Embeddings", gallery: "onward.Embeddings", cameras: tuple[Path, Path]
     ) -> "onward.Relevance":
