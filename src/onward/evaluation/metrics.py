@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 
 from onward.errors import EvaluationError
 from onward.evaluation.relevance import IGNORED, Grades, Relevance
-from onward.evaluation.retrieval import Hits, Ranking, as_count
+from onward.evaluation.retrieval import Hits, Ranking, as_count, check_once
 from onward.plain import plain
 from onward.spaces import Ids, places
 
@@ -178,11 +178,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "query_ids", tuple(self.query_ids))
-        if len(set(self.query_ids)) != len(self.query_ids):
-            raise EvaluationError(
-                f"{len(self.query_ids)} results for {len(set(self.query_ids))} queries",
-                "rank every query once",
-            )
+        check_once(self.query_ids, "query ids of an evaluation")
         types = {"first_hit": np.int64, "relevant": np.int64, "average_precision": np.float64}
         for name, dtype in types.items():
             object.__setattr__(self, name, self._values(name, getattr(self, name), dtype))

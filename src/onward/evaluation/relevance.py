@@ -343,9 +343,14 @@ class Relevance:
                 f"with exclude_self={self.exclude_self}",
                 "make both with the same",
             )
-        rows = self._translate(ranking)
+        rows: Rows = ranking.rows
+        same = ranking.gallery_ids is self.gallery_ids or ranking.gallery_ids == self.gallery_ids
+        if not same:
+            row_here = _look_up(ranking.gallery_ids, self._gallery_row, "gallery item")
+            rows = np.append(row_here, -1)[rows]  # padding finds the -1 at the end
         if self.exclude_self:
-            own = self._own_rows(ranking.query_ids)[:, None]
+            entries = [self._gallery_row.get(item, -1) for item in ranking.query_ids]
+            own = np.array(entries, dtype=np.int64)[:, None]
             complaint = "holds its own gallery entry but says exclude_self=True; leave it out by id"
             refuse(ranking, (rows == own) & (own >= 0), complaint)
         found = np.zeros(rows.shape, dtype=np.int32)
@@ -416,17 +421,6 @@ class Relevance:
 
     def _rows_of(self, query_ids: Ids) -> Counts:
         return _look_up(query_ids, self._query_row, "query")
-
-    def _own_rows(self, ids: Ids) -> Counts:
-        return np.array([self._gallery_row.get(item, -1) for item in ids], dtype=np.int64)
-
-    def _translate(self, ranking: Ranking) -> Rows:
-        """Return the ranking's rows as rows into `gallery_ids` of this relevance."""
-        if ranking.gallery_ids is self.gallery_ids or ranking.gallery_ids == self.gallery_ids:
-            return ranking.rows
-        row_here = _look_up(ranking.gallery_ids, self._gallery_row, "gallery item")
-        rows: Rows = np.append(row_here, -1)[ranking.rows]  # padding finds the -1 at the end
-        return rows
 
 
 def common_labels(
