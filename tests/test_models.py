@@ -202,8 +202,8 @@ def test_a_classifier_has_one_row_a_class():
         make_model(classifier=np.ones((2, 6), np.float32))
 
 
-NO_SIZE = r"size={}; it needs one whole number, the height and width of a square in pixels, such"
-NO_NUMBERS = r"{}={}.*; it needs one finite number a channel, such as \(0.5, 0.5, 0.5\)"
+NO_SIZE = r"images of {} px and 1 channels; give one whole number for the height and width of a"
+NO_NUMBERS = r"{} {}.* do not normalise 1 channels.*; give one finite number a channel, such as"
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,10 @@ NO_NUMBERS = r"{}={}.*; it needs one finite number a channel, such as \(0.5, 0.5
         ({"size": 8.0}, NO_SIZE.format("8.0")),
         ({"size": True}, NO_SIZE.format("True")),
         ({"size": None}, NO_SIZE.format("None")),
-        ({"size": 10**30}, r"give 1 to 16384 px and 1 \(grey\) or 3"),
+        ({"size": 10**30}, r"1 to 16384 px, and 1 \(grey\) or 3"),
         ({"size": -8}, "cannot take images of -8 px"),
-        ({"channels": True}, "channels=True; it needs one whole number, 1 for grey images or 3"),
-        ({"channels": (1,)}, r"channels=\(1,\); it needs one whole number"),
+        ({"channels": True}, "of 8 px and True channels; give one whole number"),
+        ({"channels": (1,)}, r"of 8 px and \(1,\) channels; give one"),
         ({"mean": (float("nan"),)}, NO_NUMBERS.format("mean", r"\(nan,\)")),
         ({"mean": 0.5}, NO_NUMBERS.format("mean", "0.5")),
         ({"mean": "5"}, NO_NUMBERS.format("mean", "'5'")),
@@ -227,7 +227,7 @@ NO_NUMBERS = r"{}={}.*; it needs one finite number a channel, such as \(0.5, 0.5
         ({"mean": np.array(0.5)}, NO_NUMBERS.format("mean", r"array\(0.5\)")),
         ({"mean": {0.5}}, NO_NUMBERS.format("mean", "{0.5}")),
         ({"mean": (True,)}, NO_NUMBERS.format("mean", r"\(True,\)")),
-        ({"mean": (10**400,)}, r"needs one finite number a channel"),
+        ({"mean": (10**400,)}, r"give one finite number a channel"),
         ({"mean": (0.5, 0.5)}, "do not normalise 1 channels"),
         ({"channels": 3}, "do not normalise 3 channels"),
         ({"size": 0}, "cannot take images of 0 px and 1 channels"),

@@ -26,11 +26,6 @@ Content = tuple[Mapping[str, np.ndarray], Mapping[str, bytes]]
 """What is saved of a model: arrays and files, by name."""
 
 LARGEST_SIZE = 16_384  # a single image of float32 takes 3 GB then
-WHOLE_NUMBERS = {
-    "size": "the height and width of a square in pixels, such as 224. Export the model for square "
-    "images if it takes others",
-    "channels": "1 for grey images or 3 for colour",
-}
 
 
 @dataclass(frozen=True)
@@ -56,26 +51,26 @@ class InputSpec(Plain):
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for name, meaning in WHOLE_NUMBERS.items():
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise ModelError(
-                    f"an InputSpec was given {name}={value!r}",
-                    needed=f"it needs one whole number, {meaning}",
-                )
-            object.__setattr__(self, name, int(value))
-        if not 1 <= self.size <= LARGEST_SIZE or self.channels not in (1, 3):
+        size, channels = self.size, self.channels
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in (size, channels))
+        if not whole or not 1 <= size <= LARGEST_SIZE or channels not in (1, 3):
             raise ModelError(
-                f"a model cannot take images of {self.size} px and {self.channels} channels",
-                f"give 1 to {LARGEST_SIZE} px and 1 (grey) or 3 (colour) channels",
+                f"a model cannot take images of {size!r} px and {channels!r} channels",
+                "give one whole number for the height and width of a square, 1 to "
+                f"{LARGEST_SIZE} px, and 1 (grey) or 3 (colour) channels. Export the model for "
+                "square images if it takes others",
             )
+        wrong = f"mean {self.mean!r} and std {self.std!r} do not normalise {channels} channels"
+        do = "give one finite number a channel, such as (0.5, 0.5, 0.5), std above 0"
+        for name, value in (("size", int(size)), ("channels", int(channels))):
+            object.__setattr__(self, name, value)
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
-            raise ModelError(
-                f"mean {self.mean} and std {self.std} do not normalise {self.channels} channels",
-                "give one number a channel, std above 0",
-            )
+            given = getattr(self, name)
+            numbers = as_numbers(given, np.float64, ModelError, wrong, do)
+            fits = np.shape(given) == (channels,) and np.asarray(given).dtype != bool
+            if not fits or not np.isfinite(numbers).all() or (name == "std" and min(numbers) <= 0):
+                raise ModelError(wrong, do)
+            object.__setattr__(self, name, tuple(numbers.tolist()))
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             black_white = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
             extremes = self.normalise(black_white.repeat(self.channels, axis=1))
@@ -134,16 +129,6 @@ class InputSpec(Plain):
     def from_json(cls, fields: dict[str, Any]) -> "InputSpec":
         """Return what `to_json` wrote."""
         return cls(fields["size"], fields["channels"], tuple(fields["mean"]), tuple(fields["std"]))
-
-
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    given = f"an InputSpec was given {name}={values!r}"
-    needed = "it needs one finite number a channel, such as (0.5, 0.5, 0.5)"
-    numbers = as_numbers(values, np.float64, ModelError, given, needed)
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype == bool or not np.isfinite(numbers).all():
-        raise ModelError(given, needed=needed)
-    return tuple(numbers.tolist())
 
 
 class Engine(ABC):
