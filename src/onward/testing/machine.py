@@ -61,7 +61,7 @@ GIVEN = {
 STEPS = ("start", "run", "verify", "cut over", "roll back", "backfill", "abort", "complete")
 GIVING_UP = ("abort", "complete")
 """Steps that drop spaces."""
-LATE = ("add", "update", "delete", "backfill", "abort", "start again")
+LATE = ("delete", "add", "update", "delete", "backfill", "abort", "start again")
 """What happens between a slow worker's reading and its writing."""
 EVERY_BATCH = 2 * len(ITEMS)
 
