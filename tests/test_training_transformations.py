@@ -227,13 +227,13 @@ def test_an_ensemble_is_the_mean_of_the_networks_mean_and_ridge(with_side, netwo
 @pytest.mark.slow
 @pytest.mark.parametrize("with_side", [True, False], ids=["side", "no-side"])
 def test_several_networks_give_their_mean(with_side, monkeypatch, tmp_path):
-    learned, built = [], networks_module.fit_network
+    learned, built = [], networks_module._fit_network
 
     def keep(*given, **rest):
         learned.append(built(*given, **rest))
         return learned[-1]
 
-    monkeypatch.setattr(networks_module, "fit_network", keep)
+    monkeypatch.setattr(networks_module, "_fit_network", keep)
     old, side, new = world()
     side = side if with_side else None
     h = fit(old, side, new, settings=settings_for("mlp", networks=3), run=CPU)

@@ -32,7 +32,7 @@ from onward.training.fit.networks import (
     as_dense,
     chain,
     dense_layers,
-    fit_network,
+    fit_networks,
 )
 from onward.training.fit.pairs import Examples
 from onward.training.image_models import (
@@ -202,7 +202,7 @@ def fit_residual_bottleneck(
     examples: Examples, settings: FitSettings, *, seed: int, run: RunSettings
 ) -> Transformation:
     """Return the residual bottleneck transformation (RBT) that has learned the examples."""
-    h = fit_network(examples, settings, build=_residual_bottleneck, seed=seed, run=run)
+    h = fit_networks(examples, settings, build=_residual_bottleneck, seed=seed, run=run)
     device = device_of(run)
     described = made_by("fit", settings, seed=seed, run=run, device=device, method="rbt")
     return replace(h, made_by=described)

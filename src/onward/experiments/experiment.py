@@ -1,4 +1,4 @@
-"""A recipe over several seeds: one study each, then one file of numbers, one table, one page.
+"""A recipe over several seeds, of which a study knows nothing: one file of numbers, one page.
 
 A seed's numbers are what `run_study` wrote as JSON, or the variants of a recipe joined into one
 such value. A seed that is finished is not performed again, so an experiment that was interrupted
@@ -40,8 +40,7 @@ INTRODUCTION = (
 )
 SUFFIXES = (".json", ".md", ".html")
 
-PARTS = ("cells", "open", "unsampled")
-TITLES = {
+PARTS = {
     "cells": "closed set",
     "open": "open set: classes that no model knows",
     "unsampled": "open set, the half that no gallery sample was taken from",
@@ -360,7 +359,7 @@ def _check_models(before: Study, now: Study, where: str) -> None:
             if not (abs(was - became) <= SAME or (math.isnan(was) and math.isnan(became))):
                 raise ConfigurationError(
                     f"{where}: {cell} has the {metric} {was:.6g} there and {became:.6g} now "
-                    f"({TITLES[part]}), more than {SAME} apart, so "
+                    f"({PARTS[part]}), more than {SAME} apart, so "
                     "models or images are others, and rows of both cannot stand in one table. "
                     f"Versions there: {_versions(before)}; here: {_versions(now)}. The file was "
                     "left as it is; perform the whole recipe, or these arms by themselves"
@@ -480,7 +479,7 @@ def tables(seeds: Mapping[int, Study]) -> dict[str, ExperimentTable]:
     first = next(iter(seeds.values()))
     return {
         part: ExperimentTable(
-            TITLES[part], list(seeds), [_row(seeds, part, cell) for cell in first[part]]
+            PARTS[part], list(seeds), [_row(seeds, part, cell) for cell in first[part]]
         )
         for part in PARTS
         if first.get(part)

@@ -134,6 +134,7 @@ def fit_networks(
     settings: FitSettings,
     *,
     classifier: Classifier | None = None,
+    build: Build | None = None,
     seed: int,
     run: RunSettings,
 ) -> Transformation:
@@ -142,51 +143,43 @@ def fit_networks(
     The first learns as a single one does, each other with a seed and a checkpoint of its own. Of
     several, how unsure their mean is remains to be fitted.
 
+    Args:
+        classifier: needed where settings ask for it.
+        build: makes a network that is to learn these examples; that of FCT where left out.
+
     Raises:
         ConfigurationError: if a checkpoint is another run's.
         ModelError: if the loss stops being finite.
     """
-    count = settings.networks
+    count, build = settings.networks, build or _build_fct(settings)
     learned = []
     for number in range(count):
         own = int(digest(f"{seed}/network {number}".encode())[:8], 16) if number else seed
         each = one_of(run, number, count)
-        learned.append(fit_network(examples, settings, classifier=classifier, seed=own, run=each))
+        learned.append(_fit_network(examples, settings, classifier, build, seed=own, run=each))
     return learned[0] if count == 1 else mean(learned)
 
 
-def fit_network(
+def _build_fct(settings: FitSettings) -> Build:
+    def build(examples: Examples) -> Foldable:
+        side_dim = None if examples.side is None else examples.side.dim
+        return FCTTransformation(examples.old.dim, side_dim, examples.new.dim, settings.inner)
+
+    return build
+
+
+def _fit_network(
     examples: Examples,
     settings: FitSettings,
+    classifier: Classifier | None,
+    build: Build,
     *,
-    classifier: Classifier | None = None,
-    build: Build | None = None,
     seed: int,
     run: RunSettings,
 ) -> Transformation:
-    """Train a network: that of FCT, or the one that `build` makes.
-
-    Args:
-        classifier: needed where settings ask for it.
-        build: makes the network that is to learn these examples.
-
-    Raises:
-        ConfigurationError: if a checkpoint is another run's.
-        ModelError: if the loss stops being finite.
-    """
     scaling = Scaling.of(examples)
     with seeded(seed, "first weights"):
-        network = (
-            build(examples)
-            if build is not None
-            else FCTTransformation(
-                examples.old.dim,
-                None if examples.side is None else examples.side.dim,
-                examples.new.dim,
-                settings.inner,
-            )
-        )
-        objective = Fitting(network, scaling, settings, classifier)
+        objective = Fitting(build(examples), scaling, settings, classifier)
     batches = _ExampleBatches(examples, scaling, classifier)
     batch_size = min(settings.batch_size, len(batches))
     steps_in_epoch = math.ceil(len(batches) / batch_size)

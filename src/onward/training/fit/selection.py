@@ -1,4 +1,4 @@
-"""Choose among transformations by what they are for: retrieval on what they were not fitted on.
+"""Choose among transformations by what they do for retrieval; apart, for it fits none itself.
 
 Real galleries hold people, products and texts of classes that no model was trained on. There it
 says little how a transformation fares on further items of classes that it has learned from; so
