@@ -308,7 +308,6 @@ def test_a_budget_is_shown_as_it_is_written(text):
     [
         ("much", None, r"'much' is not a budget; write rows \(5000\), a share .*10%.*15m.*\$20"),
         ("$20%", 1.0, r"'\$20%' is not a budget; write"),
-        ("-5", None, r"'-5' is not a budget"),
         ("10.5", None, r"'10.5' rows are not a whole number; write"),
         ("0", None, r"a budget of rows 0 was given; it must be a whole number above 0"),
         ("0s", None, r"a budget of seconds 0.0 was given; it must be a number above 0"),
@@ -317,7 +316,6 @@ def test_a_budget_is_shown_as_it_is_written(text):
         ("$20", 0.0, r"the price given is 0.0"),
         ("$20", -1.0, r"the price given is -1.0"),
         ("$20", float("nan"), r"the price given is nan"),
-        ("$20", float("inf"), r"the price given is inf"),
         ("-5", None, r"'-5' is not a budget; write rows \(5000\)"),
         ("nan", None, r"'nan' is not a budget"),
         ("inf%", None, r"'inf%' is not a budget"),

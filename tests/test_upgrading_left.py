@@ -10,7 +10,7 @@ import lancedb
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from upgrades import embed, numbered, start_upgrade, steps_of
+from upgrades import embed, numbered, run_upgrade, start_upgrade, steps_of
 
 from onward.cli.app import app
 from onward.errors import EmbeddingsError, UpgradeError
@@ -77,10 +77,6 @@ def gallery(url):
     return gallery_at(url)
 
 
-def start(gallery, *transformations):
-    return start_upgrade(gallery, *(transformations or (H,)))
-
-
 def check_rest(gallery, left=LEFT, h=H):
     """Every other item has what h makes of it, bit for bit."""
     assert set(gallery.ids(without=[h.new])) == set(left)
@@ -137,7 +133,7 @@ def test_nothing_and_everything_may_be_left():
 
 def test_an_uncertainty_that_overflows_is_infinite_and_comes_first(gallery):
     h = to_new(uncertainty=True)
-    upgrade = start(gallery, h)
+    upgrade = start_upgrade(gallery, h)
     assert upgrade.run().done == ROWS - len(LEFT)
     (batch,) = gallery.scan([NEW])
     assert np.isposinf(batch.uncertainties[NEW]).any()
@@ -157,7 +153,7 @@ def test_of_what_gets_no_vector_a_transformation_is_least_sure(gallery):
 
 
 def test_a_run_does_the_rest_and_says_what_it_has_left(gallery):
-    upgrade = start(gallery)
+    upgrade = start_upgrade(gallery, H)
     result = upgrade.run(batch_rows=6)
     assert (result.done, result.remaining, result.skipped) == (ROWS - 4, 0, 4)
     assert not result.stopped
@@ -173,7 +169,7 @@ def test_a_run_does_the_rest_and_says_what_it_has_left(gallery):
 
 
 def test_the_status_counts_and_names_what_was_left(gallery):
-    upgrade = start(gallery)
+    upgrade = start_upgrade(gallery, H)
     before = upgrade.status()
     assert (before.work.to_do, before.work.skipped) == (ROWS, 0)
     upgrade.run()
@@ -187,8 +183,7 @@ def test_the_status_counts_and_names_what_was_left(gallery):
 
 
 def test_a_verification_names_them_as_left_out_and_not_as_damage(gallery):
-    upgrade = start(gallery)
-    upgrade.run()
+    upgrade = run_upgrade(gallery, H)
     failed = upgrade.verify(sample_rows=None)
     assert (failed.passed, failed.complete, failed.intact, failed.wrong) == (False, False, True, 0)
     assert failed.adds_up
@@ -202,7 +197,7 @@ def test_a_verification_names_them_as_left_out_and_not_as_damage(gallery):
 
 
 def test_a_vector_that_stands_where_the_transformation_gives_none_is_wrong(gallery):
-    upgrade = start(gallery)
+    upgrade = start_upgrade(gallery, H)
     (batch,) = gallery.scan([OLD], ids=[IDS[7]])
     gallery.write(embed(NEW, batch.ids), batch.revisions, origin="upgraded", made_by=H.digest)
     upgrade.run()
@@ -211,8 +206,7 @@ def test_a_vector_that_stands_where_the_transformation_gives_none_is_wrong(galle
 
 
 def test_a_backfill_embeds_them_first_and_then_nothing_is_missing(gallery):
-    upgrade = start(gallery)
-    upgrade.run()
+    upgrade = run_upgrade(gallery, H)
     asked = []
     true = embed(NEW, IDS)
 
@@ -230,8 +224,7 @@ def test_a_backfill_embeds_them_first_and_then_nothing_is_missing(gallery):
 
 
 def test_rows_that_come_and_change_later_are_done_beside_them(gallery):
-    upgrade = start(gallery)
-    upgrade.run()
+    upgrade = run_upgrade(gallery, H)
     more = old_vectors(["more-1", "more-2"], [100, 7])
     gallery.add(more, embed(SIDE, more.ids))
     gallery.update(old_vectors([IDS[7]], [100]), embed(SIDE, [IDS[7]]))
@@ -242,7 +235,7 @@ def test_rows_that_come_and_change_later_are_done_beside_them(gallery):
 
 
 def test_a_run_that_was_killed_before_it_noted_them_is_gone_on_with(gallery, monkeypatch):
-    upgrade = start(gallery)
+    upgrade = start_upgrade(gallery, H)
     with monkeypatch.context() as patched:
         patched.setattr(type(gallery), "log", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
@@ -255,7 +248,7 @@ def test_a_run_that_was_killed_before_it_noted_them_is_gone_on_with(gallery, mon
 
 def test_a_row_that_lacks_what_is_read_and_one_that_gets_nothing_are_told_apart(gallery):
     gallery.add(old_vectors(["bare"], [100]))
-    upgrade = start(gallery)
+    upgrade = start_upgrade(gallery, H)
     result = upgrade.run()
     assert reasons(result.blocked) == EXPECTED | {"no side-information": (1, ("bare",), True)}
     assert result.skipped == 5
@@ -264,8 +257,7 @@ def test_a_row_that_lacks_what_is_read_and_one_that_gets_nothing_are_told_apart(
 @pytest.mark.slow
 def test_a_stored_vector_that_is_damaged_still_ends_the_run_and_no_status(tmp_path):
     gallery = gallery_at(tmp_path / "g.lance")
-    upgrade = start(gallery)
-    upgrade.run()
+    upgrade = run_upgrade(gallery, H)
     gallery.add(old_vectors(["more"], [100]), embed(SIDE, ["more"]))
     items = lancedb.connect(tmp_path / "g.lance").open_table("items")
     items.update("id = 'more'", values={"old_1": [1e39] * 4})
@@ -275,8 +267,7 @@ def test_a_stored_vector_that_is_damaged_still_ends_the_run_and_no_status(tmp_pa
 
 
 def test_after_an_abort_they_are_to_do_again(gallery):
-    upgrade = start(gallery)
-    upgrade.run()
+    upgrade = run_upgrade(gallery, H)
     assert upgrade.abort().work.to_do == ROWS
     upgrade.start()
     assert upgrade.status().work.to_do == ROWS
@@ -285,7 +276,7 @@ def test_after_an_abort_they_are_to_do_again(gallery):
 
 def test_a_transformation_that_makes_nothing_at_all_ends_with_all_of_them_named(gallery):
     h = linear(OLD, SIDE, NEW, np.zeros((4, 6)), np.zeros(4, np.float32), made_by={})
-    upgrade = start(gallery, h)
+    upgrade = start_upgrade(gallery, h)
     result = upgrade.run(batch_rows=7)
     assert (result.done, result.remaining, result.skipped) == (0, 0, ROWS)
     assert plan_upgrade(gallery, h).work.to_do == 0
@@ -294,7 +285,7 @@ def test_a_transformation_that_makes_nothing_at_all_ends_with_all_of_them_named(
 def test_workers_that_share_the_rows_end_although_some_are_left(gallery, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(run, "LOOK_SECONDS", 0.05)
-    start(gallery)
+    start_upgrade(gallery, H)
     results = []
 
     def work():
@@ -317,7 +308,7 @@ def test_a_fallback_carries_what_the_first_gives_no_vector(gallery):
     rng = np.random.default_rng(4)
     weight = rng.normal(size=(4, 4)) * 1e-15  # of all lengths that a gallery takes
     other = linear(OLD, None, NEW, weight, np.ones(4, np.float32), made_by={})
-    upgrade = start(gallery, H, other)
+    upgrade = start_upgrade(gallery, H, other)
     result = upgrade.run(batch_rows=6)
     assert (result.done, result.remaining, result.skipped) == (ROWS, 0, 0)
     by_other = other.apply(gallery.read(OLD, sorted(LEFT)))
@@ -327,7 +318,7 @@ def test_a_fallback_carries_what_the_first_gives_no_vector(gallery):
 
 
 def test_where_the_fallback_gives_nothing_either_the_first_says_why(gallery):
-    upgrade = start(gallery, H, to_new(side=None, scale=2e10))
+    upgrade = start_upgrade(gallery, H, to_new(side=None, scale=2e10))
     result = upgrade.run()
     assert reasons(result.blocked) == EXPECTED
     assert "left" in gallery.journal()[-1]
@@ -339,12 +330,9 @@ def test_a_fallback_that_needs_what_they_lack_is_passed_over(gallery):
     (batch,) = gallery.scan([OLD], ids=[IDS[7]])
     gallery.write(embed(third, batch.ids), batch.revisions, origin="embedded")
     other = linear(third, None, NEW, np.ones((4, 3)), np.ones(4, np.float32), made_by={})
-    result = start(gallery, H, other).run()
+    result = start_upgrade(gallery, H, other).run()
     assert result.skipped == 3
     assert IDS[7] not in gallery.ids(without=[NEW])
-
-
-# Plans
 
 
 # Filled in large parts
@@ -365,7 +353,7 @@ def test_parts_that_are_filled_at_once_have_gaps_where_nothing_is_made(
     vectors[sorted(set(range(ROWS)) - kept)] = 0, 0, 0, 1
     items = [Embeddings(IDS, vectors, OLD), embed(SIDE, IDS)]
     gallery = create_gallery(tmp_path / "g.lance", OLD, SIDE, items=items)
-    upgrade = start(gallery)
+    upgrade = start_upgrade(gallery, H)
     filled = []
     real = GalleryRows.fill
 
@@ -387,7 +375,7 @@ def test_what_is_left_in_a_part_a_fallback_carries(tmp_path, monkeypatch):
     monkeypatch.setattr(fragments, "FEWEST_ROWS", 5)
     gallery = gallery_at(tmp_path / "g.lance")
     other = linear(OLD, None, NEW, np.eye(4) * 1e-15, np.ones(4, np.float32), made_by={})
-    upgrade = start(gallery, H, other)
+    upgrade = start_upgrade(gallery, H, other)
     assert upgrade.run(batch_rows=8).done == ROWS
     assert upgrade.verify(sample_rows=None).passed
 
@@ -396,7 +384,7 @@ def test_vectors_too_long_or_too_short_for_the_cosine_are_left_too(gallery):
     """Two of each; a store that took them could not find them."""
     weight = np.diag([1, 1, 1, 1e-17]).astype(np.float32)
     h = linear(OLD, None, NEW, weight, np.zeros(4, np.float32), made_by={})
-    upgrade = start(gallery, h)
+    upgrade = start_upgrade(gallery, h)
     result = upgrade.run(batch_rows=8)
     ((why, (rows, examples, answering)),) = reasons(result.blocked).items()
     assert (why, rows, answering) == (NO_LENGTH, 4, True)
@@ -410,7 +398,7 @@ def test_a_vector_that_no_index_takes_is_left_and_the_rest_is_cut_over(gallery, 
     """It is finite, and the database would compute an infinite distance to it."""
     new = Space("long@2", 4, metric)
     h = linear(OLD, None, new, np.diag([1.0, 1, 1, 0]), np.zeros(4), made_by={})
-    upgrade = start(gallery, h)
+    upgrade = start_upgrade(gallery, h)
     assert reasons(upgrade.run().blocked) == {
         NO_LENGTH: (2, tuple(IDS[row] for row in (*HUGE, *NAN)), True)
     }
@@ -424,7 +412,7 @@ def test_a_backfill_embeds_first_also_those_that_the_journal_does_not_name():
     vectors = np.zeros((len(ids), 4), np.float32)
     vectors[:60] = np.random.default_rng(0).uniform(1, 2, size=(60, 4))
     gallery = create_gallery("memory:many", OLD, items=[Embeddings(ids, vectors, OLD)])
-    done = start(gallery, to_new(side=None)).run().done
+    done = start_upgrade(gallery, to_new(side=None)).run().done
     assert done == 60
     given = embeddings_given(Embeddings(ids, np.ones((len(ids), 4), np.float32), NEW))
     for _ in range(2):
