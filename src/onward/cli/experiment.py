@@ -4,7 +4,7 @@ import shlex
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,6 @@ from onward.cli.options import DataStated, Device, Overwrite, parse_numbers
 from onward.cli.output import Answer, tell_answer
 from onward.errors import ConfigurationError
 from onward.progress import progress_bar
-
-if TYPE_CHECKING:
-    pass
 
 
 def demo(

@@ -228,7 +228,6 @@ def sample(
 
 
 def _load(paths: list[Path]) -> "list[onward.Embeddings]":
-
     return [onward.Embeddings.load(path) for path in paths]
 
 
@@ -331,7 +330,6 @@ def _kind_of(path: Path) -> str:
 
 
 def _embeddings(path: Path) -> Fields:
-
     embeddings = onward.Embeddings.load(path)
     known = embeddings.labels
     unknown = 0 if known is None else int((known < 0).sum())

@@ -349,7 +349,6 @@ def log(gallery: OpenGallery, as_json: AsJson = False) -> None:
 
 
 def _plan(upgrade: "onward.Upgrade", judges: Judges) -> "Plan":
-
     return onward.plan_upgrade(
         upgrade.gallery,
         *upgrade.routes.transformations,
