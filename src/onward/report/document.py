@@ -110,7 +110,9 @@ def table_row(head: str, values: Iterable[str], *, tone: str = "", about: str = 
     return f'<tr role="row"{words}><th scope="row" role="rowheader">{shown}{below}</th>', [*values]
 
 
-def table(heads: Sequence[str], rows: Iterable[Row], caption: str, words: str = "") -> str:
+def table(
+    heads: Sequence[str], rows: Iterable[Row], caption: str, *, words: str = "", wide: str = ""
+) -> str:
     """Return a table.
 
     The roles are written out because a phone lays some rows out as cards, which would otherwise
@@ -121,6 +123,8 @@ def table(heads: Sequence[str], rows: Iterable[Row], caption: str, words: str = 
         rows: from `table_row`.
         caption: what they are numbers of.
         words: attributes of the table.
+        wide: where it is scrolled sideways if it does not fit, its first column fixed: what it is
+            called by those who listen to it.
     """
     shown = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
     body = "".join(
@@ -132,25 +136,12 @@ def table(heads: Sequence[str], rows: Iterable[Row], caption: str, words: str = 
         + "</tr>"
         for first, values in rows
     )
-    return (
+    whole = (
         f'<table role="table" {words}><caption>{caption}</caption><thead role="rowgroup">'
         f'<tr role="row">{shown}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
     )
-
-
-def wide_table(name: str, heads: Sequence[str], rows: Iterable[Row], caption: str) -> str:
-    """Return a table that is scrolled sideways where it does not fit, its first column fixed.
-
-    Args:
-        name: what it is called by those who listen to it.
-        heads: of the columns.
-        rows: from `table_row`.
-        caption: what they are numbers of.
-    """
-    return (
-        f'<div class="wide runs" role="region" tabindex="0" aria-label="{escape(name)}">'
-        f"{table(heads, rows, caption)}</div>"
-    )
+    region = f'<div class="wide runs" role="region" tabindex="0" aria-label="{escape(wide)}">'
+    return f"{region}{whole}</div>" if wide else whole
 
 
 def in_order(cells: Iterable[str]) -> list[str]:

@@ -23,7 +23,6 @@ from onward.report.document import (
     section,
     table,
     table_row,
-    wide_table,
     with_sign,
     write_page,
 )
@@ -179,7 +178,7 @@ def _cells_table(comparison: Comparison) -> str:
         rows,
         "In percent. The update gain is that of map. The bar is map; its ticks are old/old and "
         "new/new.",
-        f'class="cells" style="--low:{low};--high:{high}"',
+        words=f'class="cells" style="--low:{low};--high:{high}"',
     )
 
 
@@ -228,9 +227,8 @@ def _cmc(comparison: Comparison) -> str:
     if levels[0] > 0:
         words += f" The vertical axis begins at {percent(levels[0], 0)} %."
     rows = [table_row(name, [percent(cells[name].cmc(k)) for k in ks]) for name in in_order(cells)]
-    numbers = wide_table(
-        "CMC curves in numbers", ["cell", *(f"k = {k}" for k in ks)], rows, "cmc@k, %"
-    )
+    heads = ["cell", *(f"k = {k}" for k in ks)]
+    numbers = table(heads, rows, "cmc@k, %", wide="CMC curves in numbers")
     return _drawn_section("curves", "How soon a right item appears", words, drawn, numbers)
 
 
@@ -429,7 +427,7 @@ def _means_table(shown: ExperimentTable) -> str:
         others = (escape(row.extra.get(head, "")) for head in extra)
         rows.append(table_row(row.cell, [*values, *others], tone=tone))
     heads = ["cell", *METRICS, *GAINS, *extra]
-    return wide_table(shown.name, heads, rows, "In percent; gain is the update gain.")
+    return table(heads, rows, "In percent; gain is the update gain.", wide=shown.name)
 
 
 def _mean_and_range(row: ExperimentRow, column: str) -> str:
@@ -453,7 +451,7 @@ def _seeds_table(shown: ExperimentTable) -> str:
         for at, seed in enumerate(shown.seeds)
     ]
     heads = ["cell", "seed", *columns]
-    return wide_table(f"{shown.name}, every seed", heads, rows, "In percent.")
+    return table(heads, rows, "In percent.", wide=f"{shown.name}, every seed")
 
 
 def write_backfill_report(
@@ -508,7 +506,7 @@ def _backfill_curves(plan: BackfillPlan, metric: str) -> str:
         "By uncertainty, what the transformation is least sure of is embedded first; the oracle "
         "begins with what is farthest off, which only full backfill would tell.",
         drawn,
-        wide_table(f"{metric} in numbers", heads, [*rows, means], f"{metric}, %"),
+        table(heads, [*rows, means], f"{metric}, %", wide=f"{metric} in numbers"),
     )
 
 
