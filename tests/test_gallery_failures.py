@@ -49,10 +49,9 @@ CAUSES = {
     "no rights": (RuntimeError("Permission denied (os error 13)"), "closed to you: get the right"),
     "read-only": (OSError(errno.EROFS, "Read-only file system"), "closed to you: get the right"),
     "no memory": (MemoryError(), "MemoryError. There is too little memory: free some, or ask for"),
-    "a file is gone": (RuntimeError("Not found: /g/a.lance"), "or damaged: restore it from a copy"),
+    "a file is gone": (RuntimeError("Not found: /g/a.lance"), "or damaged, restore it from a copy"),
     "half a manifest": (OSError("file size is too small, /x.rs:3"), "changed, removed or damaged"),
-    "a table is gone": (ValueError("Table 'items' was not found"), "damaged: restore it from a"),
-    "anything else": (TypeError("what?"), "TypeError: what.. What has caused this is not"),
+    "anything else": (TypeError("what?"), "TypeError: what.. If its files were .* damaged"),
 }
 
 
@@ -144,7 +143,7 @@ DAMAGE = {
 @pytest.mark.parametrize("what", DAMAGE)
 def test_files_that_were_taken_away_or_cut_are_said_to_be(path, gallery, what):
     DAMAGE[what](path)
-    words = r"gallery .* cannot be read or written: .* changed, removed or damaged: restore it from"
+    words = r"gallery .* cannot be read or written: .* changed, removed or damaged, restore it from"
     for one in (gallery.read, gallery.search):
         arguments = (OLD,) if one == gallery.read else (embed(OLD, "q"), 1)
         with pytest.raises(GalleryError, match=words):

@@ -51,12 +51,6 @@ CAUSES: tuple[tuple[tuple[int, ...], str], ...] = (
     ((errno.ENOMEM,), "There is too little memory: free some, or ask for less at a time"),
 )
 """What the numbers of the system's errors mean here, and what to do."""
-DAMAGED = re.compile(
-    r"not found|too small|too large|fill whole buffer|magic|invalid range|out of bounds|decod"
-    r"|no field named|does not exist|corrupt|checksum|unexpected end|manifest|utf-?8|parse",
-    re.IGNORECASE,
-)
-"""What Lance says of files that are not as it left them."""
 
 
 def keep_off_the_terminal() -> None:
@@ -140,22 +134,17 @@ def speaking(url: str, done: str = "read or written") -> Iterator[None]:
             raise
         if done != "created" and _is_gone(url):
             raise GalleryError(f"gallery {url} is gone", "restore it from a copy") from error
-        said, advice = _first_line(error), _advice(error, url)
+        said, advice = _first_line(error), _advice(error)
         raise GalleryError(f"gallery {url} cannot be {done}: {said}. {advice}") from error
 
 
-def _advice(error: BaseException, url: str) -> str:
+def _advice(error: BaseException) -> str:
     """Say what has caused an error, as far as that is known, and what to do."""
     number = _number_of(error)
     for numbers, cause in CAUSES:
         if number in numbers:
             return f"{cause}, and run the same again; what was written before is whole"
-    if DAMAGED.search(_without_paths(error, url)):
-        return "Its files were changed, removed or damaged: restore it from a copy"
-    return (
-        "What has caused this is not known; if another program has changed its tables, restore it "
-        "from a copy"
-    )
+    return "If its files were changed, removed or damaged, restore it from a copy"
 
 
 def _number_of(error: BaseException) -> int | None:
