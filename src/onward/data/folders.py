@@ -352,7 +352,8 @@ class ImageFolder(Source):
                     yield IMAGELESS, child.path
         for one in (one for each in classes.values() for folder in each for one in folder.below()):
             yield from one.passed_over
-            yield from ((TEXTS, file) for file in one.files if file not in one.images)
+            texts = (file for file in one.files if file.suffix.lower() in TEXT_SUFFIXES)
+            yield from ((TEXTS, file) for file in texts)
 
 
 def _find_parts(folder: Folder, stated: Stated) -> list[FolderPart]:
