@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int64, UInt64
 from onward.errors import EvaluationError
 from onward.evaluation.metrics import METRICS, Evaluation
 from onward.evaluation.relevance import Relevance, labelled_by
-from onward.evaluation.retrieval import LEFT_OUT, Searched, block_sizes, doubles
+from onward.evaluation.retrieval import LEFT_OUT, Searched, block_sizes, check_once, doubles
 from onward.plain import plain
 from onward.spaces import Embeddings, Ids, check_same_space, places
 
@@ -136,11 +136,7 @@ def backfill_curve(
     check_same_space(queries.space, embedded.space)
     _check_items({"upgraded": upgraded.ids, "embedded": embedded.ids}, all_of_both=False)
     _check_items({"embedded": embedded.ids, "order": order})
-    if len(order) != len(embedded):
-        raise EvaluationError(
-            f"the order names {len(order)} items where the gallery holds {len(embedded)}",
-            "name every item once",
-        )
+    check_once(tuple(order), "order")
     shares = tuple(map(float, shares))
     if not shares or not all(0 <= one <= 1 for one in shares) or list(shares) != sorted(shares):
         raise EvaluationError(
