@@ -15,10 +15,13 @@ from onward.errors import EvaluationError
 from onward.evaluation.backfill_curve import GRID
 from onward.evaluation.comparison import NEW, OLD, UPGRADED, Comparison, UpgradeComparison
 from onward.evaluation.metrics import METRICS
-from onward.report.charts import Line, curves, gain_bars, levels_around
 from onward.report.document import (
+    Line,
+    curves,
     explain,
+    gain_bars,
     in_order,
+    levels_around,
     percent,
     section,
     table,
