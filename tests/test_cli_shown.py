@@ -182,20 +182,43 @@ def test_lines_and_fields_that_are_told_are_one_line_each(capsys):
 
 
 @pytest.mark.parametrize(
-    ("said", "step", "hints"),
+    ("said", "step", "shown"),
     [
-        ("it was not started; start it first", "start", "(onward upgrade start)"),
-        ("to do it, say force=True", None, "(--force)"),
-        ("run it, or leave_out=True", "run", "(onward upgrade start, --leave-out)"),
-        ("raise it: max_pixels=..., or skip_bad=True", None, "(--max-pixels, --skip-bad)"),
-        ("is_forced=True, forced=True", None, ""),
-        ("give force", "a step that no command takes", ""),
+        (
+            "it was not started; start it first",
+            "start",
+            "it was not started; start it first (onward upgrade start)",
+        ),
+        ("to do it, say force=True", None, "to do it, say --force"),
+        ("run it, or leave_out=True", "run", "run it, or --leave-out (onward upgrade start)"),
+        (
+            "say so: read_as='classes', or raise max_pixels=...",
+            None,
+            "say so: --read-as classes, or raise --max-pixels ...",
+        ),
+        ("is_forced=True, forced=True, seed=3/a", None, "is_forced=True, forced=True, seed=3/a"),
+        ("give force", "a step that no command takes", "give force"),
     ],
 )
-def test_an_error_is_shown_with_the_command_and_the_options_that_put_it_right(said, step, hints):
+def test_an_error_is_shown_with_the_command_and_the_options_that_put_it_right(said, step, shown):
     error = UpgradeError(said, step=step)
     assert str(error) == said
-    assert message_of(error) == f"{said} {hints}".rstrip()
+    assert message_of(error) == shown
+
+
+def test_an_answer_and_its_next_steps_name_options_too(capsys):
+    class Answer:
+        def to_json(self):
+            step = {"step": "start", "why": "only with force=True"}
+            return {"remark": "name one: label_column=...", "next_steps": [step]}
+
+        def __str__(self):
+            return "name one: label_column=..."
+
+    show(Answer(), as_json=False)
+    assert capsys.readouterr().out == "name one: --label-column ...\n"
+    show(Answer(), as_json=True)
+    assert json.loads(capsys.readouterr().out)["next_steps"][0]["why"] == "only with --force"
 
 
 def test_a_name_is_no_markup_of_a_progress_bar(capsys):

@@ -129,20 +129,33 @@ def laid_out(answer: object) -> str:
     broken = {given for given in _texts(values) if "\n" in given}
     for given in sorted(broken, key=len, reverse=True):
         text = text.replace(given, visible(given))
-    return visible(text, lines=True)
+    return visible(with_options(text), lines=True)
 
 
 def message_of(error: OnwardError) -> str:
     """Return what an error says, and how a command does what it asks for.
 
     The library names the step and the arguments that put an error right; the command line adds the
-    command that takes the step, and the options that are called like these arguments.
+    command that takes the step, and says options for arguments.
     """
-    text = str(error)
-    named = sorted(OPTIONS.intersection(re.findall(r"\b(\w+)=", text)))
-    command = [COMMANDS[error.step]] if error.step in COMMANDS else []
-    hints = command + [f"--{one.replace('_', '-')}" for one in named]
-    return f"{text} ({', '.join(hints)})" if hints else text
+    text = with_options(str(error))
+    return f"{text} ({COMMANDS[error.step]})" if error.step in COMMANDS else text
+
+
+def with_options(text: str) -> str:
+    """Return a text of the library's with options where it names arguments of the same name.
+
+    Only `name=True`, `name=...` and `name='word'` are taken for arguments: other text with an
+    equals sign may be a path or an id.
+    """
+
+    def option(argument: re.Match[str]) -> str:
+        name, value = argument[1], argument[3] or argument[2]
+        if name not in OPTIONS:
+            return argument[0]
+        return f"--{name.replace('_', '-')}" + ("" if value == "True" else f" {value}")
+
+    return re.sub(r"\b(\w+)=(\.\.\.|True\b|'([\w-]+)')", option, text)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -177,7 +190,7 @@ def to_text(
 def _with_command(step: Mapping[str, str]) -> dict[str, str]:
     """Return a step with its command, where it has none yet."""
     command = step.get("command") or COMMANDS.get(step["step"], "")
-    return {"step": step["step"], "command": command, "why": step["why"]}
+    return {"step": step["step"], "command": command, "why": with_options(step["why"])}
 
 
 def _finite(value: Any) -> Any:

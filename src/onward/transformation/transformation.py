@@ -232,7 +232,7 @@ class Transformation:
         if self.uncertainty is None:
             raise TransformationError(
                 f"the transformation {_direction(self)} was fitted without uncertainties",
-                "fit it again with FitSettings(uncertainty=True)",
+                "fit it again with uncertainty=True",
             )
         carried, unsure = self.carry(old, side), np.full(len(old), np.inf, np.float32)
         unsure[carried.rows] = self.uncertainty.of(carried.embeddings.vectors)
