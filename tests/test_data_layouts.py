@@ -608,6 +608,7 @@ def test_classes_in_classes_are_refused_unless_each_has_images_of_its_own(tmp_pa
         pytest.param(["cat/images/1", "cat/masks/1", "dog/images/1", "x/1"], id="two-in-each"),
         pytest.param(["a/cat/1", "b/cat/1", "c/dog/1"], id="one-in-each-and-one-name-in-two"),
         pytest.param(["a/cat/jpg/1", "b/cat/1", "c/dog/images/1"], id="and-folders-of-files"),
+        pytest.param(["a/cat/x/1", "b/cat/y/1", "c/dog/x/1"], id="and-folders-that-differ"),
     ],
 )
 def test_folders_that_may_be_the_classes_are_refused(tmp_path, images):

@@ -256,8 +256,11 @@ class FolderPart:
             name, *within = item.split("/")[bool(self.part.name) : -1]
             inside.setdefault(name, set()).add(tuple(within))
         shared = {name: _shared(folders) for name, folders in inside.items()}
-        told = {tuple(one for one in by if one.lower() not in NO_CLASSES) for by in shared.values()}
-        crossed = () not in told and 1 < len(told) < len(inside)
+        told = {
+            next((one for one in by if one.lower() not in NO_CLASSES), None)
+            for by in shared.values()
+        }
+        crossed = None not in told and 1 < len(told) < len(inside)
         for name, folders in inside.items():
             depth = 0 if crossed else len(shared[name])
             inner = sorted({folder[depth] for folder in folders if len(folder) > depth})
