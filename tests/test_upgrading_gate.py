@@ -1,6 +1,7 @@
 """The gate: open, closed, cannot judge or not judged; what it lets be written; its words."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,27 @@ def test_where_full_backfill_is_no_better_either_the_advice_is_to_do_nothing():
     assert plan.recommendation.startswith("Do nothing: upgrading takes map from 100.0 % (doing")
     plan = plan_upgrade(gallery, worse, sample=sample)
     assert plan.decision.answer == "cannot judge"  # all of it is written: nothing changes
+
+
+@pytest.mark.parametrize(
+    ("world_of", "beside", "start"), [(bad, "do nothing", "26.0"), (good, "upgrade", "22.0")]
+)
+def test_the_least_backfill_that_is_no_worse_is_named_beside_the_full_one(world_of, beside, start):
+    gallery, sample, h = world_of()
+    prediction = plan_upgrade(gallery, h, sample=sample).prediction
+    assert f"{100 * prediction.within.value('map', beside):.1f}" == start
+
+    def at(cell):
+        value = {0.1: 0.2, 0.25: 0.3, 1.0: 0.4}.get(cell.share)
+        values = {} if value is None else {"map": replace(cell.values["map"], estimate=value)}
+        return replace(cell, values={**cell.values, **values})
+
+    within = replace(prediction.within, cells=tuple(map(at, prediction.within.cells)))
+    decision = decide(replace(prediction, within=within))
+    assert (
+        f"; within the sample backfilling 25 % takes map from {start} % to 30.0 %, and in full to "
+        "40.0 %."
+    ) in decision.recommendation
 
 
 def few(items=28, classes=27):

@@ -458,14 +458,14 @@ def _in_words(
     if decision.answer == CANNOT_JUDGE:
         do = f"Not known: {asked} cannot tell whether search gets worse ({points}); {told}"
     elif decision.answer == OPEN:
-        do = f"Upgrade: it {moved}{_full_backfill(within, UPGRADE)}"
+        do = f"Upgrade: it {moved}{_backfill(within, UPGRADE)}"
     elif gain.high >= 0:
         do = f"Do not upgrade yet: it {moved}, and {verdict}"
     elif within is None or _gained(within, NOTHING) <= 0:
-        do = f"Do nothing: upgrading {moved}{_full_backfill(within, NOTHING)}"
+        do = f"Do nothing: upgrading {moved}{_backfill(within, NOTHING)}"
     else:
         do = (
-            f"Do not upgrade by this alone: it {moved}{_full_backfill(within, NOTHING)}. Or let "
+            f"Do not upgrade by this alone: it {moved}{_backfill(within, NOTHING)}. Or let "
             "the transformation learn from items of this gallery and from side-information"
         )
     do += f".{_caution(judge, gain, written)}"
@@ -490,14 +490,22 @@ def _gained(within: Judgement, beside: str) -> float:
     return within.value(within.metric, EVERYTHING) - within.value(within.metric, beside)
 
 
-def _full_backfill(within: Judgement | None, beside: str) -> str:
-    """Say what full backfill gives beside another way to go."""
+def _backfill(within: Judgement | None, beside: str) -> str:
+    """Say what the least backfill that is no worse gives beside another way to go, and full."""
     if within is None:
         return ""
-    start, end = (_percent(within.value(within.metric, name)) for name in (beside, EVERYTHING))
-    said = f"within the sample full backfill takes {within.metric} from {start} to {end}"
-    is_for_nothing = beside == UPGRADE and _gained(within, beside) <= 0
-    return f"; spend nothing on backfill: {said}" if is_for_nothing else f"; {said}"
+    metric, start = within.metric, within.value(within.metric, beside)
+    cells = [cell for cell in within.cells if cell.name not in (NOTHING, UPGRADE, WITH_SAMPLE)]
+    values = [cell.values[metric].estimate for cell in cells]
+    gains = _gained(within, beside) > 0
+    least = next((place for place, one in enumerate(values) if gains and one >= start), -1)
+    is_full = cells[least] is cells[-1]
+    named = EVERYTHING if is_full else f"backfilling {100 * cells[least].share:g} %"
+    said = f"within the sample {named} takes {metric} from {_percent(start)} to "
+    said += _percent(values[least]) + (
+        "" if is_full else f", and in full to {_percent(values[-1])}"
+    )
+    return f"; {said}" if gains or beside == NOTHING else f"; spend nothing on backfill: {said}"
 
 
 def _caution(judge: Judgement, gain: Interval, written: str) -> str:
