@@ -89,11 +89,11 @@ def test_a_camera_that_is_missing_is_named(people, tmp_path):
     ):
         run(*words, "cam")
     save(tmp_path / "queries.parquet", [0], ["q0"], [1], cameras=pa.array([None], pa.int64()))
-    with pytest.raises(EvaluationError, match="the camera of 'q0' is None"):
+    with pytest.raises(EvaluationError, match="the camera of query 'q0' is None"):
         run(*words, "camera")
     save(tmp_path / "queries.parquet", [0], ["q0"], [1], cameras=["1"])
     with pytest.raises(
-        EvaluationError, match="the camera of 'g0' is 1, the first is '1'; give each"
+        EvaluationError, match="the camera of gallery item 'g0' is 1; give every query and"
     ):
         run(*words, "camera")
 

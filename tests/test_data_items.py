@@ -132,9 +132,9 @@ def test_items_that_do_not_fit_together_are_refused(changes, words):
 
 def test_items_print_what_they_are():
     assert str(open_items("digits")) == "1,797 items of 10 classes from digits"
-    one_left_out = make_items([1], left_out=(LeftOut("b.jpg", "it is empty"),))
+    one_left_out = make_items([1], left_out=(LeftOut("b.jpg", "is empty"),))
     assert str(one_left_out) == "1 items of 1 classes from a test, 1 left out"
-    assert str(one_left_out.left_out[0]) == "b.jpg: it is empty"
+    assert str(one_left_out.left_out[0]) == "b.jpg is empty"
 
 
 def test_the_digest_changes_with_ids_labels_order_and_images():
@@ -163,11 +163,11 @@ def test_a_payload_opens_its_image_again():
         ({"where": "there"}, "does not say where an image is; it needs 'path'"),
         ({"path": "gone/a.jpg"}, "gone/a.jpg cannot be read: No such file or directory"),
         ({"file": "gone.parquet", "row": 1, "column": "image"}, "gone.parquet cannot be read"),
-        ({"path": 17}, "has 17 as 'path', which says of no image where it is; write the name"),
-        ({"path": "a\0b"}, "as 'path', which says of no image where it is"),
+        ({"path": 17}, "has 17 as 'path', which locates no image; write the name"),
+        ({"path": "a\0b"}, "as 'path', which locates no image"),
         ({"file": "a.parquet", "row": "1", "column": "image"}, "has '1' as 'row'.*write a number"),
         ({"digits": None}, "has None as 'digits'.*write a number"),
-        ({"digits": True}, "has True as 'digits', which says of no image where it is; write a num"),
+        ({"digits": True}, "has True as 'digits', which locates no image; write a num"),
         ({"digits": -1}, "there are 1797 digits, counted from 0, and no digit -1"),
         ({"digits": 1.0}, "has 1.0 as 'digits'.*write a number"),
         ({"digits": 10**30}, "there are 1797 digits, counted from 0, and no digit 10000"),
@@ -179,10 +179,10 @@ def test_a_payload_opens_its_image_again():
             "does not say where an image is; it needs 'path', or 'file', 'row'",
         ),
         ({"file": "a.parquet", "row": 1}, "does not say where an image is; it needs 'path'"),
-        ({"path": True}, "has True as 'path', which says of no image where it is"),
-        ({"path": None}, "has None as 'path', which says of no image where it is"),
-        ({"path": ["a.jpg"]}, "as 'path', which says of no image where it is; write the name"),
-        ({"path": "\ud800.jpg"}, "as 'path', which says of no image where it is; write the name"),
+        ({"path": True}, "has True as 'path', which locates no image"),
+        ({"path": None}, "has None as 'path', which locates no image"),
+        ({"path": ["a.jpg"]}, "as 'path', which locates no image; write the name"),
+        ({"path": "\ud800.jpg"}, "as 'path', which locates no image; write the name"),
         ({"path": "/"}, "/ is not a file; name the file that holds the image"),
         ({"path": "/dev/zero"}, "/dev/zero is not a file; name the file that holds the image"),
         ({"path": "x" * 300}, "cannot be read: File name too long"),
@@ -200,7 +200,7 @@ def test_a_payload_that_leads_nowhere_is_an_error(payload, words):
 )
 def test_a_payload_that_leads_nowhere_has_a_fault_and_no_digest(payload):
     assert find_fault(payload)
-    with pytest.raises(DataError, match=r"says of no image|does not say where an image is"):
+    with pytest.raises(DataError, match=r"locates no image|does not say where an image is"):
         _ = make_items([1], payloads=(payload,)).digest
 
 
@@ -244,7 +244,7 @@ def test_an_image_that_has_changed_is_not_taken_for_the_one_that_it_was(tmp_path
     sized = {"path": str(file), "bytes": file.stat().st_size}
     assert open_payload(payload).getpixel((0, 0)) == open_payload(sized).getpixel((0, 0)) == 7
     Image.new("L", (300, 3), 8).save(file)
-    with pytest.raises(DataError, match=r"a.png has changed since .*SHA-256 is .*Put the image"):
+    with pytest.raises(DataError, match=r"a.png has changed since .*SHA-256 is .*; put the image"):
         open_payload(payload)
     with pytest.raises(DataError, match=rf"has changed .*: it has \d+ bytes, not {sized['bytes']}"):
         open_payload(sized)

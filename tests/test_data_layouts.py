@@ -364,7 +364,7 @@ def test_a_part_without_labels_is_refused_by_name(tiny):
         ),
         ("val_0.png\tn001\n", "line 7 of .* and each file have one class"),
         ("val_9.png\n", "line 7 of .* it should be the name of a file, a tab and one of the cla"),
-        ("val_9.png\tn001\n", "val_9.png: is in the list of classes, but there is no such file"),
+        ("val_9.png\tn001\n", "val_9.png is in the list of classes, but there is no such file"),
     ],
 )
 def test_a_list_that_does_not_fit_is_an_error_that_names_the_line(tiny, line, words):
@@ -376,7 +376,7 @@ def test_a_list_that_does_not_fit_is_an_error_that_names_the_line(tiny, line, wo
 
 def test_an_image_that_the_list_lacks_is_an_error_and_can_be_left_out(tiny):
     put(tiny / "val/images/val_7.png")
-    with pytest.raises(DataError, match=r"val_7.png: is not in the list that gives each image its"):
+    with pytest.raises(DataError, match=r"val_7.png is not in the list that gives each image its"):
         open_splits(tiny)
     learn, judge = open_splits(tiny, skip_bad=True)
     assert (len(judge), len(learn.left_out), judge.left_out) == (6, 1, ())
@@ -493,7 +493,7 @@ def test_a_column_that_the_metadata_calls_a_label_is_taken(tmp_path):
 
 def test_two_columns_that_may_be_the_labels_are_refused(tmp_path):
     file = shard(tmp_path / "x.parquet", [1, 0], target=pa.array([5, 6]))
-    with pytest.raises(DataError, match="no single column of labels: target and label may be mea"):
+    with pytest.raises(DataError, match="no single column of labels: target and label may hold"):
         open_items(file)
     assert open_items(file, label_column="target").labels.tolist() == [5, 6]
 
@@ -669,7 +669,7 @@ def test_links_in_a_ring_are_an_error_and_no_end(tmp_path):
 def test_a_class_folder_that_is_gone_is_an_error_and_keeps_its_number(tmp_path):
     put_part(tmp_path, ["b", "c"])
     (tmp_path / "a").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"a: cannot be used: .*a cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"a cannot be used: .*a cannot be read: No such file"):
         open_items(tmp_path)
     items = open_items(tmp_path, skip_bad=True)
     assert items.class_names == {0: "a", 1: "b", 2: "c"}
@@ -896,7 +896,10 @@ def test_folders_called_after_the_files_in_them_are_not_taken_for_classes(tmp_pa
 def test_a_part_without_known_labels_is_refused_with_the_options_that_name_others(tmp_path):
     for part, labels in (("train", [0, 1]), ("validation", [0, 1]), ("test", [-1, -1])):
         shard(tmp_path / f"{part}.parquet", labels)
-    with pytest.raises(DataError, match=r"test of .* says of none .* with labels: train_part="):
+    with pytest.raises(
+        DataError,
+        match=r"none of the items in the part test of .* has a label, .* with labels: train_part=",
+    ):
         open_splits(tmp_path)
     learn, judged = open_splits(tmp_path, train_part="train", test_part="validation")
     assert len(learn) == len(judged) == 2
@@ -951,7 +954,7 @@ def test_linked_folders_elsewhere_are_followed(folder, tmp_path):
 def test_what_is_no_file_is_never_waited_for(folder):
     put_part(folder, ["cat"], images=1)
     os.mkfifo(folder / "cat" / "pipe.png")
-    with pytest.raises(DataError, match=r"cat/pipe.png: is not a file with an image in it"):
+    with pytest.raises(DataError, match=r"cat/pipe.png is not a file with an image in it"):
         open_items(folder)
     assert open_items(folder, skip_bad=True).ids == ("cat/0.png",)
 
@@ -960,7 +963,7 @@ def test_a_name_that_is_not_utf_8_is_an_error_and_can_be_left_out(folder):
     put_part(folder, ["cat"], images=1)
     (folder / "cat" / "0.png").rename(folder / "cat" / os.fsdecode(b"\xff.png"))
     put_part(folder, ["cat"], images=1)
-    with pytest.raises(DataError, match=": has a name that is not UTF-8, and ids are text; rename"):
+    with pytest.raises(DataError, match=" has a name that is not UTF-8, and ids are text; rename"):
         open_items(folder)
     items = open_items(folder, skip_bad=True)
     assert items.ids == ("cat/0.png",)
@@ -989,7 +992,7 @@ def test_a_file_without_an_image_suffix_counts_by_its_content(folder):
     assert open_items(folder).ids == ("cat/picture",)
     (folder / "cat" / "notes.doc").write_text("two cats")
     with pytest.raises(
-        DataError, match=r"notes.doc: is not an image that is read: no image f.*; mend or remove"
+        DataError, match=r"notes.doc is not an image that is read: no image f.*; mend or remove"
     ):
         open_items(folder)
 
@@ -1006,7 +1009,7 @@ def test_bad_files_are_left_out_and_told_if_asked_for(folder):
     (folder / "cat" / "empty.jpg").write_bytes(b"")
     (folder / "dog" / "gone.png").symlink_to(folder / "nowhere.png")
     (folder / "fox").mkdir()
-    with pytest.raises(DataError, match=r"cat/empty.jpg: cannot .* has 0 bytes.*skip_bad=True"):
+    with pytest.raises(DataError, match=r"cat/empty.jpg cannot .* has 0 bytes.*skip_bad=True"):
         open_items(folder)
     items = open_items(folder, skip_bad=True)
     assert items.ids == ("cat/0.png", "dog/0.png")

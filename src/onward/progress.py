@@ -60,13 +60,17 @@ def progress_bar(description: str, unit: str = "items") -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        shown = visible(description)
-        task = bar.add_task(shown, total=1, unit=unit, rate="", visible=False)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(visible(description), total=1, unit=unit, rate="")
 
-        def show(done: int, total: int) -> None:
-            speed = bar.tasks[0].speed
-            rate = f"{speed:,.0f}/s" if speed else ""
-            bar.update(task, completed=done, total=max(total, 1), rate=rate, visible=True)
+    def show(done: int, total: int) -> None:
+        speed = bar.tasks[0].speed
+        rate = f"{speed:,.0f}/s" if speed else ""
+        bar.start()
+        bar.update(task, completed=done, total=max(total, 1), rate=rate)
 
+    try:
         yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Pixels = UInt8[np.ndarray, "item channel height width"]
 MODES = {1: "L", 3: "RGB"}
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-REPAIR = ". Replace it, or leave out what cannot be read: skip_bad=True"
+REPAIR = "replace it, or leave out what cannot be read: skip_bad=True"
 SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -85,7 +85,7 @@ def decode(
                 f"it has more than {max_pixels:,} pixels, and a damaged or malicious file could "
                 "fill the memory. If it is right, raise the limit: max_pixels=..."
             )
-        raise DataError(f"{where} cannot be read as an image: {reason}{REPAIR}") from error
+        raise DataError(f"{where} cannot be read as an image: {reason}", REPAIR) from error
 
 
 def is_image(path: str) -> bool:

@@ -103,14 +103,14 @@ class LeftOut:
 
     Attributes:
         where: the file, and the row in it.
-        why: what is wrong with it.
+        why: what is wrong with it, as words that go on from `where`.
     """
 
     where: str
     why: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        return f"{self.where} {self.why}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -210,13 +210,13 @@ class ImageParquet(Source):
         for row, item, given in zip(rows, ids, table[columns.label].to_pylist(), strict=True):
             fault, label = None, given if numbers is None else numbers.get(given, 0)
             if given in (None, ""):
-                fault = f"its label ({columns.label}) is {'null' if given is None else 'empty'}"
+                fault = f"has {'a null' if given is None else 'an empty'} label ({columns.label})"
             elif label > LARGEST_LABEL:
-                fault = f"its label ({columns.label}) is {label}, above {LARGEST_LABEL}"
+                fault = f"has label {label} ({columns.label}), above {LARGEST_LABEL}"
             elif item in (None, ""):
-                fault = f"its id ({columns.id}) is {'null' if item is None else 'empty'}"
+                fault = f"has {'a null' if item is None else 'an empty'} id ({columns.id})"
             elif names and label >= 0 and label not in names:
-                fault = f"its label ({columns.label}) is {label}, of {len(names)} classes"
+                fault = f"has label {label} ({columns.label}), but there are {len(names)} classes"
             payload = {"file": file, "row": row, "column": columns.image}
             number = 0 if fault else max(label, -1)
             yield Found(str(item), number, payload, f"{file}, row {row}", shard.part, fault)
@@ -323,7 +323,7 @@ def choose_columns(file: Path, stated: Stated) -> Columns:
         if len(found) == 1:
             option, missing = "label", "column that is known for the labels"
             if labels:
-                missing = f"single column of labels: {' and '.join(labels)} may be meant"
+                missing = f"single column of labels: {' and '.join(labels)} may hold them"
         raise DataError(f"{file} has no {missing}", f"{there}. Name one: {option}_column=...")
     for use, kinds, name in (
         ("images need a struct with a binary field 'bytes'", ("images",), found[0]),

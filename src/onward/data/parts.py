@@ -199,7 +199,8 @@ class Source(ABC):
         for one in found:
             why = one.fault
             if one.id in kept:
-                why = why or f"its id {one.id!r} stands at {kept[one.id].where} already"
+                column = f" ({self.stated.id_column})" if self.stated.id_column else ""
+                why = why or f"has the same id {one.id!r}{column} as {kept[one.id].where}"
             if self.stated.skip_bad and not why:
                 why = find_fault(one.payload, self.stated.max_pixels)
             if not why:

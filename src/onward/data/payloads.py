@@ -31,7 +31,7 @@ from jaxtyping import UInt8
 
 from onward.artifacts import digest, write_aside
 from onward.data import images
-from onward.data.images import MAX_PIXELS, REPAIR
+from onward.data.images import MAX_PIXELS
 from onward.errors import DataError, GalleryError
 from onward.labels import Labels, is_text
 
@@ -62,8 +62,8 @@ def open_payload(payload: Payload, max_pixels: int = MAX_PIXELS) -> "Image.Image
     changed = _find_change(content, payload) if isinstance(content, bytes) else None
     if changed is not None:
         raise DataError(
-            f"{where} has changed since its payload was written: {changed}. Put the image back, or "
-            "update the item, whose other vectors are of the image that it was"
+            f"{where} has changed since its payload was written: {changed}",
+            "put the image back, or update the item, whose other vectors are of the image it was",
         )
     return images.decode(content, where, max_pixels)
 
@@ -87,7 +87,7 @@ def find_fault(payload: Payload, max_pixels: int = MAX_PIXELS) -> str | None:
     try:
         open_payload(payload, max_pixels)
     except DataError as error:
-        return str(error).removeprefix(f"{describe_payload(payload)} ").removesuffix(REPAIR)
+        return error.given.removeprefix(f"{describe_payload(payload)} ")
     return None
 
 
@@ -193,7 +193,7 @@ def _there(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read: {error.strerror}. Put it back or leave the item out"
+            f"{path} cannot be read: {error.strerror}", "put it back or leave the item out"
         ) from error
 
 
@@ -230,8 +230,8 @@ def _read(payload: Payload) -> bytes | UInt8[np.ndarray, "8 8"]:
 
 def _says_nothing(payload: Payload) -> DataError:
     return DataError(
-        f"the payload {dict(payload)} does not say where an image is",
-        needed="it needs 'path', or 'file', 'row' and 'column', or 'digits'",
+        f"the payload {dict(payload)} does not say where an image is; it needs 'path', or 'file', "
+        "'row' and 'column', or 'digits'"
     )
 
 
@@ -259,8 +259,7 @@ def _value(payload: Payload, name: str, kind: type[V]) -> V:
     unfit = isinstance(value, bool) or not isinstance(value, kind)  # True is not a row
     if unfit or (isinstance(value, str) and ("\0" in value or not is_text(value))):
         raise DataError(
-            f"the payload {dict(payload)} has {value!r} as {name!r}, which says of no image where "
-            f"it is",
+            f"the payload {dict(payload)} has {value!r} as {name!r}, which locates no image",
             f"write {'a number' if kind is int else 'the name of a file or a column'}",
         )
     return value

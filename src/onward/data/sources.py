@@ -298,8 +298,8 @@ def _split(found: Source, items: Items, parts: Sequence[Part]) -> tuple[Items, I
         raise DataError(f"the part {parts[0].name} of {found.path} has no item")
     if not test.classes:
         raise DataError(
-            f"the part {parts[1].name} of {found.path} says of none of its items of which class "
-            f"it is, and such items judge nothing",
+            f"none of the items in the part {parts[1].name} of {found.path} has a label, so they "
+            "judge nothing",
             f"name a part with labels: {STATE_PARTS}",
         )
     lacking = [label for label in test.classes if label not in train.classes]

@@ -150,7 +150,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield f"line {number} of {path}", line.rstrip("\n")
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}", "give a text in UTF-8") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise EvaluationError(f"{path} cannot be read: {why}", "give a text in UTF-8") from error
 
 
 def _split(line: str, columns: int) -> list[str]:

@@ -289,14 +289,14 @@ class Relevance:
                 "give one camera to each",
             )
         kind = str if asked and isinstance(asked[0], str) else (int, np.integer)
-        for item, camera in zip(
-            (*self.query_ids, *self.gallery_ids), (*asked, *there), strict=True
-        ):
-            if not isinstance(camera, kind):
-                raise EvaluationError(
-                    f"the camera of {item!r} is {camera!r:.60}, the first is {asked[0]!r:.60}",
-                    "give each a whole number, or each a string that is its name",
-                )
+        sides = (("query", self.query_ids, asked), ("gallery item", self.gallery_ids, there))
+        for side, ids, cameras in sides:
+            for item, camera in zip(ids, cameras, strict=True):
+                if not isinstance(camera, kind):
+                    raise EvaluationError(
+                        f"the camera of {side} {item!r} is {camera!r:.60}",
+                        "give every query and item a whole number, or every one a string",
+                    )
         keys = np.array(there, dtype=object)
 
         def without(items: Items, camera: Any) -> Items:
