@@ -241,7 +241,7 @@ class Evaluation:
         found = (self.first_hit >= 0) & (self.first_hit < k)
         values: PerQuery = np.full(len(self.query_ids), np.nan)
         values[self.counted] = 0
-        values[found] = 1.0 if kind == "cmc" else 1 / (self.first_hit[found] + 1)
+        values[found] = {"cmc": 1.0, "mrr": 1 / (self.first_hit[found] + 1)}[kind]
         return values
 
     def value(self, metric: str) -> float:

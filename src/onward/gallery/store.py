@@ -200,8 +200,9 @@ class Filling:
 class Store(Protocol):
     """Rows and a record; see the module.
 
-    Everything is atomic, and safe when several processes call it at the same time. What fails
-    raises a GalleryError that names the gallery.
+    Everything is atomic, and safe when several processes or threads call it at the same time. What
+    fails raises a GalleryError that names the gallery and what it lacks or has already: the ids,
+    the space or the column.
     """
 
     @property
