@@ -163,7 +163,7 @@ def test_what_has_no_uncertainty_stored_comes_after_what_has(gallery):
 def test_without_any_uncertainty_there_is_no_order_unless_the_budget_is_for_all(url):
     gallery = create_gallery(url, OLD, items=[items({"b": 1, "a": 2})])
     run_upgrade(gallery, replace(H, uncertainty=None))
-    words = r"unsure the upgrade is of its 2 vectors in new@2.* is not stored.*order='random'.*fit"
+    words = r"no order by uncertainty: .* its 2 upgraded vectors in new@2.*order='random'.*fit"
     with pytest.raises(UpgradeError, match=words):
         backfill(gallery, NEW, Model(), budget=Budget(rows=1))
     random = backfill(gallery, NEW, Model(), budget=Budget(rows=1), order="random")

@@ -116,7 +116,7 @@ def test_without_labels_the_neighbours_are_compared_with_those_of_full_backfill(
     values = plan.drawn.on_grid("random", "agreement")
     assert values[0] == pytest.approx(np.mean(shared))
     assert values[-1] == 1.0
-    assert "does not know how unsure it is" in plan.advice
+    assert "The transformation gives no uncertainty" in plan.advice
 
 
 def test_a_plan_says_what_the_gallery_holds_and_what_was_left_out():

@@ -226,7 +226,7 @@ def test_tar_at_far_over_a_list_of_pairs(faces, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        pytest.param(["--pairs", "p"], "say at which false accept rate: --far 0.001", id="pairs"),
+        pytest.param(["--pairs", "p"], "--pairs needs --far; say at which false", id="pairs"),
         pytest.param(
             ["--far", "1", "--pairs", "x", "--same-labels"],
             "no effect with --pairs",
@@ -238,7 +238,7 @@ def test_tar_at_far_over_a_list_of_pairs(faces, tmp_path):
         pytest.param(
             ["--far", "1", "--camera-column", "x"], "--camera-column is about", id="camera"
         ),
-        pytest.param(["--ignore-unknown"], "--ignore-unknown is about the items", id="unknown"),
+        pytest.param(["--ignore-unknown"], "--ignore-unknown needs --", id="unknown"),
         pytest.param(["--qrels", "x", "--same-labels"], "--same-labels has no effect", id="labels"),
     ],
 )

@@ -248,7 +248,9 @@ def test_fit_keeps_of_a_small_sample_what_the_gate_needs_unless_it_is_told_a_sha
     shown = CliRunner().invoke(app, [str(each) for each in (*plan, "--json")])
     assert json.loads(shown.stdout)["prediction"]["whole"]["queries"] == 20
     words = told(*fit, "--sample-share", 0.8)
-    assert "WARNING: 20 are needed to judge by. By fewer the gate can hardly tell whether" in words
+    assert (
+        "WARNING: 20 are needed to judge by. With fewer the gate can hardly tell whether" in words
+    )
     new.select(np.arange(39)).save(tmp_path / "new.parquet")
     words = r"39 items, and of these 19 are left to learn from; it needs 20"
     with pytest.raises(ConfigurationError, match=words):

@@ -46,8 +46,14 @@ CAUSES = {
         "No space left on device .os error 28.. The disk is full, .* make room, and run the same",
     ),
     "a quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), "what you may use of it: make room"),
-    "no rights": (RuntimeError("Permission denied (os error 13)"), "closed to you: get the right"),
-    "read-only": (OSError(errno.EROFS, "Read-only file system"), "closed to you: get the right"),
+    "no rights": (
+        RuntimeError("Permission denied (os error 13)"),
+        "may not read or write its files: get the right",
+    ),
+    "read-only": (
+        OSError(errno.EROFS, "Read-only file system"),
+        "may not read or write its files: get the right",
+    ),
     "no memory": (MemoryError(), "MemoryError. There is too little memory: free some, or ask for"),
     "a file is gone": (RuntimeError("Not found: /g/a.lance"), "or damaged, restore it from a copy"),
     "half a manifest": (OSError("file size is too small, /x.rs:3"), "changed, removed or damaged"),
@@ -224,7 +230,9 @@ def test_a_vector_that_another_program_has_taken_away_is_missed(path, gallery):
     at = row.schema.get_field_index("old_1")
     row = row.set_column(at, row.schema.field("old_1"), pa.nulls(1, row["old_1"].type))
     items.merge_insert("id").when_matched_update_all().execute(row)
-    words = r"1 items have no vector in old@1 .*: 'b'. Another program has emptied .* update\(\)"
+    words = (
+        r"1 items have an origin but no vector in old@1 .*: 'b'. Another .* emptied .* update\(\)"
+    )
     with pytest.raises(GalleryError, match=words):
         gallery.read(OLD)
     gallery.update(embed(OLD, "b"))

@@ -445,7 +445,7 @@ def test_a_plan_advises_to_put_scattered_rows_together(gallery, monkeypatch):
     assert not any("compact" in one for one in plan_upgrade(gallery, H).advice)
     monkeypatch.setattr(fragments, "FEWEST_ROWS", PART + 1)
     (advice,) = [one for one in plan_upgrade(gallery, H).advice if "compact" in one]
-    assert advice.startswith("Most rows lie scattered over small parts of the store")
+    assert advice.startswith("Most rows are in many small parts of the store")
     gallery.compact(keep=timedelta(0))
     assert not any("compact" in one for one in plan_upgrade(gallery, H).advice)
 

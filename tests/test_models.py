@@ -598,7 +598,7 @@ def test_a_callable_cannot_be_saved_and_says_what_to_do(tmp_path):
 
 def test_a_callable_has_no_stages(items):
     model = EmbeddingModel.from_callable(lambda pixels: pixels, name="f", dim=3, input=GREY_8)
-    with pytest.raises(ModelError, match="the model does not tell what its stages say"):
+    with pytest.raises(ModelError, match="the outputs of the model's stages cannot be read"):
         list(model.stages(items))
 
 

@@ -257,7 +257,7 @@ def test_items_without_labels_are_compared_by_agreement_and_it_is_called_so(file
         )
     shown = answer(*words_of(files, "--exclude-self"))
     assert "Agreement of 32 items, as queries, with full backfill, over 3 neighbours." in shown
-    assert "Whether the new model is better nothing tells" in shown
+    assert "To learn whether the new model is better, give labels" in shown
     found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
     mean = {name: one["agreement"] for name, one in found["cells"].items()}
     gain = (mean["new/old"] - mean["old/old"]) / (1 - mean["old/old"])

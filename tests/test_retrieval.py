@@ -494,12 +494,12 @@ def test_a_ranking_without_queries_or_without_ranks_stands():
         ),
         pytest.param(
             {"rows": [[0, -1], [1, 2]], "distances": [[0, 1], [0, 1]]},
-            "the ranking of query 'p' pads otherwise than with row -1 and an infinite distance",
+            "the ranking of query 'p' must pad with row -1 and an infinite distance",
             id="padding-with-a-distance",
         ),
         pytest.param(
             {"rows": [[0, 1], [1, 2]], "distances": [[0, 1], [0, INF]]},
-            "the ranking of query 'q' pads otherwise than with row -1 and an infinite distance",
+            "the ranking of query 'q' must pad with row -1 and an infinite distance",
             id="item-at-infinity",
         ),
     ],

@@ -444,7 +444,7 @@ def test_a_network_that_was_asked_for_says_that_nothing_was_held_out():
     quick = FitSettings(method="mlp", epochs=1, least_steps=0, inner=8)
     fitted = fit(old, None, new, settings=quick, run=CPU)
     assert str(fitted) == (
-        "kept: new/old mlp: it was asked for by name and is given all to learn from: nothing was "
+        "kept: new/old mlp: it was asked for by name and learned from everything: nothing was "
         "held out"
     )
 
@@ -535,7 +535,7 @@ def test_side_information_that_makes_search_worse_is_left_out(seed):
     np.testing.assert_array_equal(
         fitted.transformation.apply(old).vectors, alone.transformation.apply(old).vectors
     )
-    assert "side-information is left out, for ridge finds more without it" in fitted.reason
+    assert "side-information is left out, because ridge finds more without it" in fitted.reason
     assert "ridge penalty" in str(fitted)
     assert "without side" in str(fitted)
 

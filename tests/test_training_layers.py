@@ -185,7 +185,7 @@ def test_a_model_without_stages_is_refused(items):
         dim=3,
         input=InputSpec(8, 1, (0.5,), (0.5,)),
     )
-    with pytest.raises(ModelError, match="does not tell what its stages say"):
+    with pytest.raises(ModelError, match="stages cannot be read"):
         add_layers_side_information(model, items, dim=2)
 
 

@@ -193,7 +193,7 @@ def test_canaries_that_do_not_fit_are_refused(gallery, upgrade):
     bare = Embeddings(new.ids, new.vectors, SECOND)
     unfit = [
         (lambda: Canaries(new, old.select([1])), "1 queries by the old .* 2 by .* the first 'q-0'"),
-        (lambda: Canaries(bare, old), "have no labels, and it is not said what they should find"),
+        (lambda: Canaries(bare, old), "have no labels, and nothing says what they should find"),
         (lambda: Canaries(new), r"have no old embeddings to compare with; give the same"),
         (
             lambda: Canaries(new, old, require=Requirement.parse("map >= new/new")),
@@ -291,7 +291,7 @@ def test_after_three_stale_verifications_it_gives_up_and_says_what_to_do(gallery
         gallery.delete([numbered(ROWS)[next(deleted)]])
 
     deleted = itertools.count()
-    words = r"others changed rows during each of 3 verifications\. .* let them rest for about"
+    words = r"others changed rows during each of 3 verifications\. .* keep rows unchanged for about"
     with pytest.raises(UpgradeError, match=words):
         verify_and_cut_over(upgrade, query_model="second", tell=disturb)
     assert gallery.view().serving == OLD
@@ -367,7 +367,7 @@ def test_the_command_line_takes_real_queries_with_qrels(on_disk):
         ): "--canaries and --queries-new mean the same; give one of the two",
         (*by_new, *by_old, "--canaries-old", "x"): "--canaries-old and --queries-old mean the same",
         (*by_new, *qrels, "--same-labels"): "--same-labels has no effect with --qrels",
-        (*by_new, *by_old): "have no labels, and it is not said what they should find; give embed",
+        (*by_new, *by_old): "have no labels, and nothing says what they should find; give embed",
         (
             *by_new,
             *qrels,

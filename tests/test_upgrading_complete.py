@@ -63,7 +63,7 @@ def test_queries_of_another_model_are_refused_before_during_and_after(gallery):
     upgrade.verify()
     assert_only(old, new)
     upgrade.cut_over(query_model="second")
-    assert_only(new, old, f"{embed_or_upgrade} now, or roll back")
+    assert_only(new, old, f"{embed_or_upgrade}, or roll back")
     upgrade.roll_back()
     assert_only(old, new)
     upgrade.cut_over(query_model="second")
@@ -247,7 +247,7 @@ def refusal(upgrade, at, **options):
     return None
 
 
-UNKNOWN = "or not by a clock that was right, so nobody knows whether the time to roll back is over"
+UNKNOWN = "or the clock was wrong, so nobody knows whether the time to roll back is over"
 
 
 def test_a_clock_that_was_set_back_some_hours_does_not_make_the_time_shorter(url):

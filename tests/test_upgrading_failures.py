@@ -194,7 +194,9 @@ def test_a_run_that_may_read_but_not_write_says_so_and_with_the_right_to_it_ends
         modes = {one: one.stat().st_mode for one in closed}
         for one in closed:
             one.chmod(0o555 if one.is_dir() else 0o444)
-        words = r"cannot be read or written: .*[Pp]ermission denied.*closed to you: get the right"
+        words = (
+            r"cannot be read or written: .*[Pp]ermission denied.*may not read or write its files"
+        )
         with without_the_rights_of_root():
             assert Upgrade(open_gallery(path), TO_SECOND).status().work.to_do == ROWS
             with pytest.raises(GalleryError, match=words):

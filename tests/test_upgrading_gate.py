@@ -68,12 +68,14 @@ def test_it_is_closed_where_search_gets_worse_beyond_doubt_and_opens_by_force_al
     plan = plan_upgrade(gallery, h, sample=sample)
     assert plan.decision.answer == "closed"
     assert plan.decision.gain.high < 0
-    assert plan.recommendation.startswith("Do not upgrade by this alone: it takes map from 23.2 %")
+    assert plan.recommendation.startswith(
+        "Do not upgrade with this transformation alone: it takes map from 23.2 %"
+    )
     assert "force=True" in plan.to_json()["next_steps"][0]["why"]
     upgrade, before = Upgrade(gallery, h), gallery.journal()
     words = (
-        r"nothing was written: the gate is CLOSED: map .* Do not upgrade by this alone: "
-        r".*force=True$"
+        r"nothing was written: the gate is CLOSED: map .* Do not upgrade with this "
+        r"transformation alone: .*force=True$"
     )
     with pytest.raises(UpgradeError, match=words):
         upgrade.start(prediction=plan.prediction, sample=sample)
@@ -240,7 +242,7 @@ def test_a_margin_that_is_none_is_refused():
         with pytest.raises(ConfigurationError, match=r"the margin is .*; give a fraction from 0"):
             plan_upgrade(gallery, h, sample=sample, margin=margin)
     same = plan_upgrade(*few()[:1], scaled(1), sample=few()[1], margin=0.0)
-    assert "no number of queries tells that nothing gets worse without a margin" in str(same)
+    assert "without a margin, no number of queries can show that nothing gets worse" in str(same)
     no_better = world(200, seen=0.3, spoil=5.0)[2]
     assert plan_upgrade(gallery, no_better, sample=sample, margin=0.0).decision.answer != "open"
     assert plan_upgrade(gallery, no_better, sample=sample, margin=0.3).decision.answer == "open"
@@ -284,9 +286,8 @@ def test_a_sample_that_makes_search_worse_beside_upgraded_vectors_is_not_written
     assert whole.of_sample.high < 0
     assert (decision.answer, decision.writes_sample) == ("open", False)
     assert decision.written == whole.value("map", "upgrade")
-    assert "the sample is not written, for beside upgraded vectors it makes search worse: map" in (
-        str(plan)
-    )
+    words = "the sample is not written, because beside upgraded vectors it makes search worse: map"
+    assert words in str(plan)
     assert not any("the sample's vectors" in one for one in plan.writes)
     upgrade = Upgrade(gallery, h)
     started = upgrade.start(prediction=plan.prediction, sample=sample)
@@ -340,7 +341,7 @@ def test_without_labels_the_share_of_the_sample_is_part_of_what_is_predicted():
     assert within.cell("upgrade + the sample").share == 0.5
     assert decision.written == within.value("agreement", "upgrade + the sample")
     assert decision.says.startswith("agreement of items with items ")
-    assert "queries that are not items may fare otherwise" in decision.says
+    assert "queries that are not items may give other results" in decision.says
     assert "give real ones." in decision.recommendation
 
 

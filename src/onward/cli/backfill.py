@@ -75,7 +75,7 @@ class RunOptions(EmbeddingOptions):
             raise ConfigurationError(
                 "how much to embed was not said",
                 "add --budget: 5000 (rows), 10% (of the gallery), 90s, 15m, or '$20' with --price, "
-                "the price of one item. What it would bring says: onward backfill plan",
+                "the price of one item. `onward backfill plan` says what it would bring",
             )
         _ = self.spent
 

@@ -34,7 +34,7 @@ def search(
     model: Annotated[
         Path | None, typer.Option(help="The query model, where QUERIES is an image.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items a query.")] = 5,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items for each query.")] = 5,
     exclude_self: Annotated[
         bool, typer.Option(help="Leave out the item with the query's own id.")
     ] = False,
@@ -97,7 +97,7 @@ def evaluate(
             )
     elif pairs is not None:
         raise ConfigurationError(
-            "--pairs names pairs to verify", "say at which false accept rate: --far 0.001"
+            "--pairs needs --far", "say at which false accept rate to verify them: --far 0.001"
         )
     if pairs is not None and judging.same_labels:
         raise ConfigurationError("--same-labels has no effect with --pairs", "leave one out")
@@ -133,7 +133,7 @@ def _tell_of_origins(gallery: "onward.Embeddings") -> dict[str, dict[str, int]]:
     said = ", ".join(f"{count:,} {origin}" for origin, count in counts.items())
     tell(
         f"the gallery's vectors are of several origins ({said}); all are judged as they are "
-        "stored. h alone is told by: onward compare"
+        "stored. `onward compare` shows h alone"
     )
     return {"gallery_origins": counts}
 
@@ -236,8 +236,8 @@ def read_cells(asked: Compared) -> "dict[str, tuple[onward.Embeddings, onward.Em
     queries, last = asked.queries, asked.new or asked.upgraded
     if asked.new is None and queries is None:
         raise ConfigurationError(
-            "without queries the items themselves are asked, by both models, and by the new one "
-            "they are not there",
+            "without queries the items themselves are the queries, by both models, but their "
+            "embeddings by the new model were not given",
             "give --new FILE, or queries: --queries-old FILE --queries-new FILE",
         )
     given = {OLD: asked.old, UPGRADED: asked.upgraded, NEW: asked.new}
@@ -329,12 +329,12 @@ def _of_labels(made: "UpgradeComparison", asked: Compared) -> "onward.Comparison
             f"h carried none of the items in {asked.upgraded}: what is known of them was embedded "
             "by the new model, and there is no upgrade to show. Give a file in which some are "
             "upgraded",
-            "what the gallery gives as it is stored is told by: onward compare",
+            "or let `onward compare` show what the gallery gives as it is stored",
         )
     if not isinstance(made.alone, onward.Comparison):
         raise EvaluationError(
             f"the items in {asked.old} and {asked.new} have no labels, and a page shows what is "
             "right by labels",
-            "embed items with labels. The agreement with full backfill is told by: onward compare",
+            "embed items with labels. `onward compare` shows the agreement with full backfill",
         )
     return made.alone

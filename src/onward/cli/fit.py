@@ -238,8 +238,7 @@ def _learned(
             f"the sample has {len(embedded)} items, and of these {len(part)} are left to learn "
             f"from; it needs {least}",
             f"embed more items (onward gallery sample), or learn from more with --sample-share: of "
-            f"those that are not learned from, {KEPT} judge the upgrade, else nothing says whether "
-            "it makes search worse",
+            f"those that are not learned from, {KEPT} judge whether the upgrade makes search worse",
         )
     learned = pairs_of_gallery(gallery, old, side, embedded.align(part))
     kept = len(embedded) - len(part)
@@ -249,9 +248,9 @@ def _learned(
     )
     if kept < KEPT:
         tell(
-            f"WARNING: {KEPT} are needed to judge by. By fewer the gate can hardly tell whether "
+            f"WARNING: {KEPT} are needed to judge by. With fewer the gate can hardly tell whether "
             "search gets better, and does not open; embed more items, or leave --sample-share out, "
-            "and enough are kept"
+            "so that enough are kept"
         )
     if len(learned) < len(part):
         tell(f"{len(part) - len(learned)} are not in {gallery.url}, or lack what is read of them")

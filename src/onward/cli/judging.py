@@ -51,7 +51,7 @@ class Asked(BaseModel):
             raise ConfigurationError("--same-labels has no effect with --qrels", "leave one out")
         if self.ignore_unknown and not self.said.intersection(self.of_items):
             raise ConfigurationError(
-                f"--ignore-unknown is about the items of --{' or --'.join(self.of_items)}",
+                f"--ignore-unknown needs --{' or --'.join(self.of_items)}",
                 "give one of them, or leave it out",
             )
 

@@ -34,6 +34,7 @@ class Answer(Protocol):
 COMMANDS = {
     "start": "onward upgrade start",
     "run": "onward upgrade start",
+    "run_and_verify": "onward upgrade start, then onward upgrade verify",
     "pause": "onward upgrade pause",
     "resume": "onward upgrade resume",
     "limit": "onward upgrade limit",

@@ -59,7 +59,7 @@ OpenUpgrade = Annotated[
 RowsPerSecond = Annotated[
     str | None,
     typer.Option(
-        help="How many rows all who run it may write a second, now and later; 'none' for any."
+        help="Most rows that all runs together write a second, now and later; 'none' for no limit."
     ),
 ]
 LeaveOut = Annotated[
@@ -132,7 +132,7 @@ def everything(
         goes_on = planned.allowed or is_started(upgrade.gallery.view(), upgrade.routes)
         then = "To do it: add --yes" if goes_on else "To do it unjudged: --yes --unjudged"
         then = "To do it all the same: add --yes --force" if closed else then
-        return Told(planned, then=then, failed=closed)
+        return Told(planned, then=_how_to_judge(planned) + then, failed=closed)
     tell_answer(planned)
     gate = _start(upgrade, judges, planned.prediction)
     result, steps = _run(upgrade)
@@ -152,7 +152,8 @@ def plan(upgrade: OpenUpgrade, judges: Judges) -> Told:
     Example: onward upgrade plan photos.lance old-to-new/ --sample new.parquet
     """
     planned = _plan(upgrade, judges)
-    return Told(planned, failed=planned.decision is not None and not planned.allowed)
+    closed = planned.decision is not None and not planned.allowed
+    return Told(planned, then=_how_to_judge(planned), failed=closed)
 
 
 @app.command()
@@ -229,9 +230,11 @@ def limit(upgrade: OpenUpgrade, rows_per_second: RowsPerSecond = None) -> Answer
 @app.command()
 def abort(
     upgrade: OpenUpgrade,
-    yes: Annotated[bool, typer.Option(help="Do it; without, only say what goes.")] = False,
+    yes: Annotated[
+        bool, typer.Option(help="Do it; without, only say what would be dropped.")
+    ] = False,
     leave_out: Annotated[
-        bool, typer.Option(help="Also where items have a vector in the new space only.")
+        bool, typer.Option(help="Drop it although some items have a vector in the new space only.")
     ] = False,
 ) -> Told:
     """Give an upgrade up: runs of it end, and the new space is dropped. Nothing else changes.
@@ -242,7 +245,7 @@ def abort(
         return Told(upgrade.abort(leave_out=leave_out))
     status = upgrade.status()
     then = (
-        f"nothing was done. Aborting would drop {status.new} with the vectors of "
+        f"onward: nothing was done. Aborting would drop {status.new} with the vectors of "
         f"{status.work.done:,} rows; to do it: add --yes"
     )
     return Told(status, then=then, failed=True)
@@ -308,9 +311,11 @@ def rollback(
 @app.command()
 def complete(
     upgrade: OpenUpgrade,
-    now: Annotated[bool, typer.Option(help="Do it while one could roll back still.")] = False,
+    now: Annotated[
+        bool, typer.Option(help="Do not wait for the end of the time to roll back.")
+    ] = False,
     rollback_days: Annotated[
-        float, typer.Option(min=0, help="So long after cutting over this is refused.")
+        float, typer.Option(min=0, help="Days after cutting over during which this is refused.")
     ] = 7,
     drop_original: Annotated[
         bool, typer.Option(help="Give up the old vectors and the side-information too.")
@@ -359,6 +364,12 @@ def _plan(upgrade: "onward.Upgrade", judges: Judges) -> "Plan":
     )
 
 
+def _how_to_judge(planned: "Plan") -> str:
+    """Say by which commands an upgrade is judged, where nothing could judge it."""
+    is_judged = planned.prediction is not None and planned.prediction.judge is not None
+    return "" if is_judged else f"To judge it, {HOW_TO_JUDGE}. "
+
+
 def _check_judged(upgrade: "onward.Upgrade", judges: Starting) -> None:
     """Refuse to start what nothing judges, unless that is said; what was started may go on.
 
@@ -397,7 +408,8 @@ def _start(
     gate = started.gate
     if gate is None:  # it was given up meanwhile
         return {"gate": None}
-    tell(f"gate {gate}" if gate.warning is None else f"WARNING: {gate.warning}.")
+    how = "onward upgrade verify --canaries"
+    tell(f"gate {gate}" if gate.warning is None else f"WARNING: {gate.warning} ({how}).")
     return {"gate": gate.to_json()}
 
 

@@ -283,8 +283,8 @@ class AgreementComparison:
             f"{_percent(self.value(name))} ({name})" for name in self.cells if name != NEW
         )
         return (
-            f"Of what full backfill finds, {found} is found. Whether the new model is better "
-            "nothing tells: give labels, or qrels."
+            f"Of what full backfill finds, these find {found}. To learn whether the new model is "
+            "better, give labels, or qrels."
         )
 
     def to_json(self) -> dict[str, Any]:

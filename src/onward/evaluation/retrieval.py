@@ -217,7 +217,7 @@ def _check_ranks(ranking: Ranking) -> None:
     descending = distances[:, 1:] < distances[:, :-1]
     refuse(ranking, descending, "has descending distances; rank the nearest first")
     padded = np.isinf(distances) != (rows < 0)
-    refuse(ranking, padded, "pads otherwise than with row -1 and an infinite distance together")
+    refuse(ranking, padded, "must pad with row -1 and an infinite distance together")
 
 
 def refuse(ranking: Ranking, bad: Hits, complaint: str) -> None:

@@ -375,13 +375,17 @@ class GalleryRows(ABC):
             raise SpaceMismatchError(
                 given,
                 f"distances between them mean nothing. Upgrade the gallery from {serving.name} to "
-                f"{space.name} first (onward upgrade {self.url} TRANSFORMATION), or {embed}",
+                f"{space.name} first, or {embed}",
+                step="upgrade",
             )
+        step = None
         if record.previous is not None and record.previous.space == space:
-            do = f"It answered until the gallery was cut over: {embed} now, or roll back (onward "
-            do += "upgrade rollback)"
+            step, do = (
+                "roll_back",
+                f"It answered until the gallery was cut over: {embed}, or roll back",
+            )
         elif space in record.transformations:
-            do = f"Finish the upgrade to {space.name} and cut over (onward upgrade), or {embed}"
+            step, do = "upgrade", f"Finish the upgrade to {space.name} and cut over, or {embed}"
         else:
             do = f"{embed[0].upper()}{embed[1:]}, or upgrade to {space.name} and cut over"
         held = f"{self._store.count([at], ()):,} of {self._store.count((), ()):,} rows"
@@ -389,6 +393,7 @@ class GalleryRows(ABC):
             given,
             f"{held} have a vector in {space.name}. {do}, or look into it as it is with "
             "allow_unserved=True",
+            step=step,
         )
 
     def _fields(self, *spaces: Sequence[Space]) -> list[list[Field]]:

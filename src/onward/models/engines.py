@@ -151,7 +151,7 @@ class Engine(ABC):
         """
         if grid is not None and not self.stage_channels:
             raise ModelError(
-                "the model does not tell what its stages say",
+                "the outputs of the model's stages cannot be read",
                 "use a side-information model, such as one trained by SimCLR",
                 needed="side-information of kind layers needs a torch backbone",
             )

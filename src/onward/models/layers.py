@@ -55,7 +55,7 @@ class LayersReadout:
         shapes = [array.shape for array in self.arrays().values()]
         if shapes != [(total,), (total,), (self.dim, total)]:
             raise ModelError(
-                f"mean, scale and components of shapes {shapes} do not read {self.stages} channels "
+                f"mean, scale and components of shapes {shapes} do not fit {self.stages} channels "
                 f"on a {self.grid} x {self.grid} grid",
                 f"give ({total},), ({total},), (dim, {total})",
             )

@@ -270,7 +270,7 @@ def _create(spec: BackboneSpec) -> Any:
         raise _unfit(spec, reason) from error
     if not hasattr(model, "forward_intermediates"):
         raise ModelError(
-            f"{spec.name} does not tell what its stages say (it has no forward_intermediates in "
+            f"the outputs of {spec.name}'s stages cannot be read (no forward_intermediates in "
             f"timm {timm.__version__})",
             f"take another model, such as {TIMM}resnet50",
         )

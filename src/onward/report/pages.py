@@ -523,7 +523,7 @@ def _facts(plan: BackfillPlan) -> dict[str, str]:
         f"{plan.missing:,} without a new vector",
         "judged on": f"{plan.within.items:,} items of the gallery, each a query for the others",
         "of these, lost": f"{plan.within.lost:,} that no transformation can carry: not found until "
-        "they are embedded, which they are first",
+        "they are embedded; they come first",
         "left out of the sample": left_out or "nothing",
         "random": f"the mean of {SEEDS} random orders",
     }

@@ -230,8 +230,8 @@ def check_steps(steps: Sequence[Step], old_dim: int, side_dim: int | None) -> in
     for name, layer in layers_of(steps):
         if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
             raise TransformationError(
-                f"layer {name} holds NaN or infinite values, so the fit went astray",
-                "fit again with a smaller learning rate, or look for wild values in the embeddings",
+                f"layer {name} holds NaN or infinite values, so the fit diverged",
+                "fit again with a smaller learning rate, or look for extreme values in embeddings",
             )
 
     def width(name: str, layer: Dense, fed: int) -> int:
@@ -305,7 +305,7 @@ class Uncertainty:
             )
         if not all(np.isfinite(array).all() for array in self.arrays.values()):
             raise TransformationError(
-                "the uncertainty holds NaN or infinite values, so the fit went astray",
+                "the uncertainty holds NaN or infinite values, so the fit diverged",
                 "fit again with a smaller learning rate",
             )
 

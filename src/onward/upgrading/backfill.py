@@ -99,7 +99,7 @@ class Budget:
         if name == "money" and not _is_above_0(self.price):
             raise ConfigurationError(
                 f"a budget of money, {value:g}, needs the price of one item, a number above 0",
-                f"the price given is {self.price}. Add it: price=0.002, say",
+                f"the price given is {self.price}. Add it: price=...",
             )
         if name != "money" and self.price is not None:
             raise ConfigurationError(
@@ -447,8 +447,8 @@ def _waiting_in_order(
     covers_all = meter.left is not None and meter.left >= len(missing) + len(upgraded)
     if upgraded and max(upgraded.values()) == -math.inf and not covers_all:
         raise UpgradeError(
-            f"how unsure the upgrade is of its {len(upgraded):,} vectors in {new} is not stored in "
-            f"gallery {view.url}, so there is no order by uncertainty",
+            f"there is no order by uncertainty: gallery {view.url} does not store the uncertainty "
+            f"of its {len(upgraded):,} upgraded vectors in {new}",
             "backfill in random order, order='random', or fit the transformation with "
             "uncertainty=True and upgrade with that",
         )

@@ -183,7 +183,7 @@ def check_complete(
 def why_confirm(completion: Completion) -> str:
     """Return what is to be read before the originals are given up."""
     return (
-        f"to give up the originals of gallery {completion.gallery} makes impossible: "
+        f"giving up the originals of gallery {completion.gallery} makes impossible: "
         f"{'; '.join(completion.impossible)}. Nothing was dropped yet"
     )
 
@@ -197,8 +197,8 @@ def _check_window(view: GalleryView, window: timedelta) -> None:
     at_once, since = "to complete it at once, say now=True", _cut_over_at(view)
     if since is None:
         raise UpgradeError(
-            f"it is not recorded when gallery {view.url} was cut over to {view.serving}, or not by "
-            "a clock that was right, so nobody knows whether the time to roll back is over",
+            f"it is not recorded when gallery {view.url} was cut over to {view.serving}, or the "
+            "clock was wrong, so nobody knows whether the time to roll back is over",
             at_once,
         )
     until = since + window

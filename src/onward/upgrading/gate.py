@@ -51,10 +51,6 @@ CLOSED: Answer = "closed"
 CANNOT_JUDGE: Answer = "cannot judge"
 SHOUTED: Mapping[Answer, str] = {OPEN: "open", CLOSED: "CLOSED", CANNOT_JUDGE: "CANNOT JUDGE"}
 
-HOW_TO_JUDGE = (
-    "choose items of the gallery, embed them with the new model and plan with them as its sample; "
-    "or give real queries by both models"
-)
 NOT_JUDGED = "neither a sample nor real queries were given, so nothing was predicted"
 
 REQUIREMENT = re.compile(
@@ -266,8 +262,8 @@ class GateEntry(Plain):
         first = "has NOT JUDGED" if self.answer is None else "did NOT OPEN for"
         return (
             f"the gate {first} this upgrade, which goes on; it may make search worse. "
-            f"It says: {self.says}. Before cutting over, verify with queries "
-            "whose answers are known, or plan with a sample"
+            f"It says: {self.says}. Before cutting over, plan with a sample, "
+            "or verify with queries whose answers are known"
         )
 
     def __str__(self) -> str:
@@ -417,7 +413,7 @@ def _why_not_written(judge: Judgement, margin: float) -> str | None:
         return None
     with_it, without = (judge.value(judge.metric, name) for name in (WITH_SAMPLE, UPGRADE))
     return (
-        f"the sample is not written, for beside upgraded vectors it makes search worse: "
+        f"the sample is not written, because beside upgraded vectors it makes search worse: "
         f"{judge.metric} {_percent(with_it)} with it, {_percent(without)} without"
     )
 
@@ -443,7 +439,7 @@ def _in_words(
     name, asked = judge.metric, count_asked(judge.queries, judge.asked)
     told = verdict = unlike = None
     if name == AGREEMENT and judge.asked == ITEMS:
-        unlike = "queries that are not items may fare otherwise"
+        unlike = "queries that are not items may give other results"
     if name == AGREEMENT:
         name += f" of {judge.asked if unlike is None else 'items with items'}"
     if decision.verdict is not None:
@@ -465,8 +461,9 @@ def _in_words(
         do = f"Do nothing: upgrading {moved}{_backfill(within, NOTHING)}"
     else:
         do = (
-            f"Do not upgrade by this alone: it {moved}{_backfill(within, NOTHING)}. Or let "
-            "the transformation learn from items of this gallery and from side-information"
+            f"Do not upgrade with this transformation alone: it {moved}"
+            f"{_backfill(within, NOTHING)}. Or let the transformation learn from "
+            "items of this gallery and from side-information"
         )
     do += f".{_caution(judge, gain, written)}"
     return replace(decision, says="; ".join(says), recommendation=do)
@@ -476,7 +473,7 @@ def _what_would_tell(
     prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval
 ) -> str:
     if decision.needed is None:
-        return "no number of queries tells that nothing gets worse without a margin"
+        return "without a margin, no number of queries can show that nothing gets worse"
     about = "at least" if -1 in (gain.low, -gain.high) else "about"  # it is cut off
     several = " of more than one class" if judge.of_one_class else ""
     if judge.asked != ITEMS:
@@ -511,11 +508,11 @@ def _backfill(within: Judgement | None, beside: str) -> str:
 def _caution(judge: Judgement, gain: Interval, written: str) -> str:
     if judge.metric == AGREEMENT:
         said = (
-            " Without answers nothing is known of how good the new model itself is: agreement "
-            "is nearness to it."
+            " Without labels or judgements, agreement shows only how near search is to that of "
+            "the new model, not whether the new model is better."
         )
         if judge.asked == ITEMS:
-            said += " And queries that are not items may fare otherwise: give real ones."
+            said += " Queries that are not items may give other results: give real ones."
         return said
     first, before = (judge.value("cmc@1", name) for name in (written, NOTHING))
     if first < before and gain.estimate >= 0:
@@ -577,7 +574,7 @@ def _about_orders(drawn: Curves, order: str) -> Iterator[str]:
     """Say where a random order would do better than uncertainty."""
     if UNCERTAINTY not in drawn.values:
         yield (
-            "The transformation does not know how unsure it is, so only a random order can be had: "
+            "The transformation gives no uncertainty, so only a random order is possible: "
             "fit it with uncertainty=True."
         )
         return

@@ -23,7 +23,6 @@ from onward.upgrading.forecast import (
     forecast,
 )
 from onward.upgrading.gate import (
-    HOW_TO_JUDGE,
     MARGIN,
     OPEN,
     Decision,
@@ -97,7 +96,10 @@ class Plan:
         """What to do, in one line."""
         if self.decision is not None:
             return self.decision.recommendation
-        return f"Not judged: nothing is predicted without a sample. To judge it: {HOW_TO_JUDGE}."
+        return (
+            "Not judged: nothing is predicted without true new embeddings of some items, or real "
+            "queries by both models."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values, with what to do next."""
@@ -239,13 +241,13 @@ def _advice(
     reads_none = all(one.side is None for one in routes.transformations)
     if reads_none and any(one.made_by.get("without_side") for one in routes.transformations):
         yield (
-            "No side-information is read: with what is stored a transformation did worse than "
-            "without it, on what it had not seen. Another kind, or more pairs, may do better"
+            "No side-information is read: on what was held out, a transformation did worse with "
+            "what is stored than without it. Another kind, or more pairs, may do better"
         )
     elif reads_none:
         yield (
-            "No side-information is read: what the old vectors left out, no transformation brings "
-            "back. Store side-information with every item from now on, and with those whose "
+            "No side-information is read: no transformation brings back what the old vectors left "
+            "out. Store side-information with every item from now on, and with those whose "
             "images are at hand: a transformation that reads it carries these rows, and this one "
             "the rest, as a fallback. What it brings here, a plan says once a sample of them is "
             "embedded"
@@ -264,7 +266,7 @@ def _advice(
     new = routes.new
     if work.to_do >= SAMPLE_ROWS and gallery.bytes_of_writing(new) > 2 * new.bytes:
         yield (
-            "Most rows lie scattered over small parts of the store, and each is rewritten as a "
+            "Most rows are in many small parts of the store, and each part is rewritten as a "
             "whole: put them together first, by compact(), and only the new vectors are written"
         )
 
@@ -366,7 +368,7 @@ class BackfillPlan:
         if self.within.lost:
             lines.append(
                 f"  lost     {self.within.lost:,} of these items cannot be carried over: they are "
-                "not found until they are embedded, which they are first"
+                "not found until they are embedded; they come first"
             )
         lines += [f"  left out {count:,}: {why}" for why, count in self.left_out.items()]
         for metric in ("cmc@1", "map", "agreement"):
@@ -410,7 +412,7 @@ def plan_backfill(
     check_routes(view, routes)
     prediction = forecast(view, routes, sample, curves=True, seed=seed)
     if prediction.within is None or prediction.curves is None:
-        raise UpgradeError(prediction.why or "")
+        raise UpgradeError(prediction.why or "", step="sample")
     counts = view.counts.get(routes.new)
     upgraded, embedded = (0, 0) if counts is None else (counts.upgraded, counts.embedded)
     return BackfillPlan(

@@ -536,7 +536,7 @@ class Upgrade:
             raise UpgradeError(
                 f"gallery {view.url} was not cut over: {NOT_VERIFIED[verified]}. To cut over all "
                 "the same, and have that logged, say force=True",
-                step="run" if verified == "stale" else "verify",
+                step="run_and_verify" if verified == "stale" else "verify",
             )
         return verified
 
@@ -596,8 +596,8 @@ def verify_and_cut_over(
             )
     raise UpgradeError(
         f"gallery {gallery.url} was not cut over: others changed rows during each of {ATTEMPTS} "
-        f"verifications. All else is done",
-        f"let them rest for about {longest:,.1f} s, as long as a "
+        f"verifications. Everything else is done",
+        f"keep rows unchanged for about {longest:,.1f} s, as long as a "
         "verification takes, and do the same again. Or cut over with force=True: rows "
         "that are to be done then are done by the next run",
     )

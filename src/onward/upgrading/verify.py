@@ -90,7 +90,7 @@ class Canaries:
             object.__setattr__(self, "old", self.old.align(self.new.ids))
         if self.qrels is None and self.new.labels is None:
             raise UpgradeError(
-                "the canaries have no labels, and it is not said what they should find",
+                "the canaries have no labels, and nothing says what they should find",
                 "give embeddings with labels, or judgements (qrels=...)",
             )
         if self.requirement.metric not in METRICS or self.requirement.cell == NEW:

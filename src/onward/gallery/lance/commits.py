@@ -46,7 +46,7 @@ CAUSES: tuple[tuple[tuple[int, ...], str], ...] = (
     ),
     (
         (errno.EACCES, errno.EPERM, errno.EROFS),
-        "Its files are closed to you: get the right to read and write the directory",
+        "You may not read or write its files: get the right to do so in the directory",
     ),
     ((errno.ENOMEM,), "There is too little memory: free some, or ask for less at a time"),
 )

@@ -208,8 +208,8 @@ def vectors_of(table: pa.Table, of: Field) -> Vectors:
     if column.null_count:
         emptied = pc.filter(table["id"], pc.is_null(column)).to_pylist()
         raise GalleryError(
-            f"{len(emptied)} items have no vector in {of.space} though it is known how they came "
-            f"by one: {name_ids(emptied)}. Another program has emptied the column {of.column}",
+            f"{len(emptied)} items have an origin but no vector in {of.space}: "
+            f"{name_ids(emptied)}. Another program has emptied the column {of.column}",
             "give these items to update(), or restore the gallery from a copy",
         )
     chunks = column.chunks

@@ -60,10 +60,10 @@ HELD_OUT = {
 """What is held out as a whole, and on what is judged so."""
 OF_SAMPLE = "held-out items of the gallery's sample: classes that h has seen"
 ASKED = "it was asked for by name"
-NO_NETWORK = "the network was not tried, for torch is not installed: pip install 'onward[fit]'"
+NO_NETWORK = "the network was not tried, because torch is not installed: pip install 'onward[fit]'"
 LEARNED_NOTHING = (
     "on what was held out it errs no less than giving every item the mean of the new vectors "
-    "would: it has learned nothing that holds there, and wants more pairs, or pairs of what the "
+    "would: it has learned nothing that holds there, and needs more pairs, or pairs of what the "
     "gallery holds"
 )
 TRIAL_STEPS = 1 / 3
@@ -110,7 +110,7 @@ class Fit:
     queries: int = 0
     tried: tuple[Trial, ...] = ()
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    reason: str = "it was asked for by name and is given all to learn from: nothing was held out"
+    reason: str = "it was asked for by name and learned from everything: nothing was held out"
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the transformation and what was chosen as plain values."""

@@ -309,9 +309,9 @@ def leaves_side_out(without: Trial, with_it: Trial, judge: Judge) -> str | None:
     """
     gained = judge.difference(without, with_it, CLEAR)
     if gained.low > 0 and not judge.errs_less(with_it, without):
-        return "side-information is left out, for ridge finds more without it"
+        return "side-information is left out, because ridge finds more without it"
     if gained.high > 0 and judge.errs_less(without, with_it):
-        return "side-information is left out, for ridge errs less without it"
+        return "side-information is left out, because ridge errs less without it"
     return None
 
 
