@@ -76,7 +76,7 @@ def test_what_cannot_be_embedded_is_told_and_the_rest_is_embedded(images, tmp_pa
     assert (made.ids, made.vectors[:, 0].tolist()) == (("good", "also good"), [10, 20])
     assert skipped.keys() == bad.keys()
     words = {
-        "gone": "gone.png cannot be read: No such file or directory",
+        "gone": "gone.png cannot be read: No such file or directory; put it back",
         "torn": "torn.png cannot be read as an image: ",
         "changed": "3.png has changed since its payload was written: its SHA-256",
         "white": "the model gives NaN or infinite values for it",

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from onward.data import Items, load_images, open_payload
-from onward.data.images import MAX_PIXELS, Pixels, to_pixels
+from onward.data.images import MAX_PIXELS, REPAIR, Pixels, to_pixels
 from onward.data.payloads import Payload
 from onward.errors import ConfigurationError, DataError, ModelError
 from onward.models.engines import Vectors
@@ -157,7 +157,7 @@ def _decode(
         try:
             image = open_payload(payload, max_pixels)
         except DataError as error:
-            return error.given
+            return error.given if error.do == REPAIR else str(error)
         return to_pixels(image, model.input.size, model.input.channels)
 
     def place(row: int) -> tuple[str, int]:
