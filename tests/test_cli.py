@@ -413,7 +413,7 @@ def test_items_that_would_be_lost_may_be_left_out_by_the_command(files, gallery)
     words = ["upgrade", "verify", gallery, str(files / "with-side"), "--json"]
     refused = CliRunner().invoke(app, words)
     assert refused.exit_code == 1
-    assert "leave_out=True" in json.loads(refused.stdout)["next_steps"][0]["why"]
+    assert "--leave-out" in json.loads(refused.stdout)["next_steps"][0]["why"]
     assert json.loads(answer(*words, "--leave-out"))["passed"]
 
 
