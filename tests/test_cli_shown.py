@@ -197,6 +197,8 @@ def test_lines_and_fields_that_are_told_are_one_line_each(capsys):
             "say so: --read-as classes, or raise --max-pixels ...",
         ),
         ("is_forced=True, forced=True, seed=3/a", None, "is_forced=True, forced=True, seed=3/a"),
+        ("overwrite=True.lance, force=True/1", None, "overwrite=True.lance, force=True/1"),
+        ("to do it, say force=True.", None, "to do it, say --force."),
         ("give force", "a step that no command takes", "give force"),
     ],
 )
@@ -204,6 +206,21 @@ def test_an_error_is_shown_with_the_command_and_the_options_that_put_it_right(sa
     error = UpgradeError(said, step=step)
     assert str(error) == said
     assert message_of(error) == shown
+
+
+def test_an_id_that_looks_like_an_argument_is_shown_as_it_is(capsys):
+    ids = ["force=True", "qrels=...", "order='random'"]
+    show(Fields({"written": ids, "path": "overwrite=True/a"}), as_json=False)
+    shown = "written  force=True, qrels=..., order='random'\npath     overwrite=True/a\n"
+    assert capsys.readouterr().out == shown
+
+
+def test_an_option_has_the_spellings_that_were_meant_alone(capsys):
+    for command in (["upgrade", "verify"], ["search"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+    assert "--as-json" not in (said := capsys.readouterr().out)
+    assert "--every" not in said
 
 
 def test_an_answer_and_its_next_steps_name_options_too(capsys):

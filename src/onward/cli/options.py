@@ -158,7 +158,8 @@ def _set_signature(command: Callable[..., Any], options: Mapping[str, tuple[Any,
     ]
     for one in given:
         _, *words = get_args(one.annotation)
-        if one.default is False and words and not words[0].param_decls:  # else `--no-` stands too
+        is_named = words and (words[0].param_decls or isinstance(words[0].default, str))
+        if one.default is False and words and not is_named:  # else `--no-` stands too
             words[0].param_decls = (_flag(one.name),)
     given.sort(key=lambda one: one.default is not REQUIRED)
     OPTIONS.update(one.name for one in given if one.default is not REQUIRED)

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -127,10 +127,10 @@ def laid_out(answer: object) -> str:
     """Return an answer as text for a person, nothing hidden in it."""
     text = str(answer)
     values = answer.to_json() if isinstance(answer, Answer) else {}
-    broken = {given for given in _texts(values) if "\n" in given}
-    for given in sorted(broken, key=len, reverse=True):
-        text = text.replace(given, visible(given))
-    return visible(with_options(text), lines=True)
+    given = set(_texts(values))
+    for one in sorted((one for one in given if "\n" in one), key=len, reverse=True):
+        text = text.replace(one, visible(one))
+    return visible(with_options(text, kept=given), lines=True)
 
 
 def message_of(error: OnwardError) -> str:
@@ -143,20 +143,21 @@ def message_of(error: OnwardError) -> str:
     return f"{text} ({COMMANDS[error.step]})" if error.step in COMMANDS else text
 
 
-def with_options(text: str) -> str:
+def with_options(text: str, kept: Collection[str] = ()) -> str:
     """Return a text of the library's with options where it names arguments of the same name.
 
-    Only `name=True`, `name=...` and `name='word'` are taken for arguments: other text with an
-    equals sign may be a path or an id.
+    Only `name=True`, `name=...` and `name='word'` that stand alone are taken for arguments: what
+    has an equals sign otherwise may be a path or an id, and so may be what is `kept`.
     """
 
     def option(argument: re.Match[str]) -> str:
         name, value = argument[1], argument[3] or argument[2]
-        if name not in OPTIONS:
+        if name not in OPTIONS or argument[0] in kept:
             return argument[0]
         return f"--{name.replace('_', '-')}" + ("" if value == "True" else f" {value}")
 
-    return re.sub(r"\b(\w+)=(\.\.\.|True\b|'([\w-]+)')", option, text)
+    alone = r"(?<![\w./\\-])(\w+)=(\.\.\.|True|'([\w-]+)')(?=[\s,;:)]|\.?\s|\.?$)"
+    return re.sub(alone, option, text)
 
 
 def _texts(value: Any) -> Iterator[str]:
