@@ -327,6 +327,13 @@ def test_workers_split_the_parts_and_those_of_one_that_ends_are_filled_too(path,
     check(gallery)
 
 
+def test_workers_split_parts_by_their_places_whatever_their_numbers_are(path, gallery):
+    gallery.delete(gallery.view().ids(without=[NEW])[PART : 2 * PART])  # the parts 0 and 2 stay
+    with gallery.working_on(NEW) as mine, open_gallery(path).working_on(NEW):
+        filling = gallery.fill(NEW, [OLD, SIDE], of_h, made_by=H.digest, share_now=mine)
+        assert [next(filling) for _ in range(2)] == [PART, 0]
+
+
 @pytest.fixture
 def precious(tmp_path):
     """A file of somebody else's, last written long ago."""

@@ -101,14 +101,14 @@ class Filler:
 
         Gives after each how many rows were written, or 0 where others work on all that is left.
         """
-        tries, awaited, since = Counter[int](), list[int](), 0.0
+        tries, awaited, since = Counter[int](), dict[int, int](), 0.0
         while large := self._large():
             if large != awaited:
                 awaited, since = large, time.monotonic()
             share = self._filling.share_now()
-            own = [number for number in large if number % share.of == share.number]
+            own = [one for one, place in large.items() if place % share.of == share.number]
             if time.monotonic() - since > HANGING_SECONDS:
-                own = large
+                own = list(large)
             if not own:
                 yield 0
                 continue
@@ -120,20 +120,20 @@ class Filler:
                 tries[own[0]] += 1
                 self._left_out |= {own[0]} if tries[own[0]] == FRUITLESS_TRIES else set()
 
-    def _large(self) -> list[int]:
-        """Return the fragments to be filled as they are now; remember which are too small."""
+    def _large(self) -> dict[int, int]:
+        """Return the fragments to be filled, with their places; remember which are too small."""
         to, wanted = self._filling.to, rows_where(self._filling.wanted, (), None)
         with speaking(self._url):
             dataset = open_dataset(self._path)
             numbers = set(_numbers(dataset, to))
             if numbers:
                 check_columns(self._url, dataset.schema, [to])
-            large = []
-            for one in dataset.get_fragments() if numbers else ():
+            large = {}
+            for place, one in enumerate(dataset.get_fragments() if numbers else ()):
                 if one.fragment_id in self._left_out:
                     continue
                 if _is_empty(one, to, numbers) and one.count_rows(wanted) >= FEWEST_ROWS:
-                    large.append(one.fragment_id)
+                    large[one.fragment_id] = place
                 else:
                     self._left_out.add(one.fragment_id)
             return large
