@@ -314,6 +314,12 @@ def test_partitions_are_numbers_if_all_of_them_are(tmp_path, values, labels, nam
     assert found.class_names == names
 
 
+def test_a_partition_without_a_name_is_refused(tmp_path):
+    write(tmp_path / "label=" / "x.parquet", 0, CLIP, rows=1)
+    with pytest.raises(EmbeddingsError, match="class 0 is ''"):
+        Embeddings.load(tmp_path)
+
+
 def test_other_partitions_mean_nothing_here(tmp_path):
     write(tmp_path / "date=2020" / "label=7" / "x.parquet", 1, CLIP)
     write(tmp_path / "date=2021" / "label=7" / "x.parquet", 4, CLIP)

@@ -502,7 +502,7 @@ def test_a_header_that_lacks_or_distorts_any_field_is_an_artefact_error(
 
 def test_classes_that_are_no_numbers_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
-    for classes in ((0, 1.5), ("a", "b"), (True, False)):
+    for classes in ((0, 1.5), (0.0, 1.0), ("a", "b"), (True, False), (True, 2), ((0,), (1,))):
         with pytest.raises(ModelError, match=r"classes are .*; give one whole number a class"):
             make_model(classes=classes)
 

@@ -122,7 +122,11 @@ def read_vector_files(path: Path) -> list[VectorFile]:
         numbers = {}
     elif NULL_PARTITION in partitions:
         numbers[NULL_PARTITION] = -1
-    said = {text: None if text == NULL_PARTITION else as_name(text) for text in partitions if text}
+    said = {
+        text: None if text == NULL_PARTITION else as_name(text)
+        for text in partitions
+        if text is not None
+    }
     return [
         _read_file(file, () if text is None else ({**said, **numbers}[text],))
         for file, text in zip(found, partitions, strict=True)

@@ -90,6 +90,10 @@ class EmbeddingModel:
         if self.classes is not None:
             wrong = f"the model's classes are {self.classes[:5]!r}"
             do = "give one whole number a class, its label"
+            if not all(isinstance(one, int | np.integer) for one in self.classes) or any(
+                isinstance(one, bool) for one in self.classes
+            ):
+                raise ModelError(wrong, do)
             classes = as_numbers(self.classes, np.int64, ModelError, wrong, do)
             object.__setattr__(self, "classes", tuple(classes.tolist()))
         if self.class_names is not None:
