@@ -27,6 +27,7 @@ from onward.evaluation.comparison import evaluate_embeddings
 from onward.evaluation.intervals import over_clusters
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
+from onward.transformation import linear
 from onward.upgrading import (
     Requirement,
     Upgrade,
@@ -425,3 +426,17 @@ def test_rows_in_a_space_that_nothing_reads_are_counted_and_named():
     assert plan.elsewhere == {other: 3}
     assert plan.to_json()["elsewhere"] == {"shop-2020": 3}
     assert "3 rows that are blocked have a vector in shop-2020, which nothing reads" in str(plan)
+
+
+def test_an_order_by_uncertainty_is_drawn_only_if_items_that_are_judged_have_one():
+    _, new, h = world(200)
+    whole, rest = np.arange(100), np.arange(100, 200)
+    old = Embeddings(new.ids, new.vectors[:, :6], OLD, new.labels)
+    side = Embeddings(new.ids, new.vectors[:, :4], SIDE)
+    first = [old.select(whole), side.select(whole)]
+    gallery = create_gallery("memory:fallback", OLD, SIDE, items=first)
+    gallery.add(old.select(rest))
+    fallback = linear(OLD, None, NEW, np.eye(8, 6), np.zeros(8, np.float32), made_by={})
+    routes = Routes((unsure(h), fallback))
+    assert forecast(gallery, routes, new.select(rest)).order == "random"
+    assert forecast(gallery, routes, new).order == "uncertainty"

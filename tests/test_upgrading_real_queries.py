@@ -197,6 +197,16 @@ def test_queries_that_do_not_fit_are_refused():
         forecast(gallery, Routes((h,)))
 
 
+def test_judgements_that_want_nothing_are_refused_and_not_replaced_by_agreement():
+    gallery, new, h = world(60)
+    old, by_new, qrels = ask(gallery, new, count=10)
+    nothing = {query: dict.fromkeys(grades, 0) for query, grades in qrels.items()}
+    words = r"judgements name no relevant item for the 10 real queries; give judgements with grades"
+    for sample in (None, new):
+        with pytest.raises(UpgradeError, match=words):
+            forecast(gallery, Routes((h,)), sample, queries=RealQueries(old, by_new, nothing))
+
+
 def test_judgements_of_items_that_the_gallery_lacks_are_refused_or_left_out():
     gallery, new, h = world(60)
     old, by_new, qrels = ask(gallery, new, count=10)

@@ -235,6 +235,11 @@ class Trial:
         """Whether there are enough items, and some of them can be carried."""
         return len(self.now) >= LEAST_ITEMS and len(self.upgraded) > 0 and len(self.asked) > 0
 
+    @property
+    def knows_uncertainty(self) -> bool:
+        """Whether the transformation of any of them tells how unsure it is."""
+        return not self.uncertainties.keys().isdisjoint(self.upgraded.ids)
+
 
 def gather(
     view: GalleryView,
@@ -443,6 +448,11 @@ def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
     if asked.qrels is None:
         return 0
     wanted = sorted(asked.wanted())
+    if not wanted:
+        raise UpgradeError(
+            f"the judgements name no relevant item for the {len(asked):,} real queries",
+            "give judgements with grades above 0 of these queries, or none",
+        )
     there = {item for batch in view.scan((), ids=wanted) for item in batch.ids}
     missing = [item for item in wanted if item not in there]
     if missing and not (ignore and there):

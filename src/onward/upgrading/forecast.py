@@ -336,7 +336,7 @@ def forecast(
         unknown=asked.unknown,
         remade=asked.old.count_origins().get("upgraded", 0),
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
-        order=UNCERTAINTY if trial is not None and trial.uncertainties else RANDOM,
+        order=UNCERTAINTY if trial is not None and trial.knows_uncertainty else RANDOM,
         neighbours=0 if trial is None else count_neighbours(len(trial.now)),
         curves=drawn,
     )
@@ -387,7 +387,7 @@ class _Backfilled:
             for turn in range(seed, seed + SEEDS)
         )
         orders: dict[str, tuple[Ids, ...]] = {RANDOM: tuple(random)}
-        if trial.uncertainties:
+        if trial.knows_uncertainty:
             numbers = [trial.uncertainties.get(item, -np.inf) for item in upgraded.ids]
             orders[UNCERTAINTY] = ((*lost, *uncertainty_order(upgraded.ids, numbers)),)
         orders[ORACLE] = ((*lost, *oracle_order(upgraded, true.align(upgraded.ids))),)
@@ -412,9 +412,10 @@ class _Backfilled:
             if name == best or curves
         }
         at, trial = found[best], self.trial
-        nothing = self.agreement(trial.asked.old, trial.now)
+        nothing = dict[str, PerQuery]()
         if self.relevance is not None:
             nothing |= _answers(trial.asked.old, trial.now, self.relevance, BY_LABEL)
+        nothing |= self.agreement(trial.asked.old, trial.now)
         cells: dict[str, tuple[float, Found]] = {NOTHING: (0.0, nothing), UPGRADE: (0.0, at[0.0])}
         if written:
             turns = range(self.seed, self.seed + SEEDS)
