@@ -18,14 +18,15 @@ import time
 import numpy as np
 from upgrade import fct_network
 
+from onward.spaces import Embeddings
 from onward.transformation import Transformation, mean
 
 NETWORKS = (1, 2, 4)
 
 
-def seconds(h: Transformation, old: np.ndarray, side: np.ndarray) -> float:
+def seconds(h: Transformation, old: Embeddings, side: Embeddings) -> float:
     begin = time.perf_counter()
-    h.apply_arrays(old, side)
+    h.apply(old, side)
     return time.perf_counter() - begin
 
 
@@ -41,9 +42,16 @@ def main() -> None:
     one = fct_network(arguments.dim, arguments.inner)
     several = {count: mean([one] * count) for count in NETWORKS}
     random = np.random.default_rng(1)
-    old, side = random.standard_normal((2, arguments.rows, arguments.dim), np.float32)
+    vectors = random.standard_normal((2, arguments.rows, arguments.dim), np.float32)
+    ids = tuple(map(str, range(arguments.rows)))
+    old, side = (
+        Embeddings(ids, each, space)
+        for each, space in zip(vectors, (one.old, one.side), strict=True)
+        if space is not None
+    )
+    first = np.arange(min(1000, arguments.rows))
     for h in several.values():
-        seconds(h, old[:1000], side[:1000])  # the first call opens the session
+        seconds(h, old.select(first), side.select(first))  # the first call opens the session
     rounds = [
         {count: seconds(h, old, side) for count, h in several.items()}
         for _ in range(arguments.rounds)
