@@ -16,7 +16,15 @@ from jaxtyping import Float, Float64, Int64, UInt64
 from onward.errors import EvaluationError
 from onward.evaluation.metrics import METRICS, Evaluation
 from onward.evaluation.relevance import Relevance, labelled_by
-from onward.evaluation.retrieval import LEFT_OUT, Searched, block_sizes, check_once, doubles
+from onward.evaluation.retrieval import (
+    LEFT_OUT,
+    Searched,
+    block_sizes,
+    check_once,
+    doubles,
+    numbers_of,
+)
+from onward.fusion import Searchable, check_comparable
 from onward.plain import plain
 from onward.spaces import Embeddings, Ids, check_same_space, places
 
@@ -101,9 +109,9 @@ class BackfillCurve:
 
 
 def backfill_curve(
-    queries: Embeddings,
-    upgraded: Embeddings,
-    embedded: Embeddings,
+    queries: Searchable,
+    upgraded: Searchable,
+    embedded: Searchable,
     order: Sequence[str],
     *,
     exclude_self: bool,
@@ -118,7 +126,7 @@ def backfill_curve(
     re-embedded it is not found, and adds zero.
 
     Args:
-        queries: with labels, in the new space.
+        queries: with labels, in the new space, or in a fused pair.
         upgraded: the gallery as the upgrade left it: of some of the items, or of all.
         embedded: all of the items with labels and the vectors that the new model gives them.
         order: the ids of all of the items, most urgent first.
@@ -132,8 +140,8 @@ def backfill_curve(
             hold the same items, labels are missing, or the shares are not as they must be.
         LabelMismatchError: if an item is upgraded in one class and embedded in another.
     """
-    check_same_space(queries.space, upgraded.space)
-    check_same_space(queries.space, embedded.space)
+    check_comparable(queries, upgraded)
+    check_comparable(queries, embedded)
     _check_items({"upgraded": upgraded.ids, "embedded": embedded.ids}, all_of_both=False)
     _check_items({"embedded": embedded.ids, "order": order})
     check_once(tuple(order), "order")
@@ -213,8 +221,8 @@ class _Replaced:
     `lost` has no upgraded vector: that of the new model stands in its place, and is not used.
     """
 
-    upgraded: Embeddings
-    embedded: Embeddings
+    upgraded: Searchable
+    embedded: Searchable
     lost: Int64[np.ndarray, " lost"]
     since: Since
     points: int
@@ -222,17 +230,25 @@ class _Replaced:
     @classmethod
     def of(
         cls,
-        upgraded: Embeddings,
-        embedded: Embeddings,
+        upgraded: Searchable,
+        embedded: Searchable,
         order: Sequence[str],
         shares: Sequence[float],
     ) -> "_Replaced":
         after = embedded.align(sorted(embedded.ids))
         there = places(upgraded.ids, after.ids)
-        labelled_by(upgraded, "upgraded", [(after.select(there), "embedded")])  # or refused
-        vectors = after.vectors.copy()
-        vectors[there] = upgraded.vectors
-        before = Embeddings(after.ids, vectors, after.space)
+        before: Searchable = upgraded
+        if isinstance(upgraded, Embeddings) and isinstance(after, Embeddings):
+            labelled_by(upgraded, "upgraded", [(after.select(there), "embedded")])  # or refused
+            vectors = after.vectors.copy()
+            vectors[there] = upgraded.vectors
+            before = Embeddings(after.ids, vectors, after.space)
+        elif len(upgraded) < len(after):
+            raise EvaluationError(
+                f"{len(after) - len(upgraded)} of {len(after)} items have neither an old vector "
+                "nor an upgraded one",
+                "give the old vectors of all items of a fused pair",
+            )
         lost = np.setdiff1d(np.arange(len(after)), there)
         done = [items_at(share, len(after)) for share in shares]
         turns = places(after.ids, tuple(order))
@@ -241,22 +257,22 @@ class _Replaced:
 
 
 def _judge(
-    queries: Embeddings, gallery: _Replaced, relevance: Relevance, block_bytes: int
+    queries: Searchable, gallery: _Replaced, relevance: Relevance, block_bytes: int
 ) -> tuple[Int64[np.ndarray, "query point"], Float64[np.ndarray, "query point"]]:
     """Return each query's first hit and average precision at each point."""
-    size, space = len(gallery.since), queries.space
+    size = len(gallery.since)
     first = np.full((len(queries), gallery.points), -1, dtype=np.int64)
     scores = np.full((len(queries), gallery.points), np.nan)
     sides = Searched.of(gallery.upgraded), Searched.of(gallery.embedded)
     own = sides[0].own(queries.ids, relevance.exclude_self)
-    step, tile = block_sizes(size, space.dim, block_bytes, kept=BYTES_A_KEY * size)
+    step, tile = block_sizes(size, numbers_of(queries), block_bytes, kept=BYTES_A_KEY * size)
     for start in range(0, len(queries), step):
         rows = range(start, min(start + step, len(queries)))
         part = slice(start, rows.stop)
-        vectors = doubles(queries.vectors[part], space.metric)
+        asked = queries.select(rows)
         before, after = (
             np.concatenate(
-                [np.empty((len(rows), 0), np.uint64), *side.keys(vectors, own[part], tile)], axis=1
+                [np.empty((len(rows), 0), np.uint64), *side.keys(asked, own[part], tile)], axis=1
             )
             for side in sides
         )

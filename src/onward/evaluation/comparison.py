@@ -17,8 +17,9 @@ from onward.errors import EvaluationError
 from onward.evaluation.metrics import METRICS, Evaluation, PerQuery, evaluate, parse_metrics
 from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
+from onward.fusion import Searchable, check_comparable
 from onward.plain import plain
-from onward.spaces import Embeddings, check_same_space
+from onward.spaces import Embeddings
 
 OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
 STORED = "new/old as stored"
@@ -26,8 +27,8 @@ STORED = "new/old as stored"
 
 
 def evaluate_embeddings(
-    queries: Embeddings,
-    gallery: Embeddings,
+    queries: Searchable,
+    gallery: Searchable,
     *,
     exclude_self: bool,
     same_labels: bool = False,
@@ -65,7 +66,7 @@ def evaluate_embeddings(
     return evaluate(rank(queries, gallery, exclude_self=exclude_self), relevance, metrics=metrics)
 
 
-def _check_gallery(relevance: Relevance, gallery: Embeddings) -> None:
+def _check_gallery(relevance: Relevance, gallery: Searchable) -> None:
     """Refuse a relevance of other gallery items: what there is to find would be counted wrong."""
     differ = set(relevance.gallery_ids) ^ set(gallery.ids)
     if differ:
@@ -408,7 +409,7 @@ def compare_upgraded(
     """
     _check_there(cells, (OLD, UPGRADED) if relevance is not None else (OLD, UPGRADED, NEW))
     for queries, gallery in cells.values():
-        check_same_space(queries.space, gallery.space)
+        check_comparable(queries, gallery)
     known = {} if relevance is None else {name: relevance(*pair) for name, pair in cells.items()}
 
     def judge(cells: Cells) -> Comparison | AgreementComparison:

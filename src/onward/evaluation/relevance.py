@@ -16,6 +16,7 @@ from jaxtyping import Int32, Int64
 
 from onward.errors import EvaluationError, LabelMismatchError
 from onward.evaluation.retrieval import Ranking, Rows, check_once, refuse
+from onward.fusion import Searchable
 from onward.labels import as_labels, into, renumber, shown
 from onward.spaces import Embeddings, Ids
 
@@ -127,8 +128,8 @@ class Relevance:
     @classmethod
     def between(
         cls,
-        queries: Embeddings,
-        gallery: Embeddings,
+        queries: Searchable,
+        gallery: Searchable,
         *,
         exclude_self: bool,
         same_labels: bool = False,
@@ -424,7 +425,7 @@ class Relevance:
 
 
 def common_labels(
-    queries: Embeddings, gallery: Embeddings, *, same_labels: bool
+    queries: Searchable, gallery: Searchable, *, same_labels: bool
 ) -> tuple[Counts, Int64[np.ndarray, " gallery"]]:
     """Return the labels of queries and gallery in the gallery's numbering; see `between`.
 

@@ -5,13 +5,14 @@ blocks and the gallery in tiles, so that no matrix of all queries by all gallery
 in memory. The result is exact: every distance is the float64 distance, computed from the
 differences of the two vectors (from their products for the metric "ip"), rounded to float32. It
 does not depend on block size, number of threads or the order of the gallery, and items at the same
-distance come in the order of their ids. Nothing here knows of labels or of what a query is looking
-for: `relevance` does.
+distance come in the order of their ids. A fused pair of spaces is ranked as one space is: its
+distance is made of these two. Nothing here knows of labels or of what a query is looking for:
+`relevance` does.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
@@ -22,6 +23,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt32, UInt64
 
 from onward.arrays import as_numbers
 from onward.errors import EvaluationError
+from onward.fusion import FusedEmbeddings, Searchable, check_comparable
 from onward.spaces import Embeddings, Ids, Metric, Vectors, check_same_space, places
 
 Rows = Int64[np.ndarray, "query rank"]
@@ -228,8 +230,8 @@ def refuse(ranking: Ranking, bad: Hits, complaint: str) -> None:
 
 
 def rank(
-    queries: Embeddings,
-    gallery: Embeddings,
+    queries: Searchable,
+    gallery: Searchable,
     *,
     exclude_self: bool,
     k: SupportsIndex | None = None,
@@ -239,7 +241,7 @@ def rank(
 
     Args:
         queries: what is asked.
-        gallery: what is searched, in the same space.
+        gallery: what is searched, in the same space or fused pair.
         exclude_self: leave out a query's own gallery entry, the one of the same id.
         k: number of nearest items; all of them if None or more than there are.
         block_bytes: about how much memory to work in. A block is one query at least, and one
@@ -253,13 +255,13 @@ def rank(
         SpaceMismatchError: if the two are in different spaces.
         EvaluationError: if k is not a whole number from 1 up.
     """
-    check_same_space(queries.space, gallery.space)
+    check_comparable(queries, gallery)
     nearest = None if k is None else as_count(k, "nearest items")
     return _blocks(queries, Searched.of(gallery), exclude_self, nearest, block_bytes)
 
 
 def search(
-    queries: Embeddings, gallery: Embeddings, k: SupportsIndex, *, exclude_self: bool
+    queries: Searchable, gallery: Searchable, k: SupportsIndex, *, exclude_self: bool
 ) -> Ranking:
     """Return the k nearest gallery items of every query, or all if there are fewer.
 
@@ -306,12 +308,12 @@ def search_parts(
 class Searched:
     """A gallery, and where each of its items stands in the order of ids."""
 
-    gallery: Embeddings
+    gallery: Searchable
     order: Int64[np.ndarray, " item"]
     position_of: dict[str, int]
 
     @classmethod
-    def of(cls, gallery: Embeddings) -> "Searched":
+    def of(cls, gallery: Searchable) -> "Searched":
         """Return a gallery with its order."""
         order = sorted(range(len(gallery)), key=gallery.ids.__getitem__)
         position_of = {gallery.ids[row]: position for position, row in enumerate(order)}
@@ -322,22 +324,58 @@ class Searched:
         position_of = self.position_of if exclude_self else {}
         return np.array([position_of.get(item, -1) for item in ids], dtype=np.int64)
 
-    def keys(self, queries: Doubles, own: Int64[np.ndarray, " query"], tile: int) -> Iterator[Keys]:
+    def keys(
+        self, queries: Searchable, own: Int64[np.ndarray, " query"], tile: int
+    ) -> Iterator[Keys]:
         """Give the keys of all pairs, tile by tile of the gallery in the order of ids.
 
         A key is the distance's `sortable_bits`, then the position in the order of ids: keys sort by
         distance and then by id. That of an own entry is `LEFT_OUT`.
         """
-        size, metric = len(self.order), self.gallery.space.metric
+        size, measure = len(self.order), _measure(queries, self.gallery)
         for start in range(0, size, tile):
             stop = min(start + tile, size)
-            others = doubles(self.gallery.vectors[self.order[start:stop]], metric)
-            keys = sortable_bits(exact_distances(queries, others, metric)).astype(np.uint64)
+            keys = sortable_bits(measure(self.order[start:stop])).astype(np.uint64)
             keys <<= POSITION_BITS
             keys |= np.arange(start, stop, dtype=np.uint64)
             inside = np.flatnonzero((own >= start) & (own < stop))
             keys[inside, own[inside] - start] = LEFT_OUT
             yield keys
+
+
+def _measure(
+    queries: Searchable, gallery: Searchable
+) -> Callable[[Int64[np.ndarray, " item"]], Float32[np.ndarray, "query item"]]:
+    """Return what gives the distance of each query from the items of some rows of the gallery."""
+    if isinstance(gallery, FusedEmbeddings):
+        assert isinstance(queries, FusedEmbeddings)  # noqa: S101  # their spaces were compared
+        of_old = _measure(queries.old.align(queries.ids), gallery.old)
+        of_new = _measure(queries.new, gallery.new)
+
+        def fused(rows: Int64[np.ndarray, " item"]) -> Float32[np.ndarray, "query item"]:
+            old = _of_some(of_old, gallery.old_rows[rows], len(queries))
+            new = _of_some(of_new, gallery.new_rows[rows], len(queries))
+            return gallery.space.combine(old, new)
+
+        return fused
+    assert isinstance(queries, Embeddings)  # noqa: S101  # their spaces were compared
+    metric, vectors = gallery.space.metric, gallery.vectors
+    asked = doubles(queries.vectors, metric)
+    return lambda rows: exact_distances(asked, doubles(vectors[rows], metric), metric)
+
+
+def _of_some(
+    measure: Callable[[Int64[np.ndarray, " item"]], Float32[np.ndarray, "query item"]],
+    rows: Int64[np.ndarray, " item"],
+    queries: int,
+) -> Float32[np.ndarray, "query item"]:
+    """Return distances from items, NaN from those that lack a vector, whose row is -1."""
+    there = rows >= 0
+    if there.all():
+        return measure(rows)
+    distances = np.full((queries, len(rows)), np.nan, np.float32)
+    distances[:, there] = measure(rows[there])
+    return distances
 
 
 def block_sizes(items: int, dim: int, block_bytes: int, *, kept: int) -> tuple[int, int]:
@@ -355,20 +393,27 @@ def block_sizes(items: int, dim: int, block_bytes: int, *, kept: int) -> tuple[i
 
 
 def _blocks(
-    queries: Embeddings, searched: Searched, exclude_self: bool, k: int | None, block_bytes: int
+    queries: Searchable, searched: Searched, exclude_self: bool, k: int | None, block_bytes: int
 ) -> Iterator[Ranking]:
     size = len(searched.order)
     own = searched.own(queries.ids, exclude_self)
     there = size - 1 if len(own) and (own >= 0).all() else size
     width = there if k is None else min(k, there)
     kept = BYTES_A_KEY * min(size, 2 * width + TILE_ITEMS)
-    step, tile = block_sizes(size, queries.space.dim, block_bytes, kept=kept)
+    step, tile = block_sizes(size, numbers_of(queries), block_bytes, kept=kept)
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        vectors = doubles(queries.vectors[part], queries.space.metric)
-        nearest = _nearest(searched.keys(vectors, own[part], tile), len(vectors), width)
+        asked = queries.select(np.arange(len(queries))[part])
+        nearest = _nearest(searched.keys(asked, own[part], tile), len(asked), width)
         rows, distances = _decode(nearest, searched.order)
-        yield Ranking(queries.ids[part], searched.gallery.ids, rows, distances, exclude_self)
+        yield Ranking(asked.ids, searched.gallery.ids, rows, distances, exclude_self)
+
+
+def numbers_of(queries: Searchable) -> int:
+    """Return how many numbers a query is; for a fused pair so that its larger pairs count, too."""
+    if isinstance(queries, FusedEmbeddings):
+        return 2 * (queries.old.space.dim + queries.new.space.dim)
+    return queries.space.dim
 
 
 def _nearest(tiles: Iterator[Keys], queries: int, width: int) -> Keys:

@@ -26,6 +26,7 @@ from onward.artifacts import (
     write_artifact,
 )
 from onward.errors import ArtifactError, OnwardError, SpaceMismatchError, TransformationError
+from onward.fusion import Serving
 from onward.spaces import LENGTHS, Embeddings, Origin, Space, has_length
 from onward.transformation.networks import (
     BLOCK_ROWS,
@@ -47,7 +48,7 @@ from onward.transformation.networks import (
 
 KIND = "transformation"
 ONNX_FILE = "model.onnx"
-OUT_OF_FOLD = "out_of_fold"
+OUT_OF_FOLD, SERVING = "out_of_fold", "serving"
 
 NOT_FINITE = "the transformation gives NaN or infinite numbers"
 NO_DIRECTION = "the transformation gives the zero vector, which has no direction"
@@ -122,6 +123,8 @@ class Transformation:
         out_of_fold: of items that it was fitted on and that a gallery may hold: what was made of
             each by a transformation that had not seen it. They stand for what it would give if it
             were as unknown with them as with the rest of the gallery; the digest is not theirs.
+        serving: what to serve once a gallery is carried over, if that was measured; the digest is
+            not of it.
 
     Raises:
         TransformationError: if the layers do not chain from old (and side) to new, or hold values
@@ -135,6 +138,7 @@ class Transformation:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: Uncertainty | None = None
     out_of_fold: Embeddings | None = None
+    serving: Serving | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
@@ -156,6 +160,12 @@ class Transformation:
                 f"the out-of-fold vectors are in {self.out_of_fold.space}, the transformation "
                 f"leads to {self.new}",
                 "give what it makes, in the space that it leads to",
+            )
+        pair = None if self.serving is None else self.serving.fusion
+        if pair is not None and (pair.old, pair.new) != (self.old, self.new):
+            raise SpaceMismatchError(
+                f"{pair} is no pair to serve after the transformation {_direction(self)}",
+                "give the pair of the space that it starts from and the one that it leads to",
             )
 
     @cached_property
@@ -270,6 +280,8 @@ class Transformation:
         if self.out_of_fold is not None:
             config |= {OUT_OF_FOLD: list(self.out_of_fold.ids)}
             arrays |= {OUT_OF_FOLD: self.out_of_fold.vectors}
+        if self.serving is not None:
+            config |= {SERVING: self.serving.to_json()}
         oldest = 1 if all(step.is_format_1 for step in self.steps) else 2
         held = Artifact(KIND, config, arrays, self.made_by, _card(self), files, oldest)
         write_artifact(directory, held)
@@ -293,7 +305,8 @@ class Transformation:
             if OUT_OF_FOLD in config:
                 ids = tuple(config[OUT_OF_FOLD])
                 unseen = Embeddings(ids, artifact.arrays[OUT_OF_FOLD], new)
-            loaded = cls(old, side, new, steps, artifact.made_by, unsure, unseen)
+            serving = Serving.from_json(config[SERVING]) if SERVING in config else None
+            loaded = cls(old, side, new, steps, artifact.made_by, unsure, unseen, serving)
             stated = config["digest"]
         except (KeyError, TypeError, OnwardError) as error:
             raise ArtifactError(
