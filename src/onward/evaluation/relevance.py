@@ -1,12 +1,13 @@
 """Relevance: which gallery items each query is looking for, and which do not count for it.
 
-It comes from labels, or from judgements of pairs; either way it is kept sparse. Nothing here knows
-of distances, models, databases or files: `onward.evaluation.judgements` reads files.
+It comes from labels, or from judgements of pairs; either way it is kept sparse. Queries that people
+ask, embedded by two models, stand here beside their judgements. Nothing here knows of distances,
+models, databases or files: `onward.evaluation.judgements` reads files.
 """
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, SupportsIndex
@@ -22,6 +23,9 @@ from onward.spaces import Embeddings, Ids
 
 Counts = Int64[np.ndarray, " query"]
 Grades = Int32[np.ndarray, "query rank"]
+
+Qrels = Mapping[str, Mapping[str, SupportsIndex]]
+"""For each query's id, the grade of each item's id."""
 
 IGNORED = -1
 """The grade of an item that is ignored for a query."""
@@ -162,7 +166,7 @@ class Relevance:
         cls,
         query_ids: Ids,
         gallery_ids: Ids,
-        qrels: Mapping[str, Mapping[str, SupportsIndex]],
+        qrels: Qrels,
         *,
         exclude_self: bool,
         ignore_unknown: bool = False,
@@ -501,6 +505,62 @@ def labelled_by(
             merged = np.where(each.labels < 0, labels, each.labels)
             each = replace(each, labels=merged, class_names=class_names)
     return each
+
+
+def relevant_items(qrels: Qrels, queries: Iterable[str]) -> dict[str, set[str]]:
+    """Return which items judgements name as relevant to each query: with a grade above 0."""
+    return {
+        query: {item for item, grade in qrels.get(query, {}).items() if int(grade) > 0}
+        for query in queries
+    }
+
+
+def check_same_queries(old: Embeddings, new: Embeddings) -> None:
+    """Refuse queries that are embedded by only one of two models.
+
+    Raises:
+        EvaluationError: naming the first of them.
+    """
+    alone = sorted(set(old.ids) ^ set(new.ids))
+    if alone:
+        raise EvaluationError(
+            f"{len(old):,} queries by the old model and {len(new):,} by the new one were given, "
+            f"and {len(alone):,} are in only one of the two, the first {alone[0]!r}",
+            "embed the same queries by both models",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RealQueries:
+    """Queries that people ask, embedded by both models, and the answers where they are known.
+
+    Answers are judgements (`qrels`), else labels, in the old or the new embeddings, where the
+    gallery's items have some too. A query with the id of an item is another thing than the item
+    where `qrels` judge, and else does not look for itself.
+
+    Attributes:
+        old: by the model that the gallery answers now.
+        new: of the same queries, in any order, by the model that the upgrade leads to.
+        qrels: for each query's id, the grade of each item's id; see `Relevance.of_qrels`.
+        ignore_unknown: leave out and count relevant items in `qrels` that the gallery lacks.
+        same_labels: if only the queries or only the gallery have class names, the numbers of the
+            others mean the same.
+
+    Raises:
+        EvaluationError: if there is no query, or the two are not of the same queries.
+    """
+
+    old: Embeddings
+    new: Embeddings
+    qrels: Qrels | None = None
+    ignore_unknown: bool = False
+    same_labels: bool = False
+
+    def __post_init__(self) -> None:
+        check_same_queries(self.old, self.new)
+        if not len(self.old):
+            raise EvaluationError("no real queries were given", "embed at least one by both models")
+        object.__setattr__(self, "new", self.new.align(self.old.ids))
 
 
 def _once_each(change: Callable[..., Items], given: Sequence[tuple[Any, ...]]) -> tuple[Items, ...]:

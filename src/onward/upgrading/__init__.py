@@ -3,6 +3,7 @@
 No image can be read here: nothing that could is imported.
 """
 
+from onward.evaluation.relevance import RealQueries
 from onward.upgrading.backfill import (
     BackfillResult,
     Budget,
@@ -11,7 +12,6 @@ from onward.upgrading.backfill import (
     embeddings_given,
 )
 from onward.upgrading.complete import Completion, plan_completion
-from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import Cell, Forecast, Judgement, forecast
 from onward.upgrading.gate import Decision, Requirement, Verdict, decide
 from onward.upgrading.plan import BackfillPlan, Plan, plan_backfill, plan_upgrade

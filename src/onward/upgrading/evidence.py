@@ -8,13 +8,13 @@ read, and carried by its transformation, once. Nothing here searches or writes.
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal
 
 import numpy as np
 
 from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
-from onward.evaluation.relevance import Relevance
+from onward.evaluation.relevance import Qrels, RealQueries, Relevance, relevant_items
 from onward.gallery import GalleryRows, GalleryView
 from onward.labels import Labels, comparable, renumber
 from onward.spaces import Embeddings, Ids, Origin, Space
@@ -38,69 +38,11 @@ Who = Literal["items of the sample", "real queries"]
 ITEMS: Who = "items of the sample"
 REAL: Who = "real queries"
 
-Qrels = Mapping[str, Mapping[str, SupportsIndex]]
-
 
 def count_asked(count: int, who: Who) -> str:
     """Say how many were asked, such as "1 real query" or "20 items of the sample"."""
     one = {ITEMS: "item of the sample", REAL: "real query"}
     return f"{count:,} {one[who] if count == 1 else who}"
-
-
-def relevant_items(qrels: Qrels, queries: Iterable[str]) -> dict[str, set[str]]:
-    """Return which items judgements name as relevant to each query: with a grade above 0."""
-    return {
-        query: {item for item, grade in qrels.get(query, {}).items() if int(grade) > 0}
-        for query in queries
-    }
-
-
-def check_same_queries(old: Embeddings, new: Embeddings) -> None:
-    """Refuse queries that are embedded by only one of two models.
-
-    Raises:
-        UpgradeError: naming the first of them.
-    """
-    alone = sorted(set(old.ids) ^ set(new.ids))
-    if alone:
-        raise UpgradeError(
-            f"{len(old):,} queries by the old model and {len(new):,} by the new one were given, "
-            f"and {len(alone):,} are in only one of the two, the first {alone[0]!r}",
-            "embed the same queries by both models",
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class RealQueries:
-    """Queries that people ask, embedded by both models, and the answers where they are known.
-
-    Answers are judgements (`qrels`), else labels, in the old or the new embeddings, where the
-    gallery's items have some too. A query with the id of an item is another thing than the item
-    where `qrels` judge, and else does not look for itself.
-
-    Attributes:
-        old: by the model that the gallery answers now.
-        new: of the same queries, in any order, by the model that the upgrade leads to.
-        qrels: for each query's id, the grade of each item's id; see `Relevance.of_qrels`.
-        ignore_unknown: leave out and count relevant items in `qrels` that the gallery lacks.
-        same_labels: if only the queries or only the gallery have class names, the numbers of the
-            others mean the same.
-
-    Raises:
-        UpgradeError: if there is no query, or the two are not of the same queries.
-    """
-
-    old: Embeddings
-    new: Embeddings
-    qrels: Qrels | None = None
-    ignore_unknown: bool = False
-    same_labels: bool = False
-
-    def __post_init__(self) -> None:
-        check_same_queries(self.old, self.new)
-        if not len(self.old):
-            raise UpgradeError("no real queries were given", "embed at least one by both models")
-        object.__setattr__(self, "new", self.new.align(self.old.ids))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from onward.evaluation.backfill_curve import (
 from onward.evaluation.intervals import Interval, over_clusters
 from onward.evaluation.metrics import METRICS as BY_LABEL
 from onward.evaluation.metrics import Evaluation, PerQuery, evaluate
-from onward.evaluation.relevance import Relevance
+from onward.evaluation.relevance import RealQueries, Relevance
 from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
 from onward.gallery import Gallery, GalleryView
 from onward.gallery.view import aligned
@@ -35,7 +35,6 @@ from onward.spaces import Embeddings, Ids
 from onward.upgrading.evidence import (
     LEAST_ITEMS,
     Questions,
-    RealQueries,
     Trial,
     Who,
     count_asked,

@@ -8,12 +8,12 @@ from typing import Any
 
 from onward.errors import UpgradeError
 from onward.evaluation.backfill_curve import GRID
+from onward.evaluation.relevance import RealQueries
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.view import aligned
 from onward.plain import fields_of, plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading.evidence import RealQueries
 from onward.upgrading.forecast import (
     SEEDS,
     SHARES,

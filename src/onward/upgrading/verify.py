@@ -24,13 +24,14 @@ from jaxtyping import UInt64
 from onward.errors import UpgradeError
 from onward.evaluation.comparison import NEW, OLD, UPGRADED
 from onward.evaluation.metrics import METRICS, Counts, Evaluation, average_precision, first_hits
+from onward.evaluation.relevance import Qrels, check_same_queries, relevant_items
 from onward.evaluation.retrieval import Ranking
 from onward.gallery import Batch, GalleryRows, GalleryView
 from onward.plain import fields_of
 from onward.progress import Progress
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
-from onward.upgrading.evidence import Qrels, check_same_queries, labels_of, relevant_items
+from onward.upgrading.evidence import labels_of
 from onward.upgrading.gate import Requirement, Verdict
 from onward.upgrading.routes import (
     Blocked,
@@ -76,6 +77,7 @@ class Canaries:
 
     Raises:
         UpgradeError: if these do not fit together; the message says what is missing.
+        EvaluationError: if a query is embedded by one of two models only.
     """
 
     new: Embeddings
