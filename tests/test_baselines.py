@@ -5,7 +5,7 @@ import pytest
 from test_training_transformations import CPU, world
 
 from onward.experiments.baselines import fit_residual_bottleneck, low_rank
-from onward.training.fit.fit import solve_ridge
+from onward.training.fit.closed_forms import solve_ridge
 from onward.training.fit.pairs import Examples, Pairs
 from onward.training.settings import FitSettings
 from onward.transformation import Transformation

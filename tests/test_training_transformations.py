@@ -11,8 +11,8 @@ from onward.evaluation.comparison import evaluate_embeddings
 from onward.spaces import Embeddings, Space
 from onward.training.fit import fit as fit_module
 from onward.training.fit import networks as networks_module
+from onward.training.fit.closed_forms import solve_ridge
 from onward.training.fit.fit import fit as fit_and_choose
-from onward.training.fit.fit import solve_ridge
 from onward.training.fit.networks import Scaling, fit_networks
 from onward.training.fit.pairs import Examples, Pairs
 from onward.training.loop import forget_checkpoint

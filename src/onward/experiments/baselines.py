@@ -24,7 +24,7 @@ from onward.experiments.recipe import AutoencoderSettings, SupervisedContrastive
 from onward.models import InputSpec
 from onward.nn.backbones import Backbone, Images, Vectors
 from onward.training.devices import device_of
-from onward.training.fit.fit import centre
+from onward.training.fit.closed_forms import centre
 from onward.training.fit.networks import (
     Foldable,
     OldVectors,
