@@ -168,9 +168,9 @@ def test_a_record_that_is_torn_is_damage(path, gallery):
 
 
 def test_a_gallery_of_a_newer_format_is_refused(path, gallery, monkeypatch):
-    monkeypatch.setattr("onward.gallery.record.FORMAT", 99)
+    monkeypatch.setattr("onward.gallery.record.WITHOUT_PAIR", 99)
     gallery.log({"event": "written by a newer Onward"})
-    with pytest.raises(GalleryError, match="has format 99, this Onward reads up to 2; install"):
+    with pytest.raises(GalleryError, match="has format 99, this Onward reads up to 3; install"):
         open_gallery(path).describe()
 
 

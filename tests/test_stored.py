@@ -27,7 +27,7 @@ from onward import (
     open_items,
 )
 from onward.errors import GalleryError, LabelMismatchError, UpgradeError
-from onward.gallery.record import FORMAT
+from onward.gallery.record import FORMAT, WITHOUT_PAIR
 from onward.upgrading import embeddings_given
 
 ARCHIVE = Path(__file__).parent / "stored" / "be6a8af.tar.xz"
@@ -218,7 +218,7 @@ def test_an_upgrade_goes_on_from_every_step_to_its_end(stored, name, tmp_path):
     completion = upgrade.complete(now=True)
     assert gallery.view().previous is None
     assert not set(completion.dropped) & {OLD, SIDE}
-    assert record_of(tmp_path / "g.lance")["format"] == FORMAT
+    assert record_of(tmp_path / "g.lance")["format"] == WITHOUT_PAIR
     numbers = [entry["number"] for entry in gallery.journal()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert gallery.journal()[: len(said["journal"])] == said["journal"]

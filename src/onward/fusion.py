@@ -282,6 +282,15 @@ Searchable = Embeddings | FusedEmbeddings
 """What is asked, or searched: vectors in one space, or in a fused pair of two."""
 
 
+def joined(one: Searchable, other: Searchable) -> Searchable:
+    """Return the vectors of different items together, without what else is known of them."""
+    if isinstance(one, FusedEmbeddings) and isinstance(other, FusedEmbeddings):
+        return FusedEmbeddings(one.space, _joined(one.old, other.old), _joined(one.new, other.new))
+    assert isinstance(one, Embeddings)  # noqa: S101  # their spaces were compared
+    assert isinstance(other, Embeddings)  # noqa: S101
+    return _joined(one, other)
+
+
 def check_comparable(queries: Searchable, gallery: Searchable) -> None:
     """Refuse to compare vectors of different spaces, or of one space with those of a pair.
 
@@ -318,6 +327,11 @@ def fuse(fusion: Fusion, old: Embeddings, new: Embeddings, what: str) -> FusedEm
             f"embed the same {what} by both models",
         )
     return FusedEmbeddings(fusion, old.align(new.ids), new)
+
+
+def _joined(one: Embeddings, other: Embeddings) -> Embeddings:
+    vectors = np.concatenate([one.vectors, other.vectors])
+    return Embeddings(one.ids + other.ids, vectors, one.space)
 
 
 def _summed(distances: Float32[np.ndarray, "..."], metric: Metric) -> Float64[np.ndarray, "..."]:

@@ -12,7 +12,7 @@ distance is made of these two. Nothing here knows of labels or of what a query i
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
@@ -23,12 +23,15 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt32, UInt64
 
 from onward.arrays import as_numbers
 from onward.errors import EvaluationError
-from onward.fusion import FusedEmbeddings, Searchable, check_comparable
-from onward.spaces import Embeddings, Ids, Metric, Vectors, check_same_space, places
+from onward.fusion import FusedEmbeddings, Searchable, check_comparable, joined
+from onward.spaces import Embeddings, Ids, Metric, Vectors, places
 
 Rows = Int64[np.ndarray, "query rank"]
 Distances = Float32[np.ndarray, "query rank"]
 Hits = Bool[np.ndarray, "query rank"]
+
+Nearest = tuple[Ids, Float32[np.ndarray, " rank"]]
+"""Items that came back for a query, nearest first, and their distances."""
 
 NEIGHBOURS = 10
 """So many neighbours, which tell how near a gallery comes to a full backfill, need no labels."""
@@ -95,6 +98,11 @@ class Ranking:
         """Return the ids that came back for one query, nearest first."""
         return [self.gallery_ids[row] for row in self.rows[query_row] if row >= 0]
 
+    def nearest(self, query_row: int) -> Nearest:
+        """Return the ids that came back for one query, nearest first, and their distances."""
+        ids = tuple(self.ids_of(query_row))
+        return ids, self.distances[query_row, : len(ids)]
+
     def head(self, k: SupportsIndex) -> "Ranking":
         """Return the first k ranks, or all if there are fewer.
 
@@ -120,6 +128,19 @@ class Ranking:
             distances = self.distances[row].tolist()
             found = zip(self.ids_of(row), distances, strict=False)  # the rest is padding
             yield item, [{"id": other, "distance": distance} for other, distance in found]
+
+
+def together(query_ids: Ids, found: Mapping[int, Nearest], exclude_self: bool) -> Ranking:
+    """Return one ranking of what came back for each query, by its row."""
+    gallery_ids = tuple(sorted({item for ids, _ in found.values() for item in ids}))
+    row_of = {item: row for row, item in enumerate(gallery_ids)}
+    width = max((len(ids) for ids, _ in found.values()), default=0)
+    rows = np.full((len(query_ids), width), -1, np.int64)
+    distances = np.full((len(query_ids), width), np.inf, np.float32)
+    for query, (ids, nearest) in found.items():
+        rows[query, : len(ids)] = [row_of[item] for item in ids]
+        distances[query, : len(ids)] = nearest
+    return Ranking(query_ids, gallery_ids, rows, distances, exclude_self)
 
 
 def count_neighbours(items: int) -> int:
@@ -276,13 +297,14 @@ def search(
 
 
 def search_parts(
-    queries: Embeddings, parts: Iterable[Embeddings], k: SupportsIndex, *, exclude_self: bool
+    queries: Searchable, parts: Iterable[Searchable], k: SupportsIndex, *, exclude_self: bool
 ) -> Ranking:
     """Return the k nearest items of a gallery that comes in parts, one of which is held at a time.
 
     Args:
         queries: what is asked.
-        parts: embeddings of different items, all in the space of the queries.
+        parts: embeddings of different items, all in the space or the fused pair of the queries. An
+            item that comes again, because a pair has changed meanwhile, counts as it came first.
         k: number of nearest items; all of them if there are fewer.
         exclude_self: leave out a query's own gallery entry, the one of the same id.
 
@@ -294,13 +316,14 @@ def search_parts(
         EvaluationError: if k is not a whole number from 1 up.
     """
     most = as_count(k, "nearest items")
-    held = Embeddings((), np.empty((0, queries.space.dim), np.float32), queries.space)
+    held = queries.select([])
     for part in parts:
-        check_same_space(queries.space, part.space)
-        vectors = np.concatenate([held.vectors, part.vectors])
-        together = Embeddings(held.ids + part.ids, vectors, part.space)
-        rows = search(queries, together, most, exclude_self=exclude_self).rows
-        held = together.select(np.unique(rows[rows >= 0]))  # the others are never nearest
+        check_comparable(queries, part)
+        again = frozenset(held.ids).intersection(part.ids)
+        fresh = part.select([item not in again for item in part.ids]) if again else part
+        whole = joined(held, fresh)
+        rows = search(queries, whole, most, exclude_self=exclude_self).rows
+        held = whole.select(np.unique(rows[rows >= 0]))  # the others are never nearest
     return search(queries, held, most, exclude_self=exclude_self)
 
 

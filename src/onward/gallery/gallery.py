@@ -19,6 +19,7 @@ from typing import Any, TypeVar, final
 
 from onward.artifacts import canonical_json
 from onward.errors import GalleryError
+from onward.fusion import Fusion
 from onward.gallery.checks import check_can_serve, check_ids, label_items, make_rows
 from onward.gallery.memory import SCHEME, create_memory, open_memory
 from onward.gallery.record import (
@@ -200,17 +201,34 @@ class Gallery(GalleryRows):
         return self._without_columns(after)
 
     def serve(
-        self, space: Space, *, query_model: str | None, event: Mapping[str, Any] | None = None
+        self,
+        what: Space | Fusion,
+        *,
+        query_model: str | None,
+        old_query_model: str | None = None,
+        event: Mapping[str, Any] | None = None,
     ) -> GalleryView:
-        """Let a space answer queries from now on, and record which model embeds them: one step.
+        """Let a space, or a fused pair, answer queries from now on, and record by which models.
 
-        What served before can be rolled back to. Nothing happens if it is so already. `event` goes
-        into the journal with it. Returns the gallery as it is afterwards.
+        That is one step. What served before can be rolled back to. Nothing happens if it is so
+        already. `event` goes into the journal with it.
+
+        Args:
+            what: the space, or the pair.
+            query_model: which model embeds the queries; of a pair, in its new space.
+            old_query_model: which model embeds them in the old space of a pair.
+            event: what the journal is to say besides.
+
+        Returns:
+            The gallery as it is afterwards.
         """
-        now = Served(space, query_model, moment())
+        pair = None if isinstance(what, Space) else what
+        space = what if isinstance(what, Space) else what.new
+        now = Served(space, query_model, moment(), pair, old_query_model)
 
         def changed(record: Record) -> Record | None:
-            check_can_serve(self.url, record.field_of(space).space)
+            for one in now.spaces:
+                check_can_serve(self.url, record.field_of(one).space)
             return record.with_serving(now)
 
         return self._change(changed, {"event": "serve", **(event or {}), **now.to_json()})

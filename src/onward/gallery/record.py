@@ -13,14 +13,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from onward.errors import GalleryError
+from onward.fusion import Fusion
 from onward.labels import ClassNames, Labels, into, renumber
 from onward.plain import Plain, fields_of
 from onward.spaces import Embeddings, Space
 
-FORMAT = 2
-"""Of the record: the oldest that may hold it and its journal; a newer one is refused.
+FORMAT = 3
+"""Of the record: the newest that is read; one that is newer still is refused.
 
-The first had no class names, and a gate of two answers."""
+The first had no class names, and a gate of two answers; the second no fused pair. A record is
+written in the oldest that holds all that it says."""
+WITHOUT_PAIR = 2
+"""The format of a record without a fused pair."""
 
 
 RESERVED = frozenset({"id", "label", "payload", "revision", "change", "query_index"})
@@ -51,18 +55,58 @@ class Control(Plain):
 
 
 @dataclass(frozen=True)
-class Served(Plain):
+class Served:
     """What answers queries.
 
     Attributes:
-        space: the one space that is searched.
-        query_model: fingerprint of the model that embeds the queries, if it is known.
-        since: when this space was cut over to (UTC, ISO 8601); None for the gallery's first.
+        space: the one space that is searched; of a fused pair the new one.
+        query_model: fingerprint of the model that embeds the queries, if it is known; of a fused
+            pair the one that embeds them in the new space.
+        since: when this was cut over to (UTC, ISO 8601); None for the gallery's first.
+        fusion: the pair that answers together; None where one space answers.
+        old_query_model: fingerprint of the model that embeds queries in the old space of a pair, if
+            it is known.
+
+    Raises:
+        GalleryError: if the pair is of another new space.
     """
 
     space: Space
     query_model: str | None
     since: str | None = field(default=None, compare=False)
+    fusion: Fusion | None = None
+    old_query_model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fusion is not None and self.fusion.new != self.space:
+            raise GalleryError(
+                f"{self.fusion} cannot answer for {self.space}", "serve the pair's new space"
+            )
+
+    def __str__(self) -> str:
+        return str(self.space if self.fusion is None else self.fusion)
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """The spaces that are searched: one, or the old and the new one of a pair."""
+        return (self.space,) if self.fusion is None else (self.fusion.old, self.fusion.new)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain values; of a pair nothing is named where there is none."""
+        of_pair = () if self.fusion is not None else ("fusion", "old_query_model")
+        return fields_of(self, without=of_pair)
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> "Served":
+        """Return what `to_json` wrote."""
+        pair = written.get("fusion")
+        return cls(
+            Space.from_json(written["space"]),
+            written["query_model"],
+            written.get("since"),
+            None if pair is None else Fusion.from_json(pair),
+            written.get("old_query_model"),
+        )
 
 
 @dataclass(frozen=True)
@@ -287,12 +331,12 @@ class Record:
         at = self.find(space)
         if at is None:
             return None
-        if space == self.serving.space:
+        if space in self.serving.spaces:
             raise GalleryError(
                 f"{space} answers the queries of gallery {self.url} and cannot be dropped",
                 "serve another space first",
             )
-        if self.previous is not None and space == self.previous.space:
+        if self.previous is not None and space in self.previous.spaces:
             raise GalleryError(
                 f"{space} is what rolling back gallery {self.url} returns to and cannot be dropped",
                 "complete the upgrade first",
@@ -361,12 +405,17 @@ class Record:
         return renumber(items.labels, *names, same_labels=True, sources=sources)
 
     def with_serving(self, now: Served) -> "Record | None":
-        """Return the record with something else answering queries; None if it does so already."""
+        """Return the record with something else answering queries; None if it does so already.
+
+        From one space to a pair with the same new space, and back, what rolling back returns to
+        stays what it was: rolling back undoes the upgrade.
+        """
         was = self.serving
         if was == now:
             return None
         if was.space == now.space:
-            return replace(self, serving=replace(now, since=was.since))
+            since = was.since if was.fusion == now.fusion else now.since
+            return replace(self, serving=replace(now, since=since))
         return replace(self, serving=now, previous=was)
 
     def rolled_back(self, served: Space | None = None) -> "Record | None":
@@ -418,8 +467,10 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values."""
+        served = (self.serving, *filter(None, [self.previous]))
+        paired = any(one.fusion is not None for one in served)
         return {
-            "format": FORMAT,
+            "format": FORMAT if paired else WITHOUT_PAIR,
             "revision": self.revision,
             "fields": [{**one.space.to_json(), "column": one.column} for one in self.fields],
             **fields_of(self, without=("url", "revision", "fields")),
@@ -429,7 +480,7 @@ class Record:
     def from_json(cls, url: str, written: Mapping[str, Any]) -> "Record":
         """Return the record that `to_json` wrote of the gallery at `url`."""
         fields = tuple(Field(Space.from_json(one), str(one["column"])) for one in written["fields"])
-        previous = None if written["previous"] is None else _served(written["previous"])
+        before = written["previous"]
         spaces = {one.column: one.space for one in fields}
         made_by = {
             column: RecordedRoutes.from_json(one, spaces[column])
@@ -444,8 +495,8 @@ class Record:
             url,
             int(written["revision"]),
             fields,
-            _served(written["serving"]),
-            previous,
+            Served.from_json(written["serving"]),
+            None if before is None else Served.from_json(before),
             made_by,
             controls,
             tuple(written.get("retired", ())),
@@ -468,8 +519,3 @@ def column_names(space: Space) -> Iterator[str]:
     yield marked
     for number in itertools.count(2):
         yield f"{marked}_{number}"
-
-
-def _served(written: Mapping[str, Any]) -> Served:
-    space = Space.from_json(written["space"])
-    return Served(space, written["query_model"], written.get("since"))

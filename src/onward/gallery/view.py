@@ -20,6 +20,7 @@ from jaxtyping import Float32
 from onward.artifacts import canonical_json, digest
 from onward.errors import GalleryError, SpaceMismatchError
 from onward.evaluation.retrieval import Ranking, as_count
+from onward.fusion import FusedEmbeddings, Fusion, fuse
 from onward.gallery.checks import (
     check_batch_rows,
     check_can_serve,
@@ -28,6 +29,7 @@ from onward.gallery.checks import (
     name_ids,
     read_payload,
 )
+from onward.gallery.fused import PairSearch
 from onward.gallery.record import Control, Field, Record, RecordedRoutes
 from onward.gallery.store import (
     BATCH_ROWS,
@@ -207,28 +209,42 @@ class GalleryRows(ABC):
         queries: Embeddings,
         k: SupportsIndex,
         *,
+        queries_old: Embeddings | None = None,
+        fusion: Fusion | None = None,
         exclude_self: bool = False,
         allow_unserved: bool = False,
         approximate: bool = False,
     ) -> Ranking:
-        """Return the k nearest items of every query, from the space that answers queries.
+        """Return the k nearest items of every query, from what answers queries: a space or a pair.
 
-        Distances and ties are those of `retrieval`; items without a vector are left out.
+        Distances and ties are those of `retrieval`. In one space, items without a vector in it are
+        left out; in a fused pair those without any are, and the distance is the pair's.
 
         Args:
-            queries: in the serving space.
+            queries: in the serving space; of a fused pair, by its new model.
             k: how many, at least 1.
+            queries_old: where a fused pair answers, the same queries by its old model.
+            fusion: a pair that does not answer queries yet; with `allow_unserved`.
             exclude_self: leave out a query's own entry, the one of the same id.
-            allow_unserved: look into a space that does not answer queries yet, however many rows
-                have a vector in it.
-            approximate: let an index built by `build_index` choose what is looked at. The
-                distances are exact, but near items may be missing.
+            allow_unserved: look into a space or a pair that does not answer queries yet, however
+                many rows have a vector in it.
+            approximate: let indexes built by `build_index` choose what is looked at. The distances
+                are exact, but near items may be missing.
 
         Raises:
             EvaluationError: if k is not a whole number from 1 up.
-            SpaceMismatchError: if the queries are in another space; it names the missing upgrade.
+            SpaceMismatchError: if the queries are in another space, in one where a pair answers, or
+                in two where one space does; it names the missing upgrade or queries.
+            EmbeddingsError: if a query is embedded by one of two models only.
         """
         nearest, record = as_count(k, "nearest items"), self._record()
+        if queries_old is not None or fusion is not None:
+            pair = self._check_pair(record, queries, queries_old, fusion, allow_unserved)
+            of_old, of_new = record.field_of(pair.space.old), record.field_of(pair.space.new)
+            among = PairSearch(
+                self._store, pair.space, of_old, of_new, nearest, exclude_self, approximate
+            )
+            return among.run(pair)
         check_can_serve(self.url, queries.space)
         if not (allow_unserved and record.find(queries.space)):
             self._check_served(record, queries.space)
@@ -367,9 +383,17 @@ class GalleryRows(ABC):
             SpaceMismatchError: naming the space that serves and the upgrade that is missing.
         """
         serving, at = record.serving.space, record.find(space)
+        if record.serving.fusion is not None and space in record.serving.spaces:
+            other = next(one for one in record.serving.spaces if one != space)
+            raise SpaceMismatchError(
+                f"the queries are in {space} alone, but gallery {self.url} answers from the pair "
+                f"{record.serving}",
+                f"give the same queries by the model of {other.name}, too, the old ones as "
+                "queries_old; or look into one space with allow_unserved=True",
+            )
         if space == serving:
             return
-        given = f"the queries are in {space}, but gallery {self.url} answers from {serving}"
+        given = f"the queries are in {space}, but gallery {self.url} answers from {record.serving}"
         embed = "embed the queries with the model that serves"
         if at is None:
             raise SpaceMismatchError(
@@ -395,6 +419,45 @@ class GalleryRows(ABC):
             "allow_unserved=True",
             step=step,
         )
+
+    def _check_pair(
+        self,
+        record: Record,
+        queries: Embeddings,
+        queries_old: Embeddings | None,
+        fusion: Fusion | None,
+        allow_unserved: bool,
+    ) -> FusedEmbeddings:
+        """Return the queries of a fused pair, if that answers queries or may be looked into.
+
+        Raises:
+            SpaceMismatchError: if it does not, or the queries are not in its spaces.
+            EmbeddingsError: if a query is embedded by one of the two models only.
+        """
+        served = record.serving
+        pair = served.fusion if fusion is None else fusion
+        if queries_old is None:
+            raise SpaceMismatchError(
+                f"only queries in {queries.space} were given to ask the pair {pair}",
+                "give the same queries by the old model, too: queries_old=...",
+            )
+        if pair is None or (pair != served.fusion and not allow_unserved):
+            asked = f"{queries_old.space} and {queries.space}" if pair is None else str(pair)
+            raise SpaceMismatchError(
+                f"queries were given by two models, for {asked}, but gallery {self.url} answers "
+                f"from {served}",
+                f"give queries in {' and '.join(one.name for one in served.spaces)} alone, or look "
+                "into a pair as it is with fusion=... and allow_unserved=True",
+            )
+        for one, wanted in ((queries_old, pair.old), (queries, pair.new)):
+            check_can_serve(self.url, wanted)
+            if one.space != wanted:
+                raise SpaceMismatchError(
+                    f"queries in {queries_old.space} (old) and {queries.space} (new) were given to "
+                    f"ask the pair {pair}",
+                    f"give the old ones in {pair.old.name} and the new ones in {pair.new.name}",
+                )
+        return fuse(pair, queries_old, queries, "queries")
 
     def _fields(self, *spaces: Sequence[Space]) -> list[list[Field]]:
         """Return where spaces are stored; the record is looked at if there are any."""
@@ -441,8 +504,13 @@ class GalleryView(GalleryRows):
 
     @property
     def serving(self) -> Space:
-        """The space that answers queries."""
+        """The space that answers queries; of a fused pair the new one."""
         return self.record.serving.space
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """The fused pair that answers queries; None where one space does."""
+        return self.record.serving.fusion
 
     @property
     def previous(self) -> Space | None:
@@ -487,6 +555,7 @@ class GalleryView(GalleryRows):
             self.class_names(),
             self.record.transformations,
         )
+        of_pair = {"fusion": plain(serving.fusion), "old_query_model": serving.old_query_model}
         return {
             "url": self.url,
             "rows": self.rows,
@@ -496,13 +565,14 @@ class GalleryView(GalleryRows):
                     "format": space.format,
                     "bytes": space.bytes,
                     **counts.to_json(),
-                    "serving": space == self.serving,
+                    "serving": space in serving.spaces,
                     "transformation": plain(made_by.get(space)),
                 }
                 for space, counts in self.counts.items()
             ],
             "serving": self.serving.to_json(),
             "query_model": self.query_model,
+            **({} if self.fusion is None else of_pair),
             "since": serving.since,
             "previous": plain(self.record.previous),
             "named_classes": None if names is None else len(names),
@@ -512,14 +582,18 @@ class GalleryView(GalleryRows):
         rows: list[tuple[str, ...]] = [
             ("space", "dim", "metric", "format", "bytes", "filled", "embedded", "upgraded", "")
         ]
+        served = self.record.serving
         notes = {} if self.previous is None else {self.previous: "rolling back returns here"}
-        notes[self.serving] = "serving"
+        notes |= dict.fromkeys(
+            served.spaces, "serving" if self.fusion is None else "serving, fused"
+        )
         for space, counts in self.counts.items():
             numbers = (f"{n:,}" for n in (counts.filled, counts.embedded, counts.upgraded))
             stored = (str(space.dim), space.metric, space.format, f"{space.bytes:,}")
             rows.append((space.name, *stored, *numbers, notes.get(space, "")))
-        model = "not recorded" if self.query_model is None else self.query_model
-        head = f"gallery {self.url}: {self.rows:,} rows, queries embedded by model {model}"
+        models = (served.query_model, *(() if self.fusion is None else (served.old_query_model,)))
+        named = " and ".join("not recorded" if one is None else one for one in models)
+        head = f"gallery {self.url}: {self.rows:,} rows, queries embedded by model {named}"
         names = self.class_names()
         if names is not None:
             head += f", labels of {len(names):,} named classes"

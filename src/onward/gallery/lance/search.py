@@ -21,15 +21,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32
 
 from onward.errors import GalleryError
 from onward.evaluation import retrieval
-from onward.evaluation.retrieval import Ranking
+from onward.evaluation.retrieval import Nearest, Ranking
 from onward.gallery.lance.commits import open_dataset
 from onward.gallery.lance.rows import origin_column, rows_where, vectors_of
 from onward.gallery.record import Field
-from onward.spaces import LENGTHS, LONGEST, Embeddings, Ids, Space, Vectors, has_length
+from onward.spaces import LENGTHS, LONGEST, Embeddings, Space, Vectors, has_length
 
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
@@ -47,7 +46,6 @@ READ_ROWS = 2048
 VANISHING = 2.0**-126
 """A square below it may be nothing to Lance: float32 holds it badly or not at all."""
 
-Nearest = tuple[Ids, Float32[np.ndarray, " rank"]]
 Candidates = tuple[Embeddings, int, float]
 """What Lance gives for a query: those that have a vector in the field; how many rows in all; and
 the largest distance, as Lance computes it."""
@@ -166,7 +164,7 @@ def search_table(
                 ranking = retrieval.search(
                     one, candidates[0], asked.k, exclude_self=asked.exclude_self
                 )
-                found[row] = tuple(ranking.ids_of(0)), ranking.distances[0]
+                found[row] = ranking.nearest(0)
                 if not _is_whole(asked, candidates, ranking, fetch):
                     again.append(row)
         left, fetch = again, 4 * fetch
@@ -174,10 +172,8 @@ def search_table(
         of_all = retrieval.search_parts(
             queries.select(left), everything(), asked.k, exclude_self=asked.exclude_self
         )
-        found |= {
-            row: (tuple(of_all.ids_of(at)), of_all.distances[at]) for at, row in enumerate(left)
-        }
-    return _together(queries.ids, found, asked.exclude_self)
+        found |= {row: of_all.nearest(at) for at, row in enumerate(left)}
+    return retrieval.together(queries.ids, found, asked.exclude_self)
 
 
 def distance_type(space: Space) -> Literal["l2", "cosine", "dot"]:
@@ -257,15 +253,3 @@ def _is_whole(asked: Asked, candidates: Candidates, ranking: Ranking, fetch: int
     if space.metric == "cosine":
         return last + error < farthest
     return last**2 * (1 + error) + VANISHING * space.dim < farthest
-
-
-def _together(query_ids: Ids, found: dict[int, Nearest], exclude_self: bool) -> Ranking:
-    gallery_ids = tuple(sorted({item for ids, _ in found.values() for item in ids}))
-    row_of = {item: row for row, item in enumerate(gallery_ids)}
-    width = max((len(ids) for ids, _ in found.values()), default=0)
-    rows = np.full((len(query_ids), width), -1, np.int64)
-    distances = np.full((len(query_ids), width), np.inf, np.float32)
-    for query, (ids, nearest) in found.items():
-        rows[query, : len(ids)] = [row_of[item] for item in ids]
-        distances[query, : len(ids)] = nearest[: len(ids)]
-    return Ranking(query_ids, gallery_ids, rows, distances, exclude_self)

@@ -1,0 +1,231 @@
+"""A gallery that answers from a fused pair: as brute force does, in both stores, and refusals."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onward.errors import ConfigurationError, EmbeddingsError, GalleryError, SpaceMismatchError
+from onward.evaluation import retrieval
+from onward.fusion import FusedEmbeddings, Fusion, Scale, fuse
+from onward.gallery import create_gallery, fused, open_gallery
+from onward.spaces import Embeddings, Space
+
+NAMES = (f"memory:fused-{number}" for number in itertools.count())
+ROWS = 400
+FEW = {
+    "max_examples": 15,
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+METRICS = st.sampled_from(["l2", "cosine", "ip"])
+
+
+def make_pair(old="l2", new="l2", weight=0.5):
+    spaces = Space("old@1", 4, old), Space("new@2", 6, new)
+    return Fusion(*spaces, weight, Scale(8.0, 4.0), Scale(6.0, 2.0))
+
+
+def make(space, ids, rng, kind="plain"):
+    vectors = rng.normal(size=(len(ids), space.dim)).astype(np.float32)
+    if kind == "grid":  # many at the same place
+        vectors = np.round(vectors)
+    if kind == "equal":
+        vectors[:] = 1
+    if kind == "one far":  # what is nearest in one space is farthest in the other
+        vectors *= np.linspace(-1, 1, len(ids), dtype=np.float32)[:, None] * 100
+    vectors[~vectors.any(axis=1)] = 1
+    return Embeddings(tuple(ids), vectors, space)
+
+
+def filled(url, pair, seed=0, *, kinds=("plain", "plain"), alone=(0, 0)):
+    """Return a gallery with both vectors of its items but of some, and these vectors."""
+    rng = np.random.default_rng(seed)
+    ids = [f"i{n:03}" for n in rng.permutation(ROWS)]
+    old = make(pair.old, ids[: ROWS - alone[1]], rng, kinds[0])
+    new = make(pair.new, ids[alone[0] :], rng, kinds[1])
+    gallery = create_gallery(url, pair.old, pair.new)
+    both = frozenset(old.ids) & frozenset(new.ids)
+    parts = [([item in both for item in one.ids], one) for one in (old, new)]
+    gallery.add(*(one.select(rows).align(sorted(both)) for rows, one in parts))
+    for rows, one in parts:
+        rest = one.select([not there for there in rows])
+        if len(rest):
+            gallery.add(rest)
+    return gallery, FusedEmbeddings(pair, old, new)
+
+
+def asked(pair, seed=1, count=5, of=None):
+    """Return queries by both models; of some items, if these are given."""
+    rng = np.random.default_rng(seed)
+    if of is not None:
+        both = [item for item in of.old.ids if item in set(of.new.ids)][:count]
+        return of.align(both)
+    ids = [f"q{n}" for n in range(count)]
+    return fuse(pair, make(pair.old, ids, rng), make(pair.new, ids, rng), "queries")
+
+
+def search(gallery, queries, k, **options):
+    return gallery.search(queries.new, k, queries_old=queries.old, **options)
+
+
+def answers(ranking):
+    return [ranking.nearest(row)[0] for row in range(len(ranking))]
+
+
+@pytest.fixture(params=["memory", "lancedb"])
+def url(request, tmp_path):
+    return next(NAMES) if request.param == "memory" else str(tmp_path / "g.lance")
+
+
+@pytest.mark.slow
+@settings(**FEW)
+@given(
+    seed=st.integers(0, 99),
+    shape=st.tuples(
+        st.tuples(METRICS, METRICS),
+        st.tuples(*[st.sampled_from(["plain", "grid", "equal", "one far"])] * 2),
+        st.sampled_from([(0, 0), (30, 0), (0, 30), (50, 50)]),
+    ),
+    wanted=st.sampled_from([(1, False), (10, True), (60, False), (ROWS + 5, True)]),
+)
+def test_an_exact_search_is_what_brute_force_finds(tmp_path_factory, seed, shape, wanted):
+    (metrics, kinds, alone), (k, exclude_self) = shape, wanted
+    pair = make_pair(*metrics, 0.3)
+    places = next(NAMES), str(tmp_path_factory.mktemp("fused") / "g.lance")
+    for place in places:
+        gallery, held = filled(place, pair, seed, kinds=kinds, alone=alone)
+        gallery.serve(pair, query_model="b", old_query_model="a")
+        queries = asked(pair, of=held if exclude_self else None)
+        found = search(gallery, queries, k, exclude_self=exclude_self)
+        brute = retrieval.search(queries, held, k, exclude_self=exclude_self)
+        assert answers(found) == answers(brute)
+        for row in range(len(found)):
+            np.testing.assert_array_equal(found.nearest(row)[1], brute.nearest(row)[1])
+
+
+@pytest.mark.parametrize("tries", [1, 3, 9])
+def test_few_candidates_are_enough_or_all_is_compared(url, monkeypatch, tries):
+    pair = make_pair(weight=0.5)
+    for name, value in {"LEAST_CANDIDATES": 2, "CANDIDATES": 1, "TRIES": tries}.items():
+        monkeypatch.setattr(fused, name, value)
+    compared, everything = [], fused.PairSearch._everything
+    monkeypatch.setattr(
+        fused.PairSearch, "_everything", lambda one: compared.append(1) or everything(one)
+    )
+    gallery, held = filled(url, pair, kinds=("plain", "one far"))
+    gallery.serve(pair, query_model=None)
+    queries = asked(pair, count=20)
+    found = search(gallery, queries, 10)
+    assert answers(found) == answers(retrieval.search(queries, held, 10, exclude_self=False))
+    assert bool(compared) == (tries == 1)  # ten candidates of each space prove too little
+
+
+def test_what_is_served_is_recorded_and_rolled_back_as_one_thing(url):
+    pair = make_pair()
+    gallery, held = filled(url, pair)
+    queries = asked(pair)
+    gallery.serve(pair, query_model="b", old_query_model="a")
+    now = open_gallery(url).view()
+    assert (now.fusion, now.serving, now.previous) == (pair, pair.new, pair.old)
+    assert (now.query_model, now.record.serving.old_query_model) == ("b", "a")
+    assert now.to_json()["old_query_model"] == "a"
+    assert "serving, fused" in str(gallery.describe())
+    assert "queries embedded by model b and a" in str(gallery.describe())
+    gallery.roll_back()
+    now = gallery.view()
+    assert (now.fusion, now.serving, now.previous) == (None, pair.old, None)
+    assert answers(gallery.search(queries.old, 3)) == answers(
+        retrieval.search(queries.old, held.old, 3, exclude_self=False)
+    )
+
+
+def test_from_a_pair_to_its_new_space_and_back_rolling_back_still_undoes_the_upgrade(url):
+    pair = make_pair()
+    gallery, _ = filled(url, pair)
+    gallery.serve(pair.new, query_model="b")
+    gallery.serve(pair, query_model="b", old_query_model="a")
+    assert gallery.view().previous == pair.old
+    gallery.serve(pair.new, query_model="b")
+    assert (gallery.view().fusion, gallery.view().previous) == (None, pair.old)
+
+
+def test_neither_space_of_a_pair_that_answers_or_may_be_returned_to_can_be_dropped(url):
+    pair, third = make_pair(), Space("third@3", 2)
+    gallery, _ = filled(url, pair)
+    gallery.serve(pair, query_model=None)
+    for space in (pair.old, pair.new):
+        with pytest.raises(GalleryError, match="answers the queries"):
+            gallery.drop_space(space)
+    gallery.add_space(third)
+    gallery.serve(third, query_model=None)
+    for space in (pair.old, pair.new):
+        with pytest.raises(GalleryError, match="rolling back gallery"):
+            gallery.drop_space(space)
+
+
+def test_a_record_says_a_newer_format_only_where_a_pair_is_served(url):
+    pair = make_pair()
+    gallery, _ = filled(url, pair)
+    assert gallery.view().record.to_json()["format"] == 2
+    gallery.serve(pair, query_model=None)
+    assert gallery.view().record.to_json()["format"] == 3
+
+
+def test_a_pair_that_does_not_answer_yet_can_be_looked_into(url):
+    pair = make_pair()
+    gallery, held = filled(url, pair)
+    queries = asked(pair)
+    found = search(gallery, queries, 5, fusion=pair, allow_unserved=True)
+    assert answers(found) == answers(retrieval.search(queries, held, 5, exclude_self=False))
+    with pytest.raises(SpaceMismatchError, match=r"answers from old@1 .*allow_unserved=True"):
+        search(gallery, queries, 5, fusion=pair)
+
+
+def test_a_pair_is_asked_by_both_models_and_a_space_by_one(url):
+    pair = make_pair()
+    gallery, _ = filled(url, pair)
+    queries = asked(pair)
+    with pytest.raises(SpaceMismatchError, match="queries were given by two models"):
+        search(gallery, queries, 5)
+    gallery.serve(pair, query_model=None)
+    with pytest.raises(SpaceMismatchError, match=r"in new@2 .*, the old ones as queries_old"):
+        gallery.search(queries.new, 5)
+    with pytest.raises(SpaceMismatchError, match=r"in old@1 .* alone, .* by the model of new@2"):
+        gallery.search(queries.old, 5)
+    with pytest.raises(SpaceMismatchError, match="give the old ones in old@1"):
+        gallery.search(queries.old, 5, queries_old=queries.new)
+    with pytest.raises(EmbeddingsError, match="embed the same queries by both models"):
+        gallery.search(queries.new, 5, queries_old=queries.old.select([0]))
+    with pytest.raises(SpaceMismatchError, match="queries_old="):
+        gallery.search(queries.new, 5, fusion=pair)
+    assert answers(gallery.search(queries.new, 5, allow_unserved=True))
+
+
+def test_a_pair_with_a_space_of_small_numbers_cannot_answer(url):
+    side = Space("side@1", 4, "l2", "int8")
+    pair = Fusion(side, Space("new@2", 6), 0.5, Scale(1.0, 1.0), Scale(1.0, 1.0))
+    gallery = create_gallery(url, side, pair.new, serving=pair.new)
+    with pytest.raises(GalleryError, match="cannot answer queries"):
+        gallery.serve(pair, query_model=None)
+
+
+def test_a_pair_of_which_the_gallery_lacks_a_space_cannot_answer(url):
+    pair = make_pair()
+    gallery = create_gallery(url, pair.old)
+    with pytest.raises(GalleryError, match="has no space new@2"):
+        gallery.serve(pair, query_model=None)
+
+
+def test_an_empty_gallery_answers_with_nothing(url):
+    pair = make_pair()
+    gallery = create_gallery(url, pair.old, pair.new)
+    gallery.serve(pair, query_model=None)
+    assert answers(search(gallery, asked(pair), 3)) == [()] * 5
+
+
+def test_a_scale_that_is_no_number_is_refused():
+    with pytest.raises(ConfigurationError, match="nothing can be divided"):
+        Scale(float("nan"), 1.0)
