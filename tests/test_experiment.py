@@ -45,12 +45,13 @@ def stage(tmp_path):
 class StandIn:
     """Studies that take no time: all metrics of an arm are `rows[arm]`, of models `models`.
 
-    Of an arm without a row they are a tenth of the seed.
+    Of an arm without a row they are a tenth of the seed. Each has a fused row too if `fused`.
     """
 
     def __init__(self):
         self.rows = dict.fromkeys((arm["name"] for arm in ARMS), 0.5)
         self.models, self.performed, self.meanwhile = 0.4, [], lambda: None
+        self.fused = False
 
     def __call__(self, recipe, out, stage, *, overwrite):
         self.performed.append((recipe.seed, [arm.name for arm in recipe.performed]))
@@ -89,7 +90,8 @@ class StandIn:
 
     def _cells(self, arms, seed):
         values = {"old/old": self.models}
-        values |= {arm: self.rows.get(arm, seed / 10) for arm in arms}
+        both = [f"{arm}{end}" for arm in arms for end in ("", *([" fused"] if self.fused else []))]
+        values |= {cell: self.rows.get(cell, seed / 10) for cell in both}
         values |= {"new/new": 2 * self.models}
         counts = {"queries": 5, "skipped": 0}
         return {
@@ -211,6 +213,28 @@ def test_a_variant_that_cannot_be_is_refused_before_another_is_performed(tmp_pat
     assert stand_in.seeds == []
 
 
+def test_rows_that_are_advised_are_counted_over_the_seeds():
+    def seed(closed, opened):
+        numbers = dict.fromkeys(("cmc@1", "cmc@5", "map"), 0.5)
+        rows = dict.fromkeys(("old/old", "new/old", "new/old fused", "new/new"), numbers)
+        serving = {"closed": {"advised": closed}, "open": {"advised": opened}}
+        arm = {"side_bytes": 8, "side_macs": 9, "fit": {}, "serving": serving}
+        return {"cells": rows, "open": rows, "arms": {"new/old": arm}}
+
+    text = markdown(
+        "tiny", {0: seed("new", "fused"), 1: seed("new", "old"), 2: seed("old", "fused")}
+    )
+    closed, opened = text.split("\n\n")
+    assert closed.splitlines()[0].endswith("| flips | bytes | MACs | advised |")
+    counts = [
+        [line.split(" | ")[-1].rstrip(" |") for line in table.splitlines()[2:]]
+        for table in (closed, opened)
+    ]
+    assert counts == [["", "2 of 3", "0 of 3", ""], ["", "0 of 3", "2 of 3", ""]]
+    assert "| new/old fused | 50.0 (50.0 to 50.0) |" in opened
+    assert "| 8 | 9 | 2 of 3 |" in opened
+
+
 def test_what_is_not_known_is_a_dash_and_null():
     unknown = {"cmc@1": None, "cmc@5": None, "map": None}
     cells = dict.fromkeys(("old/old", "new/old", "new/new"), unknown)
@@ -303,6 +327,23 @@ def test_a_row_that_is_new_stands_where_the_recipe_has_it(written, stage, stand_
     assert list(study["cells"]) == ["old/old", *(n for n in names if "%" not in n), "new/new"]
     assert list(study["arms"]) == names
     assert read(written)["mean"]["open"]["new/old mlp"]["map"] == 0.5
+
+
+def test_a_fused_row_is_joined_and_dropped_with_its_arm(written, stage, stand_in):
+    stand_in.fused = True
+    merge_arms(recipe_of("new/old ridge"), [0, 1], written, stage, command="")
+    before = ["old/old", "new/old ridge", "new/old ridge fused", "new/old"]
+    assert list(read(written)["seeds"]["1"]["cells"])[:4] == before
+    stand_in.rows["new/old ridge fused"] = 0.9
+    merge_arms(recipe_of("new/old ridge"), [0, 1], written, stage, command="")
+    study = read(written)["seeds"]["1"]
+    assert study["open"]["new/old ridge fused"]["map"] == 0.9
+    assert study["intervals"]["open"]["new/old ridge fused"]["map"] == 0.9
+    stand_in.fused = False
+    with pytest.raises(ConfigurationError, match="the row 'new/old ridge fused' of one of the se"):
+        merge_arms(recipe_of("new/old ridge"), [0], written, stage, command="")
+    merge_arms(recipe_of("new/old ridge"), [0, 1], written, stage, command="")
+    assert "new/old ridge fused" not in read(written)["seeds"]["0"]["cells"]
 
 
 def test_an_arm_that_came_to_take_a_sample_leaves_the_closed_set(written, stage, stand_in):

@@ -145,6 +145,13 @@ def test_rows_stand_from_chance_to_full_backfill_whatever_the_order_given():
     ]  # fmt: skip
 
 
+def test_a_fused_row_stands_behind_its_own_and_says_what_it_is():
+    cells = ["old/old", "new/old", "new/old fused", "new/old xl", "new/old xl fused", "new/new"]
+    assert in_order(cells) == cells
+    for cell in ("new/old fused", "new/old xl fused"):
+        assert explain(cell, cells).startswith("The same vectors beside the old ones: queries by b")
+
+
 def test_side_information_is_named_only_where_the_cells_tell_it_apart():
     assert "side-information" in explain("new/old", ["new/old", "new/old without side"])
     assert "side-information" not in explain("new/old", GRID_CELLS)

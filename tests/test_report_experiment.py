@@ -101,6 +101,12 @@ def test_the_numbers_of_every_seed_are_folded_below(tmp_path):
     assert len(folded) == 2 * (1 + 3) + 2 * 2 + 2 * 3
 
 
+def test_a_fused_row_says_what_it_is(tmp_path):
+    both = row("wide: new/old fused", [(0.4, 0.6, 0.2)], [(1.0, 1.0)], {"advised": "1 of 1"})
+    page = write(tmp_path / "page.html", [ExperimentTable("Open", (0,), (both,))])
+    assert "The same vectors beside the old ones: queries by both models, both dist" in page
+
+
 def test_the_verdict_names_the_best_and_those_worse_than_nothing(tmp_path):
     assert CLOSED.verdict == (
         "Best of 3 in map, over 2 seeds: new/old mlp, with 95.0 % (90.0 to 100.0) of what full "

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from onward.artifacts import ARRAYS
 from onward.data import images, open_items
 from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
+from onward.evaluation.comparison import evaluate_embeddings
 from onward.experiments import study, vectors
 from onward.experiments.recipe import load_recipe
 from onward.experiments.vectors import Stage, split
+from onward.fusion import FusedEmbeddings, Fusion, Scale, Serving
 from onward.gallery import open_gallery
 from onward.models import EmbeddingModel
+from onward.spaces import Embeddings
+from onward.transformation import Transformation
 
 QUICK = {
     "views": 1,
@@ -96,10 +101,6 @@ def test_comparison_json_has_every_cell_with_its_numbers(performed):
 @pytest.mark.slow
 def test_the_numbers_of_an_arm_are_those_of_its_transformation(performed):
     """By hand from the files that the study leaves: the same as in its JSON."""
-    from onward.evaluation.comparison import evaluate_embeddings
-    from onward.spaces import Embeddings
-    from onward.transformation import Transformation
-
     out, _ = performed
     read = {
         name: Embeddings.load(out / "embeddings" / f"{name}.parquet")
@@ -222,6 +223,71 @@ def test_open_set_and_arms_stand_in_the_json(tmp_path):
     for part in ("cells", "open"):
         oracle, best = (written[part][cell] for cell in ("new/old oracle", "new/new"))
         assert oracle["map"] == pytest.approx(best["map"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_each_arm_has_a_fused_row_and_what_fit_advises_of_seen_and_of_unseen_classes(
+    tmp_path, monkeypatch
+):
+    """What is advised of each is said here, to know it: of seen classes h, of others the pair."""
+    kinds, fit = {}, vectors.fit
+
+    def advise(old, side, new, *, settings, **given):
+        found = fit(old, side, new, settings=settings, **given)
+        h, kind = found.transformation, settings.gallery_classes
+        kinds.setdefault((h.new.name, h.digest), []).append(kind)
+        said = {"seen": ("new", 0.25), "unseen": ("fused", 0.5)}[kind]
+        fusion = Fusion(h.old, h.new, said[1], Scale(1.0, 2.0), Scale(1.0, 1.0))
+        return replace(found, transformation=replace(h, serving=Serving(said[0], fusion)))
+
+    monkeypatch.setattr(vectors, "fit", advise)
+    arms = [
+        {"name": "new/old", "side": "layers"},
+        {"name": "new/old ridge", "fit": {"method": "ridge"}},
+        {"name": "new/old sample 10%", "gallery_sample": 0.1, "fit": {"method": "ridge"}},
+        {"name": "query -> old", "reverse": True, "fit": {"method": "ridge"}},
+    ]
+    split = {"data.old_classes": 4, "data.new_classes": 8, "arms": arms, "baselines": []}
+    recipe, out = (
+        load_recipe("digits", {**QUICK, **split, "fit.gallery_classes": "unseen"}),
+        tmp_path,
+    )
+    study.run_study(recipe, out / "run", quiet(tmp_path / "cache"))
+    written = json.loads((out / "run" / "comparison.json").read_text())
+    closed = ["new/old", "new/old fused", "new/old ridge", "new/old ridge fused", "query -> old"]
+    assert [cell for cell in written["cells"] if cell in closed] == closed
+    for part in ("open", "unsampled"):
+        assert {"new/old fused", "new/old sample 10% fused"} <= written[part].keys()
+    assert {"new/old fused", "new/old ridge fused"} <= written["update_gain_by_cell"].keys()
+    assert (
+        "new/old fused" in written["intervals"]["open"].keys() & written["by_classes"]["old"].keys()
+    )
+    advised = {
+        arm: {part: one["advised"] for part, one in told["serving"].items()}
+        for arm, told in written["arms"].items()
+    }
+    both = {"closed": "new", "open": "fused"}
+    assert advised == {
+        "new/old": both,
+        "new/old ridge": both,
+        "new/old sample 10%": {"open": "fused"},
+        "query -> old": {},
+    }
+    # One h of each arm that is judged for both kinds of gallery.
+    assert [set(each) for each in kinds.values()].count({"seen", "unseen"}) == 2
+
+    read = {
+        name: Embeddings.load(out / "run" / "embeddings" / f"{name}.parquet")
+        for name in ("old", "new")
+    }
+    h = Transformation.load(out / "run" / "transformations" / "new-old-ridge")
+    fusion = Fusion.from_json(written["arms"]["new/old ridge"]["serving"]["closed"]["fusion"])
+    assert fusion.weight == 0.25
+    queries = FusedEmbeddings(fusion, read["old"], read["new"])
+    gallery = FusedEmbeddings(fusion, read["old"], h.apply(read["old"]))
+    cell = evaluate_embeddings(queries, gallery, exclude_self=True)
+    assert cell.to_json() == written["cells"]["new/old ridge fused"]
+    assert "Fused search, with queries by both models, gives map" in written["verdict"]
 
 
 @pytest.mark.slow

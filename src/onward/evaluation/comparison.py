@@ -22,6 +22,10 @@ from onward.plain import plain
 from onward.spaces import Embeddings
 
 OLD, UPGRADED, NEW = "old/old", "new/old", "new/new"
+WHEN_FUSED = " fused"
+"""What the name of a cell ends with whose queries were asked of the old vectors too: of each item
+both distances count. See `onward.fusion`."""
+FUSED = f"{UPGRADED}{WHEN_FUSED}"
 STORED = "new/old as stored"
 """A gallery as it stands where h made some of its vectors, and the new model embedded the rest."""
 
@@ -148,6 +152,12 @@ class Comparison:
         """
         return self.value("map", self.upgraded) > self.value("map", OLD)
 
+    @property
+    def fused(self) -> str | None:
+        """The cell in which fused search answers after the upgrade; None where there is none."""
+        cell = f"{self.upgraded}{WHEN_FUSED}"
+        return cell if cell in self.cells else None
+
     def negative_flips(self, cell: str | None = None) -> float:
         """Return the share of queries whose first item was relevant in old/old and is not here.
 
@@ -166,7 +176,20 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence: whether upgrading is worth it, against doing nothing and full backfill."""
+        """Whether upgrading is worth it, against doing nothing and full backfill; and being fused.
+
+        One sentence, and where there is a cell of fused search another.
+        """
+        if self.fused is None or np.isnan(self.value("map", self.fused)):
+            return self._of_upgrade
+        return (
+            f"{self._of_upgrade} Fused search, with queries by both models, gives map "
+            f"{_percent(self.value('map', self.fused))} and cmc@1 "
+            f"{_percent(self.value('cmc@1', self.fused))}."
+        )
+
+    @property
+    def _of_upgrade(self) -> str:
         nothing, upgrade = (self.value("map", name) for name in (OLD, self.upgraded))
         if any(np.isnan((nothing, upgrade))):
             return "Nothing can be said: no query has anything to find."
@@ -229,11 +252,12 @@ class Comparison:
         counted = self.cells[OLD].counted_text()
         if self.upgraded not in self.cells:
             return "\n".join([*lines, counted])
-        if not np.isnan(flips := self.negative_flips()):
-            lines.append(
-                f"{_percent(flips)} of queries have a right first item in {OLD} and a wrong one in "
-                f"{self.upgraded}."
-            )
+        for cell in (self.upgraded, self.fused):
+            if cell is not None and not np.isnan(flips := self.negative_flips(cell)):
+                lines.append(
+                    f"{_percent(flips)} of queries have a right first item in {OLD} and a wrong "
+                    f"one in {cell}."
+                )
         return "\n".join([*lines, counted, self.verdict])
 
 

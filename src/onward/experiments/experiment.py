@@ -16,14 +16,14 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from onward.artifacts import write_aside
 from onward.errors import ConfigurationError
-from onward.evaluation.comparison import NEW, OLD, UPGRADED
+from onward.evaluation.comparison import NEW, OLD, UPGRADED, WHEN_FUSED
 from onward.evaluation.intervals import over_seeds
 from onward.evaluation.metrics import METRICS
 from onward.experiments.recipe import Baseline, Recipe
@@ -53,6 +53,7 @@ BY_CELL = (
     *(f"{before}{field}" for before in OF_PART.values() for field in (GAIN, FLIPS)),
 )
 
+ADVISED = "advised"  # the column that says in how many seeds `fit` advises to serve a row
 SAME = 0.001  # metrics of one and the same model differ by no more, on whatever machine
 TABLES = (
     *((name,) for name in BY_CELL),
@@ -372,10 +373,11 @@ def _versions(study: Study) -> str:
 
 def _merge_study(before: Study, now: Study, recipe: Recipe, command: str) -> dict[str, Any]:
     merged = copy.deepcopy(dict(before))
-    order = [*BEFORE_ARMS, *(arm.name for arm in recipe.arms)]
+    order = [*BEFORE_ARMS, *_with_fused(arm.name for arm in recipe.arms)]
+    renewed = _with_fused(recipe.only)
     for path in TABLES:
         *outer, name = path
-        rows, place = _renew(_at(before, path), _at(now, path), recipe.only, order), merged
+        rows, place = _renew(_at(before, path), _at(now, path), renewed, order), merged
         if rows or _at(before, path):
             for key in outer:
                 place = place.setdefault(key, {})
@@ -390,6 +392,11 @@ def _merge_study(before: Study, now: Study, recipe: Recipe, command: str) -> dic
     )
     run = {"arms": list(recipe.only), "command": command} | {name: now[name] for name in OF_RUN}
     return merged | {"renewed": [*(each for each in earlier if each["arms"]), run]}
+
+
+def _with_fused(arms: Iterable[str]) -> list[str]:
+    """Return the names of the cells of arms: of each alone, and fused with the old vectors."""
+    return [cell for arm in arms for cell in (arm, f"{arm}{WHEN_FUSED}")]
 
 
 def _at(study: Study, path: Sequence[str]) -> Mapping[str, Any]:
@@ -487,7 +494,8 @@ def tables(seeds: Mapping[int, Study]) -> dict[str, ExperimentTable]:
 
 
 def _row(seeds: Mapping[int, Study], part: str, cell: str) -> ExperimentRow:
-    arm = next(iter(seeds.values())).get("arms", {}).get(cell)
+    of_arms = [seed.get("arms", {}).get(cell.removesuffix(WHEN_FUSED)) for seed in seeds.values()]
+    arm = of_arms[0]
     numbers = {
         metric: [_number(seed[part][cell][metric]) for seed in seeds.values()] for metric in METRICS
     }
@@ -498,7 +506,18 @@ def _row(seeds: Mapping[int, Study], part: str, cell: str) -> ExperimentRow:
     # Older files have another name.
     macs = arm["side_macs"] if "side_macs" in arm else arm["side_multiply_adds"]
     extra = {"side bytes an item": str(arm["side_bytes"]), "MACs an item": f"{macs:,}"}
-    return ExperimentRow(cell, numbers, extra | {"method": str(arm["fit"].get("method", ""))})
+    extra |= {"method": str(arm["fit"].get("method", ""))}
+    return ExperimentRow(cell, numbers, extra | _advised(cell, part, of_arms))
+
+
+def _advised(cell: str, part: str, of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return in how many seeds `fit` advises to serve a cell, where it advises anything."""
+    gallery = "closed" if part == "cells" else "open"
+    said = [arm.get("serving", {}).get(gallery, {}).get("advised") for arm in of_seeds]
+    if not any(said):
+        return {}
+    count = said.count("fused" if cell.endswith(WHEN_FUSED) else "new")
+    return {ADVISED: f"{count} of {len(said)}"}
 
 
 def means(seeds: Mapping[int, Study]) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -536,14 +555,16 @@ def differences(seeds: Mapping[int, Study]) -> dict[str, dict[str, dict[str, Any
 def markdown(name: str, seeds: Mapping[int, Study]) -> str:
     """Return a table for each part: mean, least and greatest of each cell, in percent.
 
-    A gain is that of the seeds in which full backfill gains something. Where arms say how unsure
-    they are, tables of their backfill follow: the mean over evenly spaced shares re-embedded, by
-    order, between both ends of the curve.
+    A gain is that of the seeds in which full backfill gains something. Where `fit` says what to
+    serve, "advised" is in how many seeds it says this row, of the arm's two and doing nothing.
+    Where arms say how unsure they are, tables of their backfill follow: the mean over evenly spaced
+    shares re-embedded, by order, between both ends of the curve.
     """
     count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}, percent"
-    of_arm = ("gain cmc@1", "gain map", "flips", "bytes", "MACs")
     written = []
     for part, table in tables(seeds).items():
+        advised = [ADVISED] if any(ADVISED in row.extra for row in table.rows) else []
+        of_arm = ("gain cmc@1", "gain map", "flips", "bytes", "MACs", *advised)
         rows = []
         for row in table.rows:
             numbers = [mean_and_range(row.numbers[metric]) for metric in METRICS]
@@ -553,6 +574,7 @@ def markdown(name: str, seeds: Mapping[int, Study]) -> str:
                 flips = [_number(by_cell.get(row.cell)) for by_cell in flipped]
                 gains = [row.known(gain) for gain in of_arm[:2]]
                 told = [*map(mean_and_range, (*gains, flips)), *list(row.extra.values())[:2]]
+                told += [row.extra.get(name, "") for name in advised]
             rows.append([row.cell, *numbers, *told])
         written.append(_lines([f"{name}, {table.name}, {count}", *METRICS, *of_arm], rows))
     return "\n\n".join([*written, *_backfill_tables(name, seeds, count)])

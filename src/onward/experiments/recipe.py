@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from onward.artifacts import canonical_json, digest
 from onward.data import Stated
 from onward.errors import ConfigurationError
-from onward.evaluation.comparison import NEW, OLD, UPGRADED
+from onward.evaluation.comparison import NEW, OLD, UPGRADED, WHEN_FUSED
 from onward.nn.specs import BackboneSpec
 from onward.training.settings import (
     FCT_METHODS,
@@ -175,7 +175,8 @@ class Arm(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Arm":
-        if ": " in self.name or self.name in RESERVED:
+        is_taken = ": " in self.name or self.name.endswith(WHEN_FUSED) or self.name in RESERVED
+        if is_taken:
             raise ValueError(
                 f"an arm cannot be called {self.name!r}: cells of a study or a variant are; "
                 "choose a name such as 'new/old ridge'"

@@ -5,11 +5,11 @@
 `run_study` is the main job: all that it shows goes through the same functions that a user calls.
 Nothing here computes a number that a library function could give.
 
-Its cells are every arm and baseline, in three comparisons, each with the same queries and items in
-all its cells: `closed`, the test images of classes that models know; `open`, images of classes that
-none knows, with the items of a gallery sample embedded as they are after the upgrade; `unsampled`,
-the half of the open set that no sample was taken from, which shows what h does to items that it
-never saw.
+Its cells are every arm, alone and fused with the old vectors, and every baseline, in three
+comparisons, each with the same queries and items in all its cells: `closed`, the test images of
+classes that models know; `open`, images of classes that none knows, with the items of a gallery
+sample embedded as they are after the upgrade; `unsampled`, the half of the open set that no sample
+was taken from, which shows what h does to items that it never saw.
 """
 
 import json
@@ -37,7 +37,15 @@ from onward.evaluation.backfill_curve import (
     random_order,
     uncertainty_order,
 )
-from onward.evaluation.comparison import NEW, OLD, UPGRADED, Comparison, evaluate_embeddings
+from onward.evaluation.comparison import (
+    FUSED,
+    NEW,
+    OLD,
+    UPGRADED,
+    WHEN_FUSED,
+    Comparison,
+    evaluate_embeddings,
+)
 from onward.evaluation.intervals import over_queries
 from onward.evaluation.retrieval import Ranking, search
 from onward.evaluation.verification import verify_pairs
@@ -56,6 +64,7 @@ from onward.experiments.vectors import (
     train_models,
     unsampled,
 )
+from onward.fusion import Searchable
 from onward.gallery import Gallery, create_gallery
 from onward.report import make_grid, write_report
 from onward.spaces import Embeddings, Space
@@ -75,7 +84,7 @@ INTRODUCTION = (
     "of the gallery was read. Here every image is searched among all the others."
 )
 
-Cell = tuple[Embeddings, Embeddings]
+Cell = tuple[Searchable, Searchable]
 Cells = Mapping[str, Callable[[], Cell]]
 Arms = Mapping[str, StudyArm]
 
@@ -282,7 +291,10 @@ def _judge(
     stage, splits, recipe = vectors.stage, vectors.splits, vectors.recipe
     cells = _cells(vectors, {n: arm for n, arm in arms.items() if not arm.sample}, CLOSED)
     if gallery is not None:
-        cells[UPGRADED] = partial(_cell, vectors.of("new", CLOSED), gallery)
+        new = vectors.of("new", CLOSED)
+        cells[UPGRADED] = partial(_cell, new, gallery)
+        if FUSED in cells:
+            cells[FUSED] = partial(arms[UPGRADED].fused, CLOSED, new, gallery)
     stage.tell(f"Comparison: {splits.closed}; each is searched among all the others")
     compared = {"cells": _compare(cells, stage)}
     fields = compared["cells"].to_json() | {
@@ -304,9 +316,7 @@ def _judge(
     parts = {"cells": CLOSED, "open": OPEN}
     fields["intervals"] = {part: _intervals(compared[part]) for part in parts if part in compared}
     if recipe.data.verification:
-        fields["verification"] = {
-            name: verify_pairs(*make(), exclude_self=True).to_json() for name, make in cells.items()
-        }
+        fields["verification"] = _verify(cells)
     curves = {of: _backfill(arms, of, recipe) for part, of in parts.items() if part in compared}
     return compared["cells"], fields | ({"backfill": curves} if any(curves.values()) else {})
 
@@ -323,6 +333,8 @@ def _cells(vectors: StudyVectors, arms: Arms, part: str) -> dict[str, Callable[[
         cells[f"{name} new/old"] = partial(_cell, of_model, _claimed(old, of_model.space))
     for name, arm in arms.items():
         cells[name] = partial(arm.cell, part)
+        if part in arm.servings:
+            cells[f"{name}{WHEN_FUSED}"] = partial(_fused, arm, part)
     for name, of_model in baselines.items():
         cells[f"{name} new/new"] = partial(_cell, of_model, of_model)
     if "middle" in vectors.models:
@@ -332,7 +344,11 @@ def _cells(vectors: StudyVectors, arms: Arms, part: str) -> dict[str, Callable[[
     return cells
 
 
-def _cell(queries: Embeddings, gallery: Embeddings) -> Cell:
+def _fused(arm: StudyArm, part: str) -> Cell:
+    return arm.fused(part, *arm.cell(part))
+
+
+def _cell(queries: Searchable, gallery: Searchable) -> Cell:
     return queries, gallery
 
 
@@ -352,6 +368,16 @@ def _compare(cells: Cells, stage: Stage, rows: np.ndarray | None = None) -> Comp
             )
             progress(done + 1, len(cells))
     return Comparison(evaluations)
+
+
+def _verify(cells: Cells) -> dict[str, dict[str, Any]]:
+    """Return the rates of accepted pairs of each cell; of one that is fused there are none."""
+    rates = {}
+    for name, make in cells.items():
+        queries, gallery = make()
+        if isinstance(queries, Embeddings) and isinstance(gallery, Embeddings):
+            rates[name] = verify_pairs(queries, gallery, exclude_self=True).to_json()
+    return rates
 
 
 def _backfill(arms: Arms, part: str, recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,7 @@ from onward.data.sources import open_splits
 from onward.errors import ConfigurationError, DataError
 from onward.experiments.baselines import build_of, fit_residual_bottleneck, low_rank
 from onward.experiments.recipe import Arm, Recipe
+from onward.fusion import FusedEmbeddings, Serving
 from onward.models import EmbeddingModel
 from onward.models.layers import choose_stages, columns_of
 from onward.nn.specs import BackboneSpec
@@ -45,7 +46,7 @@ Lesson = tuple[str, str, BackboneSpec, ModelSettings | FrozenSettings]
 Stored = Callable[[Embeddings], Embeddings]
 Kept = TypeVar("Kept", Embeddings, EmbeddingModel, Transformation)
 
-GENERATION = 4
+GENERATION = {EmbeddingModel: 4, Embeddings: 4, Transformation: 5}
 """To be raised when the same settings come to give something else: by other defaults or code."""
 
 READ_ITEMS = 20_000  # at most, whose stages say what varies
@@ -83,7 +84,7 @@ class Stage:
                 are added.
         """
         versions = {name: version(name) for name in ("onward", "torch")}
-        whole = {"what": dict(what), "versions": versions, "generation": GENERATION}
+        whole = {"what": dict(what), "versions": versions, "generation": GENERATION[kind]}
         suffix = ".parquet" if kind is Embeddings else ""
         return self.cache / kind.__name__ / f"{digest(canonical_json(whole))[:16]}{suffix}"
 
@@ -544,6 +545,47 @@ class StudyArm:
             carried = replace(carried, vectors=mixed)
         return new, replace(carried, labels=new.labels, class_names=new.class_names)
 
+    def fused(
+        self, part: str, queries: Embeddings, gallery: Embeddings
+    ) -> tuple[FusedEmbeddings, FusedEmbeddings]:
+        """Return what `cell` gives, each with the old vectors beside the new ones.
+
+        Only of parts that are in `servings`, which has the pair.
+        """
+        fusion, old = self.servings[part].fusion, self.vectors.of("old", part)
+        return FusedEmbeddings(fusion, old, queries), FusedEmbeddings(fusion, old, gallery)
+
+    @cached_property
+    def servings(self) -> Mapping[str, Serving]:
+        """What to serve of the closed and of the open gallery, by part; of some arms nothing.
+
+        h is one, but what `fit` advises depends on what the gallery holds. For the kind of gallery
+        that h was not judged for, its method is fitted once more: that gives the same h, judged on
+        what such a gallery holds.
+        """
+        if self.arm.through != "direct" or self.arm.reverse or self.arm.baseline is not None:
+            return {}
+        judged_for = self.vectors.recipe.fit_of(self.arm).gallery_classes
+        kinds = {} if self.sample else {CLOSED: "seen"}
+        kinds |= {} if self.vectors.splits.open is None else {OPEN: "unseen"}
+        found = {
+            part: self.h if self.sample or kind == judged_for else self._judged_for(kind)
+            for part, kind in kinds.items()
+        }
+        return {part: h.serving for part, h in found.items() if h.serving is not None}
+
+    def _judged_for(self, gallery_classes: str) -> Transformation:
+        """Return h, as `fit` judges its method for a gallery of seen, or of unseen classes."""
+        made = self.h.made_by
+        fixed = {"gallery_classes": gallery_classes, "method": made["method"]}
+        if "penalty" in made:
+            fixed["ridge_penalties"] = (made["penalty"],)
+        arm = self.arm.model_copy(update={"fit": {**self.arm.fit, **fixed}})
+        pairs = self.pairs(TRAIN)
+        if self.h.side is None:
+            pairs = replace(pairs, side=None)
+        return replace(self, arm=arm).fit(pairs)
+
     def uncertainties(self, part: str) -> Float32[np.ndarray, " item"] | None:
         """Return how unsure h is of each item of a part; None where no backfill goes by that."""
         plain = self.arm.through == "direct" and not self.arm.reverse and not self.sample
@@ -558,6 +600,7 @@ class StudyArm:
         of_fit = ("method", "networks", "penalty", "pairs")
         of_choice = ("judged_by", "judged_on", "queries", "reason", "tried", "references")
         told = {name: made[name] for name in (*of_fit, *of_choice) if name in made}
+        servings = {part: serving.to_json() for part, serving in self.servings.items()}
         return {
             "side": self.arm.side,
             "dim": 0 if stored is None else stored.space.dim,
@@ -567,6 +610,7 @@ class StudyArm:
             "gallery_sample": len(self.sample),
             "parameters": self.h.parameters,
             "fit": without_ids(told),
+            "serving": servings,
         }
 
     @property

@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from onward import __version__
 from onward.artifacts import write_aside
+from onward.evaluation.comparison import WHEN_FUSED
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MISSING = "–"
@@ -38,6 +39,7 @@ CELLS: Mapping[str, str] = MappingProxyType(
 )
 """What stands behind each cell that the recipes make, in the order of a reader's questions."""
 
+_FUSED = "The same vectors beside the old ones: queries by both models, both distances count."
 _LAST_UPGRADED = list(CELLS).index("new/old layers")
 _STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 _LONGEST_NAME = 30  # letters; more find no room on a phone
@@ -153,9 +155,11 @@ def table(
 def in_order(cells: Iterable[str]) -> list[str]:
     """Return the cells' names as the report lists them: known ones first to last by `CELLS`.
 
-    A name that is not known stands behind the upgraded galleries, in the order given.
+    A name that is not known stands behind the upgraded galleries, in the order given; what is fused
+    behind what it is fused of.
     """
     place = {name: float(position) for position, name in enumerate(CELLS)}
+    place |= {f"{name}{WHEN_FUSED}": position + 0.25 for name, position in place.items()}
     return sorted(cells, key=lambda name: place.get(name, _LAST_UPGRADED + 0.5))
 
 
@@ -166,6 +170,8 @@ def explain(cell: str, cells: Iterable[str]) -> str:
     """
     if cell == "new/old" and "new/old without side" in cells:
         return "Upgraded from the old embeddings and their side-information."
+    if cell.endswith(WHEN_FUSED):
+        return _FUSED
     return CELLS.get(cell, "")
 
 
@@ -199,6 +205,7 @@ STROKES: Mapping[str, Stroke] = MappingProxyType(
         "bct new/old": Stroke("aside", "3 3", "triangle"),
         "new/old without side": Stroke("aside", "12 3 2 3", "fallen"),
         "new/old": Stroke("upgraded", "", "diamond"),
+        "new/old fused": Stroke("upgraded", "10 3", "fallen"),
         "new/old layers": Stroke("aside", "6 2", "square"),
         "bct new/new": Stroke("aside", "2 2 8 2", "plus"),
         "new/new": Stroke("new", "2 3", "square"),

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from onward.errors import EvaluationError
 from onward.evaluation.backfill_curve import GRID
-from onward.evaluation.comparison import NEW, OLD, UPGRADED, Comparison, UpgradeComparison
+from onward.evaluation.comparison import (
+    NEW,
+    OLD,
+    UPGRADED,
+    WHEN_FUSED,
+    Comparison,
+    UpgradeComparison,
+)
 from onward.evaluation.metrics import METRICS
 from onward.report.document import (
     Line,
@@ -428,7 +435,8 @@ def _means_table(shown: ExperimentTable) -> str:
         )
         values = [_mean_and_range(row, column) for column in (*METRICS, *GAINS)]
         others = (escape(row.extra.get(head, "")) for head in extra)
-        rows.append(table_row(row.cell, [*values, *others], tone=tone))
+        about = explain(kind, ()) if kind.endswith(WHEN_FUSED) else ""
+        rows.append(table_row(row.cell, [*values, *others], tone=tone, about=about))
     heads = ["cell", *METRICS, *GAINS, *extra]
     return table(heads, rows, "In percent; gain is the update gain.", wide=shown.name)
 
