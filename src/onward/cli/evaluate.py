@@ -31,29 +31,63 @@ if TYPE_CHECKING:
 def search(
     gallery: OpenGallery,
     queries: Annotated[Path, typer.Argument(help="Embeddings (.parquet), or an image file.")],
+    queries_old: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where a fused pair answers: the same queries by its old model, .parquet."
+        ),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The query model, where QUERIES is an image.")
+    ] = None,
+    old_model: Annotated[
+        Path | None, typer.Option(help="The same of a fused pair's old space.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items for each query.")] = 5,
     exclude_self: Annotated[
         bool, typer.Option(help="Leave out the item with the query's own id.")
     ] = False,
+    approximate: Annotated[
+        bool, typer.Option(help="Let indexes choose what is looked at: faster, may miss items.")
+    ] = False,
     device: Device = "auto",
 ) -> Answer:
     """Find the nearest items of GALLERY to each of QUERIES.
 
+    Where a fused pair answers, QUERIES are by its new model.
+
     Example: onward search photos.lance cat.png --model models/new -k 10
     """
-    if queries.suffix == ".parquet":
-        asked = onward.Embeddings.load(queries)
-    elif model is None:
+    asked = _read_queries(queries, model, "--model", device)
+    asked_old = None
+    if queries_old is not None or old_model is not None:
+        asked_old = _read_queries(queries_old or queries, old_model, "--old-model", device)
+    return gallery.search(
+        asked, k, queries_old=asked_old, exclude_self=exclude_self, approximate=approximate
+    )
+
+
+def _read_queries(
+    queries: Path, model: Path | None, option: str, device: str
+) -> "onward.Embeddings":
+    """Return the embeddings in a file, or that of the image in it.
+
+    Raises:
+        ConfigurationError: if an image is given without a model, or embeddings with one.
+    """
+    is_embedded = queries.suffix == ".parquet"
+    if is_embedded and model is not None:
+        raise ConfigurationError(
+            f"{queries} holds embeddings, and {option} embeds an image", "give one of the two"
+        )
+    if is_embedded:
+        return onward.Embeddings.load(queries)
+    if model is None:
         raise ConfigurationError(
             f"{queries} is an image, and an image needs a model",
-            "add --model DIRECTORY, or give a .parquet file of embeddings",
+            f"add {option} DIRECTORY, or give a .parquet file of embeddings",
         )
-    else:
-        asked = _embed_file(model, queries, device)
-    return gallery.search(asked, k, exclude_self=exclude_self)
+    return _embed_file(model, queries, device)
 
 
 def _embed_file(model: Path, image: Path, device: str) -> "onward.Embeddings":

@@ -389,7 +389,7 @@ class GalleryRows(ABC):
                 f"the queries are in {space} alone, but gallery {self.url} answers from the pair "
                 f"{record.serving}",
                 f"give the same queries by the model of {other.name}, too, the old ones as "
-                "queries_old; or look into one space with allow_unserved=True",
+                "queries_old=...; or look into one space with allow_unserved=True",
             )
         if space == serving:
             return
