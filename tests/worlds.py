@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onward.fusion import Fusion, Scale, Serving
 from onward.gallery import create_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
@@ -57,6 +58,12 @@ def world(items=200, seed=0, *, spoil=0.0, seen=1.0, made_by=None):
     weight = (to_new + spoil * rng.normal(size=to_new.shape)).T
     h = linear(OLD, SIDE, NEW, weight, np.zeros(8, np.float32), made_by=made_by or {})
     return gallery, new, h
+
+
+def paired(h, weight=0.5, old_scale=10.0, new_scale=60.0, advised="fused"):
+    """It, with a pair of its spaces that can be served."""
+    scales = Scale(2 * old_scale, old_scale), Scale(2 * new_scale, new_scale)
+    return replace(h, serving=Serving(advised, Fusion(h.old, h.new, weight, *scales)))
 
 
 def unsure(h, seed=0):

@@ -15,6 +15,7 @@ import numpy as np
 from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation.relevance import Qrels, RealQueries, Relevance, relevant_items
+from onward.fusion import FusedEmbeddings, Fusion, Searchable, Serve
 from onward.gallery import GalleryRows, GalleryView
 from onward.labels import Labels, comparable, renumber
 from onward.spaces import Embeddings, Ids, Origin, Space
@@ -51,7 +52,7 @@ class Questions:
 
     Attributes:
         who: what they are.
-        old: in the space that the gallery answers now.
+        old: in the space, or the fused pair, that the gallery answers now.
         new: the same queries in the new space; if labels judge, with the class of each in the
             gallery's numbering, negative where it is unknown.
         qrels: judgements, if they judge.
@@ -60,7 +61,7 @@ class Questions:
     """
 
     who: Who
-    old: Embeddings
+    old: Searchable
     new: Embeddings
     qrels: Qrels | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -152,6 +153,7 @@ class Trial:
         asked: the queries.
         items: the items.
         now: what the gallery answers from now, of all of them.
+        fusion: the pair in which they can be searched after the upgrade; None if none is known.
         upgraded: what the transformations make, of those that one of them can carry. Of an item
             that one was fitted on, what it makes of it unseen, where that is known.
         embedded: what the new model has embedded already; it stays as it is.
@@ -164,7 +166,8 @@ class Trial:
 
     asked: Questions
     items: Items
-    now: Embeddings
+    now: Searchable
+    fusion: Fusion | None
     upgraded: Embeddings
     embedded: Embeddings
     true: Embeddings
@@ -181,6 +184,34 @@ class Trial:
     def knows_uncertainty(self) -> bool:
         """Whether the transformation of any of them tells how unsure it is."""
         return not self.uncertainties.keys().isdisjoint(self.upgraded.ids)
+
+    @property
+    def ways(self) -> tuple[Serve, ...]:
+        """What can be served after the upgrade: the new space, and the fused pair, if any."""
+        return ("new",) if self.fusion is None else ("new", "fused")
+
+    def queries(self, serve: Serve) -> Searchable:
+        """Return the queries as they are asked of what is served; now, that is "old"."""
+        if serve == "fused":
+            return self._fused(self.asked.old, self.asked.new)
+        return self.asked.old if serve == "old" else self.asked.new
+
+    def gallery(self, serve: Serve, written: Embeddings | None = None) -> Searchable:
+        """Return the items as they are searched in what is served.
+
+        Args:
+            serve: what is; now, that is "old".
+            written: the true vectors that some items have then.
+        """
+        if serve == "old":
+            return self.now
+        stored = self.upgraded if written is None else with_true(self.upgraded, written)
+        stored = self.items.of(with_true(stored, self.embedded))  # what a model embedded stays
+        return self._fused(self.now, stored) if serve == "fused" else stored
+
+    def _fused(self, old: Searchable, new: Embeddings) -> FusedEmbeddings:
+        assert self.fusion is not None  # noqa: S101 (it is one of the ways)
+        return FusedEmbeddings(self.fusion, vectors_in(old, self.fusion.old), new)
 
 
 def gather(
@@ -205,6 +236,7 @@ def gather(
     asked = None if queries is None else _ask_real(view, queries, space, new)
     wanted = set[str]() if asked is None else asked.wanted()
     found, flattered = _choose_searched(view, routes, space, sample, wanted)
+    fusion = usable_fusion(routes, space)
     judged, true, within, everywhere = None, _joined(new, ()), None, None
     if sample is not None:
         judged = _choose_judged(view, routes, space, sample, found)
@@ -220,6 +252,7 @@ def gather(
             asked,
             judged,
             now=judged.of(now),
+            fusion=fusion,
             upgraded=judged.of(upgraded),
             embedded=_joined(new, ()),
             true=true_ones,
@@ -232,6 +265,7 @@ def gather(
             asked,
             searched,
             now=searched.of(now),
+            fusion=fusion,
             upgraded=searched.of(upgraded),
             embedded=_read(view, new, searched.class_of, origin="embedded"),
             true=searched.of(true),
@@ -239,6 +273,21 @@ def gather(
             flattered=len(flattered.intersection(searched.class_of)),
         )
     return asked, everywhere, within
+
+
+def usable_fusion(routes: Routes, now: Space) -> Fusion | None:
+    """Return the pair that the first transformation knows, if its old space is what answers now."""
+    serving = routes.first.serving
+    if serving is None or (serving.fusion.old, serving.fusion.new) != (now, routes.new):
+        return None
+    return serving.fusion
+
+
+def vectors_in(given: Searchable, space: Space) -> Embeddings:
+    """Return the vectors in one space of what has them in that, or in a pair with another."""
+    if isinstance(given, Embeddings):
+        return given
+    return given.old if given.old.space == space else given.new
 
 
 def among(embeddings: Embeddings, ids: Collection[str]) -> Embeddings:
@@ -289,7 +338,7 @@ def check_embedded(given: Embeddings, what: str) -> None:
 
 
 def labels_of(
-    gallery: GalleryRows, given: Embeddings, same_labels: bool, what: str
+    gallery: GalleryRows, given: Searchable, same_labels: bool, what: str
 ) -> Labels | None:
     """Return the labels of embeddings, called `what`, in the gallery's numbering, if they have any.
 
@@ -303,7 +352,7 @@ def labels_of(
     return renumber(given.labels, *names, same_labels=same_labels, sources=sources)
 
 
-def _count_known(given: Embeddings) -> int:
+def _count_known(given: Searchable) -> int:
     return 0 if given.labels is None else int((given.labels >= 0).sum())
 
 

@@ -28,6 +28,7 @@ from onward.evaluation.metrics import METRICS as BY_LABEL
 from onward.evaluation.metrics import Evaluation, PerQuery, evaluate
 from onward.evaluation.relevance import RealQueries, Relevance
 from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
+from onward.fusion import Searchable, Serve
 from onward.gallery import Gallery, GalleryView
 from onward.gallery.view import aligned
 from onward.plain import Plain, fields_of
@@ -41,19 +42,22 @@ from onward.upgrading.evidence import (
     count_unlisted,
     digest_sample,
     gather,
-    with_true,
 )
 from onward.upgrading.routes import Routes, check_whole
 
 BY_GRADE = ("ndcg@10", *BY_LABEL)
 AGREEMENT = "agreement"
 METRICS = (*BY_GRADE, AGREEMENT)
-NOTHING, UPGRADE, WITH_SAMPLE, EVERYTHING = (
+NOTHING, UPGRADE, FUSED, SAMPLE, EVERYTHING = (
     "do nothing",
     "upgrade",
-    "upgrade + the sample",
+    "fused",
+    "the sample",
     "full backfill",
 )
+SERVED: Mapping[Serve, str] = {"old": NOTHING, "new": UPGRADE, "fused": FUSED}
+"""Of what is served: the cell in which the new model embeds nothing besides."""
+WITH_SAMPLE, FUSED_WITH_SAMPLE = f"{UPGRADE} + {SAMPLE}", f"{FUSED} + {SAMPLE}"
 
 RANDOM, UNCERTAINTY, ORACLE = "random", "uncertainty", "oracle"
 SEEDS = 5
@@ -63,6 +67,8 @@ SHARES = (0.1, 0.25, 0.5)
 
 Found = Mapping[str, PerQuery]
 """What each query gets, by metric; NaN where it has nothing to find."""
+Way = tuple[Serve, str]
+"""What is served, and what the new model embeds besides: nothing (""), the sample, or a share."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,20 @@ class Cell(Plain):
 
     Attributes:
         name: "do nothing", "upgrade", "upgrade + the sample", "upgrade + backfill 10 %" and so on,
-            or "full backfill".
+            or "full backfill". Those that a fused pair of the old and the new space answers begin
+            with "fused": "fused", "fused + backfill 10 %", "fused + full backfill".
         share: of the items that the new model embeds, in [0, 1]; of doing nothing, 0.
         values: each metric with its interval.
         gains: each metric minus that of doing nothing, with its paired interval.
+        over_one_space: of a fused pair, each metric minus that of the new space alone, the same
+            items embedded, with its paired interval; else empty.
     """
 
     name: str
     share: float
     values: Mapping[str, Interval]
     gains: Mapping[str, Interval]
+    over_one_space: Mapping[str, Interval]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +109,10 @@ class Judgement(Plain):
         flattered: how many of them a transformation was fitted on, and nothing says what it gives
             for them unseen: "upgrade" knows too much of them; the sample has their true vectors.
         left_out: other items: why they are left out, and how many.
-        cells: what each way to go gives; "do nothing" first, then "upgrade".
+        cells: what each way to go gives; "do nothing" first, then "upgrade"; fused ones are last.
         of_sample: by the metric that decides, what the upgrade gives with the sample written minus
             what it gives without, paired; None if there is no sample.
+        fused_of_sample: the same of fused search; None if there is no pair either.
     """
 
     asked: Who
@@ -115,6 +126,7 @@ class Judgement(Plain):
     left_out: Mapping[str, int]
     cells: tuple[Cell, ...]
     of_sample: Interval | None
+    fused_of_sample: Interval | None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -215,7 +227,8 @@ class Forecast:
         order: in which items are backfilled within the sample: "uncertainty", or "random", the
             mean of 5 orders.
         neighbours: how many nearest items the agreement compares.
-        curves: within the sample, of the orders that were asked for; None without `within`.
+        curves: within the sample, by what is served, "new" and, if there is a pair, "fused"; None
+            without `within`, or where they were not asked for.
     """
 
     transformation: str
@@ -232,7 +245,7 @@ class Forecast:
     unlisted: int
     order: str
     neighbours: int
-    curves: Curves | None
+    curves: Mapping[Serve, Curves] | None
 
     @property
     def judge(self) -> Judgement | None:
@@ -333,7 +346,7 @@ def forecast(
         left_out={} if trial is None else trial.items.left_out,
         unasked=asked.left_out,
         unknown=asked.unknown,
-        remade=asked.old.count_origins().get("upgraded", 0),
+        remade=sum(origin == "upgraded" for origin in asked.old.origins or ()),
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         order=UNCERTAINTY if trial is not None and trial.knows_uncertainty else RANDOM,
         neighbours=0 if trial is None else count_neighbours(len(trial.now)),
@@ -347,13 +360,14 @@ def _judge_whole(trial: Trial, *, sampled: bool) -> Judgement | None:
     if relevance is None:
         return None
     metrics, best = (BY_LABEL, "map") if asked.qrels is None else (BY_GRADE, "ndcg@10")
-    galleries = {UPGRADE: (0.0, trial.upgraded)}
-    if sampled:
-        galleries[WITH_SAMPLE] = (trial.share, with_true(trial.upgraded, trial.true))
-    cells = {NOTHING: (0.0, _answers(asked.old, trial.now, relevance, metrics))}
-    for name, (share, gallery) in galleries.items():
-        stored = with_true(gallery, trial.embedded)  # what a model has embedded stays
-        cells[name] = share, _answers(asked.new, stored, relevance, metrics)
+    ways: list[Way] = [("old", "")]
+    for serve in trial.ways:
+        ways += [(serve, ""), (serve, SAMPLE)] if sampled else [(serve, "")]
+    cells = {}
+    for serve, what in ways:
+        written = trial.true if what else None
+        found = _answers(trial.queries(serve), trial.gallery(serve, written), relevance, metrics)
+        cells[serve, what] = trial.share if what else 0.0, found
     return _judgement(trial, best, cells)
 
 
@@ -395,37 +409,41 @@ class _Backfilled:
         relevance = None if asked.qrels is not None else asked.relevance(trial.items)
         return cls(trial, relevance, nearest, orders, seed)
 
-    def judge(self, *, curves: bool, written: bool) -> tuple[Judgement, Curves | None]:
+    def judge(self, *, curves: bool, written: bool) -> tuple[Judgement, dict[Serve, Curves] | None]:
         """Judge what is found in the better order that can be had.
 
         Args:
-            curves: whether to draw the curve of each order, too.
+            curves: whether to draw the curve of each order, too, of all that can be served.
             written: whether the writing of the sample is judged here, by its share of the gallery.
         """
-        best = UNCERTAINTY if UNCERTAINTY in self.orders else RANDOM
+        best, trial = UNCERTAINTY if UNCERTAINTY in self.orders else RANDOM, self.trial
         ends = (0.0, *SHARES, 1.0)
         shares = sorted({*GRID, *SHARES}) if curves else ends
-        found = {
-            name: self.found(each, shares, agreed=ends if name == best else ())
-            for name, each in self.orders.items()
-            if name == best or curves
-        }
-        at, trial = found[best], self.trial
         nothing = dict[str, PerQuery]()
         if self.relevance is not None:
             nothing |= _answers(trial.asked.old, trial.now, self.relevance, BY_LABEL)
         nothing |= self.agreement(trial.asked.old, trial.now)
-        cells: dict[str, tuple[float, Found]] = {NOTHING: (0.0, nothing), UPGRADE: (0.0, at[0.0])}
-        if written:
-            turns = range(self.seed, self.seed + SEEDS)
-            some = tuple(random_order(trial.true.ids, seed=turn) for turn in turns)
-            share = trial.share
-            cells[WITH_SAMPLE] = share, self.found(some, (share,), agreed=(share,))[share]
-        for share in SHARES:
-            cells[f"upgrade + backfill {100 * share:g} %"] = share, at[share]
-        cells[EVERYTHING] = 1.0, at[1.0]
+        cells: dict[Way, tuple[float, Found]] = {("old", ""): (0.0, nothing)}
+        drawn: dict[Serve, Curves] = {}
+        for serve in trial.ways:
+            found = {
+                name: self.found(serve, each, shares, agreed=ends if name == best else ())
+                for name, each in self.orders.items()
+                if name == best or curves
+            }
+            if curves:
+                drawn[serve] = self._curves(found)
+            cells[serve, ""] = 0.0, found[best][0.0]
+            if written:
+                turns, share = range(self.seed, self.seed + SEEDS), trial.share
+                some = tuple(random_order(trial.true.ids, seed=turn) for turn in turns)
+                sampled = self.found(serve, some, (share,), agreed=(share,))[share]
+                cells[serve, SAMPLE] = share, sampled
+            for share in SHARES:
+                cells[serve, f"backfill {100 * share:g} %"] = share, found[best][share]
+            cells[serve, EVERYTHING] = 1.0, found[best][1.0]
         judged = _judgement(trial, AGREEMENT if self.relevance is None else "map", cells)
-        return judged, self._curves(found) if curves else None
+        return judged, drawn if curves else None
 
     def _curves(self, found: Mapping[str, Mapping[float, Found]]) -> Curves:
         """Return the curves of what was found in each order, at each share."""
@@ -443,22 +461,28 @@ class _Backfilled:
         return Curves(values, {m: _interval(one, clusters, True) for m, one in gains.items()})
 
     def found(
-        self, orders: tuple[Ids, ...], shares: Sequence[float], *, agreed: Sequence[float]
+        self,
+        serve: Serve,
+        orders: tuple[Ids, ...],
+        shares: Sequence[float],
+        *,
+        agreed: Sequence[float],
     ) -> dict[float, dict[str, PerQuery]]:
         """Return what each query gets at each share, in the mean of several orders.
 
         By labels if they judge, and by agreement at some of the shares; else by agreement at all.
         """
-        upgraded, true, asked = self.trial.upgraded, self.trial.true, self.trial.asked
+        trial, true = self.trial, self.trial.true
+        queries = trial.queries(serve)
         found: dict[float, dict[str, PerQuery]] = {share: {} for share in shares}
         if self.relevance is not None:
             each = [
                 backfill_curve(
-                    asked.new,
-                    upgraded,
-                    true,
+                    queries,
+                    trial.gallery(serve),
+                    trial.gallery(serve, true),
                     order,
-                    exclude_self=asked.exclude_self,
+                    exclude_self=trial.asked.exclude_self,
                     shares=shares,
                 ).evaluations
                 for order in orders
@@ -468,13 +492,13 @@ class _Backfilled:
         for share in shares if self.relevance is None else agreed:
             some = orders if 0 < share < 1 else orders[:1]  # at the ends all are the same
             galleries = (  # what has no vector is not found
-                with_true(upgraded, true.align(order[: items_at(share, len(order))]))
+                trial.gallery(serve, true.align(order[: items_at(share, len(order))]))
                 for order in some
             )
-            found[share] |= _mean([self.agreement(asked.new, one) for one in galleries])
+            found[share] |= _mean([self.agreement(queries, one) for one in galleries])
         return found
 
-    def agreement(self, queries: Embeddings, gallery: Embeddings) -> dict[str, PerQuery]:
+    def agreement(self, queries: Searchable, gallery: Searchable) -> dict[str, PerQuery]:
         """Return of each query how many of its nearest items a gallery finds."""
         count = count_neighbours(len(self.trial.true))
         exclude_self = self.trial.asked.exclude_self
@@ -483,7 +507,7 @@ class _Backfilled:
 
 
 def _answers(
-    queries: Embeddings, gallery: Embeddings, relevance: Relevance, metrics: Sequence[str]
+    queries: Searchable, gallery: Searchable, relevance: Relevance, metrics: Sequence[str]
 ) -> dict[str, PerQuery]:
     """Return what each query gets, by metric; an item that the gallery lacks is not found."""
     ranked = rank(queries, gallery, exclude_self=relevance.exclude_self)
@@ -500,23 +524,30 @@ def _mean(found: Sequence[Found]) -> dict[str, PerQuery]:
     return {metric: np.mean([one[metric] for one in found], axis=0) for metric in found[0]}
 
 
-def _judgement(trial: Trial, metric: str, found: Mapping[str, tuple[float, Found]]) -> Judgement:
-    """Return the cells of what was found: by their names, of which share, and what each gets."""
-    (_, nothing), clusters = found[NOTHING], trial.asked.clusters
+def _judgement(trial: Trial, metric: str, found: Mapping[Way, tuple[float, Found]]) -> Judgement:
+    """Return the cells of what was found: of which share, and what each query gets."""
+    (_, nothing), clusters = found["old", ""], trial.asked.clusters
     stored = {*trial.upgraded.ids, *trial.embedded.ids}
+
+    def over(each: Found, other: Found) -> dict[str, Interval]:
+        return {by: _interval(each[by] - other[by], clusters, True) for by in each}
+
+    def of_sample(serve: Serve) -> Interval | None:
+        if (serve, SAMPLE) not in found:
+            return None
+        with_it, without = (found[serve, what][1] for what in (SAMPLE, ""))
+        return over(with_it, without)[metric]
+
     cells = tuple(
         Cell(
-            name,
+            _name(serve, what),
             share,
-            {by: _interval(each, clusters) for by, each in values.items()},
-            {by: _interval(each - nothing[by], clusters, True) for by, each in values.items()},
+            {by: _interval(one, clusters) for by, one in each.items()},
+            over(each, nothing),
+            over(each, found["new", what][1]) if serve == "fused" else {},
         )
-        for name, (share, values) in found.items()
+        for (serve, what), (share, each) in found.items()
     )
-    of_sample = None
-    if WITH_SAMPLE in found:
-        difference = found[WITH_SAMPLE][1][metric] - found[UPGRADE][1][metric]
-        of_sample = _interval(difference, clusters, True)
     counted = np.flatnonzero(~np.isnan(nothing[metric])).tolist()
     return Judgement(
         asked=trial.asked.who,
@@ -529,8 +560,15 @@ def _judgement(trial: Trial, metric: str, found: Mapping[str, tuple[float, Found
         flattered=trial.flattered,
         left_out=trial.items.left_out,
         cells=cells,
-        of_sample=of_sample,
+        of_sample=of_sample("new"),
+        fused_of_sample=of_sample("fused"),
     )
+
+
+def _name(serve: Serve, what: str) -> str:
+    if (serve, what) == ("new", EVERYTHING):
+        return EVERYTHING  # nothing is upgraded then
+    return " + ".join(filter(None, (SERVED[serve], what)))
 
 
 def _interval(values: PerQuery, clusters: Sequence[Hashable], difference: bool = False) -> Interval:

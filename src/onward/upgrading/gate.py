@@ -492,7 +492,8 @@ def _backfill(within: Judgement | None, beside: str) -> str:
     if within is None:
         return ""
     metric, start = within.metric, within.value(within.metric, beside)
-    cells = [cell for cell in within.cells if cell.name not in (NOTHING, UPGRADE, WITH_SAMPLE)]
+    others = (NOTHING, UPGRADE, WITH_SAMPLE)
+    cells = [one for one in within.cells if not (one.name in others or one.over_one_space)]
     values = [cell.values[metric].estimate for cell in cells]
     gains = _gained(within, beside) > 0
     least = next((place for place, one in enumerate(values) if gains and one >= start), -1)

@@ -305,6 +305,7 @@ class BackfillPlan:
             those that are lost are embedded first; all are queries, and looked for.
         left_out: of the sample's other items: why they are left out, and how many.
         drawn: the curves of each order on these items, and what full backfill gains.
+        fused: the same of fused search; None if no pair is known that it could be served by.
     """
 
     gallery: str
@@ -316,6 +317,7 @@ class BackfillPlan:
     within: Judgement
     left_out: Mapping[str, int]
     drawn: Curves
+    fused: Curves | None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -424,5 +426,6 @@ def plan_backfill(
         missing=max(0, prediction.rows - upgraded - embedded),
         within=prediction.within,
         left_out=prediction.left_out,
-        drawn=prediction.curves,
+        drawn=prediction.curves["new"],
+        fused=prediction.curves.get("fused"),
     )
