@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from upgrades import OLD, SECOND, SIDE, TO_SECOND, make_gallery, numbered
 from onward.cli.app import app
 from onward.errors import (
     ConfigurationError,
+    EmbeddingsError,
     EvaluationError,
     GalleryError,
     TransformationError,
@@ -25,6 +27,8 @@ from onward.evaluation.comparison import (
     of_h_alone,
 )
 from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import agreement, search
+from onward.fusion import Fusion, Scale, Serving, fuse
 from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings
 from onward.training.fit.pairs import Pairs
@@ -249,12 +253,81 @@ def test_a_vector_of_unknown_origin_is_not_taken_for_one_of_h(files):
     assert "30 upgraded by h, 10 of unknown origin" in str(made)
 
 
-def test_items_without_labels_are_compared_by_agreement_and_it_is_called_so(files):
+PAIR = Fusion(OLD, SECOND, 0.5, Scale(1.0, 2.0), Scale(3.0, 4.0))
+
+
+@pytest.fixture
+def fused(files):
+    """The words that name a transformation with a fused pair."""
+    replace(TO_SECOND, serving=Serving("fused", PAIR)).save(files / "h")
+    return "--transformation", files / "h"
+
+
+def fused_by_hand(files, items):
+    old, new, up = (Embeddings.load(files / f"{name}.parquet") for name in ("old", "new", "up"))
+    queries, gallery = (fuse(PAIR, old.align(items), each.align(items), "") for each in (new, up))
+    return evaluate_embeddings(queries, gallery, exclude_self=True).to_json()
+
+
+def test_the_pair_of_a_transformation_is_a_row_of_h_alone_and_of_what_is_stored(files, fused):
+    found = json.loads(answer(*words_of(files, *fused, "--exclude-self", "--json")))
+    assert list(found["cells"]) == ["old/old", "new/old", "new/old fused", "new/new"]
+    assert found["cells"]["new/old fused"] == fused_by_hand(files, BY_H)
+    stored = found["as_stored"]["cells"]["new/old as stored fused"]
+    assert stored == fused_by_hand(files, numbered(ROWS))
+    assert found["fusion"] == PAIR.to_json()
+    assert "new/old fused" in found["update_gain_by_cell"].keys() & found["negative_flips_by_cell"]
+    shown = answer(*words_of(files, *fused, "--exclude-self"))
+    assert f"new/old fused is {PAIR}." in shown.splitlines()
+    assert "Fused search, with queries by both models, gives map" in shown
+    (step,) = json.loads(answer(*words_of(files, *fused, "--exclude-self", "--json")))["next_steps"]
+    assert f"--transformation {fused[1]}" in step["command"]
+    answer("report", files / "page.html", *words_of(files, *fused, "--exclude-self")[1:])
+    page = (files / "page.html").read_text(encoding="utf-8")
+    assert "new/old fused" in page
+    assert "queries by both models, both distances count" in page
+
+
+def test_a_fused_row_has_an_agreement_too(files, fused):
+    forget_labels(files)
+    found = json.loads(answer(*words_of(files, *fused, "--exclude-self", "--json")))
+    old, new, up = (
+        Embeddings.load(files / f"{name}.parquet").align(BY_H) for name in ("old", "new", "up")
+    )
+    asked, searched = fuse(PAIR, old, new, ""), fuse(PAIR, old, up, "")
+    count = found["neighbours"]
+    shares = agreement(
+        search(asked, searched, count, exclude_self=True),
+        search(new, new, count, exclude_self=True),
+    )
+    assert found["cells"]["new/old fused"]["agreement"] == shares.mean()
+    assert "(new/old fused)" in found["verdict"]
+
+
+def test_a_pair_that_is_none_or_of_other_spaces_is_refused(files):
+    TO_SECOND.save(files / "h")
+    words = words_of(files, "--transformation", files / "h", "--exclude-self")
+    with pytest.raises(
+        ConfigurationError, match=r"has no fused pair: .* leave --transformation ou"
+    ):
+        answer(*words)
+    other = replace(PAIR, old=SIDE)
+    old, up = (Embeddings.load(files / f"{name}.parquet") for name in ("old", "up"))
+    cells = {"old/old": (old, old), "new/old": (up, up), "new/new": (up, up)}
+    with pytest.raises(EmbeddingsError, match=r"the old vectors of a fused pair are in .*, not in"):
+        compare_upgraded(cells, exclude_self=True, relevance=None, fusion=other)
+
+
+def forget_labels(files):
     for name in ("old", "up", "new"):
         one = Embeddings.load(files / f"{name}.parquet")
         Embeddings(one.ids, one.vectors, one.space, origins=one.origins).save(
             files / f"{name}.parquet"
         )
+
+
+def test_items_without_labels_are_compared_by_agreement_and_it_is_called_so(files):
+    forget_labels(files)
     shown = answer(*words_of(files, "--exclude-self"))
     assert "Agreement of 32 items, as queries, with full backfill, over 3 neighbours." in shown
     assert "To learn whether the new model is better, give labels" in shown

@@ -25,6 +25,7 @@ from onward.errors import ConfigurationError, EvaluationError
 if TYPE_CHECKING:
     from onward.data.items import Items
     from onward.evaluation.comparison import Cells, UpgradeComparison
+    from onward.fusion import Fusion
     from onward.report import RetrievalGrid
 
 
@@ -172,6 +173,10 @@ def _tell_of_origins(gallery: "onward.Embeddings") -> dict[str, dict[str, int]]:
     return {"gallery_origins": counts}
 
 
+SHOWN = ("old", "upgraded", "new", "exclude_self", "same_labels", "transformation")
+"""Of the options of a comparison, those that a page can show."""
+
+
 class Compared(Judging):
     """The items three times, the queries twice, and what is right.
 
@@ -179,11 +184,31 @@ class Compared(Judging):
         old: the items by the old model: .parquet.
         upgraded: the items after the upgrade: .parquet.
         new: the items by the new model: .parquet; needed unless queries are given.
+        transformation: what `fit` wrote: its fused pair of old and new vectors is compared too.
     """
 
     old: Path
     upgraded: Path
     new: Path | None = None
+    transformation: Path | None = None
+
+    @property
+    def fusion(self) -> "Fusion | None":
+        """The pair of the transformation, if one is given.
+
+        Raises:
+            ConfigurationError: if it has none.
+        """
+        if self.transformation is None:
+            return None
+        serving = onward.Transformation.load(self.transformation).serving
+        if serving is None:
+            raise ConfigurationError(
+                f"the transformation in {self.transformation} has no fused pair: it was fitted "
+                "before `fit` measured one, or its distances do not differ",
+                "fit it again, or leave --transformation out",
+            )
+        return serving.fusion
 
     @property
     def cameras(self) -> tuple[Path, Path]:
@@ -202,10 +227,10 @@ def compare(asked: Compared) -> Told:
     Example: onward compare --old old.parquet --upgraded up.parquet --new new.parquet --exclude-self
     """
     made = compare_cells(read_cells(asked), asked)
-    shown = {"exclude_self", "same_labels", "old", "upgraded", "new"}
-    if asked.said - shown or asked.new is None:  # a page cannot show that
+    if asked.said - set(SHOWN) or asked.new is None:  # a page cannot show that
         return Told(made)
-    named = ("--old", asked.old, "--upgraded", asked.upgraded, "--new", asked.new)
+    files = {name: getattr(asked, name) for name in ("old", "upgraded", "new", "transformation")}
+    named = [word for name, path in files.items() if path for word in (f"--{name}", path)]
     itself = "--exclude-self" if asked.exclude_self else "--include-self"
     stated = ("--same-labels",) if asked.same_labels else ()
     step = suggest("report", "page.html", *named, itself, *stated, why="the same as a page")
@@ -218,13 +243,16 @@ def compare_cells(cells: "Cells", asked: Compared) -> "UpgradeComparison":
 
     if asked.judgements is None and all(queries.labels is None for queries, _ in cells.values()):
         _check_agreement(cells, asked)
-        return compare_upgraded(cells, exclude_self=asked.exclude_self, relevance=None)
+        return compare_upgraded(
+            cells, exclude_self=asked.exclude_self, relevance=None, fusion=asked.fusion
+        )
     asked.tell_numbering(*cells.values())
     return compare_upgraded(
         cells,
         exclude_self=asked.exclude_self,
         relevance=lambda queries, gallery: asked.relevance(queries, gallery, asked.cameras),
         metrics=asked.names,
+        fusion=asked.fusion,
     )
 
 
@@ -239,7 +267,7 @@ def _check_agreement(cells: "Cells", asked: Compared) -> None:
     only = (
         "no --qrels say what they look for: only the agreement with full backfill can be compared"
     )
-    if asked.said - {"exclude_self", "old", "upgraded", "new", "queries_old", "queries_new"}:
+    if asked.said - ({*SHOWN, "queries_old", "queries_new"} - {"same_labels"}):
         raise ConfigurationError(
             f"the queries have no labels, and {only}, of which --metrics, --ignored, "
             "--camera-column, --same-labels and --ignore-unknown say nothing",
@@ -307,7 +335,7 @@ def report(
     out: Annotated[Path, typer.Argument(help="The page to write: .html.")],
     asked: Annotated[
         Compared,
-        settings(Compared, "old", "upgraded", "new", "exclude_self", "same_labels", make=Compared),
+        settings(Compared, *SHOWN, make=Compared),
     ],
     stated: DataStated,
     data: Annotated[

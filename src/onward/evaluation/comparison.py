@@ -17,7 +17,7 @@ from onward.errors import EvaluationError
 from onward.evaluation.metrics import METRICS, Evaluation, PerQuery, evaluate, parse_metrics
 from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
-from onward.fusion import Searchable, check_comparable
+from onward.fusion import Fusion, Searchable, check_comparable, fuse
 from onward.plain import plain
 from onward.spaces import Embeddings
 
@@ -345,11 +345,13 @@ class UpgradeComparison:
             were embedded; None if h is known to have carried none.
         stored: of all items as they are stored; None if `alone` is of all items.
         origins: how many of the items' vectors are "embedded", "upgraded" and "unknown".
+        fusion: the pair that "new/old fused" is searched as; None where there is no such cell.
     """
 
     alone: Comparison | AgreementComparison | None
     stored: Comparison | AgreementComparison | None
     origins: Mapping[str, int]
+    fusion: Fusion | None = None
 
     @property
     def items(self) -> int:
@@ -376,13 +378,14 @@ class UpgradeComparison:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What is to be said where nothing tells what was embedded, in a sentence."""
-        if self.stored is not None or "unknown" not in self.origins:
-            return ()
-        return (
-            "Nothing says which vectors of the upgraded gallery the new model embedded; if it did "
-            f"some, {UPGRADED} is credited with them.",
-        )
+        """What is to be said besides, in sentences: of the pair, and of what nothing tells."""
+        said = [] if self.fusion is None else [f"{FUSED} is {self.fusion}."]
+        if self.stored is None and "unknown" in self.origins:
+            said.append(
+                "Nothing says which vectors of the upgraded gallery the new model embedded; if it "
+                f"did some, {UPGRADED} is credited with them."
+            )
+        return tuple(said)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `alone` says, if there is such, and what `stored` says as "as_stored"."""
@@ -390,7 +393,8 @@ class UpgradeComparison:
         stored = {}
         if self.stored is not None:
             stored = {"as_stored": {**self.stored.to_json(), "items": self.items}}
-        return {**alone, **stored, "origins": dict(self.origins)}
+        pair = {} if self.fusion is None else {"fusion": self.fusion.to_json()}
+        return {**alone, **stored, "origins": dict(self.origins), **pair}
 
     def __str__(self) -> str:
         if self.stored is None:
@@ -400,7 +404,7 @@ class UpgradeComparison:
         if self.alone is not None:
             head = f"h alone, on the {self.carried:,} items that h carried:"
             parts = [head, str(self.alone), "", *parts]
-        return "\n".join(parts)
+        return "\n".join([*parts, *self.caveats])
 
 
 Cells = Mapping[str, tuple[Embeddings, Embeddings]]
@@ -413,6 +417,7 @@ def compare_upgraded(
     exclude_self: bool,
     relevance: Callable[[Embeddings, Embeddings], Relevance] | None,
     metrics: Sequence[str] = METRICS,
+    fusion: Fusion | None = None,
 ) -> UpgradeComparison:
     """Compare an upgraded gallery with doing nothing and full backfill; h alone and as stored.
 
@@ -426,10 +431,13 @@ def compare_upgraded(
         relevance: makes what the queries of a cell look for; the agreement with full backfill is
             compared if None.
         metrics: names of what to measure; see `evaluate_embeddings`.
+        fusion: a pair of the spaces of "old/old" and "new/old"; there is a cell "new/old fused" if
+            one is given.
 
     Raises:
         SpaceMismatchError: if queries and gallery of a cell are in different spaces.
         EvaluationError: if a cell is missing, or cells do not fit together.
+        EmbeddingsError: if the pair is of other spaces.
     """
     _check_there(cells, (OLD, UPGRADED) if relevance is not None else (OLD, UPGRADED, NEW))
     for queries, gallery in cells.values():
@@ -437,28 +445,27 @@ def compare_upgraded(
     known = {} if relevance is None else {name: relevance(*pair) for name, pair in cells.items()}
 
     def judge(cells: Cells) -> Comparison | AgreementComparison:
+        asked = _with_fused(cells, fusion)
         if relevance is None:
-            return _agreements(cells, exclude_self)
+            return _agreements(asked, exclude_self)
         evaluations = {
             name: evaluate_embeddings(
                 queries,
                 gallery,
                 exclude_self=exclude_self,
-                relevance=known[UPGRADED if name == STORED else name].among(
-                    queries.ids, gallery.ids
-                ),
+                relevance=known.get(name, known[UPGRADED]).among(queries.ids, gallery.ids),
                 metrics=metrics,
             )
-            for name, (queries, gallery) in cells.items()
+            for name, (queries, gallery) in asked.items()
         }
         return Comparison(evaluations)
 
     origins = cells[UPGRADED][1].count_origins()
     alone = of_h_alone(cells)
     if alone is cells:
-        return UpgradeComparison(judge(cells), None, origins)
+        return UpgradeComparison(judge(cells), None, origins, fusion)
     stored = judge({STORED if name == UPGRADED else name: pair for name, pair in cells.items()})
-    return UpgradeComparison(None if alone is None else judge(alone), stored, origins)
+    return UpgradeComparison(None if alone is None else judge(alone), stored, origins, fusion)
 
 
 def of_h_alone(cells: Cells) -> Cells | None:
@@ -484,7 +491,23 @@ def of_h_alone(cells: Cells) -> Cells | None:
     }
 
 
-def _agreements(cells: Cells, exclude_self: bool) -> AgreementComparison:
+def _with_fused(cells: Cells, fusion: Fusion | None) -> Mapping[str, tuple[Searchable, Searchable]]:
+    """Return cells, and behind that of the upgrade the one that is fused, if there is a pair."""
+    asked = dict[str, tuple[Searchable, Searchable]]()
+    for name, (queries, gallery) in cells.items():
+        asked[name] = queries, gallery
+        if fusion is not None and name in (UPGRADED, STORED):
+            old_queries, old_gallery = cells[OLD]
+            asked[f"{name}{WHEN_FUSED}"] = (
+                fuse(fusion, old_queries, queries, "queries"),
+                fuse(fusion, old_gallery, gallery, "items"),
+            )
+    return asked
+
+
+def _agreements(
+    cells: Mapping[str, tuple[Searchable, Searchable]], exclude_self: bool
+) -> AgreementComparison:
     """Judge cells by what full backfill finds."""
     queries, gallery = cells[NEW]
     count = count_neighbours(len(gallery))
