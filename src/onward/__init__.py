@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from onward.evaluation.retrieval import rank as rank
     from onward.evaluation.retrieval import search as search
     from onward.gallery import Gallery as Gallery
+    from onward.gallery import Reader as Reader
+    from onward.gallery import Shadow as Shadow
     from onward.gallery import create_gallery as create_gallery
     from onward.gallery import open_gallery as open_gallery
     from onward.models import EmbeddingModel as EmbeddingModel
@@ -45,7 +47,7 @@ _NAMES_OF = {
     "evaluation.metrics": ("Evaluation", "evaluate"),
     "evaluation.relevance": ("Relevance",),
     "evaluation.retrieval": ("Ranking", "rank", "search"),
-    "gallery": ("Gallery", "create_gallery", "open_gallery"),
+    "gallery": ("Gallery", "Reader", "Shadow", "create_gallery", "open_gallery"),
     "models": ("EmbeddingModel",),
     "spaces": ("Embeddings", "Space"),
     "training.fit.fit": ("fit",),
