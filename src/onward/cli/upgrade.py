@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -74,6 +74,19 @@ QueryModel = Annotated[
 ]
 
 
+OldQueryModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Which model embeds the queries of a fused pair in its old space, for the record; "
+        "default: what is recorded of that space."
+    ),
+]
+Serve = Annotated[
+    Literal["new", "fused"],
+    typer.Option(help="What is to answer queries: the new space, or old and new space fused."),
+]
+
+
 class Starting(Judges):
     """By what an upgrade is judged, and whether it starts all the same.
 
@@ -112,7 +125,9 @@ def everything(
     upgrade: OpenUpgrade,
     judges: Starting,
     yes: Annotated[bool, typer.Option(help="Do it; without, only the plan.")] = False,
+    serve: Serve = "new",
     query_model: QueryModel = None,
+    old_query_model: OldQueryModel = None,
     leave_out: LeaveOut = False,
 ) -> Told:
     """Plan; with --yes also run, verify and cut over, if the gate is open.
@@ -139,7 +154,14 @@ def everything(
     if result.stopped:
         return Told(result, steps, gate, failed=True)
     model = name_query_model(upgrade, query_model)
-    cut = verify_and_cut_over(upgrade, query_model=model, leave_out=leave_out, tell=tell_answer)
+    cut = verify_and_cut_over(
+        upgrade,
+        query_model=model,
+        serve=serve,
+        old_query_model=old_query_model,
+        leave_out=leave_out,
+        tell=tell_answer,
+    )
     return Told(cut)
 
 
@@ -258,6 +280,7 @@ def verify(
     sample: Annotated[int, typer.Option(min=1, help="How many rows to compute again.")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="Compute all rows again.")] = False,
     leave_out: LeaveOut = False,
+    serve: Serve = "new",
 ) -> Told:
     """Prove that every row is there and right; exit with 1 if not.
 
@@ -266,7 +289,10 @@ def verify(
     Example: onward upgrade verify photos.lance old-to-new/ --sample 5000
     """
     verification = upgrade.verify(
-        sample_rows=None if every else sample, leave_out=leave_out, canaries=canaries
+        sample_rows=None if every else sample,
+        leave_out=leave_out,
+        canaries=canaries,
+        serve=serve,
     )
     if canaries is not None and canaries.qrels is None:
         names = upgrade.gallery.class_names()
@@ -277,18 +303,25 @@ def verify(
 @app.command()
 def cutover(
     upgrade: OpenUpgrade,
+    serve: Serve = "new",
     query_model: QueryModel = None,
+    old_query_model: OldQueryModel = None,
     force: Annotated[
         bool, typer.Option(help="Cut over without a passed verification; logged.")
     ] = False,
 ) -> Answer:
-    """Let the new space answer queries, at once and as a whole.
+    """Let the new space, or old and new space fused, answer queries, at once and as a whole.
 
-    Builds its index first, where it has none.
+    Builds indexes first, where there are none.
 
     Example: onward upgrade cutover photos.lance old-to-new/
     """
-    return upgrade.cut_over(query_model=name_query_model(upgrade, query_model), force=force)
+    return upgrade.cut_over(
+        query_model=name_query_model(upgrade, query_model),
+        serve=serve,
+        old_query_model=old_query_model,
+        force=force,
+    )
 
 
 @app.command()

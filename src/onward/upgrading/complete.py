@@ -42,7 +42,7 @@ class Completion:
     Attributes:
         gallery: URL of the gallery.
         transformation: digest of the transformations.
-        serving: the space that answers queries.
+        serving: the space that answers queries; of a fused pair the new one.
         ended: the space that could be rolled back to until then, if any.
         dropped: spaces that are dropped with all their vectors.
         kept: spaces that no longer serve and are not dropped, and why.
@@ -136,6 +136,13 @@ def plan_completion(view: GalleryView, routes: Routes, *, drop_original: bool) -
             step="cut_over",
         )
     given_up = _originals(view, routes) if drop_original else set[Space]()
+    if view.fusion is not None and view.fusion.old in given_up:
+        raise UpgradeError(
+            f"gallery {view.url} answers from {view.fusion}, which needs the old vectors: nothing "
+            "was dropped",
+            "cut over to the new space alone first, serve='new', or keep the originals",
+            step="cut_over",
+        )
     whys = {space: _why_kept(view, routes, space, given_up) for space in view.spaces()}
     dropped = [space for space, why in whys.items() if why is None and space != routes.new]
     gone = [space for space in dropped if space in given_up]
@@ -251,6 +258,8 @@ def _why_kept(view: GalleryView, routes: Routes, space: Space, given_up: set[Spa
     under_way = {one for one in filled if one not in served}
     if space == routes.new or space in given_up - under_way - _read_by(view, under_way):
         return None
+    if space in view.record.serving.spaces:
+        return "it answers queries, in the fused pair"
     if space in under_way:
         return "an upgrade to it is under way"
     if space in _read_by(view, under_way):

@@ -302,7 +302,8 @@ def next_step(step: str, why: str) -> dict[str, str]:
     """Return what to do next, for machines, and why.
 
     Args:
-        step: a method of `Upgrade`, or "backfill", or "write", which is the gallery's.
+        step: a method of `Upgrade`; "verify_fused" or "cut_over_fused", which is that method with
+            serve="fused"; or "backfill", or "write", which is the gallery's.
         why: in a few words.
     """
     return {"step": step, "why": why}

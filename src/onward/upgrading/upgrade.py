@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from onward.errors import GalleryError, UpgradeError
+from onward.fusion import Fusion
 from onward.gallery import Control, Gallery, GalleryView
 from onward.plain import fields_of
 from onward.progress import Progress, silent
@@ -27,6 +28,7 @@ from onward.upgrading.complete import (
     find_natives,
     plan_completion,
 )
+from onward.upgrading.cutover import build_indexes, check_verified, choose_pair, query_models
 from onward.upgrading.evidence import check_sample_space
 from onward.upgrading.forecast import Forecast
 from onward.upgrading.gate import (
@@ -58,23 +60,17 @@ from onward.upgrading.run import UpgradeResult, run_upgrade
 from onward.upgrading.verify import (
     SAMPLE_ROWS,
     VERIFY,
+    Answering,
     Canaries,
     Verification,
     ask_canaries,
     compare_ids,
     recompute,
     verification_state,
+    verified_last,
 )
 
 ATTEMPTS = 3
-INDEX_EVENT = "build index"
-NOT_VERIFIED = {
-    "none": "its upgrade was not verified; verify it first",
-    "failed": "the verification of its upgrade has failed; see what it says, mend that, and verify "
-    "again",
-    "stale": "rows have changed since its upgrade was verified; run it again, then verify",
-}
-"""Why an upgrade does not cut over, by what its verification is."""
 AFTER_CUTTING_OVER = (
     next_step("roll_back", "if the new space serves badly"),
     next_step("complete", "if it serves well: then there is no rolling back any more"),
@@ -94,8 +90,12 @@ class UpgradeStatus:
         work: rows to do, done and blocked.
         notes: which rows are carried on from vectors that were upgraded themselves.
         verification: "none", "passed", "failed", or "stale" if rows have changed since.
-        serving: the space that answers queries.
+        verified: what was verified last: that the new space may serve ("new"), or the pair
+            ("fused"); None if nothing was.
+        serving: the space that answers queries; of a fused pair the new one.
+        fusion: the pair that answers queries, if one does.
         query_model: fingerprint of the model that embeds the queries, if it is known.
+        old_query_model: of a pair, fingerprint of the model that embeds them in its old space.
         since: when the serving space was cut over to (UTC, ISO 8601), if it was.
         previous: the space that rolling back returns to, if there is one.
         natives: rows that a model embedded in the new space and that have no vector in the space
@@ -112,8 +112,11 @@ class UpgradeStatus:
     work: Work
     notes: tuple[str, ...]
     verification: str
+    verified: Answering | None
     serving: Space
+    fusion: Fusion | None
     query_model: str | None
+    old_query_model: str | None
     since: str | None
     previous: Space | None
     natives: CountedRows | None
@@ -137,15 +140,18 @@ class UpgradeStatus:
 
     def __str__(self) -> str:
         work = self.work
-        model = "not recorded" if self.query_model is None else self.query_model
+        models = (self.query_model, *(() if self.fusion is None else (self.old_query_model,)))
+        named = " and ".join("not recorded" if one is None else one for one in models)
+        serving = self.serving if self.fusion is None else self.fusion
+        of_pair = " of the fused pair" if self.verified == "fused" else ""
         lines = [
             f"upgrade of gallery {self.gallery}: {self.old} -> {self.new}",
             f"  started      {'yes' if self.started else 'no'}",
             f"  rows         {work.done:,} of {work.rows:,} done, {work.to_do:,} to do",
             *(f"  blocked      {one}" for one in work.blocked),
             *(f"  note         {one}" for one in self.notes),
-            f"  verification {self.verification}",
-            f"  serving      {self.serving}, queries embedded by model {model}",
+            f"  verification {self.verification}{of_pair}",
+            f"  serving      {serving}, queries embedded by model {named}",
         ]
         if self.gate is not None:
             lines.insert(2, f"  gate         {self.gate}")
@@ -170,7 +176,8 @@ class UpgradeStatus:
         if self.is_cut_over:
             return [*steps, *AFTER_CUTTING_OVER, *helps]
         if self.verification == "passed":
-            return [*steps, next_step("cut_over", "the verification has passed"), *helps]
+            step = "cut_over_fused" if self.verified == "fused" else "cut_over"
+            return [*steps, next_step(step, "the verification has passed"), *helps]
         if not self.work.to_do:
             helps.append(next_step("verify", f"the verification is: {self.verification}"))
         return [*steps, *helps]
@@ -362,6 +369,8 @@ class Upgrade:
         sample_rows: int | None = SAMPLE_ROWS,
         leave_out: bool = False,
         canaries: Canaries | None = None,
+        serve: Answering = "new",
+        fusion: Fusion | None = None,
         progress: Progress = silent,
     ) -> Verification:
         """Prove that the upgrade is complete, and its vectors what the transformation makes.
@@ -371,21 +380,27 @@ class Upgrade:
             leave_out: allow that items which can be found now, and which the transformation cannot
                 carry over, cannot be found after cutting over.
             canaries: queries whose answers are known, and what they must reach to pass.
+            serve: what is to answer queries: the new space alone, or a fused pair, in which an item
+                that has its old vector only is found, too.
+            fusion: the pair; the transformation's if None.
             progress: told how many rows are recomputed.
 
         Raises:
             ConfigurationError: if the number of rows is not a whole number from 1 up.
+            UpgradeError: if nothing says which pair, or the gallery lacks a space of it.
         """
         if sample_rows is not None:
             check_whole("sample_rows", sample_rows)
         begin, view, routes = time.perf_counter(), self._started(), self.routes
+        pair = choose_pair(view, self.routes, serve, fusion)
         version, state = view.version(), view.state()
         work, counts = measure_work(view, routes), view.counts[routes.new]
-        asked = None if canaries is None else ask_canaries(view, routes.new, canaries)
+        asked = None if canaries is None else ask_canaries(view, routes.new, canaries, pair)
         gone = tuple(one for one in routes.reads if one not in view.spaces())  # completing drops it
         checked, wrong = (0, []) if gone else recompute(view, routes, sample_rows, progress)
         verification = Verification(
             transformation=routes.digest,
+            serve=serve,
             state=state,
             version=version,
             work=work,
@@ -404,24 +419,43 @@ class Upgrade:
         self.gallery.log({"event": VERIFY, **verification.to_json()})
         return verification
 
-    def cut_over(self, *, query_model: str | None, force: bool = False) -> UpgradeStatus:
-        """Let the new space answer queries, and record which model embeds them: one atomic step.
+    def cut_over(
+        self,
+        *,
+        query_model: str | None,
+        serve: Answering = "new",
+        fusion: Fusion | None = None,
+        old_query_model: str | None = None,
+        force: bool = False,
+    ) -> UpgradeStatus:
+        """Let the new space, or a fused pair with it, answer queries: one atomic step.
+
+        It records which models embed the queries. From the new space to the pair and back it may be
+        called at any time until the upgrade is complete; rolling back undoes both.
 
         Args:
             query_model: fingerprint of the new model, which embeds the queries from now on. Where
                 the new space answers queries already, None keeps what is recorded.
+            serve: "new" for the new space alone, "fused" for the pair.
+            fusion: the pair; the transformation's if None.
+            old_query_model: fingerprint of the old model, which goes on embedding queries for a
+                pair; what is recorded of it if None.
             force: do it without a passed and fresh verification; that is logged.
 
         Raises:
-            UpgradeError: if its verification is missing, failed or stale.
+            UpgradeError: if the verification of what is to serve is missing, failed or stale, or
+                nothing says which pair.
         """
         view, new = self._started(), self.routes.new
-        if view.serving == new and query_model in (None, view.record.serving.query_model):
+        pair = choose_pair(view, self.routes, serve, fusion)
+        models = query_models(view, new, pair, query_model, old_query_model)
+        now = view.record.serving
+        if (now.space, now.fusion, now.query_model, now.old_query_model) == (new, pair, *models):
             return self.status(view)
-        verified = self._check_verified(view, force=force)
-        indexed = self._build_index(view)
+        verified = check_verified(view, self.routes, serve, force=force)
+        indexed = build_indexes(self.gallery, view, new, pair)
         if indexed is not None:
-            verified = self._check_verified(indexed, force=force)
+            verified = check_verified(indexed, self.routes, serve, force=force)
         event = {
             "event": "cut over",
             "transformation": self.routes.digest,
@@ -429,7 +463,8 @@ class Upgrade:
             "forced": verified != "passed",
             "next_steps": list(AFTER_CUTTING_OVER),
         }
-        return self.status(self.gallery.serve(new, query_model=query_model, event=event))
+        named = {"query_model": models[0], "old_query_model": models[1]}
+        return self.status(self.gallery.serve(new if pair is None else pair, **named, event=event))
 
     def roll_back(self, *, leave_out: bool = False) -> UpgradeStatus:
         """Let the space that served before answer queries again, at once.
@@ -529,39 +564,13 @@ class Upgrade:
             raise
         return self.status(view)
 
-    def _check_verified(self, view: GalleryView, *, force: bool) -> str:
-        """Return what the verification is; refuse to go on if it is not passed, unless forced."""
-        verified = verification_state(view, self.routes)
-        if verified != "passed" and not force:
-            raise UpgradeError(
-                f"gallery {view.url} was not cut over: {NOT_VERIFIED[verified]}. To cut over all "
-                "the same, and have that logged, say force=True",
-                step="run_and_verify" if verified == "stale" else "verify",
-            )
-        return verified
-
-    def _build_index(self, view: GalleryView) -> GalleryView | None:
-        """Build the index of the new space, once; return the gallery afterwards if that was now.
-
-        Rows that change afterwards are found without it, so it is not built again. A space without
-        a single vector gets none.
-        """
-        new = self.routes.new
-        rows = view.count([new])
-        if not rows or any(journal_of(view, new, INDEX_EVENT, space=new.to_json())):
-            return None
-        begin = time.perf_counter()
-        view.build_index(new)
-        seconds = time.perf_counter() - begin
-        event = {"event": INDEX_EVENT, "space": new.to_json(), "rows": rows, "seconds": seconds}
-        steps = [next_step("cut_over", "the index is built")]
-        return self.gallery.log({**event, "next_steps": steps})
-
 
 def verify_and_cut_over(
     upgrade: Upgrade,
     *,
     query_model: str | None,
+    serve: Answering = "new",
+    old_query_model: str | None = None,
     leave_out: bool = False,
     tell: Callable[[Verification], None] | None = None,
 ) -> UpgradeStatus:
@@ -570,6 +579,8 @@ def verify_and_cut_over(
     Args:
         upgrade: the upgrade.
         query_model: as `Upgrade.cut_over` takes it.
+        serve: as `Upgrade.cut_over` takes it; of a pair, the transformation's.
+        old_query_model: as `Upgrade.cut_over` takes it.
         leave_out: as `Upgrade.verify` takes it.
         tell: told every verification.
 
@@ -577,17 +588,21 @@ def verify_and_cut_over(
         UpgradeError: if the verification fails, a run is stopped, or rows changed every time.
     """
     gallery, routes = upgrade.gallery, upgrade.routes
-    upgrade._build_index(upgrade._started())  # it takes long, and rows may change meanwhile
+    view = upgrade._started()
+    pair = choose_pair(view, routes, serve, None)
+    build_indexes(gallery, view, routes.new, pair)  # it takes long, and rows may change meanwhile
     longest = 0.0
     for _ in range(ATTEMPTS):
-        verification = upgrade.verify(leave_out=leave_out)
+        verification = upgrade.verify(leave_out=leave_out, serve=serve)
         if tell is not None:
             tell(verification)
         longest = max(longest, verification.seconds)
         try:
-            return upgrade.cut_over(query_model=query_model)
+            return upgrade.cut_over(
+                serve=serve, query_model=query_model, old_query_model=old_query_model
+            )
         except UpgradeError:
-            if verification_state(gallery.view(), routes) != "stale":
+            if verification_state(gallery.view(), routes, serve) != "stale":
                 raise
         if upgrade.run().stopped:
             raise UpgradeError(
@@ -618,7 +633,7 @@ def check_rate(rows_per_second: float | None) -> None:
 
 
 def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
-    new, started = routes.new, is_started(view, routes)
+    new, started, verified = routes.new, is_started(view, routes), verified_last(view, routes)
     said = journal_of(view, new, GATE, transformation=routes.digest)
     home = view.serving if view.serving != new else view.previous
     return UpgradeStatus(
@@ -629,8 +644,11 @@ def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
         started=started,
         work=measure_work(view, routes),
         notes=describe_chains(view, routes),
-        verification=verification_state(view, routes),
+        verification=verification_state(view, routes, verified or "new"),
+        verified=verified,
         serving=view.serving,
+        fusion=view.fusion,
+        old_query_model=view.record.serving.old_query_model,
         query_model=view.record.serving.query_model,
         since=view.record.serving.since,
         previous=view.previous,

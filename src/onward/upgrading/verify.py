@@ -16,7 +16,8 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt64
@@ -26,6 +27,7 @@ from onward.evaluation.comparison import NEW, OLD, UPGRADED
 from onward.evaluation.metrics import METRICS, Counts, Evaluation, average_precision, first_hits
 from onward.evaluation.relevance import Qrels, check_same_queries, relevant_items
 from onward.evaluation.retrieval import Ranking
+from onward.fusion import Fusion
 from onward.gallery import Batch, GalleryRows, GalleryView
 from onward.plain import fields_of
 from onward.progress import Progress
@@ -45,6 +47,11 @@ from onward.upgrading.routes import (
     transform,
 )
 
+Answering = Literal["new", "fused"]
+"""What is to answer queries after an upgrade: the new space, or a fused pair with it."""
+FUSED = "fused"
+"""The cell of a pair."""
+
 Marks = UInt64[np.ndarray, " row"]
 Answers = tuple[Counts, Callable[[str, str], bool], int]
 """How many items each query has to find, whether it should find one, and how many are missing."""
@@ -62,6 +69,8 @@ DEPTH = 100
 @dataclass(frozen=True, eq=False)
 class Canaries:
     """Queries whose answers are known, and what their answers must reach.
+
+    Where a fused pair is to answer, the old embeddings ask it, too.
 
     Attributes:
         new: embedded by the new model; with labels, unless `qrels` are given. A query with the id
@@ -123,8 +132,8 @@ class CanaryResult(Verdict):
         depth: how many items were asked for; map counts no further.
         absent: how many items that queries should find, by their ids, the gallery lacks. They are
             not among what there is to find.
-        cells: "new/old", the upgraded gallery's answers, and "old/old" where old queries were
-            given.
+        cells: "new/old", the upgraded gallery's answers, or "fused", those of the pair; and
+            "old/old" where old queries were given.
     """
 
     depth: int
@@ -141,7 +150,8 @@ class CanaryResult(Verdict):
             shown += f"; {self.absent:,} that should be found are not there"
         return (
             f"{self.requirement} is {says}: {100 * self.value:.1f} %, required "
-            f"{100 * self.limit:.1f} % ({self.cells[UPGRADED].queries:,} queries; percent: {shown})"
+            f"{100 * self.limit:.1f} % ({next(iter(self.cells.values())).queries:,} queries; "
+            f"percent: {shown})"
         )
 
 
@@ -151,6 +161,7 @@ class Verification:
 
     Attributes:
         transformation: digest of the transformation, or of all of them where there are fallbacks.
+        serve: what may answer queries if it has passed: "new" or "fused".
         state: of the gallery's rows when it began; stale once they have another.
         version: of what the store held when it began; stale once it holds another, even if a
             program other than Onward wrote it, of which the state knows nothing.
@@ -172,6 +183,7 @@ class Verification:
     """
 
     transformation: str
+    serve: Answering
     state: str
     version: str
     work: Work
@@ -189,8 +201,8 @@ class Verification:
 
     @property
     def lost(self) -> tuple[Blocked, ...]:
-        """Rows that can be found now and could not after cutting over."""
-        return tuple(one for one in self.work.blocked if one.answering)
+        """Rows that can be found now and could not after cutting over; a pair finds them all."""
+        return tuple(one for one in self.work.blocked if one.answering and self.serve == "new")
 
     @property
     def complete(self) -> bool:
@@ -234,11 +246,13 @@ class Verification:
     def __str__(self) -> str:
         work = self.work
         left_out = " (allowed)" if self.leave_out else ""
+        says = "passed" if self.passed else "FAILED"
+        of_pair = "of the fused pair " if self.serve == "fused" else ""
         lines = [
-            f"verification {'passed' if self.passed else 'FAILED'} in {self.seconds:,.1f} s",
+            f"verification {of_pair}{says} in {self.seconds:,.1f} s",
             f"  rows       {work.done:,} of {work.rows:,} done, {work.to_do:,} to do"
             + (f" ({', '.join(self.pending)})" if self.pending else ""),
-            *(f"  left out   {one}{left_out if one.answering else ''}" for one in work.blocked),
+            *(f"  left out   {one}{left_out if one in self.lost else ''}" for one in work.blocked),
             f"  recomputed {self._integrity()}",
             f"  embedded   {self.embedded:,} rows, by a model",
         ]
@@ -266,7 +280,8 @@ class Verification:
     def _next_steps(self) -> list[dict[str, str]]:
         if self.passed:
             passed = "the verification has passed"
-            return [] if self.gone else [next_step("cut_over", passed)]  # it was completed
+            step = "cut_over" if self.serve == "new" else "cut_over_fused"
+            return [] if self.gone else [next_step(step, passed)]  # it was completed
         steps = []
         if self.wrong:
             why = f"{self.wrong:,} vectors are wrong: drop the new space, and start again"
@@ -287,9 +302,19 @@ class Verification:
         return steps
 
 
-def verification_state(view: GalleryView, routes: Routes) -> str:
-    """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever."""
+def verified_last(view: GalleryView, routes: Routes) -> Answering | None:
+    """Return what was verified last: that the new space may serve, or the pair; None if nothing."""
     entry = next(journal_of(view, routes.new, VERIFY, transformation=routes.digest), None)
+    return None if entry is None else entry.get("serve", "new")
+
+
+def verification_state(view: GalleryView, routes: Routes, serve: Answering) -> str:
+    """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever.
+
+    A verification that the pair may serve says nothing of the new space alone, nor the other way.
+    """
+    entries = journal_of(view, routes.new, VERIFY, transformation=routes.digest)
+    entry = next((one for one in entries if one.get("serve", "new") == serve), None)
     if entry is None:
         return "none"
     # Of one that was made before versions were known, the state alone tells.
@@ -318,37 +343,46 @@ def _marks(batches: Iterator[Batch]) -> Marks:
     return np.frombuffer(digests, np.uint64)
 
 
-def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> CanaryResult:
-    """Ask the gallery the canaries and judge the answers.
+def ask_canaries(
+    gallery: GalleryRows, new: Space, canaries: Canaries, pair: Fusion | None = None
+) -> CanaryResult:
+    """Ask the gallery the canaries and judge the answers, of the new space or of a fused pair.
 
     Raises:
-        UpgradeError: if the canaries are in other spaces, or none of them has anything to find.
+        UpgradeError: if the canaries are in other spaces, only in one where a pair is asked, or
+            none of them has anything to find.
         LabelMismatchError: if only the gallery or only the canaries have class names, and nothing
             says that the numbers of the others mean the same.
     """
-    asked = {UPGRADED: canaries.new}
     if canaries.new.space != new:
         raise UpgradeError(
             f"the canaries are in {canaries.new.space}, the upgrade leads to {new}",
             "embed them by the new model",
         )
-    if canaries.old is not None:
-        asked[OLD] = canaries.old
-        if canaries.old.space not in (others := [one for one in gallery.spaces() if one != new]):
-            raise UpgradeError(
-                f"the canaries' old embeddings are in {canaries.old.space}",
-                "they must be in the space that served before",
-                needed=f"gallery {gallery.url} has {', '.join(map(str, others))}",
-            )
+    if pair is not None and canaries.old is None:
+        raise UpgradeError(
+            f"the canaries are by the new model alone, and {pair} is asked by both",
+            "give the same queries by the old model, too",
+        )
+    others = [one for one in gallery.spaces() if one != new]
+    if canaries.old is not None and canaries.old.space not in others:
+        raise UpgradeError(
+            f"the canaries' old embeddings are in {canaries.old.space}",
+            "they must be in the space that served before",
+            needed=f"gallery {gallery.url} has {', '.join(map(str, others))}",
+        )
     by_label = canaries.qrels is None
-    rankings = {
-        name: gallery.search(queries, DEPTH, exclude_self=by_label, allow_unserved=True)
-        for name, queries in asked.items()
-    }
+    search = partial(gallery.search, k=DEPTH, exclude_self=by_label, allow_unserved=True)
+    rankings = {UPGRADED: search(canaries.new)} if pair is None else {}
+    if pair is not None:
+        rankings[FUSED] = search(canaries.new, queries_old=canaries.old, fusion=pair)
+    if canaries.old is not None:
+        rankings[OLD] = search(canaries.old)
     judged = _by_label(gallery, canaries, rankings) if by_label else _by_ids(gallery, canaries)
     relevant, is_hit, absent = judged
     cells = {name: _evaluation(ranking, relevant, is_hit) for name, ranking in rankings.items()}
-    if not cells[UPGRADED].queries:
+    upgraded = next(iter(cells.values()))
+    if not upgraded.queries:
         raise UpgradeError(
             f"none of the {len(canaries.new)} canaries has anything to find in gallery "
             f"{gallery.url}: no item has a label of theirs, or an id that they should find",
@@ -356,8 +390,8 @@ def ask_canaries(gallery: GalleryRows, new: Space, canaries: Canaries) -> Canary
             "or other canaries",
         )
     required = canaries.requirement
-    found = {name: cell.value(required.metric) for name, cell in cells.items()}
-    verdict = required.compare(found[UPGRADED], found.get(OLD, 1.0))
+    nothing = cells[OLD].value(required.metric) if OLD in cells else 1.0
+    verdict = required.compare(upgraded.value(required.metric), nothing)
     return CanaryResult(**vars(verdict), depth=DEPTH, absent=absent, cells=cells)
 
 
