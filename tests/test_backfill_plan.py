@@ -30,7 +30,7 @@ from onward.upgrading.forecast import (
     UPGRADE,
     Curves,
 )
-from onward.upgrading.gate import advise
+from onward.upgrading.plan import advise
 from onward.upgrading.routes import Routes
 
 OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 1), Space("new@2", 3)

@@ -3,15 +3,18 @@
 import json
 import re
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import run
+from commands import attempt, run
 from typer.testing import CliRunner
 from upgrades import OLD, SECOND, SIDE, TO_SECOND, carry_out, embed, make_gallery, steps_of
+from worlds import paired
 
 from onward.cli.app import app
+from onward.cli.output import message_of
 from onward.errors import OnwardError
 from onward.gallery import open_gallery
 from onward.upgrading import Upgrade
@@ -137,3 +140,33 @@ def test_a_number_out_of_the_range_of_an_option_is_wrong_usage(served, options):
     result = CliRunner().invoke(app, ["upgrade", command, *served, *rest])
     assert result.exit_code == 2
     assert "Invalid value for" in result.stderr
+
+
+def test_what_is_to_be_served_is_said_to_the_plan_and_so_is_that_the_old_model_is_gone(
+    words, tmp_path
+):
+    paired(TO_SECOND).save(tmp_path / "pair")
+    plan = (
+        "upgrade",
+        "plan",
+        words[0],
+        str(tmp_path / "pair"),
+        "--sample",
+        str(tmp_path / "new.parquet"),
+    )
+    new = TO_SECOND.apply(*(open_gallery(words[0]).read(space) for space in (OLD, SIDE)))
+    replace(new, origins=None).save(tmp_path / "new.parquet")
+
+    def said(*options):
+        result = CliRunner().invoke(app, [*plan, *options, "--json"])
+        return json.loads(result.stdout)
+
+    assert said("--serve", "fused")["gate"]["serve"] == "fused"
+    assert said("--serve", "new")["gate"]["serve"] == "new"
+    gone = said("--old-model-gone")
+    assert gone["gate"]["serve"] == "new"
+    assert "because the old model is gone" in gone["recommendation"]
+    refused = attempt(*plan, "--serve", "fused", "--old-model-gone").exception
+    asked = "fused search is asked for (--serve fused), and the old model, which must embed every "
+    assert message_of(refused).startswith(asked)
+    assert "said to be gone (--old-model-gone); leave one" in message_of(refused)

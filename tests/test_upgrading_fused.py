@@ -1,20 +1,35 @@
 """What a plan predicts of fused search, what it recommends to serve, and the gate for it."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from upgrades import steps_of
 from worlds import NEW, OLD, SIDE, paired, unlabelled, unsure, world
 
+from onward.errors import ConfigurationError, UpgradeError
 from onward.evaluation.comparison import evaluate_embeddings
+from onward.evaluation.intervals import Interval
 from onward.evaluation.retrieval import agreement, count_neighbours, search
 from onward.fusion import FusedEmbeddings
 from onward.spaces import Embeddings
 from onward.transformation import linear
-from onward.upgrading import RealQueries, Upgrade, forecast, plan_backfill, plan_upgrade
+from onward.upgrading import (
+    Cell,
+    Judgement,
+    RealQueries,
+    Requirement,
+    Upgrade,
+    decide,
+    forecast,
+    plan_backfill,
+    plan_upgrade,
+)
 from onward.upgrading.forecast import SHARES
+from onward.upgrading.gate import is_fused_best
 from onward.upgrading.routes import Routes
 
 # What is predicted
@@ -142,7 +157,6 @@ def test_without_a_pair_of_what_answers_now_nothing_is_said_of_fused_search(whos
     found = forecast(gallery, Routes((h,)), new)
     for judged in (found.whole, found.within):
         assert not any("fused" in cell.name for cell in judged.cells)
-        assert judged.fused_of_sample is None
 
 
 def test_the_curve_of_a_backfill_has_its_own_values_with_fused_search():
@@ -159,3 +173,176 @@ def test_the_curve_of_a_backfill_has_its_own_values_with_fused_search():
     ends = plan.fused.on_grid("oracle", "map")
     assert plan.fused.gains["map"].estimate == pytest.approx(ends[-1] - ends[0])
     assert plan_backfill(gallery, replace(h, serving=None), sample=new).fused is None
+
+
+# What is advised
+
+
+def interval(mean, half=0.004):
+    return Interval(mean, mean - half, mean + half, 0.95, True, "given")
+
+
+def given(beside_now, beside_new, metric="map"):
+    """A judgement in which fused search is better by so much than what answers now, and the new.
+
+    Each is given as the difference in the metric that decides and, with map, in cmc@1.
+    """
+    names = (metric, "cmc@1") if metric == "map" else (metric,)
+    values = dict.fromkeys(names, Interval(0.5, 0.4, 0.6, 0.95, False, "given"))
+    changes = (beside_now, beside_new, np.subtract(beside_now, beside_new).tolist())
+    now, over, new = (
+        {one: interval(*np.atleast_1d(change)) for one, change in zip(names, each, strict=True)}
+        for each in changes
+    )
+    cells = (
+        Cell("do nothing", 0.0, values, dict.fromkeys(names, interval(0.0)), {}),
+        Cell("upgrade", 0.0, values, new, {}),
+        Cell("fused", 0.0, values, now, over),
+    )
+    return Judgement("items of the sample", metric, 99, 9, 0, 99, 0, 0, {}, cells, None)
+
+
+@pytest.mark.parametrize(
+    ("beside_now", "beside_new", "advised"),
+    [
+        pytest.param((0.02, 0.03), (0.01, 0.02), True, id="better-in-both"),
+        pytest.param((0.02, 0.03), (-0.004, 0.02), True, id="a-little-worse-in-map"),
+        pytest.param((0.02, 0.03), (-0.006, 0.02), False, id="too-much-worse-in-map"),
+        pytest.param((0.02, -0.006), (0.02, 0.02), False, id="too-much-worse-in-cmc-than-now"),
+        pytest.param((0.02, 0.03), (0.003, 0.003), False, id="one-space-is-as-good"),
+        pytest.param((0.003, 0.003), (0.02, 0.03), False, id="doing-nothing-is-as-good"),
+    ],
+)
+def test_fused_search_is_advised_where_it_is_clearly_better_than_either_space(
+    beside_now, beside_new, advised
+):
+    assert is_fused_best(given(beside_now, beside_new)) == advised
+
+
+def test_what_the_fit_found_on_what_it_held_out_stands_unless_the_gallery_speaks_against_it():
+    unclear = given((0.02, 0.03), (0.002, 0.003))
+    assert not is_fused_best(unclear)
+    assert not is_fused_best(unclear, fit_advises="new")
+    assert is_fused_best(unclear, fit_advises="fused")
+    assert not is_fused_best(given((0.02, 0.03), (-0.01, 0.02)), fit_advises="fused")
+    assert not is_fused_best(given((-0.001, 0.003), (0.002, 0.003)), fit_advises="fused")
+    for metric in ("ndcg@10", "agreement"):  # it held out items, which say little of queries
+        one = given([0.02], [0.002], metric)
+        assert not is_fused_best(one, fit_advises="fused")
+        assert is_fused_best(given([0.02], [0.005], metric))
+
+
+def better(advised="fused"):
+    """A gallery where fused search is best, a sample of half of it, and h with its pair."""
+    gallery, new, h = world(400, spoil=1.0, seen=0.7)
+    return gallery, new.select(np.arange(200)), paired(h, 0.5, 9.3, 63.0, advised)
+
+
+def worse():
+    """A gallery where doing nothing is best."""
+    gallery, new, h = world(400, seed=1, spoil=3.0, seen=0.7)
+    return gallery, new.select(np.arange(200)), paired(h, 0.5, 9.3, 120.0, "old")
+
+
+def test_where_fused_search_is_best_it_is_advised_with_what_it_costs():
+    gallery, sample, h = better()
+    plan = plan_upgrade(gallery, h, sample=sample)
+    decision, whole = plan.decision, plan.prediction.whole
+    assert (decision.answer, decision.serve, decision.advised) == ("open", "fused", "fused")
+    assert decision.written == whole.value("map", "fused + the sample")
+    assert decision.gain == whole.cell("fused + the sample").gains["map"]
+    assert decision.lost_if_retired == whole.cell("fused + the sample").over_one_space
+    assert "(fused + the sample), +" in str(decision)
+    first = f"{100 * decision.nothing:.1f} % (doing nothing) to {100 * decision.written:.1f} %"
+    said = plan.recommendation
+    assert said.startswith(f"Upgrade, and serve it fused: it takes map from {first}; within the ")
+    assert "Fused search embeds every query by both models, so both must be kept." in said
+    lost = decision.lost_if_retired["map"]
+    words = f"map {-100 * lost.estimate:+.1f} points [{-100 * lost.high:+.1f}, "
+    assert f"Once the old model is retired, the new space answers alone: {words}" in said
+    (step,) = plan.to_json()["next_steps"]
+    assert step["why"] == "400 rows can be upgraded; then serve the fused pair"
+    told = json.loads(json.dumps(plan.to_json()))["gate"]
+    assert (told["serve"], told["advised"]) == ("fused", "fused")
+    assert set(told["lost_if_retired"]) == {"cmc@1", "cmc@5", "map"}
+
+
+def test_what_is_to_be_served_is_what_the_gate_judges_and_the_journal_keeps():
+    gallery, sample, h = better()
+    plan = plan_upgrade(gallery, h, sample=sample, serve="new")
+    assert (plan.decision.serve, plan.decision.advised) == ("new", "fused")
+    assert plan.decision.written == plan.prediction.whole.value("map", "upgrade + the sample")
+    assert plan.decision.lost_if_retired == {}
+    assert "%, and is advised: serve='fused'." in plan.recommendation
+    upgrade = Upgrade(gallery, h)
+    started = upgrade.start(prediction=plan.prediction, sample=sample, serve="new")
+    assert started.gate.serve == "new"
+    started = upgrade.start(prediction=plan.prediction, sample=sample)
+    assert (started.gate.answer, started.gate.serve) == ("open", "fused")
+    upgrade.run()
+    assert steps_of(upgrade.status()) == ["verify_fused"]
+    assert steps_of(plan_upgrade(gallery, h, sample=sample)) == ["verify_fused"]
+    *_, last = (entry for entry in gallery.journal() if entry["event"] == "gate")
+    assert last["decision"]["advised"] == "fused"
+
+
+def test_without_the_old_model_nothing_is_fused_and_the_plan_says_so():
+    gallery, sample, h = better()
+    plan = plan_upgrade(gallery, h, sample=sample, old_model_gone=True)
+    assert (plan.decision.serve, plan.decision.advised) == ("new", "new")
+    assert "Fused search is out of the running, because the old model is gone." in (
+        plan.recommendation
+    )
+    words = r"fused search is asked for \(serve='fused'\), and the old model, which must embed"
+    how = {"sample": sample, "serve": "fused", "old_model_gone": True}
+    with pytest.raises(ConfigurationError, match=words):
+        plan_upgrade(gallery, h, **how)
+    with pytest.raises(ConfigurationError, match=words):
+        Upgrade(gallery, h).start(prediction=plan.prediction, **how)
+    assert NEW not in gallery.spaces()
+
+
+def test_where_doing_nothing_is_as_good_fused_search_is_not_advised_and_opens_if_asked_for():
+    gallery, sample, h = worse()
+    plan = plan_upgrade(gallery, h, sample=sample)
+    assert (plan.decision.answer, plan.decision.serve, plan.decision.advised) == (
+        "closed",
+        "new",
+        "old",
+    )
+    assert plan.recommendation.startswith("Do nothing: upgrading takes map from 18.5 %")
+    assert "%: not clearly better than one space." in plan.recommendation
+    prediction = plan.prediction
+    asked = decide(prediction, serve="fused", margin=0.2)
+    assert (asked.serve, asked.advised) == ("fused", "old")
+    assert "It is not clearly better than one space. Fused search embeds every query" in (
+        asked.recommendation
+    )
+
+
+def test_what_is_required_is_required_of_what_is_to_be_served():
+    gallery, sample, h = better()
+    whole = plan_upgrade(gallery, h, sample=sample).prediction.whole
+    between = whole.value("map", "upgrade + the sample") + whole.value("map", "fused + the sample")
+    require = Requirement.parse(f"map >= {between / 2:.4f}")
+    fused = plan_upgrade(gallery, h, sample=sample, require=require)
+    assert (fused.decision.answer, fused.decision.verdict.met) == ("open", True)
+    alone = plan_upgrade(gallery, h, sample=sample, require=require, serve="new")
+    assert (alone.decision.answer, alone.decision.advised) == ("closed", "fused")
+
+
+def test_fused_search_without_a_pair_and_another_word_are_refused():
+    gallery, sample, h = better()
+    words = r"fused search is asked for \(serve='fused'\), but the transformation knows no pair of "
+    with pytest.raises(UpgradeError, match=words + r".*; fit it again from that space, with a fit"):
+        plan_upgrade(gallery, replace(h, serving=None), sample=sample, serve="fused")
+    words = r"an upgrade cannot lead to serving 'old'; choose 'new' or 'fused'"
+    with pytest.raises(ConfigurationError, match=words):
+        plan_upgrade(gallery, h, sample=sample, serve="old")
+
+
+def test_what_cannot_be_judged_is_not_advised_fused_or_alone():
+    gallery, sample, h = better()
+    few = sample.select(np.arange(19))
+    plan = plan_upgrade(unlabelled(gallery), h, sample=few, serve="fused")
+    assert (plan.decision.serve, plan.decision.advised) == ("fused", None)

@@ -5,7 +5,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -234,14 +234,21 @@ class Judges(Held):
     Attributes:
         sample: true new embeddings of some items, to judge by, and to be written: .parquet.
         margin: points by which search may get worse and the gate be open.
+        serve: what is to be served then, and is judged; default: what is advised.
+        old_model_gone: no query can be embedded by the old model: nothing is fused.
     """
 
     sample: Path | None = None
     margin: float = Field(1.0, ge=0, le=99)
+    serve: Literal["new", "fused"] | None = None
+    old_model_gone: bool = False
 
     def model_post_init(self, context: Any) -> None:
         """Read what the options name."""
+        from onward.upgrading.gate import check_asked
+
         super().model_post_init(context)
+        check_asked(self.margin / 100, self.serve, self.old_model_gone)
         _ = self.real_queries, self.embedded, self.requirement
 
     @cached_property

@@ -26,6 +26,7 @@ from onward.progress import progress_bar, visible
 
 if TYPE_CHECKING:
     from onward.upgrading import Forecast, Plan, UpgradeResult
+    from onward.upgrading.verify import Answering
 
 
 def _open(
@@ -125,14 +126,14 @@ def everything(
     upgrade: OpenUpgrade,
     judges: Starting,
     yes: Annotated[bool, typer.Option(help="Do it; without, only the plan.")] = False,
-    serve: Serve = "new",
     query_model: QueryModel = None,
     old_query_model: OldQueryModel = None,
     leave_out: LeaveOut = False,
 ) -> Told:
     """Plan; with --yes also run, verify and cut over, if the gate is open.
 
-    Where others change rows meanwhile, it runs and verifies again, three times in all.
+    Where others change rows meanwhile, it runs and verifies again, three times in all. With --yes
+    it judges and serves the new space alone, unless --serve fused is said.
 
     Example: onward upgrade photos.lance old-to-new/ --sample new.parquet --yes
     """
@@ -141,15 +142,17 @@ def everything(
 
     if yes:
         _check_judged(upgrade, judges)
-    planned = _plan(upgrade, judges)
+    serve = judges.serve or ("new" if yes else None)
+    planned = _plan(upgrade, judges, serve)
     if not yes:
         closed = planned.decision is not None and not planned.allowed
         goes_on = planned.allowed or is_started(upgrade.gallery.view(), upgrade.routes)
         then = "To do it: add --yes" if goes_on else "To do it unjudged: --yes --unjudged"
         then = "To do it all the same: add --yes --force" if closed else then
+        then += " --serve fused" if planned.serves_fused else ""
         return Told(planned, then=_how_to_judge(planned) + then, failed=closed)
     tell_answer(planned)
-    gate = _start(upgrade, judges, planned.prediction)
+    gate = _start(upgrade, judges, planned.prediction, serve)
     result, steps = _run(upgrade)
     if result.stopped:
         return Told(result, steps, gate, failed=True)
@@ -157,7 +160,7 @@ def everything(
     cut = verify_and_cut_over(
         upgrade,
         query_model=model,
-        serve=serve,
+        serve=serve or "new",
         old_query_model=old_query_model,
         leave_out=leave_out,
         tell=tell_answer,
@@ -173,7 +176,7 @@ def plan(upgrade: OpenUpgrade, judges: Judges) -> Told:
 
     Example: onward upgrade plan photos.lance old-to-new/ --sample new.parquet
     """
-    planned = _plan(upgrade, judges)
+    planned = _plan(upgrade, judges, judges.serve)
     closed = planned.decision is not None and not planned.allowed
     return Told(planned, then=_how_to_judge(planned), failed=closed)
 
@@ -201,7 +204,7 @@ def start(upgrade: OpenUpgrade, judges: Starting, rows_per_second: RowsPerSecond
             upgrade.gallery, upgrade.routes, judges.embedded, queries=judges.real_queries
         )
         tell_answer(prediction)
-    gate = _start(upgrade, judges, prediction)
+    gate = _start(upgrade, judges, prediction, judges.serve)
     if rows_per_second is not None:
         upgrade.limit(rate)
     result, steps = _run(upgrade)
@@ -386,7 +389,7 @@ def log(gallery: OpenGallery, as_json: AsJson = False) -> None:
         typer.echo(to_text(entry, indent=None) if as_json else visible(_line(entry)))
 
 
-def _plan(upgrade: "onward.Upgrade", judges: Judges) -> "Plan":
+def _plan(upgrade: "onward.Upgrade", judges: Judges, serve: "Answering | None") -> "Plan":
     return onward.plan_upgrade(
         upgrade.gallery,
         *upgrade.routes.transformations,
@@ -394,6 +397,8 @@ def _plan(upgrade: "onward.Upgrade", judges: Judges) -> "Plan":
         queries=judges.real_queries,
         require=judges.requirement,
         margin=judges.margin / 100,
+        serve=serve,
+        old_model_gone=judges.old_model_gone,
     )
 
 
@@ -428,7 +433,10 @@ def _check_judged(upgrade: "onward.Upgrade", judges: Starting) -> None:
 
 
 def _start(
-    upgrade: "onward.Upgrade", judges: Starting, prediction: "Forecast | None"
+    upgrade: "onward.Upgrade",
+    judges: Starting,
+    prediction: "Forecast | None",
+    serve: "Answering | None",
 ) -> dict[str, Any]:
     """Start an upgrade; warn if the gate was not open, and return what it said, for a machine."""
     started = upgrade.start(
@@ -437,6 +445,8 @@ def _start(
         margin=judges.margin / 100,
         force=judges.force,
         sample=judges.embedded,
+        serve=serve,
+        old_model_gone=judges.old_model_gone,
     )
     gate = started.gate
     if gate is None:  # it was given up meanwhile

@@ -283,6 +283,12 @@ def usable_fusion(routes: Routes, now: Space) -> Fusion | None:
     return serving.fusion
 
 
+def advised_by_fit(view: GalleryView, routes: Routes) -> Serve | None:
+    """Return what the fit of the first transformation advises to serve; None without a pair."""
+    known = usable_fusion(routes, answering_space(view, routes)) and routes.first.serving
+    return known.advised if known else None
+
+
 def vectors_in(given: Searchable, space: Space) -> Embeddings:
     """Return the vectors in one space of what has them in that, or in a pair with another."""
     if isinstance(given, Embeddings):

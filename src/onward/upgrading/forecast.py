@@ -38,6 +38,7 @@ from onward.upgrading.evidence import (
     Questions,
     Trial,
     Who,
+    advised_by_fit,
     count_asked,
     count_unlisted,
     digest_sample,
@@ -112,7 +113,6 @@ class Judgement(Plain):
         cells: what each way to go gives; "do nothing" first, then "upgrade"; fused ones are last.
         of_sample: by the metric that decides, what the upgrade gives with the sample written minus
             what it gives without, paired; None if there is no sample.
-        fused_of_sample: the same of fused search; None if there is no pair either.
     """
 
     asked: Who
@@ -126,7 +126,6 @@ class Judgement(Plain):
     left_out: Mapping[str, int]
     cells: tuple[Cell, ...]
     of_sample: Interval | None
-    fused_of_sample: Interval | None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -137,6 +136,11 @@ class Judgement(Plain):
     def of_one_class(self) -> bool:
         """Whether the queries, several, are all of one class, which says nothing of others."""
         return self.queries > self.clusters == 1
+
+    @property
+    def weighed(self) -> tuple[str, ...]:
+        """The metrics that what is to be served must hold its own in, that which decides first."""
+        return (self.metric, "cmc@1") if self.metric == "map" else (self.metric,)
 
     def has(self, name: str) -> bool:
         """Say whether there is a cell of a name."""
@@ -155,6 +159,15 @@ class Judgement(Plain):
         raise UpgradeError(
             f"nothing is predicted of {name!r}, but of {known}", "choose one of these"
         )
+
+    def backfilled(self, serve: Serve) -> tuple[Cell, ...]:
+        """Return the cells of ever more of a backfill, the last of a full one.
+
+        Raises:
+            UpgradeError: if there are none.
+        """
+        ways = [*(_backfill(share) for share in SHARES), EVERYTHING]
+        return tuple(self.cell(_name(serve, what)) for what in ways)
 
     def value(self, metric: str, name: str) -> float:
         """Return what a cell is predicted to give, in [0, 1]."""
@@ -227,6 +240,8 @@ class Forecast:
         order: in which items are backfilled within the sample: "uncertainty", or "random", the
             mean of 5 orders.
         neighbours: how many nearest items the agreement compares.
+        fit_advises: what to serve by what was held out when the first transformation was fitted;
+            None if nothing is known of fused search here.
         curves: within the sample, by what is served, "new" and, if there is a pair, "fused"; None
             without `within`, or where they were not asked for.
     """
@@ -245,6 +260,7 @@ class Forecast:
     unlisted: int
     order: str
     neighbours: int
+    fit_advises: Serve | None
     curves: Mapping[Serve, Curves] | None
 
     @property
@@ -350,6 +366,7 @@ def forecast(
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         order=UNCERTAINTY if trial is not None and trial.knows_uncertainty else RANDOM,
         neighbours=0 if trial is None else count_neighbours(len(trial.now)),
+        fit_advises=advised_by_fit(view, routes),
         curves=drawn,
     )
 
@@ -440,7 +457,7 @@ class _Backfilled:
                 sampled = self.found(serve, some, (share,), agreed=(share,))[share]
                 cells[serve, SAMPLE] = share, sampled
             for share in SHARES:
-                cells[serve, f"backfill {100 * share:g} %"] = share, found[best][share]
+                cells[serve, _backfill(share)] = share, found[best][share]
             cells[serve, EVERYTHING] = 1.0, found[best][1.0]
         judged = _judgement(trial, AGREEMENT if self.relevance is None else "map", cells)
         return judged, drawn if curves else None
@@ -532,12 +549,6 @@ def _judgement(trial: Trial, metric: str, found: Mapping[Way, tuple[float, Found
     def over(each: Found, other: Found) -> dict[str, Interval]:
         return {by: _interval(each[by] - other[by], clusters, True) for by in each}
 
-    def of_sample(serve: Serve) -> Interval | None:
-        if (serve, SAMPLE) not in found:
-            return None
-        with_it, without = (found[serve, what][1] for what in (SAMPLE, ""))
-        return over(with_it, without)[metric]
-
     cells = tuple(
         Cell(
             _name(serve, what),
@@ -548,6 +559,9 @@ def _judgement(trial: Trial, metric: str, found: Mapping[Way, tuple[float, Found
         )
         for (serve, what), (share, each) in found.items()
     )
+    of_sample = None
+    if ("new", SAMPLE) in found:
+        of_sample = over(found["new", SAMPLE][1], found["new", ""][1])[metric]
     counted = np.flatnonzero(~np.isnan(nothing[metric])).tolist()
     return Judgement(
         asked=trial.asked.who,
@@ -560,9 +574,12 @@ def _judgement(trial: Trial, metric: str, found: Mapping[Way, tuple[float, Found
         flattered=trial.flattered,
         left_out=trial.items.left_out,
         cells=cells,
-        of_sample=of_sample("new"),
-        fused_of_sample=of_sample("fused"),
+        of_sample=of_sample,
     )
+
+
+def _backfill(share: float) -> str:
+    return f"backfill {100 * share:g} %"
 
 
 def _name(serve: Serve, what: str) -> str:

@@ -1,22 +1,21 @@
 """The gate: is an upgrade better than doing nothing? And what to do, said from the same numbers.
 
-It has three answers, from the difference between what will be written and doing nothing, on the
-same queries, and its 95 % interval. Nothing here reads a gallery.
+It has three answers, from the difference between what is to be served and doing nothing, on the
+same queries, and its 95 % interval. What is to be served, the new space or a fused pair, is what is
+advised, unless it was said. Nothing here reads a gallery.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-from jaxtyping import Float64
-
 from onward.errors import ConfigurationError, UpgradeError
-from onward.evaluation.backfill_curve import GRID
 from onward.evaluation.comparison import NEW, OLD
 from onward.evaluation.intervals import Interval, queries_for
+from onward.fusion import Serve
 from onward.plain import Plain
 from onward.spaces import Embeddings
 from onward.upgrading.evidence import ITEMS, Who, count_asked, digest_sample
@@ -24,13 +23,13 @@ from onward.upgrading.forecast import (
     AGREEMENT,
     BY_GRADE,
     EVERYTHING,
+    FUSED,
+    FUSED_WITH_SAMPLE,
     METRICS,
     NOTHING,
-    RANDOM,
-    UNCERTAINTY,
+    SERVED,
     UPGRADE,
     WITH_SAMPLE,
-    Curves,
     Forecast,
     Judgement,
 )
@@ -40,10 +39,10 @@ GATE = "gate"
 MARGIN = 0.01
 """Search may get worse by so much and the gate still opens, as long as the mean does not fall."""
 
-ADVISED = ("map", "cmc@1", "agreement")
-"""The metrics by which a backfill is judged, as far as they are known."""
-NOTICED = 0.002
-"""Curves that differ by less than this are taken to be level."""
+MOST_LOST = 0.005
+"""Fused search may be worse by so much in one metric where it is better in another."""
+SERVE: tuple[Serve, ...] = ("new", "fused")
+"""What an upgrade can lead to."""
 
 Answer = Literal["open", "closed", "cannot judge"]
 OPEN: Answer = "open"
@@ -179,8 +178,8 @@ class Verdict(Plain):
 
     def __str__(self) -> str:
         return (
-            f"{self.requirement} is required, that is {_percent(self.limit)}, and "
-            f"{_percent(self.value)} is predicted"
+            f"{self.requirement} is required, that is {percent(self.limit)}, and "
+            f"{percent(self.value)} is predicted"
         )
 
 
@@ -202,6 +201,11 @@ class Decision(Plain):
         needed: how many items a sample would have to have, or real queries there would have to be,
             to tell; None where it is told, or no number can be given.
         needed_of: which of the two.
+        serve: what is to be served after the upgrade, "new" or "fused"; None if nothing is
+            predicted and it was not said.
+        advised: what is advised: "old" (do nothing), "new", or "fused"; None if that is not known.
+        lost_if_retired: where it is fused, what search gives less, by metric, once the old model is
+            retired and the new space answers alone; else empty.
         writes_sample: whether the sample will be written.
         sample_note: why it will not, if there is one.
         verdict: whether what was required besides is met.
@@ -219,6 +223,9 @@ class Decision(Plain):
     margin: float
     needed: int | None = None
     needed_of: Who | None = None
+    serve: Serve | None = None
+    advised: Serve | None = None
+    lost_if_retired: Mapping[str, Interval] = field(default_factory=dict)
     writes_sample: bool
     sample_note: str | None = None
     verdict: Verdict | None = None
@@ -235,11 +242,13 @@ class GateEntry(Plain):
         answer: "open", "closed" or "cannot judge"; None if nothing was given to judge by.
         forced: whether the upgrade was started although the gate was not open.
         says: what it said, or why nothing.
+        serve: what it said that of, "new" or "fused"; None if it did not say.
     """
 
     answer: Answer | None
     forced: bool
     says: str
+    serve: Serve | None = None
 
     @classmethod
     def of(cls, entry: Mapping[str, Any] | None) -> "GateEntry":
@@ -248,7 +257,8 @@ class GateEntry(Plain):
             return cls(None, False, NOT_JUDGED)
         answer, forced = entry.get("answer"), bool(entry.get("forced"))
         if "met" not in entry:
-            return cls(answer, forced, entry.get("says", entry.get("why", NOT_JUDGED)))
+            serve = entry.get("decision", {}).get("serve")
+            return cls(answer, forced, entry.get("says", entry.get("why", NOT_JUDGED)), serve)
         # Written when the gate had two answers.
         limit, value = (f"{100 * entry[name]:.1f} %" for name in ("limit", "value"))
         says = f"{entry['requirement']} was required, that is {limit}, and {value} was predicted"
@@ -294,8 +304,10 @@ def decide(
     margin: float = MARGIN,
     require: Requirement | None = None,
     writes_sample: bool = True,
+    serve: Serve | None = None,
+    old_model_gone: bool = False,
 ) -> Decision:
-    """Say whether an upgrade is better than doing nothing, and what to do.
+    """Say whether an upgrade is better than doing nothing, what to serve, and what to do.
 
     Open if the lower end of the interval of the difference is above `-margin` and its mean is not
     below 0; closed if its upper end is below 0, or what is required besides is not met; else it
@@ -307,32 +319,118 @@ def decide(
         margin: search may get worse by so much, in [0, 1).
         require: what must be reached besides.
         writes_sample: whether the sample is to be written, if there is one.
+        serve: what is to be served, "new" or "fused"; what is advised if None.
+        old_model_gone: no query can be embedded by the old model, so nothing can be fused.
 
     Raises:
-        ConfigurationError: if the margin is not in [0, 1).
-        UpgradeError: if something is required of which nothing is known.
+        ConfigurationError: if the margin is not in [0, 1), or fused search is asked for without
+            the old model.
+        UpgradeError: if something is required of which nothing is known, or fused search is asked
+            for where no pair is known.
+    """
+    check_asked(margin, serve, old_model_gone)
+    judge = prediction.judge
+    if judge is None and require is not None:
+        raise UpgradeError(f"{require} is required, but {prediction.why}")
+    if judge is None:
+        known = Decision(
+            answer=CANNOT_JUDGE,
+            margin=margin,
+            serve=serve,
+            writes_sample=prediction.sample is not None,
+        )
+        why = str(prediction.why)
+        return replace(known, says=why, recommendation=f"Not known: {why}.")
+    if serve == "fused" and not judge.has(FUSED):
+        raise UpgradeError(
+            "fused search is asked for (serve='fused'), but the transformation knows no pair of "
+            "the new space with the one that answers now",
+            "fit it again from that space, with a fit that chooses a pair, or serve the new space",
+        )
+    with_sample = writes_sample and judge.has(WITH_SAMPLE)
+    note = _why_not_written(judge, margin) if with_sample else None
+    with_sample = with_sample and note is None
+    can_fuse = judge.has(FUSED) and not old_model_gone
+    fit = prediction.fit_advises
+    is_best = can_fuse and is_fused_best(judge, with_sample=with_sample, fit_advises=fit)
+    best: Serve = "fused" if is_best else "new"
+    judged = partial(_decided, prediction, margin=margin, require=require, with_sample=with_sample)
+    decided = judged(best)
+    advice: dict[Answer, Serve] = {OPEN: best, CLOSED: "old"}
+    advised = advice.get(decided.answer)
+    if serve not in (None, best):
+        decided = judged(serve)
+    decision = replace(decided, advised=advised, sample_note=note)
+    return _in_words(prediction, judge, decision, old_model_gone)
+
+
+def is_fused_best(
+    judge: Judgement, *, with_sample: bool = False, fit_advises: Serve | None = None
+) -> bool:
+    """Say whether to serve a fused pair, rather than the new space alone or what answers now.
+
+    Beside each of these, on the same queries, it must in no metric that is weighed (map and cmc@1
+    where labels judge) be worse by more than half a point in the mean, and in one be better beyond
+    doubt: what is equal within the noise goes to one space, which costs less. Where labels judge
+    and the fit found fused search best on what it held out, that is evidence too, and stands unless
+    search may be worse than now by more than a point.
+
+    Args:
+        judge: what each way to go gives, fused search among them.
+        with_sample: whether the sample is written.
+        fit_advises: what the fit advises to serve.
+    """
+    fused = judge.cell(FUSED_WITH_SAMPLE if with_sample else FUSED)
+    others = fused.gains, fused.over_one_space
+    if any(gained[one].estimate < -MOST_LOST for gained in others for one in judge.weighed):
+        return False
+    if all(any(gained[one].low > 0 for one in judge.weighed) for gained in others):
+        return True
+    stands = fit_advises == "fused" and judge.metric == "map"
+    return stands and _answer(fused.gains[judge.metric], MARGIN) == OPEN
+
+
+def check_asked(margin: float, serve: Serve | None, old_model_gone: bool) -> None:
+    """Refuse what an upgrade cannot be judged by, or lead to; see `decide`.
+
+    Raises:
+        ConfigurationError: if the margin is not in [0, 1), or what is to be served is not "new" or
+            "fused", or is fused although the old model is gone.
     """
     if not 0 <= margin < 1:
         raise ConfigurationError(
             f"the margin is {margin!r}", "give a fraction from 0 to 1, such as 0.01 (1 point)"
         )
-    judge = prediction.judge
-    if judge is None and require is not None:
-        raise UpgradeError(f"{require} is required, but {prediction.why}")
-    if judge is None:
-        decision = Decision(
-            answer=CANNOT_JUDGE, margin=margin, writes_sample=prediction.sample is not None
+    if serve is not None and serve not in SERVE:
+        raise ConfigurationError(
+            f"an upgrade cannot lead to serving {serve!r}", "choose 'new' or 'fused'"
         )
-        why = str(prediction.why)
-        return replace(decision, says=why, recommendation=f"Not known: {why}.")
-    with_sample = writes_sample and judge.has(WITH_SAMPLE)
-    note = _why_not_written(judge, margin) if with_sample else None
-    written = WITH_SAMPLE if with_sample and note is None else UPGRADE
-    gain = judge.cell(written).gains[judge.metric]
+    if serve == "fused" and old_model_gone:
+        raise ConfigurationError(
+            "fused search is asked for (serve='fused'), and the old model, which must embed every "
+            "query for it, is said to be gone (old_model_gone=True)",
+            "leave one of them out",
+        )
+
+
+def _decided(
+    prediction: Forecast,
+    serve: Serve,
+    *,
+    margin: float,
+    require: Requirement | None,
+    with_sample: bool,
+) -> Decision:
+    """Return what the gate says of serving one thing, without words."""
+    judge = prediction.judge
+    assert judge is not None  # noqa: S101 (its caller looked)
+    written = _to_write(serve, with_sample)
+    cell = judge.cell(written)
+    gain = cell.gains[judge.metric]
     verdict = None if require is None else require.judge(prediction, written)
     answer = _answer(gain, margin) if verdict is None or verdict.met else CLOSED
     needed = _needed(prediction, judge, gain, margin) if answer == CANNOT_JUDGE else None
-    decision = Decision(
+    return Decision(
         answer=answer,
         metric=judge.metric,
         asked=judge.asked,
@@ -343,11 +441,18 @@ def decide(
         margin=margin,
         needed=needed,
         needed_of=judge.asked if needed is not None else None,
-        writes_sample=written == WITH_SAMPLE,
-        sample_note=note,
+        serve=serve,
+        lost_if_retired=cell.over_one_space,
+        writes_sample=with_sample,
         verdict=verdict,
     )
-    return _in_words(prediction, judge, decision, gain)
+
+
+def _to_write(serve: Serve | None, with_sample: bool) -> str:
+    """Return the name of the cell of what will be written and served."""
+    if serve == "fused":
+        return FUSED_WITH_SAMPLE if with_sample else FUSED
+    return WITH_SAMPLE if with_sample else UPGRADE
 
 
 def check_allowed(
@@ -358,6 +463,8 @@ def check_allowed(
     margin: float,
     require: Requirement | None,
     force: bool,
+    serve: Serve | None = None,
+    old_model_gone: bool = False,
 ) -> Decision | None:
     """Refuse an upgrade that is not predicted to be better than doing nothing.
 
@@ -365,10 +472,12 @@ def check_allowed(
     gate says; None where nothing is predicted.
 
     Raises:
+        ConfigurationError: as `decide` does.
         UpgradeError: if the gate is not open and `force` is not given, something is required of
-            which nothing is known, or the prediction is of other transformations, or of another
-            sample than the one to be written.
+            which nothing is known, fused search is asked for where no pair is known, or the
+            prediction is of other transformations, or of another sample than the one to be written.
     """
+    check_asked(margin, serve, old_model_gone)
     if prediction is None:
         if require is None:
             return None
@@ -389,7 +498,14 @@ def check_allowed(
             "what it does",
             "predict with this sample, or leave it out",
         )
-    decision = decide(prediction, margin=margin, require=require, writes_sample=sample is not None)
+    decision = decide(
+        prediction,
+        margin=margin,
+        require=require,
+        writes_sample=sample is not None,
+        serve=serve,
+        old_model_gone=old_model_gone,
+    )
     if decision.answer == OPEN or force:
         return decision
     raise UpgradeError(
@@ -414,7 +530,7 @@ def _why_not_written(judge: Judgement, margin: float) -> str | None:
     with_it, without = (judge.value(judge.metric, name) for name in (WITH_SAMPLE, UPGRADE))
     return (
         f"the sample is not written, because beside upgraded vectors it makes search worse: "
-        f"{judge.metric} {_percent(with_it)} with it, {_percent(without)} without"
+        f"{judge.metric} {percent(with_it)} with it, {percent(without)} without"
     )
 
 
@@ -431,11 +547,12 @@ def _needed(prediction: Forecast, judge: Judgement, gain: Interval, margin: floa
 
 
 def _in_words(
-    prediction: Forecast, judge: Judgement, decision: Decision, gain: Interval
+    prediction: Forecast, judge: Judgement, decision: Decision, old_model_gone: bool
 ) -> Decision:
     """Return a decision that says why, and whether to upgrade, to backfill, or to do nothing."""
-    written = WITH_SAMPLE if decision.writes_sample else UPGRADE
-    before, after = (_percent(judge.value(judge.metric, one)) for one in (NOTHING, written))
+    written = _to_write(decision.serve, decision.writes_sample)
+    gain = judge.cell(written).gains[judge.metric]
+    before, after = (percent(judge.value(judge.metric, one)) for one in (NOTHING, written))
     name, asked = judge.metric, count_asked(judge.queries, judge.asked)
     told = verdict = unlike = None
     if name == AGREEMENT and judge.asked == ITEMS:
@@ -446,27 +563,53 @@ def _in_words(
         verdict = str(decision.verdict)
     if decision.answer == CANNOT_JUDGE:
         told = _what_would_tell(prediction, judge, decision, gain)
-    points = f"{100 * gain.estimate:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    first = f"{name} {before} -> {after} ({written}), {points} over {asked}"
+    first = f"{name} {before} -> {after} ({written}), {points(gain)} over {asked}"
     says = filter(None, (first, verdict, told, unlike, decision.sample_note))
-    moved = f"takes {name} from {before} (doing nothing) to {after}"
-    within = prediction.within
+    do = _what_to_do(
+        prediction.within, decision, gain, f"takes {name} from {before} (doing nothing) to {after}"
+    )
     if decision.answer == CANNOT_JUDGE:
-        do = f"Not known: {asked} cannot tell whether search gets worse ({points}); {told}"
-    elif decision.answer == OPEN:
-        do = f"Upgrade: it {moved}{_backfill(within, UPGRADE)}"
-    elif gain.high >= 0:
-        do = f"Do not upgrade yet: it {moved}, and {verdict}"
-    elif within is None or _gained(within, NOTHING) <= 0:
-        do = f"Do nothing: upgrading {moved}{_backfill(within, NOTHING)}"
-    else:
-        do = (
-            f"Do not upgrade with this transformation alone: it {moved}"
-            f"{_backfill(within, NOTHING)}. Or let the transformation learn from "
-            "items of this gallery and from side-information"
-        )
-    do += f".{_caution(judge, gain, written)}"
+        do = f"Not known: {asked} cannot tell whether search gets worse ({points(gain)}); {told}"
+    served = _about_serving(judge, decision, old_model_gone)
+    do += f".{served}{_caution(judge, gain, written)}"
     return replace(decision, says="; ".join(says), recommendation=do)
+
+
+def _what_to_do(within: Judgement | None, decision: Decision, gain: Interval, moved: str) -> str:
+    """Say what to do where that is known, given how an upgrade moves what decides."""
+    serve = decision.serve or "new"
+    if decision.answer == OPEN:
+        how = "Upgrade, and serve it fused" if serve == "fused" else "Upgrade"
+        return f"{how}: it {moved}{_backfill(within, serve)}"
+    if gain.high >= 0:
+        return f"Do not upgrade yet: it {moved}, and {decision.verdict}"
+    if within is None or _gained(within, NOTHING) <= 0:
+        return f"Do nothing: upgrading {moved}{_backfill(within, 'old')}"
+    return (
+        f"Do not upgrade with this transformation alone: it {moved}{_backfill(within, 'old')}. Or "
+        "let the transformation learn from items of this gallery and from side-information"
+    )
+
+
+def _about_serving(judge: Judgement, decision: Decision, old_model_gone: bool) -> str:
+    """Say what fused search costs and gives, where there is a pair; or why it is not to be had."""
+    if not judge.has(FUSED):
+        return ""
+    if old_model_gone:
+        return " Fused search is out of the running, because the old model is gone."
+    fused = judge.cell(_to_write("fused", decision.writes_sample))
+    if decision.serve != "fused":
+        values = (f"{one} {percent(fused.values[one].estimate)}" for one in judge.weighed)
+        found = f"Fused search gives {' and '.join(values)}"
+        if decision.advised == "fused":
+            return f" {found}, and is advised: serve='fused'."
+        return f" {found}: not clearly better than one space."
+    lost = (f"{one} {points(fused.over_one_space[one], -1)}" for one in judge.weighed)
+    advised = "" if decision.advised == "fused" else " It is not clearly better than one space."
+    return (
+        f"{advised} Fused search embeds every query by both models, so both must be kept. Once the "
+        f"old model is retired, the new space answers alone: {', '.join(lost)}."
+    )
 
 
 def _what_would_tell(
@@ -487,23 +630,23 @@ def _gained(within: Judgement, beside: str) -> float:
     return within.value(within.metric, EVERYTHING) - within.value(within.metric, beside)
 
 
-def _backfill(within: Judgement | None, beside: str) -> str:
-    """Say what the least backfill that is no worse gives beside another way to go, and full."""
+def _backfill(within: Judgement | None, beside: Serve) -> str:
+    """Say what the least backfill that is no worse gives beside another way to go, and full.
+
+    Where what is served is fused, that of a backfill is too.
+    """
     if within is None:
         return ""
-    metric, start = within.metric, within.value(within.metric, beside)
-    others = (NOTHING, UPGRADE, WITH_SAMPLE)
-    cells = [one for one in within.cells if not (one.name in others or one.over_one_space)]
+    metric, start = within.metric, within.value(within.metric, SERVED[beside])
+    cells = within.backfilled("fused" if beside == "fused" else "new")
     values = [cell.values[metric].estimate for cell in cells]
-    gains = _gained(within, beside) > 0
+    gains = values[-1] > start
     least = next((place for place, one in enumerate(values) if gains and one >= start), -1)
     is_full = cells[least] is cells[-1]
     named = EVERYTHING if is_full else f"backfilling {100 * cells[least].share:g} %"
-    said = f"within the sample {named} takes {metric} from {_percent(start)} to "
-    said += _percent(values[least]) + (
-        "" if is_full else f", and in full to {_percent(values[-1])}"
-    )
-    return f"; {said}" if gains or beside == NOTHING else f"; spend nothing on backfill: {said}"
+    said = f"within the sample {named} takes {metric} from {percent(start)} to "
+    said += percent(values[least]) + ("" if is_full else f", and in full to {percent(values[-1])}")
+    return f"; {said}" if gains or beside == "old" else f"; spend nothing on backfill: {said}"
 
 
 def _caution(judge: Judgement, gain: Interval, written: str) -> str:
@@ -517,82 +660,17 @@ def _caution(judge: Judgement, gain: Interval, written: str) -> str:
         return said
     first, before = (judge.value("cmc@1", name) for name in (written, NOTHING))
     if first < before and gain.estimate >= 0:
-        return f" But cmc@1 goes from {_percent(before)} to {_percent(first)}, which is worse."
+        return f" But cmc@1 goes from {percent(before)} to {percent(first)}, which is worse."
     return ""
 
 
-def advise(drawn: Curves) -> str:
-    """Say whether to spend anything on a backfill, in which order, and how far.
-
-    Judged by map and cmc@1, or by agreement where there are no labels. A discriminative loss may
-    place upgraded items so well that full backfill makes map worse; then it is advised against.
-    """
-    metrics = [metric for metric in ADVISED if metric in drawn.gains]
-    gains = {metric: drawn.gains[metric].estimate for metric in metrics}
-    possible = [one for one in (RANDOM, UNCERTAINTY) if one in drawn.values]
-    order = max(possible, key=lambda one: (drawn.auc(one, metrics[0]), one == UNCERTAINTY))
-    curves = {metric: drawn.on_grid(order, metric) for metric in metrics}
-    ends = " and ".join(
-        f"{metric} from {_percent(values[0])} to {_percent(values[-1])}"
-        for metric, values in curves.items()
-    )
-    if all(gain <= 0 for gain in gains.values()):
-        return (
-            f"Spend nothing: the upgrade alone answers at least as well as full backfill, which "
-            f"takes {ends}."
-        )
-    rising = next(metric for metric in metrics if gains[metric] > 0)
-    falling = [metric for metric in metrics if gains[metric] < 0]
-    said = [f"Full backfill takes {ends}."]
-    if falling:
-        said = [
-            f"Spend nothing unless {rising} counts more than {falling[0]}: full backfill takes "
-            f"{ends}."
-        ]
-    elif not drawn.gains[rising].clear:
-        said.append(
-            f"These queries cannot tell that from no change ({drawn.gains[rising]}); a larger "
-            "sample can."
-        )
-    on_the_way = _on_the_way(order, rising, curves[rising])
-    return " ".join([*said, *on_the_way, *_about_orders(drawn, order)])
+def points(change: Interval, sign: int = 1) -> str:
+    """Return a difference, or its opposite (-1), as a person reads it, with its interval."""
+    ends = sorted((sign * change.low, sign * change.high))
+    shown = ", ".join(f"{100 * end:+.1f}" for end in ends)
+    return f"{100 * sign * change.estimate:+.1f} points [{shown}]"
 
 
-def _on_the_way(order: str, metric: str, values: Float64[np.ndarray, " share"]) -> Iterator[str]:
-    """Say how much must be embedded for half of the gain, and where less is worse than nothing."""
-    half = GRID[int(np.argmax(values >= (values[0] + values[-1]) / 2))]
-    how = "At random" if order == RANDOM else "By uncertainty"
-    yield f"{how}, {_percent(half, 0)} of the items give half of that in {metric}."
-    lowest = int(values.argmin())
-    if values[lowest] < min(values[0], values[-1]) - NOTICED:
-        yield (
-            f"On the way {metric} falls below both ends, to {_percent(values[lowest])} at "
-            f"{_percent(GRID[lowest], 0)}: spend more than that, or nothing."
-        )
-
-
-def _about_orders(drawn: Curves, order: str) -> Iterator[str]:
-    """Say where a random order would do better than uncertainty."""
-    if UNCERTAINTY not in drawn.values:
-        yield (
-            "The transformation gives no uncertainty, so only a random order is possible: "
-            "fit it with uncertainty=True."
-        )
-        return
-    means = {
-        one: (drawn.auc(RANDOM, one), drawn.auc(UNCERTAINTY, one))
-        for one in ADVISED
-        if one in drawn.gains
-    }
-    better = [
-        f"{one} ({_percent(first)} against {_percent(second)} on average)"
-        for one, (first, second) in means.items()
-        if first > second + NOTICED
-    ]
-    if better:
-        choice = "take that" + ("" if order == RANDOM else " if it counts more")
-        yield f"On the way a random order gives more {' and '.join(better)}: {choice}."
-
-
-def _percent(fraction: float, digits: int = 1) -> str:
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction as a person reads it."""
     return f"{100 * fraction:.{digits}f} %"

@@ -6,17 +6,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float64
+
 from onward.errors import UpgradeError
 from onward.evaluation.backfill_curve import GRID
 from onward.evaluation.relevance import RealQueries
+from onward.fusion import Serve
 from onward.gallery import Gallery, GalleryRows, scratch_gallery
 from onward.gallery.view import aligned
 from onward.plain import fields_of, plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.forecast import (
+    RANDOM,
     SEEDS,
     SHARES,
+    UNCERTAINTY,
     Curves,
     Forecast,
     Judgement,
@@ -27,8 +33,9 @@ from onward.upgrading.gate import (
     OPEN,
     Decision,
     Requirement,
-    advise,
     check_allowed,
+    check_asked,
+    percent,
 )
 from onward.upgrading.routes import (
     NO_SIDE,
@@ -46,6 +53,11 @@ from onward.upgrading.routes import (
 from onward.upgrading.run import run_upgrade
 
 SAMPLE_ROWS = 8192
+
+ADVISED = ("map", "cmc@1", "agreement")
+"""The metrics by which a backfill is judged, as far as they are known."""
+NOTICED = 0.002
+"""Curves that differ by less than this are taken to be level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +102,11 @@ class Plan:
     def allowed(self) -> bool:
         """Whether the gate is open; it is not where nothing is predicted."""
         return self.decision is not None and self.decision.answer == OPEN
+
+    @property
+    def serves_fused(self) -> bool:
+        """Whether the gate judged that a fused pair is to answer queries, by advice or request."""
+        return self.decision is not None and self.decision.serve == "fused"
 
     @property
     def recommendation(self) -> str:
@@ -140,9 +157,11 @@ class Plan:
             why = "plan with a sample first; without one, nothing judges what is started"
             return [next_step("start", why)]
         if self.work.to_do:
-            return [next_step("start", f"{self.work.to_do:,} rows can be upgraded")]
+            then = "; then serve the fused pair" if self.serves_fused else ""
+            return [next_step("start", f"{self.work.to_do:,} rows can be upgraded{then}")]
         if self.work.done:
-            return [next_step("verify", "no row is left to do")]
+            verify = "verify_fused" if self.serves_fused else "verify"
+            return [next_step(verify, "no row is left to do")]
         return []
 
 
@@ -154,6 +173,8 @@ def plan_upgrade(
     queries: RealQueries | None = None,
     require: Requirement | None = None,
     margin: float = MARGIN,
+    serve: Serve | None = None,
+    old_model_gone: bool = False,
 ) -> Plan:
     """Say what upgrading a gallery would do and cost. Nothing is written to it.
 
@@ -165,14 +186,18 @@ def plan_upgrade(
         queries: as `forecast` takes them; they judge in place of items.
         require: what must be reached besides being better than doing nothing.
         margin: as `decide` takes it.
+        serve: as `decide` takes it.
+        old_model_gone: as `decide` takes it.
 
     Raises:
         UpgradeError: if the gallery lacks a space that the transformation reads, an upgrade to
-            the new space was started with another transformation, or something is required of
-            which nothing can be predicted.
+            the new space was started with another transformation, something is required of which
+            nothing can be predicted, or fused search is asked for where no pair is known.
         SpaceMismatchError: if the sample or the queries are in another space than is needed.
-        ConfigurationError: if the margin is not in [0, 1).
+        ConfigurationError: if the margin is not in [0, 1), or fused search is asked for without
+            the old model.
     """
+    check_asked(margin, serve, old_model_gone)
     routes = Routes((transformation, *fallbacks))
     view = gallery.view()
     check_routes(view, routes)
@@ -181,7 +206,14 @@ def plan_upgrade(
     if sample is not None or queries is not None:
         prediction = forecast(view, routes, sample, queries=queries)
     decision = check_allowed(
-        routes.digest, prediction, sample=sample, margin=margin, require=require, force=True
+        routes.digest,
+        prediction,
+        sample=sample,
+        margin=margin,
+        require=require,
+        force=True,
+        serve=serve,
+        old_model_gone=old_model_gone,
     )
     work, elsewhere = measure_work(view, routes), _elsewhere(view, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation)
@@ -429,3 +461,76 @@ def plan_backfill(
         drawn=prediction.curves["new"],
         fused=prediction.curves.get("fused"),
     )
+
+
+def advise(drawn: Curves) -> str:
+    """Say whether to spend anything on a backfill, in which order, and how far.
+
+    Judged by map and cmc@1, or by agreement where there are no labels. A discriminative loss may
+    place upgraded items so well that full backfill makes map worse; then it is advised against.
+    """
+    metrics = [metric for metric in ADVISED if metric in drawn.gains]
+    gains = {metric: drawn.gains[metric].estimate for metric in metrics}
+    possible = [one for one in (RANDOM, UNCERTAINTY) if one in drawn.values]
+    order = max(possible, key=lambda one: (drawn.auc(one, metrics[0]), one == UNCERTAINTY))
+    curves = {metric: drawn.on_grid(order, metric) for metric in metrics}
+    ends = " and ".join(
+        f"{metric} from {percent(values[0])} to {percent(values[-1])}"
+        for metric, values in curves.items()
+    )
+    if all(gain <= 0 for gain in gains.values()):
+        return (
+            f"Spend nothing: the upgrade alone answers at least as well as full backfill, which "
+            f"takes {ends}."
+        )
+    rising = next(metric for metric in metrics if gains[metric] > 0)
+    falling = [metric for metric in metrics if gains[metric] < 0]
+    said = [f"Full backfill takes {ends}."]
+    if falling:
+        said = [
+            f"Spend nothing unless {rising} counts more than {falling[0]}: full backfill takes "
+            f"{ends}."
+        ]
+    elif not drawn.gains[rising].clear:
+        said.append(
+            f"These queries cannot tell that from no change ({drawn.gains[rising]}); a larger "
+            "sample can."
+        )
+    on_the_way = _on_the_way(order, rising, curves[rising])
+    return " ".join([*said, *on_the_way, *_about_orders(drawn, order)])
+
+
+def _on_the_way(order: str, metric: str, values: Float64[np.ndarray, " share"]) -> Iterator[str]:
+    """Say how much must be embedded for half of the gain, and where less is worse than nothing."""
+    half = GRID[int(np.argmax(values >= (values[0] + values[-1]) / 2))]
+    how = "At random" if order == RANDOM else "By uncertainty"
+    yield f"{how}, {percent(half, 0)} of the items give half of that in {metric}."
+    lowest = int(values.argmin())
+    if values[lowest] < min(values[0], values[-1]) - NOTICED:
+        yield (
+            f"On the way {metric} falls below both ends, to {percent(values[lowest])} at "
+            f"{percent(GRID[lowest], 0)}: spend more than that, or nothing."
+        )
+
+
+def _about_orders(drawn: Curves, order: str) -> Iterator[str]:
+    """Say where a random order would do better than uncertainty."""
+    if UNCERTAINTY not in drawn.values:
+        yield (
+            "The transformation gives no uncertainty, so only a random order is possible: "
+            "fit it with uncertainty=True."
+        )
+        return
+    means = {
+        one: (drawn.auc(RANDOM, one), drawn.auc(UNCERTAINTY, one))
+        for one in ADVISED
+        if one in drawn.gains
+    }
+    better = [
+        f"{one} ({percent(first)} against {percent(second)} on average)"
+        for one, (first, second) in means.items()
+        if first > second + NOTICED
+    ]
+    if better:
+        choice = "take that" + ("" if order == RANDOM else " if it counts more")
+        yield f"On the way a random order gives more {' and '.join(better)}: {choice}."

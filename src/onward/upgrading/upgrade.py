@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from onward.errors import GalleryError, UpgradeError
-from onward.fusion import Fusion
+from onward.fusion import Fusion, Serve
 from onward.gallery import Control, Gallery, GalleryView
 from onward.plain import fields_of
 from onward.progress import Progress, silent
@@ -179,7 +179,9 @@ class UpgradeStatus:
             step = "cut_over_fused" if self.verified == "fused" else "cut_over"
             return [*steps, next_step(step, "the verification has passed"), *helps]
         if not self.work.to_do:
-            helps.append(next_step("verify", f"the verification is: {self.verification}"))
+            fused = self.gate is not None and self.gate.serve == "fused"
+            verify = "verify_fused" if fused else "verify"
+            helps.append(next_step(verify, f"the verification is: {self.verification}"))
         return [*steps, *helps]
 
     def _steps_for_blocked(self) -> list[dict[str, str]]:
@@ -241,6 +243,8 @@ class Upgrade:
         margin: float = MARGIN,
         force: bool = False,
         sample: Embeddings | None = None,
+        serve: Serve | None = None,
+        old_model_gone: bool = False,
     ) -> UpgradeStatus:
         """Give every row room for a vector in the new space, and record the transformation.
 
@@ -253,13 +257,16 @@ class Upgrade:
             force: start although the gate is not open; that is logged.
             sample: true new embeddings of some items, to be written: the first slice of a backfill.
                 Not if they are predicted to make search worse beside upgraded vectors.
+            serve: what the gate judges, as `decide` takes it; what is served says `cut_over`.
+            old_model_gone: as `decide` takes it.
 
         Raises:
             UpgradeError: if an upgrade to this space was started with another transformation, the
-                gate is not open, something is required and nothing predicted, or the prediction is
-                of something else.
+                gate is not open, something is required and nothing predicted, fused search is asked
+                for where no pair is known, or the prediction is of something else.
             SpaceMismatchError: if the sample is in another space than the upgrade leads to.
-            ConfigurationError: if the margin is not in [0, 1).
+            ConfigurationError: if the margin is not in [0, 1), or fused search is asked for without
+                the old model.
         """
         if sample is not None:
             check_sample_space(sample, self.routes.new)
@@ -270,6 +277,8 @@ class Upgrade:
             margin=margin,
             require=require,
             force=force,
+            serve=serve,
+            old_model_gone=old_model_gone,
         )
         view, new = self.gallery.view(), self.routes.new
         check_same_routes(view, self.routes)
