@@ -30,6 +30,7 @@ from onward.upgrading import (
 )
 from onward.upgrading.forecast import SHARES
 from onward.upgrading.gate import is_fused_best
+from onward.upgrading.plan import compare_fused
 from onward.upgrading.routes import Routes
 
 # What is predicted
@@ -172,7 +173,43 @@ def test_the_curve_of_a_backfill_has_its_own_values_with_fused_search():
         assert drawn == pytest.approx(predicted.value(metric, name), abs=1e-12)
     ends = plan.fused.on_grid("oracle", "map")
     assert plan.fused.gains["map"].estimate == pytest.approx(ends[-1] - ends[0])
-    assert plan_backfill(gallery, replace(h, serving=None), sample=new).fused is None
+    told = json.loads(json.dumps(plan.to_json()))
+    assert told["fused"]["curves"]["oracle"]["map"] == ends.tolist()
+    assert told["fused"]["curves"]["uncertainty"]["planned"]["map"] == [
+        plan.fused.values["uncertainty"]["map"][share] for share in SHARES
+    ]
+    assert told["fused"]["gains"] == {one: gain.to_json() for one, gain in plan.fused.gains.items()}
+    assert "  map, percent " in str(plan)
+    assert "  fused map, percent " in str(plan)
+    assert compare_fused(plan.within) in plan.advice
+    alone = plan_backfill(gallery, replace(h, serving=None), sample=new)
+    assert (alone.fused, alone.to_json()["fused"]) == (None, None)
+    assert "used" not in str(alone)
+    assert alone.to_json()["curves"] == told["curves"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        ((0.02, 0.02), (0.02, 0.0), "Fused search is better all the way: map +2.0 points [+1.6, "),
+        ((0.02, 0.0), (0.0, 0.0), "Fused search is better at first, and not clearly once everyth"),
+        ((0.0, 0.0), (0.02, 0.0), "Fused search is clearly better only once much is embedded: "),
+        ((0.0, 0.0), (0.0, -0.02), "Fused search is worse than the new space alone: map +0.0 "),
+        ((-0.02, 0.02), (0.0, 0.0), "Fused search gives more in one metric and less in another: "),
+        ((0.0, 0.0), (0.0, 0.0), "Fused search is not clearly better than the new space alone: "),
+    ],
+)
+def test_the_advice_says_how_fused_search_does_beside_one_space(first, last, words):
+    within = given((0.0, 0.0), first)
+    found = {one: interval(change) for one, change in zip(("map", "cmc@1"), last, strict=True)}
+    rest = (
+        replace(within.cell("fused"), name=f"fused + {what}", over_one_space=found)
+        for what in ("backfill 10 %", "backfill 25 %", "backfill 50 %", "full backfill")
+    )
+    said = compare_fused(replace(within, cells=(*within.cells, *rest)))
+    assert said.startswith(words)
+    assert "points [-0.4, +0.4]" in said or "all the way" in said
+    assert said.endswith(" beside full backfill. It embeds every query by both models.")
 
 
 # What is advised

@@ -19,6 +19,7 @@ from onward.plain import fields_of, plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 from onward.upgrading.forecast import (
+    FUSED,
     RANDOM,
     SEEDS,
     SHARES,
@@ -36,6 +37,7 @@ from onward.upgrading.gate import (
     check_allowed,
     check_asked,
     percent,
+    points,
 )
 from onward.upgrading.routes import (
     NO_SIDE,
@@ -364,28 +366,23 @@ class BackfillPlan:
     @cached_property
     def advice(self) -> str:
         """What to do, in a line or two."""
-        return advise(self.drawn)
+        said = advise(self.drawn)
+        return said if self.fused is None else f"{said} {compare_fused(self.within)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return fractions as plain values, with what to do next."""
-        rows = ("upgraded", "embedded", "missing")
-        worth = any(gain.estimate > 0 for gain in self.drawn.gains.values())
+        rows, fused = ("upgraded", "embedded", "missing"), self.fused
+        gains = [*self.drawn.gains.values(), *(() if fused is None else fused.gains.values())]
+        worth = any(gain.estimate > 0 for gain in gains)
         return {
-            **fields_of(self, without=(*rows, "within", "drawn")),
+            **fields_of(self, without=(*rows, "within", "drawn", "fused")),
             "rows": {name: getattr(self, name) for name in rows},
             "items": self.within.items,
             "lost": self.within.lost,
             "shares": list(GRID),
             "planned_shares": list(SHARES),
-            "curves": {
-                order: {
-                    **{one: self.drawn.on_grid(order, one).tolist() for one in self.metrics},
-                    self.auc_name: {one: self.drawn.auc(order, one) for one in self.metrics},
-                    "planned": {one: [values[one][share] for share in SHARES] for one in values},
-                }
-                for order, values in self.drawn.values.items()
-            },
-            "gains": plain(self.drawn.gains),
+            **self._plainly(self.drawn),
+            "fused": None if fused is None else self._plainly(fused),
             "advice": self.advice,
             "next_steps": [next_step("backfill", self.advice)] if worth else [],
         }
@@ -407,16 +404,29 @@ class BackfillPlan:
         lines += [f"  left out {count:,}: {why}" for why, count in self.left_out.items()]
         for metric in ("cmc@1", "map", "agreement"):
             if metric in self.metrics:
-                lines += ["", *(f"  {line}" for line in self._table(metric))]
+                lines += ["", *(f"  {line}" for line in self._table(self.drawn, metric))]
+            if metric in self.metrics and self.fused is not None:
+                lines += ["", *(f"  {line}" for line in self._table(self.fused, metric, "fused "))]
         return "\n".join([*lines, "", self.advice, "A plan writes nothing."])
 
-    def _table(self, metric: str) -> list[str]:
-        orders = self.drawn.values
-        rows = [(f"{metric}, percent", *orders, "")]
+    def _plainly(self, drawn: Curves) -> dict[str, Any]:
+        curves = {
+            order: {
+                **{one: drawn.on_grid(order, one).tolist() for one in self.metrics},
+                self.auc_name: {one: drawn.auc(order, one) for one in self.metrics},
+                "planned": {one: [values[one][share] for share in SHARES] for one in values},
+            }
+            for order, values in drawn.values.items()
+        }
+        return {"curves": curves, "gains": plain(drawn.gains)}
+
+    def _table(self, drawn: Curves, metric: str, how: str = "") -> list[str]:
+        orders = drawn.values
+        rows = [(f"{how}{metric}, percent", *orders, "")]
         for share in sorted({*GRID[::3], *SHARES}):
             values = (f"{100 * one[metric][share]:.1f}" for one in orders.values())
             rows.append((f"{100 * share:.0f} % embedded", *values, ""))
-        means = (f"{100 * self.drawn.auc(one, metric):.1f}" for one in orders)
+        means = (f"{100 * drawn.auc(one, metric):.1f}" for one in orders)
         return aligned([*rows, (self.auc_name, *means, "")])
 
 
@@ -498,6 +508,34 @@ def advise(drawn: Curves) -> str:
         )
     on_the_way = _on_the_way(order, rising, curves[rising])
     return " ".join([*said, *on_the_way, *_about_orders(drawn, order)])
+
+
+def compare_fused(within: Judgement) -> str:
+    """Say whether fused search answers a backfilled gallery better than the new space alone.
+
+    By the metric that decides, and cmc@1 beside map: before anything is embedded, and once all is.
+    """
+    ends = [within.backfilled("fused")[-1].over_one_space]
+    ends.insert(0, within.cell(FUSED).over_one_space)
+    better = [any(end[one].low > 0 for one in within.weighed) for end in ends]
+    worse = [any(end[one].high < 0 for one in within.weighed) for end in ends]
+    first, last = (", ".join(f"{one} {points(end[one])}" for one in within.weighed) for end in ends)
+    if any(up and down for up, down in zip(better, worse, strict=True)):
+        said = "Fused search gives more in one metric and less in another"
+    elif all(better):
+        said = "Fused search is better all the way"
+    elif better[0]:
+        said = "Fused search is better at first, and not clearly once everything is embedded"
+    elif better[1]:
+        said = "Fused search is clearly better only once much is embedded"
+    elif any(worse):
+        said = "Fused search is worse than the new space alone"
+    else:
+        said = "Fused search is not clearly better than the new space alone"
+    return (
+        f"{said}: {first} beside the upgrade alone, {last} beside full backfill. It embeds every "
+        "query by both models."
+    )
 
 
 def _on_the_way(order: str, metric: str, values: Float64[np.ndarray, " share"]) -> Iterator[str]:
