@@ -1,0 +1,165 @@
+"""What to serve after an upgrade, by what queries find: the old space, the new one, or both, fused.
+
+Fused search needs the old model as long as it is served, so what is equal within the noise goes to
+one space. Nothing here ranks: whoever asks queries says what they find with each candidate.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from onward.evaluation.intervals import Interval, over_clusters
+from onward.fusion import Serve
+from onward.plain import Plain
+
+PerQuery = Float64[np.ndarray, " query"]
+JudgedBy = Literal["label", "judgements", "agreement"]
+
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Weights of the old space that are tried; 0 and 1 are one space alone."""
+EVEN = 0.5
+"""The weight of a pair that nothing measured."""
+CLEAR = 0.95
+"""The confidence beyond which a difference is clear."""
+PRIOR, MOST = 0.3, 0.5
+"""Where the new space is the better one, held-out items of the pairs lean to it, because the new
+model was trained on them: the best weight there is less than what the gallery wants. So the weight
+nearest to the first is taken that does no harm there, and none above the second."""
+HALF_A_POINT, NOT_WORSE = 0.005, 0.02
+"""Harm: so much less of one metric, or so much less of the score within the noise."""
+SERVED: Mapping[Serve, str] = {
+    "old": "the old space alone",
+    "new": "the new space alone",
+    "fused": "the old and the new space, fused",
+}
+
+
+NOT_JUDGED = (
+    "an upgrade leads to it, and fused search was not measured: agreement with a full backfill "
+    "cannot judge it; give labels, or real queries with judgements"
+)
+LEAN = "held-out items of the pairs lean to the new space, so that it may do no harm there suffices"
+BETTER = "it finds most"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What queries find by one candidate.
+
+    Attributes:
+        per_query: of each metric, what each query that counts gets, in [0, 1].
+    """
+
+    per_query: Mapping[str, PerQuery]
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """The metrics: the mean over queries of each."""
+        return {name: float(each.mean()) for name, each in self.per_query.items()}
+
+    @cached_property
+    def scores(self) -> PerQuery:
+        """The score of each query: the mean of its metrics."""
+        score: PerQuery = np.mean(list(self.per_query.values()), axis=0)
+        return score
+
+
+@dataclass(frozen=True)
+class Advice(Plain):
+    """What to serve, and why.
+
+    Attributes:
+        advised: "old" (doing nothing), "new" (the upgrade alone) or "fused".
+        weight: that of the old space in the pair which is advised, or else in the best one.
+        gained: by how much the score of that pair is above that of the better space alone; None if
+            there is no pair, or nothing can judge it.
+        reason: in words.
+    """
+
+    advised: Serve
+    weight: float
+    gained: Interval | None
+    reason: str
+
+
+def advise(
+    old: Found,
+    new: Found,
+    fused: Callable[[float], Found],
+    clusters: Sequence[Hashable],
+    *,
+    by: JudgedBy,
+    real: bool,
+    seen: bool,
+    weights: Sequence[float] = WEIGHTS,
+) -> Advice:
+    """Return what to serve.
+
+    The better space alone, unless a pair is clearly better than it, beyond the 95 % interval of the
+    paired difference, and no metric is below that of either space: then the best of such pairs. In
+    one case less is asked. Where the new space is the better one, and held-out items judge, by
+    labels, for a gallery of classes that h has not seen, these lean to the new space: a pair is
+    served that does no harm there, see `PRIOR` and `HALF_A_POINT`. Where agreement judges, which
+    leans to the new space far more, nothing is advised but the new space.
+
+    Args:
+        old: what is found in the old space.
+        new: what is found in the new one.
+        fused: what is found with a weight of the old space; asked only for those that matter.
+        clusters: of each query that counts, as `over_clusters` has it.
+        by: what says what is right.
+        real: whether the queries are real ones; else they are items.
+        seen: whether the gallery holds classes that h has learned from.
+        weights: those that there are; none if there is no pair.
+    """
+    if by == "agreement":
+        return Advice("new", EVEN, None, NOT_JUDGED)
+    better: Serve = "old" if old.scores.mean() > new.scores.mean() else "new"
+    lean = better == "new" and not (real or seen)
+    best = old if better == "old" else new
+    pairs: list[tuple[float, Found, Interval]] = []
+    good: list[tuple[float, Found, Interval]] = []
+    for weight in _by_prior(weights) if lean else weights:
+        found = fused(weight)
+        gained = over_clusters(
+            found.scores - best.scores, clusters, difference=True, confidence=CLEAR
+        )
+        pairs.append((weight, found, gained))
+        harmless = gained.low >= -NOT_WORSE and not _is_below(found, (new,), HALF_A_POINT)
+        if harmless if lean else gained.low > 0 and not _is_below(found, (old, new), 0.0):
+            good.append(pairs[-1])
+            if lean:
+                break
+    if not pairs:
+        return Advice(better, EVEN, None, BETTER)
+    weight, found, gained = max(good or pairs, key=lambda pair: pair[1].scores.mean())
+    what = f"with the weight {weight:g} of the old, {gained} of {_score(found)}"
+    what = f"{what} above {SERVED[better]}"
+    if good:
+        return Advice("fused", weight, gained, f"{what}; {LEAN}" if lean else what)
+    return Advice(better, weight, gained, f"fused search is not clearly better: {what}")
+
+
+def _by_prior(weights: Sequence[float]) -> list[float]:
+    """Return the weights that may be served where items lean to the new space, the first first."""
+    few = [weight for weight in weights if weight <= MOST]
+    return sorted(few, key=lambda weight: (round(abs(weight - PRIOR), 9), weight))
+
+
+def _is_below(found: Found, others: Sequence[Found], margin: float) -> bool:
+    """Say whether a metric is below that of one of the others by more than a margin."""
+    return any(
+        value < other.values[name] - margin
+        for other in others
+        for name, value in found.values.items()
+    )
+
+
+def _score(found: Found) -> str:
+    """Return what the score is the mean of."""
+    names = " and ".join(found.values)
+    return f"the mean of {names}" if len(found.values) > 1 else names
