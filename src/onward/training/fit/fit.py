@@ -23,6 +23,8 @@ from onward.errors import (
     MissingExtraError,
     SpaceMismatchError,
 )
+from onward.evaluation.relevance import RealQueries
+from onward.evaluation.serving import SERVED
 from onward.plain import fields_of
 from onward.spaces import Embeddings
 from onward.training.fit.closed_forms import (
@@ -41,6 +43,14 @@ from onward.training.fit.selection import (
     choose_penalty,
     leaves_side_out,
     name_method,
+)
+from onward.training.fit.serving import (
+    ITEMS,
+    MOST_MEASURED,
+    REAL,
+    ServingChoice,
+    choose_serving,
+    serve_unmeasured,
 )
 from onward.training.settings import FCT_METHODS, FitSettings, RunSettings, made_by
 from onward.transformation import Transformation, mean
@@ -88,6 +98,7 @@ class Fit:
         references: what doing nothing ("old/old") and embedding everything again ("new/new") give
             on the same items.
         reason: why it was kept.
+        serving: what to serve after an upgrade by it: the old space, the new one, or both, fused.
     """
 
     transformation: Transformation
@@ -102,6 +113,7 @@ class Fit:
     tried: tuple[Trial, ...] = ()
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reason: str = "it was asked for by name and learned from everything: nothing was held out"
+    serving: ServingChoice | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the transformation and what was chosen as plain values."""
@@ -109,28 +121,46 @@ class Fit:
 
     def __str__(self) -> str:
         """Return a table of what was tried, and the line that says what is kept and why."""
-        kept = f"kept: new/old {name_method(self.chosen)}"
+        kept, serve = f"kept: new/old {name_method(self.chosen)}", self.serving
+        last = [] if serve is None else [str(serve)]
         if not self.tried:
-            return f"{kept}: {self.reason}"
-        rows = [(name, values) for name, values in self.references.items()]
-        rows[1:1] = [(f"new/old {trial}", trial.values) for trial in self.tried]
-        width, metrics = max(len(name) for name, _ in rows), list(rows[0][1])
+            return "\n".join([f"{kept}: {self.reason}", *last])
+        rows = dict(self.references)
+        everything = rows.popitem()
+        rows |= {f"new/old {trial}": trial.values for trial in self.tried}
+        if serve is not None and serve.asked == ITEMS:
+            rows |= {name: values for name, values in serve.values.items() if name not in SERVED}
+        elif serve is not None:
+            last[:0] = [
+                f"{serve.asked}, judged by {serve.judged_by}: {serve.queries:,} that count, in "
+                "percent",
+                *_table(serve.values),
+            ]
         return "\n".join(
             [
                 f"judged by {self.judged_by} on {self.folds} folds of {self.groups:,} "
                 f"{self.held_out}: {self.items:,} items, {self.queries:,} queries that count, "
                 "in percent",
-                " ".join([" " * width, *(f"{metric:>6}" for metric in metrics)]),
-                *(
-                    " ".join(
-                        [f"{name:<{width}}"]
-                        + [f"{100 * values[one]:{max(len(one), 6)}.1f}" for one in metrics]
-                    )
-                    for name, values in rows
-                ),
+                *_table({**rows, everything[0]: everything[1]}),
                 f"{kept}, judged on {self.judged_on}: {self.reason}",
+                *last,
             ]
         )
+
+
+def _table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the lines of a table of metrics, in percent."""
+    width, metrics = max(map(len, rows)), list(next(iter(rows.values())))
+    return [
+        " ".join([" " * width, *(f"{metric:>6}" for metric in metrics)]),
+        *(
+            " ".join(
+                [f"{name:<{width}}"]
+                + [f"{100 * values[one]:{max(len(one), 6)}.1f}" for one in metrics]
+            )
+            for name, values in rows.items()
+        ),
+    ]
 
 
 def fit(
@@ -142,6 +172,7 @@ def fit(
     groups: Sequence[str | None] | None = None,
     of_gallery: bool = False,
     classifier: Classifier | None = None,
+    queries: RealQueries | None = None,
     settings: FitSettings | None = None,
     seed: int = 0,
     run: RunSettings | None = None,
@@ -175,6 +206,8 @@ def fit(
             made of each without having seen it is kept. Of further items of seen classes it always
             is, and of a sample that judges.
         classifier: the new model's, for `settings.discriminative` "classifier"; else not used.
+        queries: real queries by both models. What to serve is then chosen by what they find among
+            the held-out items, by judgements, labels or agreement; else by what items find.
         settings: which method, and how it learns.
         seed: decides first weights, order, and which items are held out.
         run: on what machine; a checkpoint is that of the network.
@@ -184,15 +217,18 @@ def fit(
     Returns:
         The transformation, what was tried and how each fared, and why it was kept. Its
         transformation's `made_by` says so too, and which items it has learned from; what a
-        transformation that had not seen them makes of items of a gallery is kept with it. Of a
-        network that was asked for by name nothing is known: it is given all pairs to learn from.
+        transformation that had not seen them makes of items of a gallery is kept with it. Its
+        `serving` says what to serve after an upgrade by it: see `onward.training.fit.serving`. Of a
+        network that was asked for by name, alone or in an ensemble, nothing is known: it is given
+        all pairs to learn from, and the new space is advised, unmeasured.
 
     Raises:
         TransformationError: if the embeddings are not of the same items in the same order, are in
             one space, or cannot be mapped by the method.
-        SpaceMismatchError: if the sample or the classifier is in other spaces.
+        SpaceMismatchError: if the sample, the classifier or the queries are in other spaces.
         LabelMismatchError: if only the classifier or only the embeddings have class names, and
             `same_labels` is false; or old and new embeddings put an item in two classes.
+        EvaluationError: if no real query has anything to find among the items.
         DataError: if there are fewer than 20 items, or the groups do not fit the pairs.
         ConfigurationError: if settings do not fit together, what they need is missing, or a
             checkpoint is another run's.
@@ -204,13 +240,15 @@ def fit(
     used = settings.discriminative == "classifier" and pairs.labels is not None
     if classifier is not None and used:
         classifier = classifier.numbered_as(pairs.class_names, same_labels=same_labels)
-    work = _Work(pairs, sample, groups, of_gallery, classifier, settings, seed, run)
+    work = _Work(pairs, sample, groups, of_gallery, classifier, queries, settings, seed, run)
     _check(work)
     if settings.method == "mlp":
-        found = Fit(work.learn({"method": "mlp"}), {"method": "mlp"})
+        h = work.learn({"method": "mlp"})
+        found = Fit(h, {"method": "mlp"}, serving=_serve(work, h, ()))
     else:
         found = _choose(work)
-    best = found.transformation
+    best, serving = found.transformation, found.serving
+    best = replace(best, serving=None if serving is None else serving.serving)
     if settings.uncertainty and best.uncertainty is None:
         learned = work.without_side() if best.side is None else work
         best = with_uncertainty(best, learned.everything)
@@ -230,6 +268,7 @@ class _Work:
     groups: Sequence[str | None] | None
     pairs_of_gallery: bool
     classifier: Classifier | None
+    queries: RealQueries | None
     settings: FitSettings
     seed: int
     run: RunSettings
@@ -274,6 +313,15 @@ class _Work:
         """The judge of what is held out."""
         return Judge.of(self.folds, most=self.settings.most_judged, seed=self.seed)
 
+    @cached_property
+    def asked(self) -> tuple[Judge, str]:
+        """The judge of what to serve, and what it asks: real queries where there are some."""
+        if self.queries is None:
+            return self.judge, ITEMS
+        most = self.settings.most_judged
+        judge = Judge.of_queries(self.folds, self.queries, most=most, seed=self.seed)
+        return judge, REAL
+
     def examples(self, fold: int) -> Examples:
         """Return what is learned from where a fold is held out: no pair of its items."""
         rows, weight = self.folds.learned(fold), self.settings.sample_weight
@@ -289,7 +337,7 @@ class _Work:
         sample = None if self.sample is None else replace(self.sample, side=None)
         pairs = replace(self.pairs, side=None)
         work = replace(self, pairs=pairs, sample=sample, side_is_left_out=True, learned={})
-        vars(work).update(folds=self.folds, judge=self.judge)
+        vars(work).update(folds=self.folds, judge=self.judge, asked=self.asked)
         return work
 
     @property
@@ -396,6 +444,7 @@ def _choose(work: _Work) -> Fit:
     if made and kept.error >= 1:
         reason = f"{reason}; {LEARNED_NOTHING}"
     best = work.learn(chosen)
+    serving = _serve(work, best, made)
     if work.of_gallery and made and work.judged.items <= MOST_LISTED:
         best = replace(best, out_of_fold=_out_of_fold(work, made))
     held_out, judged_on = HELD_OUT[work.folds.by]
@@ -412,7 +461,21 @@ def _choose(work: _Work) -> Fit:
         tried=tuple(replace(trial, made=()) for trial in trials),
         references=judge.references,
         reason=reason,
+        serving=serving,
     )
+
+
+def _serve(work: _Work, h: Transformation, made: Sequence[Transformation]) -> ServingChoice:
+    """Return what to serve after an upgrade by h, of which the folds' transformations were made."""
+    if made:
+        judge, asked = work.asked
+        seen = work.settings.gallery_classes == "seen"
+        carried = work.carry(made, judge.rows)
+        return choose_serving(judge, carried, asked=asked, seen=seen, seed=work.seed)
+    some = work.pairs.first_rows[:: -(-work.pairs.items // MOST_MEASURED)]
+    old, new = work.pairs.old.select(some), work.pairs.new.select(some)
+    side = None if work.pairs.side is None else work.pairs.side.select(some)
+    return serve_unmeasured((old, old), (new, h.apply(old, side)), seed=work.seed)
 
 
 def _choose_inputs(
@@ -515,10 +578,33 @@ def _check(work: _Work) -> None:
                 "embed the sample with the same models",
                 needed="a transformation is fitted between the same spaces on both",
             )
+    if work.queries is not None:
+        _check_queries(work, work.queries)
     settings.check()
     check_torch(settings)
     if settings.discriminative == "classifier":
         _check_classifier(pairs, work.classifier)
+
+
+def _check_queries(work: _Work, queries: RealQueries) -> None:
+    """Refuse real queries that cannot be asked; that they find nothing shows before h is fitted."""
+    if work.settings.method in ("ensemble", "mlp"):
+        raise ConfigurationError(
+            f"real queries were given to choose what to serve by, but method "
+            f"{work.settings.method!r} learns from all items: none is held out",
+            "choose 'auto' or 'ridge', or leave the queries out",
+        )
+    for whose, given, pairs in (
+        ("old", queries.old, work.pairs.old),
+        ("new", queries.new, work.pairs.new),
+    ):
+        if given.space != pairs.space:
+            raise SpaceMismatchError(
+                f"the real queries by the {whose} model are in {given.space}, the {whose} "
+                f"embeddings of the pairs are in {pairs.space}",
+                "embed the queries by the models of the pairs",
+            )
+    _ = work.asked
 
 
 def _check_classifier(pairs: Pairs, classifier: Classifier | None) -> None:

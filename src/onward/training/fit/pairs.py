@@ -141,7 +141,7 @@ class Pairs:
         """The old embeddings, or the new ones where these know more classes; with all known."""
         named = {"the old embeddings": self.old, "the new embeddings": self.new}
         alike = label_alike(list(named.values()), list(named))
-        return alike[int(_known_labels(self.new) > _known_labels(self.old))]
+        return alike[int(count_labels(self.new) > count_labels(self.old))]
 
     @cached_property
     def length(self) -> float:
@@ -350,7 +350,8 @@ class Classifier:
         return np.where(known[place] == labels, order[place], -1).astype(np.int64)
 
 
-def _known_labels(embeddings: Embeddings) -> int:
+def count_labels(embeddings: Embeddings) -> int:
+    """Return how many labels are known, and one more where there are any labels."""
     return 0 if embeddings.labels is None else 1 + int((embeddings.labels >= 0).sum())
 
 

@@ -13,33 +13,37 @@ list, and never the strongest penalty because all tie.
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from onward.errors import DataError
+from onward.errors import DataError, EvaluationError
 from onward.evaluation.intervals import Interval, over_clusters
 from onward.evaluation.metrics import evaluate
-from onward.evaluation.relevance import Relevance
-from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
-from onward.labels import Labels
+from onward.evaluation.relevance import RealQueries, Relevance, relevant_items
+from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
+from onward.evaluation.serving import CLEAR, Found, JudgedBy
+from onward.fusion import Searchable
+from onward.labels import Labels, renumber
 from onward.spaces import Embeddings
-from onward.training.fit.pairs import Pairs, Rows
+from onward.training.fit.pairs import Pairs, Rows, count_labels
 from onward.transformation import Transformation
 
 PerQuery = Float64[np.ndarray, " query"]
 PerItem = Float64[np.ndarray, " judged"]
 Gallery = tuple[Embeddings, Embeddings]
 
-FLAT, CLEAR = 0.68, 0.95
+FLAT = 0.68
 """Penalties are alike where the interval of the first confidence holds 0, about one standard error:
-their error then tells them apart. A method that bends further must be better beyond the second."""
+their error then tells them apart. A method that bends further must be better beyond `CLEAR`."""
 ENOUGH = 100
 """So many queries that labels give something to find, or half of all, are judged by labels; but not
 among items that are all of one class, where nothing that is found can be wrong."""
+BY_LABEL, BY_JUDGEMENTS = ("cmc@1", "map"), ("ndcg@10",)
+"""What is measured by labels, and by judgements, which may be graded."""
 SIMPLE_FIRST = ("procrustes", "ridge", "ensemble", "mlp")
 """Methods by how far their map can bend: ties go to the earlier one."""
 GalleryClasses = Literal["unseen", "seen"]
@@ -48,6 +52,8 @@ Groups = Int64[np.ndarray, " item"]
 
 FOLDS = 3
 """A network learns once a fold; more folds take longer and change little."""
+MOST_ASKED = 2000
+"""More real queries change the numbers little."""
 NEIGHBOURS = (10, 5, 3, 2, 1)
 LARGEST = 0.1
 """No group of neighbours is to hold more than this share of the items."""
@@ -161,30 +167,78 @@ class Trial:
 
 
 @dataclass(frozen=True, eq=False)
+class Questions:
+    """Queries by both models, and what each is looking for in one gallery of held-out items.
+
+    Attributes:
+        old: by the old model.
+        new: the same by the new model.
+        items: what they are asked among, by the new model.
+        relevance: what they look for; None if it is what they find in a full backfill.
+        clusters: of each query, the class or else the group or the query; those of one are hard or
+            easy together.
+        metrics: what is measured by the relevance.
+    """
+
+    old: Embeddings
+    new: Embeddings
+    items: Embeddings
+    relevance: Relevance | None
+    clusters: Groups
+    metrics: tuple[str, ...] = BY_LABEL
+
+    @cached_property
+    def counted(self) -> Bool[np.ndarray, " query"]:
+        """Which queries count: those that have something to find."""
+        if self.relevance is None:
+            return np.ones(len(self.new), bool)
+        return self.relevance.counts(self.new.ids) > 0
+
+    def find(self, queries: Searchable, gallery: Searchable) -> dict[str, PerQuery]:
+        """Return the metrics of each query that counts, in the gallery as something makes it."""
+        if self.relevance is None:
+            count = count_neighbours(len(gallery))
+            found = search(queries, gallery, count, exclude_self=True)
+            return {"agreement": agreement(found, self.wanted)}
+        ranked = rank(queries, gallery, exclude_self=self.relevance.exclude_self)
+        judged = evaluate(ranked, self.relevance, metrics=self.metrics)
+        return {name: judged.per_query(name)[judged.counted] for name in self.metrics}
+
+    @cached_property
+    def wanted(self) -> Ranking:
+        """What is right where nothing says so: what they find in a full backfill."""
+        return search(self.new, self.items, count_neighbours(len(self.items)), exclude_self=True)
+
+
+@dataclass(frozen=True, eq=False)
 class Judge:
     """The items of some folds, and what counts as good among them.
 
     Queries are embedded by the new model, the gallery is what transformations make of the old
-    embeddings, each item by one that has not seen it; a query is not looked for itself. Items of
-    whole groups are searched fold by fold, so that each gallery is made by one transformation.
-    Items that are held out one by one are searched together, for else most would lack their mates.
+    embeddings, each item by one that has not seen it. Items of whole groups are searched fold by
+    fold, so that each gallery is made by one transformation. Items that are held out one by one are
+    searched together, for else most would lack their mates.
 
-    With labels that items share, a query should find others of its class. Without, it should find
-    what it finds in a full backfill: the agreement is the share of its 10 nearest neighbours there
-    that are among its 10 nearest in the upgraded gallery (a tenth where there are fewer than 100).
+    Queries are the items themselves, none of which looks for itself, or real ones. With labels that
+    items share, a query should find others of its class. Without, it should find what it finds in a
+    full backfill: the agreement is the share of its 10 nearest neighbours there that are among its
+    10 nearest in the upgraded gallery (a tenth where there are fewer than 100). Judgements of real
+    queries say what else they look for.
 
     Attributes:
         rows: of each fold, the pairs that are judged.
         galleries: what is searched together: old and new embeddings, in the order of `rows`.
-        targets: what is to come out, of all.
-        by: what counts: "label" or "agreement".
+        questions: what is asked in each gallery.
+        targets: what is to come out, of all items.
+        by: what counts: "label", "agreement" or "judgements".
         groups: which class or group each item is of; items of one are hard or easy together.
     """
 
     rows: tuple[np.ndarray, ...]
     galleries: tuple[Gallery, ...]
+    questions: tuple[Questions, ...]
     targets: Float32[np.ndarray, "judged new"]
-    by: str
+    by: JudgedBy
     groups: Int64[np.ndarray, " judged"]
 
     @classmethod
@@ -195,13 +249,8 @@ class Judge:
             most: no more items than these are judged, whole groups where they fit.
             seed: decides which, where there are more.
         """
-        pairs, share = folds.pairs, max(most // folds.count, 2)
-        rows = tuple(
-            _some(folds.held_out(fold), folds.groups[folds.fold_of == fold], share, seed)
-            for fold in range(folds.count)
-        )
-        every = np.concatenate(rows)
-        together = (every,) if folds.by == "item" else rows
+        pairs, rows = folds.pairs, _judged_rows(folds, most, seed)
+        every, together = np.concatenate(rows), _searched_together(folds, rows)
         labels = pairs.labels
         if labels is None or not _labels_judge([labels[each] for each in together]):
             labels = None
@@ -210,19 +259,75 @@ class Judge:
             for each in together
         )
         groups = folds.groups[pairs.item_of] if labels is None else labels
-        by = "agreement" if labels is None else "label"
-        return cls(rows, galleries, pairs.targets[every], by, groups[every])
+        questions = tuple(
+            _ask_items(*gallery, groups[each])
+            for gallery, each in zip(galleries, together, strict=True)
+        )
+        by: JudgedBy = "agreement" if labels is None else "label"
+        return cls(rows, galleries, questions, pairs.targets[every], by, groups[every])
+
+    @classmethod
+    def of_queries(cls, folds: Folds, queries: RealQueries, *, most: int, seed: int) -> "Judge":
+        """Return the judge of the same items that asks real queries among them.
+
+        Args:
+            folds: of the pairs.
+            queries: some 2,000 at most are asked, in each gallery that holds something for them.
+            most: as of `of`; what judgements want is searched in any case.
+            seed: decides which, where there are more.
+
+        Raises:
+            EvaluationError: if no query has anything to find among the items.
+            LabelMismatchError: if labels judge, only the queries or only the pairs have class
+                names, and nothing says that the numbers of the others mean the same.
+        """
+        pairs, queries = folds.pairs, _some_queries(queries, seed)
+        ids, labels = np.array(pairs.item_ids, object)[pairs.item_of], _labels_of(queries, pairs)
+        relevant = relevant_items(queries.qrels or {}, queries.new.ids)
+        wanted = np.isin(ids, list(set[str]().union(*relevant.values())))
+        rows = tuple(
+            np.union1d(some, folds.held_out(fold)[wanted[folds.held_out(fold)]])
+            for fold, some in enumerate(_judged_rows(folds, most, seed))
+        )
+        every, galleries, questions = np.concatenate(rows), list[Gallery](), list[Questions]()
+        for each in _searched_together(folds, rows):
+            named = tuple(ids[each].tolist())
+            old, new = (
+                replace(_select(one, each, pairs.labels), ids=named)
+                for one in (pairs.old, pairs.new)
+            )
+            galleries.append((old, new))
+            questions.append(_ask_real(queries, labels, new))
+        by: JudgedBy = "agreement" if labels is None else "label"
+        by = by if queries.qrels is None else "judgements"
+        groups = folds.groups[pairs.item_of[every]]
+        found = cls(rows, tuple(galleries), tuple(questions), pairs.targets[every], by, groups)
+        if not found.queries:
+            raise EvaluationError(
+                f"none of the {len(queries.new):,} real queries has anything to find among the "
+                f"{len(every):,} items that the transformation is judged on: their "
+                f"{by if by == 'judgements' else 'labels'} name others",
+                "embed items by the new model that they look for, or leave the queries out",
+            )
+        return found
 
     def judge(self, made: Sequence[Embeddings], described: Mapping[str, Any]) -> Trial:
         """Return how new queries fare among what was made of the judged items of each fold."""
+        cells = [
+            (asked.new, gallery)
+            for asked, gallery in zip(self.questions, self.upgraded(made), strict=True)
+        ]
+        found = self.find(cells)
+        return Trial(described, found.values, found.scores, self.errors(made))
+
+    def upgraded(self, made: Sequence[Embeddings]) -> list[Embeddings]:
+        """Return each gallery of what was made of the judged items of each fold."""
         vectors = np.concatenate([one.vectors for one in made])
         ends = np.cumsum([len(new) for _, new in self.galleries])[:-1]
-        cells = [
-            (new, Embeddings(new.ids, part, new.space, new.labels))
+        return [
+            Embeddings(new.ids, part, new.space, new.labels)
             for (_, new), part in zip(self.galleries, np.split(vectors, ends), strict=True)
         ]
-        values, scores = self._found(cells)
-        return Trial(described, values, scores, self.errors(made))
 
     def errors(self, made: Sequence[Embeddings]) -> PerItem:
         """Return how far what was made of each item is from its true vector, as `Trial` has it."""
@@ -234,21 +339,31 @@ class Judge:
     @cached_property
     def references(self) -> Mapping[str, Mapping[str, float]]:
         """What doing nothing and embedding everything again give on the same items."""
-        cells = {
-            "old/old": [(old, old) for old, _ in self.galleries],
-            "new/new": [(new, new) for _, new in self.galleries],
-        }
-        return {name: self._found(each)[0] for name, each in cells.items()}
+        asked = zip(self.questions, self.galleries, strict=True)
+        everything = self.find([(one.new, new) for one, (_, new) in asked])
+        return {"old/old": self.nothing.values, "new/new": everything.values}
+
+    @cached_property
+    def nothing(self) -> Found:
+        """What queries find if nothing is done: old ones among old vectors."""
+        asked = zip(self.questions, self.galleries, strict=True)
+        return self.find([(one.old, old) for one, (old, _) in asked])
+
+    def find(self, cells: Sequence[tuple[Searchable, Searchable]]) -> Found:
+        """Return what queries find in each gallery, given both as something makes them."""
+        pairs = zip(self.questions, cells, strict=True)
+        each = [asked.find(*cell) for asked, cell in pairs if asked.counted.any()]
+        return Found({name: np.concatenate([one[name] for one in each]) for name in each[0]})
 
     @property
     def queries(self) -> int:
         """How many queries count: those that have something to find."""
-        return int(self._counted.sum())
+        return len(self.clusters)
 
-    def difference(self, one: Trial, other: Trial, confidence: float) -> Interval:
-        """Return by how much a trial's score is above another's, and the noise in that."""
-        gained, clusters = one.scores - other.scores, self.groups[self._counted].tolist()
-        return over_clusters(gained, clusters, difference=True, confidence=confidence)
+    def difference(self, one: Trial | Found, other: Trial | Found, confidence: float) -> Interval:
+        """Return by how much one's score is above another's, and the noise in that."""
+        gained = one.scores - other.scores
+        return over_clusters(gained, self.clusters, difference=True, confidence=confidence)
 
     def errs_less(self, one: Trial, other: Trial) -> bool:
         """Say whether a trial's vectors are clearly nearer to the true ones than another's."""
@@ -257,24 +372,9 @@ class Judge:
         return found.high < 0
 
     @cached_property
-    def _counted(self) -> Bool[np.ndarray, " judged"]:
-        if self.by == "agreement":
-            return np.ones(len(self.groups), bool)
-        return np.concatenate([_have_mates(new.labels) for _, new in self.galleries])
-
-    def _found(self, cells: Sequence[Gallery]) -> tuple[dict[str, float], PerQuery]:
-        """Return the metrics of queries and galleries, and what each query that counts gets."""
-        if self.by == "agreement":
-            shared = np.concatenate(
-                [
-                    _agreement(queries, gallery, new)
-                    for (queries, gallery), (_, new) in zip(cells, self.galleries, strict=True)
-                ]
-            )
-            return {"agreement": float(shared.mean())}, shared
-        first, precision = (np.concatenate(each) for each in zip(*map(_judged, cells), strict=True))
-        values = {"cmc@1": float(first.mean()), "map": float(precision.mean())}
-        return values, (first + precision) / 2
+    def clusters(self) -> list[int]:
+        """The cluster of each query that counts."""
+        return [int(each) for one in self.questions for each in one.clusters[one.counted]]
 
 
 def name_method(described: Mapping[str, Any]) -> str:
@@ -359,18 +459,61 @@ def _like_the_best(trials: Sequence[Trial], judge: Judge, confidence: float) -> 
     ]
 
 
-def _judged(cell: Gallery) -> tuple[PerQuery, PerQuery]:
-    """Return of each query that counts whether the first found is relevant, and its precision."""
-    relevance = Relevance.between(*cell, exclude_self=True)
-    found = evaluate(rank(*cell, exclude_self=True), relevance)
-    first = (found.first_hit == 0).astype(np.float64)
-    return first[found.counted], found.average_precision[found.counted]
+def _ask_items(old: Embeddings, new: Embeddings, clusters: Groups) -> Questions:
+    """Return a gallery's items as its queries, none of which looks for itself."""
+    labelled = new.labels is not None
+    relevance = Relevance.between(new, new, exclude_self=True) if labelled else None
+    return Questions(old, new, new, relevance, clusters)
 
 
-def _agreement(queries: Embeddings, gallery: Embeddings, new: Embeddings) -> PerQuery:
-    count = count_neighbours(len(new))
-    wanted = search(new, new, count, exclude_self=True)
-    return agreement(search(queries, gallery, count, exclude_self=True), wanted)
+def _ask_real(queries: RealQueries, labels: Labels | None, items: Embeddings) -> Questions:
+    """Return real queries as they are asked in a gallery, given the true new vectors there."""
+    asked, ids = (queries.old, queries.new, items), queries.new.ids
+    if queries.qrels is None and labels is not None and items.labels is not None:
+        relevance = Relevance.of_labels(ids, items.ids, labels, items.labels, exclude_self=True)
+        return Questions(*asked, relevance, labels)
+    each = np.arange(len(ids))
+    if queries.qrels is None:
+        return Questions(*asked, None, each)
+    known = {query: queries.qrels.get(query, {}) for query in ids}
+    relevance = Relevance.of_qrels(ids, items.ids, known, exclude_self=False, ignore_unknown=True)
+    return Questions(*asked, relevance, each, BY_JUDGEMENTS)
+
+
+def _labels_of(queries: RealQueries, pairs: Pairs) -> Labels | None:
+    """Return the class of each query in the numbering of the pairs; None if labels do not judge."""
+    given = max(queries.new, queries.old, key=count_labels)
+    if queries.qrels is not None or given.labels is None or pairs.labels is None:
+        return None
+    names, sources = (given.class_names, pairs.class_names), ("the real queries", "the pairs")
+    return renumber(given.labels, *names, same_labels=queries.same_labels, sources=sources)
+
+
+def _some_queries(queries: RealQueries, seed: int) -> RealQueries:
+    """Return the queries that are judged, if judgements say so, and no more than are asked."""
+    ids, qrels = queries.new.ids, queries.qrels
+    known = [row for row, item in enumerate(ids) if qrels is None or item in qrels]
+    chosen = np.sort(np.random.default_rng([seed, 3]).permutation(known)[:MOST_ASKED])
+    if not len(chosen):
+        raise EvaluationError(
+            f"the judgements name none of the {len(ids):,} real queries",
+            "give judgements and queries with the same ids",
+        )
+    return replace(queries, old=queries.old.select(chosen), new=queries.new.select(chosen))
+
+
+def _judged_rows(folds: Folds, most: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Return of each fold the pairs that are judged: the first of each item."""
+    share = max(most // folds.count, 2)
+    return tuple(
+        _some(folds.held_out(fold), folds.groups[folds.fold_of == fold], share, seed)
+        for fold in range(folds.count)
+    )
+
+
+def _searched_together(folds: Folds, rows: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Return the pairs of each gallery: those of a fold, or all where items were held out."""
+    return (np.concatenate(rows),) if folds.by == "item" else rows
 
 
 def _select(embeddings: Embeddings, rows: Rows, labels: Labels | None) -> Embeddings:
