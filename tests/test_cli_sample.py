@@ -16,6 +16,7 @@ from onward.errors import (
     ConfigurationError,
     DataError,
     GalleryError,
+    SpaceMismatchError,
     TransformationError,
     UpgradeError,
 )
@@ -340,6 +341,13 @@ def test_half_of_what_real_queries_need_is_refused(shop, gallery, tmp_path):
         answer(*plan, "--qrels", tmp_path / "qrels.txt")
     with pytest.raises(ConfigurationError, match="--same-labels is about real queries, and there"):
         answer(*plan, "--same-labels")
+    paired = ("--queries-paired", tmp_path / "old.parquet")
+    with pytest.raises(ConfigurationError, match="--queries-paired is about real queries, and th"):
+        answer(*plan, *paired)
+    both = ("--queries-old", tmp_path / "old.parquet", "--queries-new", tmp_path / "new.parquet")
+    new.select(np.arange(9)).save(tmp_path / "new.parquet")
+    with pytest.raises(SpaceMismatchError, match=r"are given in .*, too, but .* alone answers now"):
+        answer(*plan, *both, *paired)
     result = CliRunner().invoke(app, [*map(str, plan), "--margin", "-1"])
     assert result.exit_code == 2
 

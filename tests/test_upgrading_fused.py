@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from upgrades import steps_of
+from upgrades import run_upgrade, steps_of
 from worlds import NEW, OLD, SIDE, paired, unlabelled, unsure, world
 
-from onward.errors import ConfigurationError, UpgradeError
+from onward.errors import ConfigurationError, EvaluationError, SpaceMismatchError, UpgradeError
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.evaluation.intervals import Interval
-from onward.evaluation.retrieval import agreement, count_neighbours, search
+from onward.evaluation.metrics import evaluate
+from onward.evaluation.relevance import Relevance
+from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
 from onward.fusion import FusedEmbeddings
-from onward.spaces import Embeddings
+from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import (
     Cell,
@@ -24,6 +26,7 @@ from onward.upgrading import (
     Requirement,
     Upgrade,
     decide,
+    evidence,
     forecast,
     plan_backfill,
     plan_upgrade,
@@ -383,3 +386,116 @@ def test_what_cannot_be_judged_is_not_advised_fused_or_alone():
     few = sample.select(np.arange(19))
     plan = plan_upgrade(unlabelled(gallery), h, sample=few, serve="fused")
     assert (plan.decision.serve, plan.decision.advised) == ("fused", None)
+
+
+# Where a fused pair answers now
+
+
+THIRD = Space("third@3", 8)
+
+
+def serving_a_pair():
+    """A gallery that a pair of the old and the new space answers, and a transformation further.
+
+    Returns the gallery, true vectors in a third space, and a transformation with a pair from the
+    old space to that. Ten items were added by the new model alone since.
+    """
+    gallery, new, h = world(120, spoil=0.5)
+    h = paired(h, 0.4, 9.3, 63.0)
+    upgrade = run_upgrade(gallery, h)
+    upgrade.cut_over(query_model="new", serve="fused", force=True)
+    rng = np.random.default_rng(1)
+    added = Embeddings(
+        tuple(f"n{number}" for number in range(10)),
+        (rng.normal(size=(10, 8)) + new.vectors[:10]).astype(np.float32),
+        NEW,
+        np.arange(10),
+    )
+    gallery.add(added)
+    true = Embeddings(new.ids, new.vectors[:, ::-1].copy(), THIRD)
+    weight = rng.normal(size=(8, 10)).astype(np.float32)
+    further = linear(OLD, SIDE, THIRD, weight, np.zeros(8, np.float32), made_by={})
+    return gallery, true, paired(further, 0.5, 9.3, 20.0)
+
+
+def test_where_a_fused_pair_answers_now_doing_nothing_is_fused_search_with_that():
+    gallery, true, h = serving_a_pair()
+    sample = true.select(np.arange(40))
+    found = forecast(gallery, Routes((h,)), sample)
+    assert found.whole.items == 130  # also what only the new model has embedded
+    assert found.whole.lost == 10
+    old, new = (gallery.read(space, gallery.ids([space])) for space in (OLD, NEW))
+    labels = {item: row % 20 for row, item in enumerate(true.ids)}
+    labels |= {f"n{number}": number for number in range(10)}
+    old, new = (
+        replace(one, labels=np.array([labels[item] for item in one.ids])) for one in (old, new)
+    )
+    now = FusedEmbeddings(gallery.view().fusion, old, new)
+    expected = evaluate_embeddings(now.align(sample.ids), now, exclude_self=True)
+    assert found.whole.value("map", "do nothing") == pytest.approx(expected.map, abs=1e-12)
+    third = replace(h.apply(gallery.read(OLD, true.ids), gallery.read(SIDE, true.ids)), labels=None)
+    labelled = replace(sample, labels=old.align(sample.ids).labels)
+    asked = FusedEmbeddings(h.serving.fusion, old.align(sample.ids), labelled)
+    both = FusedEmbeddings(h.serving.fusion, old, third)
+    with_lost = Relevance.of_labels(
+        sample.ids,
+        now.ids,
+        labelled.labels,
+        np.array([labels[item] for item in now.ids]),
+        exclude_self=True,
+    )
+    score = evaluate(rank(asked, both, exclude_self=True), with_lost)
+    assert found.whole.value("map", "fused") == pytest.approx(score.map, abs=1e-12)
+    assert found.within.items == 40
+    assert found.remade == 40  # the new vectors of the queries were upgraded
+
+
+def test_items_that_lack_a_vector_of_the_pair_that_answers_now_do_not_ask():
+    gallery, true, h = serving_a_pair()
+    more = Embeddings(("n0", "n1"), np.ones((2, 8), np.float32), THIRD)
+    sample = Embeddings(
+        (*true.ids[:40], *more.ids), np.vstack([true.vectors[:40], more.vectors]), THIRD
+    )
+    found = forecast(gallery, Routes((h,)), sample)
+    assert (found.whole.queries, found.within.items) == (40, 40)
+    why = "no vector in one of old@1 and new@2, which answer queries now"
+    assert found.left_out == {why: 2}
+
+
+def test_of_a_large_gallery_that_a_pair_answers_items_are_drawn_of_both_spaces(monkeypatch):
+    gallery, true, h = serving_a_pair()
+    whole = forecast(gallery, Routes((h,)), true.select(np.arange(40))).whole
+    monkeypatch.setattr(evidence, "MOST_SEARCHED", 125)
+    found = forecast(gallery, Routes((h,)), true.select(np.arange(40))).whole
+    assert (whole.items, found.items) == (130, 125)
+    assert found.left_out == {"more than 125 are not needed": 5}
+
+
+def test_real_queries_are_asked_of_a_pair_that_answers_now_by_both_of_its_models():
+    gallery, true, h = serving_a_pair()
+    names = tuple(f"q{number}" for number in range(20))
+    by_old, by_new = (gallery.read(space, true.ids[:20]) for space in (OLD, NEW))
+    by_old, by_new, by_third = (
+        Embeddings(names, one.vectors[:20], one.space) for one in (by_old, by_new, true)
+    )
+    qrels = {name: {item: 1} for name, item in zip(names, true.ids, strict=False)}
+    both = RealQueries(by_old, by_third, qrels, paired=by_new.select(np.arange(20)[::-1]))
+    found = forecast(gallery, Routes((h,)), queries=both).whole
+    assert found.value("cmc@1", "do nothing") == 1  # each item is nearest to itself
+    turned = RealQueries(by_new, by_third, qrels, paired=by_old)
+    again = forecast(gallery, Routes((h,)), queries=turned).whole
+    assert again.to_json() == found.to_json()
+    words = (
+        r"the gallery answers from fused old@1 .*, and the real queries by the models that answer "
+        r"now are in old@1 \(6, l2\); give them by the models of old@1 and new@2, one as the old "
+        r"queries and the other as paired=\.\.\."
+    )
+    with pytest.raises(SpaceMismatchError, match=words):
+        forecast(gallery, Routes((h,)), queries=RealQueries(by_old, by_third, qrels))
+    gallery.serve(NEW, query_model="new")
+    words = r"the real queries are given in old@1 .*, too, but new@2 .* alone answers now; leave"
+    with pytest.raises(SpaceMismatchError, match=words):
+        forecast(gallery, Routes((h,)), queries=turned)
+    words = "20 queries by the paired model and 19 by the new one were given, and 1 are in only one"
+    with pytest.raises(EvaluationError, match=words):
+        RealQueries(by_old.select(range(19)), by_third.select(range(19)), paired=by_new)

@@ -232,12 +232,14 @@ class Judges(Held):
     """What an upgrade is judged by; what is wrong with it is said first.
 
     Attributes:
+        queries_paired: where a fused pair answers: the queries by the other model of it.
         sample: true new embeddings of some items, to judge by, and to be written: .parquet.
         margin: points by which search may get worse and the gate be open.
         serve: what is to be served then, and is judged; default: what is advised.
         old_model_gone: no query can be embedded by the old model: nothing is fused.
     """
 
+    queries_paired: Path | None = None
     sample: Path | None = None
     margin: float = Field(1.0, ge=0, le=99)
     serve: Literal["new", "fused"] | None = None
@@ -266,10 +268,12 @@ class Judges(Held):
         from onward.upgrading import RealQueries
 
         if self.queries is not None:
+            by_pair = self.queries_paired
+            paired = None if by_pair is None else onward.Embeddings.load(by_pair)
             return RealQueries(
-                *self.queries, self.judgements, self.ignore_unknown, self.same_labels
+                *self.queries, self.judgements, self.ignore_unknown, self.same_labels, paired
             )
-        for field in sorted(self.said & {"qrels", "same_labels"}):
+        for field in sorted(self.said & {"qrels", "same_labels", "queries_paired"}):
             raise ConfigurationError(
                 f"--{field.replace('_', '-')} is about real queries, and there are none",
                 "give them by both models, --queries-old and --queries-new",

@@ -515,8 +515,10 @@ def relevant_items(qrels: Qrels, queries: Iterable[str]) -> dict[str, set[str]]:
     }
 
 
-def check_same_queries(old: Embeddings, new: Embeddings) -> None:
-    """Refuse queries that are embedded by only one of two models.
+def check_same_queries(
+    old: Embeddings, new: Embeddings, models: tuple[str, str] = ("old", "new")
+) -> None:
+    """Refuse queries that are embedded by only one of two models, called so.
 
     Raises:
         EvaluationError: naming the first of them.
@@ -524,7 +526,8 @@ def check_same_queries(old: Embeddings, new: Embeddings) -> None:
     alone = sorted(set(old.ids) ^ set(new.ids))
     if alone:
         raise EvaluationError(
-            f"{len(old):,} queries by the old model and {len(new):,} by the new one were given, "
+            f"{len(old):,} queries by the {models[0]} model and {len(new):,} by the {models[1]} "
+            "one were given, "
             f"and {len(alone):,} are in only one of the two, the first {alone[0]!r}",
             "embed the same queries by both models",
         )
@@ -545,9 +548,11 @@ class RealQueries:
         ignore_unknown: leave out and count relevant items in `qrels` that the gallery lacks.
         same_labels: if only the queries or only the gallery have class names, the numbers of the
             others mean the same.
+        paired: where a fused pair answers now, of the same queries by the other one of its two
+            models; None where one space does.
 
     Raises:
-        EvaluationError: if there is no query, or the two are not of the same queries.
+        EvaluationError: if there is no query, or they are not of the same queries.
     """
 
     old: Embeddings
@@ -555,12 +560,17 @@ class RealQueries:
     qrels: Qrels | None = None
     ignore_unknown: bool = False
     same_labels: bool = False
+    paired: Embeddings | None = None
 
     def __post_init__(self) -> None:
         check_same_queries(self.old, self.new)
+        if self.paired is not None:
+            check_same_queries(self.paired, self.new, ("paired", "new"))
         if not len(self.old):
             raise EvaluationError("no real queries were given", "embed at least one by both models")
         object.__setattr__(self, "new", self.new.align(self.old.ids))
+        if self.paired is not None:
+            object.__setattr__(self, "paired", self.paired.align(self.old.ids))
 
 
 def _once_each(change: Callable[..., Items], given: Sequence[tuple[Any, ...]]) -> tuple[Items, ...]:

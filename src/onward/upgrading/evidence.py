@@ -17,9 +17,10 @@ from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation.relevance import Qrels, RealQueries, Relevance, relevant_items
 from onward.fusion import FusedEmbeddings, Fusion, Searchable, Serve
 from onward.gallery import GalleryRows, GalleryView
+from onward.gallery.record import Served
 from onward.labels import Labels, comparable, renumber
 from onward.spaces import Embeddings, Ids, Origin, Space
-from onward.upgrading.routes import Routes, answering_space, needed_spaces, transform
+from onward.upgrading.routes import Routes, needed_spaces, transform
 
 LEAST_ITEMS = 20
 """By fewer nothing can be judged."""
@@ -128,6 +129,12 @@ class Items:
         labels = np.array(list(self.class_of.values()), np.int64)
         return labels if (labels >= 0).any() else None
 
+    def searched(self, given: Searchable) -> Searchable:
+        """Return what is searched of these items, in one space or in a fused pair."""
+        if isinstance(given, Embeddings):
+            return self.of(given)
+        return replace(given, old=self.of(given.old), new=self.of(given.new))
+
     def of(self, embeddings: Embeddings) -> Embeddings:
         """Return the embeddings of these items, with their classes, if these are known."""
         found = among(embeddings, self.class_of)
@@ -232,18 +239,18 @@ def gather(
         SpaceMismatchError: if the sample or the queries are in another space than is needed.
         UpgradeError: if judgements name items that the gallery lacks.
     """
-    space, new = answering_space(view, routes), routes.new
-    asked = None if queries is None else _ask_real(view, queries, space, new)
+    answers, new = what_answers(view, routes), routes.new
+    asked = None if queries is None else _ask_real(view, queries, answers, new)
     wanted = set[str]() if asked is None else asked.wanted()
-    found, flattered = _choose_searched(view, routes, space, sample, wanted)
-    fusion = usable_fusion(routes, space)
+    found, flattered = _choose_searched(view, routes, answers, sample, wanted)
+    fusion = usable_fusion(routes, answers)
     judged, true, within, everywhere = None, _joined(new, ()), None, None
     if sample is not None:
-        judged = _choose_judged(view, routes, space, sample, found)
+        judged = _choose_judged(view, routes, answers, sample, found)
         true = Embeddings(sample.ids, sample.vectors, sample.space)
     searched = _where_answers_are_known(found, asked, judged) if whole else None
     ids = {*(searched.ids if searched else ()), *(judged.ids if judged else ())}
-    now, (upgraded, uncertainties) = _read(view, space, ids), _carry(view, routes, ids)
+    now, (upgraded, uncertainties) = _read_served(view, answers, ids), _carry(view, routes, ids)
     if judged is not None:
         judged = judged.among(frozenset(now.ids))  # others may have been deleted meanwhile
         true_ones = judged.of(true.align(judged.ids))
@@ -251,7 +258,7 @@ def gather(
         within = Trial(
             asked,
             judged,
-            now=judged.of(now),
+            now=judged.searched(now),
             fusion=fusion,
             upgraded=judged.of(upgraded),
             embedded=_joined(new, ()),
@@ -264,7 +271,7 @@ def gather(
         everywhere = Trial(
             asked,
             searched,
-            now=searched.of(now),
+            now=searched.searched(now),
             fusion=fusion,
             upgraded=searched.of(upgraded),
             embedded=_read(view, new, searched.class_of, origin="embedded"),
@@ -275,17 +282,25 @@ def gather(
     return asked, everywhere, within
 
 
-def usable_fusion(routes: Routes, now: Space) -> Fusion | None:
-    """Return the pair that the first transformation knows, if its old space is what answers now."""
-    serving = routes.first.serving
-    if serving is None or (serving.fusion.old, serving.fusion.new) != (now, routes.new):
-        return None
-    return serving.fusion
+def what_answers(view: GalleryView, routes: Routes) -> Served:
+    """Return the space or the fused pair in which items are found until cutting over."""
+    served = view.record.serving if view.serving != routes.new else view.record.previous
+    return served or Served(routes.first.old, None)
+
+
+def usable_fusion(routes: Routes, now: Served) -> Fusion | None:
+    """Return the pair that the first transformation knows, if its old space answers now.
+
+    Alone, or in a pair with another: queries are embedded in it in any case.
+    """
+    pair = None if routes.first.serving is None else routes.first.serving.fusion
+    known = pair is not None and pair.new == routes.new and pair.old in now.spaces
+    return pair if known else None
 
 
 def advised_by_fit(view: GalleryView, routes: Routes) -> Serve | None:
     """Return what the fit of the first transformation advises to serve; None without a pair."""
-    known = usable_fusion(routes, answering_space(view, routes)) and routes.first.serving
+    known = usable_fusion(routes, what_answers(view, routes)) and routes.first.serving
     return known.advised if known else None
 
 
@@ -400,7 +415,7 @@ def _where_answers_are_known(
     return None if labels is None else found.labelled()
 
 
-def _ask_real(view: GalleryView, queries: RealQueries, now: Space, new: Space) -> Questions:
+def _ask_real(view: GalleryView, queries: RealQueries, now: Served, new: Space) -> Questions:
     """Return real queries as they are asked of a gallery, no more than some, chosen by a digest.
 
     Raises:
@@ -410,7 +425,9 @@ def _ask_real(view: GalleryView, queries: RealQueries, now: Space, new: Space) -
         LabelMismatchError: if labels judge, only the queries or only the gallery have class names,
             and nothing says that the numbers of the others mean the same.
     """
-    for whose, given, wanted in (("old", queries.old, now), ("new", queries.new, new)):
+    asked_now = _as_asked(queries, now)
+    asked_in = now.fusion or now.space
+    for whose, given, wanted in (("old", asked_now, asked_in), ("new", queries.new, new)):
         if given.space != wanted:
             raise SpaceMismatchError(
                 f"the real queries by the {whose} model are in {given.space}, and they are asked "
@@ -425,7 +442,7 @@ def _ask_real(view: GalleryView, queries: RealQueries, now: Space, new: Space) -
             "give judgements and queries with the same ids",
         )
     chosen = _first_by_digest(judged)
-    old, new_ones, labels = queries.old.align(chosen), queries.new.align(chosen), None
+    old, new_ones, labels = asked_now.align(chosen), queries.new.align(chosen), None
     if qrels is None:
         named = max(new_ones, old, key=_count_known)
         labels = labels_of(view, named, queries.same_labels, "the real queries")
@@ -438,6 +455,33 @@ def _ask_real(view: GalleryView, queries: RealQueries, now: Space, new: Space) -
         REAL, old, replace(new_ones, labels=labels, class_names=None), qrels, left_out
     )
     return replace(asked, unknown=_count_unknown(view, asked, queries.ignore_unknown))
+
+
+def _as_asked(queries: RealQueries, now: Served) -> Searchable:
+    """Return real queries as what answers now is asked: by one model, or by both of a pair.
+
+    Raises:
+        SpaceMismatchError: if a pair answers and they are not in both of its spaces, or one space
+            does and they are given by a second model, too.
+    """
+    given = {one.space: one for one in (queries.old, queries.paired) if one is not None}
+    pair = now.fusion
+    if pair is None:
+        if queries.paired is not None:
+            raise SpaceMismatchError(
+                f"the real queries are given in {queries.paired.space}, too, but {now} alone "
+                "answers now",
+                "leave paired=... out",
+            )
+        return queries.old
+    if set(given) != set(now.spaces):
+        raise SpaceMismatchError(
+            f"the gallery answers from {pair}, and the real queries by the models that answer now "
+            f"are in {' and '.join(map(str, given))}",
+            f"give them by the models of {pair.old.name} and {pair.new.name}, one as the old "
+            "queries and the other as paired=...",
+        )
+    return FusedEmbeddings(pair, given[pair.old], given[pair.new])
 
 
 def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
@@ -465,7 +509,7 @@ def _count_unknown(view: GalleryView, asked: Questions, ignore: bool) -> int:
 def _choose_searched(
     view: GalleryView,
     routes: Routes,
-    space: Space,
+    now: Served,
     sample: Embeddings | None,
     wanted: Iterable[str],
 ) -> tuple[Items, frozenset[str]]:
@@ -477,11 +521,10 @@ def _choose_searched(
     unseen, and no true vector of it is known either; where that is known, it is given apart.
     """
     given, most = () if sample is None else sample.ids, MOST_SEARCHED
-    drawn = view.sample([space], most + 1, seed=0)
+    drawn = _draw(view, now, most + 1)
     every = len(drawn) <= most
     if not every:
-        there = view.scan((), with_spaces=[space], ids=sorted({*wanted, *given}))
-        first = {item for batch in there for item in batch.ids}
+        first = _findable(view, now, {*wanted, *given})
         drawn = (*first, *(item for item in drawn if item not in first))[: max(most, len(first))]
     told = {
         item for one in routes.transformations if one.out_of_fold for item in one.out_of_fold.ids
@@ -496,8 +539,25 @@ def _choose_searched(
     known = _known_labels(view, stored, sample)
     left_out = _counted((UNSEEN, len(drawn) - len(ids)))
     if not every:
-        left_out |= _counted((NOT_NEEDED.format(most), view.count([space]) - len(drawn)))
+        both = 0 if now.fusion is None else view.count(now.spaces)
+        findable = sum(view.count([space]) for space in now.spaces) - both
+        left_out |= _counted((NOT_NEEDED.format(most), findable - len(drawn)))
     return Items({item: known.get(item, -1) for item in ids}, left_out), frozenset(flattered)
+
+
+def _draw(view: GalleryView, now: Served, most: int) -> Ids:
+    """Choose items that can be found now, the same for the same ids; all if there are fewer."""
+    first, *others = (view.sample([space], most, seed=0) for space in now.spaces)
+    if not others:
+        return first
+    together = {*first, *others[0]}
+    return tuple(sorted(together, key=lambda item: digest(b"0", item.encode()))[:most])
+
+
+def _findable(view: GalleryView, now: Served, ids: Collection[str]) -> set[str]:
+    """Return those of some items that can be found now."""
+    there = (view.scan((), with_spaces=[one], ids=sorted(ids)) for one in now.spaces)
+    return {item for scanned in there for batch in scanned for item in batch.ids}
 
 
 def _known_labels(
@@ -519,16 +579,17 @@ def _known_labels(
 def _choose_judged(
     view: GalleryView,
     routes: Routes,
-    now: Space,
+    now: Served,
     sample: Embeddings,
     searched: Items,
 ) -> Items:
     """Return the items of a sample that an upgrade can be judged by; there may be none.
 
     Left out are those that a transformation was fitted on: of them it knows more than of the rest
-    of the gallery. Where enough items have labels, in the sample or else in the gallery, and one of
-    them can find another of its class among items of others, those without are left out; else all
-    are judged without labels.
+    of the gallery. Where a fused pair answers now, so are those that lack one of its two vectors:
+    they cannot ask. Where enough items have labels, in the sample or else in the gallery, and one
+    of them can find another of its class among items of others, those without are left out; else
+    all are judged without labels.
     """
     check_sample_space(sample, routes.new)
     fitted = fitted_items(routes)
@@ -537,24 +598,35 @@ def _choose_judged(
     found = searched.among(frozenset(chosen))
     elsewhere = view.scan((), ids=sorted(set(chosen) - set(found.ids)))
     no_vector = sum(len(batch) for batch in elsewhere)
+    named = " and ".join(space.name for space in now.spaces)
     left_out = _counted(
         (FITTED, len(sample) - len(fresh)),
         (NOT_NEEDED.format(MOST_ITEMS), len(fresh) - len(chosen)),
         (NOT_THERE, len(chosen) - len(found) - no_vector),
-        (f"no vector in {now.name}, which answers queries now", no_vector),
+        (f"no vector in {named}, which answers queries now", no_vector),
     )
     found = replace(found, left_out=left_out)
+    if now.fusion is not None:
+        both = view.scan((), with_spaces=now.spaces, ids=found.ids)
+        whole = {item for batch in both for item in batch.ids}
+        found = found.among(whole, f"no vector in one of {named}, which answer queries now")
     labelled = found.labelled()
     classes = Counter(label for label in searched.class_of.values() if label >= 0)
     are_enough = 0 < len(labelled) >= min(LEAST_ITEMS, len(found)) and len(classes) > 1
     if are_enough and any(classes[label] > 1 for label in labelled.class_of.values()):
         return labelled
-    return Items(dict.fromkeys(found.ids, -1), left_out)
+    return Items(dict.fromkeys(found.ids, -1), found.left_out)
 
 
 def _first_by_digest(ids: Iterable[str]) -> list[str]:
     """Return the first of some ids by their digests, sorted: the same in any order of them."""
     return sorted(sorted(ids, key=lambda item: digest(item.encode()))[:MOST_ITEMS])
+
+
+def _read_served(view: GalleryView, now: Served, ids: Collection[str]) -> Searchable:
+    """Read what items are found by now; those that lack it are left out."""
+    each = [_read(view, space, ids) for space in now.spaces]
+    return each[0] if now.fusion is None else FusedEmbeddings(now.fusion, *each)
 
 
 def _read(
