@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.errors import ConfigurationError, EmbeddingsError, SpaceMismatchError
@@ -129,6 +129,7 @@ def test_items_at_the_same_fused_distance_come_in_the_order_of_their_ids():
     assert search(both, both, 3, exclude_self=True).ids_of(0) == ["a", "b", "d"]
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000), grid=st.sampled_from([None, 1, 2]), k=st.integers(1, 40))
 def test_blocks_and_the_order_of_the_gallery_change_nothing(seed, grid, k):
     fusion, ids = pair(), [f"i{n}" for n in range(30)]

@@ -11,6 +11,7 @@ from onward.errors import ConfigurationError, EmbeddingsError, GalleryError, Spa
 from onward.evaluation import retrieval
 from onward.fusion import FusedEmbeddings, Fusion, Scale, fuse
 from onward.gallery import create_gallery, fused, open_gallery
+from onward.gallery.store import PairStore
 from onward.spaces import Embeddings, Space
 
 NAMES = (f"memory:fused-{number}" for number in itertools.count())
@@ -121,6 +122,55 @@ def test_few_candidates_are_enough_or_all_is_compared(url, monkeypatch, tries):
     found = search(gallery, queries, 10)
     assert answers(found) == answers(retrieval.search(queries, held, 10, exclude_self=False))
     assert bool(compared) == (tries == 1)  # ten candidates of each space prove too little
+
+
+@pytest.mark.parametrize("indexed", [(), ("old",), ("old", "new")], ids=str)
+@pytest.mark.parametrize("k", [5, ROWS + 5])
+def test_an_approximate_search_finds_nearly_all_with_any_indexes(url, indexed, k):
+    pair = make_pair("cosine", "ip", 0.3)
+    gallery, held = filled(url, pair, alone=(20, 20))
+    for name in indexed:
+        gallery.build_index(getattr(pair, name))
+    gallery.serve(pair, query_model=None)
+    queries = asked(pair, of=held)
+    found = search(gallery, queries, k, approximate=True, exclude_self=True)
+    exact = retrieval.search(queries, held, ROWS, exclude_self=True)
+    wanted = exact.head(k)
+    assert retrieval.agreement(found, wanted).mean() >= 0.8  # of spaces that do not agree at all
+    for row in range(len(found)):
+        distances = dict(zip(*exact.nearest(row), strict=True))
+        ids, given_distances = found.nearest(row)
+        assert len(ids) == min(k, ROWS - 1)
+        assert [distances[item] for item in ids] == given_distances.tolist()
+
+
+def test_two_indexes_answer_without_reading_rows_by_their_ids(tmp_path, monkeypatch):
+    pair = make_pair("cosine", "ip", 0.3)
+    gallery, held = filled(tmp_path / "g.lance", pair)
+    gallery.build_index(pair.old)
+    gallery.build_index(pair.new)
+    gallery.serve(pair, query_model=None)
+
+    def refused(scan):
+        raise AssertionError("rows were read by their ids")
+
+    monkeypatch.setattr(gallery._store, "scan", refused)
+    queries = asked(pair, of=held)
+    found = search(gallery, queries, 5, approximate=True)
+    wanted = retrieval.search(queries, held, 5, exclude_self=False)
+    assert retrieval.agreement(found, wanted).mean() >= 0.8
+
+
+def test_a_store_that_does_not_say_what_is_near_in_a_pair_is_searched_too(monkeypatch):
+    pair = make_pair("cosine", "ip", 0.3)
+    gallery, held = filled(next(NAMES), pair, alone=(20, 20))
+    gallery.serve(pair, query_model=None)
+    monkeypatch.delattr(type(gallery._store), "near")
+    assert not isinstance(gallery._store, PairStore)
+    queries = asked(pair, of=held)
+    found = search(gallery, queries, 5, approximate=True)
+    wanted = retrieval.search(queries, held, 5, exclude_self=False)
+    assert retrieval.agreement(found, wanted).mean() >= 0.8
 
 
 def test_what_is_served_is_recorded_and_rolled_back_as_one_thing(url):

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onward.errors import EvaluationError, SpaceMismatchError
+from onward.evaluation.distances import from_sortable_bits, sortable_bits
 from onward.evaluation.retrieval import (
     Ranking,
     agreement,
     count_neighbours,
-    from_sortable_bits,
     rank,
     search,
+    search_among,
     search_parts,
-    sortable_bits,
 )
 from onward.spaces import Embeddings, Space
 
@@ -334,6 +334,22 @@ def test_a_gallery_in_parts_is_searched_as_the_whole(data):
     if len(queries):
         np.testing.assert_array_equal(found.distances, whole.distances)
     assert found.exclude_self is exclude_self
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_among_items_of_its_own_a_query_finds_what_a_gallery_of_them_gives(metric, exclude_self):
+    rng = np.random.default_rng(4)
+    gallery = random_embeddings(60, 5, metric=metric)
+    gallery = embeddings(np.round(gallery.vectors * 2) + 0.5, gallery.ids, metric=metric)
+    queries = gallery.select([3, 9, 9 + 20, 50])
+    rows = [rng.permutation(60)[:count] for count in (30, 60, 0, 1)]
+    found = search_among(queries, gallery, rows, 7, exclude_self=exclude_self)
+    for row, (ids, distances) in enumerate(found):
+        one, some = queries.select([row]), gallery.select(rows[row])
+        alone = search(one, some, 7, exclude_self=exclude_self).nearest(0)
+        assert ids == alone[0]
+        np.testing.assert_array_equal(distances, alone[1])
 
 
 def test_no_parts_give_nothing_back_and_a_part_of_another_space_is_refused():

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt64
 
 from onward.errors import EvaluationError
+from onward.evaluation.distances import doubles
 from onward.evaluation.metrics import METRICS, Evaluation
 from onward.evaluation.relevance import Relevance, labelled_by
 from onward.evaluation.retrieval import (
@@ -21,7 +22,6 @@ from onward.evaluation.retrieval import (
     Searched,
     block_sizes,
     check_once,
-    doubles,
     numbers_of,
 )
 from onward.fusion import Searchable, check_comparable

@@ -10,21 +10,30 @@ distance is made of these two. Nothing here knows of labels or of what a query i
 `relevance` does.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import index
 from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt32, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from onward.arrays import as_numbers
 from onward.errors import EvaluationError
+from onward.evaluation.distances import (
+    PAIR_NUMBERS,
+    SLICE_ITEMS,
+    doubles,
+    exact_distances,
+    from_sortable_bits,
+    paired_distances,
+    sortable_bits,
+)
 from onward.fusion import FusedEmbeddings, Searchable, check_comparable, joined
-from onward.spaces import Embeddings, Ids, Metric, Vectors, places
+from onward.spaces import Embeddings, Ids, places
 
 Rows = Int64[np.ndarray, "query rank"]
 Distances = Float32[np.ndarray, "query rank"]
@@ -36,20 +45,14 @@ Nearest = tuple[Ids, Float32[np.ndarray, " rank"]]
 NEIGHBOURS = 10
 """So many neighbours, which tell how near a gallery comes to a full backfill, need no labels."""
 
-Doubles = Float64[np.ndarray, "item dim"]
 Keys = UInt64[np.ndarray, "query rank"]
 
 LEFT_OUT = np.uint64(2**64 - 1)
 """The key of a query's own entry: greater than that of any distance."""
 
 POSITION_BITS = np.uint64(32)
-SIGN_BIT = np.uint32(1 << 31)
-LARGEST = np.finfo(np.float32).max
 BLOCK_QUERIES, TILE_ITEMS = 256, 8192
 """At most. Large matrix products wait less for each other's threads on a busy machine."""
-
-SLICE_ITEMS = 1024
-"""What is done to each pair is done by slices that stay in the processor's cache."""
 
 BYTES_A_KEY = 48
 """Keys, their sorted copy, rows, distances and the checks of a Ranking, for one item of a row."""
@@ -327,6 +330,87 @@ def search_parts(
     return search(queries, held, most, exclude_self=exclude_self)
 
 
+def search_among(
+    queries: Searchable,
+    gallery: Searchable,
+    rows: Sequence[Int64[np.ndarray, " _"]],
+    k: int,
+    *,
+    exclude_self: bool,
+) -> list[Nearest]:
+    """Return the k nearest of each query among items that are others for every query.
+
+    Args:
+        queries: what is asked.
+        gallery: what is searched, in the same space or fused pair.
+        rows: of each query, with which items of the gallery it is compared, each once.
+        k: number of nearest items; all of them if there are fewer.
+        exclude_self: leave out a query's own gallery entry, the one of the same id.
+
+    Returns:
+        Of each query, what `search` finds where the gallery holds these items alone.
+
+    Raises:
+        SpaceMismatchError: if the two are in different spaces.
+    """
+    check_comparable(queries, gallery)
+    asked = np.repeat(np.arange(len(queries)), [len(some) for some in rows])
+    items = np.concatenate([np.empty(0, np.int64), *rows])
+    if exclude_self:
+        others = items != places(queries.ids, gallery.ids)[asked]
+        asked, items = asked[others], items[others]
+    distances, step = np.empty(len(items), np.float32), max(1, PAIR_NUMBERS // numbers_of(queries))
+    for start in range(0, len(items), step):
+        part = slice(start, start + step)
+        distances[part] = _beside(queries, gallery, asked[part], items[part])
+    position = np.empty(len(gallery), np.int64)
+    position[_order(gallery.ids)] = np.arange(len(gallery))
+    order = np.lexsort((position[items], distances, asked))
+    found = []
+    for start, stop in pairwise(np.searchsorted(asked, np.arange(len(queries) + 1)).tolist()):
+        nearest = order[start : min(stop, start + k)]
+        found.append((tuple(gallery.ids[row] for row in items[nearest]), distances[nearest]))
+    return found
+
+
+def _beside(
+    queries: Searchable,
+    gallery: Searchable,
+    asked: Int64[np.ndarray, " pair"],
+    items: Int64[np.ndarray, " pair"],
+) -> Float32[np.ndarray, " pair"]:
+    """Return the distances of pairs of a query and an item, given by their rows."""
+    if isinstance(gallery, FusedEmbeddings):
+        assert isinstance(queries, FusedEmbeddings)  # noqa: S101  # their spaces were compared
+        old = queries.old_rows[asked], gallery.old_rows[items]
+        new = queries.new_rows[asked], gallery.new_rows[items]
+        of_old = _beside_or_none(queries.old, gallery.old, *old)
+        of_new = _beside_or_none(queries.new, gallery.new, *new)
+        fused: np.ndarray = gallery.space.combine(of_old[None], of_new[None])[0]
+        return fused
+    assert isinstance(queries, Embeddings)  # noqa: S101  # their spaces were compared
+    return _beside_or_none(queries, gallery, asked, items)
+
+
+def _beside_or_none(
+    queries: Embeddings,
+    gallery: Embeddings,
+    asked: Int64[np.ndarray, " pair"],
+    items: Int64[np.ndarray, " pair"],
+) -> Float32[np.ndarray, " pair"]:
+    """Return the distances of pairs in one space, NaN of those whose item has the row -1."""
+    there, metric = items >= 0, gallery.space.metric
+    one = doubles(queries.vectors[asked[there]], metric)
+    other = doubles(gallery.vectors[items[there]], metric)
+    distances = np.full(len(items), np.nan, np.float32)
+    distances[there] = paired_distances(one, other, metric)
+    return distances
+
+
+def _order(ids: Ids) -> list[int]:
+    return sorted(range(len(ids)), key=ids.__getitem__)
+
+
 @dataclass(frozen=True, eq=False)
 class Searched:
     """A gallery, and where each of its items stands in the order of ids."""
@@ -338,7 +422,7 @@ class Searched:
     @classmethod
     def of(cls, gallery: Searchable) -> "Searched":
         """Return a gallery with its order."""
-        order = sorted(range(len(gallery)), key=gallery.ids.__getitem__)
+        order = _order(gallery.ids)
         position_of = {gallery.ids[row]: position for position, row in enumerate(order)}
         return cls(gallery, np.array(order, dtype=np.int64), position_of)
 
@@ -465,146 +549,3 @@ def _decode(
     distances = from_sortable_bits((keys >> POSITION_BITS).astype(np.uint32))
     distances[left_out] = np.inf
     return rows, distances
-
-
-def sortable_bits(
-    distances: Float32[np.ndarray, "*shape item"],
-) -> UInt32[np.ndarray, "*shape item"]:
-    """Return numbers that sort as distances do, negative ones too; -0.0 has that of 0.0.
-
-    They are the distances' bits: with the sign bit set, or all flipped of a negative distance.
-    """
-    bits = distances.view(np.uint32)
-    found: np.ndarray = bits | SIGN_BIT
-    if distances.min(initial=0) < 0:
-        found = np.where(distances < 0, ~bits, found)
-    return found
-
-
-def from_sortable_bits(
-    bits: UInt32[np.ndarray, "*shape item"],
-) -> Float32[np.ndarray, "*shape item"]:
-    """Return the distances that `sortable_bits` made these numbers of."""
-    found: np.ndarray = bits ^ SIGN_BIT
-    if bits.min(initial=SIGN_BIT) < SIGN_BIT:
-        found = np.where(bits < SIGN_BIT, ~bits, found)
-    return found.view(np.float32)
-
-
-def exact_distances(
-    queries: Doubles, gallery: Float64[np.ndarray, "other dim"], metric: Metric
-) -> Float32[np.ndarray, "item other"]:
-    """Return the float64 distance of each pair, rounded to float32: finite, and never -0.0.
-
-    It is computed from the pair's differences; that of ip from its products, whose exact sum is
-    rounded. A matrix product gives it within a known error. Where both ends of that interval round
-    to the same float32, that is the answer; the few other pairs, among them all at distance 0, are
-    computed one by one. So the order in which a matrix product sums, which changes with shapes and
-    threads, never shows.
-
-    Args:
-        queries: vectors as `doubles` gives them: of length 1 for the cosine.
-        gallery: vectors as `doubles` gives them.
-        metric: what to make of each pair: the root of the squared distance for l2, half of it for
-            the cosine, minus the inner product for ip.
-    """
-    products = (-queries if metric == "ip" else -2 * queries) @ gallery.T
-    distances = np.empty(products.shape, dtype=np.float32)
-    for start in range(0, len(gallery), SLICE_ITEMS):
-        part = slice(start, start + SLICE_ITEMS)
-        distances[:, part] = _round(queries, gallery[part], products[:, part], metric)
-    return distances
-
-
-def _round(
-    queries: Doubles,
-    gallery: Float64[np.ndarray, "other dim"],
-    products: Float64[np.ndarray, "item other"],
-    metric: Metric,
-) -> Float32[np.ndarray, "item other"]:
-    """Return the distances of pairs whose matrix product, times -2 or for ip -1, is given."""
-    query_squares, gallery_squares = (queries**2).sum(axis=1), (gallery**2).sum(axis=1)
-    if metric == "ip":
-        errors = np.sqrt(query_squares)[:, None] * np.sqrt(gallery_squares)
-    else:
-        errors = query_squares[:, None] + gallery_squares
-        products = products + errors
-    errors *= (2 * queries.shape[1] + 16) * np.finfo(
-        np.float64
-    ).eps  # more than rounding can add up to
-    high = _finish(products + errors, metric)
-    products -= errors
-    if metric != "ip":
-        np.maximum(products, 0, out=products)
-    low = _finish(products, metric)
-    rows, columns = np.nonzero(low != high)
-    step = max(1, (1 << 17) // queries.shape[1])
-    for start in range(0, len(rows), step):
-        row, column = rows[start : start + step], columns[start : start + step]
-        high[row, column] = paired_distances(queries[row], gallery[column], metric)
-    return high
-
-
-def paired_distances(
-    queries: Doubles, others: Doubles, metric: Metric
-) -> Float32[np.ndarray, " item"]:
-    """Return the distance of each row from the row beside it, as `exact_distances` has it."""
-    if metric == "ip":
-        values = -_inner_products(queries, others)
-    else:
-        differences = queries - others
-        differences *= differences
-        values = differences.sum(axis=1)
-    found: np.ndarray = _finish(values, metric)
-    return found
-
-
-def _inner_products(one: Doubles, other: Doubles) -> Float64[np.ndarray, " item"]:
-    """Return the inner product of each pair of float32 vectors: the exact one, rounded once.
-
-    The product of two float32 numbers is exact in float64. The products are added in pairs, with
-    the error of each sum; where every error is 0 the sum is exact, else `math.fsum` finds it.
-
-    References:
-        Knuth, The Art of Computer Programming, volume 2, section 4.2.2: the error of a sum.
-    """
-    terms = one * other
-    sums, inexact = terms, np.zeros(len(terms), dtype=np.bool_)
-    while sums.shape[1] > 1:
-        half = sums.shape[1] // 2
-        left, right, rest = sums[:, :half], sums[:, half : 2 * half], sums[:, 2 * half :]
-        added = left + right
-        of_right = added - left
-        inexact |= ((left - (added - of_right)) + (right - of_right)).any(axis=1)
-        sums = np.concatenate([added, rest], axis=1)
-    found: np.ndarray = sums[:, 0].copy()
-    for row in np.flatnonzero(inexact):
-        found[row] = math.fsum(terms[row].tolist())
-    return found
-
-
-def _finish(values: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return distances from squared distances, or of ip from themselves.
-
-    They are finite, monotone, rounded to float32, and never -0.0.
-    """
-    if metric == "ip":
-        values = np.maximum(values, -LARGEST)
-    elif metric == "cosine":  # of unit vectors: 1 - u.v = |u - v|^2 / 2
-        values = values / 2
-        values[values < 1e-30] = 0  # the same direction, as far as float64 can tell
-    else:
-        values = np.sqrt(values)
-    finished: np.ndarray = np.minimum(values, LARGEST, out=values).astype(np.float32)
-    if metric == "ip":
-        finished += np.float32(0)  # -0.0 becomes 0.0
-    return finished
-
-
-def doubles(vectors: Vectors, metric: Metric) -> Doubles:
-    """Return vectors as `exact_distances` wants them: in float64, of length 1 for the cosine."""
-    ready: Doubles = vectors.astype(np.float64)
-    if metric == "cosine":
-        ready /= np.abs(ready).max(axis=1, keepdims=True)
-        ready /= np.sqrt((ready**2).sum(axis=1, keepdims=True))
-    return ready

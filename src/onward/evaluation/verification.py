@@ -16,18 +16,17 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
 from onward.errors import EvaluationError
-from onward.evaluation.judgements import Pair
-from onward.evaluation.metrics import left_out_text
-from onward.evaluation.relevance import common_labels, unlabelled
-from onward.evaluation.retrieval import (
-    TILE_ITEMS,
-    block_sizes,
+from onward.evaluation.distances import (
     doubles,
     exact_distances,
     from_sortable_bits,
     paired_distances,
     sortable_bits,
 )
+from onward.evaluation.judgements import Pair
+from onward.evaluation.metrics import left_out_text
+from onward.evaluation.relevance import common_labels, unlabelled
+from onward.evaluation.retrieval import TILE_ITEMS, block_sizes
 from onward.plain import plain
 from onward.spaces import Embeddings, check_same_space, places
 

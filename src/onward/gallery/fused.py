@@ -3,26 +3,27 @@
 Exact by the threshold algorithm: no item that neither space gave can be nearer than the farthest
 candidates of both together, for a fused distance grows with each of the two. Where that does not
 prove that the nearest are among the candidates, more are taken; in the end everything is compared,
-part by part. With indexes, the candidates of both are ranked by exact distances.
+part by part. With indexes, the candidates of both are ranked by exact distances; a store that is a
+`PairStore` gives these with their vectors in both spaces, else they are read by their ids.
 
 References:
     Fagin, Lotem and Naor, Optimal Aggregation Algorithms for Middleware, PODS 2001, section 4.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from onward.evaluation.retrieval import Nearest, Ranking, search, search_parts, together
+from onward.evaluation.retrieval import Nearest, Ranking, search_among, search_parts, together
 from onward.fusion import FusedEmbeddings, Fusion
 from onward.gallery.record import Field
-from onward.gallery.store import Scan, Store
+from onward.gallery.store import Near, PairStore, Scan, Store
 from onward.spaces import Embeddings, Ids
 
-CANDIDATES, LEAST_CANDIDATES = 4, 40
-"""Of each space, for every item wanted, and at least: they hold 99.99 % of the first 10."""
+CANDIDATES, LEAST_CANDIDATES = 6, 60
+"""Of each space, for every item wanted, and at least: 40 held 99.99 % of the first 10."""
 TRIES = 3
 """After this number of tries, with four times as many candidates each, all is compared."""
 BLOCK_BYTES = 64 << 20
@@ -77,18 +78,30 @@ class PairSearch:
 
     def _block(self, queries: FusedEmbeddings, count: int) -> Iterator[Nearest | None]:
         """Give the nearest of each query among its candidates; None where others may be nearer."""
-        given = [self._candidates(self.old, queries.old, count)]
+        near, ends = self._near(queries, count)
+        found = search_among(queries, near.items, near.rows, self.k, exclude_self=self.exclude_self)
+        for nearest, (old, new) in zip(found, ends, strict=True):
+            yield nearest if self._is_whole(nearest, old, new) else None
+
+    def _near(
+        self, queries: FusedEmbeddings, count: int
+    ) -> tuple[Near, Iterable[tuple[float, float]]]:
+        """Return the candidates of each query, and how far away the last of each space is."""
+        if self.approximate and isinstance(self.store, PairStore):
+            pair = self.old, self.new
+            near = self.store.near(pair, queries, count + self.exclude_self)
+            if near is not None:
+                return near, [(0.0, 0.0)] * len(queries)
+        given = [self._candidates(self.old, queries.old.align(queries.ids), count)]
         given.append(self._candidates(self.new, queries.new, count))
-        candidates = self._read(tuple({item for one in given for item in one.gallery_ids}))
-        row_of = {item: row for row, item in enumerate(candidates.ids)}
+        items = self._read(tuple({item for one in given for item in one.gallery_ids}))
+        row_of, rows = {item: row for row, item in enumerate(items.ids)}, []
         for at in range(len(queries)):
             ids = {item for one in given for item in one.ids_of(at)}
-            some = candidates.select(sorted(row_of[item] for item in ids if item in row_of))
-            asked = queries.select([at])
-            ranking = search(asked, some, self.k, exclude_self=self.exclude_self)
-            nearest = ranking.nearest(0)
-            ends = tuple(_farthest(one, at, count) for one in given)
-            yield nearest if self._is_whole(nearest, *ends) else None
+            found = [row_of[item] for item in ids if item in row_of]
+            rows.append(np.array(found, np.int64))
+        ends = [[_farthest(one, at, count) for at in range(len(queries))] for one in given]
+        return Near(items, rows), zip(*ends, strict=True)
 
     def _candidates(self, of: Field, queries: Embeddings, count: int) -> Ranking:
         options = {"exclude_self": self.exclude_self, "approximate": self.approximate}
@@ -103,6 +116,11 @@ class PairSearch:
                 gave all that it has. Whatever was not seen is at least as far away in it.
             new: the same in the new space.
         """
+        ids, distances = nearest
+        if np.isinf(old) and np.isinf(new):
+            return True
+        if self.approximate:
+            return len(ids) >= self.k
         unseen = np.array(
             [
                 (old, new),
@@ -112,11 +130,10 @@ class PairSearch:
             np.float32,
         )
         unseen = unseen[~np.isinf(unseen).any(axis=1)]
-        ids, distances = nearest
         if not len(unseen):
             return True
-        if self.approximate or len(ids) < self.k:
-            return len(ids) >= self.k
+        if len(ids) < self.k:
+            return False
         bound = self.fusion.combine(unseen[None, :, 0], unseen[None, :, 1]).min()
         return bool(distances[self.k - 1] < bound)
 

@@ -18,8 +18,19 @@ from jaxtyping import Shaped
 from onward.errors import GalleryError
 from onward.evaluation import retrieval
 from onward.evaluation.retrieval import Ranking
+from onward.fusion import FusedEmbeddings
 from onward.gallery.record import Field, Record
-from onward.gallery.store import Batch, Filling, JournalEntry, Rows, Scan, Share, Writing, share_of
+from onward.gallery.store import (
+    Batch,
+    Filling,
+    JournalEntry,
+    Near,
+    Rows,
+    Scan,
+    Share,
+    Writing,
+    share_of,
+)
 from onward.spaces import Embeddings, Ids, Origin
 
 SCHEME = "memory:"
@@ -192,12 +203,14 @@ class MemoryStore:
     ) -> Ranking:
         """Search exactly, whatever was asked for."""
         del approximate
-        batches = list(self.scan(Scan([of])))
-        ids = tuple(item for batch in batches for item in batch.ids)
-        parts = [np.empty((0, of.space.dim), np.float32)]
-        parts += [batch.vectors[of.space] for batch in batches]
-        gallery = Embeddings(ids, np.concatenate(parts), of.space)
-        return retrieval.search(queries, gallery, k, exclude_self=exclude_self)
+        return retrieval.search(queries, self._filled(of), k, exclude_self=exclude_self)
+
+    def near(self, pair: tuple[Field, Field], queries: FusedEmbeddings, count: int) -> Near:
+        """Return everything for every query."""
+        del count
+        old, new = map(self._filled, pair)
+        items = FusedEmbeddings(queries.space, old, new)
+        return Near(items, [np.arange(len(items))] * len(queries))
 
     def build_index(self, of: Field) -> None:
         """Do nothing: every search is exact."""
@@ -222,6 +235,14 @@ class MemoryStore:
     def rewritten_bytes(self) -> int:
         """Return 0: a vector is written alone."""
         return 0
+
+    def _filled(self, of: Field) -> Embeddings:
+        """Return all vectors of a field."""
+        batches = list(self.scan(Scan([of])))
+        ids = tuple(item for batch in batches for item in batch.ids)
+        parts = [np.empty((0, of.space.dim), np.float32)]
+        parts += [batch.vectors[of.space] for batch in batches]
+        return Embeddings(ids, np.concatenate(parts), of.space)
 
     def _check_columns(self, fields: Iterable[Field]) -> None:
         for one in fields:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from onward.evaluation.retrieval import Ranking
+from onward.fusion import FusedEmbeddings
 from onward.gallery.record import Field, Record
 from onward.labels import Labels
 from onward.spaces import Embeddings, Ids, Origin, Space, Vectors
@@ -342,4 +343,35 @@ class Store(Protocol):
 
     def rewritten_bytes(self) -> int:
         """Return about how many bytes of a row are written again with any one of its vectors."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """Items near some queries in either space of a fused pair.
+
+    Attributes:
+        items: with the vectors that they have in the two spaces.
+        rows: of each query, the rows in `items` of those near it, each once.
+    """
+
+    items: FusedEmbeddings
+    rows: Sequence[Int64[np.ndarray, " _"]]
+
+
+@runtime_checkable
+class PairStore(Store, Protocol):
+    """A store that gives the vectors of both spaces of a pair with what its indexes find in one.
+
+    A store need not be one. Approximate search in a fused pair then reads these vectors by ids.
+    """
+
+    def near(self, pair: tuple[Field, Field], queries: FusedEmbeddings, count: int) -> Near | None:
+        """Return at least `count` items near each query in each of the fields, by their indexes.
+
+        A query's own entry counts as others do.
+
+        Returns:
+            None if a field has no index, or fewer are found for a query: then `search` is asked.
+        """
         ...

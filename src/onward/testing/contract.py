@@ -14,6 +14,8 @@ import pytest
 
 from onward.errors import GalleryError
 from onward.evaluation import retrieval
+from onward.evaluation.retrieval import Ranking, agreement
+from onward.fusion import FusedEmbeddings, Fusion, Scale, Searchable
 from onward.gallery import (
     Batch,
     Gallery,
@@ -24,12 +26,17 @@ from onward.gallery import (
     open_gallery,
     scratch_gallery,
 )
+from onward.gallery.store import PairStore
 from onward.labels import Labels
 from onward.quantisation import Quantisation, fit_quantisation
 from onward.spaces import Embeddings, Space
 
 OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 3), Space("new@2", 5)
 COSINE, IP = Space("angle@3", 4, "cosine"), Space("dot@3", 4, "ip")
+PAIRS = [
+    Fusion(old, new, weight, Scale(2.5, 1.5), Scale(1.0, 0.5))
+    for old, new, weight in ((OLD, NEW, 0.5), (COSINE, NEW, 0.2), (IP, COSINE, 0.7))
+]
 NAMES = ("id", "select", "größe", "9", "!", "a" * 300, "x__origin", "query-index")
 Where = str | Path | Place
 
@@ -78,11 +85,37 @@ def pending(gallery: Gallery, needed: Sequence[Space] = (OLD,)) -> list[str]:
     return sorted(item for batch in gallery.scan(needed, without=[NEW]) for item in batch.ids)
 
 
+def ask(gallery: Gallery, queries: Searchable, k: int, **options: Any) -> Ranking:
+    """Search in the space, or in the fused pair, that the queries are of."""
+    if isinstance(queries, Embeddings):
+        return gallery.search(queries, k, **options)
+    return gallery.search(queries.new, k, queries_old=queries.old, **options)
+
+
+def some_with_both(pair: Fusion) -> FusedEmbeddings:
+    """Return 300 items, of which 20 lack one vector or the other; many are at the same place."""
+    held = []
+    for space, lacks in ((pair.old, range(10)), (pair.new, range(290, 300))):
+        vectors = embed(space, numbered(300)).vectors.copy()
+        vectors[40:75] = vectors[39]
+        ids = [row for row in range(300) if row not in lacks]
+        held.append(Embeddings(numbered(300), vectors, space).select(ids))
+    return FusedEmbeddings(pair, *held)
+
+
+def add_all(gallery: Gallery, items: FusedEmbeddings) -> None:
+    """Add items with the vectors that each of them has."""
+    old, new = frozenset(items.old.ids), frozenset(items.new.ids)
+    gallery.add(*(one.align(sorted(old & new)) for one in (items.old, items.new)))
+    gallery.add(items.old.align(sorted(old - new)))
+    gallery.add(items.new.align(sorted(new - old)))
+
+
 def check_search(
-    gallery: Gallery, queries: Embeddings, items: Embeddings, k: int, *, exclude_self: bool
+    gallery: Gallery, queries: Searchable, items: Searchable, k: int, *, exclude_self: bool
 ) -> None:
     """Compare what a search gives with the exact ranking."""
-    found = gallery.search(queries, k, exclude_self=exclude_self)
+    found = ask(gallery, queries, k, exclude_self=exclude_self)
     expected = retrieval.search(queries, items, k, exclude_self=exclude_self)
     for row in range(len(queries)):
         assert found.ids_of(row) == expected.ids_of(row)
@@ -500,6 +533,88 @@ class StoreContract:
             assert near.ids_of(row)[0] == "late"
             assert len(set(near.ids_of(row)) & set(expected.ids_of(row))) >= 7
         np.testing.assert_array_equal(near.distances[:, 0], expected.distances[:, 0])
+
+    @pytest.mark.parametrize("pair", PAIRS, ids=str)
+    @pytest.mark.parametrize("exclude_self", [False, True])
+    def test_a_fused_pair_is_searched_as_by_brute_force_over_both_spaces(
+        self, place: Where, pair: Fusion, exclude_self: bool
+    ) -> None:
+        gallery, items = create_gallery(place, pair.old, pair.new), some_with_both(pair)
+        add_all(gallery, items)
+        gallery.serve(pair, query_model="new", old_query_model="old")
+        gone = {*items.ids[45:50], items.ids[100]}
+        gallery.delete(gone)
+        held = items.select([item not in gone for item in items.ids])
+        queries = items.align(numbered(300)[row] for row in (20, 45, 99, 120, 40))
+        for k in (1, 7, 60, 400):
+            check_search(gallery, queries, held, k, exclude_self=exclude_self)
+
+    def test_what_is_served_is_a_pair_until_that_is_rolled_back(
+        self, place: Where, gallery: Gallery
+    ) -> None:
+        filled(gallery).add_space(NEW)
+        gallery.serve(PAIRS[0], query_model="new", old_query_model="old")
+        again = open_gallery(place).view()
+        served = again.record.serving
+        assert (again.fusion, served.query_model) == (PAIRS[0], "new")
+        assert served.old_query_model == "old"
+        gallery.roll_back()
+        assert (open_gallery(place).view().fusion, gallery.view().serving) == (None, OLD)
+
+    def test_indexes_of_both_spaces_of_a_pair_are_used_for_approximate_search_only(
+        self, place: Where
+    ) -> None:
+        pair, ids = PAIRS[0], numbered(1000)
+        gallery = create_gallery(place, pair.old, pair.new)
+        gallery.add(embed(pair.old, ids), embed(pair.new, ids))
+        for space in (pair.old, pair.new):
+            gallery.build_index(space)
+        late = [np.full((1, space.dim), 9, np.float32) for space in (pair.old, pair.new)]
+        near_both = [Embeddings(("late",), *one) for one in zip(late, (OLD, NEW), strict=True)]
+        gallery.add(*near_both)
+        gallery.add(Embeddings(("by old",), late[0], pair.old))
+        gallery.add(Embeddings(("by new",), late[1], pair.new))
+        gallery.serve(pair, query_model="new", old_query_model="old")
+        asked = [
+            Embeddings(("q", "by old"), np.repeat(one.vectors, 2, 0), one.space)
+            for one in near_both
+        ]
+        queries = FusedEmbeddings(pair, *asked)
+        items = FusedEmbeddings(pair, gallery.read(pair.old), gallery.read(pair.new))
+        check_search(gallery, queries, items, 10, exclude_self=False)
+        near = ask(gallery, queries, 10, approximate=True, exclude_self=True)
+        expected = retrieval.search(queries, items, 10, exclude_self=True)
+        assert {*near.ids_of(0)[:3]} == {"late", "by old", "by new"}
+        assert {*near.ids_of(1)[:2]} == {"late", "by new"}
+        assert (agreement(near, expected) >= 0.7).all()
+        every = retrieval.search(queries, items, len(items), exclude_self=True)
+        for row in (0, 1):
+            exact = dict(zip(*every.nearest(row), strict=True))
+            assert [exact[item] for item in near.ids_of(row)] == near.nearest(row)[1].tolist()
+
+    def test_what_is_near_in_a_pair_comes_with_the_vectors_of_both_spaces(
+        self, place: Where
+    ) -> None:
+        pair = PAIRS[0]
+        gallery, items = create_gallery(place, pair.old, pair.new), some_with_both(pair)
+        add_all(gallery, items)
+        if not isinstance(gallery._store, PairStore):
+            pytest.skip("the store does not say what is near in a pair; Onward reads it by ids")
+        for space in (pair.old, pair.new):
+            gallery.build_index(space)
+        record, queries = gallery.view().record, items.align(items.ids[50:53])
+        fields = record.field_of(pair.old), record.field_of(pair.new)
+        near = gallery._store.near(fields, queries, 20)
+        assert near is not None
+        for found, held in ((near.items.old, items.old), (near.items.new, items.new)):
+            assert set(found.ids) <= set(held.ids)
+            np.testing.assert_array_equal(found.vectors, held.align(found.ids).vectors)
+        ids = set(near.items.ids)
+        assert ids & set(items.new.ids) == set(near.items.new.ids)
+        assert ids & set(items.old.ids) == set(near.items.old.ids)
+        for at, rows in enumerate(near.rows):
+            assert len(set(rows)) == len(rows) >= 20
+            assert queries.ids[at] in {near.items.ids[row] for row in rows}
 
     def test_rows_without_a_vector_in_the_space_do_not_come_back(self, gallery: Gallery) -> None:
         filled(gallery)

@@ -15,20 +15,25 @@ Only `onward.gallery.lance.store` imports this.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int64
 
 from onward.errors import GalleryError
 from onward.evaluation import retrieval
 from onward.evaluation.retrieval import Nearest, Ranking
+from onward.fusion import FusedEmbeddings, Fusion
 from onward.gallery.lance.commits import open_dataset
 from onward.gallery.lance.rows import origin_column, rows_where, vectors_of
 from onward.gallery.record import Field
-from onward.spaces import LENGTHS, LONGEST, Embeddings, Space, Vectors, has_length
+from onward.gallery.store import Near
+from onward.spaces import LENGTHS, LONGEST, Embeddings, Space, Vectors, has_length, places
 
 MORE = 8
 """Candidates beyond those wanted, at first; each further try asks for four times as many."""
@@ -176,6 +181,38 @@ def search_table(
     return retrieval.together(queries.ids, found, asked.exclude_self)
 
 
+def search_pair(
+    table: Any, pair: tuple[Field, Field], queries: FusedEmbeddings, count: int
+) -> Near | None:
+    """Return what the indexes of both fields take for near to each query, with both vectors.
+
+    Args:
+        table: the items.
+        pair: the fields of the old and of the new space.
+        queries: by both models.
+        count: how many items are wanted of each index.
+
+    Returns:
+        None if there are not both indexes, or one finds fewer.
+    """
+    indexed = {column for index in table.list_indices() for column in index.columns}
+    if not len(queries) or not {of.column for of in pair} <= indexed:
+        return None
+    asked = queries.old.align(queries.ids), queries.new
+    columns = ["id", "_distance", *(name for of in pair for name in (of.column, origin_column(of)))]
+
+    def ask(of: Field, given: Embeddings) -> pa.Table:
+        query = _query(table, of, given, count).select(columns)
+        return query.to_arrow()
+
+    with ThreadPoolExecutor(2) as both:
+        answers = list(both.map(ask, pair, asked))
+    of_query = [_of_query(answer) for answer in answers]
+    if any((np.bincount(one, minlength=len(queries)) < count).any() for one in of_query):
+        return None
+    return _near(queries.space, pair, answers, of_query, len(queries))
+
+
 def distance_type(space: Space) -> Literal["l2", "cosine", "dot"]:
     """Return Lance's name of a space's metric; its "dot" is one minus the inner product."""
     return "dot" if space.metric == "ip" else space.metric
@@ -202,13 +239,10 @@ def _odd_one(fragment: Any, of: Field) -> str | None:
 def _candidates(table: Any, asked: Asked, queries: Embeddings, fetch: int) -> Iterator[Candidates]:
     """Give what Lance takes for the nearest rows of each query."""
     of, origin = asked.of, origin_column(asked.of)
-    query = table.search(_as_lance_can(queries), vector_column_name=of.column, query_type="vector")
-    query = query.distance_type(distance_type(of.space)).limit(fetch)
+    query = _query(table, of, queries, fetch)
     query = query.refine_factor(4) if asked.indexed else query.bypass_vector_index()
     answer: pa.Table = query.select(["id", of.column, origin, "_distance"]).to_arrow()
-    of_query = np.zeros(len(answer), np.int64)
-    if "query_index" in answer.schema.names:
-        of_query = answer["query_index"].to_numpy()
+    of_query = _of_query(answer)
     vectors, distances = vectors_of(answer, of), answer["_distance"].to_numpy()
     ids, known = answer["id"].to_pylist(), answer[origin].is_valid().to_numpy()
     for at in range(len(queries)):
@@ -216,6 +250,43 @@ def _candidates(table: Any, asked: Asked, queries: Embeddings, fetch: int) -> It
         rows = np.flatnonzero(mine & known)
         items = Embeddings(tuple(ids[row] for row in rows), vectors[rows], of.space)
         yield items, int(mine.sum()), float(distances[mine].max(initial=-np.inf))
+
+
+def _query(table: Any, of: Field, queries: Embeddings, fetch: int) -> Any:
+    query = table.search(_as_lance_can(queries), vector_column_name=of.column, query_type="vector")
+    return query.distance_type(distance_type(of.space)).limit(fetch)
+
+
+def _of_query(answer: pa.Table) -> Int64[np.ndarray, " row"]:
+    """Return to which query each row of an answer belongs."""
+    if "query_index" not in answer.schema.names:
+        return np.zeros(len(answer), np.int64)
+    numbers: np.ndarray = answer["query_index"].to_numpy().astype(np.int64)
+    return numbers
+
+
+def _near(
+    fusion: Fusion,
+    pair: tuple[Field, Field],
+    answers: list[pa.Table],
+    of_query: list[Int64[np.ndarray, " row"]],
+    queries: int,
+) -> Near:
+    """Return what both answers hold, each item once."""
+    every, asked = pa.concat_tables(answers), np.concatenate(of_query)
+    ids = every["id"].to_pylist()
+    first = {item: row for row, item in reversed(list(enumerate(ids)))}
+    once = every.take(pa.array(first.values(), pa.int64()))
+    held = [once.filter(pc.is_valid(once[origin_column(of)])) for of in pair]
+    old, new = (
+        Embeddings(tuple(some["id"].to_pylist()), vectors_of(some, of), of.space)
+        for some, of in zip(held, pair, strict=True)
+    )
+    items = FusedEmbeddings(fusion, old, new)
+    places_of, size = places(ids, items.ids), max(1, len(items))
+    pairs = np.unique((asked * size + places_of)[places_of >= 0])
+    ends = np.searchsorted(pairs, size * np.arange(1, queries))
+    return Near(items, np.split(pairs % size, ends))
 
 
 def _as_lance_can(queries: Embeddings) -> Vectors:

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from onward.artifacts import beside
 from onward.errors import GalleryError, OnwardError
 from onward.evaluation.retrieval import Ranking
+from onward.fusion import FusedEmbeddings
 from onward.gallery.lance.commits import commit, connect, open_dataset, speaking
 from onward.gallery.lance.fragments import (
     Filler,
@@ -60,10 +61,11 @@ from onward.gallery.lance.search import (
     Lengths,
     build_index,
     has_index,
+    search_pair,
     search_table,
 )
 from onward.gallery.record import FORMAT, Field, Record
-from onward.gallery.store import Batch, Filling, JournalEntry, Rows, Scan, Share, Writing
+from onward.gallery.store import Batch, Filling, JournalEntry, Near, Rows, Scan, Share, Writing
 from onward.spaces import Embeddings, Ids, Origin
 
 os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(256 << 20))
@@ -280,6 +282,11 @@ class LanceStore:
             by_lance = indexed or (metric != "ip" and odd is None)
             everything = partial(self._parts, of)
             return search_table(self._items, asked, queries, everything, by_lance=by_lance)
+
+    def near(self, pair: tuple[Field, Field], queries: FusedEmbeddings, count: int) -> Near | None:
+        """Ask the indexes of both fields at the same time, each for both vectors of a row."""
+        with speaking(self.url):
+            return search_pair(self._items, pair, queries, count)
 
     def _parts(self, of: Field) -> Iterator[Embeddings]:
         rows = max(1, BLOCK_BYTES // (4 * of.space.dim))

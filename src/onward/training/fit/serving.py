@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onward.errors import ConfigurationError
+from onward.evaluation.distances import doubles, exact_distances
 from onward.evaluation.intervals import Interval
-from onward.evaluation.retrieval import doubles, exact_distances
 from onward.evaluation.serving import EVEN, SERVED, WEIGHTS, Found, advise
 from onward.fusion import FusedEmbeddings, Fusion, Scale, Serve, Serving
 from onward.plain import Plain
