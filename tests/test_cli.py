@@ -570,6 +570,30 @@ def test_fit_tells_the_table_and_the_line_that_says_why(pairs, tmp_path):
     assert "judged on further items of classes that h has seen" in err
 
 
+def test_fit_chooses_what_to_serve_by_real_queries(pairs, tmp_path):
+    asked = []
+    for name, path in zip(("old", "new"), pairs, strict=True):
+        items = Embeddings.load(path).select(np.arange(30))
+        file = tmp_path / f"queries-{name}.parquet"
+        Embeddings(tuple(f"q{item}" for item in items.ids), items.vectors, items.space).save(file)
+        asked += [f"--queries-{name}", file]
+    qrels = tmp_path / "qrels.txt"
+    qrels.write_text("".join(f"q{item} 0 {item} 1\n" for item in items.ids))
+    asked += ["--qrels", qrels]
+    out = json.loads(answer("fit", *pairs, tmp_path / "h", "--method", "ridge", *asked, "--json"))
+    serving = out["made_by"]["serving"]
+    assert (serving["asked"], serving["judged_by"]) == ("real queries", "judgements")
+    assert (serving["queries"], serving["values"]["old"]) == (30, {"ndcg@10": 1.0})
+    (step,) = out["next_steps"]
+    assert step["command"].endswith(" ".join(map(str, asked)))
+    ask = ("fit", *pairs, tmp_path / "h2", "--method", "ridge")
+    with pytest.raises(ConfigurationError, match="--qrels is about real queries, and there are"):
+        answer(*ask, "--qrels", qrels)
+    with pytest.raises(ConfigurationError, match="give the queries by both models, --queries-old"):
+        answer(*ask, *asked[:2])
+    assert not (tmp_path / "h2").exists()
+
+
 def test_fit_learns_from_a_gallery_sample_too(pairs, tmp_path):
     old, new = (Embeddings.load(path) for path in pairs)
     ids = tuple(f"g{number}" for number in range(30))

@@ -1,6 +1,7 @@
 """`onward fit`: learn a transformation from pairs of old and new embeddings."""
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ import typer
 from pydantic import BaseModel, Field
 
 import onward
-from onward.cli.judging import align_files
+from onward.cli.judging import Asked, align_files
 from onward.cli.options import (
     Directory,
     EmbeddingsFile,
@@ -76,6 +77,7 @@ def fit(
         ),
     ],
     given: FitOptions,
+    asked: Annotated[Asked, settings(Asked, "queries_old", "queries_new", "qrels", make=Asked)],
 ) -> Told:
     """Learn h(OLD, side) -> NEW on the same items and write it to OUT. Reads no image.
 
@@ -88,6 +90,7 @@ def fit(
     of_gallery = is_gallery(old)
     chosen = _read_settings(said, given, seen=of_gallery and given.group_column is None)
     check_torch(chosen)
+    queries = asked.ask()
     check_room(out, kind=KIND, overwrite=given.overwrite)
     if of_gallery:
         pairs, sample = _of_gallery(old, new, given), None
@@ -103,6 +106,7 @@ def fit(
             groups=read_groups(pairs, old, new, given.group_column),
             of_gallery=of_gallery,
             classifier=_load_classifier(pairs, given),
+            queries=queries and replace(queries, same_labels=given.same_labels),
             settings=chosen,
             seed=given.seed,
             run=RunSettings(device=given.device, progress=progress),
@@ -112,6 +116,8 @@ def fit(
     tell_answer(fitted)
     kept, url = (new, str(old)) if of_gallery else (given.sample, given.gallery or "GALLERY")
     judged = () if kept is None else ("--sample", kept)
+    for option, file in asked.model_dump(exclude_none=True, exclude_defaults=True).items():
+        judged = (*judged, f"--{option.replace('_', '-')}", file)
     why = "it says what upgrading would do, cost and be worth"
     step = suggest("upgrade plan", url, out, *judged, why=why)
     return Told(fitted.transformation, [step])

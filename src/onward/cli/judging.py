@@ -15,7 +15,8 @@ from onward.cli.output import tell
 from onward.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
-    from onward.upgrading import Canaries, RealQueries, Requirement
+    from onward.evaluation.relevance import RealQueries
+    from onward.upgrading import Canaries, Requirement
 
 
 class Queries(NamedTuple):
@@ -92,6 +93,28 @@ class Asked(BaseModel):
                 "--queries-new",
             )
         return Queries(by_old, by_new)
+
+    def ask(self, paired: "onward.Embeddings | None" = None) -> "RealQueries | None":
+        """Return the real queries, and what they look for.
+
+        Args:
+            paired: the same queries by the new model of a pair that answers now, if one does.
+
+        Raises:
+            ConfigurationError: if there are none, but something is said about them.
+        """
+        from onward.evaluation.relevance import RealQueries
+
+        if self.queries is not None:
+            return RealQueries(
+                *self.queries, self.judgements, self.ignore_unknown, self.same_labels, paired
+            )
+        for field in sorted(self.said & {"qrels", "same_labels", "queries_paired"}):
+            raise ConfigurationError(
+                f"--{field.replace('_', '-')} is about real queries, and there are none",
+                "give them by both models, --queries-old and --queries-new",
+            )
+        return None
 
 
 class Judging(Asked):
@@ -260,25 +283,9 @@ class Judges(Held):
 
     @cached_property
     def real_queries(self) -> "RealQueries | None":
-        """The real queries, and what they look for.
-
-        Raises:
-            ConfigurationError: if there are none, but something is said about them.
-        """
-        from onward.upgrading import RealQueries
-
-        if self.queries is not None:
-            by_pair = self.queries_paired
-            paired = None if by_pair is None else onward.Embeddings.load(by_pair)
-            return RealQueries(
-                *self.queries, self.judgements, self.ignore_unknown, self.same_labels, paired
-            )
-        for field in sorted(self.said & {"qrels", "same_labels", "queries_paired"}):
-            raise ConfigurationError(
-                f"--{field.replace('_', '-')} is about real queries, and there are none",
-                "give them by both models, --queries-old and --queries-new",
-            )
-        return None
+        """The real queries, and what they look for, if there are any."""
+        by_pair = self.queries_paired
+        return self.ask(None if by_pair is None else onward.Embeddings.load(by_pair))
 
     @property
     def are_given(self) -> bool:

@@ -499,7 +499,8 @@ def _some_queries(queries: RealQueries, seed: int) -> RealQueries:
             f"the judgements name none of the {len(ids):,} real queries",
             "give judgements and queries with the same ids",
         )
-    return replace(queries, old=queries.old.select(chosen), new=queries.new.select(chosen))
+    old, new = queries.old.select(chosen), queries.new.select(chosen)
+    return replace(queries, old=old, new=new, paired=None)
 
 
 def _judged_rows(folds: Folds, most: int, seed: int) -> tuple[np.ndarray, ...]:
