@@ -15,7 +15,7 @@ import numpy as np
 from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation.relevance import Qrels, RealQueries, Relevance, relevant_items
-from onward.fusion import FusedEmbeddings, Fusion, Searchable, Serve
+from onward.fusion import FusedEmbeddings, Fusion, Searchable, Serve, Serving
 from onward.gallery import GalleryRows, GalleryView
 from onward.gallery.record import Served
 from onward.labels import Labels, comparable, renumber
@@ -161,6 +161,8 @@ class Trial:
         items: the items.
         now: what the gallery answers from now, of all of them.
         fusion: the pair in which they can be searched after the upgrade; None if none is known.
+        fit_advises: what to serve, by what was held out when the transformation was fitted; None
+            if no pair is known.
         upgraded: what the transformations make, of those that one of them can carry. Of an item
             that one was fitted on, what it makes of it unseen, where that is known.
         embedded: what the new model has embedded already; it stays as it is.
@@ -175,6 +177,7 @@ class Trial:
     items: Items
     now: Searchable
     fusion: Fusion | None
+    fit_advises: Serve | None
     upgraded: Embeddings
     embedded: Embeddings
     true: Embeddings
@@ -243,7 +246,9 @@ def gather(
     asked = None if queries is None else _ask_real(view, queries, answers, new)
     wanted = set[str]() if asked is None else asked.wanted()
     found, flattered = _choose_searched(view, routes, answers, sample, wanted)
-    fusion = usable_fusion(routes, answers)
+    serving = usable_serving(routes, answers)
+    paired = None if serving is None else serving.fusion
+    fit_advises = None if serving is None else serving.advised
     judged, true, within, everywhere = None, _joined(new, ()), None, None
     if sample is not None:
         judged = _choose_judged(view, routes, answers, sample, found)
@@ -259,7 +264,8 @@ def gather(
             asked,
             judged,
             now=judged.searched(now),
-            fusion=fusion,
+            fusion=paired,
+            fit_advises=fit_advises,
             upgraded=judged.of(upgraded),
             embedded=_joined(new, ()),
             true=true_ones,
@@ -272,7 +278,8 @@ def gather(
             asked,
             searched,
             now=searched.searched(now),
-            fusion=fusion,
+            fusion=paired,
+            fit_advises=fit_advises,
             upgraded=searched.of(upgraded),
             embedded=_read(view, new, searched.class_of, origin="embedded"),
             true=searched.of(true),
@@ -288,20 +295,15 @@ def what_answers(view: GalleryView, routes: Routes) -> Served:
     return served or Served(routes.first.old, None)
 
 
-def usable_fusion(routes: Routes, now: Served) -> Fusion | None:
-    """Return the pair that the first transformation knows, if its old space answers now.
+def usable_serving(routes: Routes, now: Served) -> Serving | None:
+    """Return what the first transformation knows of a pair, if its old space answers now.
 
     Alone, or in a pair with another: queries are embedded in it in any case.
     """
-    pair = None if routes.first.serving is None else routes.first.serving.fusion
-    known = pair is not None and pair.new == routes.new and pair.old in now.spaces
-    return pair if known else None
-
-
-def advised_by_fit(view: GalleryView, routes: Routes) -> Serve | None:
-    """Return what the fit of the first transformation advises to serve; None without a pair."""
-    known = usable_fusion(routes, what_answers(view, routes)) and routes.first.serving
-    return known.advised if known else None
+    known = routes.first.serving
+    if known is None or known.fusion.new != routes.new or known.fusion.old not in now.spaces:
+        return None
+    return known
 
 
 def vectors_in(given: Searchable, space: Space) -> Embeddings:

@@ -9,7 +9,7 @@ a backfill say what is found here. Nothing here writes.
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -28,6 +28,8 @@ from onward.evaluation.metrics import METRICS as BY_LABEL
 from onward.evaluation.metrics import Evaluation, PerQuery, evaluate
 from onward.evaluation.relevance import RealQueries, Relevance
 from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
+from onward.evaluation.serving import Advice, JudgedBy, advise
+from onward.evaluation.serving import Found as OfCandidate
 from onward.fusion import Searchable, Serve
 from onward.gallery import Gallery, GalleryView
 from onward.gallery.view import aligned
@@ -35,10 +37,10 @@ from onward.plain import Plain, fields_of
 from onward.spaces import Embeddings, Ids
 from onward.upgrading.evidence import (
     LEAST_ITEMS,
+    REAL,
     Questions,
     Trial,
     Who,
-    advised_by_fit,
     count_asked,
     count_unlisted,
     digest_sample,
@@ -47,7 +49,7 @@ from onward.upgrading.evidence import (
 from onward.upgrading.routes import Routes, check_whole
 
 BY_GRADE = ("ndcg@10", *BY_LABEL)
-AGREEMENT = "agreement"
+AGREEMENT: Literal["agreement"] = "agreement"
 METRICS = (*BY_GRADE, AGREEMENT)
 NOTHING, UPGRADE, FUSED, SAMPLE, EVERYTHING = (
     "do nothing",
@@ -59,6 +61,10 @@ NOTHING, UPGRADE, FUSED, SAMPLE, EVERYTHING = (
 SERVED: Mapping[Serve, str] = {"old": NOTHING, "new": UPGRADE, "fused": FUSED}
 """Of what is served: the cell in which the new model embeds nothing besides."""
 WITH_SAMPLE, FUSED_WITH_SAMPLE = f"{UPGRADE} + {SAMPLE}", f"{FUSED} + {SAMPLE}"
+
+WEIGHED = {"map": ("map", "cmc@1"), "ndcg@10": ("ndcg@10",), AGREEMENT: (AGREEMENT,)}
+"""Of the metric that decides: those by which it is said what to serve."""
+JUDGED_BY: Mapping[str, JudgedBy] = {"map": "label", "ndcg@10": "judgements", AGREEMENT: AGREEMENT}
 
 RANDOM, UNCERTAINTY, ORACLE = "random", "uncertainty", "oracle"
 SEEDS = 5
@@ -85,6 +91,8 @@ class Cell(Plain):
         gains: each metric minus that of doing nothing, with its paired interval.
         over_one_space: of a fused pair, each metric minus that of the new space alone, the same
             items embedded, with its paired interval; else empty.
+        advice: of a fused pair, what to serve of that, the new space alone, and what answers now,
+            by the rule of `onward.evaluation.serving`; else None.
     """
 
     name: str
@@ -92,6 +100,7 @@ class Cell(Plain):
     values: Mapping[str, Interval]
     gains: Mapping[str, Interval]
     over_one_space: Mapping[str, Interval]
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +148,8 @@ class Judgement(Plain):
 
     @property
     def weighed(self) -> tuple[str, ...]:
-        """The metrics that what is to be served must hold its own in, that which decides first."""
-        return (self.metric, "cmc@1") if self.metric == "map" else (self.metric,)
+        """The metrics by which it is said what to serve, that which decides first."""
+        return WEIGHED[self.metric]
 
     def has(self, name: str) -> bool:
         """Say whether there is a cell of a name."""
@@ -240,8 +249,6 @@ class Forecast:
         order: in which items are backfilled within the sample: "uncertainty", or "random", the
             mean of 5 orders.
         neighbours: how many nearest items the agreement compares.
-        fit_advises: what to serve by what was held out when the first transformation was fitted;
-            None if nothing is known of fused search here.
         curves: within the sample, by what is served, "new" and, if there is a pair, "fused"; None
             without `within`, or where they were not asked for.
     """
@@ -260,7 +267,6 @@ class Forecast:
     unlisted: int
     order: str
     neighbours: int
-    fit_advises: Serve | None
     curves: Mapping[Serve, Curves] | None
 
     @property
@@ -366,7 +372,6 @@ def forecast(
         unlisted=sum(count_unlisted(one.made_by) for one in routes.transformations),
         order=UNCERTAINTY if trial is not None and trial.knows_uncertainty else RANDOM,
         neighbours=0 if trial is None else count_neighbours(len(trial.now)),
-        fit_advises=advised_by_fit(view, routes),
         curves=drawn,
     )
 
@@ -556,6 +561,9 @@ def _judgement(trial: Trial, metric: str, found: Mapping[Way, tuple[float, Found
             {by: _interval(one, clusters) for by, one in each.items()},
             over(each, nothing),
             over(each, found["new", what][1]) if serve == "fused" else {},
+            _advise(trial, metric, nothing, found["new", what][1], each)
+            if serve == "fused"
+            else None,
         )
         for (serve, what), (share, each) in found.items()
     )
@@ -575,6 +583,30 @@ def _judgement(trial: Trial, metric: str, found: Mapping[Way, tuple[float, Found
         left_out=trial.items.left_out,
         cells=cells,
         of_sample=of_sample,
+    )
+
+
+def _advise(trial: Trial, metric: str, now: Found, new: Found, fused: Found) -> Advice:
+    """Return what to serve, by what queries find in what answers now, the new space, and the pair.
+
+    The one weight is the pair's. Fused search must be clearly better, unless the fit advises it by
+    what it held out: then it need only do no harm here.
+    """
+    rows = np.flatnonzero(~np.isnan(now[metric]))
+    candidates = (
+        OfCandidate({one: each[one][rows] for one in WEIGHED[metric]}) for each in (now, new, fused)
+    )
+    found_now, found_new, found_fused = candidates
+    assert trial.fusion is not None  # noqa: S101 (there is a pair)
+    return advise(
+        found_now,
+        found_new,
+        lambda _: found_fused,
+        [trial.asked.clusters[row] for row in rows.tolist()],
+        by=JUDGED_BY[metric],
+        real=trial.asked.who == REAL or trial.fit_advises != "fused",
+        seen=False,
+        weights=(trial.fusion.weight,),
     )
 
 

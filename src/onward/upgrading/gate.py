@@ -39,8 +39,6 @@ GATE = "gate"
 MARGIN = 0.01
 """Search may get worse by so much and the gate still opens, as long as the mean does not fall."""
 
-MOST_LOST = 0.005
-"""Fused search may be worse by so much in one metric where it is better in another."""
 SERVE: tuple[Serve, ...] = ("new", "fused")
 """What an upgrade can lead to."""
 
@@ -351,9 +349,8 @@ def decide(
     note = _why_not_written(judge, margin) if with_sample else None
     with_sample = with_sample and note is None
     can_fuse = judge.has(FUSED) and not old_model_gone
-    fit = prediction.fit_advises
-    is_best = can_fuse and is_fused_best(judge, with_sample=with_sample, fit_advises=fit)
-    best: Serve = "fused" if is_best else "new"
+    told = judge.cell(_to_write("fused", with_sample)).advice if can_fuse else None
+    best: Serve = "fused" if told is not None and told.advised == "fused" else "new"
     judged = partial(_decided, prediction, margin=margin, require=require, with_sample=with_sample)
     decided = judged(best)
     advice: dict[Answer, Serve] = {OPEN: best, CLOSED: "old"}
@@ -362,32 +359,6 @@ def decide(
         decided = judged(serve)
     decision = replace(decided, advised=advised, sample_note=note)
     return _in_words(prediction, judge, decision, old_model_gone)
-
-
-def is_fused_best(
-    judge: Judgement, *, with_sample: bool = False, fit_advises: Serve | None = None
-) -> bool:
-    """Say whether to serve a fused pair, rather than the new space alone or what answers now.
-
-    Beside each of these, on the same queries, it must in no metric that is weighed (map and cmc@1
-    where labels judge) be worse by more than half a point in the mean, and in one be better beyond
-    doubt: what is equal within the noise goes to one space, which costs less. Where labels judge
-    and the fit found fused search best on what it held out, that is evidence too, and stands unless
-    search may be worse than now by more than a point.
-
-    Args:
-        judge: what each way to go gives, fused search among them.
-        with_sample: whether the sample is written.
-        fit_advises: what the fit advises to serve.
-    """
-    fused = judge.cell(FUSED_WITH_SAMPLE if with_sample else FUSED)
-    others = fused.gains, fused.over_one_space
-    if any(gained[one].estimate < -MOST_LOST for gained in others for one in judge.weighed):
-        return False
-    if all(any(gained[one].low > 0 for one in judge.weighed) for gained in others):
-        return True
-    stands = fit_advises == "fused" and judge.metric == "map"
-    return stands and _answer(fused.gains[judge.metric], MARGIN) == OPEN
 
 
 def check_asked(margin: float, serve: Serve | None, old_model_gone: bool) -> None:
@@ -603,13 +574,18 @@ def _about_serving(judge: Judgement, decision: Decision, old_model_gone: bool) -
         found = f"Fused search gives {' and '.join(values)}"
         if decision.advised == "fused":
             return f" {found}, and is advised: serve='fused'."
-        return f" {found}: not clearly better than one space."
+        return f" {found}: not clearly better than one space{_unmeasured(judge)}."
     lost = (f"{one} {points(fused.over_one_space[one], -1)}" for one in judge.weighed)
-    advised = "" if decision.advised == "fused" else " It is not clearly better than one space."
+    advised = f" It is not clearly better than one space{_unmeasured(judge)}."
+    advised = "" if decision.advised == "fused" else advised
     return (
         f"{advised} Fused search embeds every query by both models, so both must be kept. Once the "
         f"old model is retired, the new space answers alone: {', '.join(lost)}."
     )
+
+
+def _unmeasured(judge: Judgement) -> str:
+    return ", but agreement does not tell" if judge.metric == AGREEMENT else ""
 
 
 def _what_would_tell(
