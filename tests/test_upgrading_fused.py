@@ -282,10 +282,10 @@ def test_what_the_fit_found_on_what_it_held_out_stands_where_it_does_no_harm():
     advised = []
     for fitted in ("new", "fused"):
         gallery, new, h = world(200, seed=4, spoil=0.0, seen=0.7)
-        plan = plan_upgrade(gallery, paired(h, 0.1, 9.3, 63.0, fitted), sample=new)
-        cell = plan.prediction.whole.cell("fused + the sample")
+        prediction = forecast(gallery, Routes((paired(h, 0.1, 9.3, 63.0, fitted),)), new)
+        decision, cell = decide(prediction), prediction.whole.cell("fused + the sample")
         assert not cell.over_one_space["map"].clear
-        advised.append((plan.decision.serve, plan.decision.advised))
+        advised.append((decision.serve, decision.advised))
     assert advised == [("new", "new"), ("fused", "fused")]
 
 
@@ -302,6 +302,13 @@ def better(advised="fused"):
     """A gallery where fused search is best, a sample of half of it, and h with its pair."""
     gallery, new, h = world(400, spoil=1.0, seen=0.7)
     return gallery, new.select(np.arange(200)), paired(h, 0.5, 9.3, 63.0, advised)
+
+
+@pytest.fixture(scope="module")
+def predicted():
+    """What is predicted where fused search is best."""
+    gallery, sample, h = better()
+    return forecast(gallery, Routes((h,)), sample)
 
 
 def worse():
@@ -333,38 +340,37 @@ def test_where_fused_search_is_best_it_is_advised_with_what_it_costs():
     assert set(told["lost_if_retired"]) == {"cmc@1", "cmc@5", "map"}
 
 
-def test_what_is_to_be_served_is_what_the_gate_judges_and_the_journal_keeps():
+def test_what_is_to_be_served_is_what_the_gate_judges_and_the_journal_keeps(predicted):
     gallery, sample, h = better()
-    plan = plan_upgrade(gallery, h, sample=sample, serve="new")
-    assert (plan.decision.serve, plan.decision.advised) == ("new", "fused")
-    assert plan.decision.written == plan.prediction.whole.value("map", "upgrade + the sample")
-    assert plan.decision.lost_if_retired == {}
-    assert "%, and is advised: serve='fused'." in plan.recommendation
+    alone = decide(predicted, serve="new")
+    assert (alone.serve, alone.advised) == ("new", "fused")
+    assert alone.written == predicted.whole.value("map", "upgrade + the sample")
+    assert alone.lost_if_retired == {}
+    assert "%, and is advised: serve='fused'." in alone.recommendation
     upgrade = Upgrade(gallery, h)
-    started = upgrade.start(prediction=plan.prediction, sample=sample, serve="new")
+    started = upgrade.start(prediction=predicted, sample=sample, serve="new")
     assert started.gate.serve == "new"
-    started = upgrade.start(prediction=plan.prediction, sample=sample)
+    started = upgrade.start(prediction=predicted, sample=sample)
     assert (started.gate.answer, started.gate.serve) == ("open", "fused")
     upgrade.run()
     assert steps_of(upgrade.status()) == ["verify_fused"]
-    assert steps_of(plan_upgrade(gallery, h, sample=sample)) == ["verify_fused"]
     *_, last = (entry for entry in gallery.journal() if entry["event"] == "gate")
     assert last["decision"]["advised"] == "fused"
 
 
-def test_without_the_old_model_nothing_is_fused_and_the_plan_says_so():
+def test_without_the_old_model_nothing_is_fused_and_the_plan_says_so(predicted):
     gallery, sample, h = better()
-    plan = plan_upgrade(gallery, h, sample=sample, old_model_gone=True)
-    assert (plan.decision.serve, plan.decision.advised) == ("new", "new")
+    gone = decide(predicted, old_model_gone=True)
+    assert (gone.serve, gone.advised) == ("new", "new")
     assert "Fused search is out of the running, because the old model is gone." in (
-        plan.recommendation
+        gone.recommendation
     )
     words = r"fused search is asked for \(serve='fused'\), and the old model, which must embed"
     how = {"sample": sample, "serve": "fused", "old_model_gone": True}
     with pytest.raises(ConfigurationError, match=words):
         plan_upgrade(gallery, h, **how)
     with pytest.raises(ConfigurationError, match=words):
-        Upgrade(gallery, h).start(prediction=plan.prediction, **how)
+        Upgrade(gallery, h).start(prediction=predicted, **how)
     assert NEW not in gallery.spaces()
 
 
@@ -386,22 +392,32 @@ def test_where_doing_nothing_is_as_good_fused_search_is_not_advised_and_opens_if
     )
 
 
-def test_what_is_required_is_required_of_what_is_to_be_served():
+def test_what_the_fit_found_is_told_where_nothing_of_the_gallery_says_so():
     gallery, sample, h = better()
-    whole = plan_upgrade(gallery, h, sample=sample).prediction.whole
-    between = whole.value("map", "upgrade + the sample") + whole.value("map", "fused + the sample")
-    require = Requirement.parse(f"map >= {between / 2:.4f}")
-    fused = plan_upgrade(gallery, h, sample=sample, require=require)
-    assert (fused.decision.answer, fused.decision.verdict.met) == ("open", True)
-    alone = plan_upgrade(gallery, h, sample=sample, require=require, serve="new")
-    assert (alone.decision.answer, alone.decision.advised) == ("closed", "fused")
+    (told,) = plan_upgrade(gallery, h).advice
+    assert told.startswith("Of what was held out when it was fitted, most was found by fused old@1")
+    assert told.endswith("a sample, or with real queries, says whether that holds for this gallery")
+    assert plan_upgrade(gallery, h, sample=sample).advice == ()
+    assert plan_upgrade(gallery, h, old_model_gone=True).advice == ()
+    assert plan_upgrade(gallery, better("new")[2]).advice == ()
+
+
+def test_what_is_required_is_required_of_what_is_to_be_served(predicted):
+    whole = predicted.whole
+    both = [whole.value("map", f"{served} + the sample") for served in ("upgrade", "fused")]
+    require = Requirement.parse(f"map >= {np.mean(both):.4f}")
+    fused = decide(predicted, require=require)
+    assert (fused.answer, fused.verdict.met) == ("open", True)
+    alone = decide(predicted, require=require, serve="new")
+    assert (alone.answer, alone.advised) == ("closed", "fused")
 
 
 def test_fused_search_without_a_pair_and_another_word_are_refused():
     gallery, sample, h = better()
     words = r"fused search is asked for \(serve='fused'\), but the transformation knows no pair of "
+    few = sample.select(np.arange(40))
     with pytest.raises(UpgradeError, match=words + r".*; fit it again from that space, with a fit"):
-        plan_upgrade(gallery, replace(h, serving=None), sample=sample, serve="fused")
+        plan_upgrade(gallery, replace(h, serving=None), sample=few, serve="fused")
     words = r"an upgrade cannot lead to serving 'old'; choose 'new' or 'fused'"
     with pytest.raises(ConfigurationError, match=words):
         plan_upgrade(gallery, h, sample=sample, serve="old")

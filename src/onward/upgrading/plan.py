@@ -13,11 +13,12 @@ from onward.errors import UpgradeError
 from onward.evaluation.backfill_curve import GRID
 from onward.evaluation.relevance import RealQueries
 from onward.fusion import Serve
-from onward.gallery import Gallery, GalleryRows, scratch_gallery
+from onward.gallery import Gallery, GalleryRows, GalleryView, scratch_gallery
 from onward.gallery.view import aligned
 from onward.plain import fields_of, plain
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
+from onward.upgrading.evidence import usable_serving, what_answers
 from onward.upgrading.forecast import (
     FUSED,
     RANDOM,
@@ -236,6 +237,7 @@ def plan_upgrade(
         prediction=prediction,
         decision=decision,
         advice=(
+            *(_advice_of_fit(view, routes) if prediction is None and not old_model_gone else ()),
             *_advice(gallery, routes, work, elsewhere),
             *describe_chains(view, routes),
         ),
@@ -266,6 +268,16 @@ def _elsewhere(gallery: GalleryRows, routes: Routes) -> dict[Space, int]:
         if space not in (*routes.reads, routes.new)
     }
     return {space: rows for space, rows in counts.items() if rows}
+
+
+def _advice_of_fit(view: GalleryView, routes: Routes) -> Iterator[str]:
+    """Give what the fit found best to serve, where nothing of this gallery says so."""
+    serving = usable_serving(routes, what_answers(view, routes))
+    if serving is not None and serving.advised == "fused":
+        yield (
+            f"Of what was held out when it was fitted, most was found by {serving.fusion}. A plan "
+            "with a sample, or with real queries, says whether that holds for this gallery"
+        )
 
 
 def _advice(
