@@ -166,6 +166,9 @@ def test_what_is_to_be_served_is_said_to_the_plan_and_so_is_that_the_old_model_i
     gone = said("--old-model-gone")
     assert gone["gate"]["serve"] == "new"
     assert "because the old model is gone" in gone["recommendation"]
+    start = ("upgrade", "start", *plan[2:], "--serve", "fused", "--force", "--json")
+    steps = json.loads(run(*start).stdout)["next_steps"]
+    assert steps[0]["command"] == "onward upgrade verify --serve fused"
     refused = attempt(*plan, "--serve", "fused", "--old-model-gone").exception
     asked = "fused search is asked for (--serve fused), and the old model, which must embed every "
     assert message_of(refused).startswith(asked)

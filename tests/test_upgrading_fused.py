@@ -358,6 +358,14 @@ def test_what_is_to_be_served_is_what_the_gate_judges_and_the_journal_keeps(pred
     assert last["decision"]["advised"] == "fused"
 
 
+def test_what_is_to_be_served_is_kept_where_nothing_judges_it():
+    gallery, _, h = better()
+    upgrade = Upgrade(gallery, h)
+    assert upgrade.start(serve="fused").gate.serve == "fused"
+    upgrade.run()
+    assert steps_of(upgrade.status()) == ["verify_fused"]
+
+
 def test_without_the_old_model_nothing_is_fused_and_the_plan_says_so(predicted):
     gallery, sample, h = better()
     gone = decide(predicted, old_model_gone=True)

@@ -193,6 +193,7 @@ def start(upgrade: OpenUpgrade, judges: Starting, rows_per_second: RowsPerSecond
     Example: onward upgrade start photos.lance old-to-new/ --sample new.parquet
     """
     from onward.upgrading import forecast
+    from onward.upgrading.routes import next_step
     from onward.upgrading.upgrade import check_rate
 
     rate = read_rate(rows_per_second or "none")
@@ -208,6 +209,8 @@ def start(upgrade: OpenUpgrade, judges: Starting, rows_per_second: RowsPerSecond
     if rows_per_second is not None:
         upgrade.limit(rate)
     result, steps = _run(upgrade)
+    if (gate["gate"] or {}).get("serve") == "fused" and not result.remaining:
+        steps = (*steps, next_step("verify_fused", "the fused pair is to be served"))
     failed = result.stopped or result.remaining > 0 or result.skipped > 0
     return Told(result, steps, gate, failed=failed)
 

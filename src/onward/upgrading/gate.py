@@ -240,7 +240,7 @@ class GateEntry(Plain):
         answer: "open", "closed" or "cannot judge"; None if nothing was given to judge by.
         forced: whether the upgrade was started although the gate was not open.
         says: what it said, or why nothing.
-        serve: what it said that of, "new" or "fused"; None if it did not say.
+        serve: what is to be served, "new" or "fused"; None if that was not said.
     """
 
     answer: Answer | None
@@ -255,8 +255,8 @@ class GateEntry(Plain):
             return cls(None, False, NOT_JUDGED)
         answer, forced = entry.get("answer"), bool(entry.get("forced"))
         if "met" not in entry:
-            serve = entry.get("decision", {}).get("serve")
-            return cls(answer, forced, entry.get("says", entry.get("why", NOT_JUDGED)), serve)
+            says = entry.get("says", entry.get("why", NOT_JUDGED))
+            return cls(answer, forced, says, entry.get("serve"))
         # Written when the gate had two answers.
         limit, value = (f"{100 * entry[name]:.1f} %" for name in ("limit", "value"))
         says = f"{entry['requirement']} was required, that is {limit}, and {value} was predicted"
@@ -280,14 +280,21 @@ class GateEntry(Plain):
 
 
 def gate_event(
-    prediction: Forecast | None, decision: Decision | None, transformation: str
+    prediction: Forecast | None,
+    decision: Decision | None,
+    transformation: str,
+    serve: Serve | None = None,
 ) -> dict[str, Any]:
-    """Return what the journal is to say of the gate, also that nothing was judged."""
+    """Return what the journal is to say of the gate, also that nothing was judged.
+
+    Of what is to be served, what was judged, or else what was asked for.
+    """
     event = {"event": GATE, "transformation": transformation}
     if decision is None or prediction is None:
-        return {**event, "answer": None, "forced": False, "says": NOT_JUDGED}
+        return {**event, "answer": None, "forced": False, "says": NOT_JUDGED, "serve": serve}
     return {
         **event,
+        "serve": decision.serve,
         "answer": decision.answer,
         "forced": decision.answer != OPEN,
         "says": decision.says,

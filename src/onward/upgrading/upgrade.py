@@ -283,7 +283,8 @@ class Upgrade:
         view, new = self.gallery.view(), self.routes.new
         check_same_routes(view, self.routes)
         if decision is not None or not is_started(view, self.routes):
-            self.gallery.log(gate_event(prediction, decision, self.routes.digest), after=view)
+            event = gate_event(prediction, decision, self.routes.digest, serve)
+            self.gallery.log(event, after=view)
         view = self.gallery.add_space(new, made_by=self.routes.recorded)
         if sample is not None and (decision is None or decision.writes_sample):
             write_sample(self.gallery, sample, after=view)
