@@ -42,7 +42,9 @@ NOT_JUDGED = (
     "an upgrade leads to it, and fused search was not measured: agreement with a full backfill "
     "cannot judge it; give labels, or real queries with judgements"
 )
-LEAN = "held-out items of the pairs lean to the new space, so a pair is served that does no harm there"
+LEAN = (
+    "held-out items of the pairs lean to the new space, so a pair is served that does no harm there"
+)
 BETTER = "it finds most"
 
 
