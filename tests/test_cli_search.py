@@ -16,7 +16,7 @@ from onward.gallery import create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 
 OLD, NEW = Space("old@1", 4), Space("new@2", 5, "cosine")
-PAIR = Fusion(OLD, NEW, 0.4, Scale(8.0, 4.0), Scale(1.0, 0.4))
+PAIR = Fusion(OLD, NEW, 0.4, Scale(4.0, 0.5), Scale(0.4, 0.5))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_an_image_is_embedded_by_both_models(tmp_path, monkeypatch):
     rng, digits = np.random.default_rng(0), open_items("digits").select(range(20))
     models = [save_projection(tmp_path, name, rng.normal(size=(64, 4))) for name in ("old", "new")]
     by_old, by_new = (model.embed(digits) for model in models)
-    pair = Fusion(by_old.space, by_new.space, 0.5, Scale(1.0, 1.0), Scale(1.0, 1.0))
+    pair = Fusion(by_old.space, by_new.space, 0.5, Scale(1.0, 0.5), Scale(1.0, 0.5))
     gallery = create_gallery("g.lance", pair.old, pair.new, items=[by_old, by_new])
     gallery.serve(pair, query_model="new", old_query_model="old")
     digits.open(7).save("digit.png")

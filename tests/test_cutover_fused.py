@@ -15,7 +15,7 @@ from onward.spaces import Embeddings, Space
 from onward.upgrading import Canaries, Requirement, Upgrade
 from onward.upgrading.upgrade import verify_and_cut_over
 
-PAIR = Fusion(OLD, NEW, 0.4, Scale(12.0, 4.0), Scale(60.0, 20.0))
+PAIR = Fusion(OLD, NEW, 0.4, Scale(4.0, 0.5), Scale(20.0, 0.5))
 
 
 def run_upgrade(**options):
@@ -161,7 +161,7 @@ def test_a_derived_space_that_a_pair_answers_from_is_kept_by_a_later_upgrade():
     items = Embeddings(("a", "b"), np.array([[1.0], [2.0]], np.float32), first)
     gallery = create_gallery("memory:chain-fused", first, items=[items])
     for old, new in ((first, second), (second, third)):
-        pair = Fusion(old, new, 0.5, Scale(1.0, 1.0), Scale(1.0, 1.0))
+        pair = Fusion(old, new, 0.5, Scale(1.0, 0.5), Scale(1.0, 0.5))
         h = replace(scaled(2.0, old, new), serving=Serving("fused", pair))
         upgrade = Upgrade(gallery, h)
         upgrade.start()

@@ -20,7 +20,7 @@ METRICS = ("l2", "cosine", "ip")
 
 def pair(old="l2", new="cosine", weight=0.5, dims=(3, 4)):
     spaces = Space("old", dims[0], old), Space("new", dims[1], new)
-    return Fusion(*spaces, weight, Scale(2.0, 4.0), Scale(0.5, 0.25))
+    return Fusion(*spaces, weight, Scale(4.0, 0.5), Scale(0.25, 1.5))
 
 
 def embed(space, ids, seed, *, labels=None, grid=None):
@@ -51,13 +51,9 @@ def brute_force(fusion, queries, gallery):
                 b = np.float64(there.vectors[there.ids.index(item)])
                 scale = getattr(fusion, f"{name}_scale")
                 terms[name] = measures[there.space.metric](a, b) / scale.std
-            middles = {
-                name: getattr(fusion, f"{name}_scale").mean / getattr(fusion, f"{name}_scale").std
-                for name in ("old", "new")
-            }
             for name, other in (("old", "new"), ("new", "old")):
                 if name not in terms:
-                    terms[name] = middles[name] + terms[other] - middles[other]
+                    terms[name] = terms[other] + getattr(fusion, f"{other}_scale").gap
             distances[item] = fusion.weight * terms["old"] + (1 - fusion.weight) * terms["new"]
         found.append(distances)
     return found
@@ -70,14 +66,28 @@ def test_a_fused_distance_worked_by_hand():
     assert fusion.combine(old, new) == pytest.approx(0.5625 - 6)
 
 
-def test_a_missing_distance_is_as_many_deviations_from_its_mean_as_the_other():
-    fusion = pair("cosine", "ip", weight=0.25)
+def test_a_missing_distance_is_the_other_one_and_the_gap():
+    fusion = pair("cosine", "ip", weight=0.25)  # gaps: 0.5 from the old space, 1.5 from the new
     nothing = np.array([[np.nan]], np.float32)
-    new = np.array([[1.0]], np.float32)  # two deviations above the mean of 0.5
-    old = np.array([[10.0]], np.float32)  # two deviations above the mean of 2
-    both = fusion.combine(old, new)
-    assert fusion.combine(nothing, new) == pytest.approx(both)
-    assert fusion.combine(old, nothing) == pytest.approx(both)
+    old, new = np.array([[10.0]], np.float32), np.array([[1.0]], np.float32)
+    assert fusion.combine(old, nothing) == pytest.approx(10 / 4 + 0.75 * 0.5)
+    assert fusion.combine(nothing, new) == pytest.approx(1 / 0.25 + 0.25 * 1.5)
+
+
+def test_scales_are_measured_on_the_same_pairs_in_both_spaces():
+    spaces = Space("old", 2), Space("new", 2, "ip")
+    # Squared: 0, 4, 16 and 100. The nearest third of three items is one; the query's own is NaN.
+    old = np.array([[0.0, 2.0, 4.0, np.nan], [np.nan, 10.0, 2.0, 4.0]], np.float32)
+    new = np.array([[3.0, 1.0, 2.0, np.nan], [np.nan, 2.0, 3.0, 1.0]], np.float32)
+    fusion = Fusion.measure(*spaces, 0.5, [(old, new)])
+    squared = np.array([0, 4, 16, 100, 4, 16.0])
+    assert fusion.old_scale.std == pytest.approx(squared.std())
+    assert fusion.new_scale.std == pytest.approx(np.array([3, 1, 2, 2, 3, 1.0]).std())
+    a, b = fusion.old_scale.std, fusion.new_scale.std
+    # Nearest by the old space: the first item of the first query, the third of the second.
+    assert fusion.old_scale.gap == pytest.approx(((3 / b - 0 / a) + (3 / b - 4 / a)) / 2)
+    # By the new space: the second item of the first query, the last of the second.
+    assert fusion.new_scale.gap == pytest.approx(((4 / a - 1 / b) + (16 / a - 1 / b)) / 2)
 
 
 @pytest.mark.parametrize("old", METRICS)
@@ -188,11 +198,11 @@ def test_a_weight_that_leaves_one_space_is_refused(weight):
         pair(weight=weight)
 
 
-def test_a_scale_of_items_that_are_all_alike_is_refused():
-    with pytest.raises(ConfigurationError, match="by which nothing can be divided"):
-        Scale.of(np.zeros((3, 3), np.float32), "l2")
+@pytest.mark.parametrize("shape", [(3, 9), (0, 9), (3, 1)])
+def test_scales_of_items_that_are_all_alike_or_too_few_are_refused(shape):
+    spaces, found = (Space("old", 2), Space("new", 2)), np.zeros(shape, np.float32)
     with pytest.raises(ConfigurationError, match="pairs of items that are not all alike"):
-        Scale.of(np.zeros((0, 3), np.float32), "l2")
+        Fusion.measure(*spaces, 0.5, [(found, found)])
 
 
 def test_queries_by_one_model_only_are_named():

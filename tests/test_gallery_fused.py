@@ -26,7 +26,7 @@ METRICS = st.sampled_from(["l2", "cosine", "ip"])
 
 def make_pair(old="l2", new="l2", weight=0.5):
     spaces = Space("old@1", 4, old), Space("new@2", 6, new)
-    return Fusion(*spaces, weight, Scale(8.0, 4.0), Scale(6.0, 2.0))
+    return Fusion(*spaces, weight, Scale(4.0, 0.5), Scale(2.0, 1.0))
 
 
 def make(space, ids, rng, kind="plain"):
@@ -256,7 +256,7 @@ def test_a_pair_is_asked_by_both_models_and_a_space_by_one(url):
 
 def test_a_pair_with_a_space_of_small_numbers_cannot_answer(url):
     side = Space("side@1", 4, "l2", "int8")
-    pair = Fusion(side, Space("new@2", 6), 0.5, Scale(1.0, 1.0), Scale(1.0, 1.0))
+    pair = Fusion(side, Space("new@2", 6), 0.5, Scale(1.0, 0.5), Scale(1.0, 0.5))
     gallery = create_gallery(url, side, pair.new, serving=pair.new)
     with pytest.raises(GalleryError, match="cannot answer queries"):
         gallery.serve(pair, query_model=None)
@@ -277,5 +277,5 @@ def test_an_empty_gallery_answers_with_nothing(url):
 
 
 def test_a_scale_that_is_no_number_is_refused():
-    with pytest.raises(ConfigurationError, match="nothing can be divided"):
-        Scale(float("nan"), 1.0)
+    with pytest.raises(ConfigurationError, match="nothing can be fused"):
+        Scale(1.0, float("nan"))

@@ -253,7 +253,7 @@ def test_a_vector_of_unknown_origin_is_not_taken_for_one_of_h(files):
     assert "30 upgraded by h, 10 of unknown origin" in str(made)
 
 
-PAIR = Fusion(OLD, SECOND, 0.5, Scale(1.0, 2.0), Scale(3.0, 4.0))
+PAIR = Fusion(OLD, SECOND, 0.5, Scale(2.0, 0.5), Scale(4.0, 0.5))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from onward.gallery import Reader, Shadow, create_gallery, reader
 from onward.spaces import Embeddings, Space
 
 OLD, NEW = Space("old@1", 3), Space("new@2", 4)
-PAIR = Fusion(OLD, NEW, 0.5, Scale(6.0, 4.0), Scale(8.0, 5.0))
+PAIR = Fusion(OLD, NEW, 0.5, Scale(4.0, 0.5), Scale(5.0, 0.5))
 ITEMS = tuple(f"i{row:02}" for row in range(40))
 ASKED = tuple(f"q{row:02}" for row in range(12))
 NAMES = (f"memory:read-{number}" for number in itertools.count())

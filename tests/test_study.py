@@ -237,7 +237,7 @@ def test_each_arm_has_a_fused_row_and_what_fit_advises_of_seen_and_of_unseen_cla
         h, kind = found.transformation, settings.gallery_classes
         kinds.setdefault((h.new.name, h.digest), []).append(kind)
         said = {"seen": ("new", 0.25), "unseen": ("fused", 0.5)}[kind]
-        fusion = Fusion(h.old, h.new, said[1], Scale(1.0, 2.0), Scale(1.0, 1.0))
+        fusion = Fusion(h.old, h.new, said[1], Scale(2.0, 0.5), Scale(1.0, 0.5))
         return replace(found, transformation=replace(h, serving=Serving(said[0], fusion)))
 
     monkeypatch.setattr(vectors, "fit", advise)

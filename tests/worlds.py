@@ -62,7 +62,7 @@ def world(items=200, seed=0, *, spoil=0.0, seen=1.0, made_by=None):
 
 def paired(h, weight=0.5, old_scale=10.0, new_scale=60.0, advised="fused"):
     """It, with a pair of its spaces that can be served."""
-    scales = Scale(2 * old_scale, old_scale), Scale(2 * new_scale, new_scale)
+    scales = Scale(old_scale, 0.5), Scale(new_scale, 0.5)
     return replace(h, serving=Serving(advised, Fusion(h.old, h.new, weight, *scales)))
 
 

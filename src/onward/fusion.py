@@ -22,49 +22,41 @@ from onward.spaces import Embeddings, Ids, Metric, Origins, Space, check_same_sp
 
 Distances = Float32[np.ndarray, "query item"]
 Serve = Literal["old", "new", "fused"]
+NEAREST = 10
+"""By so many nearest items gaps are measured, or by a third where there are fewer than 30."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the distances of one space lie, over pairs of a query and an item.
+    """What the distances of one space are divided by, and what stands for a distance in the other.
 
     Distances of the metric l2 are squared.
 
     Attributes:
-        mean: their mean.
-        std: their standard deviation, above 0.
+        std: the standard deviation of the distances of queries from items, above 0.
+        gap: of the items that are nearest by this space, how much farther away they are in the
+            other one, each distance divided by its own space's deviation. What lacks a vector
+            there is taken to be that much farther away in it.
 
     Raises:
         ConfigurationError: if one of them is not a finite number, or the deviation is not above 0.
     """
 
-    mean: float
     std: float
+    gap: float
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.mean) and np.isfinite(self.std) and self.std > 0):
+        if not (np.isfinite(self.std) and np.isfinite(self.gap) and self.std > 0):
             raise ConfigurationError(
-                f"the distances of a space have the mean {self.mean!r} and the standard deviation "
-                f"{self.std!r}, by which nothing can be divided",
+                f"the distances of a space have the standard deviation {self.std!r}, with the gap "
+                f"{self.gap!r} to the other, by which nothing can be fused",
                 "measure them on pairs of items that are not all alike",
             )
 
-    @classmethod
-    def of(cls, distances: Float32[np.ndarray, "..."], metric: Metric) -> "Scale":
-        """Return that of the distances of some pairs.
-
-        Raises:
-            ConfigurationError: if they are all alike, or there are none.
-        """
-        values = _summed(distances, metric)
-        if not values.size:
-            return cls(float("nan"), float("nan"))
-        return cls(float(values.mean()), float(values.std()))
-
     def to_json(self) -> dict[str, float]:
         """Return both as plain values."""
-        return {"mean": self.mean, "std": self.std}
+        return {"std": self.std, "gap": self.gap}
 
 
 @dataclass(frozen=True)
@@ -72,8 +64,8 @@ class Fusion:
     """What a fused distance is made of: `w d_old / s_old + (1 - w) d_new / s_new`.
 
     Distances of the metric l2 are squared in it, so that for l2 and the cosine it is a squared
-    distance of the two vectors put side by side. An item that has one vector only is taken to be as
-    many standard deviations from the mean in the space that it lacks as it is in the other.
+    distance of the two vectors put side by side. Of an item that has one vector only, the other
+    distance is taken to be that one and the gap between the two spaces; see `Scale`.
 
     Attributes:
         old: the space of the old vectors.
@@ -122,15 +114,42 @@ class Fusion:
         fused = self.weight * of_old + (1 - self.weight) * of_new
         lacks = np.isnan(fused)
         if lacks.any():
-            apart = (
-                self.old_scale.mean / self.old_scale.std - self.new_scale.mean / self.new_scale.std
-            )
-            one = np.where(
-                np.isnan(of_old), of_new + self.weight * apart, of_old - (1 - self.weight) * apart
-            )
-            fused = np.where(lacks, one, fused)
+            old_alone = of_old + (1 - self.weight) * self.old_scale.gap
+            new_alone = of_new + self.weight * self.new_scale.gap
+            fused = np.where(lacks, np.where(np.isnan(of_old), new_alone, old_alone), fused)
         rounded: Distances = np.clip(fused, -LARGEST, LARGEST).astype(np.float32)
         return rounded + np.float32(0)  # -0.0 becomes 0.0
+
+    @classmethod
+    def measure(
+        cls, old: Space, new: Space, weight: float, found: Sequence[tuple[Distances, Distances]]
+    ) -> "Fusion":
+        """Return a pair with the scales that distances have.
+
+        Args:
+            old: the old space.
+            new: the new one.
+            weight: that of the old space.
+            found: the distances of queries from items, in some galleries: in the old space, and of
+                the same queries and items in the new one; NaN where an item is the query itself.
+
+        Raises:
+            ConfigurationError: if the distances of a space are all alike, or there are none.
+        """
+        spaces = old, new
+        summed = [
+            [_summed(one, space.metric) for one, space in zip(both, spaces, strict=True)]
+            for both in found
+        ]
+        stds = [_deviation(each) for each in zip(*summed, strict=True)]
+        scaled = [
+            [one / (std or np.nan) for one, std in zip(both, stds, strict=True)] for both in summed
+        ]
+        scales = []
+        for at, std in enumerate(stds):
+            gaps = np.concatenate([_gaps(both[at], both[1 - at]) for both in scaled])
+            scales.append(Scale(std, float(gaps.mean()) if len(gaps) else np.nan))
+        return cls(old, new, weight, *scales)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -332,6 +351,24 @@ def fuse(fusion: Fusion, old: Embeddings, new: Embeddings, what: str) -> FusedEm
 def _joined(one: Embeddings, other: Embeddings) -> Embeddings:
     vectors = np.concatenate([one.vectors, other.vectors])
     return Embeddings(one.ids + other.ids, vectors, one.space)
+
+
+def _deviation(distances: Sequence[Float64[np.ndarray, "query item"]]) -> float:
+    """Return the standard deviation of all that are known; NaN if none is."""
+    every = np.concatenate([one.ravel() for one in distances])
+    known = every[~np.isnan(every)]
+    return float(known.std()) if len(known) else float("nan")
+
+
+def _gaps(
+    near: Float64[np.ndarray, "query item"], other: Float64[np.ndarray, "query item"]
+) -> Float64[np.ndarray, " near"]:
+    """Return how much farther in the other space the items are that are nearest to each query."""
+    count = min(NEAREST, near.shape[1] // 3)
+    first = np.argsort(near, axis=1, kind="stable")[:, :count]  # NaN is last
+    differences = np.take_along_axis(other - near, first, axis=1)
+    found: np.ndarray = differences[~np.isnan(differences)]
+    return found
 
 
 def _summed(distances: Float32[np.ndarray, "..."], metric: Metric) -> Float64[np.ndarray, "..."]:

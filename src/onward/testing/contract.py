@@ -34,7 +34,7 @@ from onward.spaces import Embeddings, Space
 OLD, SIDE, NEW = Space("old@1", 4), Space("side@1", 3), Space("new@2", 5)
 COSINE, IP = Space("angle@3", 4, "cosine"), Space("dot@3", 4, "ip")
 PAIRS = [
-    Fusion(old, new, weight, Scale(2.5, 1.5), Scale(1.0, 0.5))
+    Fusion(old, new, weight, Scale(1.5, 0.5), Scale(0.5, 0.5))
     for old, new, weight in ((OLD, NEW, 0.5), (COSINE, NEW, 0.2), (IP, COSINE, 0.7))
 ]
 NAMES = ("id", "select", "größe", "9", "!", "a" * 300, "x__origin", "query-index")

@@ -14,7 +14,7 @@ from onward.errors import ConfigurationError
 from onward.evaluation.distances import doubles, exact_distances
 from onward.evaluation.intervals import Interval
 from onward.evaluation.serving import EVEN, SERVED, WEIGHTS, Found, advise
-from onward.fusion import FusedEmbeddings, Fusion, Scale, Serve, Serving
+from onward.fusion import Distances, FusedEmbeddings, Fusion, Serve, Serving
 from onward.plain import Plain
 from onward.spaces import Embeddings
 from onward.training.fit.selection import Judge
@@ -122,18 +122,18 @@ def serve_unmeasured(olds: Asked, news: Asked, *, seed: int) -> ServingChoice:
 def _pair(olds: Sequence[Asked], news: Sequence[Asked], seed: int) -> tuple[Fusion | None, str]:
     """Return the pair of even weight; or None, and why there is none."""
     spaces = olds[0][0].space, news[0][0].space
+    found = zip(_distances(olds, seed), _distances(news, seed), strict=True)
     try:
-        scales = [
-            Scale.of(np.concatenate(list(_distances(each, seed))), space.metric)
-            for each, space in zip((olds, news), spaces, strict=True)
-        ]
-        return Fusion(*spaces, EVEN, *scales), ""
+        return Fusion.measure(*spaces, EVEN, list(found)), ""
     except ConfigurationError as error:
         return None, f"; there is no fused pair, for {error}"
 
 
-def _distances(galleries: Sequence[Asked], seed: int) -> Iterator[np.ndarray]:
-    """Give distances of queries from items of each gallery; no query's from itself."""
+def _distances(galleries: Sequence[Asked], seed: int) -> Iterator[Distances]:
+    """Give distances of queries from items of each gallery; NaN of a query from itself.
+
+    The same queries and items in either space.
+    """
     share = max(MOST_MEASURED // len(galleries), 1)
     for place, (queries, gallery) in enumerate(galleries):
         random = np.random.default_rng([seed, 2, place])
@@ -144,7 +144,8 @@ def _distances(galleries: Sequence[Asked], seed: int) -> Iterator[np.ndarray]:
         found = exact_distances(
             doubles(asked.vectors, metric), doubles(there.vectors, metric), metric
         )
-        yield found[np.array(asked.ids)[:, None] != np.array(there.ids)]
+        found[np.array(asked.ids)[:, None] == np.array(there.ids)] = np.nan
+        yield found
 
 
 def _cells(
