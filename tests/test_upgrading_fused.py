@@ -289,6 +289,15 @@ def test_what_the_fit_found_on_what_it_held_out_stands_where_it_does_no_harm():
     assert advised == [("new", "new"), ("fused", "fused")]
 
 
+def test_what_the_fit_found_does_not_stand_where_fused_search_finds_less_in_the_mean():
+    gallery, new, h = world(200, seed=7, seen=0.6)
+    found = forecast(gallery, Routes((paired(h, 0.1, 9.3, 63.0, "fused"),)), new)
+    advice = found.whole.cell("fused").advice
+    assert -0.005 < advice.gained.estimate < 0  # so little that the rule calls it no harm
+    assert advice.advised == "new"
+    assert advice.reason == "fused search finds less in the mean"
+
+
 def test_agreement_advises_no_fused_search_and_the_plan_says_that_it_cannot_tell():
     gallery, new, h = world(200, spoil=1.0, seen=0.7)
     plan = plan_upgrade(unlabelled(gallery), paired(h, 0.5, 9.3, 63.0), sample=new)

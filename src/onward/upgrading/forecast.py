@@ -590,7 +590,7 @@ def _advise(trial: Trial, metric: str, now: Found, new: Found, fused: Found) -> 
     """Return what to serve, by what queries find in what answers now, the new space, and the pair.
 
     The one weight is the pair's. Fused search must be clearly better, unless the fit advises it by
-    what it held out: then it need only do no harm here.
+    what it held out: then it need only do no harm here, and find no less in the mean.
     """
     rows = np.flatnonzero(~np.isnan(now[metric]))
     candidates = (
@@ -598,7 +598,7 @@ def _advise(trial: Trial, metric: str, now: Found, new: Found, fused: Found) -> 
     )
     found_now, found_new, found_fused = candidates
     assert trial.fusion is not None  # noqa: S101 (there is a pair)
-    return advise(
+    advice = advise(
         found_now,
         found_new,
         lambda _: found_fused,
@@ -608,6 +608,9 @@ def _advise(trial: Trial, metric: str, now: Found, new: Found, fused: Found) -> 
         seen=False,
         weights=(trial.fusion.weight,),
     )
+    if advice.advised == "fused" and advice.gained is not None and advice.gained.estimate < 0:
+        return replace(advice, advised="new", reason="fused search finds less in the mean")
+    return advice
 
 
 def _backfill(share: float) -> str:
