@@ -165,8 +165,9 @@ def test_a_command_works_or_says_what_to_install(answers, call, needed):
 @pytest.mark.slow
 def test_without_torch_fit_keeps_ridge_and_says_what_the_network_needs(answers):
     code, _, err = answers["fit old.parquet new.parquet fitted"]
-    kept = err.splitlines()[-1]
+    *_, kept, serve = err.splitlines()
     assert (code, kept.startswith("kept: new/old ridge")) == (0, True)
+    assert serve.startswith("serve: ")
     assert "torch is not installed: pip install 'onward[fit]'" in kept
 
 
