@@ -127,8 +127,10 @@ def test_h_alone_and_what_is_stored_are_two_rows(files):
         assert found["cells"][cell] == by_hand(files, cell, BY_H)
     stored = found["as_stored"]
     assert stored["items"] == ROWS
-    assert list(stored["cells"]) == ["old/old", "new/old as stored", "new/new"]
+    rows = ["old/old", "new/old as stored", "new/old as stored fused", "new/new"]
+    assert list(stored["cells"]) == rows
     everything = numbered(ROWS)
+    assert found["fusion"]["weight"] == 0.5
     assert stored["cells"]["new/old as stored"] == by_hand(files, "new/old", everything)
     assert stored["cells"]["new/new"] == by_hand(files, "new/new", everything)
     # What the sample's own vectors find is not h's.
@@ -148,8 +150,8 @@ def test_the_two_rows_are_printed_each_among_its_own_items(files):
     stored = lines.index(
         "as stored, 20 % embedded (40 items: 8 embedded by the new model, 32 upgraded by h):"
     )
-    assert [line.split()[0] for line in lines[alone + 2 : alone + 5]] == [
-        "old/old", "new/old", "new/new",
+    assert [line.split("  ")[0] for line in lines[alone + 2 : alone + 6]] == [
+        "old/old", "new/old", "new/old fused", "new/new",
     ]  # fmt: skip
     assert lines[stored + 3].startswith("new/old as stored")
     assert not any(line.startswith("new/old  ") for line in lines[stored:])
@@ -193,9 +195,11 @@ def test_without_full_backfill_the_rows_are_the_same_and_no_gain_is_known(files,
     judged = ("--qrels", files / "qrels", "--json")
     found = json.loads(answer(*words_of(files, *asked, *judged)))
     bare = json.loads(answer(*without_new(files, *asked, *judged)))
-    assert list(bare["cells"]) == ["old/old", "new/old"]
-    assert bare["cells"]["new/old"] == found["cells"]["new/old"]
-    assert list(bare["as_stored"]["cells"]) == ["old/old", "new/old as stored"]
+    assert list(bare["cells"]) == ["old/old", "new/old", "new/old fused"]
+    for cell in ("new/old", "new/old fused"):
+        assert bare["cells"][cell] == found["cells"][cell]
+    stored = ["old/old", "new/old as stored", "new/old as stored fused"]
+    assert list(bare["as_stored"]["cells"]) == stored
     assert bare["update_gain"]["map"] is None
     assert bare["next_steps"] == []
 
@@ -221,7 +225,8 @@ def test_a_gallery_that_was_embedded_whole_has_no_row_of_h(files):
     )
     found = json.loads(answer(*words_of(files, "--exclude-self", "--json")))
     assert "cells" not in found
-    assert list(found["as_stored"]["cells"]) == ["old/old", "new/old as stored", "new/new"]
+    rows = ["old/old", "new/old as stored", "new/old as stored fused", "new/new"]
+    assert list(found["as_stored"]["cells"]) == rows
     shown = answer(*words_of(files, "--exclude-self"))
     assert shown.startswith("as stored, 100 % embedded (40 items: 40 embedded by the new model):")
     words = ["report", files / "page.html", *words_of(files, "--exclude-self")[1:]]
@@ -286,6 +291,22 @@ def test_the_pair_of_a_transformation_is_a_row_of_h_alone_and_of_what_is_stored(
     page = (files / "page.html").read_text(encoding="utf-8")
     assert "new/old fused" in page
     assert "queries by both models, both distances count" in page
+
+
+def test_without_a_transformation_the_pair_has_equal_weights_and_the_scales_of_the_files(files):
+    old, up = (Embeddings.load(files / f"{name}.parquet") for name in ("old", "up"))
+    new = Embeddings.load(files / "new.parquet")
+    shown = CliRunner().invoke(
+        app, [str(word) for word in words_of(files, "--exclude-self", "--json")]
+    )
+    assert "fused search is compared with equal weights and scales of these" in shown.stderr
+    pair = Fusion.from_json(json.loads(shown.stdout)["fusion"])
+    assert (pair.old, pair.new, pair.weight) == (OLD, SECOND, 0.5)
+    others = ~np.eye(ROWS, dtype=bool)
+    for scale, asked, there in ((pair.old_scale, old, old), (pair.new_scale, new, up)):
+        apart = asked.vectors[:, None].astype(np.float64) - there.align(asked.ids).vectors
+        distances = (apart**2).sum(axis=2)[others]
+        assert scale.std == pytest.approx(distances.std())
 
 
 def test_a_fused_row_has_an_agreement_too(files, fused):

@@ -184,7 +184,7 @@ class Compared(Judging):
         old: the items by the old model: .parquet.
         upgraded: the items after the upgrade: .parquet.
         new: the items by the new model: .parquet; needed unless queries are given.
-        transformation: what `fit` wrote: its fused pair of old and new vectors is compared too.
+        transformation: what `fit` wrote, for its fused pair: without it, one of equal weights.
     """
 
     old: Path
@@ -192,15 +192,24 @@ class Compared(Judging):
     new: Path | None = None
     transformation: Path | None = None
 
-    @property
-    def fusion(self) -> "Fusion | None":
-        """The pair of the transformation, if one is given.
+    def fusion(self, cells: "Cells") -> "Fusion | None":
+        """Return the pair that is compared as fused search.
+
+        That of the transformation, or else one of equal weights whose scales are those of these
+        queries and items; None if their distances do not differ.
 
         Raises:
-            ConfigurationError: if it has none.
+            ConfigurationError: if the transformation has none.
         """
+        from onward.evaluation.comparison import OLD, UPGRADED
+        from onward.training.fit.serving import serve_unmeasured
+
         if self.transformation is None:
-            return None
+            tell(
+                "fused search is compared with equal weights and scales of these queries and "
+                "items; --transformation names the pair that fit chose"
+            )
+            return serve_unmeasured(cells[OLD], cells[UPGRADED], seed=0).fusion
         serving = onward.Transformation.load(self.transformation).serving
         if serving is None:
             raise ConfigurationError(
@@ -244,7 +253,7 @@ def compare_cells(cells: "Cells", asked: Compared) -> "UpgradeComparison":
     if asked.judgements is None and all(queries.labels is None for queries, _ in cells.values()):
         _check_agreement(cells, asked)
         return compare_upgraded(
-            cells, exclude_self=asked.exclude_self, relevance=None, fusion=asked.fusion
+            cells, exclude_self=asked.exclude_self, relevance=None, fusion=asked.fusion(cells)
         )
     asked.tell_numbering(*cells.values())
     return compare_upgraded(
@@ -252,7 +261,7 @@ def compare_cells(cells: "Cells", asked: Compared) -> "UpgradeComparison":
         exclude_self=asked.exclude_self,
         relevance=lambda queries, gallery: asked.relevance(queries, gallery, asked.cameras),
         metrics=asked.names,
-        fusion=asked.fusion,
+        fusion=asked.fusion(cells),
     )
 
 
