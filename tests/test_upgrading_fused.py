@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pages import Elements
 from upgrades import run_upgrade, steps_of
 from worlds import NEW, OLD, SIDE, paired, unlabelled, unsure, world
 
@@ -18,6 +19,7 @@ from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import agreement, count_neighbours, rank, search
 from onward.evaluation.serving import Found, advise
 from onward.fusion import FusedEmbeddings
+from onward.report import write_backfill_report
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import (
@@ -213,6 +215,21 @@ def test_the_advice_says_how_fused_search_does_beside_one_space(first, last, wor
     assert said.startswith(words)
     assert "points [-0.4, +0.4]" in said or "all the way" in said
     assert said.endswith(" beside full backfill. It embeds every query by both models.")
+
+
+def test_the_page_of_a_backfill_draws_fused_search_beside_the_new_space(tmp_path):
+    gallery, new, h = world(60, spoil=1.0)
+    plan = plan_backfill(gallery, paired(h), sample=new)
+    write_backfill_report(tmp_path / "page.html", plan, facts={})
+    page = Elements((tmp_path / "page.html").read_text())
+    names = ["cmc@1", "fused cmc@1", "map", "fused map"]
+    headings = [one["text"] for one in page.of("h2")]
+    assert headings[1:5] == [f"{name} against the share embedded" for name in names]
+    mean = 100 * plan.fused.auc("oracle", "map")
+    shown = [one["text"] for one in page.of("text") if "name" in one.get("class", "")]
+    assert f"oracle, auc@22 {mean:.1f}" in shown
+    words = "".join(one["text"] for one in page.of("p"))
+    assert words.count("The old vectors and the new ones answer together.") == 2
 
 
 # What is advised

@@ -49,6 +49,11 @@ EXPLAINED = {
     "agreement": "Without labels: the share of the neighbours that full backfill would give.",
 }
 """Of each metric that is drawn of a backfill, what it is."""
+STARTS = "On the left the upgrade alone, on the right full backfill."
+FUSED_STARTS = (
+    "The old vectors and the new ones answer together. On the left the new ones are all upgraded, "
+    "on the right all embedded."
+)
 ABOUT_METRICS = (
     "<b>map</b>, mean average precision, says how high <em>all</em> items of the query’s class "
     "stand in its results: 100 % if nothing else stands before them. <b>cmc@k</b> is the share of "
@@ -476,7 +481,12 @@ def write_backfill_report(
         facts: how the numbers came to be, such as the command.
     """
     advice = section("advice", "Advice", f'<p class="verdict">{escape(plan.advice)}</p>')
-    drawn = [_backfill_curves(plan, metric) for metric in EXPLAINED if metric in plan.metrics]
+    drawn = [
+        _backfill_curves(plan, metric, fused=fused)
+        for metric in EXPLAINED
+        for fused in ((False,) if plan.fused is None else (False, True))
+        if metric in plan.metrics
+    ]
     write_page(
         path,
         "What a backfill would bring",
@@ -487,9 +497,13 @@ def write_backfill_report(
     )
 
 
-def _backfill_curves(plan: BackfillPlan, metric: str) -> str:
-    by_order = {one: plan.drawn.on_grid(one, metric).tolist() for one in plan.drawn.values}
-    values = [value for curve in by_order.values() for value in curve]
+def _backfill_curves(plan: BackfillPlan, metric: str, *, fused: bool) -> str:
+    """Return the curves of one metric, by the new space alone or by fused search, drawn alike."""
+    both = [one for one in (plan.drawn, plan.fused) if one is not None]
+    values = [value for one in both for order in one.values for value in one.on_grid(order, metric)]
+    shown = both[-1] if fused else plan.drawn
+    by_order = {one: shown.on_grid(one, metric).tolist() for one in shown.values}
+    name, starts = (f"fused {metric}", FUSED_STARTS) if fused else (metric, STARTS)
     drawn = curves(
         [
             Line(
@@ -502,22 +516,22 @@ def _backfill_curves(plan: BackfillPlan, metric: str) -> str:
         ],
         levels=levels_around(min(values), max(values)),
         ticks=[(share, f"{100 * share:.0f}") for share in _SHARES],
-        titles=(f"{metric}, %", "items embedded by the new model, %"),
+        titles=(f"{name}, %", "items embedded by the new model, %"),
     )
     rows = [
         table_row(percent(share), map(percent, of_orders))
         for share, *of_orders in zip(GRID, *by_order.values(), strict=True)
     ]
-    means = table_row(plan.auc_name, [percent(plan.drawn.auc(one, metric)) for one in by_order])
+    means = table_row(plan.auc_name, [percent(shown.auc(one, metric)) for one in by_order])
     heads = ["embedded, %", *by_order]
     return _drawn_section(
-        metric.replace("@", "-at-"),
-        f"{metric} against the share embedded",
-        f"{EXPLAINED[metric]} On the left the upgrade alone, on the right full backfill. "
+        name.replace("@", "-at-").replace(" ", "-"),
+        f"{name} against the share embedded",
+        f"{EXPLAINED[metric]} {starts} "
         "By uncertainty, what the transformation is least sure of is embedded first; the oracle "
         "begins with what is farthest off, which only full backfill would tell.",
         drawn,
-        table(heads, [*rows, means], f"{metric}, %", wide=f"{metric} in numbers"),
+        table(heads, [*rows, means], f"{name}, %", wide=f"{name} in numbers"),
     )
 
 
