@@ -311,7 +311,17 @@ def test_a_shadow_ends_by_itself(monkeypatch):
     for _ in range(3):
         shadow.ask(ASKED[:4], asks.search(ASKED[:4], 3))
     assert (shadow.result().live, shadow.result().compared) == (12, 5)
-    assert given[NEW.name].calls <= 8
+    assert given[NEW.name].calls == 5
+
+
+def test_a_shadow_that_always_fails_ends_by_itself_too(monkeypatch):
+    monkeypatch.setattr(reader, "MOST", 5)
+    asks = Reader(make_gallery(), {OLD: Model(OLD), NEW: lambda queries: embed(OLD, queries)})
+    shadow = Shadow(asks, NEW, share=1.0)
+    for _ in range(3):
+        shadow.ask(ASKED[:4], asks.search(ASKED[:4], 3))
+    assert (shadow.result().compared, shadow.result().failed) == (0, 5)
+    assert "has embedded queries in old@1" in shadow.result().failure
 
 
 def test_a_query_that_is_asked_again_and_again_proves_no_more_than_once():

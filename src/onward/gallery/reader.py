@@ -43,7 +43,7 @@ Embed = Callable[[Any], Embeddings]
 """A model as a reader needs it: from queries to their embeddings, one for each, in their order."""
 
 MOST = 10_000
-"""After this number of queries a shadow looks at no more: its intervals are a point or two wide."""
+"""After this number of queries a shadow asks no more: its intervals are two points wide at most."""
 LONGEST_FAILURE = 500
 """Characters that are kept of why a shadow query failed."""
 
@@ -189,8 +189,8 @@ class Shadowed(Plain):
         shadow: the space or the pair that was asked besides.
         share: of the live queries that are asked of it, in (0, 1].
         k: how many of the nearest items were compared.
-        live: how many live queries the shadow was told of.
-        elsewhere: of these, how many were answered from something else than `served`: passed over.
+        live: how many live queries were given to the shadow.
+        elsewhere: how many of these were answered from something else than `served`: passed over.
         compared: how many were asked of the shadow too, and compared.
         failed: how many could not be asked of it.
         failure: why the last of these could not.
@@ -231,11 +231,11 @@ class Shadowed(Plain):
 class Shadow:
     """Asks a share of the live queries of what does not serve yet, and keeps what would change.
 
-    `ask` is told of each answer, best after it was sent. Nothing runs beside: in the thread that
-    calls it, `ask` takes one more search for each query that it chooses, and next to nothing for
+    `ask` is given each answer, best after it was sent. It has no thread of its own: in the thread
+    that calls it, it takes one more search for each query that it chooses, and next to nothing for
     the others. It never raises. It may be called from several threads. Whether a query is chosen
-    goes by a digest of its id, so that the same queries are in each process and each day. What is
-    kept is bounded: after `MOST` queries nothing more is asked.
+    goes by a digest of its id, so that each process chooses the same queries. What is kept is
+    bounded: after `MOST` queries, compared or failed, nothing more is asked.
 
     Args:
         reader: what answers the live queries; it needs the models of the shadow, too.
@@ -296,11 +296,11 @@ class Shadow:
         with self._lock:
             self._live += count
             self._elsewhere += count if is_elsewhere else 0
-            if is_elsewhere or len(self._seen) >= MOST:
+            if is_elsewhere:
                 return
         for row, item in enumerate(answered.ranking.query_ids):
             try:
-                if self._chooses(item):
+                if self._has_room() and self._chooses(item):
                     self._compare(item, queries[row : row + 1], answered.ranking, row)
             except Exception as error:
                 with self._lock:
@@ -318,6 +318,11 @@ class Shadow:
         )
         said = (self._served, self._what, self._share, self._k)
         return Shadowed(*said, *counts, len(seen), failed, failure, overlaps, flips)
+
+    def _has_room(self) -> bool:
+        """Say whether more queries are to be asked."""
+        with self._lock:
+            return len(self._seen) + self._failed < MOST
 
     def _chooses(self, item: str) -> bool:
         """Say whether a query is among the share."""
@@ -337,5 +342,4 @@ class Shadow:
         most = max(len(given), len(found))
         overlap = len({*given} & {*found}) / most if most else 1.0
         with self._lock:
-            if len(self._seen) < MOST:
-                self._seen.append((item, overlap, given[:1] != found[:1]))
+            self._seen.append((item, overlap, given[:1] != found[:1]))
