@@ -444,6 +444,10 @@ def test_what_is_required_is_required_of_what_is_to_be_served(predicted):
     assert (fused.answer, fused.verdict.met) == ("open", True)
     alone = decide(predicted, require=require, serve="new")
     assert (alone.answer, alone.advised) == ("closed", "fused")
+    within, full = predicted.within, Requirement.parse("map >= 0.9 * new/new")
+    for served, cell in {"new": "upgrade", "fused": "fused"}.items():
+        verdict = decide(predicted, require=full, serve=served).verdict
+        assert verdict.value == within.value("map", cell)
 
 
 def test_fused_search_without_a_pair_and_another_word_are_refused():

@@ -130,7 +130,8 @@ class Requirement:
 
         Args:
             prediction: of each way to go.
-            written: name of the cell of what will be written; of the upgrade where it is not known.
+            written: name of the cell of what will be written; where it is not known, of the same
+                without the sample.
 
         Raises:
             UpgradeError: if the prediction does not know the metric.
@@ -148,7 +149,8 @@ class Requirement:
             )
         cell = NOTHING if self.cell == OLD else EVERYTHING
         compared = 1.0 if self.cell is None else judge.value(self.metric, cell)
-        value = judge.value(self.metric, written if judge.has(written) else UPGRADE)
+        alone = FUSED if written == FUSED_WITH_SAMPLE else UPGRADE
+        value = judge.value(self.metric, written if judge.has(written) else alone)
         return self.compare(value, compared)
 
     def compare(self, value: float, compared: float = 1.0) -> "Verdict":
