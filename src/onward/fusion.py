@@ -122,7 +122,7 @@ class Fusion:
 
     @classmethod
     def measure(
-        cls, old: Space, new: Space, weight: float, found: Sequence[tuple[Distances, Distances]]
+        cls, old: Space, new: Space, weight: float, found: Sequence[tuple[np.ndarray, np.ndarray]]
     ) -> "Fusion":
         """Return a pair with the scales that distances have.
 
@@ -353,7 +353,7 @@ def _joined(one: Embeddings, other: Embeddings) -> Embeddings:
     return Embeddings(one.ids + other.ids, vectors, one.space)
 
 
-def _deviation(distances: Sequence[Float64[np.ndarray, "query item"]]) -> float:
+def _deviation(distances: Sequence[np.ndarray]) -> float:
     """Return the standard deviation of all that are known; NaN if none is."""
     every = np.concatenate([one.ravel() for one in distances])
     known = every[~np.isnan(every)]
