@@ -396,7 +396,7 @@ def test_a_start_with_a_limit_that_is_none_writes_nothing(files, gallery):
 def test_every_next_step_names_a_command_that_there_is():
     for command in NEXT_COMMANDS.values():
         for one in command.split(", then "):
-            words = one.removeprefix("onward ")
+            words = one.removeprefix("onward ").partition(" --")[0]
             assert {words, f"{words} run", f"{words} all"} & set(COMMANDS)
 
 
