@@ -67,6 +67,67 @@ def test_the_pair_and_its_new_space_alone_are_verified_each_by_itself():
     assert upgrade.roll_back().serving == OLD
 
 
+def test_that_one_pair_may_serve_says_nothing_of_another():
+    _, upgrade, _ = run_upgrade()
+    upgrade.verify(serve="fused")
+    other = replace(PAIR, weight=0.9)
+    with pytest.raises(UpgradeError, match=r"may serve, not .*0.9 of the old; .* the same fusion"):
+        upgrade.cut_over(query_model=None, serve="fused", fusion=other)
+    upgrade.verify(serve="fused", fusion=other)
+    assert upgrade.status().verification == "passed"
+    assert upgrade.cut_over(query_model=None, serve="fused", fusion=other).fusion == other
+
+
+def after_a_pair():
+    """Return a gallery that answers from a pair, with an item that has its old vector only."""
+    gallery, _, h = world()
+    gallery.add(Embeddings(("no side",), np.ones((1, 6), np.float32), OLD))
+    upgrade = Upgrade(gallery, replace(h, serving=Serving("fused", PAIR)))
+    upgrade.start()
+    upgrade.run()
+    upgrade.verify(serve="fused")
+    upgrade.cut_over(query_model=None, serve="fused")
+    third = Space("third@3", 8)
+    following = Upgrade(gallery, scaled(2.0, NEW, third))
+    following.start()
+    following.run()
+    return gallery, following, third
+
+
+def test_what_a_pair_finds_by_its_old_space_alone_the_next_upgrade_does_not_lose_unsaid():
+    _, following, third = after_a_pair()
+    verification = following.verify()
+    assert not verification.passed
+    assert [one.examples for one in verification.lost] == [("no side",)]
+    assert following.verify(leave_out=True).passed
+    kept = Fusion(OLD, third, 0.4, Scale(12.0, 4.0), Scale(60.0, 20.0))
+    assert following.verify(serve="fused", fusion=kept).passed
+    by_new = replace(kept, old=NEW)
+    assert not following.verify(serve="fused", fusion=by_new).passed
+
+
+def test_rolling_back_to_a_pair_finds_what_has_either_of_its_vectors():
+    gallery, following, third = after_a_pair()
+    following.verify(leave_out=True)
+    following.cut_over(query_model=None)
+    late = [Embeddings(("late",), np.ones((1, of.dim), np.float32), of) for of in (OLD, third)]
+    gallery.add(*late)
+    assert following.status().natives is None
+    assert following.roll_back().fusion == PAIR
+
+
+def test_an_upgrade_into_the_old_space_of_a_pair_is_not_aborted():
+    gallery, following, third = after_a_pair()
+    pair = Fusion(NEW, third, 0.4, Scale(1.0, 1.0), Scale(1.0, 1.0))
+    gallery.serve(pair, query_model=None)
+    _, _, h = world()
+    with pytest.raises(UpgradeError, match="cannot be aborted: rolling back returns to it"):
+        Upgrade(gallery, h).abort()
+    following.complete(now=True)
+    with pytest.raises(UpgradeError, match="cannot be aborted: it answers queries"):
+        Upgrade(gallery, h).abort()
+
+
 def test_the_next_step_after_verifying_the_pair_is_to_serve_it():
     _, upgrade, _ = run_upgrade()
     verification = upgrade.verify(serve="fused")

@@ -253,13 +253,13 @@ def _embed_some(upgrade: "onward.Upgrade", given: PlanOptions) -> "onward.Embedd
     import numpy as np
 
     from onward.upgrading.evidence import fitted_items
-    from onward.upgrading.routes import answering_space
+    from onward.upgrading.routes import answering_spaces
 
     assert given.model is not None  # noqa: S101  # one of the two is given
     model, gallery = onward.EmbeddingModel.load(given.model), upgrade.gallery
     embed = open_embedder(gallery, model, given.device, given.max_pixels)
     fitted = fitted_items(upgrade.routes)
-    now = answering_space(gallery.view(), upgrade.routes)
+    now = answering_spaces(gallery.view(), upgrade.routes)[0]
     drawn = gallery.sample([now], given.sample_rows + len(fitted), seed=given.seed)
     ids = tuple(item for item in drawn if item not in fitted)[: given.sample_rows]
     parts: list[onward.Embeddings] = []

@@ -58,16 +58,19 @@ def choose_pair(
     return pair
 
 
-def check_verified(view: GalleryView, routes: Routes, serve: Answering, *, force: bool) -> str:
+def check_verified(view: GalleryView, routes: Routes, pair: Fusion | None, *, force: bool) -> str:
     """Return what the verification is; refuse to go on if it is not passed, unless forced."""
-    verified = verification_state(view, routes, serve)
+    verified = verification_state(view, routes, pair)
+    serve: Answering = "new" if pair is None else "fused"
     if verified != "passed" and not force:
-        other = verified_last(view, routes)
-        why = NOT_VERIFIED[verified]
+        why, other = NOT_VERIFIED[verified], verified_last(view, routes)
         if verified == "none" and other is not None:
+            was, of_pair = other
+            says = (SERVED_AS[was], SERVED_AS[serve]) if was != serve else (of_pair, pair)
+            same = "" if was != serve else " and the same fusion"
             why = (
-                f"what was verified is that {SERVED_AS[other]} may serve, not "
-                f"{SERVED_AS[serve]}; verify with serve={serve!r}"
+                f"what was verified is that {says[0]} may serve, not {says[1]}; "
+                f"verify with serve={serve!r}{same}"
             )
         verify = "verify" if serve == "new" else "verify_fused"
         raise UpgradeError(

@@ -12,7 +12,7 @@ another upgrade than was started, is refused here. Nothing here writes.
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
@@ -20,6 +20,7 @@ from typing import Any
 
 from onward.artifacts import canonical_json, digest
 from onward.errors import ConfigurationError, EmbeddingsError, UpgradeError
+from onward.fusion import Fusion
 from onward.gallery import (
     Batch,
     Derived,
@@ -68,12 +69,16 @@ class Part:
             if not set(part.filled) & set(part.empty):
                 yield part
 
-    def split(self, space: Space) -> Iterator["Part"]:
-        """Give those of these rows that have a vector in a space, and those that have none."""
-        if space not in self.empty:
-            yield Part(_together(self.filled, (space,)), self.empty)
-        if space not in self.filled:
-            yield Part(self.filled, _together(self.empty, (space,)))
+    def split(self, spaces: Sequence[Space]) -> Iterator["Part"]:
+        """Give these rows in disjoint parts, by which of some spaces they have vectors in."""
+        if not spaces:
+            yield self
+            return
+        first, *others = spaces
+        if first not in self.empty:
+            yield from Part(_together(self.filled, (first,)), self.empty).split(others)
+        if first not in self.filled:
+            yield from Part(self.filled, _together(self.empty, (first,))).split(others)
 
     def among(self, spaces: Collection[Space]) -> "Part | None":
         """Return the same rows of a gallery that has these spaces only; None if there are none.
@@ -472,7 +477,7 @@ class Blocked(CountedRows):
 
     Attributes:
         reason: what they lack, or what is wrong with what the transformation makes of them.
-        answering: whether these rows can be found until cutting over.
+        answering: whether these rows can be found now, and cannot after cutting over.
     """
 
     reason: str
@@ -515,7 +520,9 @@ class Work:
         return fields_of(self, without=("left",))
 
 
-def measure_work(view: GalleryView, routes: Routes, *, has_left: bool = False) -> Work:
+def measure_work(
+    view: GalleryView, routes: Routes, *, pair: Fusion | None = None, has_left: bool = False
+) -> Work:
     """Count what is done, to be done and blocked.
 
     Vectors are read only if a run has left rows that get none, and only of rows without one.
@@ -523,9 +530,12 @@ def measure_work(view: GalleryView, routes: Routes, *, has_left: bool = False) -
     Args:
         view: the gallery.
         routes: the transformations.
+        pair: what is to answer queries; None for the new space alone.
         has_left: whether a run that is not in the journal yet has left such rows.
     """
-    spaces, answering = view.spaces(), answering_space(view, routes)
+    spaces, now = view.spaces(), answering_spaces(view, routes)
+    then = () if pair is None else (pair.old,)
+    split = tuple(dict.fromkeys((*now, *then)))
     found: dict[tuple[str, bool], Blocked] = {}
 
     def add(blocked: Blocked) -> None:
@@ -533,17 +543,19 @@ def measure_work(view: GalleryView, routes: Routes, *, has_left: bool = False) -
         found[key] = blocked if key not in found else found[key].joined(blocked)
 
     for part in routes.uncarried:
-        for one in Part(part.filled, (*part.empty, routes.new)).split(answering):
+        for one in Part(part.filled, (*part.empty, routes.new)).split(split):
             there = one.among(spaces)
             rows = 0 if there is None else view.count(there.filled, there.empty)
             if there is not None and rows:
                 examples = view.ids(there.filled, there.empty, limit=EXAMPLES)
-                add(Blocked(rows, examples, _reason(routes, one), answering in one.filled))
+                filled = set(one.filled)
+                lost = not filled.isdisjoint(now) and filled.isdisjoint(then)
+                add(Blocked(rows, examples, _reason(routes, one), lost))
     done = view.count([routes.new]) if routes.new in spaces else 0
     to_do, left, named = count_pending(view, routes), 0, Ids()
     tries = to_do and routes.new in spaces
     if tries and (has_left or left_by_runs(view, routes.new, routes.digest)):
-        for tried, ids in _tried(view, routes, answering):
+        for tried, ids in _tried(view, routes, now, then):
             add(tried)
             left, named = left + tried.rows, tuple(heapq.nsmallest(MOST_NAMED, (*named, *ids)))
     return Work(view.rows, max(0, to_do - left), done, tuple(found.values()), named)
@@ -577,11 +589,16 @@ def journal_of(view: GalleryView, new: Space, event: str, **said: object) -> Ite
             yield entry
 
 
-def answering_space(view: GalleryView, routes: Routes) -> Space:
-    """Return the space in which items are found until cutting over to the new one."""
-    if view.serving != routes.new:
-        return view.serving
-    return view.previous or routes.first.old
+def answering_spaces(view: GalleryView, routes: Routes) -> tuple[Space, ...]:
+    """Return the spaces in which items are found until cutting over to the new one.
+
+    Where that one answers already, those that rolling back returns to, and the old one of a pair.
+    """
+    record = view.record
+    now = record.serving.spaces
+    if routes.new in now and record.previous is not None:
+        now = (*record.previous.spaces, *now)
+    return tuple(one for one in dict.fromkeys(now) if one != routes.new) or (routes.first.old,)
 
 
 def choose_batch_rows(*transformations: Transformation) -> int:
@@ -595,19 +612,27 @@ def choose_batch_rows(*transformations: Transformation) -> int:
     return min(MOST_ROWS, max(FEWEST_ROWS, BATCH_BYTES // (16 * dims)))
 
 
-def _tried(view: GalleryView, routes: Routes, answering: Space) -> Iterator[tuple[Blocked, Ids]]:
+def _tried(
+    view: GalleryView, routes: Routes, now: tuple[Space, ...], then: tuple[Space, ...]
+) -> Iterator[tuple[Blocked, Ids]]:
     """Give, part by part, the rows that have what is read and get no vector; nothing is written.
 
     Only those before the first part with a damaged vector, which a run names.
     """
-    size, made = choose_batch_rows(*routes.transformations), 0
+    size, made, known = choose_batch_rows(*routes.transformations), 0, view.spaces()
     for transformation, batch in pending(view, routes, size):
         try:
             _, left = attempt(view, routes, transformation, batch)
         except EmbeddingsError:
             return
-        there = view.scan((), with_spaces=[answering], ids=tuple(left)) if left else ()
-        found = {item for part in there for item in part.ids}
+        without = [one for one in then if one in known]
+        found = {
+            item
+            for one in (now if left else ())
+            if one in known
+            for part in view.scan((), with_spaces=[one], without=without, ids=tuple(left))
+            for item in part.ids
+        }
         kinds = itertools.product(sorted(set(left.values())), (True, False))
         for reason, can_be_found in kinds:
             ids = tuple(

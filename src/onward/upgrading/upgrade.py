@@ -352,8 +352,9 @@ class Upgrade:
                 an item has no other vector.
         """
         view, new = self._started(), self.routes.new
-        if new in (view.serving, view.previous):
-            back = new == view.previous
+        served = view.record.serving.spaces
+        back = view.record.previous is not None and new in view.record.previous.spaces
+        if back or new in served:
             what = "rolling back returns to it" if back else "it answers queries"
             way = "complete the upgrade from it first" if back else "roll back first"
             raise UpgradeError(
@@ -404,13 +405,14 @@ class Upgrade:
         begin, view, routes = time.perf_counter(), self._started(), self.routes
         pair = choose_pair(view, self.routes, serve, fusion)
         version, state = view.version(), view.state()
-        work, counts = measure_work(view, routes), view.counts[routes.new]
+        work, counts = measure_work(view, routes, pair=pair), view.counts[routes.new]
         asked = None if canaries is None else ask_canaries(view, routes.new, canaries, pair)
         gone = tuple(one for one in routes.reads if one not in view.spaces())  # completing drops it
         checked, wrong = (0, []) if gone else recompute(view, routes, sample_rows, progress)
         verification = Verification(
             transformation=routes.digest,
             serve=serve,
+            fusion=pair,
             state=state,
             version=version,
             work=work,
@@ -462,10 +464,10 @@ class Upgrade:
         now = view.record.serving
         if (now.space, now.fusion, now.query_model, now.old_query_model) == (new, pair, *models):
             return self.status(view)
-        verified = check_verified(view, self.routes, serve, force=force)
+        verified = check_verified(view, self.routes, pair, force=force)
         indexed = build_indexes(self.gallery, view, new, pair)
         if indexed is not None:
-            verified = check_verified(indexed, self.routes, serve, force=force)
+            verified = check_verified(indexed, self.routes, pair, force=force)
         event = {
             "event": "cut over",
             "transformation": self.routes.digest,
@@ -493,12 +495,13 @@ class Upgrade:
         view, new, natives = self.gallery.view(), self.routes.new, None
         if view.serving != new:
             return self.status(view)
-        if view.previous is not None:
-            natives = find_natives(view, new, without=[view.previous])
+        back = view.record.previous
+        if back is not None:
+            natives = find_natives(view, new, without=back.spaces)
             if natives is not None and not leave_out:
                 raise UpgradeError(
                     f"gallery {view.url} was not rolled back: {natives} were added with the new "
-                    f"model's embedding and have no vector in {view.previous}, so that they would "
+                    f"model's embedding and have no vector in {back}, so that they would "
                     "not be found",
                     "embed them with the old model and write these vectors too, or leave them out "
                     "with leave_out=True: they stay in the gallery, and cutting over again finds "
@@ -612,7 +615,7 @@ def verify_and_cut_over(
                 serve=serve, query_model=query_model, old_query_model=old_query_model
             )
         except UpgradeError:
-            if verification_state(gallery.view(), routes, serve) != "stale":
+            if verification_state(gallery.view(), routes, pair) != "stale":
                 raise
         if upgrade.run().stopped:
             raise UpgradeError(
@@ -643,18 +646,19 @@ def check_rate(rows_per_second: float | None) -> None:
 
 
 def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
-    new, started, verified = routes.new, is_started(view, routes), verified_last(view, routes)
+    new, started = routes.new, is_started(view, routes)
+    verified, pair = verified_last(view, routes) or (None, None)
     said = journal_of(view, new, GATE, transformation=routes.digest)
-    home = view.serving if view.serving != new else view.previous
+    home = view.record.serving if view.serving != new else view.record.previous
     return UpgradeStatus(
         gallery=view.url,
         transformation=routes.digest,
         old=routes.first.old,
         new=new,
         started=started,
-        work=measure_work(view, routes),
+        work=measure_work(view, routes, pair=pair),
         notes=describe_chains(view, routes),
-        verification=verification_state(view, routes, verified or "new"),
+        verification=verification_state(view, routes, pair),
         verified=verified,
         serving=view.serving,
         fusion=view.fusion,
@@ -662,7 +666,7 @@ def _status_of(view: GalleryView, routes: Routes) -> UpgradeStatus:
         query_model=view.record.serving.query_model,
         since=view.record.serving.since,
         previous=view.previous,
-        natives=None if home is None else find_natives(view, new, without=[home]),
+        natives=None if home is None else find_natives(view, new, without=home.spaces),
         control=view.control(new) if new in view.spaces() else Control(),
         gate=GateEntry.of(next(said, None)) if started else None,
     )

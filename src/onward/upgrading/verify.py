@@ -29,7 +29,7 @@ from onward.evaluation.relevance import Qrels, check_same_queries, relevant_item
 from onward.evaluation.retrieval import Ranking
 from onward.fusion import Fusion
 from onward.gallery import Batch, GalleryRows, GalleryView
-from onward.plain import fields_of
+from onward.plain import fields_of, plain
 from onward.progress import Progress
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
@@ -162,6 +162,7 @@ class Verification:
     Attributes:
         transformation: digest of the transformation, or of all of them where there are fallbacks.
         serve: what may answer queries if it has passed: "new" or "fused".
+        fusion: the pair, if one is to answer.
         state: of the gallery's rows when it began; stale once they have another.
         version: of what the store held when it began; stale once it holds another, even if a
             program other than Onward wrote it, of which the state knows nothing.
@@ -184,6 +185,7 @@ class Verification:
 
     transformation: str
     serve: Answering
+    fusion: Fusion | None
     state: str
     version: str
     work: Work
@@ -201,8 +203,8 @@ class Verification:
 
     @property
     def lost(self) -> tuple[Blocked, ...]:
-        """Rows that can be found now and could not after cutting over; a pair finds them all."""
-        return tuple(one for one in self.work.blocked if one.answering and self.serve == "new")
+        """Rows that can be found now and could not after cutting over."""
+        return tuple(one for one in self.work.blocked if one.answering)
 
     @property
     def complete(self) -> bool:
@@ -302,19 +304,22 @@ class Verification:
         return steps
 
 
-def verified_last(view: GalleryView, routes: Routes) -> Answering | None:
-    """Return what was verified last: that the new space may serve, or the pair; None if nothing."""
+def verified_last(view: GalleryView, routes: Routes) -> tuple[Answering, Fusion | None] | None:
+    """Return what was verified last: that the new space may serve, or a pair; None if nothing."""
     entry = next(journal_of(view, routes.new, VERIFY, transformation=routes.digest), None)
-    return None if entry is None else entry.get("serve", "new")
+    if entry is None:
+        return None
+    pair = entry.get("fusion")
+    return entry.get("serve", "new"), None if pair is None else Fusion.from_json(pair)
 
 
-def verification_state(view: GalleryView, routes: Routes, serve: Answering) -> str:
+def verification_state(view: GalleryView, routes: Routes, pair: Fusion | None) -> str:
     """Return "none", "passed", "failed", or "stale" if rows have changed since, by whomever.
 
-    A verification that the pair may serve says nothing of the new space alone, nor the other way.
+    A verification that a pair may serve says nothing of another one, nor of the new space alone.
     """
     entries = journal_of(view, routes.new, VERIFY, transformation=routes.digest)
-    entry = next((one for one in entries if one.get("serve", "new") == serve), None)
+    entry = next((one for one in entries if one.get("fusion") == plain(pair)), None)
     if entry is None:
         return "none"
     # Of one that was made before versions were known, the state alone tells.
