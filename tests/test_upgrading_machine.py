@@ -13,16 +13,17 @@ EVENTS = (
     *("verification is passed", "verification is stale"),
     *("late batch", "late batch in part", "late batch refused"),
     *("kill during run", "write during run", "kill during abort"),
+    *("from a space to a pair", "from a pair to a space", "from a pair to a pair"),
 )
 """What must have happened, or the steps were too few or too much alike."""
 
 
 @pytest.mark.slow
 def test_in_any_order_of_steps_no_row_in_memory_is_lost_reborn_or_wrong(request, record_property):
-    examples = request.config.getoption("--examples") or 48
+    examples = request.config.getoption("--examples") or 64
     counts = upgrade_machine(lambda directory: f"memory:{directory}", examples=examples)
     record_property("counts", dict(counts))
-    assert counts["step"] >= 42 * examples  # 2,016 of them
+    assert counts["step"] >= 42 * examples  # 2,688 of them
     assert [event for event in EVENTS if not counts[event]] == []
     for what in ("kill", "write"):  # at a call to the store in the midst of a step
         found = [counts[f"{what} during {name}"] for name in STEPS]

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from onward.errors import GalleryError, UpgradeError
+from onward.fusion import Fusion
 from onward.gallery import Gallery, Place, open_gallery
 from onward.spaces import Space
 from onward.testing.watching import (
@@ -36,6 +37,7 @@ from onward.testing.watching import (
     NEW,
     NEXT,
     OLD,
+    SERVES,
     SIDE,
     SPACES,
     WAYS,
@@ -44,11 +46,14 @@ from onward.testing.watching import (
     Row,
     Stated,
     Watched,
+    pair_of,
+    spaces_of,
     vectors_of,
 )
 from onward.upgrading import BackfillResult, Routes, Upgrade
 from onward.upgrading.backfill import Budget, EmbeddedItems, backfill
 from onward.upgrading.routes import pending, transform
+from onward.upgrading.verify import verification_state
 
 GIVEN = {
     "old side": (OLD, SIDE),
@@ -58,7 +63,12 @@ GIVEN = {
     "old side new": (OLD, SIDE, NEW),
     "old next": (OLD, NEXT),
 }
-STEPS = ("start", "run", "verify", "cut over", "roll back", "backfill", "abort", "complete")
+STEPS = (
+    *("start", "run", "verify", "verify fused", "cut over", "cut over fused", "roll back"),
+    *("backfill", "abort", "complete"),
+)
+SERVING = ("run", "verify fused", "cut over", "cut over fused", "roll back", "complete")
+"""Steps on the way to another answer."""
 GIVING_UP = ("abort", "complete")
 """Steps that drop spaces."""
 LATE = ("delete", "add", "update", "delete", "backfill", "abort", "start again")
@@ -69,6 +79,7 @@ some = st.lists(st.sampled_from(ITEMS), min_size=1, max_size=4, unique=True).map
 given = st.sampled_from(sorted(GIVEN))
 kinds = st.sampled_from(["add", "update", "delete"])
 ways = st.sampled_from(sorted(WAYS))
+serves = st.sampled_from(SERVES)
 calls = st.sampled_from([*range(20), *range(20, 52, 8)])  # no step calls its store more often
 EVENTS = ("add", "kill", "update", "kill", "delete", "kill")
 seldom = st.integers(0, 9).map(lambda drawn: drawn == 9)
@@ -76,6 +87,7 @@ seldom = st.integers(0, 9).map(lambda drawn: drawn == 9)
 Take = Callable[[Upgrade], Any]
 After = Callable[[Routes], Stated | None]
 """What the record says after a step; None if the step is refused."""
+Options = dict[str, Any]
 
 
 def upgrade_machine(
@@ -122,6 +134,13 @@ def upgrade_of(gallery: Gallery, way: str) -> Upgrade:
     return Upgrade(gallery, *WAYS[way].transformations)
 
 
+def serving(routes: Routes, pair: Fusion | None) -> Options:
+    """Return how a step is told what is to answer."""
+    told = routes.first.serving
+    is_told = told is not None and told.fusion == pair
+    return {} if pair is None else {"serve": "fused", "fusion": None if is_told else pair}
+
+
 def backfill_all(
     gallery: Gallery, space: Space, items: Sequence[str], batch_rows: int = 2
 ) -> BackfillResult:
@@ -144,6 +163,11 @@ def backfill_all(
         batch_rows=batch_rows,
         stop=lambda: next(asked) > EVERY_BATCH,  # it would wait while the upgrade is paused
     )
+
+
+def kind_of(answering: Space | Fusion | None) -> str:
+    """Return what is counted of what answers."""
+    return "a pair" if isinstance(answering, Fusion) else "a space"
 
 
 def die(_: Gallery) -> None:
@@ -171,11 +195,11 @@ class UpgradeMachine(RuleBasedStateMachine):
     def count(self, *names: str) -> None:
         self.counts.update(names)
 
-    @initialize(items=some, way=ways, steps=st.integers(0, 5))
-    def begin(self, items: str, way: str, steps: int) -> None:
+    @initialize(items=some, way=ways, steps=st.integers(0, 5), serve=serves)
+    def begin(self, items: str, way: str, steps: int, serve: str) -> None:
         self.write("add", (OLD, SIDE), items)
         self.everything_is_as_the_dict_says()
-        self.do_what_is_said_to_be_next(way, steps, -1)
+        self.do_what_is_said_to_be_next(way, steps, -1, serve)
 
     @invariant()
     def everything_is_as_the_dict_says(self) -> None:
@@ -273,29 +297,37 @@ class UpgradeMachine(RuleBasedStateMachine):
             return None
         return stated._replace(made_by={**made_by, routes.new: routes.digest})
 
-    def after_cut_over(self, routes: Routes) -> Stated | None:
+    def if_can_serve(self, routes: Routes, pair: Fusion | None) -> Stated | None:
         stated = self.if_started(routes)
-        if stated is None or stated.serving == routes.new:
-            return stated
-        return stated._replace(serving=routes.new, previous=stated.serving)
+        return stated if stated and (pair is None or pair.old in stated.made_by) else None
+
+    def after_cut_over(self, routes: Routes, pair: Fusion | None = None) -> Stated | None:
+        stated, answering = self.if_can_serve(routes, pair), pair or routes.new
+        if stated is None:
+            return None
+        if stated.space == routes.new:
+            return stated._replace(serving=answering)
+        return stated._replace(serving=answering, previous=stated.serving)
 
     def after_roll_back(self, routes: Routes) -> Stated | None:
         stated = self.watched.stated
         if not stated.can_be(routes):
             return None
-        if stated.serving != routes.new or stated.previous is None:
+        if stated.space != routes.new or stated.previous is None:
             return stated
         return stated._replace(serving=stated.previous, previous=None)
 
     def after_abort(self, routes: Routes) -> Stated | None:
         stated = self.if_started(routes)
-        if stated is None or routes.new in (stated.serving, stated.previous):
+        if stated is None:
+            return None
+        if routes.new in (*spaces_of(stated.serving), *spaces_of(stated.previous)):
             return None
         return stated.without(routes.new)
 
     def after_complete(self, routes: Routes) -> Stated | None:
         stated = self.if_started(routes)
-        is_cut_over = stated is not None and stated.serving == routes.new
+        is_cut_over = stated is not None and stated.space == routes.new
         return stated._replace(previous=None) if stated and is_cut_over else None
 
     @rule(way=ways)
@@ -326,49 +358,67 @@ class UpgradeMachine(RuleBasedStateMachine):
 
         self.step("pause", way, take, self.if_started)
 
-    @rule(way=ways, leave_out=st.booleans())
-    def verify(self, way: str, leave_out: bool) -> None:
+    @rule(way=ways, leave_out=st.booleans(), serve=serves)
+    def verify(self, way: str, leave_out: bool, serve: str) -> None:
+        pair = pair_of(WAYS[way], serve)
+
         def take(upgrade: Upgrade) -> None:
             one, routes = self.watched, WAYS[way]
-            verification = upgrade.verify(sample_rows=None, leave_out=leave_out)
-            to_do, lost = one.to_do(routes), one.lost(routes)
+            options = serving(routes, pair)
+            verification = upgrade.verify(sample_rows=None, leave_out=leave_out, **options)
+            to_do, lost = one.to_do(routes), one.lost(routes, pair)
             if one.filled_from(routes.new) <= set(one.stated.made_by):
                 assert not verification.wrong
             right = not (verification.wrong or to_do)
             assert verification.work.to_do == len(to_do)
             assert verification.passed == (right and (leave_out or not lost))
-            one.verified[routes.digest] = verification.passed, one.seen(self.rows)
+            one.verified[routes.digest, pair] = verification.passed, one.seen(self.rows)
             self.count("passed" if verification.passed else "failed")
 
-        self.step("verify", way, take, self.if_started)
+        self.step("verify", way, take, lambda routes: self.if_can_serve(routes, pair))
 
-    @rule(way=ways, force=st.booleans())
-    def cut_over(self, way: str, force: bool) -> None:
+    @rule(way=ways, force=st.booleans(), serve=serves)
+    def cut_over(self, way: str, force: bool, serve: str) -> None:
+        pair = pair_of(WAYS[way], serve)
+
         def after(routes: Routes) -> Stated | None:
-            stated, known = self.if_started(routes), self.watched.verification(routes, self.rows)
+            stated = self.if_can_serve(routes, pair)
+            known = self.watched.verification(routes, self.rows, pair)
             if known is None and stated is not None:
-                known = upgrade_of(self.watched.gallery, way).status().verification
-            is_cut = stated is not None and stated.serving == routes.new
+                known = verification_state(self.watched.gallery.view(), routes, pair)
+            is_cut = stated is not None and stated.serving == (pair or routes.new)
             is_open = force or known == "passed" or is_cut
-            return self.after_cut_over(routes) if is_open else None
+            return self.after_cut_over(routes, pair) if is_open else None
 
         def take(upgrade: Upgrade) -> None:
-            assert upgrade.cut_over(query_model=MODELS[WAYS[way].new], force=force).is_cut_over
+            options = self.cutting_over(way, pair)
+            before = self.watched.stated.serving
+            assert upgrade.cut_over(force=force, **options).is_cut_over
             self.count("cut over by force" if force else "cut over when verified")
+            if before != (pair or WAYS[way].new):
+                self.count(f"from {kind_of(before)} to {kind_of(pair)}")
 
         self.step("cut over", way, take, after)
+
+    def cutting_over(self, way: str, pair: Fusion | None) -> Options:
+        """Return what a step is told that cuts over."""
+        models = {"query_model": MODELS[WAYS[way].new]}
+        if pair is not None:
+            models["old_query_model"] = MODELS[pair.old]
+        return models | serving(WAYS[way], pair)
 
     @rule(way=ways, leave_out=st.booleans())
     def roll_back(self, way: str, leave_out: bool) -> None:
         def after(routes: Routes) -> Stated | None:
             expected, stated = self.after_roll_back(routes), self.watched.stated
             is_back = expected not in (None, stated)
-            natives = is_back and self.watched.natives(routes.new, stated.previous)
+            before = spaces_of(stated.previous)
+            natives = is_back and self.watched.natives(routes.new, *before)
             return None if natives and not leave_out else expected
 
         def take(upgrade: Upgrade) -> None:
             stated = self.watched.stated
-            if stated.serving == WAYS[way].new and stated.previous is None:
+            if stated.space == WAYS[way].new and stated.previous is None:
                 with pytest.raises(GalleryError, match="nothing to roll back to"):
                     upgrade.roll_back(leave_out=leave_out)
             else:
@@ -385,7 +435,7 @@ class UpgradeMachine(RuleBasedStateMachine):
         one = self.watched
         one.generation += bool(dropped)
         gone = {routes.digest for routes in WAYS.values() if routes.new in dropped}
-        one.verified = {made: found for made, found in one.verified.items() if made not in gone}
+        one.verified = {of: found for of, found in one.verified.items() if of[0] not in gone}
         one.paused = {way for way in one.paused if WAYS[way].new not in dropped}
         for space in dropped:
             assert space not in one.stated.made_by
@@ -413,7 +463,8 @@ class UpgradeMachine(RuleBasedStateMachine):
 
         def after(routes: Routes) -> Stated | None:
             is_over = at_once or one.stated.previous is None
-            return self.after_complete(routes) if is_over else None
+            is_needed = drop_original and isinstance(one.stated.serving, Fusion)
+            return self.after_complete(routes) if is_over and not is_needed else None
 
         def take(upgrade: Upgrade) -> None:
             window = timedelta(days=1)
@@ -435,25 +486,28 @@ class UpgradeMachine(RuleBasedStateMachine):
         def take(upgrade: Upgrade) -> None:
             one, status, routes = self.watched, upgrade.status(), WAYS[way]
             assert status.started == one.stated.is_started(routes)
-            assert status.is_cut_over == (one.stated.serving == routes.new)
+            assert status.is_cut_over == (one.stated.space == routes.new)
+            assert (status.fusion or status.serving) == one.stated.serving
             assert status.work.to_do == len(one.to_do(routes))
-            assert one.verification(routes, self.rows) in (None, status.verification)
+            if status.verified != "fused":
+                assert one.verification(routes, self.rows) in (None, status.verification)
 
         def after(routes: Routes) -> Stated | None:
             return self.watched.stated if self.watched.stated.can_be(routes) else None
 
         self.step("status", way, take, after)
 
-    @rule(way=ways, steps=st.integers(1, 5), at=st.sampled_from([0, -1]))
+    @rule(way=ways, steps=st.integers(1, 5), at=st.sampled_from([0, -1]), serve=serves)
     def do_what_is_said_to_be_next(
-        self, way: str, steps: int, at: int = 0, until: str | None = None
+        self, way: str, steps: int, at: int, serve: str, until: str | None = None
     ) -> None:
         follow = {
             "start": lambda: self.start(way),
             "resume": lambda: self.pause_or_resume(way, False),
             "run": lambda: self.run(way, 3, EVERY_BATCH),
-            "verify": lambda: self.verify(way, True),
-            "cut_over": lambda: self.cut_over(way, False),
+            "verify": lambda: self.verify(way, True, serve),
+            "cut_over": lambda: self.cut_over(way, False, SERVES[0]),
+            "cut_over_fused": lambda: self.cut_over(way, False, serve),
             "complete": lambda: self.complete(way, True, False),
         }
         for _ in range(steps):
@@ -465,11 +519,40 @@ class UpgradeMachine(RuleBasedStateMachine):
             follow[said[at]["step"]]()
             self.everything_is_as_the_dict_says()
 
+    @rule(way=ways, order=st.lists(serves, min_size=2, max_size=4))
+    def one_thing_after_another_answers(self, way: str, order: list[str]) -> None:
+        """To the pair, to its new space alone, to another pair: what may be returned to stays."""
+        self.do_what_is_said_to_be_next(way, 4, 0, order[0], until="complete")
+        for serve in order[1:]:
+            if self.watched.stated.space == WAYS[way].new:
+                self.cut_over(way, True, serve)
+                self.everything_is_as_the_dict_says()
+
+    @rule(given=st.sampled_from(["old", "old side", "new"]), items=some, serve=serves)
+    def another_upgrade_follows(self, given: str, items: str, serve: str) -> None:
+        """From what answers now, with rows that only some of its spaces have."""
+        way = "next or by new"
+        if self.watched.stated.space != NEW:
+            return
+        self.write("add", GIVEN[given], items)
+        self.everything_is_as_the_dict_says()
+        self.start(way)
+        self.run(way, 3, EVERY_BATCH)
+        self.everything_is_as_the_dict_says()
+        self.verify(way, False, serve)
+        self.cut_over(way, True, serve)
+        self.write("update", GIVEN["old"], items)
+        self.everything_is_as_the_dict_says()
+        self.ask_for_the_status(way)
+        self.roll_back(way, False)
+
     # What fate does
 
     def take(self, name: str, way: str) -> tuple[Take, After]:
         """Return a step, and what the record may say after it."""
         new, asked = WAYS[way].new, itertools.count()
+        pair = pair_of(WAYS[way], SERVES[1])
+        to_pair = self.cutting_over(way, pair)
         steps: dict[str, tuple[Take, After]] = {
             "start": (lambda u: u.start(), self.after_start),
             "run": (
@@ -477,7 +560,15 @@ class UpgradeMachine(RuleBasedStateMachine):
                 self.if_started,
             ),
             "verify": (lambda u: u.verify(sample_rows=None), self.if_started),
+            "verify fused": (
+                lambda u: u.verify(sample_rows=None, serve="fused"),
+                lambda routes: self.if_can_serve(routes, pair),
+            ),
             "cut over": (lambda u: u.cut_over(query_model=MODELS[new]), self.after_cut_over),
+            "cut over fused": (
+                lambda u: u.cut_over(**to_pair),
+                lambda routes: self.after_cut_over(routes, pair),
+            ),
             "roll back": (lambda u: u.roll_back(leave_out=True), self.after_roll_back),
             "backfill": (lambda u: backfill_all(u.gallery, new, ITEMS), self.if_started),
             "abort": (lambda u: u.abort(leave_out=True), self.after_abort),
@@ -495,7 +586,9 @@ class UpgradeMachine(RuleBasedStateMachine):
         self, way: str, name: str, at: int, event: tuple[str, str, str]
     ) -> None:
         """Kill a process in the midst of a step, or let others write then."""
-        self.do_what_is_said_to_be_next(way, 4, until=name.replace(" ", "_"))
+        serve = SERVES["fused" in name]
+        until = name.replace(" ", "_").removesuffix("_fused" * name.startswith("verify"))
+        self.do_what_is_said_to_be_next(way, 4, 0, serve, until=until)
         (kind, given, items), one, routes = event, self.watched, WAYS[way]
         kind = "kill" if name in GIVING_UP else kind
         if name in ("start", *GIVING_UP) and self.is_source_of_orphans(routes.new):
@@ -519,10 +612,18 @@ class UpgradeMachine(RuleBasedStateMachine):
                 take(upgrade_of(one.gallery, way))
         self.find_dropped(expected)
         now = one.stated
-        if name == "verify" and now.is_started(routes):
-            one.verified[routes.digest] = None, None
+        if name.startswith("verify") and now.is_started(routes):
+            one.verified[routes.digest, pair_of(routes, serve)] = None, None
         if name == "backfill":
             self.maybe |= {(routes.new, item) for item in ITEMS}
+
+    @rule(way=ways, name=st.sampled_from(SERVING), at=st.integers(0, 40), kills=st.booleans())
+    def something_happens_when_it_is_to_answer(
+        self, way: str, name: str, at: int, kills: bool
+    ) -> None:
+        """Where what answers changes, at any call."""
+        event = ("kill", "old side", "a") if kills else ("update", "old side", "abc")
+        self.something_happens_during(way, name, at, event)
 
     def find_dropped(self, expected: Stated | None) -> None:
         """Note what the record says now: what it said, or what is expected, without some spaces."""
@@ -531,7 +632,7 @@ class UpgradeMachine(RuleBasedStateMachine):
         one.dropped = set(before.made_by) - set(one.stated.made_by)
         allowed = [before, *([] if expected is None else [expected])]
         assert one.stated in [each.without(*one.dropped) for each in allowed]
-        assert not one.dropped & {OLD, SIDE, before.serving}
+        assert not one.dropped & {OLD, SIDE, *spaces_of(before.serving)}
         self.forget(one.dropped)
 
     def disturb(self, take: Take, way: str, at: int, happens: Callable[[Gallery], None]) -> int:

@@ -7,6 +7,7 @@ A dict says what was given of each item: `Watched.check` compares every row of a
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ import pytest
 
 from onward.errors import SpaceMismatchError
 from onward.evaluation import retrieval
+from onward.fusion import FusedEmbeddings, Fusion, Scale, Serving
 from onward.gallery import Batch, Gallery, JournalEntry, Place, create_gallery, open_gallery
+from onward.gallery.record import Served
 from onward.gallery.store import Filling, Scan, Store, Writing
 from onward.spaces import Embeddings, Origin, Space
 from onward.transformation import Transformation, linear
@@ -30,6 +33,8 @@ SPACES = OLD, SIDE, NEW, NEXT = (
 MODELS = {space: f"model of {space.name}" for space in SPACES}
 ITEMS = tuple("abcdefghij")
 
+Answering = Space | Fusion
+"""What answers queries: one space, or a fused pair."""
 Stored = Mapping[Space, Mapping[str, tuple[np.ndarray, Origin]]]
 Versions = set[tuple[str, int]]
 
@@ -40,12 +45,53 @@ def _linear(seed: int, old: Space, side: Space | None, new: Space) -> Transforma
     return linear(old, side, new, weight, np.ones(new.dim, np.float32), made_by={})
 
 
-TO_NEW = _linear(1, OLD, SIDE, NEW)
+def _pair(old: Space, new: Space) -> Fusion:
+    return Fusion(old, new, 0.4, Scale(8.0, 3.0), Scale(5.0, 2.0))
+
+
+def _first(seed: int, new: Space) -> Transformation:
+    serving = Serving("fused", _pair(OLD, new))
+    return replace(_linear(seed, OLD, SIDE, new), serving=serving)
+
+
+TO_NEW = _first(1, NEW)
 WAYS = {
     "new": Routes((TO_NEW,)),
     "new or without side": Routes((TO_NEW, _linear(2, OLD, None, NEW))),
-    "next or by new": Routes((_linear(3, OLD, SIDE, NEXT), _linear(4, NEW, None, NEXT))),
+    "next or by new": Routes((_first(3, NEXT), _linear(4, NEW, None, NEXT))),
 }
+CHAINED = _pair(NEW, NEXT)
+PAIRS = (_pair(OLD, NEW), _pair(OLD, NEXT), CHAINED)
+SERVES = ("new", "fused", "fused with what was upgraded")
+"""What may answer after an upgrade: its new space, the pair of its transformation, another pair."""
+
+
+def pair_of(routes: Routes, serve: str) -> Fusion | None:
+    """Return the pair that is to answer after an upgrade; None for its new space alone."""
+    if serve == SERVES[0]:
+        return None
+    if serve == SERVES[2] and routes.new == NEXT:
+        return CHAINED
+    return _pair(OLD, routes.new)
+
+
+def newest(answering: Answering | None) -> Space | None:
+    """Return the space that answers, or the new one of a pair."""
+    return answering.new if isinstance(answering, Fusion) else answering
+
+
+def spaces_of(answering: Answering | None) -> tuple[Space, ...]:
+    """Return the spaces in which items are found."""
+    if isinstance(answering, Fusion):
+        return answering.old, answering.new
+    return () if answering is None else (answering,)
+
+
+def said(served: Served) -> Answering:
+    """Return what answers, or would; with it, its models are recorded."""
+    old = None if served.fusion is None else MODELS[served.fusion.old]
+    assert (served.query_model, served.old_query_model) == (MODELS[served.space], old)
+    return served.fusion or served.space
 
 
 class KilledError(BaseException):
@@ -116,11 +162,15 @@ class Row:
     given: frozenset[Space]
 
 
+@lru_cache(maxsize=1 << 14)
+def _vector_of(space: Space, item: str, version: int) -> np.ndarray:
+    seed = [version, *item.encode(), *space.name.encode()]
+    return np.random.default_rng(seed).standard_normal(space.dim)
+
+
 def vectors_of(space: Space, versions: Mapping[str, int]) -> Embeddings:
     """Return what the model of a space makes of items, given the version of each one."""
-    name = space.name.encode()
-    seeds = [[version, *item.encode(), *name] for item, version in versions.items()]
-    vectors = [np.random.default_rng(seed).standard_normal(space.dim) for seed in seeds]
+    vectors = [_vector_of(space, item, version) for item, version in versions.items()]
     return Embeddings(tuple(versions), np.array(vectors, np.float32).reshape(-1, space.dim), space)
 
 
@@ -128,17 +178,22 @@ class Stated(NamedTuple):
     """What a gallery's record says: what fills each space, and what answers queries."""
 
     made_by: Mapping[Space, str | None]
-    serving: Space
-    previous: Space | None
+    serving: Answering
+    previous: Answering | None
 
     @classmethod
     def of(cls, gallery: Gallery) -> "Stated":
         """Return what a gallery says now."""
         now = gallery.view()
-        assert now.query_model == MODELS[now.serving]
+        before = now.record.previous
         filled = {space: made_by.digest for space, made_by in now.record.transformations.items()}
         made_by = {space: filled.get(space) for space in now.spaces()}
-        return cls(made_by, now.serving, now.previous)
+        return cls(made_by, said(now.record.serving), None if before is None else said(before))
+
+    @property
+    def space(self) -> Space | None:
+        """The space that answers, or the new one of the pair that does."""
+        return newest(self.serving)
 
     def without(self, *dropped: Space) -> "Stated":
         """Return what it says without some spaces."""
@@ -170,8 +225,9 @@ class Watched:
         # of each space, the rows with a vector, each an item and its version
         self.embedded: dict[Space, Versions] = {space: set() for space in SPACES}
         self.upgraded: dict[Space, Versions] = {space: set() for space in SPACES}
-        # of each way: whether it passed, and what was seen then; None where that is not known
-        self.verified: dict[str, tuple[bool | None, Any]] = {}
+        # of each way and what is to answer: whether it passed, and what was seen then; None where
+        # that is not known
+        self.verified: dict[tuple[str, Fusion | None], tuple[bool | None, Any]] = {}
         self.paused: set[str] = set()  # ways
         self.dropped: set[Space] = set()  # by the last step
         self.generation = 0
@@ -196,26 +252,27 @@ class Watched:
         missing = {item: held for item, held in self.held.items() if routes.new not in held}
         return {item for item, held in missing.items() if routes.route_of(held) is not None}
 
-    def lost(self, routes: Routes) -> set[str]:
+    def lost(self, routes: Routes, pair: Fusion | None) -> set[str]:
         """Return the items that can be found until cutting over, and then no more."""
-        answering = self.stated.serving
-        if answering == routes.new:
-            answering = self.stated.previous or routes.first.old
-        return {
-            item
-            for item, held in self.held.items()
-            if answering in held and routes.new not in held and routes.route_of(held) is None
-        }
+        now = set(spaces_of(self.stated.serving))
+        if routes.new in now:
+            now |= set(spaces_of(self.stated.previous))
+        now = now - {routes.new} or {routes.first.old}
+        then = {routes.new, *spaces_of(pair)}
+        missing = {item: held for item, held in self.held.items() if now & held and not then & held}
+        return {item for item, held in missing.items() if routes.route_of(held) is None}
 
-    def natives(self, space: Space, *others: Space | None) -> set[str]:
+    def natives(self, space: Space, *others: Space) -> set[str]:
         """Return the items that a model embedded in a space and that have no vector in others."""
         return {item for item, _ in self.embedded[space] if not self.held[item] & set(others)}
 
-    def verification(self, routes: Routes, rows: Mapping[str, Row]) -> str | None:
+    def verification(
+        self, routes: Routes, rows: Mapping[str, Row], pair: Fusion | None = None
+    ) -> str | None:
         """Return what the newest verification must be said to be; None if that is not known."""
-        if routes.digest not in self.verified:
+        if (routes.digest, pair) not in self.verified:
             return "none"
-        passed, seen = self.verified[routes.digest]
+        passed, seen = self.verified[routes.digest, pair]
         if passed is None:
             return None
         return "stale" if seen != self.seen(rows) else "passed" if passed else "failed"
@@ -310,15 +367,30 @@ class Watched:
         self.journal = entries
 
     def check_search(self, stored: Stored) -> None:
-        """Only the space that serves answers: all rows that have a vector in it, in their order."""
+        """Only what serves answers: all rows that it finds, in their order."""
+        serving, query = self.stated.serving, {"query": 0}
         for space in SPACES:
-            query = vectors_of(space, {"query": 0})
-            if space != self.stated.serving:
+            if space != serving:
                 with pytest.raises(SpaceMismatchError):
-                    self.gallery.search(query, 1)
-                continue
-            ids = tuple(sorted(stored[space]))
-            vectors = np.array([stored[space][item][0] for item in ids], np.float32)
-            held = Embeddings(ids, vectors.reshape(-1, space.dim), space)
-            expected = retrieval.search(query, held, len(ITEMS), exclude_self=False)
-            assert self.gallery.search(query, len(ITEMS)).ids_of(0) == expected.ids_of(0)
+                    self.gallery.search(vectors_of(space, query), 1)
+        for pair in PAIRS:
+            if pair != serving:
+                old, new = vectors_of(pair.old, query), vectors_of(pair.new, query)
+                with pytest.raises(SpaceMismatchError):
+                    self.gallery.search(new, 1, queries_old=old)
+        asked = [vectors_of(space, query) for space in spaces_of(serving)]
+        held = [self.held_in(space, stored) for space in spaces_of(serving)]
+        if isinstance(serving, Space):
+            found = self.gallery.search(asked[0], len(ITEMS))
+            expected = retrieval.search(asked[0], held[0], len(ITEMS), exclude_self=False)
+        else:
+            found = self.gallery.search(asked[1], len(ITEMS), queries_old=asked[0])
+            both, among = (FusedEmbeddings(serving, *one) for one in (asked, held))
+            expected = retrieval.search(both, among, len(ITEMS), exclude_self=False)
+        assert found.ids_of(0) == expected.ids_of(0)
+
+    def held_in(self, space: Space, stored: Stored) -> Embeddings:
+        """Return the vectors that are stored in a space."""
+        ids = tuple(sorted(stored[space]))
+        vectors = np.array([stored[space][item][0] for item in ids], np.float32)
+        return Embeddings(ids, vectors.reshape(-1, space.dim), space)
