@@ -76,6 +76,15 @@ def answers(ranking):
     return [ranking.nearest(row)[0] for row in range(len(ranking))]
 
 
+def fill_old(gallery, old, new):
+    (batch,) = open_gallery(gallery.url).scan([new.space])
+    gallery.write(old.align(batch.ids), batch.revisions, origin="embedded")
+
+
+def clear_old(gallery, old, new):
+    gallery.update(new)
+
+
 @pytest.fixture(params=["memory", "lancedb"])
 def url(request, tmp_path):
     return next(NAMES) if request.param == "memory" else str(tmp_path / "g.lance")
@@ -122,6 +131,27 @@ def test_few_candidates_are_enough_or_all_is_compared(url, monkeypatch, tries):
     found = search(gallery, queries, 10)
     assert answers(found) == answers(retrieval.search(queries, held, 10, exclude_self=False))
     assert bool(compared) == (tries == 1)  # ten candidates of each space prove too little
+
+
+@pytest.mark.parametrize(("change", "at"), [(fill_old, 2), (fill_old, 3), (clear_old, 4)])
+def test_rows_that_change_while_all_is_compared_are_found(url, monkeypatch, change, at):
+    monkeypatch.setattr(fused, "TRIES", 0)
+    pair = make_pair()
+    gallery = create_gallery(url, pair.old, pair.new)
+    old, new = (make(one, ("a", "b"), np.random.default_rng(0)) for one in (pair.old, pair.new))
+    gallery.add(new, *([] if change is fill_old else [old]))
+    gallery.serve(pair, query_model=None)
+    scan, scans = gallery._store.scan, itertools.count(1)
+
+    def disturbed(wanted):
+        if next(scans) == at:
+            change(gallery, old, new)
+        return scan(wanted)
+
+    monkeypatch.setattr(gallery._store, "scan", disturbed)
+    found = search(gallery, asked(pair), 5)
+    assert [sorted(ids) for ids in answers(found)] == [["a", "b"]] * 5
+    assert next(scans) > at
 
 
 @pytest.mark.parametrize("indexed", [(), ("old",), ("old", "new")], ids=str)

@@ -155,9 +155,14 @@ class PairSearch:
         return FusedEmbeddings(self.fusion, *found)
 
     def _everything(self) -> Iterator[FusedEmbeddings]:
-        """Give all rows with a vector in either space, in parts."""
+        """Give all rows with a vector in either space, in parts.
+
+        Rows with one vector are read before and after those with both: so what gets its other
+        vector meanwhile is among the latter, and what loses one among the former.
+        """
         pair = self.old, self.new
-        for wanted, empty in ((pair, ()), (pair[:1], pair[1:]), (pair[1:], pair[:1])):
+        alone = (pair[:1], pair[1:]), (pair[1:], pair[:1])
+        for wanted, empty in (*alone, (pair, ()), *alone):
             for batch in self.store.scan(Scan(wanted, empty=empty)):
                 given = (
                     Embeddings(batch.ids, batch.vectors[of.space], of.space)
