@@ -1,11 +1,12 @@
 """Kill the real command at random moments of an upgrade, while another process writes all the time.
 
 For each kill there is a fresh gallery in a directory, as it stands before one of the steps: run,
-verify, cut over, backfill, complete. A second process inserts, updates and deletes items in it and
-keeps a ledger. The command is started, its imports are waited for, and at a random moment of what
-the step takes it is killed with SIGKILL. Then, and again after the step was taken to its end, every
-row is compared with the ledger: no item lost, none reborn, every upgraded vector what the
-transformation makes of what is stored, one space that answers, the journal whole.
+verify, cut over to the new space or to a fused pair, roll back from the pair, backfill, complete. A
+second process inserts, updates and deletes items in it and keeps a ledger. The command is started,
+its imports are waited for, and at a random moment of what the step takes it is killed with SIGKILL.
+Then, and again after the step was taken to its end, every row is compared with the ledger: no item
+lost, none reborn, every upgraded vector what the transformation makes of what is stored, one thing
+that answers, with its models, the journal whole.
 
 Examples:
     python benchmarks/kill_upgrade.py
@@ -26,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,6 +36,7 @@ import numpy as np
 
 from onward.cli import main
 from onward.errors import GalleryError
+from onward.fusion import Fusion, Scale, Serving
 from onward.gallery import Gallery, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation, linear
@@ -42,7 +44,8 @@ from onward.upgrading import Upgrade
 
 DIM = 32
 OLD, SIDE, NEW, NEXT = (Space(name, DIM) for name in ("old@1", "side@1", "new@2", "next@3"))
-STEPS = ("run", "verify", "cut over", "backfill", "complete")
+STEPS = ("run", "verify", "cut over", "cut over fused", "roll back", "backfill", "complete")
+PAIR = Fusion(OLD, NEW, 0.5, Scale(30.0, 10.0), Scale(60.0, 20.0))
 MOST_ROWS, PAUSE_SECONDS = 20, 0.1
 """Of the writer: rows in an operation, and the longest pause between two of them."""
 
@@ -59,7 +62,8 @@ def make_transformation(seed: int, new: Space) -> Transformation:
     return linear(OLD, SIDE, new, weight, np.zeros(DIM, np.float32), made_by={})
 
 
-TO_NEW, TO_NEXT = make_transformation(1, NEW), make_transformation(2, NEXT)
+TO_NEW = replace(make_transformation(1, NEW), serving=Serving("fused", PAIR))
+TO_NEXT = make_transformation(2, NEXT)
 
 
 def embed(space: Space, versions: dict[str, int]) -> Embeddings:
@@ -186,7 +190,9 @@ def check(path: Path, ledger: Ledger, backfilled: Embeddings) -> Gallery:
     entries = gallery.journal()
     assert [entry["number"] for entry in entries] == list(range(1, len(entries) + 1))
     now = gallery.describe()
+    of_old = None if now.fusion is None else f"model of {now.fusion.old.name}"
     assert now.query_model == f"model of {now.serving.name}"
+    assert now.record.serving.old_query_model == of_old
     every = [item for batch in gallery.scan([]) for item in batch.ids]
     assert len(every) == len(set(every)), "an item is there twice"
     assert set(every) == ledger.items.keys(), (
@@ -236,8 +242,8 @@ class Place:
     rows_per_second: int
 
     def before(self, step: str) -> Path:
-        names = {"run": "fresh", "verify": "done", "cut over": "done", "backfill": "done"}
-        return self.directory / f"{names.get(step, 'second')}.lance"
+        names = {"run": "fresh", "roll back": "paired", "complete": "second"}
+        return self.directory / f"{names.get(step, 'done')}.lance"
 
     def arguments(self, step: str, path: Path) -> list[str]:
         """Return what the command `onward` is given."""
@@ -249,11 +255,14 @@ class Place:
             ],
             "verify": ["upgrade", "verify", path, h, "--all"],
             "cut over": ["upgrade", "cutover", path, h, "--force", "--query-model"],
+            "cut over fused": ["upgrade", "cutover", path, h, "--force", "--serve", "fused"],
+            "roll back": ["upgrade", "rollback", path, h, "--leave-out"],
             "backfill": ["backfill", path, "--embeddings", self.directory / "backfill.parquet"],
             "complete": ["upgrade", "complete", path, h, "--now"],
         }[step]
         words += {
             "cut over": ["model of new@2"],
+            "cut over fused": ["--query-model", "model of new@2"],
             "backfill": ["--budget", "20%", "--order", "random"],
         }.get(step, [])
         return [str(word) for word in words]
@@ -274,6 +283,10 @@ def prepare(directory: Path, rows: int) -> Place:
     upgrade = Upgrade(open_gallery(done), TO_NEW)
     upgrade.start()
     upgrade.run()
+    paired = directory / "paired.lance"
+    shutil.copytree(done, paired)
+    both = Upgrade(open_gallery(paired), TO_NEW)
+    both.cut_over(query_model="model of new@2", serve="fused", force=True)
     second = directory / "second.lance"
     shutil.copytree(done, second)
     for transformation in (TO_NEW, TO_NEXT):
@@ -333,8 +346,8 @@ def stands_at(gallery: Gallery, step: str) -> str:
         return f"{now.counts[NEW].embedded} rows embedded"
     if step == "complete":
         return "dropped" if NEW not in now.counts else "not dropped"
-    if step == "cut over":
-        return f"serving {now.serving.name}"
+    if step in ("cut over", "cut over fused", "roll back"):
+        return f"serving {now.record.serving}"
     return f"{[entry['event'] for entry in gallery.journal()].count('verify')} verified"
 
 
@@ -357,8 +370,9 @@ def try_once(
     gallery = check(path, box[0], place.backfilled)
     upgrade = Upgrade(gallery, transformation)
     assert upgrade.run().remaining == 0
-    serving = {"cut over": NEW, "complete": NEXT}.get(step, OLD)
-    assert check(path, box[0], place.backfilled).view().serving == serving
+    serving = {"cut over": NEW, "cut over fused": PAIR, "complete": NEXT}.get(step, OLD)
+    now = check(path, box[0], place.backfilled).view()
+    assert (now.fusion or now.serving) == serving
     assert step != "complete" or NEW not in gallery.spaces()
     return was_killed, stood, box[0]
 

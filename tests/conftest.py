@@ -18,7 +18,7 @@ build_commands_once()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=5, help="how often a process is killed")
+    parser.addoption("--kills", type=int, default=7, help="how often a process is killed")
     parser.addoption("--examples", type=int, help="of some 50 steps of the state machine")
 
 

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onward.cli import INTERRUPTED
+from onward.fusion import Fusion, Scale, Serving
 from onward.gallery import create_gallery, open_gallery
+from onward.gallery.record import Served
 from onward.spaces import Embeddings, Space
 from onward.transformation import linear
 from onward.upgrading import Upgrade
@@ -21,12 +24,15 @@ from onward.upgrading import Upgrade
 ROOT = Path(__file__).parent.parent
 OLD, SIDE, NEW = Space("old@1", 16), Space("side@1", 16), Space("new@2", 16)
 ROWS, BATCH_ROWS, TRIALS = 2000, 64, 20
+PAIR = Fusion(OLD, NEW, 0.5, Scale(32.0, 8.0), Scale(64.0, 16.0))
+SERVED = (Served(OLD, "old"), Served(NEW, "new"), Served(NEW, "new", None, PAIR, "old"))
 
 
 def make_transformation():
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((NEW.dim, OLD.dim + SIDE.dim)).astype(np.float32)
-    return linear(OLD, SIDE, NEW, weight, np.zeros(NEW.dim, np.float32), made_by={})
+    h = linear(OLD, SIDE, NEW, weight, np.zeros(NEW.dim, np.float32), made_by={})
+    return replace(h, serving=Serving("fused", PAIR))
 
 
 def make_gallery(path):
@@ -47,6 +53,8 @@ def upgrade_all(connection):
     upgrade.run(batch_rows=BATCH_ROWS)
     assert upgrade.verify(sample_rows=None).passed
     upgrade.cut_over(query_model="new")
+    assert upgrade.verify(sample_rows=None, serve="fused").passed
+    upgrade.cut_over(query_model="new", serve="fused", old_query_model="old")
     connection.send("end")
 
 
@@ -99,12 +107,13 @@ def test_an_upgrade_that_is_killed_at_any_moment_is_completed_by_the_next(tmp_pa
         process.join()
         gallery = open_gallery(path)
         half_done += NEW in gallery.spaces() and 0 < gallery.count([NEW]) < ROWS
-        assert gallery.view().serving in (OLD, NEW)
+        assert gallery.view().record.serving in SERVED
         upgrade = Upgrade(gallery, make_transformation())
         upgrade.start()
         assert upgrade.run().remaining == 0
         assert upgrade.verify(sample_rows=None).passed
         assert upgrade.cut_over(query_model="new").serving == NEW
+        assert gallery.view().record.serving == SERVED[1]
         assert_same(read_all(gallery), expected)
         entries = gallery.journal()
         assert [entry["number"] for entry in entries] == list(range(1, len(entries) + 1))
