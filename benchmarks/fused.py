@@ -25,8 +25,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from onward.evaluation.distances import doubles, exact_distances
 from onward.evaluation.retrieval import Ranking, agreement
-from onward.fusion import Fusion, Scale
+from onward.fusion import Distances, Fusion
 from onward.gallery import Gallery, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space, Vectors
 
@@ -78,10 +79,10 @@ def fill(path: Path, old: Space, new: Space, models: Models, rows: int) -> None:
     gallery.build_index(new)
 
 
-def scale(queries: Vectors, items: Vectors, space: Space) -> Scale:
-    squares = ((queries[:, None] - items) ** 2).sum(axis=-1)
-    distances = np.sqrt(squares) if space.metric == "l2" else squares / 2
-    return Scale.of(distances.astype(np.float32), space.metric)
+def measured(vectors: Vectors, space: Space) -> Distances:
+    """Return the distances of the first hundred from the others."""
+    ready = doubles(vectors, space.metric)
+    return exact_distances(ready[:100], ready[100:], space.metric)
 
 
 class Searches:
@@ -147,13 +148,8 @@ def main() -> None:
     old, new = (Space(name, arguments.dim, arguments.metric) for name in ("old@1", "new@2"))
     models = Models(arguments.dim)
     queries, others = models.embed(arguments.queries, -1 % 2**32), models.embed(200, 2**32)
-    fusion = Fusion(
-        old,
-        new,
-        0.5,
-        scale(others["old"][:100], others["old"][100:], old),
-        scale(others["new"][:100], others["new"][100:], new),
-    )
+    found = measured(others["old"], old), measured(others["new"], new)
+    fusion = Fusion.measure(old, new, 0.5, [found])
     with TemporaryDirectory(prefix="onward-", dir=arguments.directory) as directory:
         path = Path(directory) / "gallery.lance"
         fill(path, old, new, models, arguments.rows)
