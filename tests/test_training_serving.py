@@ -248,6 +248,7 @@ def test_real_queries_choose_what_to_serve_and_not_what_to_keep(noise, served, j
     assert fitted.serving.advised == served
     assert (fitted.tried[0].values, fitted.chosen) == (alone.tried[0].values, alone.chosen)
     assert fitted.serving.asked == "real queries"
+    assert len(fitted.serving.values) == 2 + len(WEIGHTS)  # a pair must be clearly better
     assert fitted.serving.judged_by == ("judgements" if judge else "label")
     lines = str(fitted).splitlines()
     assert lines[6] == (

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from onward.errors import ConfigurationError, EmbeddingsError, SpaceMismatchError
 from onward.labels import ClassNames, Labels
@@ -291,10 +291,6 @@ class FusedEmbeddings:
         """
         wanted = tuple(ids)
         return replace(self, old=self.old.align(wanted), new=self.new.align(wanted))
-
-    def has(self) -> tuple[Bool[np.ndarray, " item"], Bool[np.ndarray, " item"]]:
-        """Say which items have an old vector, and which a new one."""
-        return self.old_rows >= 0, self.new_rows >= 0
 
 
 Searchable = Embeddings | FusedEmbeddings

@@ -26,9 +26,9 @@ EVEN = 0.5
 CLEAR = 0.95
 """The confidence beyond which a difference is clear."""
 PRIOR, MOST = 0.3, 0.5
-"""Where the new space is the better one, held-out items of the pairs lean to it, because the new
-model was trained on them: the best weight there is less than what the gallery wants. So the weight
-nearest to the first is taken that does no harm there, and none above the second."""
+"""Held-out items of the pairs lean to the new space, because the new model was trained on them: the
+best weight there is less than what the gallery wants. So, where that space is the better one, the
+weight nearest to the first is taken that does no harm there, and none above the second."""
 HALF_A_POINT, NOT_WORSE = 0.005, 0.02
 """Harm: so much less of one metric, or so much less of the score within the noise."""
 SERVED: Mapping[Serve, str] = {
@@ -41,9 +41,6 @@ SERVED: Mapping[Serve, str] = {
 NOT_JUDGED = (
     "an upgrade leads to it, and fused search was not measured: agreement with a full backfill "
     "cannot judge it; give labels, or real queries with judgements"
-)
-LEAN = (
-    "held-out items of the pairs lean to the new space, so a pair is served that does no harm there"
 )
 BETTER = "it finds most"
 
@@ -95,18 +92,16 @@ def advise(
     clusters: Sequence[Hashable],
     *,
     by: JudgedBy,
-    real: bool,
-    seen: bool,
+    lenient: str | None,
     weights: Sequence[float] = WEIGHTS,
 ) -> Advice:
     """Return what to serve.
 
     The better space alone, unless a pair is clearly better than it, beyond the 95 % interval of the
-    paired difference, and no metric is below that of either space: then the best of such pairs. In
-    one case less is asked. Where the new space is the better one, and held-out items judge, by
-    labels, for a gallery of classes that h has not seen, these lean to the new space: a pair is
-    served that does no harm there, see `PRIOR` and `HALF_A_POINT`. Where agreement judges, which
-    leans to the new space far more, nothing is advised but the new space.
+    paired difference, and no metric is below that of either space: then the best of such pairs.
+    Where less is asked, and the new space is the better one, a pair is served that does no harm:
+    see `PRIOR` and `HALF_A_POINT`. Where agreement judges, which leans to the new space far more,
+    nothing is advised but the new space.
 
     Args:
         old: what is found in the old space.
@@ -114,40 +109,42 @@ def advise(
         fused: what is found with a weight of the old space; asked only for those that matter.
         clusters: of each query that counts, as `over_clusters` has it.
         by: what says what is right.
-        real: whether the queries are real ones; else they are items.
-        seen: whether the gallery holds classes that h has learned from.
+        lenient: why less is asked of a pair, in words; None if it must be clearly better.
         weights: those that there are; none if there is no pair.
     """
     if by == "agreement":
         return Advice("new", EVEN, None, NOT_JUDGED)
     better: Serve = "old" if old.scores.mean() > new.scores.mean() else "new"
-    lean = better == "new" and not (real or seen)
+    less = lenient if better == "new" else None
     best = old if better == "old" else new
     pairs: list[tuple[float, Found, Interval]] = []
     good: list[tuple[float, Found, Interval]] = []
-    for weight in _by_prior(weights) if lean else weights:
+    for weight in weights if less is None else _by_prior(weights):
         found = fused(weight)
         gained = over_clusters(
             found.scores - best.scores, clusters, difference=True, confidence=CLEAR
         )
         pairs.append((weight, found, gained))
-        harmless = gained.low >= -NOT_WORSE and not _is_below(found, (new,), HALF_A_POINT)
-        if harmless if lean else gained.low > 0 and not _is_below(found, (old, new), 0.0):
+        if less is None:
+            is_good = gained.low > 0 and not _is_below(found, (old, new), 0.0)
+        else:
+            is_good = gained.low >= -NOT_WORSE and not _is_below(found, (new,), HALF_A_POINT)
+        if is_good:
             good.append(pairs[-1])
-            if lean:
-                break
+        if is_good and less is not None:
+            break
     if not pairs:
         return Advice(better, EVEN, None, BETTER)
     weight, found, gained = max(good or pairs, key=lambda pair: pair[1].scores.mean())
     what = f"with the weight {weight:g} of the old, {gained} of {_score(found)}"
     what = f"{what} above {SERVED[better]}"
     if good:
-        return Advice("fused", weight, gained, f"{what}; {LEAN}" if lean else what)
+        return Advice("fused", weight, gained, what if less is None else f"{what}; {less}")
     return Advice(better, weight, gained, f"fused search is not clearly better: {what}")
 
 
 def _by_prior(weights: Sequence[float]) -> list[float]:
-    """Return the weights that may be served where items lean to the new space, the first first."""
+    """Return the weights that may be served where less is asked, the first to try first."""
     few = [weight for weight in weights if weight <= MOST]
     return sorted(few, key=lambda weight: (round(abs(weight - PRIOR), 9), weight))
 

@@ -15,7 +15,7 @@ import numpy as np
 from onward.artifacts import digest
 from onward.errors import SpaceMismatchError, UpgradeError
 from onward.evaluation.relevance import Qrels, RealQueries, Relevance, relevant_items
-from onward.fusion import FusedEmbeddings, Fusion, Searchable, Serve, Serving
+from onward.fusion import FusedEmbeddings, Searchable, Serve, Serving
 from onward.gallery import GalleryRows, GalleryView
 from onward.gallery.record import Served
 from onward.labels import Labels, comparable, renumber
@@ -160,9 +160,8 @@ class Trial:
         asked: the queries.
         items: the items.
         now: what the gallery answers from now, of all of them.
-        fusion: the pair in which they can be searched after the upgrade; None if none is known.
-        fit_advises: what to serve, by what was held out when the transformation was fitted; None
-            if no pair is known.
+        serving: the pair in which they can be searched after the upgrade, and what the fit advises
+            to serve; None if no pair is known.
         upgraded: what the transformations make, of those that one of them can carry. Of an item
             that one was fitted on, what it makes of it unseen, where that is known.
         embedded: what the new model has embedded already; it stays as it is.
@@ -176,8 +175,7 @@ class Trial:
     asked: Questions
     items: Items
     now: Searchable
-    fusion: Fusion | None
-    fit_advises: Serve | None
+    serving: Serving | None
     upgraded: Embeddings
     embedded: Embeddings
     true: Embeddings
@@ -198,7 +196,7 @@ class Trial:
     @property
     def ways(self) -> tuple[Serve, ...]:
         """What can be served after the upgrade: the new space, and the fused pair, if any."""
-        return ("new",) if self.fusion is None else ("new", "fused")
+        return ("new",) if self.serving is None else ("new", "fused")
 
     def queries(self, serve: Serve) -> Searchable:
         """Return the queries as they are asked of what is served; now, that is "old"."""
@@ -220,8 +218,9 @@ class Trial:
         return self._fused(self.now, stored) if serve == "fused" else stored
 
     def _fused(self, old: Searchable, new: Embeddings) -> FusedEmbeddings:
-        assert self.fusion is not None  # noqa: S101 (it is one of the ways)
-        return FusedEmbeddings(self.fusion, vectors_in(old, self.fusion.old), new)
+        assert self.serving is not None  # noqa: S101 (it is one of the ways)
+        pair = self.serving.fusion
+        return FusedEmbeddings(pair, vectors_in(old, pair.old), new)
 
 
 def gather(
@@ -243,12 +242,9 @@ def gather(
         UpgradeError: if judgements name items that the gallery lacks.
     """
     answers, new = what_answers(view, routes), routes.new
-    asked = None if queries is None else _ask_real(view, queries, answers, new)
-    wanted = set[str]() if asked is None else asked.wanted()
-    found, flattered = _choose_searched(view, routes, answers, sample, wanted)
     serving = usable_serving(routes, answers)
-    paired = None if serving is None else serving.fusion
-    fit_advises = None if serving is None else serving.advised
+    asked = None if queries is None else _ask_real(view, queries, answers, new)
+    found, flattered = _choose_searched(view, routes, answers, sample, asked)
     judged, true, within, everywhere = None, _joined(new, ()), None, None
     if sample is not None:
         judged = _choose_judged(view, routes, answers, sample, found)
@@ -264,8 +260,7 @@ def gather(
             asked,
             judged,
             now=judged.searched(now),
-            fusion=paired,
-            fit_advises=fit_advises,
+            serving=serving,
             upgraded=judged.of(upgraded),
             embedded=_joined(new, ()),
             true=true_ones,
@@ -278,8 +273,7 @@ def gather(
             asked,
             searched,
             now=searched.searched(now),
-            fusion=paired,
-            fit_advises=fit_advises,
+            serving=serving,
             upgraded=searched.of(upgraded),
             embedded=_read(view, new, searched.class_of, origin="embedded"),
             true=searched.of(true),
@@ -513,7 +507,7 @@ def _choose_searched(
     routes: Routes,
     now: Served,
     sample: Embeddings | None,
-    wanted: Iterable[str],
+    asked: Questions | None,
 ) -> tuple[Items, frozenset[str]]:
     """Return the items of a gallery in which an upgrade is judged.
 
@@ -526,6 +520,7 @@ def _choose_searched(
     drawn = _draw(view, now, most + 1)
     every = len(drawn) <= most
     if not every:
+        wanted = () if asked is None else asked.wanted()
         first = _findable(view, now, {*wanted, *given})
         drawn = (*first, *(item for item in drawn if item not in first))[: max(most, len(first))]
     told = {

@@ -36,8 +36,8 @@ from onward.gallery.view import aligned
 from onward.plain import Plain, fields_of
 from onward.spaces import Embeddings, Ids
 from onward.upgrading.evidence import (
+    ITEMS,
     LEAST_ITEMS,
-    REAL,
     Questions,
     Trial,
     Who,
@@ -597,16 +597,16 @@ def _advise(trial: Trial, metric: str, now: Found, new: Found, fused: Found) -> 
         OfCandidate({one: each[one][rows] for one in WEIGHED[metric]}) for each in (now, new, fused)
     )
     found_now, found_new, found_fused = candidates
-    assert trial.fusion is not None  # noqa: S101 (there is a pair)
+    assert trial.serving is not None  # noqa: S101 (there is a pair)
+    is_lenient = trial.asked.who == ITEMS and trial.serving.advised == "fused"
     advice = advise(
         found_now,
         found_new,
         lambda _: found_fused,
         [trial.asked.clusters[row] for row in rows.tolist()],
         by=JUDGED_BY[metric],
-        real=trial.asked.who == REAL or trial.fit_advises != "fused",
-        seen=False,
-        weights=(trial.fusion.weight,),
+        lenient="the fit advises it, and it does no harm here" if is_lenient else None,
+        weights=(trial.serving.fusion.weight,),
     )
     if advice.advised == "fused" and advice.gained is not None and advice.gained.estimate < 0:
         return replace(advice, advised="new", reason="fused search finds less in the mean")

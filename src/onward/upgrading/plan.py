@@ -220,27 +220,23 @@ def plan_upgrade(
     )
     work, elsewhere = measure_work(view, routes), _elsewhere(view, routes)
     seconds, sampled = _seconds_per_row(gallery, transformation)
-    new = transformation.new
+    told = _advice_of_fit(view, routes) if prediction is None and not old_model_gone else ()
     written = sample if decision is None or decision.writes_sample else None
     return Plan(
         gallery=gallery.url,
         transformation=routes.digest,
         old=transformation.old,
         side=transformation.side,
-        new=new,
+        new=transformation.new,
         work=work,
         elsewhere=elsewhere,
-        bytes=work.to_do * gallery.bytes_of_writing(new),
+        bytes=work.to_do * gallery.bytes_of_writing(transformation.new),
         seconds=seconds * work.to_do,
         sampled=sampled,
         writes=tuple(_writes(routes, work, written, started=is_started(view, routes))),
         prediction=prediction,
         decision=decision,
-        advice=(
-            *(_advice_of_fit(view, routes) if prediction is None and not old_model_gone else ()),
-            *_advice(gallery, routes, work, elsewhere),
-            *describe_chains(view, routes),
-        ),
+        advice=(*told, *_advice(gallery, routes, work, elsewhere), *describe_chains(view, routes)),
     )
 
 
@@ -271,12 +267,12 @@ def _elsewhere(gallery: GalleryRows, routes: Routes) -> dict[Space, int]:
 
 
 def _advice_of_fit(view: GalleryView, routes: Routes) -> Iterator[str]:
-    """Give what the fit found best to serve, where nothing of this gallery says so."""
+    """Give what the fit advises to serve, where nothing of this gallery says so."""
     serving = usable_serving(routes, what_answers(view, routes))
     if serving is not None and serving.advised == "fused":
         yield (
-            f"Of what was held out when it was fitted, most was found by {serving.fusion}. A plan "
-            "with a sample, or with real queries, says whether that holds for this gallery"
+            f"The fit advises to serve {serving.fusion}, by what it held out. A plan with a "
+            "sample, or with real queries, says whether that holds for this gallery"
         )
 
 

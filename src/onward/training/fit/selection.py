@@ -339,15 +339,10 @@ class Judge:
     @cached_property
     def references(self) -> Mapping[str, Mapping[str, float]]:
         """What doing nothing and embedding everything again give on the same items."""
-        asked = zip(self.questions, self.galleries, strict=True)
+        asked = list(zip(self.questions, self.galleries, strict=True))
+        nothing = self.find([(one.old, old) for one, (old, _) in asked])
         everything = self.find([(one.new, new) for one, (_, new) in asked])
-        return {"old/old": self.nothing.values, "new/new": everything.values}
-
-    @cached_property
-    def nothing(self) -> Found:
-        """What queries find if nothing is done: old ones among old vectors."""
-        asked = zip(self.questions, self.galleries, strict=True)
-        return self.find([(one.old, old) for one, (old, _) in asked])
+        return {"old/old": nothing.values, "new/new": everything.values}
 
     def find(self, cells: Sequence[tuple[Searchable, Searchable]]) -> Found:
         """Return what queries find in each gallery, given both as something makes them."""

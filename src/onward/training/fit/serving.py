@@ -24,6 +24,9 @@ MOST_MEASURED = 2000
 Asked = tuple[Embeddings, Embeddings]
 """What is asked in one space, and what is searched."""
 ITEMS, REAL = "items", "real queries"
+LEAN = (
+    "held-out items of the pairs lean to the new space, so a pair is served that does no harm there"
+)
 NOT_MEASURED = "an upgrade leads to it, and nothing was held out to choose by"
 
 
@@ -73,7 +76,8 @@ def choose_serving(
         judge: the judge of the items, or of real queries among them.
         made: what the transformation of each fold makes of the judged items that it has not seen.
         asked: what the queries are, `ITEMS` or `REAL`.
-        seen: whether the gallery holds classes that h has learned from.
+        seen: whether the gallery holds classes that the models know: else items lean to the new
+            space, and less is asked of a pair.
         seed: decides on which of the items scales are measured.
     """
     olds = [(one.old, old) for one, (old, _) in zip(judge.questions, judge.galleries, strict=True)]
@@ -90,8 +94,7 @@ def choose_serving(
     found = advise(
         *(old, new, find, judge.clusters),
         by=judge.by,
-        real=asked == REAL,
-        seen=seen,
+        lenient=None if asked == REAL or seen else LEAN,
         weights=() if even is None else WEIGHTS,
     )
     fused = {f"fused, weight {weight:g}": tried[weight].values for weight in sorted(tried)}
