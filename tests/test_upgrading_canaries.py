@@ -20,7 +20,7 @@ from upgrades import (
 )
 
 from onward.cli.app import app
-from onward.errors import ConfigurationError, EvaluationError, LabelMismatchError, UpgradeError
+from onward.errors import ConfigurationError, EmbeddingsError, LabelMismatchError, UpgradeError
 from onward.gallery import GalleryRows
 from onward.spaces import Embeddings
 from onward.upgrading import Canaries, Requirement, verify_and_cut_over
@@ -219,7 +219,7 @@ def test_canaries_that_do_not_fit_are_refused(gallery, upgrade):
             "none of the 2 canaries has anything to find in gallery",
         ),
     ]
-    with pytest.raises(EvaluationError, match=r"1 queries by the old .* 2 by .* the first 'q-0'"):
+    with pytest.raises(EmbeddingsError, match=r"1 queries by the old .* 2 by .* the first 'q-0'"):
         Canaries(new, old.select([1]))
     for call, words in unfit:
         with pytest.raises(UpgradeError, match=words):

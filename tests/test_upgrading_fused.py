@@ -11,7 +11,7 @@ from pages import Elements
 from upgrades import run_upgrade, steps_of
 from worlds import NEW, OLD, SIDE, paired, unlabelled, unsure, world
 
-from onward.errors import ConfigurationError, EvaluationError, SpaceMismatchError, UpgradeError
+from onward.errors import ConfigurationError, EmbeddingsError, SpaceMismatchError, UpgradeError
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.evaluation.intervals import Interval
 from onward.evaluation.metrics import evaluate
@@ -576,5 +576,5 @@ def test_real_queries_are_asked_of_a_pair_that_answers_now_by_both_of_its_models
     with pytest.raises(SpaceMismatchError, match=words):
         forecast(gallery, Routes((h,)), queries=turned)
     words = "20 queries by the paired model and 19 by the new one were given, and 1 are in only one"
-    with pytest.raises(EvaluationError, match=words):
+    with pytest.raises(EmbeddingsError, match=words):
         RealQueries(by_old.select(range(19)), by_third.select(range(19)), paired=by_new)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from worlds import NEW, OLD, SIDE, numbers, unlabelled, world
 
-from onward.errors import EvaluationError, LabelMismatchError, SpaceMismatchError, UpgradeError
+from onward.errors import (
+    EmbeddingsError,
+    EvaluationError,
+    LabelMismatchError,
+    SpaceMismatchError,
+    UpgradeError,
+)
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import search
@@ -185,7 +191,7 @@ def test_queries_that_do_not_fit_are_refused():
     gallery, new, h = world(60)
     old, by_new, _ = ask(gallery, new, count=10)
     with pytest.raises(
-        EvaluationError, match=r"10 queries by the old model and 9 by .* the first 'q0"
+        EmbeddingsError, match=r"10 queries by the old model and 9 by .* the first 'q0"
     ):
         RealQueries(old, by_new.select(np.arange(1, 10)))
     with pytest.raises(EvaluationError, match=r"no real queries were given; embed at least one"):

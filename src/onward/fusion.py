@@ -334,14 +334,32 @@ def fuse(fusion: Fusion, old: Embeddings, new: Embeddings, what: str) -> FusedEm
     Raises:
         EmbeddingsError: if they are in other spaces, or an item is embedded by one model only.
     """
-    alone = sorted(set(old.ids) ^ set(new.ids))
+    check_same_items(old, new, what)
+    return FusedEmbeddings(fusion, old.align(new.ids), new)
+
+
+def check_same_items(
+    one: Embeddings, other: Embeddings, what: str, models: tuple[str, str] = ("old", "new")
+) -> None:
+    """Refuse items that are embedded by only one of two models.
+
+    Args:
+        one: by the first model.
+        other: by the second.
+        what: what they are, for messages: "queries".
+        models: what the two are called.
+
+    Raises:
+        EmbeddingsError: naming the first of them.
+    """
+    alone = sorted(set(one.ids) ^ set(other.ids))
     if alone:
         raise EmbeddingsError(
-            f"{len(old):,} {what} by the old model and {len(new):,} by the new one were given, and "
-            f"{len(alone):,} are in only one of the two, the first {alone[0]!r}",
+            f"{len(one):,} {what} by the {models[0]} model and {len(other):,} by the {models[1]} "
+            f"one were given, and {len(alone):,} are in only one of the two, the first "
+            f"{alone[0]!r}",
             f"embed the same {what} by both models",
         )
-    return FusedEmbeddings(fusion, old.align(new.ids), new)
 
 
 def _joined(one: Embeddings, other: Embeddings) -> Embeddings:

@@ -17,7 +17,7 @@ from jaxtyping import Int32, Int64
 
 from onward.errors import EvaluationError, LabelMismatchError
 from onward.evaluation.retrieval import Ranking, Rows, check_once, refuse
-from onward.fusion import Searchable
+from onward.fusion import Searchable, check_same_items
 from onward.labels import as_labels, into, renumber, shown
 from onward.spaces import Embeddings, Ids
 
@@ -515,24 +515,6 @@ def relevant_items(qrels: Qrels, queries: Iterable[str]) -> dict[str, set[str]]:
     }
 
 
-def check_same_queries(
-    old: Embeddings, new: Embeddings, models: tuple[str, str] = ("old", "new")
-) -> None:
-    """Refuse queries that are embedded by only one of two models, called so.
-
-    Raises:
-        EvaluationError: naming the first of them.
-    """
-    alone = sorted(set(old.ids) ^ set(new.ids))
-    if alone:
-        raise EvaluationError(
-            f"{len(old):,} queries by the {models[0]} model and {len(new):,} by the {models[1]} "
-            "one were given, "
-            f"and {len(alone):,} are in only one of the two, the first {alone[0]!r}",
-            "embed the same queries by both models",
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class RealQueries:
     """Queries that people ask, embedded by both models, and the answers where they are known.
@@ -552,7 +534,8 @@ class RealQueries:
             models; None where one space does.
 
     Raises:
-        EvaluationError: if there is no query, or they are not of the same queries.
+        EvaluationError: if there is no query.
+        EmbeddingsError: if they are not of the same queries.
     """
 
     old: Embeddings
@@ -563,9 +546,9 @@ class RealQueries:
     paired: Embeddings | None = None
 
     def __post_init__(self) -> None:
-        check_same_queries(self.old, self.new)
+        check_same_items(self.old, self.new, "queries")
         if self.paired is not None:
-            check_same_queries(self.paired, self.new, ("paired", "new"))
+            check_same_items(self.paired, self.new, "queries", ("paired", "new"))
         if not len(self.old):
             raise EvaluationError("no real queries were given", "embed at least one by both models")
         object.__setattr__(self, "new", self.new.align(self.old.ids))

@@ -25,9 +25,9 @@ from jaxtyping import UInt64
 from onward.errors import UpgradeError
 from onward.evaluation.comparison import NEW, OLD, UPGRADED
 from onward.evaluation.metrics import METRICS, Counts, Evaluation, average_precision, first_hits
-from onward.evaluation.relevance import Qrels, check_same_queries, relevant_items
+from onward.evaluation.relevance import Qrels, relevant_items
 from onward.evaluation.retrieval import Ranking
-from onward.fusion import Fusion
+from onward.fusion import Fusion, check_same_items
 from onward.gallery import Batch, GalleryRows, GalleryView
 from onward.plain import fields_of, plain
 from onward.progress import Progress
@@ -86,7 +86,7 @@ class Canaries:
 
     Raises:
         UpgradeError: if these do not fit together; the message says what is missing.
-        EvaluationError: if a query is embedded by one of two models only.
+        EmbeddingsError: if a query is embedded by one of two models only.
     """
 
     new: Embeddings
@@ -97,7 +97,7 @@ class Canaries:
 
     def __post_init__(self) -> None:
         if self.old is not None:
-            check_same_queries(self.old, self.new)
+            check_same_items(self.old, self.new, "queries")
             object.__setattr__(self, "old", self.old.align(self.new.ids))
         if self.qrels is None and self.new.labels is None:
             raise UpgradeError(
