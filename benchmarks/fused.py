@@ -25,9 +25,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from onward.evaluation.distances import doubles, exact_distances
 from onward.evaluation.retrieval import Ranking, agreement
-from onward.fusion import Distances, Fusion
+from onward.evaluation.serving import Asked, measure_pair
+from onward.fusion import Fusion
 from onward.gallery import Gallery, create_gallery, open_gallery
 from onward.spaces import Embeddings, Space, Vectors
 
@@ -79,10 +79,10 @@ def fill(path: Path, old: Space, new: Space, models: Models, rows: int) -> None:
     gallery.build_index(new)
 
 
-def measured(vectors: Vectors, space: Space) -> Distances:
-    """Return the distances of the first hundred from the others."""
-    ready = doubles(vectors, space.metric)
-    return exact_distances(ready[:100], ready[100:], space.metric)
+def measured(vectors: Vectors, space: Space) -> list[Asked]:
+    """Return the first hundred as queries, and the others as items."""
+    every = Embeddings(tuple(f"other-{row}" for row in range(len(vectors))), vectors, space)
+    return [(every.select(range(100)), every.select(range(100, len(every))))]
 
 
 class Searches:
@@ -148,8 +148,7 @@ def main() -> None:
     old, new = (Space(name, arguments.dim, arguments.metric) for name in ("old@1", "new@2"))
     models = Models(arguments.dim)
     queries, others = models.embed(arguments.queries, -1 % 2**32), models.embed(200, 2**32)
-    found = measured(others["old"], old), measured(others["new"], new)
-    fusion = Fusion.measure(old, new, 0.5, [found])
+    fusion = measure_pair(measured(others["old"], old), measured(others["new"], new), seed=0)
     with TemporaryDirectory(prefix="onward-", dir=arguments.directory) as directory:
         path = Path(directory) / "gallery.lance"
         fill(path, old, new, models, arguments.rows)

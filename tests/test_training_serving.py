@@ -72,7 +72,7 @@ def test_scales_are_those_of_distances_between_queries_and_items_by_loops():
 def test_scales_of_many_items_are_measured_on_some_of_them(monkeypatch):
     old, new = world(0.3, 0.3, classes=60)
     whole = fit(old, None, new, settings=SEEN, run=CPU).serving.fusion
-    monkeypatch.setattr("onward.training.fit.serving.MOST_MEASURED", 60)
+    monkeypatch.setattr("onward.evaluation.serving.MOST_MEASURED", 60)
     some, again = (fit(old, None, new, settings=SEEN, run=CPU).serving.fusion for _ in range(2))
     assert some == again
     for name in ("old_scale", "new_scale"):

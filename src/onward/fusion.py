@@ -23,7 +23,7 @@ from onward.spaces import Embeddings, Ids, Metric, Origins, Space, check_same_sp
 Distances = Float32[np.ndarray, "query item"]
 Serve = Literal["old", "new", "fused"]
 NEAREST = 10
-"""By so many nearest items gaps are measured, or by a third where there are fewer than 30."""
+"""The number of nearest items by which gaps are measured; a third of the items if that is less."""
 LARGEST = float(np.finfo(np.float32).max)
 
 

@@ -1,6 +1,7 @@
 """`onward search`, `evaluate`, `compare` and `report`: what queries find, and how good that is."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -202,14 +203,16 @@ class Compared(Judging):
             ConfigurationError: if the transformation has none.
         """
         from onward.evaluation.comparison import OLD, UPGRADED
-        from onward.training.fit.serving import serve_unmeasured
+        from onward.evaluation.serving import measure_pair
 
         if self.transformation is None:
             tell(
                 "fused search is compared with equal weights and scales of these queries and "
                 "items; --transformation names the pair that fit chose"
             )
-            return serve_unmeasured(cells[OLD], cells[UPGRADED], seed=0).fusion
+            with suppress(ConfigurationError):
+                return measure_pair([cells[OLD]], [cells[UPGRADED]], seed=0)
+            return None
         serving = onward.Transformation.load(self.transformation).serving
         if serving is None:
             raise ConfigurationError(

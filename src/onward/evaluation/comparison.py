@@ -176,9 +176,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether upgrading is worth it, against doing nothing and full backfill; and being fused.
+        """Whether upgrading is worth it, against doing nothing and full backfill.
 
-        One sentence, and where there is a cell of fused search another.
+        One sentence; where there is a cell of fused search, another says what that gives.
         """
         if self.fused is None or np.isnan(self.value("map", self.fused)):
             return self._of_upgrade

@@ -4,7 +4,7 @@ Fused search needs the old model as long as it is served, so what is equal withi
 one space. Nothing here ranks: whoever asks queries says what they find with each candidate.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,17 +12,23 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
+from onward.evaluation.distances import doubles, exact_distances
 from onward.evaluation.intervals import Interval, over_clusters
-from onward.fusion import Serve
+from onward.fusion import Distances, Fusion, Serve
 from onward.plain import Plain
+from onward.spaces import Embeddings
 
 PerQuery = Float64[np.ndarray, " query"]
+Asked = tuple[Embeddings, Embeddings]
+"""What is asked in one space, and what is searched."""
 JudgedBy = Literal["label", "judgements", "agreement"]
 
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Weights of the old space that are tried; 0 and 1 are one space alone."""
 EVEN = 0.5
 """The weight of a pair that nothing measured."""
+MOST_MEASURED = 2000
+"""The number of queries and of items at most, over all galleries, that scales are measured on."""
 CLEAR = 0.95
 """The confidence beyond which a difference is clear."""
 PRIOR, MOST = 0.3, 0.5
@@ -30,13 +36,12 @@ PRIOR, MOST = 0.3, 0.5
 best weight there is less than what the gallery wants. So, where that space is the better one, the
 weight nearest to the first is taken that does no harm there, and none above the second."""
 HALF_A_POINT, NOT_WORSE = 0.005, 0.02
-"""Harm: so much less of one metric, or so much less of the score within the noise."""
+"""More is harm: how much less of one metric, and how much less of the score within the noise."""
 SERVED: Mapping[Serve, str] = {
     "old": "the old space alone",
     "new": "the new space alone",
     "fused": "the old and the new space, fused",
 }
-
 
 NOT_JUDGED = (
     "an upgrade leads to it, and fused search was not measured: agreement with a full backfill "
@@ -141,6 +146,41 @@ def advise(
     if good:
         return Advice("fused", weight, gained, what if less is None else f"{what}; {less}")
     return Advice(better, weight, gained, f"fused search is not clearly better: {what}")
+
+
+def measure_pair(olds: Sequence[Asked], news: Sequence[Asked], *, seed: int) -> Fusion:
+    """Return a pair of even weight, with the scales of distances of queries from items.
+
+    Args:
+        olds: in each gallery, what is asked and what is searched in the old space.
+        news: the same queries and items in the new space, in the same order.
+        seed: decides on which of them scales are measured.
+
+    Raises:
+        ConfigurationError: if the distances of a space are all alike.
+    """
+    spaces = olds[0][0].space, news[0][0].space
+    found = zip(_distances(olds, seed), _distances(news, seed), strict=True)
+    return Fusion.measure(*spaces, EVEN, list(found))
+
+
+def _distances(galleries: Sequence[Asked], seed: int) -> Iterator[Distances]:
+    """Give distances of queries from items of each gallery; NaN of a query from itself.
+
+    The same queries and items in either space.
+    """
+    share = max(MOST_MEASURED // len(galleries), 1)
+    for place, (queries, gallery) in enumerate(galleries):
+        random = np.random.default_rng([seed, 2, place])
+        asked, there = (
+            one.select(random.permutation(len(one))[:share]) for one in (queries, gallery)
+        )
+        metric = gallery.space.metric
+        found = exact_distances(
+            doubles(asked.vectors, metric), doubles(there.vectors, metric), metric
+        )
+        found[np.array(asked.ids)[:, None] == np.array(there.ids)] = np.nan
+        yield found
 
 
 def _by_prior(weights: Sequence[float]) -> list[float]:

@@ -24,7 +24,7 @@ from onward.errors import (
     SpaceMismatchError,
 )
 from onward.evaluation.relevance import RealQueries
-from onward.evaluation.serving import SERVED
+from onward.evaluation.serving import MOST_MEASURED, SERVED
 from onward.plain import fields_of
 from onward.spaces import Embeddings
 from onward.training.fit.closed_forms import (
@@ -46,7 +46,6 @@ from onward.training.fit.selection import (
 )
 from onward.training.fit.serving import (
     ITEMS,
-    MOST_MEASURED,
     REAL,
     ServingChoice,
     choose_serving,

@@ -1,28 +1,21 @@
 """Choose what to serve after an upgrade: the old space, the new one, or both as a fused pair.
 
 All are asked the same queries among the same held-out items, each carried by a transformation that
-has not seen it; `onward.evaluation.serving` has the rule. Nothing here learns: a weight costs a
-ranking. Scales are those of the distances between queries and items that are measured so.
+has not seen it; `onward.evaluation.serving` has the rule, and measures scales. Nothing here learns:
+a weight costs a ranking.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from onward.errors import ConfigurationError
-from onward.evaluation.distances import doubles, exact_distances
 from onward.evaluation.intervals import Interval
-from onward.evaluation.serving import EVEN, SERVED, WEIGHTS, Found, advise
-from onward.fusion import Distances, FusedEmbeddings, Fusion, Serve, Serving
+from onward.evaluation.serving import SERVED, WEIGHTS, Asked, Found, advise, measure_pair
+from onward.fusion import FusedEmbeddings, Fusion, Serve, Serving
 from onward.plain import Plain
 from onward.spaces import Embeddings
 from onward.training.fit.selection import Judge
 
-MOST_MEASURED = 2000
-"""Scales are measured on the pairs of so many queries and so many items, over all galleries."""
-Asked = tuple[Embeddings, Embeddings]
-"""What is asked in one space, and what is searched."""
 ITEMS, REAL = "items", "real queries"
 LEAN = (
     "held-out items of the pairs lean to the new space, so a pair is served that does no harm there"
@@ -124,31 +117,10 @@ def serve_unmeasured(olds: Asked, news: Asked, *, seed: int) -> ServingChoice:
 
 def _pair(olds: Sequence[Asked], news: Sequence[Asked], seed: int) -> tuple[Fusion | None, str]:
     """Return the pair of even weight; or None, and why there is none."""
-    spaces = olds[0][0].space, news[0][0].space
-    found = zip(_distances(olds, seed), _distances(news, seed), strict=True)
     try:
-        return Fusion.measure(*spaces, EVEN, list(found)), ""
+        return measure_pair(olds, news, seed=seed), ""
     except ConfigurationError as error:
         return None, f"; there is no fused pair, for {error}"
-
-
-def _distances(galleries: Sequence[Asked], seed: int) -> Iterator[Distances]:
-    """Give distances of queries from items of each gallery; NaN of a query from itself.
-
-    The same queries and items in either space.
-    """
-    share = max(MOST_MEASURED // len(galleries), 1)
-    for place, (queries, gallery) in enumerate(galleries):
-        random = np.random.default_rng([seed, 2, place])
-        asked, there = (
-            one.select(random.permutation(len(one))[:share]) for one in (queries, gallery)
-        )
-        metric = gallery.space.metric
-        found = exact_distances(
-            doubles(asked.vectors, metric), doubles(there.vectors, metric), metric
-        )
-        found[np.array(asked.ids)[:, None] == np.array(there.ids)] = np.nan
-        yield found
 
 
 def _cells(
