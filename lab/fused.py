@@ -268,10 +268,10 @@ def is_clear(found: Sequence[Found], at: int, than: int, clusters: np.ndarray) -
 
 def advised(found: Sequence[Found], clusters: np.ndarray, *, by: JudgedBy = "label") -> int:
     """What the product advises for a gallery of unseen classes, or by real queries."""
-    real = by == "judgements"
+    lenient = None if by == "judgements" else "items lean to the new space"
     old, new = found[NOTHING], found[ONE]
     said = advise(
-        *(old, new, lambda w: found[round(10 * w)], list(clusters)), by=by, real=real, seen=False
+        *(old, new, lambda w: found[round(10 * w)], list(clusters)), by=by, lenient=lenient
     )
     return {"old": NOTHING, "new": ONE}.get(said.advised, round(10 * said.weight))
 
