@@ -174,6 +174,9 @@ def vectors_of(space: Space, versions: Mapping[str, int]) -> Embeddings:
     return Embeddings(tuple(versions), np.array(vectors, np.float32).reshape(-1, space.dim), space)
 
 
+QUERIES = {space: vectors_of(space, {"query": 0}) for space in SPACES}
+
+
 class Stated(NamedTuple):
     """What a gallery's record says: what fills each space, and what answers queries."""
 
@@ -368,17 +371,16 @@ class Watched:
 
     def check_search(self, stored: Stored) -> None:
         """Only what serves answers: all rows that it finds, in their order."""
-        serving, query = self.stated.serving, {"query": 0}
+        serving = self.stated.serving
         for space in SPACES:
             if space != serving:
                 with pytest.raises(SpaceMismatchError):
-                    self.gallery.search(vectors_of(space, query), 1)
+                    self.gallery.search(QUERIES[space], 1)
         for pair in PAIRS:
             if pair != serving:
-                old, new = vectors_of(pair.old, query), vectors_of(pair.new, query)
                 with pytest.raises(SpaceMismatchError):
-                    self.gallery.search(new, 1, queries_old=old)
-        asked = [vectors_of(space, query) for space in spaces_of(serving)]
+                    self.gallery.search(QUERIES[pair.new], 1, queries_old=QUERIES[pair.old])
+        asked = [QUERIES[space] for space in spaces_of(serving)]
         held = [self.held_in(space, stored) for space in spaces_of(serving)]
         if isinstance(serving, Space):
             found = self.gallery.search(asked[0], len(ITEMS))
