@@ -188,7 +188,9 @@ def test_a_pair_of_other_spaces_is_refused_by_a_transformation():
     fusion = pair("l2", "l2", dims=(2, 2))
     other = replace(fusion, new=Space("another", 2))
     plain = linear(fusion.old, None, fusion.new, np.eye(2), np.zeros(2), made_by={})
-    with pytest.raises(SpaceMismatchError, match="no pair to serve after the transformation old"):
+    with pytest.raises(
+        SpaceMismatchError, match="is not a pair to serve after the transformation old"
+    ):
         replace(plain, serving=Serving("new", other))
 
 

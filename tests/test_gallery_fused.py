@@ -306,6 +306,6 @@ def test_an_empty_gallery_answers_with_nothing(url):
     assert answers(search(gallery, asked(pair), 3)) == [()] * 5
 
 
-def test_a_scale_that_is_no_number_is_refused():
+def test_a_scale_that_is_not_a_number_is_refused():
     with pytest.raises(ConfigurationError, match="nothing can be fused"):
         Scale(1.0, float("nan"))

@@ -164,7 +164,7 @@ class Transformation:
         pair = None if self.serving is None else self.serving.fusion
         if pair is not None and (pair.old, pair.new) != (self.old, self.new):
             raise SpaceMismatchError(
-                f"{pair} is no pair to serve after the transformation {_direction(self)}",
+                f"{pair} is not a pair to serve after the transformation {_direction(self)}",
                 "give the pair of the space that it starts from and the one that it leads to",
             )
 
