@@ -346,7 +346,7 @@ def test_half_of_what_real_queries_need_is_refused(shop, gallery, tmp_path):
         answer(*plan, *paired)
     both = ("--queries-old", tmp_path / "old.parquet", "--queries-new", tmp_path / "new.parquet")
     new.select(np.arange(9)).save(tmp_path / "new.parquet")
-    with pytest.raises(SpaceMismatchError, match=r"are given in .*, too, but .* alone answers now"):
+    with pytest.raises(SpaceMismatchError, match=r"alone answers now; leave .*--queries-paired"):
         answer(*plan, *both, *paired)
     result = CliRunner().invoke(app, [*map(str, plan), "--margin", "-1"])
     assert result.exit_code == 2

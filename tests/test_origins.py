@@ -30,7 +30,7 @@ from onward.evaluation.relevance import Relevance
 from onward.evaluation.retrieval import agreement, search
 from onward.fusion import Fusion, Scale, Serving, fuse
 from onward.gallery import create_gallery, open_gallery
-from onward.spaces import Embeddings
+from onward.spaces import Embeddings, Space
 from onward.training.fit.pairs import Pairs
 from onward.upgrading import Upgrade, forecast
 from onward.upgrading.backfill import embeddings_given
@@ -291,6 +291,22 @@ def test_the_pair_of_a_transformation_is_a_row_of_h_alone_and_of_what_is_stored(
     page = (files / "page.html").read_text(encoding="utf-8")
     assert "new/old fused" in page
     assert "queries by both models, both distances count" in page
+
+
+def test_the_pair_of_another_upgrade_is_refused(files):
+    other = replace(PAIR, old=Space("elsewhere@1", OLD.dim))
+    replace(TO_SECOND, old=other.old, serving=Serving("fused", other)).save(files / "other")
+    with pytest.raises(ConfigurationError, match=r"leads from elsewhere@1 .* and the items are in"):
+        answer(*words_of(files, "--exclude-self", "--transformation", files / "other"))
+
+
+def test_too_few_items_to_measure_a_pair_are_compared_without_one(files):
+    for name in ("old", "up", "new"):
+        one = Embeddings.load(files / f"{name}.parquet")
+        one.align(sorted(one.ids)[:2]).save(files / f"{name}.parquet")
+    shown = CliRunner().invoke(app, [str(word) for word in words_of(files, "--exclude-self")])
+    assert "fused search is not compared, for no scale can be measured" in shown.stderr
+    assert "fused" not in shown.stdout
 
 
 def test_without_a_transformation_the_pair_has_equal_weights_and_the_scales_of_the_files(files):

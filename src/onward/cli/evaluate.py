@@ -200,19 +200,21 @@ class Compared(Judging):
         queries and items; None if their distances do not differ.
 
         Raises:
-            ConfigurationError: if the transformation has none.
+            ConfigurationError: if the transformation has none, or leads from or to other spaces.
         """
         from onward.evaluation.comparison import OLD, UPGRADED
         from onward.evaluation.serving import measure_pair
 
         if self.transformation is None:
-            tell(
-                "fused search is compared with equal weights and scales of these queries and "
-                "items; --transformation names the pair that fit chose"
-            )
+            fusion, how = None, "not compared, for no scale can be measured on"
             with suppress(ConfigurationError):
-                return measure_pair([cells[OLD]], [cells[UPGRADED]], seed=0)
-            return None
+                fusion = measure_pair([cells[OLD]], [cells[UPGRADED]], seed=0)
+                how = "compared with equal weights and scales of"
+            tell(
+                f"fused search is {how} these queries and items; --transformation names the pair "
+                "that fit chose"
+            )
+            return fusion
         serving = onward.Transformation.load(self.transformation).serving
         if serving is None:
             raise ConfigurationError(
@@ -220,7 +222,14 @@ class Compared(Judging):
                 "before `fit` measured one, or its distances do not differ",
                 "fit it again, or leave --transformation out",
             )
-        return serving.fusion
+        pair, spaces = serving.fusion, [cells[name][1].space for name in (OLD, UPGRADED)]
+        if [pair.old, pair.new] != spaces:
+            raise ConfigurationError(
+                f"the transformation in {self.transformation} leads from {pair.old} to {pair.new}, "
+                f"and the items are in {spaces[0]} and {spaces[1]}",
+                "give the one that made --upgraded, or leave --transformation out",
+            )
+        return pair
 
     @property
     def cameras(self) -> tuple[Path, Path]:

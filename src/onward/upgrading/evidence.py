@@ -467,7 +467,7 @@ def _as_asked(queries: RealQueries, now: Served) -> Searchable:
             raise SpaceMismatchError(
                 f"the real queries are given in {queries.paired.space}, too, but {now} alone "
                 "answers now",
-                "leave paired=... out",
+                "leave the paired ones out, --queries-paired",
             )
         return queries.old
     if set(given) != set(now.spaces):
@@ -475,7 +475,7 @@ def _as_asked(queries: RealQueries, now: Served) -> Searchable:
             f"the gallery answers from {pair}, and the real queries by the models that answer now "
             f"are in {' and '.join(map(str, given))}",
             f"give them by the models of {pair.old.name} and {pair.new.name}, one as the old "
-            "queries and the other as paired=...",
+            "queries and the other as the paired ones, --queries-paired",
         )
     return FusedEmbeddings(pair, given[pair.old], given[pair.new])
 
