@@ -305,6 +305,16 @@ def test_what_the_fit_found_on_what_it_held_out_stands_where_it_does_no_harm():
     assert advised == [("new", "new"), ("fused", "fused")]
 
 
+def test_a_weight_for_which_no_less_is_asked_is_judged_as_if_the_fit_had_not_advised_it():
+    gallery, new, h = world(200, seed=0, spoil=0.3, seen=1.0)
+    advice = []
+    for fitted in ("new", "fused"):
+        by = Routes((paired(h, 0.6, 9.3, 63.0, fitted),))
+        advice.append(forecast(gallery, by, new.select(np.arange(100))).whole.cell("fused").advice)
+    assert [one.advised for one in advice] == ["fused", "fused"]
+    assert advice[0] == advice[1]
+
+
 def test_what_the_fit_found_does_not_stand_where_fused_search_finds_less_in_the_mean():
     gallery, new, h = world(200, seed=7, seen=0.6)
     found = forecast(gallery, Routes((paired(h, 0.1, 9.3, 63.0, "fused"),)), new)

@@ -28,7 +28,7 @@ from onward.evaluation.metrics import METRICS as BY_LABEL
 from onward.evaluation.metrics import Evaluation, PerQuery, evaluate
 from onward.evaluation.relevance import RealQueries, Relevance
 from onward.evaluation.retrieval import Ranking, agreement, count_neighbours, rank, search
-from onward.evaluation.serving import Advice, JudgedBy, advise
+from onward.evaluation.serving import MOST, Advice, JudgedBy, advise
 from onward.evaluation.serving import Found as OfCandidate
 from onward.fusion import Searchable, Serve
 from onward.gallery import Gallery, GalleryView
@@ -590,7 +590,8 @@ def _advise(trial: Trial, metric: str, now: Found, new: Found, fused: Found) -> 
     """Return what to serve, by what queries find in what answers now, the new space, and the pair.
 
     The one weight is the pair's. Fused search must be clearly better, unless the fit advises it by
-    what it held out: then it need only do no harm here, and find no less in the mean.
+    what it held out, with a weight for which less may be asked: then it need only do no harm here,
+    and find no less in the mean.
     """
     rows = np.flatnonzero(~np.isnan(now[metric]))
     candidates = (
@@ -598,7 +599,8 @@ def _advise(trial: Trial, metric: str, now: Found, new: Found, fused: Found) -> 
     )
     found_now, found_new, found_fused = candidates
     assert trial.serving is not None  # noqa: S101 (there is a pair)
-    is_lenient = trial.asked.who == ITEMS and trial.serving.advised == "fused"
+    by_fit = trial.serving.advised == "fused" and trial.serving.fusion.weight <= MOST
+    is_lenient = trial.asked.who == ITEMS and by_fit
     advice = advise(
         found_now,
         found_new,
