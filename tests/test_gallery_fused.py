@@ -154,6 +154,34 @@ def test_rows_that_change_while_all_is_compared_are_found(url, monkeypatch, chan
     assert next(scans) > at
 
 
+def test_a_row_that_gets_its_old_vector_between_the_two_spaces_is_found(monkeypatch):
+    monkeypatch.setattr(fused, "LEAST_CANDIDATES", 2)
+    monkeypatch.setattr(fused, "CANDIDATES", 2)
+    old, new = Space("old@1", 1), Space("new@2", 1)
+    pair = Fusion(old, new, 0.5, Scale(1.0, 0.0), Scale(1.0, 0.0))
+
+    def at(space, **places):
+        vectors = np.array([[one] for one in places.values()], np.float32)
+        return Embeddings(tuple(places), vectors, space)
+
+    gallery = create_gallery(next(NAMES), old, new)
+    gallery.add(at(old, near=4, then=4.1, far=9), at(new, near=1, then=1.1, far=9))
+    gallery.add(at(new, alone=2))  # fused at 4, and at 2 once it has its old vector; near at 8.5
+    gallery.serve(pair, query_model=None)
+    search_one = gallery._store.search
+
+    def disturbed(of, *given, **options):
+        found = search_one(of, *given, **options)
+        if of.space == old:
+            for batch in gallery.scan([new], without=[old]):
+                gallery.write(at(old, alone=0), batch.revisions, origin="embedded")
+        return found
+
+    monkeypatch.setattr(gallery._store, "search", disturbed)
+    found = gallery.search(at(new, q=0), 1, queries_old=at(old, q=0))
+    assert found.ids_of(0) == ["alone"]
+
+
 @pytest.mark.parametrize("indexed", [(), ("old",), ("old", "new")], ids=str)
 @pytest.mark.parametrize("k", [5, ROWS + 5])
 def test_an_approximate_search_finds_nearly_all_with_any_indexes(url, indexed, k):

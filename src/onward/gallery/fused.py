@@ -12,7 +12,6 @@ References:
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -55,6 +54,8 @@ class PairSearch:
     def run(self, queries: FusedEmbeddings) -> Ranking:
         """Return the k nearest items of every query among those with a vector in either space."""
         found: dict[int, Nearest] = {}
+        # Counted before anything is searched: what gets its other vector meanwhile is alone here.
+        alone = (False, False) if self.approximate else self._alone()
         left, count = list(range(len(queries))), max(LEAST_CANDIDATES, CANDIDATES * self.k)
         for _ in range(TRIES):
             step = BLOCK_BYTES // (8 * count * (self.old.space.dim + self.new.space.dim))
@@ -63,7 +64,7 @@ class PairSearch:
             tried, left = left, []
             for start in range(0, len(tried), step):
                 rows = tried[start : start + step]
-                block = self._block(queries.select(rows), count)
+                block = self._block(queries.select(rows), count, alone)
                 for row, nearest in zip(rows, block, strict=True):
                     if nearest is None:
                         left.append(row)
@@ -76,12 +77,14 @@ class PairSearch:
             found |= {row: every.nearest(at) for at, row in enumerate(left)}
         return together(queries.ids, found, self.exclude_self)
 
-    def _block(self, queries: FusedEmbeddings, count: int) -> Iterator[Nearest | None]:
+    def _block(
+        self, queries: FusedEmbeddings, count: int, alone: tuple[bool, bool]
+    ) -> Iterator[Nearest | None]:
         """Give the nearest of each query among its candidates; None where others may be nearer."""
         near, ends = self._near(queries, count)
         found = search_among(queries, near.items, near.rows, self.k, exclude_self=self.exclude_self)
         for nearest, (old, new) in zip(found, ends, strict=True):
-            yield nearest if self._is_whole(nearest, old, new) else None
+            yield nearest if self._is_whole(nearest, old, new, alone) else None
 
     def _near(
         self, queries: FusedEmbeddings, count: int
@@ -107,7 +110,7 @@ class PairSearch:
         options = {"exclude_self": self.exclude_self, "approximate": self.approximate}
         return self.store.search(of, queries, count, **options)
 
-    def _is_whole(self, nearest: Nearest, old: float, new: float) -> bool:
+    def _is_whole(self, nearest: Nearest, old: float, new: float, alone: tuple[bool, bool]) -> bool:
         """Say whether no item beyond the candidates can be among the nearest.
 
         Args:
@@ -115,6 +118,7 @@ class PairSearch:
             old: the distance in the old space of the farthest that this space gave; infinite if it
                 gave all that it has. Whatever was not seen is at least as far away in it.
             new: the same in the new space.
+            alone: whether any row has an old vector only, and whether any has a new one only.
         """
         ids, distances = nearest
         if np.isinf(old) and np.isinf(new):
@@ -124,8 +128,8 @@ class PairSearch:
         unseen = np.array(
             [
                 (old, new),
-                (old if self._alone[0] else np.inf, np.nan),
-                (np.nan, new if self._alone[1] else np.inf),
+                (old if alone[0] else np.inf, np.nan),
+                (np.nan, new if alone[1] else np.inf),
             ],
             np.float32,
         )
@@ -137,7 +141,6 @@ class PairSearch:
         bound = self.fusion.combine(unseen[None, :, 0], unseen[None, :, 1]).min()
         return bool(distances[self.k - 1] < bound)
 
-    @cached_property
     def _alone(self) -> tuple[bool, bool]:
         """Whether any row has an old vector only, and whether any has a new one only."""
         old, new = self.old, self.new
