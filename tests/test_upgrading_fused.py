@@ -577,7 +577,7 @@ def test_real_queries_are_asked_of_a_pair_that_answers_now_by_both_of_its_models
     words = (
         r"the gallery answers from fused old@1 .*, and the real queries by the models that answer "
         r"now are in old@1 \(6, l2\); give them by the models of old@1 and new@2, one as the old "
-        r"queries and the other as paired=\.\.\."
+        r"queries and the other as the paired ones, --queries-paired"
     )
     with pytest.raises(SpaceMismatchError, match=words):
         forecast(gallery, Routes((h,)), queries=RealQueries(by_old, by_third, qrels))
