@@ -195,12 +195,13 @@ def test_the_result_says_what_to_serve_in_words_in_json_and_with_the_transformat
     assert Transformation.load(tmp_path / "h").serving == h.serving
 
 
-def test_distances_that_are_all_alike_make_no_pair():
-    old, new = world(0.5, 0.5)
-    alike = replace(old, vectors=np.ones_like(old.vectors))
-    fitted = fit(alike, None, new, settings=RIDGE, run=CPU)
+@pytest.mark.parametrize("role", ["old", "new"])
+def test_distances_that_are_all_alike_make_no_pair(role):
+    given = dict(zip(("old", "new"), world(0.5, 0.5), strict=True))
+    given[role] = replace(given[role], vectors=np.ones_like(given[role].vectors))
+    fitted = fit(given["old"], None, given["new"], settings=RIDGE, run=CPU)
     assert (fitted.serving.fusion, fitted.transformation.serving) == (None, None)
-    words = "there is no fused pair, for the distances of a space have the standard deviation 0.0"
+    words = f"there is no fused pair, for the distances in {given[role].space} are all alike"
     assert words in fitted.serving.reason
     assert list(fitted.serving.values) == ["old", "new"]
 

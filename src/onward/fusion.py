@@ -142,9 +142,13 @@ class Fusion:
             for both in found
         ]
         stds = [_deviation(each) for each in zip(*summed, strict=True)]
-        scaled = [
-            [one / (std or np.nan) for one, std in zip(both, stds, strict=True)] for both in summed
-        ]
+        for space, std in zip(spaces, stds, strict=True):
+            if not std > 0:
+                raise ConfigurationError(
+                    f"the distances in {space} are all alike, or there are none",
+                    "measure them on pairs of items that are not all alike",
+                )
+        scaled = [[one / std for one, std in zip(both, stds, strict=True)] for both in summed]
         scales = []
         for at, std in enumerate(stds):
             gaps = np.concatenate([_gaps(both[at], both[1 - at]) for both in scaled])
