@@ -1,5 +1,6 @@
 """A fused pair: its distance worked by hand, its rankings beside brute force, what it refuses."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -173,6 +174,14 @@ def test_a_backfill_of_a_fused_pair_ends_as_everything_embedded():
 def test_a_pair_that_can_be_saved_is_read_again_as_it_was():
     fusion = pair()
     assert Fusion.from_json(fusion.to_json()) == fusion
+
+
+def test_numbers_of_numpy_are_kept_as_those_of_python():
+    fusion = replace(
+        pair(), weight=np.float64(0.25), old_scale=Scale(np.float64(2.0), np.float64(0.5))
+    )
+    assert type(fusion.weight) is float
+    assert json.loads(json.dumps(fusion.to_json())) == fusion.to_json()
 
 
 def test_what_to_serve_is_kept_with_a_transformation_and_is_not_of_its_digest(tmp_path):

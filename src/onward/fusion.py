@@ -47,6 +47,8 @@ class Scale:
     gap: float
 
     def __post_init__(self) -> None:
+        for name in ("std", "gap"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # NumPy's are not JSON
         if not (np.isfinite(self.std) and np.isfinite(self.gap) and self.std > 0):
             raise ConfigurationError(
                 f"the distances of a space have the standard deviation {self.std!r}, with the gap "
@@ -85,6 +87,7 @@ class Fusion:
     new_scale: Scale
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", float(self.weight))  # NumPy's are not JSON
         if not 0 < self.weight < 1:
             raise ConfigurationError(
                 f"the weight of the old space in a fused pair is {self.weight!r}",
