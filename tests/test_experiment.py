@@ -555,7 +555,8 @@ def test_arms_by_themselves_are_an_experiment_without_a_gallery(tmp_path, stage)
     seed = read(tmp_path / "run" / "digits.json")["seeds"]["0"]
     models = ["independent", "old/old", "new/new"]
     assert list(seed["cells"]) == models
-    assert list(seed["open"]) == [*models[:2], "new/old sample 10%", "new/new"]
+    arm = "new/old sample 10%"
+    assert list(seed["open"]) == [*models[:2], arm, f"{arm} fused", "new/new"]
     assert "verdict" not in seed
     assert not (tmp_path / "run" / "seed-0" / "gallery.lance").exists()
     assert (tmp_path / "run" / "digits.html").is_file()

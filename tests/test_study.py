@@ -38,13 +38,14 @@ EXACT = {"method": "ridge", "ridge_penalties": [1e-4]}
 CELLS = {
     "independent",
     "old/old",
-    "new/old without side",
-    "new/old",
-    "new/old layers",
-    "new/old simclr",
     "bct new/old",
     "bct new/new",
     "new/new",
+    *(
+        f"{arm}{fused}"
+        for arm in ("new/old without side", "new/old", "new/old layers", "new/old simclr")
+        for fused in ("", " fused")
+    ),
 }
 
 

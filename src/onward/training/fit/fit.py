@@ -129,7 +129,7 @@ class Fit:
         rows |= {f"new/old {trial}": trial.values for trial in self.tried}
         if serve is not None and serve.asked == ITEMS:
             rows |= {name: values for name, values in serve.values.items() if name not in SERVED}
-        elif serve is not None:
+        elif serve is not None and serve.values:
             last[:0] = [
                 f"{serve.asked}, judged by {serve.judged_by}: {serve.queries:,} that count, in "
                 "percent",
