@@ -21,10 +21,10 @@ EVENTS = (
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # three minutes of a core
 def test_in_any_order_of_steps_no_row_in_memory_is_lost_reborn_or_wrong(request, record_property):
-    examples = request.config.getoption("--examples") or 60
+    examples = request.config.getoption("--examples") or 80
     counts = upgrade_machine(lambda directory: f"memory:{directory}", examples=examples)
     record_property("counts", dict(counts))
-    assert counts["step"] >= 42 * examples  # 2,520 of them
+    assert counts["step"] >= 42 * examples  # 3,360 of them
     assert [event for event in EVENTS if not counts[event]] == []
     for what in ("kill", "write"):  # at a call to the store in the midst of a step
         found = [counts[f"{what} during {name}"] for name in STEPS]
