@@ -250,7 +250,7 @@ def is_left_behind(name: str) -> bool:
 
 
 def check_replaceable(target: Path, kind: str | None) -> None:
-    """Refuse to write where something stands that is no artefact of this kind, or more than one.
+    """Refuse to write where something stands that is not one artefact of this kind.
 
     Or that is not a file, where the kind is None.
 

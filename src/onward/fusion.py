@@ -309,7 +309,7 @@ def joined(one: Searchable, other: Searchable) -> Searchable:
     if isinstance(one, FusedEmbeddings) and isinstance(other, FusedEmbeddings):
         return FusedEmbeddings(one.space, _joined(one.old, other.old), _joined(one.new, other.new))
     assert isinstance(one, Embeddings)  # noqa: S101  # their spaces were compared
-    assert isinstance(other, Embeddings)  # noqa: S101
+    assert isinstance(other, Embeddings)  # noqa: S101  # likewise
     return _joined(one, other)
 
 
