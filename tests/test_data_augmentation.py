@@ -94,6 +94,19 @@ def test_small_images_are_shifted_with_a_mirrored_border():
     assert len(offsets) > 5
 
 
+def test_what_is_a_random_crop_already_is_neither_cropped_again_nor_shifted():
+    images = batch(64, 3)
+    for size in (8, 64):
+        given = batch(size, 3)
+        assert torch.equal(supervised_augmentation(size, flip=False, cropped=True)(given), given)
+    augment = simclr_augmentation(32, 3, strength=0.0, cropped=True)
+    images = batch(32, 3, count=1).repeat(32, 1, 1, 1)
+    torch.manual_seed(0)
+    changed = augment(images)  # some grey, all else as it was
+    same = (changed - images).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert 16 < same.sum() < 32
+
+
 def test_images_are_mirrored_only_if_asked_for():
     ramp = torch.linspace(0, 1, 8).repeat(64, 1, 8, 1)
     for make in (partial(simclr_augmentation, channels=1), supervised_augmentation):

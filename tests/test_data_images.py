@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onward.data import Items, images, load_images
-from onward.data.images import FORMATS, MAX_PIXELS, decode, is_image, to_pixels
+from onward.data.images import (
+    ASPECTS,
+    FORMATS,
+    MAX_PIXELS,
+    central_box,
+    decode,
+    is_image,
+    load_views,
+    random_box,
+    to_pixels,
+)
 from onward.errors import ConfigurationError, DataError, MissingExtraError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -186,6 +196,71 @@ def test_resizing_the_centre_is_resizing_the_shorter_side_and_cropping():
     cropped = image.resize((30, 20), Image.Resampling.BICUBIC).crop((5, 0, 25, 20))
     ours = to_pixels(image, 20, 1)[0].astype(int)
     np.testing.assert_array_equal(ours[:, 2:-2], np.asarray(cropped).astype(int)[:, 2:-2])
+
+
+def test_a_share_of_the_shorter_side_is_resizing_to_256_and_cropping_224():
+    image = Image.effect_noise((300, 200), 50)
+    ours = to_pixels(image, 28, 1, central_box(300, 200, 224 / 256))[0].astype(int)
+    theirs = np.asarray(image.resize((48, 32), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(ours - theirs[2:30, 10:38])[2:-2, 2:-2].max() <= 1
+    assert np.abs(ours - to_pixels(image, 28, 1)[0]).mean() > 5
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "box"),
+    [
+        ((30, 20), 1.0, (5, 0, 25, 20)),
+        ((20, 30), 1.0, (0, 5, 20, 25)),
+        ((320, 256), 0.875, (48, 16, 272, 240)),
+    ],
+)
+def test_the_central_box_worked_by_hand(size, share, box):
+    assert central_box(*size, share) == box
+
+
+def test_random_boxes_are_of_any_share_from_the_least_and_of_the_whole_image():
+    random, width, height = np.random.default_rng(0), 400, 300
+    boxes = np.array([random_box(width, height, 0.08, random) for _ in range(2000)])
+    left, top, right, bottom = boxes.T
+    across, down = right - left, bottom - top
+    shares = across * down / (width * height)
+    assert (boxes >= 0).all()
+    assert (right <= width + 1e-9).all()
+    assert (bottom <= height + 1e-9).all()
+    assert 0.08 <= shares.min() < 0.09
+    assert 0.95 < shares.max() <= 1
+    assert ASPECTS[0] <= (across / down).min() < 0.76
+    assert 1.32 < (across / down).max() <= ASPECTS[1] + 1e-9
+    assert left.min() < 1  # what the central square leaves out is looked at too
+    assert right.max() > width - 1
+
+
+@pytest.mark.parametrize("size", [(1000, 10), (10, 1000)])
+def test_where_no_random_box_fits_it_is_the_largest_central_one(size):
+    box = random_box(*size, 0.9, np.random.default_rng(0))
+    half = 10 * 4 / 3 / 2
+    expected = np.array([500 - half, 0, 500 + half, 10])
+    np.testing.assert_allclose(box, expected if size[0] == 1000 else expected[[1, 0, 3, 2]])
+
+
+def test_an_image_is_decoded_once_for_all_its_views(monkeypatch):
+    decoded = []
+
+    def open_one(self, row):
+        decoded.append(row)
+        return Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+
+    monkeypatch.setattr(Items, "open", open_one)
+
+    def boxes(row, width, height):
+        assert (width, height) == (8, 8)
+        return [tuple(map(float, (at, at, at + 4, at + 4))) for at in (0, row)]
+
+    ids, none = ("a", "b", "c"), ({},) * 3
+    items = Items(ids, np.zeros(3, np.int64), {0: "zero"}, none, "a test")
+    pixels = load_views(items, 4, 1, [2, 1], boxes, views=2)
+    assert (pixels.shape, decoded) == ((2, 2, 1, 4, 4), [1, 2])
+    assert pixels[:, :, 0, 0, 0].tolist() == [[0, 0], [18, 9]]
 
 
 def test_shrinking_averages_fine_patterns():

@@ -31,6 +31,7 @@ SETTINGS = TrainingSettings(epochs=2, batch_size=32, flip=False)
 BRIEF = {"epochs": 1, "batch_size": 32, "flip": False}
 TAKEN = InputSpec(8, 1, (0.3,), (0.6,))
 CPU = RunSettings(device="cpu")
+NO_CROPS = {"least_crop": None}
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +234,50 @@ def test_each_kind_is_given_what_it_learns_from_and_nothing_of_an_old_model(
 def test_images_that_do_not_fit_in_memory_give_the_same_model(items):
     streamed = RunSettings(device="cpu", image_bytes=0)
     assert train_new(items, run=streamed).fingerprint == train_new(items).fingerprint
+
+
+# --- crops of the whole image ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [SETTINGS, SimCLRSettings(**BRIEF)], ids=["labels", "simclr"])
+def test_crops_of_the_whole_image_go_on_after_a_kill_as_if_there_had_been_none(
+    items, settings, tmp_path
+):
+    cropping = settings.model_copy(update={"least_crop": 0.08, "epochs": 3})
+
+    keep = {"device": "cpu", "checkpoint": tmp_path / "state", "checkpoint_seconds": 0.0}
+    with pytest.raises(Stopped):
+        train_new(items, settings=cropping, run=RunSettings(progress=stop_after(7), **keep))
+    whole = train_new(items, settings=cropping)
+    resumed = train_new(items, settings=cropping, run=RunSettings(**keep))
+    assert resumed.space == whole.space
+    assert whole.space != train_new(items, settings=cropping.model_copy(update=NO_CROPS)).space
+
+
+def test_each_epoch_and_each_view_is_another_crop_whatever_stands_in_the_batch(items):
+    def batches(seed=0):
+        return ImageBatches(items, TAKEN, image_bytes=1 << 20, views=2, least_crop=0.3, seed=seed)
+
+    pixels, classes = batches().read(np.arange(6), 1)
+    first, second = pixels[:6], pixels[6:]
+    assert (pixels.shape, classes.shape) == ((12, 1, 8, 8), (6,))
+    assert not torch.equal(first, second)
+    assert torch.equal(batches().read(np.array([4, 2]), 1)[0], pixels[[4, 2, 10, 8]])
+    for other in (batches().read(np.arange(6), 2)[0], batches(seed=1).read(np.arange(6), 1)[0]):
+        assert not torch.equal(other, pixels)
+
+
+def test_a_model_embeds_the_central_crop_that_it_was_told_and_keeps_it(items, tmp_path):
+    cropped = replace(TAKEN, crop_share=0.5)
+    model, whole = (train_new(items, input=one) for one in (cropped, TAKEN))
+    assert model.made_by["crop_share"] == 0.5
+    model.save(tmp_path / "model")
+    again = EmbeddingModel.load(tmp_path / "model")
+    assert (again.input, again.space) == (cropped, model.space)
+    np.testing.assert_array_equal(again.embed(items).vectors, model.embed(items).vectors)
+    assert "a central square of 0.5 of the" in (tmp_path / "model" / "README.md").read_text()
+    assert "crop_share" not in whole.made_by
 
 
 def test_preparation_without_augmentation_is_what_embedding_does(items):
@@ -451,7 +496,8 @@ def test_labels_and_views_add_cross_entropy_and_nt_xent():
     views = objective.head(embeddings).repeat(2, 1)  # without augmentation both views are one
     expected = torch.nn.functional.cross_entropy(logits, classes, label_smoothing=0.2)
     expected = expected + 0.7 * contrastive_loss(views, 0.3)
-    torch.testing.assert_close(objective(pixels, classes), expected, rtol=1e-4, atol=1e-5)
+    twice = pixels.repeat(2, 1, 1, 1)
+    torch.testing.assert_close(objective(twice, classes), expected, rtol=1e-4, atol=1e-5)
 
 
 # --- frozen encoders ---

@@ -35,6 +35,7 @@ INPUTS = {
     "mean": {"mean": (0.5 + 2**-20,)},
     "std": {"std": (0.25 + 2**-20,)},
     "mean-and-std": {"mean": (0.25,), "std": (0.5,)},
+    "crop": {"crop_share": 0.875},
 }
 
 

@@ -12,7 +12,7 @@ from encoders import parse
 from PIL import Image
 
 from onward.artifacts import read_artifact, write_artifact
-from onward.data import open_items
+from onward.data import load_images, open_items
 from onward.errors import (
     ArtifactError,
     ConfigurationError,
@@ -20,7 +20,7 @@ from onward.errors import (
     MissingExtraError,
     ModelError,
 )
-from onward.models import EmbeddingModel, InputSpec, LayersReadout
+from onward.models import EmbeddingModel, InputSpec, LayersReadout, payload_embedder
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.quantisation import Quantisation
 
@@ -112,7 +112,7 @@ def test_progress_is_told_after_each_batch_in_items(items):
 def test_only_two_batches_are_decoded_at_a_time(items, monkeypatch):
     alive, most = set(), []
 
-    def load_images(of, size, channels, rows):
+    def load_images(of, size, channels, rows, *, crop_share):
         alive.add(rows[0])
         most.append(len(alive))
         return np.zeros((len(rows), channels, size, size), np.uint8)
@@ -241,6 +241,11 @@ NO_NUMBERS = r"{} {}.* do not normalise 1 channels.*; give one finite number a c
         ),
         ({"std": (1e-46,)}, "bring pixels beyond what float32 holds"),
         ({"mean": (1e39,)}, "bring pixels beyond what float32 holds"),
+        ({"crop_share": 0}, "cannot look at 0 of an image's shorter side; give a number above 0"),
+        ({"crop_share": 256}, "cannot look at 256 of an image's shorter side.*, such as 224 / 256"),
+        ({"crop_share": "all"}, "cannot look at 'all' of an image's .* leave it out for all of it"),
+        ({"crop_share": float("nan")}, "cannot look at nan of an image's shorter side"),
+        ({"crop_share": [0.5]}, r"cannot look at \[0.5\] of an image's shorter side"),
     ],
 )
 def test_a_value_that_no_input_has_is_named_with_what_is_needed(monkeypatch, fields, words):
@@ -248,6 +253,33 @@ def test_a_value_that_no_input_has_is_named_with_what_is_needed(monkeypatch, fie
     given = {"size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,)} | fields
     with pytest.raises(ModelError, match=words):
         InputSpec(**given)
+
+
+def test_a_crop_is_written_only_where_it_is_less_than_the_whole_square():
+    assert "crop_share" not in GREY_8.to_json()
+    cropped = replace(GREY_8, crop_share=np.float64(0.875))
+    assert cropped.to_json()["crop_share"] == 0.875
+    assert [InputSpec.from_json(one.to_json()) for one in (GREY_8, cropped)] == [GREY_8, cropped]
+
+
+@pytest.mark.parametrize("crop_share", [1.0, 0.5])
+def test_items_and_payloads_are_cropped_alike(crop_share):
+    seen = []
+
+    def look(pixels):
+        seen.append(pixels)
+        return np.zeros((len(pixels), 2), np.float32)
+
+    taken = InputSpec(4, 1, (0.5,), (0.5,), crop_share)
+    model = EmbeddingModel.from_callable(look, name="look", dim=2, input=taken)
+    items = open_items("digits").select(range(3))
+    model.embed(items)
+    payload_embedder(model)(items.ids, items.payloads)
+    first, second = seen
+    np.testing.assert_array_equal(first, second)
+    whole = load_images(items, 8, 1)
+    is_cropped = np.array_equal(first, whole[:, :, 2:6, 2:6])
+    assert is_cropped == (crop_share == 0.5)
 
 
 def test_numbers_of_numpy_are_as_good_as_python_s(monkeypatch):

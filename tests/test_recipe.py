@@ -71,6 +71,13 @@ def test_the_digest_changes_with_any_setting():
     assert len(digests) == 4
 
 
+def test_a_crop_is_written_only_where_it_is_less_than_the_whole_square():
+    assert "crop_share" not in load_recipe("digits").model_dump(mode="json")
+    cropped = load_recipe("digits", {"crop_share": 0.875})
+    assert cropped.model_dump(mode="json")["crop_share"] == 0.875
+    assert cropped.digest != load_recipe("digits").digest
+
+
 def test_a_file_may_have_the_values_of_another_recipe_but_for_its_own(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text('base = "digits"\nname = "mine"\n[fit]\nepochs = 3\n')

@@ -32,7 +32,7 @@ class Points(Batches):
     def __len__(self):
         return len(self.x)
 
-    def read(self, rows):
+    def read(self, rows, epoch):
         return self.x[rows], self.y[rows]
 
 

@@ -35,6 +35,18 @@ def test_without_an_lr_it_is_in_proportion_to_the_batch():
     assert TrainingSettings(batch_size=128, lr=0.3).highest_lr == 0.3
 
 
+def test_crops_of_the_whole_image_are_written_only_where_they_are_taken():
+    for settings in (TrainingSettings, SimCLRSettings):
+        assert "least_crop" not in settings().model_dump()
+        assert settings(least_crop=0.08).model_dump()["least_crop"] == 0.08
+
+
+def test_random_crops_that_nothing_would_show_are_refused():
+    words = "least_crop is 0.08, which is of random crops, and augment is false; leave one of the"
+    with pytest.raises(ConfigurationError, match=words):
+        read_settings(TrainingSettings, {"least_crop": 0.08, "augment": False}, where="mine")
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         SimCLRSettings().temperature = 0.5

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from onward.data import open_items
+from onward.data import load_images, open_items
 from onward.models import EmbeddingModel, InputSpec
 from onward.nn.backbones import BackboneSpec, build_backbone
 from onward.training.devices import seeded
@@ -23,7 +23,7 @@ def model(name, **changes):
         return EmbeddingModel.of_backbone(build_backbone(spec), spec, name=name)
 
 
-def pixels_seen(items, views, seed, std=0.5):
+def pixels_seen(items, views, seed, std=0.5, least_crop=None):
     """The pixels that a model is given, a batch each."""
     seen = []
 
@@ -33,7 +33,7 @@ def pixels_seen(items, views, seed, std=0.5):
 
     input_spec = InputSpec(8, 1, (0.5,), (std,))
     spy = EmbeddingModel.from_callable(function, name="spy", dim=4, input=input_spec)
-    embed_views(spy, items, flip=False, views=views, seed=seed)
+    embed_views(spy, items, flip=False, views=views, seed=seed, least_crop=least_crop)
     return seen
 
 
@@ -54,6 +54,16 @@ def test_views_depend_on_the_seed_and_not_on_the_model_or_the_process(items):
     torch.rand(3)
     np.testing.assert_array_equal(first, pixels_seen(items, 3, seed=2, std=0.25))
     assert not np.array_equal(first, pixels_seen(items, 3, seed=1))
+
+
+def test_random_crops_of_whole_images_are_each_items_own_and_begin_alike(items):
+    plain, *crops = pixels_seen(items, 4, seed=2, least_crop=0.08)
+    np.testing.assert_array_equal(plain, load_images(items, 8, 1))
+    np.testing.assert_array_equal([plain, crops[0]], pixels_seen(items, 2, 2, least_crop=0.08))
+    some = pixels_seen(items.select(range(10)), 4, seed=2, least_crop=0.08)
+    np.testing.assert_array_equal(some[1:], [crop[:10] for crop in crops])
+    assert not np.array_equal(crops[0], crops[1])
+    assert not np.array_equal(crops[0], pixels_seen(items, 2, seed=1, least_crop=0.08)[1])
 
 
 def test_side_information_of_layers_comes_from_the_same_forward_pass(items):

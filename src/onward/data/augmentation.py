@@ -17,7 +17,12 @@ TINY, SMALL, LARGE = 16, 32, 64  # pixels
 
 
 def simclr_augmentation(
-    size: int, channels: int, *, flip: bool = False, strength: float = 0.5
+    size: int,
+    channels: int,
+    *,
+    flip: bool = False,
+    strength: float = 0.5,
+    cropped: bool = False,
 ) -> nn.Module:
     """Return what makes two views of one image differ, for contrastive training.
 
@@ -31,12 +36,13 @@ def simclr_augmentation(
         channels: 1 for grey, 3 for colour.
         flip: mirror half of the images; wrong where left and right matter, as in digits.
         strength: of the jitter; 0 is none, 0.5 suits small images, 1 is SimCLR's for ImageNet.
+        cropped: each image is a random crop already, and is not cropped again.
 
     References:
         Chen, Kornblith, Norouzi, Hinton, A Simple Framework for Contrastive Learning of Visual
         Representations, ICML 2020, appendices A and B.9.
     """
-    steps = [_resized_crop(size, 0.5 if size <= TINY else 0.2)]
+    steps = [] if cropped else [_resized_crop(size, 0.5 if size <= TINY else 0.2)]
     if flip:
         steps.append(augmentation.RandomHorizontalFlip(p=0.5))
     most = 0.8 * strength
@@ -52,7 +58,7 @@ def simclr_augmentation(
     return nn.Sequential(*steps)
 
 
-def supervised_augmentation(size: int, flip: bool) -> nn.Module:
+def supervised_augmentation(size: int, flip: bool, *, cropped: bool = False) -> nn.Module:
     """Return what makes images differ from epoch to epoch, for training with labels.
 
     Below 64 pixels the image is shifted by up to an eighth of its size (4 of 32 pixels) and its
@@ -62,11 +68,14 @@ def supervised_augmentation(size: int, flip: bool) -> nn.Module:
     Args:
         size: height and width of the images, in pixels.
         flip: mirror half of the images; wrong where left and right matter, as in digits.
+        cropped: each image is a random crop already, and is neither cropped again nor shifted.
     """
-    if size >= LARGE:
+    border = max(1, size // 8)
+    if cropped:
+        steps = list[nn.Module]()
+    elif size >= LARGE:
         steps = [_resized_crop(size, 0.25)]
     else:
-        border = max(1, size // 8)
         steps = [augmentation.RandomCrop((size, size), padding=border, padding_mode="reflect")]
     if flip:
         steps.append(augmentation.RandomHorizontalFlip(p=0.5))

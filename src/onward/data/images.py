@@ -1,10 +1,12 @@
 """Images: from the bytes of a file to grey or colour pixels, upright, and to arrays of one size.
 
 Every image that Onward opens comes through `decode`, so that a test that makes `decode` fail proves
-that no image is read. Nothing here knows of folders, tables or labels.
+that no image is read. What of it is looked at is a box; all boxes become arrays in one way. Nothing
+here knows of folders, tables or labels.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from threading import Lock
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from onward.data.items import Items
 
 Pixels = UInt8[np.ndarray, "item channel height width"]
+Box = tuple[float, float, float, float]
+"""Left, upper, right and lower edge of what is looked at, in pixels of the whole image."""
+Boxes = Callable[[int, int, int], Sequence[Box]]
+"""The boxes that are looked at, given an item's position and its image's width and height."""
+
+ASPECTS = (3 / 4, 4 / 3)
+"""Width over height of a random crop, at least and at most."""
+TRIES = 10  # at a random crop that fits into the image
+
 MODES = {1: "L", 3: "RGB"}
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 REPAIR = "replace it, or leave out what cannot be read: skip_bad=True"
@@ -166,7 +177,12 @@ def _scale_sixteen_bit(image: "Image.Image") -> "Image.Image":
 
 
 def load_images(
-    items: "Items", size: int, channels: int, rows: Sequence[int] | np.ndarray | None = None
+    items: "Items",
+    size: int,
+    channels: int,
+    rows: Sequence[int] | np.ndarray | None = None,
+    *,
+    crop_share: float = 1.0,
 ) -> Pixels:
     """Decode images into one array of size x size pixels, each as `to_pixels` makes it.
 
@@ -175,27 +191,95 @@ def load_images(
         size: height and width of what is returned, in pixels.
         channels: 1 for grey, 3 for colour.
         rows: positions of the items to open, in the order wanted; all where None.
+        crop_share: see `central_box`.
+
+    Raises:
+        DataError: if an image cannot be read; the message names its file and row.
+        ConfigurationError: if the size is below 1 or the channels are not 1 or 3.
+    """
+    wanted = np.arange(len(items)) if rows is None else np.asarray(rows, dtype=np.int64)
+
+    def central(row: int, width: int, height: int) -> Sequence[Box]:  # noqa: ARG001
+        return [central_box(width, height, crop_share)]
+
+    pixels: Pixels = load_views(items, size, channels, wanted, central, views=1)[0]
+    return pixels
+
+
+def load_views(
+    items: "Items",
+    size: int,
+    channels: int,
+    rows: Sequence[int] | np.ndarray,
+    boxes: Boxes,
+    *,
+    views: int,
+) -> UInt8[np.ndarray, "view item channel height width"]:
+    """Decode images once each, into several arrays of size x size pixels, one a box.
+
+    Args:
+        rows: positions of the items to open, in the order wanted.
+        boxes: gives one box a view.
+        views: how many.
 
     Raises:
         DataError: if an image cannot be read; the message names its file and row.
         ConfigurationError: if the size is below 1 or the channels are not 1 or 3.
     """
     _check(size, channels)
-    wanted = np.arange(len(items)) if rows is None else np.asarray(rows, dtype=np.int64)
-    pixels: Pixels = np.empty((len(wanted), channels, size, size), dtype=np.uint8)
+    wanted = np.asarray(rows, dtype=np.int64)
+    pixels = np.empty((views, len(wanted), channels, size, size), dtype=np.uint8)
     for place in np.argsort(wanted, kind="stable"):  # a table is read from top to bottom
-        pixels[place] = to_pixels(items.open(int(wanted[place])), size, channels)
+        row = int(wanted[place])
+        image = items.open(row)
+        for view, box in enumerate(boxes(row, image.width, image.height)):
+            pixels[view, place] = to_pixels(image, size, channels, box)
     return pixels
 
 
-def to_pixels(
-    image: "Image.Image", size: int, channels: int
-) -> UInt8[np.ndarray, "channel height width"]:
-    """Return the largest centred square of an image at size x size pixels.
+def central_box(width: int, height: int, crop_share: float = 1.0) -> Box:
+    """Return the centred square whose side is a share of the image's shorter side.
 
-    The same as resizing the shorter side and then cropping the centre, with antialiasing (bicubic);
-    an image that has this size already is not resampled. Colour becomes grey by the luma of ITU-R
-    601, grey becomes colour by three equal channels.
+    A share of 0.875 is what resizing the shorter side to 256 pixels and cropping the central 224
+    leaves.
+    """
+    side = crop_share * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def random_box(width: int, height: int, least: float, random: np.random.Generator) -> Box:
+    """Return a random crop of the whole image, of random area and shape.
+
+    Its share of the image's area is uniform between `least` and 1, the logarithm of its width over
+    height uniform within `ASPECTS`. If none of `TRIES` fits into the image, it is the largest
+    centred box whose shape is as near the image's as `ASPECTS` allow.
+
+    References:
+        Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6.
+    """
+    narrowest, widest = ASPECTS
+    for _ in range(TRIES):
+        area = width * height * random.uniform(least, 1)
+        aspect = math.exp(random.uniform(math.log(narrowest), math.log(widest)))
+        across, down = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if across <= width and down <= height:
+            left, top = random.uniform(0, width - across), random.uniform(0, height - down)
+            return left, top, left + across, top + down
+    across, down = min(width, height * widest), min(height, width / narrowest)
+    left, top = (width - across) / 2, (height - down) / 2
+    return left, top, left + across, top + down
+
+
+def to_pixels(
+    image: "Image.Image", size: int, channels: int, box: Box | None = None
+) -> UInt8[np.ndarray, "channel height width"]:
+    """Return what is in a box of an image at size x size pixels.
+
+    Without a box that is the largest centred square, the same as resizing the shorter side and then
+    cropping the centre. Resampling is bicubic, with antialiasing; what has this size already is not
+    resampled. Colour becomes grey by the luma of ITU-R 601, grey becomes colour by three equal
+    channels.
 
     Raises:
         ConfigurationError: if the size is below 1 or the channels are not 1 or 3.
@@ -204,13 +288,17 @@ def to_pixels(
 
     _check(size, channels)
     image = image.convert(MODES[channels])
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    if side != size:
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    left, top, right, bottom = box or central_box(*image.size)
+    if right - left == bottom - top == size:
+        image = image.crop((int(left), int(top), int(left) + size, int(top) + size))
     else:
-        image = image.crop((int(left), int(top), int(left) + side, int(top) + side))
+        exactly = (
+            left,
+            top,
+            min(right, image.width),
+            min(bottom, image.height),
+        )  # but for rounding
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=exactly)
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
 
 

@@ -69,12 +69,15 @@ def build_of(settings: ModelSettings | FrozenSettings) -> Build | None:
 
     def build(network: Backbone, classes: int, input_spec: InputSpec) -> ImageObjective:
         size, channels = input_spec.size, input_spec.channels
+        cropped = isinstance(settings, ModelSettings) and settings.least_crop is not None
         if isinstance(settings, AutoencoderSettings):
-            shown = supervised_augmentation(size, settings.flip)
+            shown = supervised_augmentation(size, settings.flip, cropped=cropped)
             preparation = Preparation(input_spec, shown if settings.augment else None)
             return Autoencoder(network, preparation, settings.width)
         assert isinstance(settings, SupervisedContrastiveSettings)  # noqa: S101
-        views = simclr_augmentation(size, channels, flip=settings.flip, strength=settings.strength)
+        views = simclr_augmentation(
+            size, channels, flip=settings.flip, strength=settings.strength, cropped=cropped
+        )
         return SupervisedContrastive(network, classes, Preparation(input_spec, views), settings)
 
     baselines = AutoencoderSettings | SupervisedContrastiveSettings

@@ -9,12 +9,19 @@ and on what. Every arm answers the same queries, so a table of arms shows what e
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from onward.artifacts import canonical_json, digest
 from onward.data import Stated
@@ -212,6 +219,8 @@ class Recipe(BaseModel):
         views: how often each training image is embedded to fit the transformation: once as it is,
             the other times augmented.
         data: the images.
+        crop_share: side of the central square of an image that every model embeds, over the
+            image's shorter side: 0.875 is a resize to 256 pixels and the central 224.
         backbone: the network of all models.
         new_backbone: what differs in the network of the new model, as its table would have it.
         embedding_model: training of the old and of the new model.
@@ -242,6 +251,7 @@ class Recipe(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     views: int = Field(default=1, ge=1)
     data: DataSettings = DataSettings()
+    crop_share: float = Field(default=1.0, gt=0, le=1)
     backbone: BackboneSpec = BackboneSpec()
     new_backbone: dict[str, Any] = {}
     embedding_model: TrainingSettings = TrainingSettings()
@@ -314,6 +324,14 @@ class Recipe(BaseModel):
                 "a new model trained by supcon has no classifier that h could learn from; give "
                 "[fit] discriminative = 'none'"
             )
+
+    @model_serializer(mode="wrap")
+    def _write(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave the crop out where it is the whole square, so that older studies are the same."""
+        fields = serialize(self)
+        if self.crop_share == 1:
+            fields.pop("crop_share", None)
+        return fields
 
     @property
     def performed(self) -> tuple[Arm, ...]:

@@ -26,7 +26,7 @@ from onward.errors import ConfigurationError, DataError
 from onward.experiments.baselines import build_of, fit_residual_bottleneck, low_rank
 from onward.experiments.recipe import Arm, Recipe
 from onward.fusion import FusedEmbeddings, Serving
-from onward.models import EmbeddingModel
+from onward.models import EmbeddingModel, InputSpec
 from onward.models.layers import choose_stages, columns_of
 from onward.nn.specs import BackboneSpec
 from onward.progress import Progress
@@ -297,7 +297,7 @@ def _train(
         "data": items.digest,
         "precision": recipe.precision,
         "old": None if old is None else old.space.name,
-    }
+    } | ({} if recipe.crop_share == 1 else {"crop_share": recipe.crop_share})
     place = stage.place(EmbeddingModel, what)
     took = place.with_suffix(".seconds")
     if place.exists():
@@ -310,6 +310,7 @@ def _train(
             settings,
             backbone,
             name="bct" if old is not None else role.replace("+", "-"),
+            input=replace(InputSpec.of_spec(backbone), crop_share=recipe.crop_share),
             seed=seed,
             run=replace(run, checkpoint=checkpoint),
             old_model=old,
@@ -393,11 +394,12 @@ class StudyVectors:
         space = model.side if role == LAYERS else model.space
         assert space is not None  # noqa: S101  # `train_models` attached the layers
         if (space, part) not in self._held:
-            items, flip = self.splits.items(part), self.recipe.embedding_model.flip
+            items, shown = self.splits.items(part), self.recipe.embedding_model
             views = self.recipe.views if part in (TRAIN, MIDDLE_TRAIN) else 1
             seed = self.recipe.seed_of("views")
-            what = {"space": space.to_json(), "items": items.digest, "flip": flip}
+            what = {"space": space.to_json(), "items": items.digest, "flip": shown.flip}
             what |= {"views": views, "seed": seed if views > 1 else None}
+            what |= {"least_crop": shown.least_crop} if views > 1 and shown.least_crop else {}
 
             def make() -> Embeddings:
                 with self.stage.bar(f"Embed with {model.name}", "items") as progress:
@@ -405,7 +407,8 @@ class StudyVectors:
                         model,
                         items,
                         views=views,
-                        flip=flip,
+                        flip=shown.flip,
+                        least_crop=shown.least_crop,
                         seed=seed,
                         device=self.stage.device,
                         progress=progress,

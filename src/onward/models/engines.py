@@ -16,7 +16,7 @@ from onward.data.images import Pixels
 from onward.errors import ModelError
 from onward.models.layers import PooledStages
 from onward.nn.specs import TIMM, BackboneSpec
-from onward.plain import Plain
+from onward.plain import Plain, fields_of
 
 Images = Float32[np.ndarray, "item channel height width"]
 Vectors = Float32[np.ndarray, "item dim"]
@@ -40,6 +40,9 @@ class InputSpec(Plain):
         channels: 1 for grey, 3 for colour.
         mean: subtracted from each channel, whose values are in [0, 1].
         std: what is left is divided by it; above 0.
+        crop_share: side of the central square that is looked at, over the image's shorter side;
+            above 0, and 1 at most. What is meant by "resize the shorter side to 256 pixels and crop
+            the central 224" is size 224 and a share of 224 / 256 = 0.875.
 
     Raises:
         ModelError: if a value is not what it should be, or they do not fit together.
@@ -49,6 +52,7 @@ class InputSpec(Plain):
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_share: float = 1.0
 
     def __post_init__(self) -> None:
         size, channels = self.size, self.channels
@@ -64,6 +68,7 @@ class InputSpec(Plain):
         do = "give one finite number a channel, such as (0.5, 0.5, 0.5), std above 0"
         for name, value in (("size", int(size)), ("channels", int(channels))):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "crop_share", _as_share(self.crop_share))
         for name in ("mean", "std"):
             given = getattr(self, name)
             numbers = as_numbers(given, np.float64, ModelError, wrong, do)
@@ -84,7 +89,8 @@ class InputSpec(Plain):
     def of_spec(cls, spec: BackboneSpec, given: "InputSpec | None" = None) -> "InputSpec":
         """Return what was given for a backbone, or what it wants.
 
-        That is timm's own normalisation, or [-1, 1] for a small ResNet.
+        That is timm's own normalisation, or [-1, 1] for a small ResNet, of the largest central
+        square.
 
         Raises:
             ModelError: if what was given does not fit the backbone.
@@ -125,10 +131,32 @@ class InputSpec(Plain):
                 needed=f"it needs (images, {', '.join(map(str, wanted))})",
             )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values; the crop is left out where it is the whole square.
+
+        So models that look at that, as all did once, keep the names of their spaces.
+        """
+        return fields_of(self, without=("crop_share",) if self.crop_share == 1 else ())
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "InputSpec":
         """Return what `to_json` wrote."""
-        return cls(fields["size"], fields["channels"], tuple(fields["mean"]), tuple(fields["std"]))
+        mean, std = tuple(fields["mean"]), tuple(fields["std"])
+        return cls(fields["size"], fields["channels"], mean, std, fields.get("crop_share", 1.0))
+
+
+def _as_share(given: Any) -> float:
+    """Return the share of the shorter side that is looked at.
+
+    Raises:
+        ModelError: if it is none.
+    """
+    wrong = f"a model cannot look at {given!r} of an image's shorter side"
+    do = "give a number above 0 and 1 at most, such as 224 / 256, or leave it out for all of it"
+    share = as_numbers(given, np.float64, ModelError, wrong, do)
+    if np.shape(given) or isinstance(given, bool) or not 0 < share.item() <= 1:
+        raise ModelError(wrong, do)
+    return float(share.item())
 
 
 class Engine(ABC):

@@ -141,9 +141,11 @@ def _card(description: Mapping[str, Any]) -> str:
     """Return the card of a model for a person, from what its `to_json` says."""
     space, input_spec = description["space"], description["input"]
     colours = "grey" if input_spec["channels"] == 1 else "colour"
+    share = input_spec.get("crop_share", 1)
+    crop = "" if share == 1 else f", a central square of {share:.4g} of the shorter side"
     facts = {
         "space": f"`{space['name']}`, {space['dim']} dimensions, metric {space['metric']}",
-        "images": f"{input_spec['size']} x {input_spec['size']} pixels, {colours}",
+        "images": f"{input_spec['size']} x {input_spec['size']} pixels, {colours}{crop}",
         "runs by": _engine_words(description["engine"]),
     }
     if description["classes"] is not None:

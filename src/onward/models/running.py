@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from onward.data import Items, load_images, open_payload
-from onward.data.images import MAX_PIXELS, REPAIR, Pixels, to_pixels
+from onward.data.images import MAX_PIXELS, REPAIR, Pixels, central_box, to_pixels
 from onward.data.payloads import Payload
 from onward.errors import ConfigurationError, DataError, ModelError
 from onward.models.engines import Vectors
@@ -59,10 +59,11 @@ def run_batches(
     """
     if batch_size < 1:
         raise ConfigurationError(f"batches of {batch_size} items were asked for", "give at least 1")
-    size, channels = model.input.size, model.input.channels
+    size, channels, share = model.input.size, model.input.channels, model.input.crop_share
 
     def load(rows: slice) -> Pixels:
-        return load_images(items, size, channels, np.arange(rows.start, rows.stop))
+        wanted = np.arange(rows.start, rows.stop)
+        return load_images(items, size, channels, wanted, crop_share=share)
 
     for rows, pixels in read_ahead(_batches(len(items), batch_size), load):
         given = [array for array in run(pixels) if array is not None]
@@ -158,7 +159,8 @@ def _decode(
             image = open_payload(payload, max_pixels)
         except DataError as error:
             return error.given if error.do == REPAIR else str(error)
-        return to_pixels(image, model.input.size, model.input.channels)
+        box = central_box(image.width, image.height, model.input.crop_share)
+        return to_pixels(image, model.input.size, model.input.channels, box)
 
     def place(row: int) -> tuple[str, int]:
         """Cells of a Parquet file by file and row: it is read from top to bottom."""

@@ -60,15 +60,18 @@ class ImageObjective(Objective):
     Attributes:
         backbone: what is kept of it.
         preparation: from pixels to images.
+        views: how many of each image it is given: all first views, then all second views.
     """
+
+    views = 1
 
     def __init__(self, backbone: Backbone, preparation: Preparation) -> None:
         super().__init__()
         self.backbone, self.preparation = backbone, preparation
 
-    def embed(self, pixels: Pixels, views: int) -> Views:
-        """Return embeddings: of the first views of all images, then of the second."""
-        vectors: Views = self.backbone(self.preparation(torch.cat([pixels] * views)))
+    def embed(self, pixels: Pixels) -> Views:
+        """Return the embeddings of all views."""
+        vectors: Views = self.backbone(self.preparation(pixels))
         return vectors
 
     def classifier_array(self) -> Float32[np.ndarray, "class dim"] | None:
@@ -82,8 +85,6 @@ Build = Callable[[Backbone, int, InputSpec], ImageObjective]
 
 class Classification(ImageObjective):
     """The loss of a classifier on the embedding: softmax, arcface or cosface."""
-
-    views = 1
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class Classification(ImageObjective):
     def forward(self, *batch: Tensor) -> Tensor:
         """Return the loss of pixels and the positions of their classes."""
         pixels, classes = batch
-        return self.loss(self.embed(pixels, self.views), classes.repeat(self.views))
+        return self.loss(self.embed(pixels), classes.repeat(self.views))
 
     def loss(self, embeddings: Vectors, classes: Positions) -> Tensor:
         """Return the mean loss of embeddings."""
@@ -170,6 +171,8 @@ class Contrast(ImageObjective):
         2004.11362, whose head has no BatchNorm.
     """
 
+    views = 2
+
     def __init__(
         self,
         backbone: Backbone,
@@ -185,9 +188,9 @@ class Contrast(ImageObjective):
     def forward(self, *batch: Tensor) -> Tensor:
         """Return the loss of pixels and the positions of their classes."""
         pixels, classes = batch
-        projected = self.head(self.embed(pixels, views=2))
+        projected = self.head(self.embed(pixels))
         with torch.autocast(pixels.device.type, enabled=False):
-            labels = classes.repeat(2) if self.by_class else None
+            labels = classes.repeat(self.views) if self.by_class else None
             return contrastive_loss(projected.float(), self.temperature, labels)
 
 
@@ -334,7 +337,7 @@ def train_model(
         return _frozen(backbone, input_spec, name=name, metric=metric or "l2", seed=seed)
     items, device = _check(images, settings, old_model), device_of(run)
     objective = start(items, backbone, input_spec, settings, seed, build=build)
-    described = {
+    described: dict[str, Any] = {
         "data": dict(describe_items(items)),
         "backbone": backbone.model_dump(mode="json"),
     }
@@ -344,7 +347,16 @@ def train_model(
             rows, position = _add_class_means(old_model, items, rows, position, device)
         objective.hold_to(rows, position)
         described["old model"] = old_model.space.to_json()
-    batches = ImageBatches(items, input_spec, image_bytes=run.image_bytes)
+    if input_spec.crop_share != 1:
+        described["crop_share"] = input_spec.crop_share
+    batches = ImageBatches(
+        items,
+        input_spec,
+        image_bytes=run.image_bytes,
+        views=objective.views,
+        least_crop=settings.least_crop,
+        seed=seed,
+    )
     train(objective, batches, settings, seed=seed, what=described, run=run)
     model = EmbeddingModel.of_backbone(
         objective.backbone,
@@ -371,20 +383,21 @@ def start(
 ) -> ImageObjective:
     """Return the objective with its first weights, which depend on the seed and the specs alone."""
     size, channels, classes = input_spec.size, input_spec.channels, len(items.classes)
+    cropped = settings.least_crop is not None
     with seeded(seed, "first weights"):
         network = build_backbone(backbone)
         if build is not None:
             return build(network, classes, input_spec)
         if isinstance(settings, SimCLRSettings):
             views = simclr_augmentation(
-                size, channels, flip=settings.flip, strength=settings.strength
+                size, channels, flip=settings.flip, strength=settings.strength, cropped=cropped
             )
             return Contrast(network, Preparation(input_spec, views), settings, by_class=False)
         assert isinstance(settings, TrainingSettings)  # noqa: S101  # others come with `build`
         by_class = settings.loss == "supcon"
-        shown = supervised_augmentation(size, settings.flip)
+        shown = supervised_augmentation(size, settings.flip, cropped=cropped)
         if by_class:
-            shown = simclr_augmentation(size, channels, flip=settings.flip)
+            shown = simclr_augmentation(size, channels, flip=settings.flip, cropped=cropped)
         preparation = Preparation(input_spec, shown if settings.augment else None)
         if by_class:
             return Contrast(network, preparation, settings, by_class=True)

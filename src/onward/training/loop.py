@@ -78,8 +78,13 @@ class Batches(ABC):
         """Return the number of items."""
 
     @abstractmethod
-    def read(self, rows: Rows) -> tuple[Tensor, ...]:
-        """Return the tensors of some items, on the CPU, one row an item."""
+    def read(self, rows: Rows, epoch: int) -> tuple[Tensor, ...]:
+        """Return the tensors of some items, on the CPU, one row an item (or a view of it).
+
+        Args:
+            rows: positions of the items.
+            epoch: from 0; with an item's position it decides what is drawn at random of it.
+        """
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,12 @@ class _Training:
         first = keeper.resume()
         with seeded(timetable.seed), reproducible(devices.device.type):
             rows, batches = timetable.batches(first, devices.global_rank), self.batches
-            ready = read_ahead(rows, lambda of_step: batches.read(of_step[1]), batches.ahead)
+
+            def read(of_step: tuple[int, Rows]) -> tuple[Tensor, ...]:
+                step, wanted = of_step
+                return batches.read(wanted, step // timetable.steps_in_epoch)
+
+            ready = read_ahead(rows, read, batches.ahead)
             for (step, _), tensors in ready:
                 _set_mode(objective, running=timetable.uses_running_statistics(step))
                 seed_generators(timetable.seed, "step", step, devices.global_rank)

@@ -94,15 +94,40 @@ class ModelSettings(Optimization):
     Attributes:
         recipe: what is done, as the model's `made_by` says it.
         labelled: whether the images' classes teach, so that the model knows them.
+        least_crop: share of an image's area that a random crop has at least, such as 0.08; crops
+            are then taken from the whole image, anew in each epoch. Without it images are decoded
+            as they are embedded, and what is augmented is that: below 64 px shifted, above cropped
+            to a quarter of the area or more; for SimCLR cropped to a fifth or more, a half up to
+            16 px.
     """
 
     recipe: ClassVar[str]
     labelled: ClassVar[bool] = False
 
+    least_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+
     @property
     def metric(self) -> "Metric":
         """The metric of the space that is made."""
         return "l2"
+
+    @model_validator(mode="after")
+    def _crops_are_shown(self) -> "ModelSettings":
+        if self.least_crop is not None and not getattr(self, "augment", True):
+            raise ValueError(
+                f"least_crop is {self.least_crop}, which is of random crops, and augment is false; "
+                "leave one of the two out"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        unsaid = self._unsaid()
+        return {name: value for name, value in serialize(self).items() if name not in unsaid}
+
+    def _unsaid(self) -> frozenset[str]:
+        """Fields that change nothing: not written, so that a model's files say no more."""
+        return frozenset({"least_crop"}) if self.least_crop is None else frozenset()
 
 
 class TrainingSettings(ModelSettings):
@@ -165,14 +190,8 @@ class TrainingSettings(ModelSettings):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _write(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        unsaid = self._unsaid()
-        return {name: value for name, value in serialize(self).items() if name not in unsaid}
-
     def _unsaid(self) -> frozenset[str]:
-        """Fields that change nothing: not written, so that a softmax model's files say no more."""
-        unsaid = frozenset().union(*OF_LOSS.values()) - OF_LOSS[self.loss]
+        unsaid = super()._unsaid().union(*OF_LOSS.values()) - OF_LOSS[self.loss]
         return unsaid | {"loss"} if self.loss == "softmax" else unsaid
 
 

@@ -303,7 +303,7 @@ class _ExampleBatches(Batches):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, rows: Rows) -> tuple[Tensor, ...]:
+    def read(self, rows: Rows, epoch: int) -> tuple[Tensor, ...]:  # noqa: ARG002
         """Return old vectors, side-information if any, targets, classes, weights."""
         chosen = self._rows[rows]
         return tuple(tensor[chosen] for tensor in self._tensors)
