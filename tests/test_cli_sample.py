@@ -195,15 +195,15 @@ def test_lines_that_point_to_no_image_are_refused_or_left_out(shop, tmp_path):
         answer(*command)
     answer(*command, "--skip-bad")
     assert Embeddings.load(tmp_path / "out.parquet").ids == ("a",)
-    with pytest.raises(
-        ConfigurationError, match="lists the items to embed, and has neither splits"
-    ):
-        answer(*command, "--classes", "0-4")
+    with pytest.raises(DataError, match=r"no item of .*s\.jsonl has a class; do not choose by"):
+        answer(*command, "--classes", "0-4", "--skip-bad")
+    with pytest.raises(DataError, match=r"none of the items of .* has a label, and a split takes"):
+        answer(*command, "--split", "test", "--skip-bad")
     lines.write_text("\n")
     with pytest.raises(DataError, match=r"s\.jsonl has no item"):
         answer(*command)
     lines.unlink()
-    with pytest.raises(GalleryError, match=r"there is no file .* onward gallery sample"):
+    with pytest.raises(DataError, match=r"there is no .*s\.jsonl; give .* lines of JSON \(\.jsonl"):
         answer(*command)
 
 

@@ -778,7 +778,7 @@ def test_a_description_says_why_a_source_cannot_be_divided(tmp_path):
 
 def test_a_description_of_parquet_names_its_columns(hub):
     description = describe_data(hub, Stated(config="clean"))
-    columns = {"image": "image", "label": "label", "id": None}
+    columns = {"image": "image", "label": "label", "id": None, "text": None}
     assert description.to_json()["columns"] == columns
     assert (description.kind, description.config) == ("image Parquet", "clean")
     assert [str(part) for part in description.parts] == [
@@ -830,7 +830,7 @@ def test_a_command_says_in_one_line_what_it_read(tmp_path):
     listed = tmp_path / "list.jsonl"
     listed.write_text(json.dumps({"id": "a", "path": str(tmp_path / "photos/cyst/0.png")}))
     made = run("embed", tmp_path / "m", listed, tmp_path / "l.parquet")
-    assert f"read 1 items listed in {listed}; their classes are not known" in made.stderr
+    assert f"read 1 items from {listed}: list of images; their classes are not known" in made.stderr
 
 
 def test_images_without_classes_are_told_the_way_there_is(tmp_path):

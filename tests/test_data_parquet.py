@@ -140,7 +140,7 @@ def test_a_file_without_a_column_that_stands_out_is_an_error_that_lists_them(fil
 @pytest.mark.parametrize("value", [None, "null"])
 def test_null_bytes_are_an_error_that_names_file_and_row(file, value):
     items = open_items(write(file, [10, 20, value, 30], [1, 1, 1, 1]))
-    with pytest.raises(DataError, match=r"faces.parquet, row 2 holds no image: its bytes are null"):
+    with pytest.raises(DataError, match=r"faces.parquet, row 2 holds nothing: its cell is null"):
         items.open(2)
     assert len(open_items(file, skip_bad=True)) == 3
 
@@ -168,7 +168,7 @@ def test_bad_rows_are_left_out_and_told_if_asked_for(file):
     assert items.ids == ("a",)
     assert [str(left).removeprefix(f"{file}, ") for left in items.left_out] == [
         "row 1 cannot be read as an image: it has 0 bytes",
-        "row 2 holds no image: its bytes are null",
+        "row 2 holds nothing: its cell is null",
         f"row 3 has the same id 'a' (key) as {file}, row 0",
         "row 4 has a null label (label)",
         "row 5 has a null id (key)",

@@ -26,7 +26,7 @@ HEADING = re.compile(r"^#{1,6} +(.+?) *#*$")
 # meaning (sample, point, key, label, score, feature ...) are left to the reader.
 FORBIDDEN = {
     "probe": r"\bprobes?\b",
-    "corpus": r"\bcorp(us|ora)\b(?!-id\b)",
+    "corpus": r"\bcorp(us|ora)\b(?!-id\b|\.jsonl\b)",
     "migrate": r"\bmigrat(e|es|ed|ing|ion|ions)\b",
     "re-index": r"\bre-?index(es|ed|ing)?\b",
     "old_new": r"\b(old_new|new_old)\b",

@@ -272,13 +272,13 @@ def parse_count(text: str, whole: int) -> int:
 
 def info(
     path: Annotated[
-        Path, typer.Argument(help="A model, a transformation, embeddings, a gallery, images.")
+        Path, typer.Argument(help="A model, a transformation, embeddings, a gallery, items.")
     ],
     stated: DataStated,
 ) -> Told | Fields:
-    """Say what PATH holds: its spaces, its sizes and what made it; of images, how they are read.
+    """Say what PATH holds: its spaces, its sizes and what made it; of items, how they are read.
 
-    The options say how images are read, as for `train`.
+    The options say how images and texts are read, as for `embed`.
 
     Example: onward info runs/demo/models/new
     """
@@ -286,9 +286,9 @@ def info(
     from onward.data.sources import describe_data
 
     kind = _kind_of(path)
-    if kind == "images":
+    if kind == "items":
         data = describe_data(str(path), stated)
-        return Fields({**data.to_json(), "kind": kind, "layout": data.kind}, str(data))
+        return Fields({**data.to_json(), "kind": data.holds, "layout": data.kind}, str(data))
     if stated != Stated():
         raise ConfigurationError(
             f"{path} holds no images, and these options say how images are read", "leave them out"
@@ -300,32 +300,33 @@ def info(
 
 
 def _kind_of(path: Path) -> str:
-    """Say what a path holds: images, a gallery, embeddings, or else what Onward wrote.
+    """Say what a path holds: items, a gallery, embeddings, or else what Onward wrote.
 
     Raises:
         ArtifactError: if it is nothing of these.
     """
     from onward.data.folders import Folder
     from onward.data.parquet import find_shards, read_schema
+    from onward.data.payloads import lines_suffix
     from onward.data.sources import DIGITS
 
-    if str(path) == DIGITS:
-        return "images"
+    if str(path) == DIGITS or lines_suffix(path):
+        return "items"
     if (path / "config.json").is_file():
         return "artifact"
     if holds_gallery(path):
         return "gallery"
     shard = next(iter(find_shards(Folder(path, path))), None) if path.is_dir() else path
     if shard is None:
-        return "images" if any(path.iterdir()) else "gallery"
+        return "items" if any(path.iterdir()) else "gallery"
     if shard.suffix.lower() != ".parquet":
         raise ArtifactError(
-            f"{path} is not a model, a transformation, embeddings, a gallery or images",
+            f"{path} is not a model, a transformation, embeddings, a gallery or items",
             "give a directory that Onward wrote, a .parquet file of embeddings, or a folder of "
             "images",
         )
     if shard.is_file() and "vector" not in read_schema(shard).names:
-        return "images"
+        return "items"
     return "embeddings"
 
 

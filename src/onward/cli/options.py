@@ -384,10 +384,11 @@ def find_space(gallery: "onward.Gallery", name: str | None) -> "onward.Space":
 
 
 class DataOptions(BaseModel):
-    """How the images of a source are read, as `onward.data.Stated` takes it.
+    """How the images or texts of a source are read, as `onward.data.Stated` takes it.
 
     Attributes:
         image_column: Parquet: column of the images, {bytes, path}.
+        text_column: Parquet: column of strings, for texts in place of images.
         label_column: Parquet: column of the label numbers or class names.
         id_column: Parquet: column of the ids; default: file and row.
         config: Parquet: the configuration, if there are several.
@@ -400,6 +401,7 @@ class DataOptions(BaseModel):
     """
 
     image_column: str | None = None
+    text_column: str | None = None
     label_column: str | None = None
     id_column: str | None = None
     config: str | None = None

@@ -1,7 +1,6 @@
 """`onward train` and `onward embed`: make a model, and make embeddings with it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,17 +25,15 @@ from onward.cli.options import (
     open_data,
     parse_numbers,
     settings,
-    tell_left_out,
     tell_numbering,
 )
 from onward.cli.output import Fields, Told, suggest, tell
-from onward.errors import ConfigurationError, GalleryError
+from onward.errors import ConfigurationError
 from onward.nn.specs import TIMM, BackboneSpec
 from onward.progress import progress_bar
 from onward.training.settings import RunSettings, TrainingSettings, read_settings
 
 if TYPE_CHECKING:
-    from onward.data import Stated
     from onward.data.items import Items
     from onward.training.settings import FrozenSettings, ModelSettings
 
@@ -234,9 +231,7 @@ def embed(
     model: Annotated[Path, typer.Argument(help="A model's directory, as `train` writes it.")],
     data: Annotated[
         str,
-        typer.Argument(
-            help="As `train` takes it; or a .jsonl file from `gallery sample`: no labels then."
-        ),
+        typer.Argument(help="As `train` takes it; texts; or a .jsonl file from `gallery sample`."),
     ],
     out: Annotated[Path, typer.Argument(help="Embeddings to write: .parquet.")],
     stated: DataStated,
@@ -252,11 +247,11 @@ def embed(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> Told:
-    """Embed the images of DATA with MODEL.
+    """Embed the images or texts of DATA with MODEL.
 
     Example: onward embed models/old digits old.parquet --split test --side-out side.parquet
     """
-    from onward.data.payloads import LINES_SUFFIX, with_digest, write_payload_lines
+    from onward.data.payloads import lines_suffix, with_digest, write_payload_lines
     from onward.spaces import check_suffix
 
     for path in filter(None, (out, side_out)):
@@ -264,15 +259,10 @@ def embed(
     check_lines(payloads_out)
     check_room(out, side_out, payloads_out, overwrite=overwrite, read=Path(data))
     loaded = onward.EmbeddingModel.load(model)
-    from_lines = data.endswith(LINES_SUFFIX)
-    if from_lines:
-        items = _open_lines(Path(data), stated, split, classes)
-    else:
-        items = open_data(data, stated, split=split, classes=classes)
+    items = open_data(data, stated, split=split, classes=classes)
     made = _embed(loaded, items, device, with_side=side_out is not None)
     for embeddings, path in zip(made, filter(None, (out, side_out)), strict=True):
-        known = replace(embeddings, labels=None, class_names=None) if from_lines else embeddings
-        known.save(path)
+        embeddings.save(path)
     if payloads_out is not None:
         write_payload_lines(payloads_out, items.ids, [with_digest(one) for one in items.payloads])
     fields = {
@@ -282,13 +272,13 @@ def embed(
         "left_out": len(items.left_out),
         "written": [str(path) for path in (out, side_out, payloads_out) if path is not None],
     }
-    if from_lines:
-        step = suggest("fit", "GALLERY", out, "OUT", why="to learn from the gallery's sample")
-    else:
-        where = () if payloads_out is None else ("--payloads", payloads_out)
-        why = "or fit, where these are to learn from"
-        step = suggest("gallery create", "GALLERY", out, side_out, *where, why=why)
-    return Told(Fields(fields), [step])
+    where = () if payloads_out is None else ("--payloads", payloads_out)
+    why = "or fit, where these are to learn from"
+    steps = [suggest("gallery create", "GALLERY", out, side_out, *where, why=why)]
+    if lines_suffix(data):
+        why = "to learn from them, where they are a gallery's sample"
+        steps.insert(0, suggest("fit", "GALLERY", out, "OUT", why=why))
+    return Told(Fields(fields), steps)
 
 
 def _embed(
@@ -298,21 +288,3 @@ def _embed(
         if with_side:
             return model.embed_with_side(items, device=device, progress=progress)
         return (model.embed(items, device=device, progress=progress),)
-
-
-def _open_lines(path: Path, stated: "Stated", split: Split, classes: str | None) -> "Items":
-    """Return the items of the lines, whose labels mean nothing; tell what was read."""
-    from onward.data.sources import open_listed
-
-    said = stated.model_fields_set - {"skip_bad", "max_pixels"}
-    if split is not Split.ALL or classes or said:
-        raise ConfigurationError(
-            f"{path} lists the items to embed, and has neither splits, classes nor columns",
-            "leave these options out",
-        )
-    if not path.is_file():
-        raise GalleryError(f"there is no file {path}", "make it with: onward gallery sample")
-    items = open_listed(path, stated)
-    tell(f"read {len(items):,} items listed in {path}; their classes are not known")
-    tell_left_out(items)
-    return items

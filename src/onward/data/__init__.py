@@ -1,4 +1,4 @@
-"""Images to embed: the bundled digits, image folders, image Parquet; opened lazily, one by one.
+"""Images and texts to embed: the bundled digits, folders, Parquet, lists; opened one by one.
 
 Only `onward.data.augmentation` needs torch.
 """
@@ -6,7 +6,7 @@ Only `onward.data.augmentation` needs torch.
 from onward.data.images import load_images
 from onward.data.items import Items, LeftOut
 from onward.data.parts import Stated
-from onward.data.payloads import open_payload
+from onward.data.payloads import open_payload, open_text
 from onward.data.sources import describe_data, open_items, open_splits
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "open_items",
     "open_payload",
     "open_splits",
+    "open_text",
 ]

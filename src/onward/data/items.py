@@ -1,4 +1,4 @@
-"""Items: what a gallery holds, as ids, labels and where each image is. No image is held here.
+"""Items: what a gallery holds, as ids, labels and where each image or text is. No image is held.
 
 Labels are numbers with a meaning of their own, kept whatever is left out: class splits are by label
 number, never by position or name.
@@ -15,7 +15,7 @@ import numpy as np
 
 from onward.artifacts import digest
 from onward.data.images import MAX_PIXELS
-from onward.data.payloads import Payload, digest_payloads, open_payload
+from onward.data.payloads import Payload, digest_payloads, open_payload, open_text
 from onward.errors import DataError, EmbeddingsError
 from onward.labels import LARGEST_LABEL, ClassNames, Labels, as_class_names, as_labels
 from onward.plain import Plain
@@ -115,7 +115,7 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Images that can be opened one by one, each with an id and a label.
+    """Images or texts that can be opened one by one, each with an id and a label.
 
     Checked once, here: ids are unique strings, and there is a label, a class name and a payload for
     each. Nothing is opened.
@@ -124,7 +124,7 @@ class Items:
         ids: identity of each item; stays the same when other items come or go.
         labels: class of each item, negative where it is not known; read-only.
         class_names: what each label is called, also of classes that have no item here.
-        payloads: where each image is; see `onward.data.payloads`.
+        payloads: where each image or text is; see `onward.data.payloads`.
         source: where the items come from, for a person.
         left_out: what was left out when the source was opened with `skip_bad`.
         named: false where the source does not say what its classes are called, and `class_names`
@@ -177,7 +177,8 @@ class Items:
 
     def __str__(self) -> str:
         omitted = f", {len(self.left_out):,} left out" if self.left_out else ""
-        return f"{len(self):,} items of {len(self.classes):,} classes from {self.source}{omitted}"
+        classes = f" of {len(self.classes):,} classes" if self.classes else ""
+        return f"{len(self):,} items{classes} from {self.source}{omitted}"
 
     @cached_property
     def classes(self) -> tuple[int, ...]:
@@ -209,6 +210,14 @@ class Items:
         """
         return open_payload(self.payloads[row], self.max_pixels)
 
+    def text(self, row: int) -> str:
+        """Return the text of one item, its title before it.
+
+        Raises:
+            DataError: if it cannot be read or is an image; the message names its file and row.
+        """
+        return open_text(self.payloads[row])
+
     def select(self, rows: Sequence[int] | np.ndarray) -> "Items":
         """Return the items of some rows (positions or a mask), in that order."""
         wanted = np.asarray(rows)
@@ -229,8 +238,10 @@ class Items:
         """Return the items whose label is one of these numbers, in their order here.
 
         Raises:
-            DataError: if one of these classes has no item, or none is given.
+            DataError: if one of these classes has no item, none is given, or no item has a class.
         """
+        if not self.classes:
+            raise DataError(f"no item of {self.source} has a class", "do not choose by classes")
         wanted = sorted(set(classes))
         missing = [label for label in wanted if label not in self.classes]
         if missing or not wanted:

@@ -1,4 +1,4 @@
-"""Image Parquet as the Hugging Face hub has it: its shards, their columns, and single images in it.
+"""Parquet as the Hugging Face hub has it: shards, their columns, and single images or texts in it.
 
 ```
 data/train-00000-of-00003.parquet     part train
@@ -7,9 +7,10 @@ cifar10-test.parquet                  part test
 clean/train.parquet  noisy/train.parquet      configurations clean and noisy, each with a train part
 ```
 
-A struct column `{bytes, path}` holds image files, a column of integers or strings the labels; class
-names may stand in the schema's metadata, and strings are names. Labels and ids are read when a data
-set is opened, images only where what is bad is to be left out.
+A struct column `{bytes, path}` holds image files, or a column of strings texts; a column of
+integers or strings the labels, which texts may lack. Class names may stand in the schema's
+metadata, and strings are names. Labels and ids are read when a data set is opened, images and texts
+only where what is bad is to be left out.
 """
 
 import re
@@ -41,7 +42,7 @@ from onward.data.parts import (
     split_name,
 )
 from onward.embedding_files import hub_class_names, is_text_type
-from onward.errors import DataError
+from onward.errors import ConfigurationError, DataError
 from onward.labels import LARGEST_LABEL, is_text
 from onward.plain import Plain
 
@@ -52,6 +53,7 @@ EVERY = "*"
 NOT_PARQUET = "files that are not Parquet"
 
 IMAGE_NAMES = ("image", "img")
+TEXT_NAME, ID_NAME = "text", "_id"  # so BEIR calls them
 LABEL_NAMES = (
     "label", "labels", "fine_label", "fine_labels", "class", "class_id", "class_label", "category",
     "target", "targets", "y",
@@ -68,15 +70,30 @@ GroupKey = tuple[str, int, int, str, int]
 
 @dataclass(frozen=True)
 class Columns(Plain):
-    """Columns that are there and have the right types; `id` is None where rows number the items."""
+    """Columns that are there and have the right types.
 
-    image: str
-    label: str
+    Attributes:
+        image: of images; None where the items are texts.
+        label: None where texts have none.
+        id: None where rows number the items.
+        text: of texts; None where the items are images.
+    """
+
+    image: str | None
+    label: str | None
     id: str | None
+    text: str | None = None
+
+    @property
+    def item(self) -> str:
+        """The column that holds the items."""
+        return self.image or self.text or ""
 
     def __str__(self) -> str:
         ids = "file and row" if self.id is None else f"the column {self.id!r}"
-        return f"images in the column {self.image!r}, labels in {self.label!r}, ids by {ids}"
+        labels = f", labels in {self.label!r}" if self.label else ""
+        kind = "images" if self.image else "texts"
+        return f"{kind} in the column {self.item!r}{labels}, ids by {ids}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,7 @@ def find_shards(folder: Folder) -> list[Path]:
 
 
 class ImageParquet(Source):
-    """A Parquet file of images, or a folder of shards."""
+    """A Parquet file of images or texts, or a folder of shards."""
 
     kind = "image Parquet"
 
@@ -172,6 +189,7 @@ class ImageParquet(Source):
         if self.path.is_dir():
             _check_whole([shard.path for shard in shards])
         columns = choose_columns(shards[0].path, self.stated)
+        self.kind = "image Parquet" if columns.image else "text Parquet"
         for shard in shards:
             _check_alike(shards[0].path, shard.path, columns)
         numbers, names = self._number_labels(shards[0].path, columns)
@@ -183,6 +201,8 @@ class ImageParquet(Source):
     ) -> tuple[Mapping[str, int] | None, Mapping[int, str]]:
         """Return the label of each string, None where labels are numbers; and each label's name."""
         schema = read_schema(first)
+        if columns.label is None:
+            return None, {}
         if _kind_of(schema, columns.label) == "numbers":
             return None, hub_class_names(schema.metadata, columns.label)
         found: set[str] = set()
@@ -202,12 +222,13 @@ class ImageParquet(Source):
     ) -> Iterator[Found]:
         file, folder = str(shard.path.absolute()), self.path
         prefix = shard.path.relative_to(folder if folder.is_dir() else folder.parent)
-        table = _read_columns(shard.path, [columns.label, *filter(None, [columns.id])])
-        rows = range(len(table))
+        table = _read_columns(shard.path, [*filter(None, [columns.label, columns.id])])
+        rows = range(read_rows(shard.path))
         ids = [f"{prefix.with_suffix('').as_posix()}/{row:06}" for row in rows]
         if columns.id:
             ids = table[columns.id].to_pylist()
-        for row, item, given in zip(rows, ids, table[columns.label].to_pylist(), strict=True):
+        labels = table[columns.label].to_pylist() if columns.label else [-1 for _ in rows]
+        for row, item, given in zip(rows, ids, labels, strict=True):
             fault, label = None, given if numbers is None else numbers.get(given, 0)
             if given in (None, ""):
                 fault = f"has {'a null' if given is None else 'an empty'} label ({columns.label})"
@@ -217,7 +238,7 @@ class ImageParquet(Source):
                 fault = f"has {'a null' if item is None else 'an empty'} id ({columns.id})"
             elif names and label >= 0 and label not in names:
                 fault = f"has label {label} ({columns.label}), but there are {len(names)} classes"
-            payload = {"file": file, "row": row, "column": columns.image}
+            payload = {"file": file, "row": row, "column": columns.item}
             number = 0 if fault else max(label, -1)
             yield Found(str(item), number, payload, f"{file}, row {row}", shard.part, fault)
 
@@ -273,7 +294,7 @@ def _check_whole(shards: Sequence[Path]) -> None:
 def _check_alike(first: Path, other: Path, columns: Columns) -> None:
     """Refuse shards whose columns in use differ in type, or whose classes are named differently."""
     schema, found = read_schema(first), read_schema(other)
-    for column in filter(None, (columns.image, columns.label, columns.id)):
+    for column in filter(None, (columns.item, columns.label, columns.id)):
         there = found.field(column).type if column in found.names else "not there"
         if there != schema.field(column).type:
             raise DataError(
@@ -281,10 +302,11 @@ def _check_alike(first: Path, other: Path, columns: Columns) -> None:
                 f"{schema.field(column).type}",
                 "the shards of a data set have the same columns",
             )
-    names, others = (hub_class_names(one.metadata, columns.label) for one in (schema, found))
+    label = columns.label or ""
+    names, others = (hub_class_names(one.metadata, label) for one in (schema, found))
     if names != others:
         raise DataError(
-            f"{other} and {first} give the classes of {columns.label!r} different names",
+            f"{other} and {first} give the classes of {label!r} different names",
             "the shards of a data set have the same classes",
         )
 
@@ -296,6 +318,9 @@ def choose_columns(file: Path, stated: Stated) -> Columns:
     `img`. The label column holds integers or strings and is one that the metadata calls a
     `ClassLabel`, or else one that is called like a label (`LABEL_NAMES`); of several, `fine_label`
     goes before `coarse_label`. Another column is not taken for labels because it is the only one.
+
+    Without a column of images, the column of strings called `text` holds the items. Texts need no
+    labels, and where no column of ids is stated, they have the ids of a column called `_id`.
 
     Raises:
         DataError: if a column stated is missing or of a wrong type, or there is no single choice;
@@ -309,30 +334,50 @@ def choose_columns(file: Path, stated: Stated) -> Columns:
             f"{file} has two columns {twice[0]!r}",
             f"{there}. Write it again with names that differ",
         )
-    for name in (stated.image_column, stated.label_column, stated.id_column):
+    for name in (
+        stated.image_column, stated.text_column, stated.label_column, stated.id_column
+    ):  # fmt: skip
         if name is not None and name not in schema.names:
             raise DataError(f"{file} has no column {name!r}", there)
-    images = [name for name in schema.names if _kind_of(schema, name) == "images"]
-    named = [name for name in images if name.lower() in IMAGE_NAMES]
-    found = [stated.image_column] if stated.image_column else named or images
-    labels = (
-        [stated.label_column] if stated.label_column else _find_labels(schema, stated.id_column)
-    )
-    if len(found) != 1 or len(labels) != 1:
+    found = _find_items(schema, stated)
+    only_texts = len(found) == 1 and _kind_of(schema, found[0]) == "strings"
+    holds_texts = stated.text_column is not None or (only_texts and not stated.image_column)
+    id_column = stated.id_column
+    if holds_texts and id_column is None and ID_NAME in schema.names:
+        id_column = ID_NAME
+    labels = [stated.label_column] if stated.label_column else _find_labels(schema, id_column)
+    if len(found) != 1 or len(labels) > 1 or not (labels or holds_texts):
         option, missing = "image", "single image column, a struct {bytes, path}"
         if len(found) == 1:
             option, missing = "label", "column that is known for the labels"
             if labels:
                 missing = f"single column of labels: {' and '.join(labels)} may hold them"
         raise DataError(f"{file} has no {missing}", f"{there}. Name one: {option}_column=...")
+    image, text = (None, found[0]) if holds_texts else (found[0], None)
+    columns = Columns(image, labels[0] if labels else None, id_column, text)
     for use, kinds, name in (
-        ("images need a struct with a binary field 'bytes'", ("images",), found[0]),
-        ("labels need integers or strings", ("numbers", "strings"), labels[0]),
-        ("ids need strings", ("numbers", "strings"), stated.id_column),
+        ("images need a struct with a binary field 'bytes'", ("images",), image),
+        ("texts need strings", ("strings",), text),
+        ("labels need integers or strings", ("numbers", "strings"), columns.label),
+        ("ids need strings", ("numbers", "strings"), id_column),
     ):
         if name is not None and _kind_of(schema, name) not in kinds:
             raise DataError(f"column {name!r} of {file} is {schema.field(name).type}", use)
-    return Columns(found[0], labels[0], stated.id_column)
+    return columns
+
+
+def _find_items(schema: pa.Schema, stated: Stated) -> list[str]:
+    """Return the columns that may hold the items: one where it is clear."""
+    if stated.image_column and stated.text_column:
+        raise ConfigurationError(
+            "image_column and text_column were both stated", "items are images or texts: state one"
+        )
+    if chosen := stated.image_column or stated.text_column:
+        return [chosen]
+    images = [name for name in schema.names if _kind_of(schema, name) == "images"]
+    named = [name for name in images if name.lower() in IMAGE_NAMES]
+    texts = [TEXT_NAME] if _kind_of(schema, TEXT_NAME) == "strings" else []
+    return named or images or texts
 
 
 def _find_labels(schema: pa.Schema, used: str | None) -> list[str]:
@@ -414,8 +459,18 @@ class HeldGroups:
 _held = HeldGroups()
 
 
-def read_image_bytes(file: str, row: int, column: str) -> bytes | None:
-    """Return what the `bytes` field of a struct column holds in one row; None where it is null.
+def read_rows(shard: Path) -> int:
+    """Return the number of rows of a Parquet file.
+
+    Raises:
+        DataError: if the file cannot be read or is not Parquet.
+    """
+    with _reading(shard):
+        return int(pq.read_metadata(shard).num_rows)
+
+
+def read_cell(file: str, row: int, column: str) -> bytes | str | None:
+    """Return what a column has in one row: a text, or the `bytes` of a struct; None for null.
 
     Raises:
         DataError: if the file is gone or is not Parquet, or has no such row or column (any more).
@@ -435,7 +490,7 @@ def read_image_bytes(file: str, row: int, column: str) -> bytes | None:
     key = (file, size, changed, column, group)
     cells = _held.get(key, lambda: read_group(file, group, column))
     found = cells[row - ends[group]].as_py()
-    if isinstance(found, bytes | None):
+    if isinstance(found, bytes | str | None):
         return found
     raise DataError(
         f"the column {column!r} of {file} holds {type(found).__name__}, not bytes of an image",
@@ -444,12 +499,14 @@ def read_image_bytes(file: str, row: int, column: str) -> bytes | None:
 
 
 def read_group(file: str, group: int, column: str) -> pa.ChunkedArray:
-    """Return the `bytes` of an image column in one row group.
+    """Return the texts, or the `bytes` of the images, of a column in one row group.
 
     Raises:
         DataError: if the file cannot be read or has no such column.
     """
     with _reading(file), pq.ParquetFile(file, memory_map=True) as parquet:
+        if _kind_of(parquet.schema_arrow, column) == "strings":
+            return parquet.read_row_group(group, columns=[column])[column]
         table = parquet.read_row_group(group, columns=[f"{column}.bytes"])
     if column not in table.column_names:
         raise DataError(

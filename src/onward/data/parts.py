@@ -1,4 +1,4 @@
-"""What a source of images is: what its owner states of it, its parts, and the items it opens to.
+"""What a source of items is: what its owner states of it, its parts, and the items it opens to.
 
 A folder or a shard is a part by its name, in any case: `train`, `Training`, `training_set`,
 `train2017`; `val`, `valid`, `validation`, `dev`, `eval`; `test`, `Testing`, `test_images`.
@@ -43,10 +43,11 @@ STATE_PARTS = "train_part=..., test_part=..."
 
 
 class Stated(BaseModel):
-    """What its owner states of a source of images; what is not stated is found out.
+    """What its owner states of a source of items; what is not stated is found out.
 
     Attributes:
         image_column: Parquet: the struct column `{bytes, path}`.
+        text_column: Parquet: the column of strings that are the items, in place of images.
         label_column: Parquet: the column of label numbers, or of class names.
         id_column: Parquet: a column of unique strings or integers; otherwise file and row.
         config: Parquet: the configuration, where a data set has several; "*" takes all.
@@ -65,6 +66,7 @@ class Stated(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_column: str | None = None
+    text_column: str | None = None
     label_column: str | None = None
     id_column: str | None = None
     config: str | None = None
@@ -117,7 +119,7 @@ class Found:
 
 
 class Source(ABC):
-    """A source of images of some kind.
+    """A source of images or texts of some kind.
 
     Attributes:
         kind: what it is called.

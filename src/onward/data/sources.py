@@ -1,4 +1,4 @@
-"""Open a source of items by its name or path: the digits, an image folder, image Parquet.
+"""Open a source of items by its name or path: the digits, folders, Parquet, lines of JSON.
 
 How a source is read is stated by its owner or follows from names and contents that leave no
 choice; whatever leaves one is refused, with the option that settles it. `describe_data` and the
@@ -6,12 +6,12 @@ choice; whatever leaves one is refused, with the option that settles it. `descri
 """
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from onward.data.folders import IMAGE_SUFFIXES, LAYOUT, Folder, ImageFolder
+from onward.data.folders import IMAGE_SUFFIXES, LAYOUT, Folder, ImageFolder, summarise
 from onward.data.items import Items, PassedOver, split_by_id
 from onward.data.parts import (
     STATE_PARTS,
@@ -24,12 +24,23 @@ from onward.data.parts import (
     role_of,
     state,
 )
-from onward.data.payloads import describe_payload, read_digits, read_payload_lines
+from onward.data.payloads import (
+    OPENERS,
+    describe_payload,
+    find_fault,
+    lines_suffix,
+    read_digits,
+    read_payload_lines,
+)
 from onward.errors import ConfigurationError, DataError
 from onward.labels import is_text
 from onward.plain import Plain, fields_of
 
 DIGITS = "digits"
+CORPORA = tuple(f"corpus{suffix}" for suffix in OPENERS)
+BESIDE_ITEMS = "files beside the items"
+TEXT_KINDS = ("BEIR folder", "list of texts", "text Parquet")
+"""What sources of texts are called."""
 NAMED = 5
 """Number of classes that are named in a message; more are counted."""
 
@@ -50,11 +61,11 @@ class PartDescription(Plain):
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a source of images was understood to be.
+    """What a source of items was understood to be.
 
     Attributes:
         source: where it is.
-        kind: "image folder", "image Parquet" or "the bundled digits".
+        kind: such as "image folder", "text Parquet", "BEIR folder" or "list of texts".
         config: the configuration of a data set that has several.
         columns: of Parquet.
         parts: in which it is divided; none where it is not.
@@ -80,6 +91,11 @@ class DataDescription:
     left_out: tuple[str, ...]
     remarks: tuple[str, ...]
 
+    @property
+    def holds(self) -> Literal["images", "texts"]:
+        """What the items are; of a list of both, what the first one is."""
+        return "texts" if self.kind in TEXT_KINDS else "images"
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
         names = {str(label): name for label, name in self.class_names.items()}
@@ -90,10 +106,11 @@ class DataDescription:
         names = [name if name == str(label) else f"{label} {name}" for label, name in first]
         more = len(self.class_names) - len(names)
         config = f", configuration {self.config}" if self.config else ""
+        classes = f" of {len(self.class_names):,} classes: {', '.join(names)}" if names else ""
+        classes += f", ... ({more:,} more)" if more else ""
         lines = [
             f"{self.source}: {self.kind}{config}",
-            f"  {self.items:,} items of {len(self.class_names):,} classes: {', '.join(names)}"
-            f"{f', ... ({more:,} more)' if more else ''}",
+            f"  {self.items:,} items{classes}",
             *([] if self.columns is None else [f"  {self.columns}"]),
             *(f"  part {part}" for part in self.parts),
             f"  split: {self.split}",
@@ -107,15 +124,20 @@ class DataDescription:
 def open_items(source: str | Path, stated: Stated | None = None, **options: Any) -> Items:
     """List the items of a source, of all its parts. No image is decoded unless `skip_bad`.
 
+    Texts come from the `corpus.jsonl` of a BEIR folder, from lines of JSON and from
+    Parquet. A file of lines is read by itself too: the `queries.jsonl` of a BEIR folder, say.
+
     Args:
-        source: "digits" (bundled), an image folder with one sub-folder a class, a Parquet file, or
-            a folder of Parquet shards.
+        source: "digits" (bundled), an image folder with one sub-folder a class, a Parquet file, a
+            folder of Parquet shards, a BEIR folder, or lines of JSON (`.jsonl`, also with `.gz` or
+            `.xz` behind it), each with an `id` or `_id` and a `text` or what else a payload has.
         stated: what is known of it. Of parts that are stated, only these are listed.
         options: the same one by one, as `Stated` has them, such as `label_column="kind"`.
 
     Raises:
         DataError: if the source is not there, has another layout or one that could be meant in two
             ways, or holds something that cannot be used; the message names the file and the row.
+        GalleryError: if a line is not JSON with an id, or is the second one for an item.
         ConfigurationError: if columns are named for a source that has none, or an option makes no
             sense.
     """
@@ -188,23 +210,40 @@ def describe_data(source: str | Path, stated: Stated | None = None) -> DataDescr
     )
 
 
-def open_listed(path: Path, stated: Stated) -> Items:
-    """List the items of lines of JSON, each a payload with its id; their labels mean nothing.
-
-    Raises:
-        GalleryError: if a line is none.
-        DataError: if there is no item, none that can be read, or an image cannot be read.
-    """
-    return _Listed(path, stated, [Part("")]).open([Part("")])
-
-
 class _Listed(Source):
+    """Lines of JSON, each a payload with its id; the items have no classes."""
+
     kind = "list of images"
 
     def open(self, parts: Sequence[Part]) -> Items:
         lines = read_payload_lines(self.path).items()
-        found = (Found(i, 0, one, describe_payload(one), parts[0], None) for i, one in lines)
-        return self.collect(found, {0: "unknown"}, ())
+        _, first = next(iter(lines), ("", {}))
+        self.kind = "list of texts" if "text" in first else "list of images"
+        return self.collect((self._find_item(*one, parts[0]) for one in lines), {}, ())
+
+    def _find_item(self, item: str, line: Mapping[str, Any], part: Part) -> Found:
+        if "text" not in line:
+            return Found(item, -1, line, describe_payload(line), part, None)
+        payload = {name: line[name] for name in ("title", "text") if line.get(name)}
+        payload.setdefault("text", "")
+        fault = find_fault(payload)
+        return Found(item, -1, payload, f"item {item!r} of {self.path}", part, fault)
+
+
+class _Beir(Source):
+    """A folder as BEIR has it: the lines of `corpus.jsonl` are the items; queries are not."""
+
+    kind = "BEIR folder"
+
+    def __init__(self, folder: Folder, corpus: Path, stated: Stated) -> None:
+        super().__init__(folder.path, stated, [Part("")])
+        self.corpus = corpus
+        inside = (file for one in folder.below() for file in one.files if file != corpus)
+        self.passed_over = summarise(((BESIDE_ITEMS, file) for file in inside), folder.path)
+
+    def open(self, parts: Sequence[Part]) -> Items:
+        listed = _Listed(self.corpus, self.stated, self.parts).open(parts)
+        return replace(listed, source=str(self.path), passed_over=self.passed_over)
 
 
 class _Digits(Source):
@@ -228,10 +267,17 @@ def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) ->
     if not _is_there(path):
         raise DataError(
             f"there is no {source}",
-            "give 'digits', a folder of Parquet shards, a Parquet file, or "
-            f"an image folder: {LAYOUT}",
+            "give 'digits', a folder of Parquet shards, a Parquet file, lines of JSON (.jsonl), a "
+            f"BEIR folder with a corpus.jsonl, or an image folder: {LAYOUT}",
         )
     folder = Folder(path, path)
+    corpus = _find_corpus(folder) if path.is_dir() and stated.read_as == "auto" else None
+    if corpus or (path.is_file() and lines_suffix(path)):
+        _refuse_columns(source, stated)
+        if corpus:
+            return _Beir(folder, corpus, stated)
+        if stated.read_as == "auto":
+            return _Listed(path, stated, [Part("")])
     if stated.read_as in ("auto", "parquet"):
         from onward.data.parquet import ImageParquet, find_shards
 
@@ -256,6 +302,26 @@ def _find(source: str | Path, stated: Stated | None, options: dict[str, Any]) ->
     return ImageFolder(folder, stated)
 
 
+def _find_corpus(folder: Folder) -> Path | None:
+    """Return the `corpus.jsonl` of a BEIR folder, compressed or not; None where there is none.
+
+    Raises:
+        DataError: if there are two, or images or Parquet files as well.
+    """
+    inside = [file for one in folder.below() for file in one.files]
+    found = [file for file in inside if file.parent == folder.path and file.name in CORPORA]
+    items = (".parquet", *IMAGE_SUFFIXES)
+    others = [file for file in inside if file.suffix.lower() in items]
+    if found and len(found + others) > 1:
+        raise DataError(
+            f"{folder.path} holds texts ({found[0].name}) and other items ("
+            f"{(found + others)[1].relative_to(folder.path)})",
+            f"give the file {found[0]} for the texts, or say what else is meant: read_as='classes'"
+            ", 'parts' or 'parquet'",
+        )
+    return found[0] if found else None
+
+
 def _is_there(path: Path) -> bool:
     """Say whether there is a file or a folder at a path.
 
@@ -278,9 +344,11 @@ def _is_there(path: Path) -> bool:
 
 
 def _refuse_columns(source: str | Path, stated: Stated) -> None:
-    if stated.image_column or stated.label_column or stated.id_column:
+    named = (stated.image_column, stated.text_column, stated.label_column, stated.id_column)
+    if any(named):
         raise ConfigurationError(
-            f"{source} has no columns", "image_column, label_column and id_column are for Parquet"
+            f"{source} has no columns",
+            "image_column, text_column, label_column and id_column are for Parquet",
         )
     if stated.config is not None:
         raise ConfigurationError(f"{source} has no configurations", "config is for Parquet")
@@ -292,7 +360,14 @@ def _split(found: Source, items: Items, parts: Sequence[Part]) -> tuple[Items, I
     Refuses a test part that judges nothing, or that has classes that no model could know.
     """
     if len(parts) == 1:
-        return split_by_id(items.of_part(parts[0].name))
+        whole = items.of_part(parts[0].name)
+        if not whole.classes:
+            raise DataError(
+                f"none of the items of {found.path} has a label, and a split takes a quarter of "
+                "each class for testing",
+                "open all of them",
+            )
+        return split_by_id(whole)
     train, test = (items.of_part(part.name) for part in parts)
     if not len(train):
         raise DataError(f"the part {parts[0].name} of {found.path} has no item")
@@ -332,7 +407,8 @@ def _reading(found: Source, items: Items, told: str) -> str:
     said = [
         found.kind,
         f"configuration {found.config}" if found.config else "",
-        f"classes {', '.join(names)}{more}" if names else "classes without names",
+        f"classes {', '.join(names)}{more}" if names else "",
+        "classes without names" if items.classes and not names else "",
         str(items.columns or ""),
         told,
         f"passed over: {passed}" if passed else "",
@@ -344,6 +420,8 @@ def _remarks(found: Source, items: Items) -> list[str]:
     """Return what a person should know of the items."""
     unknown = int((items.labels < 0).sum())
     remarks = [f"the class of {unknown:,} items is not known"] if unknown else []
+    if unknown == len(items):
+        remarks = ["their classes are not known"]
     alike: dict[str, list[str]] = {}
     for name in items.class_names.values():
         alike.setdefault(name.casefold(), []).append(name)

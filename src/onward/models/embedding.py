@@ -293,7 +293,7 @@ class EmbeddingModel:
         device: str = "cpu",
         progress: Progress = silent,
     ) -> Embeddings:
-        """Return the embeddings of items, with their ids, labels and class names.
+        """Return the embeddings of items, with their ids and, if any is known, their classes.
 
         Memory is bounded by two batches of images beside the vectors themselves.
 
@@ -445,8 +445,8 @@ class EmbeddingModel:
         for rows, given in run_batches(self, items, run, batch_size, progress):
             for array, of_batch in zip(arrays, given, strict=True):
                 array[rows] = of_batch
-        names = items.known_names
+        labels, names = (items.labels, items.known_names) if items.classes else (None, None)
         return tuple(
-            Embeddings(items.ids, array, space, items.labels, names)
+            Embeddings(items.ids, array, space, labels, names)
             for array, space in zip(arrays, spaces, strict=True)
         )
