@@ -56,12 +56,12 @@ def test_an_option_may_not_be_given_in_both_its_spellings(tmp_path):
 
 
 @pytest.mark.slow
-def test_backward_compatible_training_takes_its_second_variant(tmp_path):
+def test_backward_compatible_training_takes_class_means(tmp_path):
     train(tmp_path / "old", *SMALL.split())
     words = [*SMALL.replace("0-2", "0-4").split(), "--objective", "backward-compatible"]
-    words += ["--old-model", str(tmp_path / "old"), "--set", "new_classes=old class means"]
+    words += ["--old-model", str(tmp_path / "old"), "--set", "old_classifier=class means"]
     model = train(tmp_path / "bct", *words)
-    assert model.made_by["settings"]["new_classes"] == "old class means"
+    assert model.made_by["settings"]["old_classifier"] == "class means"
 
 
 @pytest.mark.slow

@@ -393,27 +393,80 @@ def test_an_old_model_without_classifier_is_refused(items):
         train_bound(items, side)
 
 
-def test_new_classes_get_the_mean_of_the_old_models_embeddings_at_the_rows_mean_length(
-    items, old, started
-):
+def mean_of(old, items, label, *, normalised):
+    vectors = old.embed(items.of_classes([label])).vectors
+    if normalised:
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.mean(axis=0)
+
+
+@pytest.mark.parametrize("normalised", ["nothing", "embeddings"])
+def test_class_means_are_rows_for_all_classes_old_ones_too(items, old, started, normalised):
     some = items.of_classes([1, 5, 2, 7])
-    model = train_bound(some, old, new_classes="old class means")
+    fields = {"old_classifier": "class means", "normalised": normalised}
+    model = train_bound(some, old, **fields)
     (objective,) = started
-    assert objective.old_position.tolist() == [1, 2, 3, 4]  # of the classes 1, 2, 5, 7
-    rows = objective.old_classifier.numpy()
-    np.testing.assert_array_equal(rows[:3], old.classifier)
-    length = np.mean([np.linalg.norm(row) for row in old.classifier])
-    for row, label in ((3, 5), (4, 7)):
-        mean = old.embed(some.of_classes([label])).vectors.mean(axis=0)
-        np.testing.assert_allclose(rows[row], mean / np.linalg.norm(mean) * length, rtol=1e-5)
-    assert model.made_by["settings"]["new_classes"] == "old class means"
+    assert objective.old_position.tolist() == [0, 1, 2, 3]
+    by_length = normalised == "embeddings"
+    for row, label in zip(objective.old_classifier.numpy(), [1, 2, 5, 7], strict=True):
+        mean = mean_of(old, some, label, normalised=by_length)
+        np.testing.assert_allclose(row, mean, rtol=1e-4, atol=1e-6)
+    assert model.made_by["settings"].items() >= {"old_classifier": "class means"}.items()
+    assert model.space.metric == ("cosine" if by_length else "l2")
     assert train_bound(some, old).space != model.space
 
 
-def test_without_new_classes_both_variants_are_one(items, old):
-    some = items.of_classes([0, 1, 2])
-    model = train_bound(some, old, new_classes="left out")
-    assert train_bound(some, old, new_classes="old class means").space == model.space
+@pytest.mark.parametrize("normalised", ["embeddings", "embeddings and rows"])
+def test_both_losses_are_of_normalised_embeddings(normalised):
+    digits = open_items("digits").of_classes([1, 2, 5])
+    input_spec = InputSpec.of_spec(SPEC)
+    fields = {**BRIEF, "augment": False, "weight": 10.0, "normalised": normalised}
+    settings = BackwardCompatibleSettings(**fields)
+    objective = start(digits, SPEC, input_spec, settings, 0).eval()
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 8))).float()
+    objective.hold_to(rows, torch.arange(3))
+    pixels, classes = ImageBatches(digits, input_spec, image_bytes=1 << 20).read(np.arange(30))
+    embeddings = objective.backbone(objective.preparation(pixels)).detach().numpy()
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    def cross_entropy(classifier):
+        classifier = classifier.detach().numpy()
+        if normalised == "embeddings and rows":
+            classifier = 30 * classifier / np.linalg.norm(classifier, axis=1, keepdims=True)
+        logits = torch.from_numpy(unit @ classifier.T)
+        return torch.nn.functional.cross_entropy(logits, classes, label_smoothing=0.1)
+
+    expected = cross_entropy(objective.classifier) + 10 * cross_entropy(rows)
+    torch.testing.assert_close(objective(pixels, classes), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_classifier_of_cosines_serves_on_embeddings_as_they_are(items, old):
+    model = train_bound(items, old, normalised="embeddings and rows")
+    lengths = np.linalg.norm(model.classifier, axis=1)
+    mean_length = np.linalg.norm(model.embed(items).vectors, axis=1).mean()
+    np.testing.assert_allclose(lengths * mean_length, 30, rtol=1e-4)
+
+
+def test_a_backward_compatible_model_may_start_from_the_old_one(items, old, started):
+    fields = {"start": "old model", "lr": 1e-12, "running_statistics_from": 0.0, "augment": False}
+    train_bound(items, old, **fields)
+    weights, _ = old.engine.content()
+    for name, array in started[-1].backbone.state_dict().items():
+        np.testing.assert_allclose(array.numpy(), weights[name], rtol=1e-4, atol=1e-5)
+    wider = SPEC.model_copy(update={"width": 2 * SPEC.width})
+    words = "start is 'old model', whose network is .*give both the same network, or start ="
+    with pytest.raises(ConfigurationError, match=words):
+        train_bound(items, old, spec=wider, start="old model")
+
+
+def test_a_margin_loss_is_not_normalised_again():
+    with pytest.raises(ValueError, match="for the loss softmax: arcface looks at directions alone"):
+        BackwardCompatibleSettings(loss="arcface", normalised="embeddings")
+
+
+def test_plain_settings_say_nothing_of_the_variants():
+    assert "start" not in BackwardCompatibleSettings().model_dump()
+    assert BackwardCompatibleSettings(start="old model").model_dump()["start"] == "old model"
 
 
 def test_a_margin_loss_holds_the_new_model_to_the_old_rows_directions(items):
@@ -422,7 +475,7 @@ def test_a_margin_loss_holds_the_new_model_to_the_old_rows_directions(items):
         name="old",
         settings=TrainingSettings(**BRIEF, loss="arcface"),
     )
-    model = train_bound(items, old, loss="arcface", new_classes="old class means")
+    model = train_bound(items, old, loss="arcface", old_classifier="class means")
     assert model.space.metric == "cosine"
     lengths = np.linalg.norm(model.classifier, axis=1)
     np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)

@@ -1,9 +1,11 @@
 """Recipes: what is read, and what is refused in which words."""
 
+from typing import get_args
+
 import pytest
 
 from onward.errors import ConfigurationError
-from onward.experiments.recipe import ARMS, bundled_recipes, load_recipe
+from onward.experiments.recipe import ARMS, Baseline, bundled_recipes, load_recipe
 from onward.training.settings import FitSettings
 
 
@@ -61,6 +63,21 @@ def test_parts_have_seeds_of_their_own_that_follow_from_the_seed():
     roles = ["old", "side", "new", "bct", "fit", "views"]
     assert len({recipe.seed_of(role) for role in roles}) == len(roles)
     assert recipe.seed_of("old") == load_recipe("digits").seed_of("old") != other.seed_of("old")
+
+
+def test_each_baseline_is_trained_in_its_own_way():
+    recipe = load_recipe("digits", {"backward_compatible.epochs": 7})
+    ways = [recipe.training_of(baseline) for baseline in get_args(Baseline)]
+    assert len({str(way) for way in ways}) == len(ways)
+    assert {way.epochs for way in ways} == {7}
+
+
+def test_a_baseline_that_does_not_fit_the_loss_is_refused_before_any_training():
+    losses = {"embedding_model.loss": "arcface", "backward_compatible.loss": "arcface"}
+    load_recipe("digits", {**losses, "baselines": ["bct"]})
+    words = "baseline 'bct cosines': normalised is .*for the loss softmax"
+    with pytest.raises(ConfigurationError, match=words):
+        load_recipe("digits", {**losses, "baselines": ["bct", "bct cosines"]})
 
 
 def test_the_digest_changes_with_any_setting():

@@ -55,7 +55,18 @@ Side = Literal[
     "untrained",
     "oracle",
 ]
-Baseline = Literal["bct", "bct means"]
+Baseline = Literal[
+    "bct", "bct class means", "bct class means x10", "bct from old model", "bct cosines"
+]
+OF_BASELINE: Mapping[Baseline, Mapping[str, Any]] = {
+    "bct": {},
+    "bct class means": (means := {"old_classifier": "class means", "normalised": "embeddings"}),
+    "bct class means x10": {**means, "weight": 10.0},
+    "bct from old model": {**means, "weight": 10.0, "start": "old model"},
+    "bct cosines": {"normalised": "embeddings and rows"},
+}
+"""What differs in the training of each from the recipe's `backward_compatible`: the ways in which
+public code trains backward compatible models; see `BackwardCompatibleSettings`."""
 
 RESERVED = (
     OLD,
@@ -233,7 +244,7 @@ class Recipe(BaseModel):
         frozen_encoder: a network that is taken as it is, such as a pretrained one of timm.
         layers: side-information from the old model's own stages.
         backward_compatible: training of the backward compatible model.
-        baselines: which backward compatible models are trained.
+        baselines: which backward compatible models are trained; see `OF_BASELINE`.
         fit: training of the transformation.
         arms: the ways to carry the gallery over; the one called "new/old" is performed on a gallery
             in a store.
@@ -307,6 +318,8 @@ class Recipe(BaseModel):
                 f"[backward_compatible] {self.backward_compatible.loss}; give both the same, or "
                 "baselines = []"
             )
+        for baseline in self.baselines:
+            self.training_of(baseline)
         images = (backbone.size, backbone.channels)
         if self.views > 1 and images != (self.backbone.size, self.backbone.channels):
             raise ValueError(
@@ -352,6 +365,12 @@ class Recipe(BaseModel):
     @property
     def _learns_from_classifier(self) -> bool:
         return any(self.fit_of(arm).discriminative == "classifier" for arm in self.arms)
+
+    def training_of(self, baseline: Baseline) -> BackwardCompatibleSettings:
+        """Return how a backward compatible model is trained."""
+        fields = self.backward_compatible.model_dump() | dict(OF_BASELINE[baseline])
+        where = f"recipe {self.name}, baseline {baseline!r}"
+        return read_settings(BackwardCompatibleSettings, fields, where=where)
 
     def fit_of(self, arm: Arm) -> FitSettings:
         """Return how h is fitted in an arm."""

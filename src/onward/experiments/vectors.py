@@ -256,13 +256,16 @@ def train_models(recipe: Recipe, splits: Splits, stage: Stage) -> "StudyVectors"
 
 def _lessons(recipe: Recipe) -> dict[str, Lesson]:
     """Return by role how a model is told of, what it learns from, its network and its settings."""
-    plain, new, bound = recipe.backbone, recipe.backbone_of_new, recipe.backward_compatible
+    plain, new = recipe.backbone, recipe.backbone_of_new
     frozen, none = recipe.frozen_encoder or plain, FrozenSettings()
     untrained = plain.model_copy(update={"pretrained": False})
-    means = bound.model_copy(update={"new_classes": "old class means"})
-    held = "For comparison, a backward compatible model: held to the old model's classifier"
+    held = "For comparison, a backward compatible model"
     both = recipe.supervised_contrastive
-    return {
+    baselines: dict[str, Lesson] = {
+        name: (f"{held}, {name}", TRAIN, new, recipe.training_of(name))
+        for name in recipe.trained_baselines
+    }
+    return baselines | {
         "old": ("Old model", OLD_TRAIN, plain, recipe.embedding_model),
         "middle": ("Model between them", MIDDLE_TRAIN, plain, recipe.embedding_model),
         "new": ("New model, which knows of no old one", TRAIN, new, recipe.training_of_new),
@@ -272,8 +275,6 @@ def _lessons(recipe: Recipe) -> dict[str, Lesson]:
         "supervised+contrastive": ("cross-entropy and SimCLR at once", SIDE_TRAIN, plain, both),
         "untrained": ("an untrained network", SIDE_TRAIN, untrained, none),
         "frozen": (f"frozen encoder {frozen.name}", SIDE_TRAIN, frozen, none),
-        "bct": (held, TRAIN, new, bound),
-        "bct means": (f"{held}, with old class means for the new classes", TRAIN, new, means),
     }
 
 
@@ -286,7 +287,8 @@ def _train(
         old: the old model, for a model that is held to it.
     """
     told, part, backbone, settings = _lessons(recipe)[role]
-    items, seed = splits.items(part), recipe.seed_of("side" if role == "simclr" else role)
+    shared = {"simclr": "side"} | dict.fromkeys(recipe.trained_baselines, "bct")
+    items, seed = splits.items(part), recipe.seed_of(shared.get(role, role))
     stage.tell(f"{'Side-information: ' if part == SIDE_TRAIN else ''}{told}: {items}")
     what = {
         "role": role,
@@ -309,7 +311,7 @@ def _train(
             items,
             settings,
             backbone,
-            name="bct" if old is not None else role.replace("+", "-"),
+            name=role.replace("+", "-").replace(" ", "-"),
             input=replace(InputSpec.of_spec(backbone), crop_share=recipe.crop_share),
             seed=seed,
             run=replace(run, checkpoint=checkpoint),

@@ -52,6 +52,7 @@ Rows = Float[Tensor, "class dim"]
 Positions = Int64[Tensor, " item"]
 
 LENGTHS_OF = 1024  # items whose embeddings say how long embeddings are
+COSINE_SCALE = 30  # multiplies cosines before the softmax of a backward compatible model
 
 
 class ImageObjective(Objective):
@@ -120,7 +121,7 @@ class Classification(ImageObjective):
 
 
 class BackwardCompatible(Classification):
-    """The new classifier's loss, and the frozen old one's on the items it knows.
+    """The new classifier's loss, and that of a frozen old one on the items whose class it knows.
 
     No transformation is needed afterwards, for the new model's embeddings are compared with the old
     ones directly. That costs the new model quality, which forward compatible training avoids.
@@ -146,16 +147,28 @@ class BackwardCompatible(Classification):
 
     def loss(self, embeddings: Vectors, classes: Positions) -> Tensor:
         """Return the mean loss of embeddings, and of those of old classes the weighted old one."""
-        loss = super().loss(embeddings, classes)
+        loss = self._loss_by(self.classifier, embeddings, classes)
         old_classes = self.old_position[classes]
         known = old_classes >= 0
         if not known.any():
             return loss
         old_classifier = self.old_classifier.to(embeddings.dtype)
-        old_loss = classification_loss(
-            embeddings[known], old_classifier, old_classes[known], self.settings
-        )
+        old_loss = self._loss_by(old_classifier, embeddings[known], old_classes[known])
         return loss + self.settings.weight * old_loss
+
+    def _loss_by(self, classifier: Rows, embeddings: Vectors, positions: Positions) -> Tensor:
+        if self.settings.normalised != "nothing":
+            embeddings = normalize(embeddings, dim=1)
+        if self.settings.normalised == "embeddings and rows":
+            classifier = normalize(classifier, dim=1) * COSINE_SCALE
+        return classification_loss(embeddings, classifier, positions, self.settings)
+
+    def classifier_array(self) -> Float32[np.ndarray, "class dim"]:
+        """Return the rows whose products with an embedding of length 1 are its logits."""
+        rows = super().classifier_array()
+        if self.settings.normalised == "embeddings and rows":
+            rows *= COSINE_SCALE / np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
 
 
 class Contrast(ImageObjective):
@@ -342,10 +355,9 @@ def train_model(
         "backbone": backbone.model_dump(mode="json"),
     }
     if old_model is not None and isinstance(objective, BackwardCompatible):
-        rows, position = _old_rows(old_model, items, objective.backbone.dim, same_labels)
-        if objective.settings.new_classes == "old class means":
-            rows, position = _add_class_means(old_model, items, rows, position, device)
-        objective.hold_to(rows, position)
+        objective.hold_to(*_old_rows(old_model, items, objective, same_labels, device))
+        if objective.settings.start == "old model":
+            _start_from(old_model, objective, backbone)
         described["old model"] = old_model.space.to_json()
     if input_spec.crop_share != 1:
         described["crop_share"] = input_spec.crop_share
@@ -365,7 +377,7 @@ def train_model(
         input=input_spec,
         classes=items.classes if settings.labelled else None,
         classifier=objective.classifier_array(),
-        metric=metric or (settings.metric if old_model is None else old_model.space.metric),
+        metric=metric or _metric_of(settings, old_model),
         made_by=made_by(settings.recipe, settings, seed=seed, run=run, device=device, **described),
         class_names=items.known_names if settings.labelled else None,
     )
@@ -485,7 +497,7 @@ def _refuse_another_loss(old_model: EmbeddingModel, settings: BackwardCompatible
             "the loss supcon has no classifier, and backward compatible training needs one",
             f"give the old model's loss, which is {loss_of_old}",
         )
-    if settings.metric != metric_of(loss_of_old):
+    if metric_of(settings.loss) != metric_of(loss_of_old):
         raise ConfigurationError(
             f"{old_model.space.name} learned by the loss {loss_of_old}, the new model is to learn "
             f"by {settings.loss}, whose classifiers are not made for the same embeddings",
@@ -493,14 +505,22 @@ def _refuse_another_loss(old_model: EmbeddingModel, settings: BackwardCompatible
         )
 
 
+def _metric_of(settings: ModelSettings, old_model: EmbeddingModel | None) -> Metric:
+    """Return the metric of the space that is made, which may be the old model's."""
+    if old_model is None or settings.metric == "cosine":
+        return settings.metric
+    return old_model.space.metric
+
+
 def _old_rows(
     old_model: EmbeddingModel,
     items: Items,
-    dim: int,
+    objective: BackwardCompatible,
     same_labels: bool,
-) -> tuple[Tensor, Tensor]:
+    device: str,
+) -> tuple[Rows, Positions]:
     """Return the old classifier, and for each class of the items its row there, or -1."""
-    old = Classifier.of(old_model)
+    old, dim = Classifier.of(old_model), objective.backbone.dim
     if old_model.space.dim != dim:
         raise ConfigurationError(
             f"the old model has {old_model.space.dim} dimensions, the new backbone {dim}",
@@ -516,31 +536,41 @@ def _old_rows(
             f"{items.source}",
             needed="backward compatible training needs items of old classes",
         )
-    return torch.from_numpy(old.weight.copy()), position
+    if objective.settings.old_classifier == "learned":
+        return torch.from_numpy(old.weight.copy()), position
+    by_direction = "cosine" in (old_model.space.metric, objective.settings.metric)
+    means = _class_means(old_model, items, device, normalised=by_direction)
+    return means, torch.arange(len(means))
 
 
-def _add_class_means(
-    old_model: EmbeddingModel, items: Items, classifier: Rows, position: Positions, device: str
-) -> tuple[Tensor, Tensor]:
-    """Give each class that the old classifier lacks a row: the mean of its embeddings.
+def _class_means(model: EmbeddingModel, items: Items, device: str, *, normalised: bool) -> Rows:
+    """Return the mean of a model's embeddings of each class, in the order of the items' classes.
 
-    In a space of directions embeddings count by their direction. Each mean is brought to the mean
-    length of the old classifier's rows: a mean of embeddings has another length than a row that
-    was learned, and would weigh more or less than those.
+    Args:
+        normalised: bring the embeddings to length 1 before; the means are shorter.
     """
-    missing = position < 0
-    if not missing.any():
-        return classifier, position
-    new_classes = np.array(items.classes)[missing.numpy()].tolist()
-    of_new = items.of_classes(new_classes)
-    vectors = torch.from_numpy(old_model.embed(of_new, device=device).vectors.copy())
-    if old_model.space.metric == "cosine":
-        vectors = normalize(vectors)
-    labels = torch.from_numpy(of_new.labels.copy())
-    means = torch.stack([vectors[labels == label].mean(dim=0) for label in new_classes])
-    rows = normalize(means) * classifier.norm(dim=1).mean()
-    numbered = len(classifier) + torch.cumsum(missing, dim=0) - 1
-    return torch.cat([classifier, rows]), torch.where(missing, numbered, position)
+    vectors = torch.from_numpy(model.embed(items, device=device).vectors.copy())
+    if normalised:
+        vectors = normalize(vectors, dim=1)
+    labels = torch.from_numpy(items.labels.copy())
+    return torch.stack([vectors[labels == label].mean(dim=0) for label in items.classes])
+
+
+def _start_from(
+    old_model: EmbeddingModel, objective: BackwardCompatible, backbone: BackboneSpec
+) -> None:
+    """Give the backbone the old model's weights."""
+    described = {"kind": "backbone", "backbone": backbone.model_dump()}
+    of_old = old_model.engine.to_json()
+    if of_old != described:
+        raise ConfigurationError(
+            f"start is 'old model', whose network is {of_old.get('backbone', of_old)}, and the new "
+            f"one is {described['backbone']}",
+            "give both the same network, or start = 'random'",
+        )
+    weights, _ = old_model.engine.content()
+    state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+    objective.backbone.load_state_dict(state)
 
 
 def _fit_to_lengths(

@@ -199,24 +199,51 @@ class BackwardCompatibleSettings(TrainingSettings):
     """A new model whose embeddings are meant to be compared with the old model's directly.
 
     Attributes:
-        weight: of the old classifier's cross-entropy beside the new one's.
-        new_classes: what becomes of classes that the old classifier does not know. "left out":
-            its term does not count their items. "old class means": it is given a row for each, the
-            mean of the old model's embeddings of that class's training images, brought to the mean
-            length of its own rows; so its term counts all items.
+        weight: of the old classifier's loss beside the new one's.
+        old_classifier: "learned": the old model's own, whose term leaves out the items of classes
+            that it does not know. "class means": a row for each class of the items, the mean of
+            the old model's embeddings of them, so that its term counts all items.
+        normalised: with the loss softmax, what is brought to length 1 before both classifiers:
+            "nothing"; "embeddings"; or "embeddings and rows", whose products, cosines, are then
+            multiplied by 30. All but "nothing" train directions: the space has the metric "cosine".
+        start: first weights of the backbone: "random", or those of the "old model".
 
     References:
-        Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020.
+        Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020, arXiv
+        2003.11942. Cosines times 30 are of their code (github.com/YantaoShen/openBCT); class means
+        of normalised embeddings, with a weight of 10, are of Zhou et al., BT2, ICCV 2023, arXiv
+        2211.03989 (github.com/YifeiZhou02/BT-2).
     """
 
     recipe: ClassVar[str] = "backward compatible model"
 
     weight: NotNegative = 1.0
-    new_classes: Literal["left out", "old class means"] = "left out"
+    old_classifier: Literal["learned", "class means"] = "learned"
+    normalised: Literal["nothing", "embeddings", "embeddings and rows"] = "nothing"
+    start: Literal["random", "old model"] = "random"
+
+    @property
+    def metric(self) -> "Metric":
+        """The metric of the space that is made."""
+        return super().metric if self.normalised == "nothing" else "cosine"
+
+    @model_validator(mode="after")
+    def _normalises_once(self) -> "BackwardCompatibleSettings":
+        if self.loss != "softmax" and self.normalised != "nothing":
+            raise ValueError(
+                f"normalised is {self.normalised!r}, which is for the loss softmax: {self.loss} "
+                "looks at directions alone; leave normalised out"
+            )
+        return self
 
     def _unsaid(self) -> frozenset[str]:
-        default = self.new_classes == "left out"
-        return super()._unsaid() | (frozenset({"new_classes"}) if default else frozenset())
+        variants = ("old_classifier", "normalised", "start")
+        plain = {
+            name
+            for name in variants
+            if getattr(self, name) == type(self).model_fields[name].default
+        }
+        return super()._unsaid() | plain
 
 
 class SimCLRSettings(ModelSettings):
