@@ -242,6 +242,30 @@ def test_what_is_not_known_is_a_dash_and_null():
     assert means({0: {"cells": cells}})["cells"]["new/old"]["map"] is None
 
 
+def test_both_distances_stand_in_the_table_and_the_one_a_cell_is_compared_by():
+    def seed(shift, by):
+        found = {
+            metric: dict.fromkeys(("cmc@1", "cmc@5", "map"), value + shift)
+            for metric, value in (("l2", 0.25), ("cosine", 0.375))
+        }
+        of_fused = {"l2": found["l2"], "compared by": "l2"}
+        return {
+            "cells": {"old/old": found[by], "new/old fused": found["l2"]},
+            "distances": {"old/old": {**found, "compared by": by}, "new/old fused": of_fused},
+        }
+
+    def cells_of(seeds):
+        heads, _, *rows = markdown("tiny", dict(enumerate(seeds))).splitlines()
+        assert heads.endswith("| compared by | l2 | cosine |")
+        return [row.split(" | ")[-3:] for row in rows]
+
+    same, differ = [seed(0, "cosine"), seed(0.5, "cosine")], [seed(0, "cosine"), seed(0.5, "l2")]
+    nothing, fused = cells_of(same)
+    assert nothing == ["cosine", "50.0 / 50.0", "62.5 / 62.5 |"]
+    assert fused == ["l2", "50.0 / 50.0", "- |"]
+    assert cells_of(differ)[0][0] == "either"
+
+
 def test_the_backfill_of_arms_that_say_how_unsure_they_are_stands_in_a_table():
     def seed(shift):
         curve = {metric: [0.25, 0.5 + shift, 0.75] for metric in ("cmc@1", "cmc@5", "map")}

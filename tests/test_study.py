@@ -3,6 +3,7 @@
 import json
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from onward.experiments.vectors import Stage, split
 from onward.fusion import FusedEmbeddings, Fusion, Scale, Serving
 from onward.gallery import open_gallery
 from onward.models import EmbeddingModel
-from onward.spaces import Embeddings
+from onward.spaces import Embeddings, Space
 from onward.transformation import Transformation
 
 QUICK = {
@@ -109,8 +110,43 @@ def test_the_numbers_of_an_arm_are_those_of_its_transformation(performed):
     }
     h = Transformation.load(out / "transformations" / "new-old-simclr")
     cell = evaluate_embeddings(read["new"], h.apply(read["old"], read["simclr"]), exclude_self=True)
-    written = json.loads((out / "comparison.json").read_text())["cells"]["new/old simclr"]
-    assert cell.to_json() == written
+    written = json.loads((out / "comparison.json").read_text())["distances"]["new/old simclr"]
+    assert cell.to_json() == written["l2"]
+
+
+@pytest.mark.slow
+def test_each_cell_is_compared_by_its_better_distance(performed):
+    out, _ = performed
+    written = json.loads((out / "comparison.json").read_text())
+    assert set(written["distances"]) == CELLS
+    for name, found in written["distances"].items():
+        compared = found["compared by"]
+        assert written["cells"][name] == found[compared]
+        if name.endswith(" fused"):
+            assert set(found) == {"l2", "compared by"}
+            continue
+        best = max(found["l2"]["cmc@1"], found["cosine"]["cmc@1"])
+        assert found[compared]["cmc@1"] == best
+        assert compared == "l2" or found["l2"]["cmc@1"] < best
+
+
+def test_the_better_distance_is_that_by_which_more_is_found():
+    directions = np.eye(2)[[0, 1, 0, 1]].astype(np.float32)
+    ids, labels = ("a", "b", "c", "d"), np.array([0, 1, 0, 1])
+    vectors = directions * np.array([[1], [1], [9], [9]], np.float32)  # near by length alone
+    cell = Embeddings(ids, vectors, Space("made", 2), labels)
+    (found,) = study._compare({"old/old": lambda: (cell, cell)}, quiet(Path()))[1].values()
+    assert (found["compared by"], found["cosine"]["cmc@1"], found["l2"]["cmc@1"]) == (
+        "cosine",
+        1.0,
+        0.5,
+    )
+
+
+def test_vectors_without_a_direction_are_searched_by_their_own_distance_alone():
+    vectors = np.array([[0, 0], [0, 1], [1, 0]], np.float32)
+    cell = Embeddings(("a", "b", "c"), vectors, Space("made", 2), np.array([0, 0, 1]))
+    assert set(study._evaluate(cell, cell)) == {"l2"}
 
 
 @pytest.mark.slow

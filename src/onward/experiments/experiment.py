@@ -27,7 +27,15 @@ from onward.evaluation.comparison import NEW, OLD, UPGRADED, WHEN_FUSED
 from onward.evaluation.intervals import over_seeds
 from onward.evaluation.metrics import METRICS
 from onward.experiments.recipe import Baseline, Recipe
-from onward.experiments.study import COMPARISON, RECIPE, check_place, describe_study, run_study
+from onward.experiments.study import (
+    COMPARED_BY,
+    COMPARISON,
+    DISTANCES,
+    RECIPE,
+    check_place,
+    describe_study,
+    run_study,
+)
 from onward.experiments.vectors import Stage, split
 from onward.report import ExperimentRow, ExperimentTable, write_experiment_report
 from onward.training.settings import renamed
@@ -36,7 +44,8 @@ INTRODUCTION = (
     "Galleries were filled by an old model. Then a new one came, trained as if there were no old "
     "one. Each row is one way to answer the new model's queries from the old gallery; old/old is "
     "doing nothing, new/new is embedding every image again. The update gain is the share of what "
-    "embedding everything again gains."
+    "embedding everything again gains. Each row is searched by l2 and by cosine, and counts by the "
+    "one that finds more."
 )
 SUFFIXES = (".json", ".md", ".html")
 
@@ -46,13 +55,14 @@ PARTS = {
     "unsampled": "open set, the half that no gallery sample was taken from",
 }
 OF_PART = {"cells": "", "open": "open_", "unsampled": "unsampled_"}  # how its fields begin
-GAIN, FLIPS = "update_gain_by_cell", "negative_flips_by_cell"
+GAIN, FLIPS, OF_DISTANCE = "update_gain_by_cell", "negative_flips_by_cell", "distances"
 BY_CELL = (
     *PARTS,
     "arms",
-    *(f"{before}{field}" for before in OF_PART.values() for field in (GAIN, FLIPS)),
+    *(f"{before}{field}" for before in OF_PART.values() for field in (GAIN, FLIPS, OF_DISTANCE)),
 )
 
+BYTES, MACS = "side bytes an item", "MACs an item"
 ADVISED = "advised"  # the column that says in how many seeds `fit` advises to serve a row
 SAME = 0.001  # metrics of one and the same model differ by no more, on whatever machine
 TABLES = (
@@ -495,19 +505,19 @@ def tables(seeds: Mapping[int, Study]) -> dict[str, ExperimentTable]:
 
 def _row(seeds: Mapping[int, Study], part: str, cell: str) -> ExperimentRow:
     of_arms = [seed.get("arms", {}).get(cell.removesuffix(WHEN_FUSED)) for seed in seeds.values()]
-    arm = of_arms[0]
+    arm, distances = of_arms[0], _distances(seeds, part, cell)
     numbers = {
         metric: [_number(seed[part][cell][metric]) for seed in seeds.values()] for metric in METRICS
     }
     if arm is None:
-        return ExperimentRow(cell, numbers, {})
+        return ExperimentRow(cell, numbers, distances)
     for metric in ("cmc@1", "map"):
         numbers[f"gain {metric}"] = [_gain(of[part], cell, metric) for of in seeds.values()]
     # Older files have another name.
     macs = arm["side_macs"] if "side_macs" in arm else arm["side_multiply_adds"]
-    extra = {"side bytes an item": str(arm["side_bytes"]), "MACs an item": f"{macs:,}"}
+    extra = {BYTES: str(arm["side_bytes"]), MACS: f"{macs:,}"}
     extra |= {"method": str(arm["fit"].get("method", ""))}
-    return ExperimentRow(cell, numbers, extra | _advised(cell, part, of_arms))
+    return ExperimentRow(cell, numbers, extra | _advised(cell, part, of_arms) | distances)
 
 
 def _advised(cell: str, part: str, of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -518,6 +528,24 @@ def _advised(cell: str, part: str, of_seeds: Sequence[Mapping[str, Any]]) -> dic
         return {}
     count = said.count("fused" if cell.endswith(WHEN_FUSED) else "new")
     return {ADVISED: f"{count} of {len(said)}"}
+
+
+def _distances(seeds: Mapping[int, Study], part: str, cell: str) -> dict[str, str]:
+    """Return by which distance a cell is compared, and the means of cmc@1 and map by each.
+
+    Nothing for older files, whose cells were searched by one.
+    """
+    of_seeds = [seed.get(f"{OF_PART[part]}{OF_DISTANCE}", {}).get(cell) for seed in seeds.values()]
+    if not all(of_seeds):
+        return {}
+    by = [found[COMPARED_BY] for found in of_seeds]
+    told = {COMPARED_BY: by[0] if len({*by}) == 1 else "either"}
+    for distance in DISTANCES:
+        known = [found[distance] for found in of_seeds if distance in found]
+        both = [[_number(each[metric]) for each in known] for metric in ("cmc@1", "map")]
+        shown = " / ".join(_percent(statistics.fmean(values)) for values in both) if known else "-"
+        told[str(distance)] = shown
+    return told
 
 
 def means(seeds: Mapping[int, Study]) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -555,28 +583,34 @@ def differences(seeds: Mapping[int, Study]) -> dict[str, dict[str, dict[str, Any
 def markdown(name: str, seeds: Mapping[int, Study]) -> str:
     """Return a table for each part: mean, least and greatest of each cell, in percent.
 
-    A gain is that of the seeds in which full backfill gains something. Where `fit` says what to
-    serve, "advised" is in how many seeds it says this row, of the arm's two and doing nothing.
-    Where arms say how unsure they are, tables of their backfill follow: the mean over evenly spaced
-    shares re-embedded, by order, between both ends of the curve.
+    Each cell counts by its better distance, "compared by"; what l2 and cosine give, the means of
+    cmc@1 / map, stand behind. A gain is that of the seeds in which full backfill gains something.
+    Where `fit` says what to serve, "advised" is in how many seeds it says this row, of the arm's
+    two and doing nothing. Where arms say how unsure they are, tables of their backfill follow: the
+    mean over evenly spaced shares re-embedded, by order, between both ends of the curve.
     """
     count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}, percent"
     written = []
     for part, table in tables(seeds).items():
-        advised = [ADVISED] if any(ADVISED in row.extra for row in table.rows) else []
-        of_arm = ("gain cmc@1", "gain map", "flips", "bytes", "MACs", *advised)
+        further = [
+            head
+            for head in (ADVISED, COMPARED_BY, *DISTANCES)
+            if any(head in row.extra for row in table.rows)
+        ]
+        of_arm = ("gain cmc@1", "gain map", "flips", "bytes", "MACs")
         rows = []
         for row in table.rows:
             numbers = [mean_and_range(row.numbers[metric]) for metric in METRICS]
             told = [""] * len(of_arm)
-            if row.extra:
+            if MACS in row.extra:
                 flipped = (seed.get(f"{OF_PART[part]}{FLIPS}", {}) for seed in seeds.values())
                 flips = [_number(by_cell.get(row.cell)) for by_cell in flipped]
                 gains = [row.known(gain) for gain in of_arm[:2]]
-                told = [*map(mean_and_range, (*gains, flips)), *list(row.extra.values())[:2]]
-                told += [row.extra.get(name, "") for name in advised]
-            rows.append([row.cell, *numbers, *told])
-        written.append(_lines([f"{name}, {table.name}, {count}", *METRICS, *of_arm], rows))
+                told = [*map(mean_and_range, (*gains, flips)), row.extra[BYTES], row.extra[MACS]]
+            others = [row.extra.get(head, "") for head in further]
+            rows.append([row.cell, *numbers, *told, *others])
+        heads = [f"{name}, {table.name}, {count}", *METRICS, *of_arm, *further]
+        written.append(_lines(heads, rows))
     return "\n\n".join([*written, *_backfill_tables(name, seeds, count)])
 
 
@@ -615,10 +649,14 @@ def mean_and_range(given: Sequence[float]) -> str:
     """Return mean, least and greatest in percent; a single value alone, - for what is unknown."""
     if not given or any(math.isnan(value) for value in given):
         return "-"
-    mean = f"{100 * statistics.mean(given):.1f}"
+    mean = _percent(statistics.mean(given))
     if len(given) == 1:
         return mean
-    return f"{mean} ({100 * min(given):.1f} to {100 * max(given):.1f})"
+    return f"{mean} ({_percent(min(given))} to {_percent(max(given))})"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
 def _gain(cells: Mapping[str, Any], cell: str, metric: str) -> float:

@@ -63,7 +63,7 @@ OF_BASELINE: Mapping[Baseline, Mapping[str, Any]] = {
     "bct class means": (means := {"old_classifier": "class means", "normalised": "embeddings"}),
     "bct class means x10": {**means, "weight": 10.0},
     "bct from old model": {**means, "weight": 10.0, "start": "old model"},
-    "bct cosines": {"normalised": "embeddings and rows"},
+    "bct cosines": {"normalised": "embeddings and rows", "label_smoothing": 0.0},
 }
 """What differs in the training of each from the recipe's `backward_compatible`: the ways in which
 public code trains backward compatible models; see `BackwardCompatibleSettings`."""

@@ -10,6 +10,11 @@ comparisons, each with the same queries and items in all its cells: `closed`, th
 classes that models know; `open`, images of classes that none knows, with the items of a gallery
 sample embedded as they are after the upgrade; `unsampled`, the half of the open set that no sample
 was taken from, which shows what h does to items that it never saw.
+
+Each cell is searched by `l2` and by `cosine`, and compared by the better one of cmc@1, that of its
+space where both are as good: some models and maps are at their best by directions, others by
+lengths too, and a comparison is of each at its best. A fused cell adds distances whose scales were
+measured in its spaces' own metrics, and is searched by these alone.
 """
 
 import json
@@ -47,6 +52,7 @@ from onward.evaluation.comparison import (
     evaluate_embeddings,
 )
 from onward.evaluation.intervals import over_queries
+from onward.evaluation.metrics import Evaluation
 from onward.evaluation.retrieval import Ranking, search
 from onward.evaluation.verification import verify_pairs
 from onward.experiments.recipe import Recipe
@@ -64,10 +70,10 @@ from onward.experiments.vectors import (
     train_models,
     unsampled,
 )
-from onward.fusion import Searchable
+from onward.fusion import FusedEmbeddings, Searchable
 from onward.gallery import Gallery, create_gallery
 from onward.report import make_grid, write_report
-from onward.spaces import Embeddings, Space
+from onward.spaces import Embeddings, Metric, Space
 from onward.training.fit.pairs import learned_part
 from onward.training.settings import renamed
 from onward.upgrading import Upgrade, plan_upgrade
@@ -77,6 +83,8 @@ TOP = 5  # results that the report shows of each query
 RECIPE, COMPARISON, PAGE, CACHE = "recipe.json", "comparison.json", "report.html", "cache"
 VERSIONS_OF = ("onward", "torch", "numpy", "onnxruntime", "lancedb")
 RESAMPLES = 1000
+DISTANCES: tuple[Metric, ...] = ("l2", "cosine")
+COMPARED_BY = "compared by"
 INTRODUCTION = (
     "A gallery of {items} images was filled by an old model that knows {old} of {all} classes. "
     "Then a better model came, trained as if there were no old one. A transformation, learned on "
@@ -85,6 +93,8 @@ INTRODUCTION = (
 )
 
 Cell = tuple[Searchable, Searchable]
+Distances = Mapping[str, Mapping[str, Any]]
+"""Of each cell its metrics by the distance that it was searched by, and which it is compared by."""
 Cells = Mapping[str, Callable[[], Cell]]
 Arms = Mapping[str, StudyArm]
 
@@ -296,7 +306,8 @@ def _judge(
         if FUSED in cells:
             cells[FUSED] = partial(arms[UPGRADED].fused, CLOSED, new, gallery)
     stage.tell(f"Comparison: {splits.closed}; each is searched among all the others")
-    compared = {"cells": _compare(cells, stage)}
+    compared, distances = dict[str, Comparison](), dict[str, Distances]()
+    compared["cells"], distances["distances"] = _compare(cells, stage)
     fields = compared["cells"].to_json() | {
         "by_classes": _by_classes(compared["cells"], vectors),
         "arms": {name: arm.describe() for name, arm in arms.items()},
@@ -306,13 +317,16 @@ def _judge(
     if splits.open is not None:
         stage.tell(f"Open set, which no model knows: {splits.open}")
         of_open = _cells(vectors, arms, OPEN)
-        compared["open"] = _compare(of_open, stage)
+        judged: dict[str, np.ndarray | None] = {"open": None}
         if any(arm.gallery_sample for arm in recipe.arms):  # also if not performed now
-            compared["unsampled"] = _compare(of_open, stage, unsampled(splits.open))
+            judged["unsampled"] = unsampled(splits.open)
+        for part, rows in judged.items():
+            compared[part], distances[f"{part}_distances"] = _compare(of_open, stage, rows)
     for part, comparison in list(compared.items())[1:]:
         told = comparison.to_json()
         fields[part] = told.pop("cells")
         fields |= {f"{part}_{name}": value for name, value in told.items()}
+    fields |= distances
     parts = {"cells": CLOSED, "open": OPEN}
     fields["intervals"] = {part: _intervals(compared[part]) for part in parts if part in compared}
     if recipe.data.verification:
@@ -352,22 +366,52 @@ def _cell(queries: Searchable, gallery: Searchable) -> Cell:
     return queries, gallery
 
 
-def _claimed(old: Embeddings, space: Space) -> Embeddings:
-    """Say of old vectors that they lie in another space: for the cells that test this claim."""
-    return replace(old, space=space)
+def _claimed(embeddings: Embeddings, space: Space) -> Embeddings:
+    """Say of vectors that they lie in another space: for the cells that test this claim."""
+    return replace(embeddings, space=space)
 
 
-def _compare(cells: Cells, stage: Stage, rows: np.ndarray | None = None) -> Comparison:
-    """Return the comparison of cells; of some of their queries and items, if any are named."""
-    evaluations = {}
+def _compare(
+    cells: Cells, stage: Stage, rows: np.ndarray | None = None
+) -> tuple[Comparison, Distances]:
+    """Return the comparison of cells, each by its better distance, and what each distance gives.
+
+    Args:
+        rows: of some of their queries and items, if any are named.
+    """
+    evaluations = dict[str, Evaluation]()
+    distances = dict[str, Mapping[str, Any]]()
     with stage.bar("Compare", "cells") as progress:
         for done, (name, make) in enumerate(cells.items()):
-            queries, gallery = (each if rows is None else each.select(rows) for each in make())
-            evaluations[name] = evaluate_embeddings(
-                queries, gallery, exclude_self=True, same_labels=True
-            )
+            found = _evaluate(*(each if rows is None else each.select(rows) for each in make()))
+            better = max(found, key=lambda metric: found[metric].value("cmc@1"))
+            evaluations[name] = found[better]
+            told = {str(metric): each.to_json() for metric, each in found.items()}
+            distances[name] = {**told, COMPARED_BY: better}
             progress(done + 1, len(cells))
-    return Comparison(evaluations)
+    return Comparison(evaluations), distances
+
+
+def _evaluate(queries: Searchable, gallery: Searchable) -> dict[Metric, Evaluation]:
+    """Return what each distance gives, that of the vectors' own space first.
+
+    A vector of length 0 has no direction; where one is, the cosine is left out.
+    """
+    if isinstance(queries, FusedEmbeddings) or isinstance(gallery, FusedEmbeddings):
+        assert isinstance(gallery, FusedEmbeddings)  # noqa: S101  # as the queries are
+        return {gallery.new.space.metric: _evaluation(queries, gallery)}
+    own = gallery.space.metric
+    directed = all(each.vectors.any(axis=1).all() for each in (queries, gallery))
+    metrics = [own, *(metric for metric in DISTANCES if metric != own and directed)]
+    spaces = {metric: replace(gallery.space, metric=metric) for metric in metrics}
+    return {
+        metric: _evaluation(_claimed(queries, space), _claimed(gallery, space))
+        for metric, space in spaces.items()
+    }
+
+
+def _evaluation(queries: Searchable, gallery: Searchable) -> Evaluation:
+    return evaluate_embeddings(queries, gallery, exclude_self=True, same_labels=True)
 
 
 def _verify(cells: Cells) -> dict[str, dict[str, Any]]:
