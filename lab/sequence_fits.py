@@ -19,16 +19,8 @@ import torch
 
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.experiments.recipe import load_recipe
-from onward.experiments.vectors import (
-    CLOSED,
-    MIDDLE_TRAIN,
-    OPEN,
-    TRAIN,
-    Stage,
-    StudyArm,
-    split,
-    train_models,
-)
+from onward.experiments.splits import CLOSED, MIDDLE_TRAIN, OPEN, TRAIN, split
+from onward.experiments.vectors import Stage, StudyArm, train_models
 from onward.progress import silent
 from onward.spaces import Embeddings
 from onward.training.fit.fit import fit

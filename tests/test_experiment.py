@@ -23,8 +23,8 @@ from onward.experiments.experiment import (
     split_variants,
 )
 from onward.experiments.recipe import load_recipe
+from onward.experiments.splits import split
 from onward.experiments.study import COMPARISON, RECIPE, describe_study
-from onward.experiments.vectors import split
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "lab" / "results").glob("*.json"))

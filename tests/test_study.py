@@ -16,7 +16,8 @@ from onward.errors import ConfigurationError, DataError
 from onward.evaluation.comparison import evaluate_embeddings
 from onward.experiments import study, vectors
 from onward.experiments.recipe import load_recipe
-from onward.experiments.vectors import Stage, split
+from onward.experiments.splits import split
+from onward.experiments.vectors import Stage
 from onward.fusion import FusedEmbeddings, Fusion, Scale, Serving
 from onward.gallery import open_gallery
 from onward.models import EmbeddingModel

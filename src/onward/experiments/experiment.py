@@ -27,6 +27,7 @@ from onward.evaluation.comparison import NEW, OLD, UPGRADED, WHEN_FUSED
 from onward.evaluation.intervals import over_seeds
 from onward.evaluation.metrics import METRICS
 from onward.experiments.recipe import Baseline, Recipe
+from onward.experiments.splits import split
 from onward.experiments.study import (
     COMPARED_BY,
     COMPARISON,
@@ -36,7 +37,7 @@ from onward.experiments.study import (
     describe_study,
     run_study,
 )
-from onward.experiments.vectors import Stage, split
+from onward.experiments.vectors import Stage
 from onward.report import ExperimentRow, ExperimentTable, write_experiment_report
 from onward.training.settings import renamed
 

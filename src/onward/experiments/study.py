@@ -56,19 +56,15 @@ from onward.evaluation.metrics import Evaluation
 from onward.evaluation.retrieval import Ranking, search
 from onward.evaluation.verification import verify_pairs
 from onward.experiments.recipe import Recipe
+from onward.experiments.splits import CLOSED, OPEN, Splits, split, unsampled
 from onward.experiments.vectors import (
-    CLOSED,
     LAYERS,
-    OPEN,
-    Splits,
     Stage,
     StudyArm,
     StudyVectors,
     count_macs,
     fit_arms,
-    split,
     train_models,
-    unsampled,
 )
 from onward.fusion import FusedEmbeddings, Searchable
 from onward.gallery import Gallery, create_gallery
