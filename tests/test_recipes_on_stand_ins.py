@@ -113,7 +113,7 @@ def test_a_recipe_on_cifar_runs_on_its_stand_in(name, parquet, tmp_path):
 @pytest.mark.parametrize("name", ON_FOLDERS)
 def test_a_recipe_on_an_image_folder_runs_on_its_stand_in(name, folders, tmp_path):
     split = {"data.source": str(folders[name]), "data.classes": 6, "data.old_classes": 3}
-    recipe = load_recipe(name, {**BRIEF, **TIMM, **split})
+    recipe = load_recipe(name, {**BRIEF, **TIMM, **split, "views": 2})
     done = run_experiment(recipe, [0], tmp_path / "run", quiet(tmp_path / "cache"), command="it")
     assert_whole(done)
     rates = done.seeds[0].get("verification", {})
