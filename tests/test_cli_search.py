@@ -54,6 +54,17 @@ def test_queries_by_one_model_alone_are_refused_with_the_option_that_is_missing(
     assert "the old ones as --queries-old ..." in said
 
 
+def test_a_space_that_does_not_answer_is_looked_into_as_the_refusal_says(place, capsys):
+    with pytest.raises(SystemExit):
+        main(["search", "g.lance", "new.parquet"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "or look into one space with --allow-unserved" in said
+    queries, items = (Embeddings.load(f"{name}.parquet") for name in ("new", "new-items"))
+    wanted = search(queries, items, 3, exclude_self=False)
+    call = ("search", "g.lance", "new.parquet", "-k", 3, "--allow-unserved", "--json")
+    assert json.loads(answer(*call)) == {**wanted.to_json(), "next_steps": []}
+
+
 def test_other_queries_by_the_old_model_are_refused(place):
     with pytest.raises(EmbeddingsError, match="embed the same queries by both models"):
         run("search", "g.lance", "new.parquet", "--queries-old", "old-items.parquet")

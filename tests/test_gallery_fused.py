@@ -288,7 +288,9 @@ def test_a_pair_that_does_not_answer_yet_can_be_looked_into(url):
     queries = asked(pair)
     found = search(gallery, queries, 5, fusion=pair, allow_unserved=True)
     assert answers(found) == answers(retrieval.search(queries, held, 5, exclude_self=False))
-    with pytest.raises(SpaceMismatchError, match=r"answers from old@1 .*allow_unserved=True"):
+    with pytest.raises(
+        SpaceMismatchError, match=r"answers from old@1 .*arguments fusion and allow_unserved"
+    ):
         search(gallery, queries, 5, fusion=pair)
 
 

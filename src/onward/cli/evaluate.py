@@ -52,6 +52,9 @@ def search(
     approximate: Annotated[
         bool, typer.Option(help="Let indexes choose what is looked at: faster, may miss items.")
     ] = False,
+    allow_unserved: Annotated[
+        bool, typer.Option(help="Look into a space that does not answer queries, as it is.")
+    ] = False,
     device: Device = "auto",
 ) -> Answer:
     """Find the nearest items of GALLERY to each of QUERIES.
@@ -65,7 +68,12 @@ def search(
     if queries_old is not None or old_model is not None:
         asked_old = _read_queries(queries_old or queries, old_model, "--old-model", device)
     return gallery.search(
-        asked, k, queries_old=asked_old, exclude_self=exclude_self, approximate=approximate
+        asked,
+        k,
+        queries_old=asked_old,
+        exclude_self=exclude_self,
+        approximate=approximate,
+        allow_unserved=allow_unserved,
     )
 
 

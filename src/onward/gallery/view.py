@@ -447,7 +447,7 @@ class GalleryRows(ABC):
                 f"queries were given by two models, for {asked}, but gallery {self.url} answers "
                 f"from {served}",
                 f"give queries in {' and '.join(one.name for one in served.spaces)} alone, or look "
-                "into a pair as it is with fusion=... and allow_unserved=True",
+                "into a pair as it is with the arguments fusion and allow_unserved, in Python",
             )
         for one, wanted in ((queries_old, pair.old), (queries, pair.new)):
             check_can_serve(self.url, wanted)
