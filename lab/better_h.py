@@ -43,15 +43,8 @@ from maps import (
     ridges,
 )
 
-from onward.experiments.vectors import (
-    CLOSED,
-    LAYERS,
-    OLD_TRAIN,
-    OPEN,
-    TRAIN,
-    StudyArm,
-    StudyVectors,
-)
+from onward.experiments.splits import CLOSED, OLD_TRAIN, OPEN, TRAIN
+from onward.experiments.vectors import LAYERS, StudyArm, StudyVectors
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
 from onward.transformation.networks import run_steps

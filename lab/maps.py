@@ -37,17 +37,8 @@ from sklearn.cluster import KMeans
 from onward.evaluation.intervals import bootstrap, over_seeds
 from onward.evaluation.serving import Found, advise
 from onward.experiments.recipe import Arm, Recipe, load_recipe
-from onward.experiments.vectors import (
-    CLOSED,
-    LAYERS,
-    OPEN,
-    TRAIN,
-    Stage,
-    StudyArm,
-    StudyVectors,
-    split,
-    train_models,
-)
+from onward.experiments.splits import CLOSED, OPEN, TRAIN, split
+from onward.experiments.vectors import LAYERS, Stage, StudyArm, StudyVectors, train_models
 from onward.training.fit.pairs import Classifier
 from onward.training.fit.selection import Folds, Judge
 
