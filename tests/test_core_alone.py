@@ -182,7 +182,7 @@ def test_every_package_that_an_extra_brings_has_its_line():
     extras = extras["optional-dependencies"]
     brought = {
         package.partition(">")[0]
-        for extra in ("fit", "vision", "train", "tensorboard")
+        for extra in ("fit", "vision", "train", "tensorboard", "text")
         for package in extras[extra]
         if not package.startswith("onward")
     }

@@ -121,7 +121,7 @@ def test_only_two_batches_are_decoded_at_a_time(items, monkeypatch):
         alive.discard(min(alive))
         return np.ones((len(pixels), 2))
 
-    monkeypatch.setattr("onward.models.running.load_images", load_images)
+    monkeypatch.setattr("onward.models.engines.load_images", load_images)
     model = EmbeddingModel.from_callable(function, name="ones", dim=2, input=GREY_8)
     model.embed(items, batch_size=1)
     assert max(most) <= 2
@@ -453,7 +453,7 @@ def test_the_card_says_what_the_model_is_and_how_to_use_it(items, tmp_path, monk
     card = (tmp_path / "this-directory" / "README.md").read_text()
     assert f"# {model.space.name}" in card
     assert "6 dimensions, metric l2" in card
-    assert "8 x 8 pixels, grey" in card
+    assert "| images | grey images of 8 px |" in card
     assert "small-resnet" in card
     assert "2 classes" in card
     assert "5 dimensions, float32, 20 bytes an item, read from the layers" in card

@@ -30,6 +30,8 @@ EXTRAS = {
     "lightning_fabric": ("lightning-fabric", "train"),
     "pytorch_metric_learning": ("pytorch-metric-learning", "train"),
     "tensorboard": ("tensorboard", "tensorboard"),
+    "transformers": ("transformers", "text"),
+    "tokenizers": ("tokenizers", "text"),
 }
 """What each module that an extra brings is called as a package, and the extra."""
 TRAINING = ("onward.training", "onward.experiments")

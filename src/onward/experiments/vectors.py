@@ -529,7 +529,7 @@ class StudyArm:
 def count_macs(model: EmbeddingModel) -> int:
     """Return how many multiply-accumulate operations (MACs) one embedding takes."""
     run = model.pixel_embedder()
-    pixels = np.zeros((1, model.input.channels, model.input.size, model.input.size), np.uint8)
+    pixels = np.zeros((1, model.image_input.channels, *[model.image_input.size] * 2), np.uint8)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run(pixels)
     return int(counter.get_total_flops()) // 2

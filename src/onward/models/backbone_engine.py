@@ -49,7 +49,7 @@ class BackboneEngine(Engine):
             raise ModelError(f"{_UNLIKE}: {error}") from error
         generator = torch.Generator().manual_seed(0)
         image = torch.rand(1, spec.channels, spec.size, spec.size, generator=generator) * 4 - 2
-        with _exactly(torch.device("cpu")):
+        with exactly(torch.device("cpu")):
             given_values, built_values = (
                 [engine.backbone(image), vector, *maps]
                 for engine in (given, built)
@@ -83,12 +83,12 @@ class BackboneEngine(Engine):
         self, input_spec: InputSpec, device: str, grid: int | None
     ) -> Callable[[Pixels], tuple[np.ndarray, PooledStages | None]]:
         """Return a function that runs the backbone on a device."""
-        place = _device(device)
+        place = find_device(device)
         on_cpu = place.type == "cpu"
         backbone = self.backbone if on_cpu else copy.deepcopy(self.backbone).to(place)
 
         def run(pixels: Pixels) -> tuple[np.ndarray, PooledStages | None]:
-            with _exactly(place):
+            with exactly(place):
                 images = torch.tensor(pixels).to(place).float() / 255
                 normal = normalise(images, input_spec.mean, input_spec.std)
                 if grid is None:
@@ -113,7 +113,7 @@ _UNLIKE = "the backbone is not what its spec builds"
 
 
 @contextmanager
-def _exactly(place: torch.device) -> Iterator[None]:
+def exactly(place: torch.device) -> Iterator[None]:
     """Compute in float32 throughout, whatever the program around has chosen for its own.
 
     TF32, which cuDNN takes by default, keeps 10 bits of what goes into a product; autocast to
@@ -141,7 +141,12 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True)
 
 
-def _device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """Return a device by its name; "auto" is a GPU where there is one.
+
+    Raises:
+        ModelError: if it cannot be used here.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

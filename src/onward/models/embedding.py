@@ -1,7 +1,8 @@
 """Embedding models: frozen values that turn items into embeddings, and know their space.
 
-What runs the model (a torch backbone, an ONNX file, a callable) is hidden behind an engine. torch
-is loaded only where a torch backbone is. Nothing here knows of galleries or of training.
+What runs the model (a torch backbone, a text encoder, an ONNX file, a callable) is hidden behind an
+engine. torch is loaded only where a torch backbone or a text encoder is. Nothing here knows of
+galleries or of training.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +26,20 @@ from onward.errors import (
     OnwardError,
 )
 from onward.labels import ClassNames, as_class_names
-from onward.models.engines import CallableEngine, Engine, InputSpec, Vectors
+from onward.models.engines import (
+    CallableEngine,
+    Engine,
+    InputSpec,
+    Precision,
+    Spec,
+    Vectors,
+    read_spec,
+)
 from onward.models.files import (
     CLASSIFIER,
     KIND,
     import_backbone_engine,
+    import_text_engine,
     mint,
     pack,
     read_engine,
@@ -46,14 +56,15 @@ from onward.spaces import Embeddings, Metric, Space
 class EmbeddingModel:
     """A model that turns items into embeddings.
 
-    Made by training, `load`, `of_backbone`, `from_onnx` or `from_callable`; it never changes. An
-    item's embedding does not depend on the batch it stands in, beyond the rounding of float32.
-    Whatever else it depends on is in the name of the space, which is checked here; a callable of
-    which no digest was declared is the exception.
+    Made by training, `load`, `of_backbone`, `from_transformers`, `from_onnx` or `from_callable`; it
+    never changes. An item's embedding does not depend on the batch it stands in, beyond the
+    rounding of float32 (of bfloat16 where that was asked for). Whatever else it depends on is in
+    the name of the space, which is checked here; a callable of which no digest was declared is the
+    exception.
 
     Attributes:
         space: where its embeddings lie.
-        input: what its images are to be.
+        input: what its images, or its texts, are to be.
         engine: what runs it.
         classes: label numbers it was trained on, if any.
         classifier: one row a class, of a linear classifier without bias on the embedding.
@@ -66,7 +77,7 @@ class EmbeddingModel:
     """
 
     space: Space
-    input: InputSpec
+    input: Spec
     engine: Engine = field(repr=False)
     classes: tuple[int, ...] | None = None
     classifier: Float32[np.ndarray, "class dim"] | None = None
@@ -131,6 +142,20 @@ class EmbeddingModel:
         return self.space.name.rpartition("@")[2]
 
     @property
+    def image_input(self) -> InputSpec:
+        """What its images are to be.
+
+        Raises:
+            ModelError: if it embeds texts.
+        """
+        if not isinstance(self.input, InputSpec):
+            raise ModelError(
+                f"{self.space.name} embeds {self.input.words}, and images are needed here",
+                "use a model of images",
+            )
+        return self.input
+
+    @property
     def stage_channels(self) -> tuple[int, ...]:
         """Channels of each stage that side-information can be read from; empty where none can."""
         return self.engine.stage_channels
@@ -193,6 +218,42 @@ class EmbeddingModel:
 
         engine = OnnxEngine(read_onnx(path), input)
         return cls(Space(mint(name, engine, input), engine.dim, metric), input, engine)
+
+    @classmethod
+    def from_transformers(
+        cls,
+        folder: Path | str,
+        *,
+        name: str,
+        max_tokens: int | None = None,
+        precision: Precision = "32-true",
+        metric: Metric | None = None,
+    ) -> "EmbeddingModel":
+        """Return the text encoder in a folder as the Hugging Face hub has it.
+
+        The folder has `config.json`, `tokenizer.json` and `model.safetensors`. Where it is that of
+        a sentence encoder (`modules.json`), its pooling and normalisation are those; otherwise a
+        text's vector is the mean over its tokens, of any length. Nothing is fetched, and no code of
+        the folder is run. A text's vector does not depend on the texts beside it, beyond rounding.
+
+        Args:
+            folder: such as a download from the hub.
+            name: names the space, with the digest of weights, tokenizer and settings.
+            max_tokens: so many tokens of a text are read, those that begin and end it among them;
+                as many as the folder says if not given.
+            precision: "bf16-mixed" computes what can be in bfloat16: faster on most machines, and
+                rounded to some 3 digits. It is part of the name of the space.
+            metric: the distance of its space; if not given, cosine where vectors are normalised,
+                l2 otherwise.
+
+        Raises:
+            ModelError: if a file is missing or damaged, the encoder needs what is not run here, or
+                it cannot read so many tokens.
+            MissingExtraError: if transformers or torch is not installed.
+        """
+        engine, spec = import_text_engine().of_folder(Path(folder), max_tokens, precision)
+        chosen: Metric = metric or ("cosine" if engine.settings.normalised else "l2")
+        return cls(Space(mint(name, engine, spec), engine.dim, chosen), spec, engine)
 
     @classmethod
     def from_callable(
@@ -295,7 +356,7 @@ class EmbeddingModel:
     ) -> Embeddings:
         """Return the embeddings of items, with their ids and, if any is known, their classes.
 
-        Memory is bounded by two batches of images beside the vectors themselves.
+        Memory is bounded by two batches of items beside the vectors themselves.
 
         Args:
             items: what to embed.
@@ -304,7 +365,7 @@ class EmbeddingModel:
             progress: told after each batch, in items.
 
         Raises:
-            DataError: if an image cannot be opened; the message names it.
+            DataError: if an image or a text cannot be opened; the message names it.
             ModelError: if the model gives NaN, infinite values or another shape, or the device
                 cannot be used.
         """
@@ -331,7 +392,7 @@ class EmbeddingModel:
         self,
         items: Items,
         *,
-        grid: int = 2,
+        grid: int | None = None,
         batch_size: int = BATCH_SIZE,
         device: str = "cpu",
         progress: Progress = silent,
@@ -339,14 +400,16 @@ class EmbeddingModel:
         """Yield, batch by batch, what the stages say: what a `LayersReadout` is fitted on.
 
         Each stage's output is averaged over the cells of a grid and flattened, channel after
-        channel; the stages stand one after the other.
+        channel; the stages stand one after the other. Without another number, the grid has 2 x 2
+        cells. The stages of a text encoder are its blocks, each averaged over the tokens of a text;
+        there is no grid.
 
         Raises:
             ModelError: as `embed` does, and if there are no stages to read.
         """
-        forward = self.engine.forward(self.input, device, grid)
+        forward = self.engine.forward(self.input, device, grid or self.engine.cells)
 
-        def pool(pixels: Pixels) -> tuple[PooledStages | None]:
+        def pool(pixels: Any) -> tuple[PooledStages | None]:
             return (forward(pixels)[1],)
 
         for _, (pooled,) in run_batches(self, items, pool, batch_size, progress):
@@ -357,8 +420,21 @@ class EmbeddingModel:
     ) -> Callable[[Pixels], tuple[Vectors, Side | None]]:
         """Return a function from pixels (uint8, B x C x H x W) to vectors and side-information.
 
-        For images that are no items, such as augmented views. Where it is called again and again,
-        keep it: on a GPU, each holds a copy of the weights.
+        For images that are no items, such as augmented views; else like `embedder`.
+
+        Raises:
+            ModelError: as `embedder` does, and if the model embeds texts.
+        """
+        _ = self.image_input
+        return self.embedder(device=device, with_side=with_side)
+
+    def embedder(
+        self, *, device: str = "cpu", with_side: bool = False
+    ) -> Callable[[Any], tuple[Vectors, Side | None]]:
+        """Return a function from a batch to vectors and side-information.
+
+        A batch is pixels (uint8, B x C x H x W), or a list of strings for a model of texts. Where
+        the function is called again and again, keep it: on a GPU, each holds a copy of the weights.
 
         Raises:
             ModelError: if there is no side-information to read, or the device cannot be used.
@@ -366,13 +442,13 @@ class EmbeddingModel:
         readout = self.readout if with_side and self._need_side() else None
         forward = self.engine.forward(self.input, device, None if readout is None else readout.grid)
 
-        def embed_pixels(pixels: Pixels) -> tuple[Vectors, Side | None]:
-            vectors, pooled = forward(pixels)
+        def embed_batch(batch: Any) -> tuple[Vectors, Side | None]:
+            vectors, pooled = forward(batch)
             if readout is None or pooled is None:
                 return vectors, None
             return vectors, readout.project(pooled)
 
-        return embed_pixels
+        return embed_batch
 
     def to_json(self) -> dict[str, Any]:
         """Return spaces, input, classes, engine and what made it, as plain values."""
@@ -388,13 +464,12 @@ class EmbeddingModel:
 
     def __str__(self) -> str:
         side = "" if self.side is None else f", and side-information in {self.side}"
-        colour = "grey" if self.input.channels == 1 else "colour"
-        return f"model of {self.space}{side}; {colour} images of {self.input.size} px"
+        return f"model of {self.space}{side}; {self.input.words}"
 
     @classmethod
     def _read(cls, directory: Path | str, artifact: Artifact) -> "EmbeddingModel":
         config = artifact.config
-        space, input_spec = Space.from_json(config["space"]), InputSpec.from_json(config["input"])
+        space, input_spec = Space.from_json(config["space"]), read_spec(config["input"])
         engine = read_engine(directory, artifact, input_spec)
         classes = None if config["classes"] is None else tuple(config["classes"])
         readout, classifier = read_layers(artifact), artifact.arrays.get(CLASSIFIER)
@@ -440,7 +515,7 @@ class EmbeddingModel:
         device: str,
         progress: Progress,
     ) -> tuple[Embeddings, ...]:
-        run = self.pixel_embedder(device=device, with_side=len(spaces) == 2)
+        run = self.embedder(device=device, with_side=len(spaces) == 2)
         arrays = [np.empty((len(items), space.dim), np.float32) for space in spaces]
         for rows, given in run_batches(self, items, run, batch_size, progress):
             for array, of_batch in zip(arrays, given, strict=True):

@@ -1,18 +1,20 @@
-"""What runs a model, from pixels to vectors, and what it wants its images to be."""
+"""What runs a model, from images or texts to vectors, and what it wants these to be."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from onward.arrays import as_numbers
 from onward.artifacts import canonical_json, digest, digest_arrays
-from onward.data.images import Pixels
+from onward.data import Items, load_images, open_payload, open_text
+from onward.data.images import Pixels, central_box, to_pixels
+from onward.data.payloads import Payload
 from onward.errors import ModelError
 from onward.models.layers import PooledStages
 from onward.nn.specs import TIMM, BackboneSpec
@@ -20,8 +22,9 @@ from onward.plain import Plain, fields_of
 
 Images = Float32[np.ndarray, "item channel height width"]
 Vectors = Float32[np.ndarray, "item dim"]
-Forward = Callable[[Pixels], tuple[Vectors, PooledStages | None]]
-"""From pixels to vectors, and to the pooled stages where they were asked for."""
+Forward = Callable[[Any], tuple[Vectors, PooledStages | None]]
+"""From pixels, or from texts, to vectors, and to the pooled stages where they were asked for."""
+Precision = Literal["32-true", "bf16-mixed"]
 Content = tuple[Mapping[str, np.ndarray], Mapping[str, bytes]]
 """What is saved of a model: arrays and files, by name."""
 
@@ -118,18 +121,46 @@ class InputSpec(Plain):
         images: Images = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return images
 
-    def check(self, pixels: Pixels) -> None:
-        """Refuse pixels of another size.
+    def load(self, items: Items, rows: Sequence[int] | np.ndarray) -> Pixels:
+        """Return the pixels of some items.
+
+        Raises:
+            DataError: if an image cannot be read.
+        """
+        return load_images(items, self.size, self.channels, rows, crop_share=self.crop_share)
+
+    def open(self, payload: Payload, max_pixels: int) -> UInt8[np.ndarray, "channel height width"]:
+        """Return the pixels of one payload.
+
+        Raises:
+            DataError: if the image cannot be read.
+        """
+        image = open_payload(payload, max_pixels)
+        box = central_box(image.width, image.height, self.crop_share)
+        return to_pixels(image, self.size, self.channels, box)
+
+    def join(self, opened: Sequence[np.ndarray]) -> Pixels:
+        """Return what was opened as one batch."""
+        return np.stack(opened)
+
+    def check(self, pixels: Any) -> None:
+        """Refuse pixels of another size, and what is not pixels.
 
         Raises:
             ModelError: if size or channels differ.
         """
-        wanted = (self.channels, self.size, self.size)
-        if pixels.ndim != 4 or pixels.shape[1:] != wanted:
+        wanted, shape = (self.channels, self.size, self.size), np.shape(pixels)
+        if len(shape) != 4 or shape[1:] != wanted:
             raise ModelError(
-                f"the model was given pixels of shape {pixels.shape}",
+                f"the model was given pixels of shape {shape}",
                 needed=f"it needs (images, {', '.join(map(str, wanted))})",
             )
+
+    @property
+    def words(self) -> str:
+        """What it says, for a person."""
+        crop = f", {self.crop_share:.4g} of the shorter side" if self.crop_share != 1 else ""
+        return f"{'grey' if self.channels == 1 else 'colour'} images of {self.size} px{crop}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values; the crop is left out where it is the whole square.
@@ -159,18 +190,77 @@ def _as_share(given: Any) -> float:
     return float(share.item())
 
 
+@dataclass(frozen=True)
+class TextSpec(Plain):
+    """What a model wants its texts to be. It is part of the name of a model's space.
+
+    Attributes:
+        max_tokens: so many tokens of a text are read, those that begin and end it among them.
+    """
+
+    max_tokens: int
+
+    def load(self, items: Items, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Return some items' texts.
+
+        Raises:
+            DataError: if one cannot be read, or is an image.
+        """
+        return [items.text(int(row)) for row in rows]
+
+    def open(self, payload: Payload, max_pixels: int) -> str:  # noqa: ARG002  # a text has none
+        """Return the text of one payload.
+
+        Raises:
+            DataError: if it cannot be read, or is an image.
+        """
+        return open_text(payload)
+
+    def join(self, opened: Sequence[str]) -> list[str]:
+        """Return what was opened as one batch."""
+        return list(opened)
+
+    def check(self, texts: Any) -> None:
+        """Refuse what is not a sequence of texts.
+
+        Raises:
+            ModelError: if it is something else.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise ModelError(
+                f"the model was given a {type(texts).__name__} that is not a list of texts",
+                needed="it needs a list of strings",
+            )
+
+    @property
+    def words(self) -> str:
+        """What it says, for a person."""
+        return f"texts of up to {self.max_tokens} tokens"
+
+
+Spec = InputSpec | TextSpec
+
+
+def read_spec(fields: dict[str, Any]) -> Spec:
+    """Return what the `to_json` of a spec wrote."""
+    return TextSpec(**fields) if "max_tokens" in fields else InputSpec.from_json(fields)
+
+
 class Engine(ABC):
     """What runs a model. It never changes once it is made.
 
     Attributes:
         dim: dimensions of the embedding.
         stage_channels: channels of each stage that can be read; empty where none can.
+        cells: along each side of the grid that stages are averaged over, unless another is asked
+            for; 1 where there is no grid.
     """
 
     dim: int
     stage_channels: tuple[int, ...] = ()
+    cells: int = 2
 
-    def forward(self, input_spec: InputSpec, device: str, grid: int | None) -> Forward:
+    def forward(self, input_spec: Spec, device: str, grid: int | None) -> Forward:
         """Return a function that embeds batches on a device, stages pooled to a grid if asked for.
 
         Raises:
@@ -185,18 +275,18 @@ class Engine(ABC):
             )
         run = self.start(input_spec, device, grid)
 
-        def forward(pixels: Pixels) -> tuple[Vectors, PooledStages | None]:
-            input_spec.check(pixels)
-            output, pooled = run(pixels)
-            return self.check(output, len(pixels)), pooled
+        def forward(batch: Any) -> tuple[Vectors, PooledStages | None]:
+            input_spec.check(batch)
+            output, pooled = run(batch)
+            return self.check(output, len(batch)), pooled
 
         return forward
 
     @abstractmethod
     def start(
-        self, input_spec: InputSpec, device: str, grid: int | None
-    ) -> Callable[[Pixels], tuple[Any, PooledStages | None]]:
-        """Return the function that `forward` checks.
+        self, input_spec: Any, device: str, grid: int | None
+    ) -> Callable[[Any], tuple[Any, PooledStages | None]]:
+        """Return the function that `forward` checks, for items as the spec says.
 
         Raises:
             ModelError: if the device cannot be used.
@@ -234,7 +324,7 @@ class Engine(ABC):
         """Whether all that makes the vectors is in `fingerprint`."""
         return True
 
-    def fingerprint(self, input_spec: InputSpec) -> str:
+    def fingerprint(self, input_spec: Spec) -> str:
         """Return a digest of all that makes the vectors: weights, architecture, normalisation.
 
         It is computed once for each input, for an engine never changes.

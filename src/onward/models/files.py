@@ -1,7 +1,7 @@
 """How an embedding model's engine is named, written and read, and the card that goes with it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from onward.artifacts import Artifact
 from onward.errors import ArtifactError, MissingExtraError, ModelError
-from onward.models.engines import Engine, InputSpec
+from onward.models.engines import Engine, InputSpec, Spec, read_spec
 from onward.models.layers import LayersReadout
 from onward.nn.specs import BackboneSpec
 from onward.quantisation import DIGITS, Quantisation
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 KIND = "embedding-model"
 WEIGHTS, LAYERS, CLASSIFIER = "weights.", "layers.", "classifier"  # names of arrays
 CODES = "codes.scale"
+TEXTS = ("texts", "texts.jsonl")
 
 
-def mint(name: str, engine: Engine, input_spec: InputSpec) -> str:
+def mint(name: str, engine: Engine, input_spec: Spec) -> str:
     """Return the name of the space of a model: the given name and the digest of what it computes.
 
     The digest is of weights, architecture and normalisation, for all three make the vectors.
@@ -54,6 +55,21 @@ def import_backbone_engine() -> Any:
             raise
         raise MissingExtraError("torch", "vision") from error
     return BackboneEngine
+
+
+def import_text_engine() -> Any:
+    """Return the class that runs text encoders; only here is transformers loaded.
+
+    Raises:
+        MissingExtraError: if it, or torch, is not installed.
+    """
+    try:
+        from onward.models.text_engine import TextEngine
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers", "tokenizers"):
+            raise
+        raise MissingExtraError(error.name, "text") from error
+    return TextEngine
 
 
 def pack(model: "EmbeddingModel") -> Artifact:
@@ -98,7 +114,7 @@ def read_layers(artifact: Artifact) -> LayersReadout | None:
     )
 
 
-def read_engine(directory: Path | str, artifact: Artifact, input_spec: InputSpec) -> Engine:
+def read_engine(directory: Path | str, artifact: Artifact, input_spec: Any) -> Engine:
     """Return the engine of a saved model.
 
     Raises:
@@ -117,6 +133,9 @@ def read_engine(directory: Path | str, artifact: Artifact, input_spec: InputSpec
             ) from error
         engine: Engine = import_backbone_engine().of_arrays(spec, _strip(WEIGHTS, artifact.arrays))
         return engine
+    if config["kind"] == "text":
+        of_saved: Callable[..., Engine] = import_text_engine().of_saved
+        return of_saved(config, _strip(WEIGHTS, artifact.arrays), artifact.files)
     if config["kind"] in ("onnx", "onnx-and-data"):
         from onward.models.onnx import ONNX_FILE, WEIGHTS_FILE, OnnxEngine, OnnxFiles
 
@@ -124,7 +143,7 @@ def read_engine(directory: Path | str, artifact: Artifact, input_spec: InputSpec
         return OnnxEngine(OnnxFiles(artifact.files[ONNX_FILE], weights), input_spec)
     raise ArtifactError(
         f"{directory} holds a model of kind {config['kind']!r}",
-        "this Onward runs backbones and ONNX files. Install a newer Onward",
+        "this Onward runs backbones, text encoders and ONNX files. Install a newer Onward",
     )
 
 
@@ -139,13 +158,11 @@ def _strip(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 def _card(description: Mapping[str, Any]) -> str:
     """Return the card of a model for a person, from what its `to_json` says."""
-    space, input_spec = description["space"], description["input"]
-    colours = "grey" if input_spec["channels"] == 1 else "colour"
-    share = input_spec.get("crop_share", 1)
-    crop = "" if share == 1 else f", a central square of {share:.4g} of the shorter side"
+    space, input_spec = description["space"], read_spec(description["input"])
+    kind, source = ("images", "digits") if isinstance(input_spec, InputSpec) else TEXTS
     facts = {
         "space": f"`{space['name']}`, {space['dim']} dimensions, metric {space['metric']}",
-        "images": f"{input_spec['size']} x {input_spec['size']} pixels, {colours}{crop}",
+        kind: input_spec.words,
         "runs by": _engine_words(description["engine"]),
     }
     if description["classes"] is not None:
@@ -159,17 +176,19 @@ def _card(description: Mapping[str, Any]) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     made_by = json.dumps(description["made_by"], indent=2, sort_keys=True)
     return (
-        f"# {space['name']}\n\nAn embedding model: it turns images into vectors that are nearer "
-        "the more alike the images are.\nVectors of other spaces cannot be compared with its own.\n"
-        f"\n| | |\n| --- | --- |\n{table}\n\n## Use\n\n```python\n"
+        f"# {space['name']}\n\nAn embedding model: it turns {kind} into vectors that are nearer "
+        f"the more alike the {kind} are.\nVectors of other spaces cannot be compared with its own."
+        f"\n\n| | |\n| --- | --- |\n{table}\n\n## Use\n\n```python\n"
         "from onward.data import open_items\nfrom onward.models import EmbeddingModel\n\n"
         'model = EmbeddingModel.load("this-directory")\n'
-        'embeddings = model.embed(open_items("digits"))\n```\n\n'
+        f'embeddings = model.embed(open_items("{source}"))\n```\n\n'
         f"## Made by\n\n```json\n{made_by}\n```\n"
     )
 
 
 def _engine_words(engine: Mapping[str, Any]) -> str:
+    if engine["kind"] == "text":
+        return f"transformers, `{engine['encoder'].get('model_type')}`, {engine['precision']}"
     if engine["kind"] == "backbone":
         return f"torch, backbone `{engine['backbone']['name']}`"
     beside = " and `model.onnx.data`" if engine["kind"] == "onnx-and-data" else ""

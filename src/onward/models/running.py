@@ -1,19 +1,19 @@
 """Runs a model over items and payloads batch by batch, each decoded while the last is at work.
 
 For galleries, whose payloads are the owner's, what cannot be opened is told, and stops nothing:
-some images are gone, some have changed. Memory is bounded by two batches.
+some items are gone, some have changed. Memory is bounded by two batches.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
-from onward.data import Items, load_images, open_payload
-from onward.data.images import MAX_PIXELS, REPAIR, Pixels, central_box, to_pixels
+from onward.data import Items
+from onward.data.images import MAX_PIXELS, REPAIR
 from onward.data.payloads import Payload
 from onward.errors import ConfigurationError, DataError, ModelError
 from onward.models.engines import Vectors
@@ -30,7 +30,6 @@ DECODERS = 4
 """Number of images of payloads that are read and decoded at a time."""
 
 Rows = Float32[np.ndarray, "item _"]
-Image = UInt8[np.ndarray, "channel height width"]
 EmbedPayloads = Callable[[Ids, Sequence[Payload | None]], tuple[Embeddings, Mapping[str, str]]]
 S = TypeVar("S")
 T = TypeVar("T")
@@ -39,34 +38,32 @@ T = TypeVar("T")
 def run_batches(
     model: "EmbeddingModel",
     items: Items,
-    run: Callable[[Pixels], tuple[Vectors | None, ...]],
+    run: Callable[[Any], tuple[Vectors | None, ...]],
     batch_size: int,
     progress: Progress,
 ) -> Iterator[tuple[slice, list[Rows]]]:
     """Yield what a model gives for each batch of items, and the rows it is for.
 
     Args:
-        model: whose input says what the images are to be.
-        items: what to decode.
-        run: from pixels to one or more arrays; what is None is left out.
+        model: whose input says what the images or texts are to be.
+        items: what to open.
+        run: from pixels or texts to one or more arrays; what is None is left out.
         batch_size: how many items go through the model at a time.
         progress: told after each batch, in items.
 
     Raises:
-        DataError: if an image cannot be opened.
+        DataError: if an item cannot be opened.
         ModelError: if a value is NaN or infinite; the message names the item.
         ConfigurationError: if batches are to be empty.
     """
     if batch_size < 1:
         raise ConfigurationError(f"batches of {batch_size} items were asked for", "give at least 1")
-    size, channels, share = model.input.size, model.input.channels, model.input.crop_share
 
-    def load(rows: slice) -> Pixels:
-        wanted = np.arange(rows.start, rows.stop)
-        return load_images(items, size, channels, wanted, crop_share=share)
+    def load(rows: slice) -> Any:
+        return model.input.load(items, np.arange(rows.start, rows.stop))
 
-    for rows, pixels in read_ahead(_batches(len(items), batch_size), load):
-        given = [array for array in run(pixels) if array is not None]
+    for rows, batch in read_ahead(_batches(len(items), batch_size), load):
+        given = [array for array in run(batch) if array is not None]
         for array in given:
             finite = np.isfinite(array).all(axis=1)
             if not finite.all():
@@ -92,23 +89,22 @@ def payload_embedder(
     Raises:
         ModelError: if the device cannot be used.
     """
-    run = model.pixel_embedder(device=device)
+    run = model.embedder(device=device)
 
     def embed(ids: Ids, payloads: Sequence[Payload | None]) -> tuple[Embeddings, Mapping[str, str]]:
-        def load(rows: slice) -> dict[str, Image | str]:
-            return _decode(model, ids[rows], payloads[rows], max_pixels)
+        def load(rows: slice) -> tuple[dict[str, Any], dict[str, str]]:
+            return _open(model, ids[rows], payloads[rows], max_pixels)
 
         found, skipped = list[str](), dict[str, str]()
         vectors = [np.empty((0, model.space.dim), np.float32)]
-        for _, decoded in read_ahead(_batches(len(ids), BATCH_SIZE), load):
-            images = {item: one for item, one in decoded.items() if not isinstance(one, str)}
-            skipped |= {item: one for item, one in decoded.items() if isinstance(one, str)}
-            if not images:
+        for _, (opened, faults) in read_ahead(_batches(len(ids), BATCH_SIZE), load):
+            skipped |= faults
+            if not opened:
                 continue
-            made, _ = run(np.stack([*images.values()]))
+            made, _ = run(model.input.join([*opened.values()]))
             finite = np.isfinite(made).all(axis=1)
             vectors.append(made[finite])
-            for item, is_right in zip(images, finite.tolist(), strict=True):
+            for item, is_right in zip(opened, finite.tolist(), strict=True):
                 if is_right:
                     found.append(item)
                 else:
@@ -146,21 +142,19 @@ def _batches(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _decode(
+def _open(
     model: "EmbeddingModel", ids: Ids, payloads: Sequence[Payload | None], max_pixels: int
-) -> dict[str, Image | str]:
-    """Return the pixels of each item, or why there are none."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the pixels or the text of each item, and why the others have none."""
 
-    def decode(row: int) -> Image | str:
+    def decode(row: int) -> tuple[Any, str]:
         payload = payloads[row]
         if payload is None:
-            return NO_PAYLOAD
+            return None, NO_PAYLOAD
         try:
-            image = open_payload(payload, max_pixels)
+            return model.input.open(payload, max_pixels), ""
         except DataError as error:
-            return error.given if error.do == REPAIR else str(error)
-        box = central_box(image.width, image.height, model.input.crop_share)
-        return to_pixels(image, model.input.size, model.input.channels, box)
+            return None, error.given if error.do == REPAIR else str(error)
 
     def place(row: int) -> tuple[str, int]:
         """Cells of a Parquet file by file and row: it is read from top to bottom."""
@@ -171,4 +165,5 @@ def _decode(
     rows = sorted(range(len(ids)), key=place)
     with ThreadPoolExecutor(DECODERS, "decode") as decoders:
         found = dict(zip(rows, decoders.map(decode, rows), strict=True))
-    return {ids[row]: found[row] for row in range(len(ids))}
+    opened = {ids[row]: found[row][0] for row in range(len(ids)) if not found[row][1]}
+    return opened, {ids[row]: found[row][1] for row in range(len(ids)) if found[row][1]}

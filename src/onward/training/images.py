@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from onward.data import Items, load_images
+from onward.data import Items
 from onward.data.augmentation import supervised_augmentation
 from onward.data.images import Box, Boxes, central_box, load_views, random_box
 from onward.data.images import Pixels as PixelArray
@@ -84,7 +84,7 @@ class ImageBatches(Batches):
         return torch.cat([pixels] * self._views), self._classes[rows]
 
     def _decode(self, rows: Rows) -> Pixels:
-        return torch.from_numpy(_load(self._items, self._input_spec, rows))
+        return torch.from_numpy(self._input_spec.load(self._items, rows))
 
 
 def random_crops(least: float, views: int, *seed: int) -> Boxes:
@@ -95,12 +95,6 @@ def random_crops(least: float, views: int, *seed: int) -> Boxes:
         return [random_box(width, height, least, random) for _ in range(views)]
 
     return draw
-
-
-def _load(items: Items, input_spec: InputSpec, rows: Rows) -> PixelArray:
-    """Decode images as they are embedded."""
-    size, channels = input_spec.size, input_spec.channels
-    return load_images(items, size, channels, rows, crop_share=input_spec.crop_share)
 
 
 class Preparation(nn.Module):
@@ -168,7 +162,7 @@ def embed_views(
     Raises:
         DataError: if an image cannot be opened.
     """
-    input_spec, spaces = model.input, [space for space in (model.space, model.side) if space]
+    input_spec, spaces = model.image_input, [space for space in (model.space, model.side) if space]
     vectors = {space: np.empty((views, len(items), space.dim), np.float32) for space in spaces}
     run = model.pixel_embedder(device=device, with_side=model.side is not None)
     cropped = least_crop is not None
@@ -210,7 +204,7 @@ def _shown(
 ) -> Sequence[PixelArray]:
     """Return what each view shows before it is augmented: the images, or random crops of them."""
     if least_crop is None:
-        return [_load(items, input_spec, rows)] * views
+        return [input_spec.load(items, rows)] * views
     draw = random_crops(least_crop, views - 1, seed)
 
     def boxes(row: int, width: int, height: int) -> list[Box]:

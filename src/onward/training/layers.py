@@ -48,7 +48,7 @@ def add_layers_side_information(
     items: Items,
     *,
     dim: int,
-    grid: int = 2,
+    grid: int | None = None,
     format: Format = "int8",
     stages: tuple[int, ...] | None = None,
     device: str = "cpu",
@@ -59,20 +59,21 @@ def add_layers_side_information(
     Nothing is drawn at random; the model's embeddings and their space stay what they are.
 
     Args:
-        model: the old model, with a torch backbone.
+        model: the old model, with a torch backbone or a text encoder.
         items: the old data; at least as many items as there are dimensions.
         dim: dimensions of the side-information.
-        grid: each stage's output is averaged over grid x grid cells.
+        grid: each stage's output is averaged over grid x grid cells; 2 x 2 if not given. That of a
+            text encoder's block is averaged over the tokens of a text.
         format: number format in which the side-information is stored: 4, 2 or 1 bytes a dimension.
             What is not float32 takes a second pass over the items, to fit the scales.
-        stages: numbers of the stages that are read, from 0, the one nearest to the image; all where
+        stages: numbers of the stages that are read, from 0, the one nearest to the item; all where
             left out.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
         progress: told after each batch, in items.
 
     Raises:
         ConfigurationError: if the stages do not hold so many dimensions, or the format is unknown.
-        DataError: if there are too few items, or an image cannot be opened.
+        DataError: if there are too few items, or one cannot be opened.
         ModelError: if the model's stages cannot be read, or it does not have one of them.
     """
     if format not in get_args(Format):
@@ -81,7 +82,7 @@ def add_layers_side_information(
             f"choose one of {', '.join(get_args(Format))}",
         )
     passes = 1 if format == "float32" else 2
-    channels = model.stage_channels
+    channels, grid = model.stage_channels, grid or model.engine.cells
     chosen = choose_stages(channels, stages) if channels else None
     columns = columns_of(channels, chosen, grid)
     _check_dim(dim, model, len(columns), grid, len(items))
