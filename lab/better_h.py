@@ -2,10 +2,10 @@
 
     python lab/better_h.py IMAGES CACHE KEPT [--seeds 3 4] [--only WORD] [--every 1] [--out FILE]
 
-Measured as `maps.py` does, whose page says what the arguments and columns mean; side-information is
-that of layers, 256 bytes. Differences are from the best of the controls: doing nothing and ridge,
-both also by distances that mind the spread within classes, which needs no h. What minds a
-covariance in the new space is fused with the old space by distances that mind its spread.
+What the arguments and columns mean is said in `maps.py`; side-information is that of layers, 256
+bytes. Differences are from the best of the controls: doing nothing and ridge, both also by
+distances that mind the spread within classes, which needs no h. What minds a covariance in the new
+space is fused with the old space by distances that mind its spread.
 
     error covariance: distances mind h's error on held-out classes, with or without that spread.
     anchors: a share of the mean residual of the nearest pairs is added.

@@ -1,23 +1,22 @@
-"""Which maps that reviewers ask for carry old vectors over as well as ridge? Fit, search, compare.
+"""What `baselines.py` and `better_h.py` share: one way after another to search an old gallery.
 
-    python lab/maps.py IMAGES CACHE KEPT [--seeds 0 1 2] [--only WORD] [--every 1] [--out FILE]
+    python lab/SCRIPT IMAGES CACHE KEPT [--seeds 0 1 2] [--only WORD] [--every 1] [--out FILE]
 
 IMAGES is CIFAR-100, CACHE that of `onward experiment cifar100-small`, whose models (old with its
 layers, new) are trained where they are not there. Each map is fitted on the new model's training
 images, then the new model's queries search what it makes of the gallery: of the closed set, and of
-the open one, whose classes no model has seen. What a map has to choose (a penalty, say) it chooses
-by cmc@1 and map on the held-out classes of `fit`'s three folds. So does the weight of the fused
-pair, by the rule of the product (`advise`). Both metrics are measured, l2 and the cosine, of the
-same vectors, and each cell is shown in the better one.
+the open one, whose classes no model has seen. What a map has to choose (a penalty, say) is chosen
+on the held-out classes of `fit`'s three folds and by its rule; so is the weight of the fused pair
+(`advise`). Each cell is shown in the better metric of l2 and the cosine, of the same vectors.
 
     one: one space.
     half: fused with the old space, weight 0.5.
     advised: the old space, the new one or both fused, as `advise` says.
-    ranks: reciprocal rank fusion of the rankings of both spaces (k = 60), for ridge.
+    ranks: reciprocal rank fusion of the rankings of both spaces (k = 60).
 
-What was measured is kept in KEPT, a file for each map and seed, and not measured again. Prints
-Markdown, differences from ridge with side-information in points; writes all of it as JSON with
---out. `better_h.py` measures other maps in the same way.
+Every n-th item asks (--every); the average precision of a fourth of these is measured. What was
+measured is kept in KEPT, a file for each map and seed, and not measured again. Prints Markdown,
+with differences from the best control in points; writes all of it as JSON with --out.
 """
 
 import argparse
@@ -32,15 +31,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 
-from onward.evaluation.intervals import bootstrap, over_seeds
+from onward.evaluation.intervals import bootstrap, over_clusters, over_seeds
 from onward.evaluation.serving import Found, advise
 from onward.experiments.recipe import Arm, Recipe, load_recipe
 from onward.experiments.splits import CLOSED, OPEN, TRAIN, split
 from onward.experiments.vectors import LAYERS, Stage, StudyArm, StudyVectors, train_models
 from onward.training.fit.pairs import Classifier
-from onward.training.fit.selection import Folds, Judge
+from onward.training.fit.selection import FLAT, Folds, Judge
 
 METRICS = ("l2", "cosine")
 SERVED = ("one", "half", "advised", "ranks")
@@ -48,7 +46,6 @@ INTERVALS = ("over seeds", "over queries")
 NOTHING, FULL, RIDGE = "old/old", "new/new", "ridge, side"
 PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 3.0, 10.0, 30.0)
 RANKS_K = 60
-EXPERTS, TEMPERATURE = 8, 0.2
 SIDE_DIM, MOST_JUDGED, BLOCK = 256, 6000, 1000
 ASKED, MEASURED = 3, 4
 """Every so many held-out items choose a weight, and the average precision of every so many queries
@@ -127,6 +124,16 @@ class Study:
     def split(self) -> list[tuple[Items, Items]]:
         return [(self.train.select(some), self.train.select(rest)) for some, rest in self.folds]
 
+    @cached_property
+    def asked(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The classes of each fold's held-out items, and which of these ask."""
+        return [(x.labels, np.arange(0, len(x), ASKED)) for _, x in self.split]
+
+    @cached_property
+    def clusters(self) -> list[int]:
+        """The classes of all that ask, which are hard or easy together."""
+        return [int(each) for labels, own in self.asked for each in labels[own]]
+
 
 # What is found
 
@@ -204,18 +211,17 @@ class Fused:
 
     @classmethod
     def choose(
-        cls, olds: Sequence[Pair], news: Sequence[Pair], labels: Sequence[np.ndarray], metric: str
+        cls, olds: Sequence[Pair], news: Sequence[Pair], study: Study, metric: str
     ) -> "Fused":
         """Return what the product's rule says, by what was held out in each fold."""
-        asked = [np.arange(0, len(each), ASKED) for each in labels]
         pairs = [
             [
                 distances(pair[0][own], pair[1], metric)
-                for pair, own in zip(each, asked, strict=True)
+                for pair, (_, own) in zip(each, study.asked, strict=True)
             ]
             for each in (olds, news)
         ]
-        apart = [own[:, None] != np.arange(len(x)) for own, x in zip(asked, labels, strict=True)]
+        apart = [own[:, None] != np.arange(len(labels)) for labels, own in study.asked]
         stds = [
             float(np.concatenate([x[y] for x, y in zip(each, apart, strict=True)]).std())
             for each in pairs
@@ -224,13 +230,12 @@ class Fused:
 
         def found(weight: float) -> Found:
             each = [
-                find(even.combine(old, new, weight), of, own)
-                for old, new, of, own in zip(*pairs, labels, asked, strict=True)
+                find(even.combine(old, new, weight), *asked)
+                for old, new, asked in zip(*pairs, study.asked, strict=True)
             ]
             return Found(dict(zip(("cmc@1", "map"), np.concatenate(each, axis=1), strict=True)))
 
-        clusters = [int(each) for x, own in zip(labels, asked, strict=True) for each in x[own]]
-        said = advise(found(1), found(0), found, clusters, by="label", lenient="held out")
+        said = advise(found(1), found(0), found, study.clusters, by="label", lenient="held out")
         return cls(said.advised, said.weight, *stds)
 
 
@@ -287,16 +292,6 @@ def ridges(
     return solve
 
 
-def rotation(inputs: Matrix, targets: Matrix) -> Map:
-    """Return the orthogonal map of Procrustes."""
-    mean, middle = inputs.mean(axis=0), targets.mean(axis=0)
-    left, _, right = np.linalg.svd(
-        (inputs - mean).astype(float).T @ (targets - middle), full_matrices=False
-    )
-    weight = (left @ right).astype(np.float32)
-    return lambda given: (given - mean) @ weight + middle
-
-
 def carrying(h: Map, side: str | None) -> Carry:
     return lambda items: (items["new"], h(items.given(side)))
 
@@ -311,126 +306,6 @@ def by_ridge(side: str | None) -> Prepare:
         return lambda penalty: carrying(solve(penalty), side)
 
     return prepare
-
-
-def by_rotation(items: Items, _: Mapping[str, Any]) -> Callable[[Any], Carry]:
-    h = rotation(items["old"], items["new"])
-    return lambda _: carrying(h, None)
-
-
-def to_old(*, rotated: bool) -> Prepare:
-    """Return what brings new queries to the old gallery."""
-
-    def prepare(items: Items, _: Mapping[str, Any]) -> Callable[[Any], Carry]:
-        solve = None if rotated else ridges(items["new"], items["old"])
-
-        def make(penalty: Any) -> Carry:
-            g = rotation(items["new"], items["old"]) if solve is None else solve(penalty)
-            return lambda part: (g(part["new"]), part["old"])
-
-        return make
-
-    return prepare
-
-
-def near_rotation(side: str | None) -> Prepare:
-    """Return ridge towards an orthogonal matrix: a rotation, and ridge of what it leaves.
-
-    References:
-        lambda-orthogonality, arXiv 2509.16664; in closed form here, the rotation fitted first.
-    """
-
-    def prepare(items: Items, _: Mapping[str, Any]) -> Callable[[Any], Carry]:
-        q = rotation(items["old"], items["new"])
-        solve = ridges(items.given(side), items["new"] - q(items["old"]))
-
-        def make(penalty: float) -> Carry:
-            rest = solve(penalty)
-            return lambda part: (part["new"], q(part["old"]) + rest(part.given(side)))
-
-        return make
-
-    return prepare
-
-
-def by_experts(side: str | None) -> Prepare:
-    """Return eight ridges, mixed by how near an old vector is to the centres of eight clusters.
-
-    The weights are the softmax of minus the squared distance over a fifth of the mean squared
-    distance from the nearest centre; each ridge learns by the same.
-
-    References:
-        Drift-Adapter's mapping by clusters, with soft weights.
-    """
-
-    def prepare(items: Items, _: Mapping[str, Any]) -> Callable[[Any], Carry]:
-        some = items["old"][:: max(1, len(items) // 10_000)]
-        centres = KMeans(EXPERTS, n_init=1, random_state=0).fit(some).cluster_centers_
-        unit = TEMPERATURE * distances(items["old"], centres, "l2").min(axis=1).mean()
-
-        def shares(old: Matrix) -> Matrix:
-            logits = -distances(old, centres, "l2") / unit
-            found = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return found / found.sum(axis=1, keepdims=True)
-
-        solved = [
-            ridges(items.given(side), items["new"], each)
-            for each in shares(items["old"]).astype(float).T
-        ]
-
-        def make(penalty: float) -> Carry:
-            experts = [solve(penalty) for solve in solved]
-
-            def mix(given: Matrix) -> Matrix:
-                mixed = shares(given[:, : centres.shape[1]])
-                return sum(x[:, None] * h(given) for x, h in zip(mixed.T, experts, strict=True))
-
-            return carrying(mix, side)
-
-        return make
-
-    return prepare
-
-
-def by_logits(heads: Pair) -> Prepare:
-    """Return the logits over common classes as embeddings; nothing is trained."""
-
-    def embed(vectors: Matrix, head: Matrix, learned: Matrix, how: str) -> Matrix:
-        logits, before = vectors @ head.T, learned @ head.T
-        if how == "softmax":
-            logits = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return logits / logits.sum(axis=1, keepdims=True)
-        logits, before = (x - x.mean(axis=1, keepdims=True) for x in (logits, before))
-        return (logits - before.mean(axis=0)) / before.std(axis=0) if how == "standard" else logits
-
-    def prepare(items: Items, _: Mapping[str, Any]) -> Callable[[Any], Carry]:
-        def make(how: str) -> Carry:
-            return lambda part: (
-                embed(part["new"], heads[1], items["new"], how),
-                embed(part["old"], heads[0], items["old"], how),
-            )
-
-        return make
-
-    return prepare
-
-
-def baselines(heads: Pair) -> list[Way]:
-    """Return what a reviewer asks for, and what it stands beside."""
-    return [
-        Way(NOTHING, as_it_is("old", "old"), is_fused=False),
-        Way(FULL, as_it_is("new", "new"), is_fused=False),
-        Way("procrustes", by_rotation),
-        Way("ridge", by_ridge(None), PENALTIES),
-        Way(RIDGE, by_ridge(LAYERS), PENALTIES, by_ranks=True),
-        Way("lambda-orthogonal", near_rotation(None), PENALTIES),
-        Way("lambda-orthogonal, side", near_rotation(LAYERS), PENALTIES),
-        Way("local experts", by_experts(None), PENALTIES),
-        Way("local experts, side", by_experts(LAYERS), PENALTIES),
-        Way("logits over common classes", by_logits(heads), ("centred", "standard", "softmax")),
-        Way("query -> old, procrustes", to_old(rotated=True), is_fused=False),
-        Way("query -> old, ridge", to_old(rotated=False), PENALTIES, is_fused=False),
-    ]
 
 
 # A seed's models
@@ -518,28 +393,42 @@ class Measurement:
                 self.write(way, path)
 
     def choose(self, way: Way, settings: Sequence[Any]) -> None:
-        """Choose the setting that finds most on held-out classes."""
+        """Choose a setting as `fit` does: of those that find as much, the one that errs least."""
         made: dict[Any, list[Pair]] = {each: [] for each in settings}
-        scores = dict.fromkeys(settings, 0.0)
         for learned, there in self.study.split:
-            make, own = way.prepare(learned, self.chosen), np.arange(len(there))
+            make = way.prepare(learned, self.chosen)
             for setting in settings:
-                pair = make(setting)(there)
-                made[setting].append(pair)
-                if len(settings) > 1:
-                    found = find(distances(*pair, "l2"), there.labels, own, ASKED)
-                    scores[setting] += np.nanmean(found, axis=1).sum()
-        best = max(settings, key=lambda each: scores[each])
+                made[setting].append(make(setting)(there))
+        best = settings[0] if len(settings) == 1 else self.flat_and_nearest(made)
         self.chosen[way.name], self.held[way.name] = best, made[best]
+
+    def flat_and_nearest(self, made: Mapping[Any, Sequence[Pair]]) -> Any:
+        """Return the setting of the least error among those that cannot be told from the best."""
+        scores, errors, clusters = {}, {}, self.study.clusters
+        for setting, pairs in made.items():
+            each = [
+                find(distances(queries[own], there, "l2"), labels, own).mean(axis=0)
+                for (queries, there), (labels, own) in zip(pairs, self.study.asked, strict=True)
+            ]
+            scores[setting] = np.concatenate(each)
+            errors[setting] = np.mean(
+                [((x - y) ** 2).sum(axis=1).mean() / x.var(axis=0).sum() for x, y in pairs]
+            )
+        best = max(scores.values(), key=np.mean)
+        flat = [
+            setting
+            for setting, score in scores.items()
+            if over_clusters(score - best, clusters, difference=True, confidence=FLAT).high >= 0
+        ]
+        return min(flat, key=lambda setting: errors[setting])
 
     def fuse(self, way: Way) -> None:
         if way.fused_as is not None:
             self.fused[way.name] = self.fused[way.fused_as]
             return
-        labels = [there.labels for _, there in self.study.split]
         olds, news = self.held[way.beside], self.held[way.name]
         self.fused[way.name] = {
-            metric: replace(Fused.choose(olds, news, labels, metric), by_ranks=way.by_ranks)
+            metric: replace(Fused.choose(olds, news, self.study, metric), by_ranks=way.by_ranks)
             for metric in METRICS
         }
 
@@ -692,9 +581,3 @@ def main(said: str, opened: Opened, controls: Sequence[str]) -> None:
     if given.out:
         about = {"seeds": given.seeds, "every": given.every, "controls": controls, "ways": whole}
         given.out.write_text(json.dumps(about, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main(
-        __doc__, lambda vectors: ((study := open_study(vectors)), baselines(study.heads)), (RIDGE,)
-    )

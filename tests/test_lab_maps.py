@@ -16,15 +16,17 @@ from onward.training.fit.pairs import Examples, Pairs
 
 LAB = Path(__file__).parent.parent / "lab"
 DIM, EACH = 6, 8
+SCRIPTS = ("maps", "baselines", "better_h")
 
 
 @pytest.fixture(scope="module")
 def lab():
-    """`maps` and `better_h`, as a script that lies beside them finds them."""
+    """What they share and both scripts, as a script that lies beside them finds them."""
     sys.path.insert(0, str(LAB))
-    yield importlib.import_module("maps"), importlib.import_module("better_h")
+    yield tuple(importlib.import_module(name) for name in SCRIPTS)
     sys.path.remove(str(LAB))
-    del sys.modules["maps"], sys.modules["better_h"]
+    for name in SCRIPTS:
+        del sys.modules[name]
 
 
 def world(maps, classes, seed):
@@ -63,7 +65,7 @@ def embeddings(items, name, metric="l2"):
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_what_queries_find_is_what_the_library_says(lab, metric):
-    maps, _ = lab
+    maps, *_ = lab
     items = world(maps, 25, seed=3)
     given = embeddings(items, "new", metric)
     relevance = Relevance.between(given, given, exclude_self=True)
@@ -77,20 +79,20 @@ def test_what_queries_find_is_what_the_library_says(lab, metric):
 
 
 def test_ridge_and_the_rotation_are_those_of_fit(lab):
-    maps, _ = lab
+    maps, baselines, _ = lab
     items = world(maps, 10, seed=4)
     old, side, new = (embeddings(items, name) for name in ("old", "layers", "new"))
     theirs = solve_ridge(Examples.of(Pairs(old, side, new)))({"method": "ridge", "penalty": 0.1})
     ours = maps.ridges(items.given("layers"), items["new"])(0.1)(items.given("layers"))
     np.testing.assert_allclose(ours, theirs.apply(old, side).vectors, rtol=1e-3, atol=1e-4)
     theirs = solve_procrustes(Examples.of(Pairs(old, None, new)))({"method": "procrustes"})
-    ours = maps.rotation(items["old"], items["new"])(items["old"])
+    ours = baselines.rotation(items["old"], items["new"])(items["old"])
     np.testing.assert_allclose(ours, theirs.apply(old).vectors, rtol=1e-3, atol=1e-4)
 
 
 def test_fused_ranks_worked_by_hand(lab):
     """The query is item 0; the others have the ranks 1, 2, 3 in one space, 1, 3, 2 in the other."""
-    maps, _ = lab
+    maps, *_ = lab
     old, new = np.array([[0.0, 1, 2, 3]]), np.array([[0.0, 1, 3, 2]])
     score = maps.fused_ranks(old, new, np.array([0]))[0]
     np.testing.assert_allclose(-score[1:], [2 / 61, 1 / 62 + 1 / 63, 1 / 63 + 1 / 62], rtol=1e-9)
@@ -98,7 +100,7 @@ def test_fused_ranks_worked_by_hand(lab):
 
 
 def test_side_information_that_later_models_need_leaves_out_what_the_old_vector_tells(lab):
-    _, better_h = lab
+    *_, better_h = lab
     rng = np.random.default_rng(0)
     old, rest = rng.standard_normal((400, 4)), rng.standard_normal((400, 4))
     layers = np.hstack([9 * old @ rng.standard_normal((4, 4)), rest])
@@ -109,12 +111,12 @@ def test_side_information_that_later_models_need_leaves_out_what_the_old_vector_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["maps", "better_h"])
+@pytest.mark.parametrize("script", ["baselines", "better_h"])
 def test_every_way_is_measured_in_both_galleries(lab, tmp_path, script, capsys):
-    maps, better_h = lab
+    maps, baselines, better_h = lab
     one = study(maps)
     networks = [maps.Way("network", maps.as_it_is("new", "otherwise"), fused_as=maps.RIDGE)]
-    ways = maps.baselines(one.heads)
+    ways = baselines.baselines(one.heads)
     if script == "better_h":
         ways = better_h.trials(["otherwise"], networks)
     for seed in (0, 1):
