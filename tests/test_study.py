@@ -123,9 +123,6 @@ def test_each_cell_is_compared_by_its_better_distance(performed):
     for name, found in written["distances"].items():
         compared = found["compared by"]
         assert written["cells"][name] == found[compared]
-        if name.endswith(" fused"):
-            assert set(found) == {"l2", "compared by"}
-            continue
         best = max(found["l2"]["cmc@1"], found["cosine"]["cmc@1"])
         assert found[compared]["cmc@1"] == best
         assert compared == "l2" or found["l2"]["cmc@1"] < best
@@ -142,6 +139,24 @@ def test_the_better_distance_is_that_by_which_more_is_found():
         1.0,
         0.5,
     )
+
+
+def test_a_fused_cell_searched_by_the_cosine_is_that_of_unit_vectors():
+    rng = np.random.default_rng(0)
+    ids, labels = tuple("abcdefgh"), np.arange(8) % 2
+    old, new = (
+        Embeddings(ids, rng.normal(size=(8, 3)).astype(np.float32), Space(name, 3), labels)
+        for name in ("one", "other")
+    )
+    pair = Fusion(old.space, new.space, 0.3, Scale(1.0, 0.0), Scale(1.0, 0.0))
+    cell = FusedEmbeddings(pair, old, new)
+    queries, gallery = study._searched_by("cosine", cell, cell)
+    assert queries.space == gallery.space
+    assert (queries.space.weight, queries.space.new.metric) == (0.3, "cosine")
+    cosines = 1 - (unit := new.vectors / np.linalg.norm(new.vectors, axis=1)[:, None]) @ unit.T
+    apart = cosines[~np.eye(8, dtype=bool)]
+    assert queries.space.new_scale.std == pytest.approx(apart.std(), rel=1e-4)
+    assert set(study._evaluate(cell, cell)) == {"l2", "cosine"}
 
 
 def test_vectors_without_a_direction_are_searched_by_their_own_distance_alone():

@@ -13,8 +13,7 @@ was taken from, which shows what h does to items that it never saw.
 
 Each cell is searched by `l2` and by `cosine`, and compared by the better one of cmc@1, that of its
 space where both are as good: some models and maps are at their best by directions, others by
-lengths too, and a comparison is of each at its best. A fused cell adds distances whose scales were
-measured in its spaces' own metrics, and is searched by these alone.
+lengths too, and a comparison is of each at its best. A fused cell keeps its weight in both.
 """
 
 import json
@@ -54,6 +53,7 @@ from onward.evaluation.comparison import (
 from onward.evaluation.intervals import over_queries
 from onward.evaluation.metrics import Evaluation
 from onward.evaluation.retrieval import Ranking, search
+from onward.evaluation.serving import measure_pair
 from onward.evaluation.verification import verify_pairs
 from onward.experiments.recipe import Recipe
 from onward.experiments.splits import CLOSED, OPEN, Splits, split, unsampled
@@ -393,21 +393,42 @@ def _evaluate(queries: Searchable, gallery: Searchable) -> dict[Metric, Evaluati
 
     A vector of length 0 has no direction; where one is, the cosine is left out.
     """
-    if isinstance(queries, FusedEmbeddings) or isinstance(gallery, FusedEmbeddings):
-        assert isinstance(gallery, FusedEmbeddings)  # noqa: S101  # as the queries are
-        return {gallery.new.space.metric: _evaluation(queries, gallery)}
-    own = gallery.space.metric
-    directed = all(each.vectors.any(axis=1).all() for each in (queries, gallery))
-    metrics = [own, *(metric for metric in DISTANCES if metric != own and directed)]
-    spaces = {metric: replace(gallery.space, metric=metric) for metric in metrics}
+    own = _metric_of(gallery)
+    directed = all(each.vectors.any(axis=1).all() for each in _vectors(queries, gallery))
+    others = [metric for metric in DISTANCES if metric != own and directed]
+    cells = {own: (queries, gallery)}
+    cells |= {metric: _searched_by(metric, queries, gallery) for metric in others}
     return {
-        metric: _evaluation(_claimed(queries, space), _claimed(gallery, space))
-        for metric, space in spaces.items()
+        metric: evaluate_embeddings(*cell, exclude_self=True, same_labels=True)
+        for metric, cell in cells.items()
     }
 
 
-def _evaluation(queries: Searchable, gallery: Searchable) -> Evaluation:
-    return evaluate_embeddings(queries, gallery, exclude_self=True, same_labels=True)
+def _metric_of(gallery: Searchable) -> Metric:
+    """Return the metric of a space; of a pair that of its new one."""
+    return (gallery if isinstance(gallery, Embeddings) else gallery.new).space.metric
+
+
+def _vectors(*given: Searchable) -> Iterator[Embeddings]:
+    """Give the vectors of each, in both spaces where it is of a pair."""
+    for each in given:
+        yield from (each,) if isinstance(each, Embeddings) else (each.old, each.new)
+
+
+def _searched_by(metric: Metric, queries: Searchable, gallery: Searchable) -> Cell:
+    """Return the same vectors as if their spaces had another metric.
+
+    Of a pair the weight stays, and the scales are those of the distances in this gallery.
+    """
+    of_queries, of_gallery = (
+        [_claimed(one, replace(one.space, metric=metric)) for one in _vectors(each)]
+        for each in (queries, gallery)
+    )
+    if isinstance(gallery, Embeddings):
+        return of_queries[0], of_gallery[0]
+    old, new = zip(of_queries, of_gallery, strict=True)
+    pair = replace(measure_pair([old], [new], seed=0), weight=gallery.space.weight)
+    return FusedEmbeddings(pair, *of_queries), FusedEmbeddings(pair, *of_gallery)
 
 
 def _verify(cells: Cells) -> dict[str, dict[str, Any]]:
