@@ -179,7 +179,10 @@ def test_items_without_a_payload_are_told(shop, tmp_path):
     create_gallery(url, OLD, items=[old])
     command = ("gallery", "sample", url, tmp_path / "s.jsonl", "--count", 5)
     result = CliRunner().invoke(app, [str(each) for each in command])
-    assert "5 of 5 items have no payload, so nothing says where their images are" in result.output
+    assert (
+        "5 of 5 items have no payload, so nothing says where their images or texts are"
+        in result.output
+    )
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 5
 
 
@@ -191,7 +194,7 @@ def test_lines_that_point_to_no_image_are_refused_or_left_out(shop, tmp_path):
     lines = tmp_path / "s.jsonl"
     lines.write_text('{"id": "a", "digits": 3}\n{"id": "b"}\n{"id": "c", "path": "/gone.png"}\n')
     command = ("embed", path / "new", lines, tmp_path / "out.parquet", "--overwrite")
-    with pytest.raises(DataError, match="does not say where an image is"):
+    with pytest.raises(DataError, match="does not say where an image or a text is"):
         answer(*command)
     answer(*command, "--skip-bad")
     assert Embeddings.load(tmp_path / "out.parquet").ids == ("a",)

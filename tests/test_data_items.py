@@ -160,14 +160,14 @@ def test_a_payload_opens_its_image_again():
     ("payload", "words"),
     [
         ({"digits": 1797}, "there are 1797 digits, counted from 0, and no digit 1797"),
-        ({"where": "there"}, "does not say where an image is; it needs 'path'"),
+        ({"where": "there"}, "does not say where an image or a text is; it needs 'path'"),
         ({"path": "gone/a.jpg"}, "gone/a.jpg cannot be read: No such file or directory"),
         ({"file": "gone.parquet", "row": 1, "column": "image"}, "gone.parquet cannot be read"),
-        ({"path": 17}, "has 17 as 'path', which locates no image; write the name"),
-        ({"path": "a\0b"}, "as 'path', which locates no image"),
+        ({"path": 17}, "has 17 as 'path', which locates no item; write the name"),
+        ({"path": "a\0b"}, "as 'path', which locates no item"),
         ({"file": "a.parquet", "row": "1", "column": "image"}, "has '1' as 'row'.*write a number"),
         ({"digits": None}, "has None as 'digits'.*write a number"),
-        ({"digits": True}, "has True as 'digits', which locates no image; write a num"),
+        ({"digits": True}, "has True as 'digits', which locates no item; write a num"),
         ({"digits": -1}, "there are 1797 digits, counted from 0, and no digit -1"),
         ({"digits": 1.0}, "has 1.0 as 'digits'.*write a number"),
         ({"digits": 10**30}, "there are 1797 digits, counted from 0, and no digit 10000"),
@@ -176,17 +176,20 @@ def test_a_payload_opens_its_image_again():
         ({"file": "a.parquet", "row": 1, "column": 1}, "has 1 as 'column'.*the name of a file or"),
         (
             {"file": "a.parquet"},
-            "does not say where an image is; it needs 'path', or 'file', 'row'",
+            "does not say where an image or a text is; it needs 'path', or 'file', 'row'",
         ),
-        ({"file": "a.parquet", "row": 1}, "does not say where an image is; it needs 'path'"),
-        ({"path": True}, "has True as 'path', which locates no image"),
-        ({"path": None}, "has None as 'path', which locates no image"),
-        ({"path": ["a.jpg"]}, "as 'path', which locates no image; write the name"),
-        ({"path": "\ud800.jpg"}, "as 'path', which locates no image; write the name"),
+        (
+            {"file": "a.parquet", "row": 1},
+            "does not say where an image or a text is; it needs 'path'",
+        ),
+        ({"path": True}, "has True as 'path', which locates no item"),
+        ({"path": None}, "has None as 'path', which locates no item"),
+        ({"path": ["a.jpg"]}, "as 'path', which locates no item; write the name"),
+        ({"path": "\ud800.jpg"}, "as 'path', which locates no item; write the name"),
         ({"path": "/"}, "/ is not a file; name the file that holds the image"),
         ({"path": "/dev/zero"}, "/dev/zero is not a file; name the file that holds the image"),
         ({"path": "x" * 300}, "cannot be read: File name too long"),
-        ({}, "the payload {} does not say where an image is"),
+        ({}, "the payload {} does not say where an image or a text is"),
     ],
 )
 def test_a_payload_that_leads_nowhere_is_an_error(payload, words):
@@ -200,7 +203,9 @@ def test_a_payload_that_leads_nowhere_is_an_error(payload, words):
 )
 def test_a_payload_that_leads_nowhere_has_a_fault_and_no_digest(payload):
     assert find_fault(payload)
-    with pytest.raises(DataError, match=r"locates no image|does not say where an image is"):
+    with pytest.raises(
+        DataError, match=r"locates no item|does not say where an image or a text is"
+    ):
         _ = make_items([1], payloads=(payload,)).digest
 
 

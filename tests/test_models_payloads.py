@@ -81,7 +81,7 @@ def test_what_cannot_be_embedded_is_told_and_the_rest_is_embedded(images, tmp_pa
         "changed": "3.png has changed since its payload was written: its SHA-256",
         "white": "the model gives NaN or infinite values for it",
         "bare": "it has no payload that would say where its image is",
-        "elsewhere": "does not say where an image is; it needs 'path'",
+        "elsewhere": "does not say where an image or a text is; it needs 'path'",
         "past": "images.parquet has 2 rows and no row 7",
     }
     for item, word in words.items():

@@ -235,6 +235,7 @@ def test_texts_of_payloads_are_embedded_and_what_is_no_text_is_told(model):
     found, skipped = payload_embedder(model)(("a", "b", "c", "d"), payloads)
     assert found.ids == ("a",)
     np.testing.assert_allclose(found.vectors[0], model.embedder()(["ice floats"])[0][0], atol=1e-6)
+    assert skipped["c"] == "it has no payload that would say where its text is"
     assert skipped["b"].startswith("digits, row 3 is an image, and a text is needed; use a model")
     assert skipped["d"].startswith("the text ' ' is empty")
 

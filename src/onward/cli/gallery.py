@@ -220,7 +220,8 @@ def sample(
     write_payload_lines(out, ids, payloads)
     bare = sum(payload is None for payload in payloads)
     if bare:
-        tell(f"{bare} of {len(ids)} items have no payload, so nothing says where their images are")
+        lack = f"{bare} of {len(ids)} items have no payload"
+        tell(f"{lack}, so nothing says where their images or texts are")
     fields = {"items": len(ids), "without_payload": bare, "written": [str(out)]}
     why = "by the new model; then fit and plan with what it gives (--sample)"
     step = suggest("embed", "MODEL", out, out.with_suffix(".parquet"), why=why)

@@ -440,10 +440,10 @@ def open_data(
 def open_embedder(
     gallery: "onward.Gallery", model: "onward.EmbeddingModel", device: str, max_pixels: int
 ) -> "EmbedPayloads":
-    """Return what embeds the images of a gallery's items; tell where it takes them from."""
+    """Return what embeds a gallery's items; tell where it takes them from."""
     from onward.models import payload_embedder
 
-    tell(f"read images where the payloads of {gallery.url} say that they are")
+    tell(f"read {model.input.noun}s where the payloads of {gallery.url} say that they are")
     return payload_embedder(model, device=device, max_pixels=max_pixels)
 
 

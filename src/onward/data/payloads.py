@@ -301,8 +301,8 @@ def _read(payload: Payload) -> bytes | str | UInt8[np.ndarray, "8 8"]:
 
 def _says_nothing(payload: Payload) -> DataError:
     return DataError(
-        f"the payload {dict(payload)} does not say where an image is; it needs 'path', or 'file', "
-        "'row' and 'column', or 'digits', or, of a text, 'text'"
+        f"the payload {dict(payload)} does not say where an image or a text is; it needs "
+        "'path', or 'file', 'row' and 'column', or 'digits', or, of a text, 'text'"
     )
 
 
@@ -348,7 +348,7 @@ def _value(payload: Payload, name: str, kind: type[V]) -> V:
     unfit = isinstance(value, bool) or not isinstance(value, kind)  # True is not a row
     if unfit or (isinstance(value, str) and ("\0" in value or not is_text(value))):
         raise DataError(
-            f"the payload {dict(payload)} has {value!r} as {name!r}, which locates no image",
+            f"the payload {dict(payload)} has {value!r} as {name!r}, which locates no item",
             f"write {'a number' if kind is int else 'the name of a file or a column'}",
         )
     return value

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -46,6 +46,7 @@ class InputSpec(Plain):
         crop_share: side of the central square that is looked at, over the image's shorter side;
             above 0, and 1 at most. What is meant by "resize the shorter side to 256 pixels and crop
             the central 224" is size 224 and a share of 224 / 256 = 0.875.
+        noun: what one of its items is called.
 
     Raises:
         ModelError: if a value is not what it should be, or they do not fit together.
@@ -56,6 +57,7 @@ class InputSpec(Plain):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_share: float = 1.0
+    noun: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
         size, channels = self.size, self.channels
@@ -196,9 +198,11 @@ class TextSpec(Plain):
 
     Attributes:
         max_tokens: so many tokens of a text are read, those that begin and end it among them.
+        noun: what one of its items is called.
     """
 
     max_tokens: int
+    noun: ClassVar[str] = "text"
 
     def load(self, items: Items, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Return some items' texts.

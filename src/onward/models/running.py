@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from onward.models.embedding import EmbeddingModel
 
 BATCH_SIZE = 256
-NO_PAYLOAD = "it has no payload that would say where its image is"
 NOT_FINITE = "the model gives NaN or infinite values for it"
 DECODERS = 4
 """Number of images of payloads that are read and decoded at a time."""
@@ -150,7 +149,7 @@ def _open(
     def decode(row: int) -> tuple[Any, str]:
         payload = payloads[row]
         if payload is None:
-            return None, NO_PAYLOAD
+            return None, f"it has no payload that would say where its {model.input.noun} is"
         try:
             return model.input.open(payload, max_pixels), ""
         except DataError as error:
