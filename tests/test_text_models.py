@@ -19,7 +19,7 @@ from onward import EmbeddingModel, open_items
 from onward.errors import ConfigurationError, DataError, MissingExtraError, ModelError
 from onward.models import payload_embedder
 from onward.models.engines import TextSpec
-from onward.models.text_engine import TextSettings
+from onward.models.text_engine import TextEngine, TextSettings
 from onward.spaces import Embeddings
 from onward.training.images import embed_views
 from onward.training.layers import add_layers_side_information
@@ -253,6 +253,16 @@ def test_a_model_of_texts_refuses_images_and_pixels(model):
 
 
 # What cannot be run
+
+
+def test_vectors_of_another_shape_are_told_of_texts(model, monkeypatch):
+    monkeypatch.setattr(TextEngine, "start", lambda *_: lambda _: (np.ones((3, 16)), None))
+    with pytest.raises(
+        ModelError,
+        match=r"given 2 texts and returned shape \(3, 16\); it must return one row of 16 numbers "
+        r"for each text, shape \(2, 16\)",
+    ):
+        model.embedder()(["ice", "iron"])
 
 
 def change(path, **said):

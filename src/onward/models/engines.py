@@ -282,7 +282,7 @@ class Engine(ABC):
         def forward(batch: Any) -> tuple[Vectors, PooledStages | None]:
             input_spec.check(batch)
             output, pooled = run(batch)
-            return self.check(output, len(batch)), pooled
+            return self.check(output, len(batch), input_spec.noun), pooled
 
         return forward
 
@@ -296,15 +296,15 @@ class Engine(ABC):
             ModelError: if the device cannot be used.
         """
 
-    def check(self, output: Any, count: int) -> Vectors:
-        """Return what the model gave as one float32 row an image.
+    def check(self, output: Any, count: int, noun: str) -> Vectors:
+        """Return what the model gave as one float32 row an item, which a noun names.
 
         Raises:
             ModelError: if it is of another shape or no array; the message says what is needed.
         """
-        given = f"the model was given {count} images and returned"
+        given = f"the model was given {count} {noun}s and returned"
         shape = (count, self.dim)
-        needed = f"it must return one row of {self.dim} numbers an image, shape {shape}"
+        needed = f"it must return one row of {self.dim} numbers for each {noun}, shape {shape}"
         wrong = f"{given} a {type(output).__name__} that is not an array of numbers"
         vectors: Vectors = as_numbers(output, np.float32, ModelError, wrong, needed)
         if vectors.shape != shape:

@@ -291,7 +291,7 @@ class OnnxEngine(Engine):
         if "float8" in kind:  # onnxruntime gives the codes instead of the numbers
             raise ModelError(f"the ONNX file's first output is {kind}", "cast it to float32 in it")
         object.__setattr__(self, "dim", int(output.shape[1]))
-        self._check_repeats(image, self.check(output, 1))
+        self._check_repeats(image, self.check(output, 1, self.input_spec.noun))
 
     def _check_input(self) -> None:
         inputs = self._session.get_inputs()
