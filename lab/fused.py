@@ -2,9 +2,10 @@
 
     python lab/fused.py WHAT VECTORS [--only WORD] [--seeds 0-2]
 
-VECTORS is what `lab/unseen_vectors.py` wrote. Ridge is fitted on pairs; what `fit` can see are the
-held-out classes of its three folds, each made by what learned from the others. The truth is a
-gallery of classes, people or texts that nothing was fitted on. w is the weight of the old space.
+VECTORS is what `lab/unseen_vectors.py` and `lab/text.py embed` wrote. Ridge is fitted on pairs;
+what `fit` can see are the held-out classes of its three folds, each made by what learned from the
+others. The truth is a gallery of classes, people or texts that nothing was fitted on. w is the
+weight of the old space.
 
     choose: rules that say what to serve, on photographs and faces: points of cmc@1 and map beside
         the better of doing nothing and one space. The rule of the product is `advise`.

@@ -2,7 +2,7 @@
 
     python lab/fused_texts.py VECTORS [--seeds 0-2] [--out lab/fused_texts.json]
 
-VECTORS is what `lab/unseen_vectors.py` wrote: SciFact's 5,183 abstracts and 1,109 claims with
+VECTORS is what `lab/text.py embed` wrote: SciFact's 5,183 abstracts and 1,109 claims with
 judgements (train and test), by wordllama, minilm and mpnet. The new model embeds a share of the
 abstracts, drawn at random; h (ridge) is fitted on these alone and carries the others, and these
 keep their true new vectors. The claims ask, judged by ndcg@10.
@@ -55,16 +55,21 @@ PerQuery = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Abstracts and claims by two models, and which abstracts each claim looks for."""
+    """Abstracts and claims by two models, and which abstracts each claim looks for.
+
+    Attributes:
+        side: side-information of the abstracts, if any.
+    """
 
     old: Embeddings
     new: Embeddings
     asked_old: Embeddings
     asked_new: Embeddings
     qrels: Mapping[str, Mapping[str, int]]
+    side: Embeddings | None = None
 
     @classmethod
-    def load(cls, folder: Path, old: str, new: str) -> "Texts":
+    def load(cls, folder: Path, old: str, new: str, side: str | None = None) -> "Texts":
         qrels = {
             query: grades
             for part in ("train", "test")
@@ -76,7 +81,8 @@ class Texts:
             return Embeddings.load(folder / f"{name}-{what}.parquet")
 
         asked = [read(name, "queries").align(sorted(qrels)) for name in (old, new)]
-        return cls(read(old, "items"), read(new, "items"), *asked, qrels)
+        aside = None if side is None else read(side, "items")
+        return cls(read(old, "items"), read(new, "items"), *asked, qrels, aside)
 
     def scores(self, queries: Searchable, gallery: Searchable) -> PerQuery:
         """Return ndcg@10 of each query, in the order given."""
@@ -101,7 +107,7 @@ class Upgraded:
 
     @classmethod
     def of(cls, texts: Texts, h: Transformation, sample: np.ndarray) -> "Upgraded":
-        carried = h.apply(texts.old)
+        carried = h.apply(texts.old, texts.side if h.side is not None else None)
         is_sampled = np.isin(np.array(carried.ids), np.array(texts.new.ids)[sample])
         true = texts.new.align(carried.ids).vectors
         mixed = np.where(is_sampled[:, None], true, carried.vectors)

