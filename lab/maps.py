@@ -94,7 +94,6 @@ class Way:
         after: ways whose settings it needs.
         is_fused: whether it is measured fused too.
         by_ranks: whether both rankings are fused as well.
-        by_error: whether errors of its settings compare; not where a setting changes distances.
     """
 
     name: str
@@ -105,7 +104,6 @@ class Way:
     after: tuple[str, ...] = ()
     is_fused: bool = True
     by_ranks: bool = False
-    by_error: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,19 +393,17 @@ class Measurement:
                 self.write(way, path)
 
     def choose(self, way: Way, settings: Sequence[Any]) -> None:
-        """Choose a setting as `fit` does: of those that find as much, the one that errs least.
-
-        Where errors do not compare, the one that finds most.
-        """
+        """Choose a setting as `fit` does: of those that find as much, the one that errs least."""
         made: dict[Any, list[Pair]] = {each: [] for each in settings}
         for learned, there in self.study.split:
             make = way.prepare(learned, self.chosen)
             for setting in settings:
                 made[setting].append(make(setting)(there))
-        best = settings[0] if len(settings) == 1 else self.best_of(way, made)
+        best = settings[0] if len(settings) == 1 else self.flat_and_nearest(made)
         self.chosen[way.name], self.held[way.name] = best, made[best]
 
-    def best_of(self, way: Way, made: Mapping[Any, Sequence[Pair]]) -> Any:
+    def flat_and_nearest(self, made: Mapping[Any, Sequence[Pair]]) -> Any:
+        """Return the setting of the least error among those that cannot be told from the best."""
         scores, errors, clusters = {}, {}, self.study.clusters
         for setting, pairs in made.items():
             each = [
@@ -418,14 +414,11 @@ class Measurement:
             errors[setting] = np.mean(
                 [((x - y) ** 2).sum(axis=1).mean() / x.var(axis=0).sum() for x, y in pairs]
             )
-        best = max(scores, key=lambda setting: scores[setting].mean())
-        if not way.by_error:
-            return best
+        best = max(scores.values(), key=np.mean)
         flat = [
             setting
             for setting, score in scores.items()
-            if over_clusters(score - scores[best], clusters, difference=True, confidence=FLAT).high
-            >= 0
+            if over_clusters(score - best, clusters, difference=True, confidence=FLAT).high >= 0
         ]
         return min(flat, key=lambda setting: errors[setting])
 

@@ -2,8 +2,8 @@
 
     python lab/text.py embed OUT ENCODER --scifact FOLDER --descriptions FILE
         [--model FOLDER] [--most 5000]
-    python lab/text.py measure OUT --json FILE [--pair OLD-NEW] [--maps NAME ...] [--most 5000]
-        [--seeds 3]
+    python lab/text.py measure OUT --json FILE [--pair OLD-NEW ...] [--maps NAME ...]
+        [--shares 0 0.01 0.03 0.1 0.3] [--most 5000] [--seeds 3]
     python lab/text.py table FILE
 
 The gallery is SciFact's (BEIR): 5,183 abstracts, and 1,109 claims with judgements that ask. Pairs
@@ -26,8 +26,8 @@ it may be stopped at any time, and --most may grow.
         pieces.
     --model may be any folder of an encoder. The last two read 128 tokens and compute in bfloat16.
 measure: a share of the abstracts, drawn at random, is embedded by the new model; h learns from
-these, from the descriptions, or from both, and carries the other abstracts. FILE grows case by
-case, and what it has is not measured again. What h is (--maps):
+these, from the descriptions (--most 0: none), or from both, and carries the other abstracts. FILE
+grows case by case, and what it has is not measured again. What h is (--maps):
     legacy: ridge on the old vector alone.
     layers: ridge on the old vector and side-information.
     layers, 2 penalties: the same with a penalty for each, chosen as `fit` chooses that of ridge.
@@ -254,12 +254,12 @@ class Bench:
     Attributes:
         texts: the abstracts, with side-information where there is some, and the claims.
         is_test: which of the claims are of the test split.
-        others: the descriptions by both models.
+        others: the descriptions by both models, if h is to learn from them.
     """
 
     texts: Texts
     is_test: np.ndarray
-    others: Pairs
+    others: Pairs | None
 
     @classmethod
     def load(cls, folder: Path, old: str, new: str, most: int) -> "Bench":
@@ -267,6 +267,10 @@ class Bench:
             f"{old}-layers" if (folder / SCIFACT / f"{old}-layers-items.parquet").exists() else None
         )
         texts = Texts.load(folder / SCIFACT, old, new, side)
+        of_test = read_qrels(folder / SCIFACT / "qrels_test.tsv")
+        is_test = np.array([claim in of_test for claim in texts.asked_old.ids])
+        if not most:
+            return cls(texts, is_test, None)
         others = [
             None
             if name is None
@@ -275,8 +279,6 @@ class Bench:
         ]
         count = min(most, *(len(one) for one in others if one is not None))
         first = [None if one is None else one.select(range(count)) for one in others]
-        of_test = read_qrels(folder / SCIFACT / "qrels_test.tsv")
-        is_test = np.array([claim in of_test for claim in texts.asked_old.ids])
         return cls(texts, is_test, Pairs(*first))
 
     @cached_property
@@ -360,12 +362,14 @@ class Case:
     def _learn(self, bench: Bench, rows: np.ndarray, asked: RealQueries, seed: int) -> Learned:
         """Return h, and what to serve by what some claims find among sampled abstracts."""
         side, sample = LEGACY not in self.by, None
-        pairs = bench.others if side else replace(bench.others, side=None)
         if len(rows):
             sample = bench.pairs_of(rows, side=side)
-        if not self.others:
-            assert sample is not None
-            pairs, sample = sample, None
+        pairs = bench.others if self.others else sample
+        assert pairs is not None
+        if self.others:
+            pairs = pairs if side else replace(pairs, side=None)
+        else:
+            sample = None
         method = "auto" if "auto" in self.by else "ridge"
         learn = fit_blocks if self.by == BLOCKS else fit_method(method)
         try:
@@ -462,7 +466,8 @@ def measure_texts(given: argparse.Namespace) -> None:
         made = found.setdefault(pair, {})
         made.setdefault("references", bench.references())
         some = [by for by in given.maps if bench.texts.side is not None or LEGACY in by]
-        for share, others, by in product(given.shares, (0, len(bench.others)), some):
+        counts = (0,) if bench.others is None else (0, len(bench.others))
+        for others, share, by in product(counts, given.shares, some):
             case = Case(by, share, others)
             if str(case) in made or not (share or others):
                 continue
@@ -492,7 +497,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def cell(row: Mapping[str, Any], *, compared: bool = True) -> str:
-    middle, low, high = (f"{100 * value:+.1f}" for value in row["beside doing nothing"])
+    gained = (round(100 * value, 1) + 0.0 for value in row["beside doing nothing"])  # no -0.0
+    middle, low, high = (f"{value:+.1f}" for value in gained)
     return f"{100 * row[METRIC]:.1f}" + (f" ({middle}: {low} to {high})" if compared else "")
 
 

@@ -151,8 +151,9 @@ def test_cases_are_measured_once_and_printed(lab, embedded, tmp_path, monkeypatc
     not_asked = found["layers; 0 % sampled; 30 descriptions"]["advised"]
     assert not_asked["serve"] == [["old", "old"]]
     assert not_asked["all"] == nothing["all"]
-    run(lab, monkeypatch, "measure", embedded, *words, "--shares", 0, 0.3)
-    assert json.loads(file.read_text())["minilm-mpnet"] == found
+    for most in (30, 0):  # without descriptions nothing else is left to measure
+        run(lab, monkeypatch, "measure", embedded, *words, "--shares", 0, 0.3, "--most", most)
+        assert json.loads(file.read_text())["minilm-mpnet"] == found
     capsys.readouterr()
     run(lab, monkeypatch, "table", file)
     printed = capsys.readouterr().out
@@ -185,3 +186,9 @@ def test_two_penalties_are_one_where_they_are_alike_and_leave_side_out_at_last(l
     hardly = apply(lab.solve_blocks(Examples.of(pairs), 1e8)(method))
     np.testing.assert_allclose(hardly, without, atol=1e-5)
     assert np.abs(one - without).max() > 0.3
+
+
+def test_the_page_on_real_models_says_what_was_measured(lab):
+    page = (ROOT / "docs" / "real-models.md").read_text()
+    for line in lab.lines(lab.read(LAB / "text.json")):
+        assert line in page
