@@ -162,7 +162,12 @@ def baselines(heads: Pair) -> list[Way]:
         Way("lambda-orthogonal, side", near_rotation(LAYERS), PENALTIES),
         Way("local experts", by_experts(None), PENALTIES),
         Way("local experts, side", by_experts(LAYERS), PENALTIES),
-        Way("logits over common classes", by_logits(heads), ("centred", "standard", "softmax")),
+        Way(
+            "logits over common classes",
+            by_logits(heads),
+            ("centred", "standard", "softmax"),
+            by_error=False,
+        ),
         Way("query -> old, procrustes", to_old(rotated=True), is_fused=False),
         Way("query -> old, ridge", to_old(rotated=False), PENALTIES, is_fused=False),
     ]

@@ -53,7 +53,7 @@ from onward.transformation.networks import run_steps
 OLD_WITHIN, WITHIN = "old/old, within", "ridge, side, within"
 CONTROLS = (NOTHING, OLD_WITHIN, RIDGE, WITHIN)
 BLOCKS, ANCHORED = "ridge, side, a penalty each", "ridge, side, anchors"
-SHRINKAGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 KINDS = tuple(product(("error", "both", "difference"), SHRINKAGES))
 OWN = tuple(product(("within",), SHRINKAGES))
 NEAR = tuple(product((None, LAYERS), (16, 64), (0.5, 1.0)))
@@ -75,17 +75,24 @@ def trials(sides: Sequence[str], networks: Sequence[Way]) -> list[Way]:
     blocks = Way(BLOCKS, by_blocks, RATIOS)
     anchored = Way(ANCHORED, with_anchors(ridge), NEAR, after=(RIDGE,))
     whitened = [
-        Way(f"{base.name}, {aware}", by_covariance(base), KINDS, OLD_WITHIN, after=(base.name,))
+        Way(
+            f"{base.name}, {aware}",
+            by_covariance(base),
+            KINDS,
+            OLD_WITHIN,
+            after=(base.name,),
+            by_error=False,
+        )
         for base in (ridge, blocks)
     ]
     return [
         Way(NOTHING, as_it_is("old", "old"), is_fused=False),
         Way(FULL, as_it_is("new", "new"), is_fused=False),
-        Way(OLD_WITHIN, old_within, SHRINKAGES, is_fused=False),
+        Way(OLD_WITHIN, old_within, SHRINKAGES, is_fused=False, by_error=False),
         ridge,
         blocks,
         anchored,
-        Way(WITHIN, by_covariance(ridge), OWN, OLD_WITHIN, after=(RIDGE,)),
+        Way(WITHIN, by_covariance(ridge), OWN, OLD_WITHIN, after=(RIDGE,), by_error=False),
         *whitened,
         Way(f"{BLOCKS}, anchors", with_anchors(blocks), NEAR, after=(BLOCKS,)),
         *(Way(f"ridge, side by {each}", by_ridge(each), PENALTIES) for each in sides),

@@ -94,6 +94,7 @@ class Way:
         after: ways whose settings it needs.
         is_fused: whether it is measured fused too.
         by_ranks: whether both rankings are fused as well.
+        by_error: whether errors of its settings compare; not where a setting changes distances.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Way:
     after: tuple[str, ...] = ()
     is_fused: bool = True
     by_ranks: bool = False
+    by_error: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,17 +395,19 @@ class Measurement:
                 self.write(way, path)
 
     def choose(self, way: Way, settings: Sequence[Any]) -> None:
-        """Choose a setting as `fit` does: of those that find as much, the one that errs least."""
+        """Choose a setting as `fit` does: of those that find as much, the one that errs least.
+
+        Where errors do not compare, the one that finds most.
+        """
         made: dict[Any, list[Pair]] = {each: [] for each in settings}
         for learned, there in self.study.split:
             make = way.prepare(learned, self.chosen)
             for setting in settings:
                 made[setting].append(make(setting)(there))
-        best = settings[0] if len(settings) == 1 else self.flat_and_nearest(made)
+        best = settings[0] if len(settings) == 1 else self.best_of(way, made)
         self.chosen[way.name], self.held[way.name] = best, made[best]
 
-    def flat_and_nearest(self, made: Mapping[Any, Sequence[Pair]]) -> Any:
-        """Return the setting of the least error among those that cannot be told from the best."""
+    def best_of(self, way: Way, made: Mapping[Any, Sequence[Pair]]) -> Any:
         scores, errors, clusters = {}, {}, self.study.clusters
         for setting, pairs in made.items():
             each = [
@@ -414,11 +418,14 @@ class Measurement:
             errors[setting] = np.mean(
                 [((x - y) ** 2).sum(axis=1).mean() / x.var(axis=0).sum() for x, y in pairs]
             )
-        best = max(scores.values(), key=np.mean)
+        best = max(scores, key=lambda setting: scores[setting].mean())
+        if not way.by_error:
+            return best
         flat = [
             setting
             for setting, score in scores.items()
-            if over_clusters(score - best, clusters, difference=True, confidence=FLAT).high >= 0
+            if over_clusters(score - scores[best], clusters, difference=True, confidence=FLAT).high
+            >= 0
         ]
         return min(flat, key=lambda setting: errors[setting])
 

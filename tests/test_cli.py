@@ -96,7 +96,7 @@ def test_what_the_user_can_put_right_ends_with_1_and_one_message(tmp_path):
     code, out, err = run("info", tmp_path / "nothing")
     assert (code, out) == (1, "")
     assert err.startswith("onward: ")
-    assert "is not a model, a transformation, embeddings, a gallery or images" in err
+    assert "is not a model, a transformation, embeddings, a gallery or items" in err
     assert "Traceback" not in err
     assert len(err.splitlines()) == 1
 

@@ -339,7 +339,7 @@ def test_each_arm_has_a_fused_row_and_what_fit_advises_of_seen_and_of_unseen_cla
     queries = FusedEmbeddings(fusion, read["old"], read["new"])
     gallery = FusedEmbeddings(fusion, read["old"], h.apply(read["old"]))
     cell = evaluate_embeddings(queries, gallery, exclude_self=True)
-    assert cell.to_json() == written["cells"]["new/old ridge fused"]
+    assert cell.to_json() == written["distances"]["new/old ridge fused"]["l2"]
     assert "Fused search, with queries by both models, gives map" in written["verdict"]
 
 

@@ -393,7 +393,7 @@ def test_a_network_meets_a_heavy_sample_more_often_but_none_more_than_a_hundred_
     examples = Examples.of(pairs, sample=sampled(items), sample_weight=weight)
     batches = networks_module._ExampleBatches(examples, Scaling.of(examples), None)
     assert len(batches) == sum(shown)
-    *_, weights = batches.read(np.arange(len(batches)))
+    *_, weights = batches.read(np.arange(len(batches)), epoch=0)
     of_sample, total = float(weights[-shown[1] :].double().sum()), float(weights.double().sum())
     assert of_sample == pytest.approx(weight * total, rel=1e-3)
 
