@@ -11,6 +11,7 @@ from onward.evaluation.relevance import RealQueries, Relevance
 from onward.evaluation.serving import WEIGHTS
 from onward.fusion import FusedEmbeddings
 from onward.spaces import Embeddings, Space
+from onward.training.fit import selection
 from onward.training.fit.fit import fit
 from onward.training.fit.pairs import Pairs
 from onward.training.fit.selection import Folds, Judge
@@ -171,6 +172,52 @@ def test_a_sample_of_the_gallery_chooses_where_it_judges():
     served = fit(old, None, new, sample=Pairs(more[0], None, more[1]), settings=RIDGE, run=CPU)
     assert (served.serving.advised, served.serving.queries) == ("old", 120)
     assert fit(old, None, new, settings=RIDGE, run=CPU).serving.advised == "fused"
+
+
+@pytest.mark.parametrize("new_noise", [0.7, 4.0])
+def test_of_a_sample_without_labels_the_pairs_say_what_to_serve(new_noise):
+    """To a worse model too, which a sample's agreement with it cannot tell from a better one."""
+    old, new = world(0.9, new_noise)
+    more = (replace(one, labels=None) for one in world(0.9, new_noise, seed=5, prefix="g"))
+    sample = Pairs(*(part for part in (next(more), None, next(more))))
+    alone = fit(old, None, new, settings=RIDGE, run=CPU).serving
+    served = fit(old, None, new, sample=sample, settings=RIDGE, run=CPU)
+    assert served.judged_by == "agreement"
+    assert (served.serving.judged_by, served.serving.queries) == ("label", 180)
+    assert served.serving.advised == alone.advised == ("fused" if new_noise < 1 else "old")
+    assert "judged on the training pairs, for no labels of the sample tell" in served.serving.reason
+    lines = str(served).splitlines()
+    assert lines[0].startswith("judged by agreement on ")
+    assert "items of the training pairs, judged by label: 180 that count, in percent" in lines
+    assert served.to_json()["serving"]["asked"] == "items of the training pairs"
+
+
+def unlabelled(*given):
+    return [replace(one, labels=None) for one in given]
+
+
+def test_without_any_labels_a_sample_advises_the_new_space_as_pairs_do(monkeypatch):
+    old, new = unlabelled(*world(0.9, 4.0))
+    more = unlabelled(*world(0.9, 4.0, seed=5, prefix="g"))
+    monkeypatch.setattr(selection, "neighbour_groups", None)  # which takes the square of the pairs
+    served = fit(old, None, new, sample=Pairs(more[0], None, more[1]), settings=RIDGE, run=CPU)
+    assert (served.serving.advised, served.serving.judged_by) == ("new", "agreement")
+    assert "judged on the training pairs" not in served.serving.reason
+
+
+@pytest.mark.parametrize("labels", [None, 900 + np.arange(180)])
+def test_real_queries_are_asked_of_a_sample_before_items_of_the_pairs(labels):
+    old, new = world(0.9, 0.7)
+    more = unlabelled(*world(0.9, 0.7, seed=5, prefix="g"))
+    asked = [replace(one, labels=labels) for one in world(0.9, 0.7, seed=5, prefix="q")]
+    served = fit(
+        *(old, None, new),
+        sample=Pairs(more[0], None, more[1]),
+        queries=RealQueries(*asked, None),
+        settings=RIDGE,
+        run=CPU,
+    ).serving
+    assert (served.asked, served.judged_by, served.advised) == ("real queries", "agreement", "new")
 
 
 def test_the_result_says_what_to_serve_in_words_in_json_and_with_the_transformation(tmp_path):

@@ -26,6 +26,7 @@ from onward.errors import (
 from onward.evaluation.relevance import RealQueries
 from onward.evaluation.serving import MOST_MEASURED, SERVED
 from onward.plain import fields_of
+from onward.progress import silent
 from onward.spaces import Embeddings
 from onward.training.fit.closed_forms import (
     Method,
@@ -43,9 +44,11 @@ from onward.training.fit.selection import (
     choose_penalty,
     leaves_side_out,
     name_method,
+    tell_classes_apart,
 )
 from onward.training.fit.serving import (
     ITEMS,
+    OF_PAIRS,
     REAL,
     ServingChoice,
     choose_serving,
@@ -70,9 +73,11 @@ LEARNED_NOTHING = (
     "would: it has learned nothing that holds there, and needs more pairs, or pairs of what the "
     "gallery holds"
 )
+BY_PAIRS = "; judged on the training pairs, for no labels of the sample tell what is right"
 TRIAL_STEPS = 1 / 3
 """The share of its steps that a network learns for in a trial: to learn in three trials and once
-more takes twice as long as that network alone; judging comes on top."""
+more takes twice as long as that network alone; judging comes on top, and where a sample without
+labels is given, three more trials that say what to serve."""
 MOST_LISTED = 20_000
 """The ids of training items are kept with the transformation if they are no more than these; more
 are training images, which no gallery holds. Those of a sample are kept always."""
@@ -197,7 +202,8 @@ def fit(
             to judge, to hold out whole classes, and by the new model's classifier.
         sample: gallery items that the new model has embedded, to learn from as well. The method is
             then chosen on held-out items of it, for it is the gallery that counts, if there are at
-            least 20; by their labels, if they have some that enough of them share.
+            least 20; by their labels, if they have some that enough of them share. If not, what to
+            serve is chosen by labels of the pairs, if these tell classes apart.
         groups: of each pair, what is to be held out as a whole, such as the person or the product;
             None stands for a group of its own. Without any, classes are; and where there are no
             labels, groups of items that are each other's nearest neighbours in the new space.
@@ -243,7 +249,7 @@ def fit(
     _check(work)
     if settings.method == "mlp":
         h = work.learn({"method": "mlp"})
-        found = Fit(h, {"method": "mlp"}, serving=_serve(work, h, ()))
+        found = Fit(h, {"method": "mlp"}, serving=_serve(work, h, (), {}))
     else:
         found = _choose(work)
     best, serving = found.transformation, found.serving
@@ -272,6 +278,7 @@ class _Work:
     seed: int
     run: RunSettings
     side_is_left_out: bool = False
+    pairs_judge: bool = False
     learned: dict[tuple[str, int | None], Any] = field(default_factory=dict)
 
     @property
@@ -284,11 +291,11 @@ class _Work:
     @property
     def sample_judges(self) -> bool:
         """Whether there is a sample that is large enough to judge by."""
-        return self.sample is not None and self.sample.items >= LEAST_ITEMS
+        return self.sample is not None and self.sample.items >= LEAST_ITEMS and not self.pairs_judge
 
     @property
     def judged(self) -> Pairs:
-        """What is divided into folds: the sample, if it can judge, or else the pairs."""
+        """What is divided into folds: the sample, if it is to judge, or else the pairs."""
         return self.sample if self.sample is not None and self.sample_judges else self.pairs
 
     @property
@@ -338,6 +345,10 @@ class _Work:
         work = replace(self, pairs=pairs, sample=sample, side_is_left_out=True, learned={})
         vars(work).update(folds=self.folds, judge=self.judge, asked=self.asked)
         return work
+
+    def judged_by_pairs(self) -> "_Work":
+        """Return the same work where pairs are held out to judge by, and nothing of the sample."""
+        return replace(self, pairs_judge=True, learned={})
 
     @property
     def closed_forms(self) -> list[Method]:
@@ -401,14 +412,18 @@ class _Work:
     def run_of(self, fold: int | None) -> RunSettings:
         """Return how the network that is kept learns, or that of a fold's trial.
 
-        Each has a checkpoint of its own; together they make up the progress.
+        Each has a checkpoint of its own; together they make up the progress, but for those that
+        only say what to serve.
         """
         from onward.training.fit.networks import one_of
 
         trials = self.folds.count if self.settings.method == "auto" else 0
         place = self.run.checkpoint
         if place is not None and fold is not None:
-            place = place.with_name(f"{place.name}.trial-{fold}")
+            what = "serving" if self.pairs_judge else "trial"
+            place = place.with_name(f"{place.name}.{what}-{fold}")
+        if self.pairs_judge:
+            return replace(self.run, checkpoint=place, progress=silent)
         run = one_of(self.run, trials if fold is None else fold, trials + 1)
         return replace(run, checkpoint=place)
 
@@ -443,7 +458,7 @@ def _choose(work: _Work) -> Fit:
     if made and kept.error >= 1:
         reason = f"{reason}; {LEARNED_NOTHING}"
     best = work.learn(chosen)
-    serving = _serve(work, best, made)
+    serving = _serve(work, best, made, chosen)
     if work.of_gallery and made and work.judged.items <= MOST_LISTED:
         best = replace(best, out_of_fold=_out_of_fold(work, made))
     held_out, judged_on = HELD_OUT[work.folds.by]
@@ -464,17 +479,33 @@ def _choose(work: _Work) -> Fit:
     )
 
 
-def _serve(work: _Work, h: Transformation, made: Sequence[Transformation]) -> ServingChoice:
-    """Return what to serve after an upgrade by h, of which the folds' transformations were made."""
-    if made:
-        judge, asked = work.asked
-        seen = work.settings.gallery_classes == "seen"
-        carried = work.carry(made, judge.rows)
-        return choose_serving(judge, carried, asked=asked, seen=seen, seed=work.seed)
-    some = work.pairs.first_rows[:: -(-work.pairs.items // MOST_MEASURED)]
-    old, new = work.pairs.old.select(some), work.pairs.new.select(some)
-    side = None if work.pairs.side is None else work.pairs.side.select(some)
-    return serve_unmeasured((old, old), (new, h.apply(old, side)), seed=work.seed)
+def _serve(
+    work: _Work, h: Transformation, made: Sequence[Transformation], chosen: Method
+) -> ServingChoice:
+    """Return what to serve after an upgrade by h, of which the folds' transformations were made.
+
+    A sample without labels cannot say: agreement with a full backfill leans to the new space. Where
+    the pairs have labels, these say, by what the chosen method makes of the pairs' folds. Real
+    queries come before both.
+    """
+    if not made:
+        some = work.pairs.first_rows[:: -(-work.pairs.items // MOST_MEASURED)]
+        old, new = work.pairs.old.select(some), work.pairs.new.select(some)
+        side = None if work.pairs.side is None else work.pairs.side.select(some)
+        return serve_unmeasured((old, old), (new, h.apply(old, side)), seed=work.seed)
+    judge, asked = work.asked
+    why = ""
+    if asked == ITEMS and judge.by == "agreement" and work.sample_judges:
+        other = work.judged_by_pairs()
+        if tell_classes_apart(work.pairs) and other.judge.by == "label":
+            work, judge, asked, why = other, other.judge, OF_PAIRS, BY_PAIRS
+            made = work.of_folds(chosen)
+            if chosen["method"] in FCT_METHODS:
+                _forget_checkpoints(work)
+    seen = work.settings.gallery_classes == "seen"
+    carried = work.carry(made, judge.rows)
+    choice = choose_serving(judge, carried, asked=asked, seen=seen, seed=work.seed)
+    return replace(choice, reason=f"{choice.reason}{why}")
 
 
 def _choose_inputs(
@@ -503,13 +534,21 @@ def _choose_inputs(
 
 def _try_networks(work: _Work, ridge: Trial) -> list[Trial]:
     """Try the network, and the mean of what it and ridge give."""
+    tried = [work.attempt(each) for each in (work.networks, work.ensemble(ridge.described))]
+    _forget_checkpoints(work)
+    return tried
+
+
+def _forget_checkpoints(work: _Work) -> None:
+    """Delete the checkpoints of the networks that learned apart from a fold."""
+    if work.run.checkpoint is None:
+        return
     from onward.training.loop import forget_checkpoint
 
-    tried = [work.attempt(each) for each in (work.networks, work.ensemble(ridge.described))]
     for fold in range(work.folds.count):
-        if (checkpoint := work.run_of(fold).checkpoint) is not None:
-            forget_checkpoint(checkpoint)
-    return tried
+        checkpoint = work.run_of(fold).checkpoint
+        assert checkpoint is not None  # noqa: S101  # each has one where the run has
+        forget_checkpoint(checkpoint)
 
 
 def _out_of_fold(work: _Work, made: Sequence[Transformation]) -> Embeddings:

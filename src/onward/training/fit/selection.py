@@ -562,12 +562,19 @@ def _held_together(pairs: Pairs, groups: Sequence[str | None] | None) -> tuple[B
                 "give groups that tell items apart, or none",
             )
         return "group", found
-    labels = np.full(len(first), -1) if pairs.labels is None else pairs.labels[first]
-    _, sizes = np.unique(labels[labels >= 0], return_counts=True)
-    # Most items have a label, and enough is left to learn from without any class.
-    if len(sizes) > 1 and sizes.sum() >= len(labels) / 2 >= sizes.max():
-        return "class", _numbers([None if label < 0 else label for label in labels.tolist()])
+    if pairs.labels is not None and tell_classes_apart(pairs):
+        labels = pairs.labels[first].tolist()
+        return "class", _numbers([None if label < 0 else label for label in labels])
     return "neighbours", neighbour_groups(pairs.new.select(first))
+
+
+def tell_classes_apart(pairs: Pairs) -> bool:
+    """Say whether most items have a label, and enough is left to learn from without any class."""
+    if pairs.labels is None:
+        return False
+    labels = pairs.labels[pairs.first_rows]
+    _, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    return bool(len(sizes) > 1 and sizes.sum() >= len(labels) / 2 >= sizes.max())
 
 
 def _numbers(names: Sequence[object]) -> Groups:

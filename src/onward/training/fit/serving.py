@@ -16,7 +16,7 @@ from onward.plain import Plain
 from onward.spaces import Embeddings
 from onward.training.fit.selection import Judge
 
-ITEMS, REAL = "items", "real queries"
+ITEMS, REAL, OF_PAIRS = "items", "real queries", "items of the training pairs"
 LEAN = (
     "held-out items of the pairs lean to the new space, so a pair is served that does no harm there"
 )
@@ -32,7 +32,8 @@ class ServingChoice(Plain):
         fusion: the pair with the weight that was found best, whether it is advised or not; None if
             distances in one of the spaces do not differ.
         reason: why it is advised.
-        asked: what the queries were: "items", "real queries", or "" if nothing was measured.
+        asked: what the queries were: "items" (those by which the method was chosen), "items of the
+            training pairs", "real queries", or "" if nothing was measured.
         judged_by: "label", "agreement" or "judgements".
         queries: how many queries count.
         values: the metrics of each candidate that was tried, as fractions: "old", "new" and "fused"
@@ -68,7 +69,7 @@ def choose_serving(
     Args:
         judge: the judge of the items, or of real queries among them.
         made: what the transformation of each fold makes of the judged items that it has not seen.
-        asked: what the queries are, `ITEMS` or `REAL`.
+        asked: what the queries are, `ITEMS`, `REAL` or `OF_PAIRS`.
         seen: whether the gallery holds classes that the models know: else items lean to the new
             space, and less is asked of a pair.
         seed: decides on which of the items scales are measured.
