@@ -71,6 +71,8 @@ class StandIn:
         parts = {"cells": closed, "open": whole, "unsampled": whole}
         told = dict(parts)
         for before, cells in zip(("", "open_", "unsampled_"), parts.values(), strict=True):
+            by_cell = {cell: {"l2": row, "compared by": "l2"} for cell, row in cells.items()}
+            told |= {f"{before}distances": by_cell}
             rows = {arm.name: cells[arm.name]["map"] for arm in arms if arm.name in cells}
             told |= {f"{before}{name}_by_cell": rows for name in ("update_gain", "negative_flips")}
             if "new/old" in rows:
@@ -259,6 +261,9 @@ def test_both_distances_stand_in_the_table_and_the_one_a_cell_is_compared_by():
         assert heads.endswith("| compared by | l2 | cosine |")
         return [row.split(" | ")[-3:] for row in rows]
 
+    partly = seed(0.5, "l2")
+    del partly["distances"]["old/old"]["cosine"]
+    assert cells_of([seed(0, "l2"), partly])[0] == ["l2", "50.0 / 50.0", "- |"]
     same, differ = [seed(0, "cosine"), seed(0.5, "cosine")], [seed(0, "cosine"), seed(0.5, "l2")]
     nothing, fused = cells_of(same)
     assert nothing == ["cosine", "50.0 / 50.0", "62.5 / 62.5 |"]
@@ -304,6 +309,19 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def test_rows_do_not_join_a_file_whose_rows_were_searched_by_one_distance(written, stage, stand_in):
+    older = read(written)
+    for seed in older["seeds"].values():
+        for name in [name for name in seed if name.endswith("distances")]:
+            del seed[name]
+    written.write_text(json.dumps(older))
+    words = "were searched by one distance, and new ones count by the better of two; perform the"
+    with pytest.raises(ConfigurationError, match=words):
+        merge_arms(recipe_of("new/old ridge"), [0, 1], written, stage, command="onward again")
+    assert read(written) == older
+    assert not stand_in.performed
+
+
 def test_a_row_is_renewed_and_everything_else_stays_as_it_was(written, stage, stand_in):
     before = read(written)
     stand_in.rows = dict.fromkeys(stand_in.rows, 0.75)
@@ -320,6 +338,8 @@ def test_a_row_is_renewed_and_everything_else_stays_as_it_was(written, stage, st
         table["new/old ridge"] = row
     for name in [name for name in seed if name.endswith("_by_cell")]:
         seed[name]["new/old ridge"] = 0.75
+    for name in [name for name in seed if name.endswith("distances")]:
+        seed[name]["new/old ridge"] = {"l2": row, "compared by": "l2"}
     assert after["seeds"]["0"] == before["seeds"]["0"]
     (run,) = after["seeds"]["1"].pop("renewed")
     assert (run["arms"], run["command"], run["seconds"]) == (["new/old ridge"], "onward again", 2)

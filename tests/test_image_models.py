@@ -417,8 +417,8 @@ def test_class_means_are_rows_for_all_classes_old_ones_too(items, old, started, 
     assert train_bound(some, old).space != model.space
 
 
-@pytest.mark.parametrize("normalised", ["embeddings", "embeddings and rows"])
-def test_both_losses_are_of_normalised_embeddings(normalised):
+@pytest.mark.parametrize("normalised", ["embeddings", "new classifier"])
+def test_what_is_normalised_before_which_classifier(normalised):
     digits = open_items("digits").of_classes([1, 2, 5])
     input_spec = InputSpec.of_spec(SPEC)
     fields = {**BRIEF, "augment": False, "weight": 10.0, "normalised": normalised}
@@ -426,26 +426,33 @@ def test_both_losses_are_of_normalised_embeddings(normalised):
     objective = start(digits, SPEC, input_spec, settings, 0).eval()
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 8))).float()
     objective.hold_to(rows, torch.arange(3))
-    pixels, classes = ImageBatches(digits, input_spec, image_bytes=1 << 20).read(np.arange(30))
+    batches = ImageBatches(digits, input_spec, image_bytes=1 << 20)
+    pixels, classes = batches.read(np.arange(30), epoch=0)
     embeddings = objective.backbone(objective.preparation(pixels)).detach().numpy()
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
-    def cross_entropy(classifier):
-        classifier = classifier.detach().numpy()
-        if normalised == "embeddings and rows":
-            classifier = 30 * classifier / np.linalg.norm(classifier, axis=1, keepdims=True)
-        logits = torch.from_numpy(unit @ classifier.T)
+    def cross_entropy(given, classifier):
+        logits = torch.from_numpy(given @ classifier.T)
         return torch.nn.functional.cross_entropy(logits, classes, label_smoothing=0.1)
 
-    expected = cross_entropy(objective.classifier) + 10 * cross_entropy(rows)
+    own, old = objective.classifier.detach().numpy(), unit
+    if normalised == "new classifier":
+        own, old = 30 * own / np.linalg.norm(own, axis=1, keepdims=True), embeddings
+    expected = cross_entropy(unit, own) + 10 * cross_entropy(old, rows.numpy())
     torch.testing.assert_close(objective(pixels, classes), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_classifier_of_cosines_serves_on_embeddings_as_they_are(items, old):
-    model = train_bound(items, old, normalised="embeddings and rows")
+    model = train_bound(items, old, normalised="new classifier")
     lengths = np.linalg.norm(model.classifier, axis=1)
     mean_length = np.linalg.norm(model.embed(items).vectors, axis=1).mean()
     np.testing.assert_allclose(lengths * mean_length, 30, rtol=1e-4)
+
+
+def test_class_means_need_neither_a_classifier_nor_a_class_in_common(items, old):
+    bare = replace(old, classifier=None, classes=None, class_names=None)
+    model = train_bound(items.of_classes([7, 8]), bare, old_classifier="class means")
+    assert model.classes == (7, 8)
 
 
 def test_a_backward_compatible_model_may_start_from_the_old_one(items, old, started):

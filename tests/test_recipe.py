@@ -80,6 +80,12 @@ def test_a_baseline_that_does_not_fit_the_loss_is_refused_before_any_training():
         load_recipe("digits", {**losses, "baselines": ["bct", "bct cosines"]})
 
 
+def test_a_baseline_that_begins_with_the_old_model_needs_its_network():
+    words = "'bct from old model' begins with the old model's weights, .*another network; leave it"
+    with pytest.raises(ConfigurationError, match=words):
+        load_recipe("digits", {"baselines": ["bct from old model"], "new_backbone.width": 32})
+
+
 def test_the_digest_changes_with_any_setting():
     digests = {
         load_recipe("digits", overrides).digest

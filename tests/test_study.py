@@ -159,6 +159,18 @@ def test_a_fused_cell_searched_by_the_cosine_is_that_of_unit_vectors():
     assert set(study._evaluate(cell, cell)) == {"l2", "cosine"}
 
 
+def test_a_pair_whose_cosines_are_all_alike_is_searched_by_its_own_distance_alone():
+    ids, labels = ("a", "b", "c", "d"), np.array([0, 0, 1, 1])
+    old, new = (
+        Embeddings(ids, np.array(rows, np.float32)[:, None], Space(name, 1), labels)
+        for name, rows in (("one", [1, 2, 8, 9]), ("other", [1, 3, 7, 8]))
+    )
+    pair = Fusion(old.space, new.space, 0.5, Scale(1.0, 0.0), Scale(1.0, 0.0))
+    cell = FusedEmbeddings(pair, old, new)
+    (only,) = study._evaluate(cell, cell).items()
+    assert (only[0], only[1].value("cmc@1")) == ("l2", 1.0)
+
+
 def test_vectors_without_a_direction_are_searched_by_their_own_distance_alone():
     vectors = np.array([[0, 0], [0, 1], [1, 0]], np.float32)
     cell = Embeddings(("a", "b", "c"), vectors, Space("made", 2), np.array([0, 0, 1]))

@@ -335,6 +335,12 @@ def _check_file(seeds: Mapping[int, Study], recipe: Recipe, asked: list[int], fi
                 f"{sorted(recipe.variants)}",
                 "perform the whole recipe",
             )
+        if not all(of.get(OF_DISTANCE) for of in variants.values()):
+            raise ConfigurationError(
+                f"the rows of {file} were searched by one distance, and new ones count by the "
+                "better of two",
+                "perform the whole recipe",
+            )
         new = {arm for of in variants.values() for arm in recipe.only if arm not in of["arms"]}
         if new and seed not in asked:
             raise ConfigurationError(
@@ -543,9 +549,12 @@ def _distances(seeds: Mapping[int, Study], part: str, cell: str) -> dict[str, st
     told = {COMPARED_BY: by[0] if len({*by}) == 1 else "either"}
     for distance in DISTANCES:
         known = [found[distance] for found in of_seeds if distance in found]
-        both = [[_number(each[metric]) for each in known] for metric in ("cmc@1", "map")]
-        shown = " / ".join(_percent(statistics.fmean(values)) for values in both) if known else "-"
-        told[str(distance)] = shown
+        means = [
+            statistics.fmean(_number(each[metric]) for each in known) if known else math.nan
+            for metric in ("cmc@1", "map")
+        ]
+        is_whole = len(known) == len(of_seeds) and not any(map(math.isnan, means))
+        told[str(distance)] = " / ".join(map(_percent, means)) if is_whole else "-"
     return told
 
 

@@ -63,7 +63,7 @@ OF_BASELINE: Mapping[Baseline, Mapping[str, Any]] = {
     "bct class means": (means := {"old_classifier": "class means", "normalised": "embeddings"}),
     "bct class means x10": {**means, "weight": 10.0},
     "bct from old model": {**means, "weight": 10.0, "start": "old model"},
-    "bct cosines": {"normalised": "embeddings and rows", "label_smoothing": 0.0},
+    "bct cosines": {"normalised": "new classifier", "label_smoothing": 0.0},
 }
 """What differs in the training of each from the recipe's `backward_compatible`: the ways in which
 public code trains backward compatible models; see `BackwardCompatibleSettings`."""
@@ -319,7 +319,11 @@ class Recipe(BaseModel):
                 "baselines = []"
             )
         for baseline in self.baselines:
-            self.training_of(baseline)
+            if self.training_of(baseline).start == "old model" and backbone != self.backbone:
+                raise ValueError(
+                    f"the baseline {baseline!r} begins with the old model's weights, and the new "
+                    "model has another network; leave it out of baselines"
+                )
         images = (backbone.size, backbone.channels)
         if self.views > 1 and images != (self.backbone.size, self.backbone.channels):
             raise ValueError(

@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -397,7 +397,9 @@ def _evaluate(queries: Searchable, gallery: Searchable) -> dict[Metric, Evaluati
     directed = all(each.vectors.any(axis=1).all() for each in _vectors(queries, gallery))
     others = [metric for metric in DISTANCES if metric != own and directed]
     cells = {own: (queries, gallery)}
-    cells |= {metric: _searched_by(metric, queries, gallery) for metric in others}
+    for metric in others:
+        with suppress(ConfigurationError):  # of a pair whose distances are all alike there
+            cells[metric] = _searched_by(metric, queries, gallery)
     return {
         metric: evaluate_embeddings(*cell, exclude_self=True, same_labels=True)
         for metric, cell in cells.items()

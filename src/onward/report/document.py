@@ -32,7 +32,7 @@ CELLS: Mapping[str, str] = MappingProxyType(
         "bct class means new/old": "The same, held to the means of old embeddings of all classes.",
         "bct class means x10 new/old": "The same, held to them with a weight of 10.",
         "bct from old model new/old": "The same, and begun with the old model’s weights.",
-        "bct cosines new/old": "Held to the old classifier by cosines, as openBCT can.",
+        "bct cosines new/old": "Held to the old classifier, its own one by cosines.",
         "new/old without side": "Upgraded from the old embeddings alone.",
         "new/old": "Upgraded: the stored vectors carried over, no image read.",
         "new/old as stored": "The gallery as it stands: some items upgraded, some embedded again.",
@@ -41,7 +41,7 @@ CELLS: Mapping[str, str] = MappingProxyType(
         "bct class means new/new": "Every image embedded again by the model of class means.",
         "bct class means x10 new/new": "The same, of the model held to them with a weight of 10.",
         "bct from old model new/new": "The same, of the model begun with the old model’s weights.",
-        "bct cosines new/new": "Every image embedded again by the model held by cosines.",
+        "bct cosines new/new": "Every image embedded again by the model that learned by cosines.",
         "new/new": "Full backfill: every image embedded again with the new model.",
     }
 )

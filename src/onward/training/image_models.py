@@ -52,7 +52,7 @@ Rows = Float[Tensor, "class dim"]
 Positions = Int64[Tensor, " item"]
 
 LENGTHS_OF = 1024  # items whose embeddings say how long embeddings are
-COSINE_SCALE = 30  # multiplies cosines before the softmax of a backward compatible model
+COSINE_SCALE = 30  # multiplies the cosines of a new classifier that is normalised
 
 
 class ImageObjective(Objective):
@@ -147,26 +147,31 @@ class BackwardCompatible(Classification):
 
     def loss(self, embeddings: Vectors, classes: Positions) -> Tensor:
         """Return the mean loss of embeddings, and of those of old classes the weighted old one."""
-        loss = self._loss_by(self.classifier, embeddings, classes)
+        unit = normalize(embeddings, dim=1)
+        if self.settings.normalised == "embeddings":
+            embeddings = unit
+        if self.settings.normalised == "new classifier":
+            rows = normalize(self.classifier, dim=1) * COSINE_SCALE
+            loss = classification_loss(unit, rows, classes, self.settings)
+        else:
+            loss = super().loss(embeddings, classes)
         old_classes = self.old_position[classes]
         known = old_classes >= 0
         if not known.any():
             return loss
         old_classifier = self.old_classifier.to(embeddings.dtype)
-        old_loss = self._loss_by(old_classifier, embeddings[known], old_classes[known])
+        old_loss = classification_loss(
+            embeddings[known], old_classifier, old_classes[known], self.settings
+        )
         return loss + self.settings.weight * old_loss
 
-    def _loss_by(self, classifier: Rows, embeddings: Vectors, positions: Positions) -> Tensor:
-        if self.settings.normalised != "nothing":
-            embeddings = normalize(embeddings, dim=1)
-        if self.settings.normalised == "embeddings and rows":
-            classifier = normalize(classifier, dim=1) * COSINE_SCALE
-        return classification_loss(embeddings, classifier, positions, self.settings)
-
     def classifier_array(self) -> Float32[np.ndarray, "class dim"]:
-        """Return the rows whose products with an embedding of length 1 are its logits."""
+        """Return the rows whose products with an embedding are its logits.
+
+        Where embeddings are normalised before them: with one of length 1.
+        """
         rows = super().classifier_array()
-        if self.settings.normalised == "embeddings and rows":
+        if self.settings.normalised == "new classifier":
             rows *= COSINE_SCALE / np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
@@ -520,7 +525,7 @@ def _old_rows(
     device: str,
 ) -> tuple[Rows, Positions]:
     """Return the old classifier, and for each class of the items its row there, or -1."""
-    old, dim = Classifier.of(old_model), objective.backbone.dim
+    dim = objective.backbone.dim
     if old_model.space.dim != dim:
         raise ConfigurationError(
             f"the old model has {old_model.space.dim} dimensions, the new backbone {dim}",
@@ -528,6 +533,11 @@ def _old_rows(
             f"compatible embeddings are compared directly. Give the backbone dim = "
             f"{old_model.space.dim}",
         )
+    if objective.settings.old_classifier == "class means":
+        by_direction = "cosine" in (old_model.space.metric, objective.settings.metric)
+        means = _class_means(old_model, items, device, normalised=by_direction)
+        return means, torch.arange(len(means))
+    old = Classifier.of(old_model)
     known = old.numbered_as(items.known_names, same_labels=same_labels)
     position = torch.from_numpy(known.rows_of(np.array(items.classes)))
     if (position < 0).all():
@@ -536,11 +546,7 @@ def _old_rows(
             f"{items.source}",
             needed="backward compatible training needs items of old classes",
         )
-    if objective.settings.old_classifier == "learned":
-        return torch.from_numpy(old.weight.copy()), position
-    by_direction = "cosine" in (old_model.space.metric, objective.settings.metric)
-    means = _class_means(old_model, items, device, normalised=by_direction)
-    return means, torch.arange(len(means))
+    return torch.from_numpy(old.weight.copy()), position
 
 
 def _class_means(model: EmbeddingModel, items: Items, device: str, *, normalised: bool) -> Rows:

@@ -203,23 +203,25 @@ class BackwardCompatibleSettings(TrainingSettings):
         old_classifier: "learned": the old model's own, whose term leaves out the items of classes
             that it does not know. "class means": a row for each class of the items, the mean of
             the old model's embeddings of them, so that its term counts all items.
-        normalised: with the loss softmax, what is brought to length 1 before both classifiers:
-            "nothing"; "embeddings"; or "embeddings and rows", whose products, cosines, are then
-            multiplied by 30. All but "nothing" train directions: the space has the metric "cosine".
+        normalised: with the loss softmax. "embeddings": they are brought to length 1 before both
+            classifiers. "new classifier": they and its rows are, before the new one alone, and
+            their products, cosines, are multiplied by 30. "nothing": neither. All but the last
+            train directions: the space has the metric "cosine".
         start: first weights of the backbone: "random", or those of the "old model".
 
     References:
         Shen et al., Towards Backward-Compatible Representation Learning, CVPR 2020, arXiv
-        2003.11942. Cosines times 30 are of their code (github.com/YantaoShen/openBCT); class means
-        of normalised embeddings, with a weight of 10, are of Zhou et al., BT2, ICCV 2023, arXiv
-        2211.03989 (github.com/YifeiZhou02/BT-2).
+        2003.11942. The new classifier's cosines times 30 are an option of openBCT's
+        (github.com/YantaoShen/openBCT); class means of normalised embeddings, with a weight of 10,
+        are the baseline of Zhou et al., BT2, ICCV 2023, arXiv 2211.03989
+        (github.com/YifeiZhou02/BT-2), whose old model is normalised, too.
     """
 
     recipe: ClassVar[str] = "backward compatible model"
 
     weight: NotNegative = 1.0
     old_classifier: Literal["learned", "class means"] = "learned"
-    normalised: Literal["nothing", "embeddings", "embeddings and rows"] = "nothing"
+    normalised: Literal["nothing", "embeddings", "new classifier"] = "nothing"
     start: Literal["random", "old model"] = "random"
 
     @property
