@@ -258,8 +258,9 @@ def check_replaceable(target: Path, kind: str | None) -> None:
         ArtifactError: saying so; what stands there is left alone.
     """
     target = _resolved(target)
-    if kind is not None and target.exists():
-        _read_steadily(target, lambda place: _check_standing(place, kind))
+    if kind is not None:
+        if target.exists():  # asked once: between two writers' renames the answer changes
+            _read_steadily(target, lambda place: _check_standing(place, kind))
     elif target.exists() and not target.is_file():
         what = "a directory" if target.is_dir() else "not a file that can be replaced"
         raise ArtifactError(f"{target} is {what}", "it was left as it is. Give another place")
